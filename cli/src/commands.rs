@@ -1,0 +1,88 @@
+//! The commands, one file each. A command prints data through [`crate::output::Output`] and returns an error that
+//! [`crate::error`] knows how to show.
+
+mod completions;
+mod delete;
+mod deploy;
+mod doctor;
+mod events;
+mod get;
+mod history;
+mod list;
+mod logs;
+mod node;
+mod nodes;
+mod rollback;
+mod rollout;
+mod scale;
+mod schema;
+mod source;
+mod status;
+mod up;
+mod with_parent;
+
+use crate::{Context, error::Exit};
+use anyhow::Context as _;
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    Up(up::Args),
+    Node(node::Args),
+    #[command(visible_alias = "apply")]
+    Deploy(deploy::Args),
+    #[command(visible_aliases = ["ls", "ps"])]
+    List(list::Args),
+    Status(status::Args),
+    Get(get::Args),
+    Scale(scale::Args),
+    #[command(visible_alias = "rm")]
+    Delete(delete::Args),
+    History(history::Args),
+    Rollback(rollback::Args),
+    Logs(logs::Args),
+    Nodes(nodes::Args),
+    Events(events::Args),
+    Doctor(doctor::Args),
+    Schema(schema::Args),
+    Completions(completions::Args),
+    #[command(name = with_parent::NAME, hide = true)]
+    WithParent(with_parent::Args),
+}
+
+pub fn run(command: Command, context: Context) -> anyhow::Result<Exit> {
+    match command {
+        // Neither needs a runtime, and the second must not have threads.
+        Command::Completions(args) => completions::run(&args, &context),
+        Command::WithParent(args) => with_parent::run(&args),
+        Command::Schema(args) => schema::run(&args, &context),
+        Command::Node(args) => node::run(args, &context),
+        other => {
+            // One thread: children of `up` die with the thread that started them, which must be the main one.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.context("can't start the async runtime")?;
+            let exit = runtime.block_on(Box::pin(run_client(other, &context)));
+            // A DNS lookup that hangs must not keep the process.
+            runtime.shutdown_background();
+            exit
+        }
+    }
+}
+
+async fn run_client(command: Command, context: &Context) -> anyhow::Result<Exit> {
+    match command {
+        Command::Up(args) => Box::pin(up::run(args, context)).await,
+        Command::Deploy(args) => deploy::run(args, context).await,
+        Command::List(_) => list::run(context).await,
+        Command::Status(args) => status::run(args, context).await,
+        Command::Get(args) => get::run(args, context).await,
+        Command::Scale(args) => scale::run(args, context).await,
+        Command::Delete(args) => delete::run(args, context).await,
+        Command::History(args) => history::run(args, context).await,
+        Command::Rollback(args) => rollback::run(args, context).await,
+        Command::Logs(args) => logs::run(args, context).await,
+        Command::Nodes(args) => nodes::run(args, context).await,
+        Command::Events(args) => events::run(args, context).await,
+        Command::Doctor(args) => doctor::run(args, context).await,
+        Command::Node(_) | Command::Schema(_) | Command::Completions(_) | Command::WithParent(_) => Ok(Exit::Ok),
+    }
+}

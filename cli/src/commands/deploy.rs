@@ -1,0 +1,127 @@
+//! `lattice deploy`: upload, put, wait. The put is the same request that `nats req lattice.default.ctl.workload.put`
+//! makes; the upload is all that this adds.
+
+use super::{
+    rollout,
+    source::{self, Overrides, Prepared},
+    status::refusals,
+};
+use crate::{
+    Context,
+    client::Client,
+    error::Exit,
+    output::{Cell, Table, Tone},
+};
+use lattice::{
+    ctl::{HEADER_DRY_RUN, HEADER_EXPECTED_REVISION, PlannedSlot, PutReply},
+    store::Headers,
+    subject::Topic,
+};
+
+/// Run a workload: from a spec, or from a component alone
+#[derive(Debug, clap::Args)]
+#[command(before_help = "Examples:
+  lattice deploy hello.yaml
+  lattice deploy hello.wasm               named hello, answering hello.localhost
+  lattice deploy hello.wasm --name shop --host shop.example.org --replicas 3
+  lattice deploy hello.yaml --dry-run     where each replica would run; changes nothing
+  lattice get hello | sed s/1/2/ | lattice deploy -
+
+The smallest spec:
+  name: hello
+  components:
+    - {name: hello, source: file:./hello.wasm}
+  http:
+    routes: [{host: hello.test}]")]
+pub struct Args {
+    /// A spec (YAML or JSON), a component (.wasm), or - for standard input
+    #[arg(value_name = "FILE|COMPONENT.wasm|-")]
+    file: String,
+    #[command(flatten)]
+    overrides: Overrides,
+    /// Show where the replicas would run, and change nothing (components are uploaded)
+    #[arg(long)]
+    dry_run: bool,
+    /// Go on only if the spec is still at this revision; 0: only if there is no such workload
+    #[arg(long, value_name = "N")]
+    expected_revision: Option<u64>,
+    #[command(flatten)]
+    wait: rollout::WaitArgs,
+}
+
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
+    let prepared = source::read(&args.file, &args.overrides)?;
+    let client = context.client().await?;
+    let mut headers = expected_revision(args.expected_revision);
+    if args.dry_run {
+        headers.insert(HEADER_DRY_RUN.into(), "true".into());
+    }
+    let reply = submit(&client, context, &prepared, headers).await?;
+    if args.dry_run {
+        let plan = reply.plan.as_deref().unwrap_or_default();
+        let nodes = || plan.iter().filter_map(|slot| slot.node.as_ref().map(ToString::to_string)).collect();
+        context.out.show(&reply, |paint| plan_table(plan).render(paint), nodes)?;
+        return Ok(Exit::Ok);
+    }
+    rollout::finish(&client, context, &reply, &args.wait).await
+}
+
+/// Upload what a spec needs, and put it.
+pub async fn submit(
+    client: &Client,
+    context: &Context,
+    prepared: &Prepared,
+    headers: Headers,
+) -> anyhow::Result<PutReply> {
+    if !prepared.files.is_empty() {
+        let artifacts = client.artifacts().await?;
+        source::upload(artifacts.as_ref(), &prepared.files, &context.out).await?;
+    }
+    client.send(Topic::WorkloadPut, headers, &prepared.spec).await
+}
+
+/// The header of a conditional change.
+pub fn expected_revision(revision: Option<u64>) -> Headers {
+    revision.map(|revision| (HEADER_EXPECTED_REVISION.to_owned(), revision.to_string())).into_iter().collect()
+}
+
+fn plan_table(plan: &[PlannedSlot]) -> Table {
+    let mut table = Table::new(&["REPLICA", "NODE", "NOTE"]);
+    for slot in plan {
+        let (node, note) = match &slot.node {
+            Some(node) if slot.stays => (node.as_str().into(), Cell::new("stays", Tone::Dim)),
+            Some(node) => (node.as_str().into(), "new".into()),
+            None => (Cell::new("none", Tone::Bad), refusals(&slot.refused).into()),
+        };
+        table.row([slot.replica.into(), node, note]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::Paint;
+    use lattice::{ctl::Refusal, id::NodeId};
+
+    #[test]
+    fn a_plan_shows_who_stays_and_who_finds_no_node() {
+        let node = |name: &str| NodeId::new(name).unwrap();
+        let refused = vec![Refusal { node: node("n1"), reason: "memory is full".into() }];
+        let plan = [
+            PlannedSlot { replica: 0, node: Some(node("n1")), stays: true, refused: vec![] },
+            PlannedSlot { replica: 1, node: Some(node("n2")), stays: false, refused: vec![] },
+            PlannedSlot { replica: 2, node: None, stays: false, refused },
+        ];
+        assert_eq!(
+            plan_table(&plan).render(Paint::off()),
+            "REPLICA  NODE  NOTE\n0        n1    stays\n1        n2    new\n2        none  n1: memory is full\n"
+        );
+    }
+
+    #[test]
+    fn a_condition_is_a_header() {
+        assert!(expected_revision(None).is_empty());
+        assert_eq!(expected_revision(Some(0)).get("Lattice-Expected-Revision").map(String::as_str), Some("0"));
+    }
+}

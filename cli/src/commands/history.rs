@@ -1,0 +1,61 @@
+//! `lattice history`: the specs that a workload had.
+
+use crate::{
+    Context,
+    error::Exit,
+    output::{Cell, Table, Tone},
+};
+use lattice::{
+    ctl::HistoryItem,
+    id::WorkloadName,
+    subject::{Topic, WorkloadVerb},
+};
+
+/// List the specs that a workload had, oldest first
+#[derive(Debug, clap::Args)]
+#[command(before_help = "Examples:
+  lattice history hello
+  lattice history hello -o yaml           with the specs themselves")]
+pub struct Args {
+    /// Name of the workload
+    workload: WorkloadName,
+}
+
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
+    let client = context.client().await?;
+    let items: Vec<HistoryItem> = client.ask(Topic::Workload(WorkloadVerb::History, args.workload)).await?;
+    let generations = || {
+        let generation = |item: &HistoryItem| match item {
+            HistoryItem::Put(reply) => Some(reply.generation.to_string()),
+            HistoryItem::Deleted { .. } => None,
+        };
+        items.iter().filter_map(generation).collect()
+    };
+    context.out.show(&items, |paint| table(&items).render(paint), generations)?;
+    Ok(Exit::Ok)
+}
+
+fn table(items: &[HistoryItem]) -> Table {
+    let mut table = Table::new(&["GENERATION", "REVISION", "ADMITTED", "REPLICAS", "COMPONENT", "HASH"]);
+    for item in items {
+        match item {
+            HistoryItem::Put(reply) => table.row([
+                reply.generation.into(),
+                reply.revision.into(),
+                reply.admitted_at.as_str().into(),
+                reply.spec.replicas.into(),
+                reply.spec.entry().map_or_else(String::new, |entry| lattice::limits::clip(&entry.source.to_string(), 19).to_owned()).into(),
+                reply.hash.short().into(),
+            ]),
+            HistoryItem::Deleted { revision } => table.row([
+                Cell::new("deleted", Tone::Dim),
+                revision.into(),
+                "".into(),
+                "".into(),
+                "".into(),
+                "".into(),
+            ]),
+        }
+    }
+    table
+}

@@ -1,0 +1,204 @@
+//! The admin address: `/livez`, `/readyz`, `/metrics`. For probes and scrapers on a private network; it has no login.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{Request, Response, StatusCode, body::Incoming, header, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use lattice::{
+    id::NodeId,
+    record::Phase,
+    view::LatticeView,
+};
+use lattice_control_plane::Health;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{family::Family, gauge::Gauge, info::Info},
+    registry::{Registry, Unit},
+};
+use std::{convert::Infallible, sync::Arc, time::Duration};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+};
+use tokio_util::sync::CancellationToken;
+
+const CONNECTIONS_MAX: usize = 64;
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECTION_TIME_MAX: Duration = Duration::from_secs(300);
+
+/// What the answers are made of.
+pub(super) struct Admin {
+    pub(super) node: NodeId,
+    pub(super) lattice: lattice::id::LatticeId,
+    pub(super) health: watch::Receiver<Health>,
+    pub(super) view: watch::Receiver<Arc<LatticeView>>,
+}
+
+/// Answer until `stop`.
+pub(super) async fn serve(listener: TcpListener, admin: Arc<Admin>, stop: CancellationToken) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors, as a rule: accepting again at once would spin.
+                tracing::warn!(%error, "admin: can't accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (admin, stop) = (admin.clone(), stop.clone());
+        tokio::spawn(async move {
+            let _permit = permit;
+            let service = service_fn(|request| {
+                let response = admin.answer(&request);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                // A prober that went away in mid-request is no news.
+                _ = tokio::time::timeout(CONNECTION_TIME_MAX, connection) => {}
+            }
+        });
+    }
+}
+
+impl Admin {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        match request.uri().path() {
+            "/livez" => text(StatusCode::OK, "alive\n".to_owned()),
+            "/readyz" => {
+                let health = *self.health.borrow();
+                let status = if health.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                text(status, readiness(health))
+            }
+            "/metrics" => match self.metrics() {
+                Ok(body) => {
+                    let mut response = text(StatusCode::OK, body);
+                    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+                    response
+                }
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            },
+            _ => text(StatusCode::NOT_FOUND, "here are /livez, /readyz and /metrics\n".to_owned()),
+        }
+    }
+
+    /// Computed when asked for: nothing is counted that nobody reads.
+    fn metrics(&self) -> Result<String, std::fmt::Error> {
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+        struct PhaseLabel {
+            phase: &'static str,
+        }
+        let mut registry = Registry::with_prefix("lattice");
+        let gauge = |registry: &mut Registry, name: &str, help: &str, value: i64| {
+            let gauge: Gauge = Gauge::default();
+            gauge.set(value);
+            registry.register(name, help, gauge);
+        };
+        let build = vec![
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("node", self.node.to_string()),
+            ("lattice", self.lattice.to_string()),
+        ];
+        registry.register("build", "What runs here", Info::new(build));
+        let health = *self.health.borrow();
+        gauge(&mut registry, "ready", "1 if /readyz answers 200", i64::from(health.is_ready()));
+        gauge(&mut registry, "nats_connected", "1 if connected to NATS", i64::from(health.connected));
+        gauge(&mut registry, "draining", "1 if this node is leaving", i64::from(health.draining));
+        let view = self.view.borrow().clone();
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        gauge(&mut registry, "nodes", "Nodes that this node knows to be alive", count(view.sessions.len()));
+        gauge(&mut registry, "workloads", "Workloads of the lattice", count(view.specs.len()));
+        gauge(&mut registry, "corrupt_records", "Records in the store that do not parse", count(view.corrupt.len()));
+        let slots = Family::<PhaseLabel, Gauge>::default();
+        for (phase, word) in [(Phase::Starting, "starting"), (Phase::Ready, "ready"), (Phase::Failed, "failed")] {
+            let here = view.slots.values().map(|slot| &slot.record);
+            let here = here.filter(|slot| slot.holder.node == self.node && slot.phase == phase).count();
+            slots.get_or_create(&PhaseLabel { phase: word }).set(count(here));
+        }
+        registry.register("slots", "Replicas that this node holds", slots);
+        if let Some(bytes) = resident_memory() {
+            let memory: Gauge = Gauge::default();
+            memory.set(bytes);
+            registry.register_with_unit("process_resident_memory", "Memory of this process", Unit::Bytes, memory);
+        }
+        let mut body = String::new();
+        encode(&mut body, &registry)?;
+        Ok(body)
+    }
+}
+
+/// One line for each thing that must hold.
+fn readiness(health: Health) -> String {
+    let Health { connected, loaded, member, draining } = health;
+    let mut lines = vec![if health.is_ready() { "ready" } else { "not ready" }];
+    if !connected {
+        lines.push("not connected to NATS; what runs here goes on serving");
+    }
+    if !loaded {
+        lines.push("the routing table is not loaded yet");
+    }
+    if connected && !member {
+        lines.push("the node's session is not renewed");
+    }
+    if draining {
+        lines.push("the node is draining");
+    }
+    lines.join("\n") + "\n"
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let kind = header::HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+fn resident_memory() -> Option<i64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<i64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_says_what_is_missing() {
+        let ready = Health { connected: true, loaded: true, member: true, draining: false };
+        assert_eq!(readiness(ready), "ready\n");
+        let lost = readiness(Health { connected: false, ..ready });
+        assert!(lost.starts_with("not ready\n") && lost.contains("goes on serving"), "{lost}");
+        assert!(readiness(Health { draining: true, ..ready }).contains("draining"));
+        assert!(readiness(Health { loaded: false, ..ready }).contains("table"));
+    }
+
+    #[test]
+    fn metrics_are_openmetrics() {
+        let admin = Admin {
+            node: NodeId::new("n1").unwrap(),
+            lattice: lattice::id::LatticeId::new("default").unwrap(),
+            health: watch::channel(Health::default()).1,
+            view: watch::channel(Arc::default()).1,
+        };
+        let text = admin.metrics().unwrap();
+        assert!(text.contains("lattice_ready 0\n"), "{text}");
+        assert!(text.contains("lattice_slots{phase=\"ready\"} 0\n"), "{text}");
+        assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+}

@@ -1,0 +1,87 @@
+//! `lattice nodes`: who is there.
+
+use crate::{
+    Context,
+    error::Exit,
+    output::{Cell, Table, Tone, age, size},
+};
+use lattice::{ctl::NodeReply, id::NodeId, subject::Topic};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// List the nodes, or show one
+#[derive(Debug, clap::Args)]
+#[command(before_help = "Examples:
+  lattice nodes
+  lattice nodes n1 -o yaml
+  lattice nodes -o json | jq '.[] | {node, labels}'")]
+pub struct Args {
+    /// Id of one node
+    node: Option<NodeId>,
+}
+
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
+    let client = context.client().await?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    match args.node {
+        Some(node) => {
+            let reply: NodeReply = client.ask(Topic::NodeGet(node.clone())).await?;
+            let table = |paint| table(std::slice::from_ref(&reply), now).render(paint);
+            context.out.show(&reply, table, || vec![node.to_string()])?;
+        }
+        None => {
+            let nodes: Vec<NodeReply> = client.ask(Topic::NodeList).await?;
+            let names = || nodes.iter().map(|node| node.session.node.to_string()).collect();
+            context.out.show(&nodes, |paint| table(&nodes, now).render(paint), names)?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn table(nodes: &[NodeReply], now: Duration) -> Table {
+    let mut table = Table::new(&["NODE", "STATE", "HTTP", "REPLICAS", "MEMORY", "AGE", "VERSION", "LABELS"]);
+    for NodeReply { session, slots, memory_reserved } in nodes {
+        let labels: Vec<String> = session.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        table.row([
+            session.node.as_str().into(),
+            if session.draining { Cell::new("draining", Tone::Warn) } else { Cell::new("alive", Tone::Good) },
+            session.http.as_deref().unwrap_or("-").into(),
+            format!("{}/{}", slots.len(), session.capacity.slots).into(),
+            format!("{}/{}", size(*memory_reserved), size(session.capacity.memory)).into(),
+            age(now.saturating_sub(Duration::from_millis(session.started_at))).into(),
+            session.version.as_str().into(),
+            labels.join(",").into(),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::Paint;
+    use lattice::record::{Capacity, Session};
+
+    #[test]
+    fn one_line_a_node() {
+        let node = NodeReply {
+            session: Session {
+                node: NodeId::new("n1").unwrap(),
+                incarnation: uuid::Uuid::nil(),
+                labels: [("zone".to_owned(), "z1".to_owned())].into(),
+                version: "0.1.0".into(),
+                capacity: Capacity { memory: 1 << 30, slots: 256 },
+                http: Some("127.0.0.1:8001".into()),
+                draining: false,
+                started_at: 1_000,
+                renewals: 7,
+            },
+            slots: vec!["hello.0".into()],
+            memory_reserved: 128 << 20,
+        };
+        assert_eq!(
+            table(&[node], Duration::from_secs(31)).render(Paint::off()),
+            "NODE  STATE  HTTP            REPLICAS  MEMORY         AGE  VERSION  LABELS\n\
+             n1    alive  127.0.0.1:8001  1/256     128 MiB/1 GiB  30s  0.1.0    zone=z1\n"
+        );
+    }
+}

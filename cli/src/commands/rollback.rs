@@ -1,0 +1,36 @@
+//! `lattice rollback`: put an earlier spec again, as a new generation.
+
+use super::{deploy::expected_revision, rollout};
+use crate::{Context, error::Exit};
+use lattice::{
+    ctl::{PutReply, RollbackRequest},
+    id::{Generation, WorkloadName},
+    subject::{Topic, WorkloadVerb},
+};
+
+/// Go back to an earlier spec of a workload; it becomes a new generation
+#[derive(Debug, clap::Args)]
+#[command(before_help = "Examples:
+  lattice rollback hello                  to the generation before the current one
+  lattice history hello                   which generations there are
+  lattice rollback hello --to 3")]
+pub struct Args {
+    /// Name of the workload
+    workload: WorkloadName,
+    /// The generation to go back to [default: the one before the current one]
+    #[arg(long, value_name = "GENERATION")]
+    to: Option<u64>,
+    /// Go on only if the spec is still at this revision
+    #[arg(long, value_name = "N")]
+    expected_revision: Option<u64>,
+    #[command(flatten)]
+    wait: rollout::WaitArgs,
+}
+
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
+    let client = context.client().await?;
+    let topic = Topic::Workload(WorkloadVerb::Rollback, args.workload);
+    let body = RollbackRequest { to_generation: args.to.map(Generation) };
+    let reply: PutReply = client.send(topic, expected_revision(args.expected_revision), &body).await?;
+    rollout::finish(&client, context, &reply, &args.wait).await
+}

@@ -1,0 +1,259 @@
+//! Waiting until a change has arrived: one line for each thing that changed, and the reason where it does not arrive.
+//! [`judge`] decides; the rest asks and prints.
+
+use super::status::refusals;
+use crate::{
+    Context,
+    client::Client,
+    error::{Exit, Failure, exit_of},
+    output::Paint,
+};
+use lattice::{
+    ctl::{PutReply, SlotStatus, StatusReply},
+    id::Generation,
+    record::Phase,
+    subject::{Topic, WorkloadVerb},
+    units::Millis,
+};
+use std::{collections::BTreeMap, time::Duration};
+use tokio::time::Instant;
+
+const ASK_EVERY: Duration = Duration::from_millis(100);
+
+/// How long a command waits for what it changed.
+#[derive(Debug, Clone, clap::Args)]
+pub struct WaitArgs {
+    /// Return as soon as the change is accepted
+    #[arg(long)]
+    pub no_wait: bool,
+    /// How long to wait until every replica is ready
+    #[arg(long, default_value = "60s", value_name = "DURATION")]
+    pub timeout: Millis,
+}
+
+/// How far a change is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Ready,
+    /// Nothing is on its way any more, and a replica failed.
+    Failed,
+    Underway,
+    /// Another change came after ours.
+    Superseded(Generation),
+}
+
+/// `put` is the generation that is waited for.
+fn judge(status: &StatusReply, put: Generation) -> Verdict {
+    if status.generation > put {
+        return Verdict::Superseded(status.generation);
+    }
+    // The node that answered has not heard of our change yet.
+    if status.generation < put {
+        return Verdict::Underway;
+    }
+    let is_ready = |slot: &&SlotStatus| slot.phase == Some(Phase::Ready) && slot.generation == Some(put);
+    let ready = status.slots.iter().filter(is_ready).count();
+    let failed = status.slots.iter().filter(|slot| slot.phase == Some(Phase::Failed)).count();
+    let wanted = status.replicas as usize;
+    if ready == wanted && status.slots.len() == wanted {
+        Verdict::Ready
+    } else if failed > 0 && ready + failed == wanted {
+        Verdict::Failed
+    } else {
+        Verdict::Underway
+    }
+}
+
+/// One line a replica; what did not change since the last look is not shown again.
+fn describe(slot: &SlotStatus, put: Generation, paint: Paint) -> String {
+    let node = slot.node.as_ref().map_or_else(String::new, |node| format!(" on {node}"));
+    let older = slot.generation.is_some_and(|generation| generation < put);
+    let message = |separator: &str| slot.message.as_ref().map_or_else(String::new, |text| format!("{separator}{text}"));
+    match slot.phase {
+        Some(Phase::Ready) if older => format!("serving the previous generation{node}"),
+        Some(Phase::Ready) => format!("{}{node}", paint.good("ready")),
+        Some(Phase::Starting) => format!("starting{node}{}", message(": ")),
+        Some(Phase::Failed) => format!("{}{node}{}", paint.bad("failed"), message(": ")),
+        None if slot.refused.is_empty() => "waiting for a node".to_owned(),
+        None => format!("{}: {}", paint.warn("no node can take it"), refusals(&slot.refused)),
+    }
+}
+
+/// Why it is not ready, for the final error.
+fn reasons(status: &StatusReply, put: Generation) -> String {
+    let lacking = |slot: &&SlotStatus| slot.phase != Some(Phase::Ready) || slot.generation != Some(put);
+    let plain = Paint::off();
+    let lines: Vec<String> = status
+        .slots
+        .iter()
+        .filter(lacking)
+        .take(5)
+        .map(|slot| format!("replica {}: {}", slot.replica, describe(slot, put, plain)))
+        .collect();
+    lines.join("\n  ")
+}
+
+/// Report an accepted change, and wait for it unless told not to.
+pub async fn finish(
+    client: &Client,
+    context: &Context,
+    put: &PutReply,
+    args: &WaitArgs,
+) -> anyhow::Result<Exit> {
+    let name = &put.workload;
+    let generation = put.generation;
+    let what = if put.changed { "accepted" } else { "unchanged" };
+    context.out.note(format!("{name}: generation {generation} {what}"));
+    if args.no_wait {
+        let line = |_| format!("{name} generation {generation}\n");
+        context.out.show(put, line, || vec![name.to_string()])?;
+        return Ok(Exit::Ok);
+    }
+    let status = tokio::select! {
+        status = wait(client, context, put, args.timeout.into()) => status?,
+        _ = tokio::signal::ctrl_c() => {
+            return Err(Failure::new(Exit::Interrupted, format!("{name} is still on its way"))
+                .hint(format!("`lattice status {name} --watch` follows it; `lattice rollback {name}` goes back"))
+                .into());
+        }
+    };
+    let line = |paint: Paint| format!("{name} is {}: {} of {}\n", paint.good("ready"), status.ready, status.replicas);
+    context.out.show(&status, line, || vec![name.to_string()])?;
+    Ok(Exit::Ok)
+}
+
+/// Wait until every replica is ready.
+pub async fn wait(
+    client: &Client,
+    context: &Context,
+    put: &PutReply,
+    timeout: Duration,
+) -> anyhow::Result<StatusReply> {
+    let start = Instant::now();
+    let deadline = start + timeout;
+    let name = &put.workload;
+    let topic = Topic::Workload(WorkloadVerb::Status, name.clone());
+    let mut shown: BTreeMap<u32, String> = BTreeMap::new();
+    let mut last = None;
+    loop {
+        let status = match client.ask::<StatusReply>(topic.clone()).await {
+            Ok(status) => Some(status),
+            // The node that answered may not have heard of it yet.
+            Err(error) if exit_of(&error) == Exit::NotFound && last.is_none() => None,
+            Err(error) if Instant::now() >= deadline => return Err(error),
+            // NATS or the answering node may be on its way back.
+            Err(_) => None,
+        };
+        if let Some(status) = status {
+            let verdict = judge(&status, put.generation);
+            show_changes(&status, put, &mut shown, start, context);
+            match verdict {
+                Verdict::Ready => return Ok(status),
+                Verdict::Failed => {
+                    let why = reasons(&status, put.generation);
+                    return Err(Failure::failed(format!("{name} failed to start\n  {why}"))
+                        .hint(format!("nodes go on trying; `lattice logs {name}` shows what it wrote"))
+                        .into());
+                }
+                Verdict::Superseded(generation) => {
+                    let message = format!("{name}: generation {generation} replaced generation {}", put.generation);
+                    return Err(Failure::new(Exit::Conflict, message).into());
+                }
+                Verdict::Underway => last = Some(status),
+            }
+        }
+        if Instant::now() >= deadline {
+            let why = last.as_ref().map_or_else(|| "no node has reported on it".into(), |s| reasons(s, put.generation));
+            let after = Millis(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+            let message = format!("{name} is not ready after {after}, and still on its way\n  {why}");
+            return Err(Failure::new(Exit::InProgress, message)
+                .hint(format!("`lattice status {name} --watch` follows it"))
+                .into());
+        }
+        tokio::time::sleep_until((Instant::now() + ASK_EVERY).min(deadline)).await;
+    }
+}
+
+fn show_changes(
+    status: &StatusReply,
+    put: &PutReply,
+    shown: &mut BTreeMap<u32, String>,
+    start: Instant,
+    context: &Context,
+) {
+    if status.generation != put.generation {
+        return;
+    }
+    let paint = context.out.note_paint;
+    for slot in &status.slots {
+        let text = describe(slot, put.generation, paint);
+        if shown.get(&slot.replica) != Some(&text) {
+            let seconds = start.elapsed().as_secs_f32();
+            context.out.note(format!("  {:>5.1}s  {}.{} {text}", seconds, status.workload, slot.replica));
+            shown.insert(slot.replica, text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lattice::{
+        ctl::{Refusal, WorkloadState},
+        id::{NodeId, Revision, WorkloadName},
+    };
+
+    fn slot(replica: u32, phase: Option<Phase>, generation: u64) -> SlotStatus {
+        SlotStatus {
+            replica,
+            node: phase.map(|_| NodeId::new("n1").unwrap()),
+            phase,
+            generation: phase.map(|_| Generation(generation)),
+            message: (phase == Some(Phase::Failed)).then(|| "no export".into()),
+            refused: vec![],
+        }
+    }
+
+    fn status(generation: u64, replicas: u32, slots: Vec<SlotStatus>) -> StatusReply {
+        StatusReply {
+            workload: WorkloadName::new("hello").unwrap(),
+            state: WorkloadState::Progressing,
+            generation: Generation(generation),
+            revision: Revision(1),
+            replicas,
+            ready: 0,
+            slots,
+        }
+    }
+
+    #[test]
+    fn it_has_arrived_when_every_replica_serves_the_new_generation() {
+        use Phase::{Failed, Ready, Starting};
+        let ready = |generation| slot(0, Some(Ready), generation);
+        for (status, verdict) in [
+            (status(2, 1, vec![ready(2)]), Verdict::Ready),
+            (status(2, 0, vec![]), Verdict::Ready),
+            (status(2, 1, vec![ready(1)]), Verdict::Underway),
+            (status(1, 1, vec![ready(1)]), Verdict::Underway),
+            (status(3, 1, vec![ready(3)]), Verdict::Superseded(Generation(3))),
+            (status(2, 2, vec![ready(2)]), Verdict::Underway),
+            (status(2, 1, vec![ready(2), slot(1, Some(Ready), 2)]), Verdict::Underway),
+            (status(2, 2, vec![ready(2), slot(1, Some(Starting), 2)]), Verdict::Underway),
+            (status(2, 2, vec![ready(2), slot(1, Some(Failed), 2)]), Verdict::Failed),
+            (status(2, 3, vec![ready(2), slot(1, Some(Failed), 2), slot(2, None, 0)]), Verdict::Underway),
+        ] {
+            assert_eq!(judge(&status, Generation(2)), verdict, "{status:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_told() {
+        let mut homeless = slot(1, None, 0);
+        homeless.refused = vec![Refusal { node: NodeId::new("n1").unwrap(), reason: "zone is us-1".into() }];
+        let status = status(2, 3, vec![slot(0, Some(Phase::Ready), 2), homeless, slot(2, Some(Phase::Failed), 2)]);
+        assert_eq!(
+            reasons(&status, Generation(2)),
+            "replica 1: no node can take it: n1: zone is us-1\n  replica 2: failed on n1: no export"
+        );
+    }
+}

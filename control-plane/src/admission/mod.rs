@@ -1,0 +1,180 @@
+//! The control interface: NATS requests, answered by any node.
+//!
+//! A request that changes something must come from a client that waits for the answer, and the answer goes to inboxes
+//! only: with a reply subject of its own choice a client could make a node publish where the client itself may not.
+
+mod put;
+mod read;
+
+use crate::{Inspector, NodeOptions, events::Events};
+use bytes::Bytes;
+use lattice::{
+    ctl::{CtlError, ErrorCode, HEADER_ERROR, HEADER_ERROR_CODE, Reply},
+    id::{Digest, Revision},
+    limits::SPEC_BYTES_MAX,
+    store::{Answer, Endpoint, Headers, Message, MicroService, Platform, StoreError},
+    subject::{CTL_QUEUE, CTL_SERVICE, Topic, WorkloadVerb},
+    view::LatticeView,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::sync::watch;
+
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Headers that JetStream puts on what it delivers. A request that has them was not sent by a client.
+const JETSTREAM_HEADERS: [&str; 3] = ["Nats-Stream", "Nats-Sequence", "Nats-Time-Stamp"];
+
+#[derive(Clone)]
+pub(crate) struct Admission {
+    options: Arc<NodeOptions>,
+    platform: Platform,
+    events: Events,
+    inspect: Inspector,
+    view: watch::Receiver<Arc<LatticeView>>,
+    /// Digests that were inspected and found good; what they name can't change.
+    inspected: Arc<Mutex<BTreeSet<Digest>>>,
+}
+
+impl Admission {
+    pub(crate) fn new(
+        options: Arc<NodeOptions>,
+        platform: Platform,
+        events: Events,
+        inspect: Inspector,
+        view: watch::Receiver<Arc<LatticeView>>,
+    ) -> Self {
+        Self { options, platform, events, inspect, view, inspected: Arc::default() }
+    }
+
+    /// Answer requests. Never returns.
+    pub(crate) async fn run(self) {
+        let lattice = &self.options.lattice;
+        let endpoint = |name: &str| Endpoint {
+            name: name.to_owned(),
+            subject: format!("lattice.{lattice}.ctl.{name}.>"),
+            queue: CTL_QUEUE.to_owned(),
+        };
+        let service = MicroService {
+            name: CTL_SERVICE.to_owned(),
+            version: self.options.version.clone(),
+            description: format!("Control interface of lattice {lattice}"),
+            metadata: [("lattice".to_owned(), lattice.to_string()), ("node".to_owned(), self.options.node.to_string())]
+                .into(),
+            endpoints: vec![endpoint("workload"), endpoint("node")],
+        };
+        let admission = self.clone();
+        let handler: lattice::store::Handler = Arc::new(move |_, message| {
+            let admission = admission.clone();
+            Box::pin(async move { admission.answer(message).await })
+        });
+        loop {
+            if let Err(error) = self.platform.bus.serve(service.clone(), handler.clone()).await {
+                tracing::warn!(%error, "the control interface is not served; trying again");
+            }
+            self.platform.clock.sleep(RETRY).await;
+        }
+    }
+
+    async fn answer(&self, message: Message) -> Option<Answer> {
+        // Every node answers this one by itself: see the host node.
+        if let Some((_, Topic::Workload(WorkloadVerb::Logs, _))) = Topic::parse(&message.subject) {
+            return None;
+        }
+        let reply = message.reply.as_deref();
+        if !reply.is_some_and(lattice::subject::is_reply_subject) {
+            tracing::warn!(subject = message.subject, reply, "refused a request whose reply subject is not an inbox");
+            return None;
+        }
+        if let Some(header) = JETSTREAM_HEADERS.iter().find(|header| message.headers.contains_key(**header)) {
+            let text = format!("the request carries the JetStream header {header}: it was not sent by a client");
+            return Some(error_answer(&CtlError::new(ErrorCode::Refused, text)));
+        }
+        Some(match self.dispatch(&message).await {
+            Ok(answer) => answer,
+            Err(error) => error_answer(&error),
+        })
+    }
+
+    async fn dispatch(&self, message: &Message) -> Result<Answer, CtlError> {
+        let unknown = || {
+            CtlError::new(ErrorCode::UnknownOperation, format!("there is no operation {}", message.subject))
+                .hint("see docs/protocol.md; names are 1 to 63 of a-z, 0-9 and '-'")
+        };
+        let (_, topic) = Topic::parse(&message.subject).ok_or_else(unknown)?;
+        match topic {
+            Topic::WorkloadPut => ok(self.put(message).await?),
+            Topic::WorkloadList => ok(self.list()?),
+            Topic::WorkloadSchema => ok(lattice::spec::json_schema()),
+            Topic::Workload(verb, name) => match verb {
+                WorkloadVerb::Get => ok(self.get(&name).await?),
+                WorkloadVerb::Status => ok(self.status(&name)?),
+                WorkloadVerb::History => ok(self.history(&name).await?),
+                WorkloadVerb::Delete => ok(self.delete(&name, message).await?),
+                WorkloadVerb::Rollback => ok(self.rollback(&name, message).await?),
+                WorkloadVerb::Scale => ok(self.scale(&name, message).await?),
+                WorkloadVerb::Logs => Err(unknown()),
+            },
+            Topic::NodeList => ok(self.nodes()?),
+            Topic::NodeGet(node) => ok(self.node(&node)?),
+            Topic::Http(_) | Topic::Event(_) | Topic::Log(_) => Err(unknown()),
+        }
+    }
+
+    /// The view, once it was loaded: an empty one would answer "not found" to everything.
+    fn view(&self) -> Result<Arc<LatticeView>, CtlError> {
+        let view = self.view.borrow().clone();
+        if view.seen.is_empty() {
+            return Err(CtlError::new(ErrorCode::Unavailable, "this node has not loaded the lattice yet")
+                .hint("try again in a moment"));
+        }
+        Ok(view)
+    }
+}
+
+fn ok<T: Serialize>(value: T) -> Result<Answer, CtlError> {
+    let payload = serde_json::to_vec(&Reply::Ok(value))
+        .map_err(|error| CtlError::new(ErrorCode::Unavailable, format!("the answer can't be written: {error}")))?;
+    Ok(Answer { headers: Headers::new(), payload: payload.into() })
+}
+
+fn error_answer(error: &CtlError) -> Answer {
+    let headers = Headers::from([
+        // A header is one line.
+        (HEADER_ERROR.to_owned(), error.to_string().replace(['\r', '\n'], " ")),
+        (HEADER_ERROR_CODE.to_owned(), error.code.status().to_string()),
+    ]);
+    let payload = serde_json::to_vec(&Reply::<()>::Error(error.clone())).unwrap_or_default();
+    Answer { headers, payload: payload.into() }
+}
+
+fn unavailable(error: &StoreError) -> CtlError {
+    match error {
+        StoreError::Conflict { .. } => CtlError::new(ErrorCode::Conflict, error.to_string()),
+        _ => CtlError::new(ErrorCode::Unavailable, error.to_string()).hint("try again: the request is idempotent"),
+    }
+}
+
+/// A request's body as JSON; an empty one is the default.
+fn body<T: DeserializeOwned>(payload: &Bytes, example: &str) -> Result<T, CtlError> {
+    let text = if payload.is_empty() { b"{}".as_slice() } else { payload };
+    if text.len() > SPEC_BYTES_MAX {
+        return Err(CtlError::new(ErrorCode::Invalid, format!("the body is longer than {SPEC_BYTES_MAX} bytes")));
+    }
+    serde_json::from_slice(text)
+        .map_err(|error| CtlError::new(ErrorCode::Invalid, error.to_string()).hint(format!("send {example}")))
+}
+
+/// The revision that the client expects, from the request's header.
+fn expected_revision(message: &Message) -> Result<Option<Revision>, CtlError> {
+    let name = lattice::ctl::HEADER_EXPECTED_REVISION;
+    let Some(text) = message.headers.get(name) else { return Ok(None) };
+    let revision = text
+        .parse()
+        .map_err(|_| CtlError::new(ErrorCode::Invalid, format!("{text:?} is not a revision")).field(name))?;
+    Ok(Some(Revision(revision)))
+}

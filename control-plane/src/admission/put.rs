@@ -1,0 +1,255 @@
+//! Requests that change a spec. Each is one compare-and-set on one key, answered after the store acknowledged it.
+
+use super::{Admission, body, expected_revision, unavailable};
+use lattice::{
+    ctl::{CtlError, DeleteReply, ErrorCode, HEADER_DRY_RUN, PutReply, RollbackRequest, ScaleRequest},
+    event::EventKind,
+    id::{Generation, Revision, WorkloadName},
+    limits::COMPONENT_BYTES_MAX,
+    record::{DecodeError, Key, Record as _, SpecRecord},
+    spec::{self, Source, WorkloadSpec},
+    store::{Bucket, Entry, Message, Precondition, StoreError},
+};
+
+/// Tries of one request against other writers of the same spec.
+const ATTEMPTS: usize = 8;
+
+/// What is in force under a key.
+struct Current {
+    revision: Option<Revision>,
+    record: Option<SpecRecord>,
+}
+
+impl Admission {
+    pub(super) async fn put(&self, message: &Message) -> Result<PutReply, CtlError> {
+        let spec = spec::parse(&message.payload)?;
+        let dry_run = match message.headers.get(HEADER_DRY_RUN).map(String::as_str) {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(other) => {
+                let text = format!("{other:?} is neither true nor false");
+                return Err(CtlError::new(ErrorCode::Invalid, text).field(HEADER_DRY_RUN));
+            }
+        };
+        self.check_components(&spec).await?;
+        let expected = expected_revision(message)?;
+        if dry_run { self.preview(spec, expected).await } else { self.admit(spec, expected).await }
+    }
+
+    /// Every component is in the store and can run.
+    async fn check_components(&self, spec: &WorkloadSpec) -> Result<(), CtlError> {
+        if let Some(error) = spec::unresolved(spec) {
+            return Err(error.into());
+        }
+        for (i, component) in spec.components.iter().enumerate() {
+            let Source::Stored(digest) = &component.source else { continue };
+            let field = format!("components[{i}].source");
+            if self.inspected.lock().is_ok_and(|inspected| inspected.contains(digest)) {
+                continue;
+            }
+            let size = self.platform.artifacts.size(*digest).await.map_err(|error| unavailable(&error))?;
+            let bad = |text: String| CtlError::new(ErrorCode::BadComponent, text).field(field.clone());
+            let Some(size) = size else {
+                return Err(bad(format!("{digest} is not in the object store")).hint(
+                    "upload it first: `lattice deploy` does it, or put it there under its SHA-256 in hexadecimal",
+                ));
+            };
+            if size > COMPONENT_BYTES_MAX {
+                return Err(bad(format!("{size} bytes are more than {COMPONENT_BYTES_MAX}")));
+            }
+            let bytes = self.platform.artifacts.get(*digest).await.map_err(|error| unavailable(&error))?;
+            let bytes = bytes.ok_or_else(|| bad(format!("{digest} vanished from the object store")))?;
+            let inspect = self.inspect.clone();
+            // Parsing megabytes must not hold up what else this thread does.
+            let verdict = tokio::task::spawn_blocking(move || inspect(&bytes))
+                .await
+                .unwrap_or_else(|_| Err("its structure made the check fail".into()));
+            verdict.map_err(bad)?;
+            if let Ok(mut inspected) = self.inspected.lock() {
+                if inspected.len() >= 4096 {
+                    inspected.clear();
+                }
+                inspected.insert(*digest);
+            }
+        }
+        Ok(())
+    }
+
+    async fn current(&self, workload: &WorkloadName) -> Result<Current, CtlError> {
+        let key = Key::Spec(workload.clone()).to_string();
+        let entry = self.platform.store.get(Bucket::Specs, &key).await.map_err(|error| unavailable(&error))?;
+        let Some(Entry { value, revision, .. }) = entry else { return Ok(Current { revision: None, record: None }) };
+        let record = match SpecRecord::decode(&value) {
+            Ok(record) => Some(record),
+            Err(error @ DecodeError::Newer(_)) => {
+                return Err(CtlError::new(ErrorCode::Conflict, format!("{workload}: {error}")));
+            }
+            // Corrupt: what is put now repairs it, after the last good generation that this node saw.
+            Err(DecodeError::Malformed(_)) => self.view.borrow().specs.get(workload).map(|spec| spec.record.clone()),
+        };
+        Ok(Current { revision: Some(revision), record })
+    }
+
+    fn check_expected(current: &Current, expected: Option<Revision>) -> Result<(), CtlError> {
+        let Some(expected) = expected else { return Ok(()) };
+        let actual = current.revision.unwrap_or(Revision(0));
+        if actual == expected {
+            return Ok(());
+        }
+        Err(CtlError::new(ErrorCode::Conflict, format!("the spec is at revision {actual}, not {expected}"))
+            .hint("somebody changed it first: get it, apply your change again, put it with the new revision"))
+    }
+
+    fn check_routes(&self, spec: &WorkloadSpec) -> Result<(), CtlError> {
+        let view = self.view()?;
+        let Some((index, holder)) = lattice_planner::conflict(&view, spec) else { return Ok(()) };
+        let route = spec.http.routes.get(index).map(|route| format!("{} {}", route.host, route.path));
+        let text = format!("{} is held by workload {holder}", route.unwrap_or_default());
+        Err(CtlError::new(ErrorCode::Conflict, text)
+            .field(format!("http.routes[{index}]"))
+            .hint(format!("choose another host or path, or delete {holder} first")))
+    }
+
+    async fn preview(&self, spec: WorkloadSpec, expected: Option<Revision>) -> Result<PutReply, CtlError> {
+        let current = self.current(&spec.name).await?;
+        Self::check_expected(&current, expected)?;
+        self.check_routes(&spec)?;
+        let hash = spec.content_hash();
+        let changed = current.record.as_ref().is_none_or(|record| record.hash != hash);
+        let generation = current
+            .record
+            .as_ref()
+            .map_or(Generation::FIRST, |record| if changed { record.generation.next() } else { record.generation });
+        Ok(PutReply {
+            workload: spec.name.clone(),
+            generation,
+            revision: current.revision.unwrap_or(Revision(0)),
+            hash,
+            changed,
+            plan: Some(lattice_planner::preview(&*self.view()?, &spec)),
+        })
+    }
+
+    async fn admit(&self, spec: WorkloadSpec, expected: Option<Revision>) -> Result<PutReply, CtlError> {
+        self.check_routes(&spec)?;
+        let hash = spec.content_hash();
+        let name = spec.name.clone();
+        self.change(&name, expected, |_| Ok(spec.clone())).await.inspect(|reply| {
+            debug_assert_eq!(reply.hash, hash);
+        })
+    }
+
+    /// Replace the spec by what `edit` makes of the current one, against other writers.
+    async fn change(
+        &self,
+        name: &WorkloadName,
+        expected: Option<Revision>,
+        edit: impl Fn(Option<&SpecRecord>) -> Result<WorkloadSpec, CtlError>,
+    ) -> Result<PutReply, CtlError> {
+        let key = Key::Spec(name.clone()).to_string();
+        for _ in 0..ATTEMPTS {
+            let current = self.current(name).await?;
+            Self::check_expected(&current, expected)?;
+            let spec = edit(current.record.as_ref())?;
+            let hash = spec.content_hash();
+            if let (Some(record), Some(revision)) = (&current.record, current.revision)
+                && record.hash == hash
+            {
+                let generation = record.generation;
+                return Ok(PutReply { workload: name.clone(), generation, revision, hash, changed: false, plan: None });
+            }
+            let record = SpecRecord {
+                spec,
+                uid: current.record.as_ref().map_or_else(|| self.platform.rng.uuid(), |record| record.uid),
+                generation: current.record.as_ref().map_or(Generation::FIRST, |record| record.generation.next()),
+                hash,
+                admitted_at: self.platform.clock.unix_ms(),
+            };
+            let expect = current.revision.map_or(Precondition::Absent, Precondition::At);
+            match self.platform.store.write(Bucket::Specs, &key, record.encode(), expect).await {
+                Ok(revision) => return Ok(self.admitted(&record, revision).await),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(StoreError::OutcomeUnknown { .. }) => {
+                    // If it landed, the next look finds the same hash and answers with it.
+                }
+                Err(error) => return Err(unavailable(&error)),
+            }
+        }
+        Err(CtlError::new(ErrorCode::Conflict, format!("{name} is being changed by others all the time"))
+            .hint("try again, with an expected revision if the order matters"))
+    }
+
+    async fn admitted(&self, record: &SpecRecord, revision: Revision) -> PutReply {
+        let SpecRecord { spec, generation, hash, .. } = record;
+        let text = format!("generation {generation}, {} replicas", spec.replicas);
+        self.events.send(EventKind::WorkloadAdmitted, &spec.name, text).await;
+        PutReply {
+            workload: spec.name.clone(),
+            generation: *generation,
+            revision,
+            hash: *hash,
+            changed: true,
+            plan: None,
+        }
+    }
+
+    pub(super) async fn scale(&self, name: &WorkloadName, message: &Message) -> Result<PutReply, CtlError> {
+        let ScaleRequest { replicas } = body(&message.payload, r#"{"replicas": 3}"#)?;
+        if replicas > lattice::limits::REPLICAS_MAX {
+            let text = format!("{replicas} is more than {}", lattice::limits::REPLICAS_MAX);
+            return Err(CtlError::new(ErrorCode::Invalid, text).field("replicas"));
+        }
+        self.change(name, expected_revision(message)?, |current| {
+            let current = current.ok_or_else(|| not_found(name))?;
+            Ok(WorkloadSpec { replicas, ..current.spec.clone() })
+        })
+        .await
+    }
+
+    pub(super) async fn rollback(&self, name: &WorkloadName, message: &Message) -> Result<PutReply, CtlError> {
+        let RollbackRequest { to_generation } = body(&message.payload, r#"{"to-generation": 2}, or nothing"#)?;
+        let history = self.records(name).await?;
+        let current = history.last().ok_or_else(|| not_found(name))?;
+        let wanted = |record: &&SpecRecord| match to_generation {
+            Some(generation) => record.generation == generation,
+            None => record.generation < current.generation,
+        };
+        let target = history.iter().rev().find(wanted).ok_or_else(|| {
+            let text = match to_generation {
+                Some(generation) => format!("{name} has no generation {generation} in its history"),
+                None => format!("{name} has no generation before {}", current.generation),
+            };
+            CtlError::new(ErrorCode::NotFound, text).hint(format!("see `lattice history {name}`"))
+        })?;
+        self.check_routes(&target.spec)?;
+        self.change(name, expected_revision(message)?, |_| Ok(target.spec.clone())).await
+    }
+
+    pub(super) async fn delete(&self, name: &WorkloadName, message: &Message) -> Result<DeleteReply, CtlError> {
+        let expected = expected_revision(message)?;
+        let key = Key::Spec(name.clone()).to_string();
+        let mut deleted = false;
+        for _ in 0..ATTEMPTS {
+            let current = self.current(name).await?;
+            let Some(revision) = current.revision else {
+                return Ok(DeleteReply { workload: name.clone(), deleted });
+            };
+            Self::check_expected(&current, expected)?;
+            match self.platform.store.delete(Bucket::Specs, &key, revision).await {
+                Ok(_) => {
+                    self.events.send(EventKind::WorkloadDeleted, name, "deleted").await;
+                    return Ok(DeleteReply { workload: name.clone(), deleted: true });
+                }
+                Err(StoreError::Conflict { .. }) => {}
+                // If it landed, the next look finds nothing and the answer is that it was deleted.
+                Err(StoreError::OutcomeUnknown { .. }) => deleted = true,
+                Err(error) => return Err(unavailable(&error)),
+            }
+        }
+        Err(CtlError::new(ErrorCode::Conflict, format!("{name} is being changed by others all the time")))
+    }
+}
+
+pub(super) fn not_found(name: &WorkloadName) -> CtlError {
+    CtlError::new(ErrorCode::NotFound, format!("there is no workload {name}")).hint("see `lattice list`")
+}

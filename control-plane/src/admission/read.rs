@@ -1,0 +1,161 @@
+//! Requests that only look. Specs are read from the store's leader; what is placed where comes from the view.
+
+use super::{Admission, put::not_found, unavailable};
+use lattice::{
+    ctl::{
+        CtlError, ErrorCode, HistoryItem, NodeReply, SlotStatus, SpecReply, StatusReply, WorkloadState, WorkloadSummary,
+    },
+    event::rfc3339,
+    id::{NodeId, Revision, SlotId, WorkloadName},
+    record::{Key, Phase, Record as _, SpecRecord},
+    store::{Bucket, Change},
+    view::{LatticeView, Versioned},
+};
+use std::collections::BTreeSet;
+
+fn spec_reply(record: SpecRecord, revision: Revision) -> SpecReply {
+    let SpecRecord { spec, generation, hash, admitted_at, .. } = record;
+    SpecReply { spec, generation, revision, hash, admitted_at: rfc3339(admitted_at) }
+}
+
+impl Admission {
+    pub(super) async fn get(&self, name: &WorkloadName) -> Result<SpecReply, CtlError> {
+        let key = Key::Spec(name.clone()).to_string();
+        let entry = self.platform.store.get(Bucket::Specs, &key).await.map_err(|error| unavailable(&error))?;
+        let entry = entry.ok_or_else(|| not_found(name))?;
+        let record = SpecRecord::decode(&entry.value).map_err(|error| {
+            CtlError::new(ErrorCode::Unavailable, format!("the record of {name} is corrupt: {error}"))
+                .hint("put the spec again to repair it")
+        })?;
+        Ok(spec_reply(record, entry.revision))
+    }
+
+    async fn changes(&self, name: &WorkloadName) -> Result<Vec<Change>, CtlError> {
+        let key = Key::Spec(name.clone()).to_string();
+        self.platform.store.history(Bucket::Specs, &key).await.map_err(|error| unavailable(&error))
+    }
+
+    /// The records of the workload's present life, oldest first.
+    pub(super) async fn records(&self, name: &WorkloadName) -> Result<Vec<SpecRecord>, CtlError> {
+        let mut records: Vec<SpecRecord> = Vec::new();
+        for change in self.changes(name).await? {
+            match change.value.as_deref().map(SpecRecord::decode) {
+                None => records.clear(),
+                Some(Ok(record)) => records.push(record),
+                Some(Err(_)) => {} // corrupt, and repaired by a later one
+            }
+        }
+        Ok(records)
+    }
+
+    pub(super) async fn history(&self, name: &WorkloadName) -> Result<Vec<HistoryItem>, CtlError> {
+        let changes = self.changes(name).await?;
+        if changes.is_empty() {
+            return Err(not_found(name));
+        }
+        let item = |change: Change| match change.value.as_deref().map(SpecRecord::decode) {
+            None => Some(HistoryItem::Deleted { revision: change.revision }),
+            Some(Ok(record)) => Some(HistoryItem::Put(Box::new(spec_reply(record, change.revision)))),
+            Some(Err(_)) => None,
+        };
+        Ok(changes.into_iter().filter_map(item).collect())
+    }
+
+    pub(super) fn status(&self, name: &WorkloadName) -> Result<StatusReply, CtlError> {
+        let view = self.view()?;
+        let spec = view.specs.get(name).ok_or_else(|| not_found(name))?;
+        Ok(status(&view, spec))
+    }
+
+    pub(super) fn list(&self) -> Result<Vec<WorkloadSummary>, CtlError> {
+        let view = self.view()?;
+        let summary = |spec: &Versioned<SpecRecord>| {
+            let status = status(&view, spec);
+            let routes = spec.record.spec.http.routes.iter();
+            let nodes: BTreeSet<NodeId> = status.slots.iter().filter_map(|slot| slot.node.clone()).collect();
+            WorkloadSummary {
+                workload: status.workload,
+                state: status.state,
+                generation: status.generation,
+                replicas: status.replicas,
+                ready: status.ready,
+                routes: routes.map(|route| format!("{}{}", route.host, route.path)).collect(),
+                nodes: nodes.into_iter().collect(),
+            }
+        };
+        Ok(view.specs.values().map(|spec| summary(spec)).collect())
+    }
+
+    pub(super) fn nodes(&self) -> Result<Vec<NodeReply>, CtlError> {
+        let view = self.view()?;
+        Ok(view.sessions.keys().filter_map(|node| node_reply(&view, node)).collect())
+    }
+
+    pub(super) fn node(&self, node: &NodeId) -> Result<NodeReply, CtlError> {
+        let missing =
+            || CtlError::new(ErrorCode::NotFound, format!("there is no node {node}")).hint("see `lattice nodes`");
+        node_reply(&*self.view()?, node).ok_or_else(missing)
+    }
+}
+
+fn node_reply(view: &LatticeView, node: &NodeId) -> Option<NodeReply> {
+    let session = view.sessions.get(node)?.record.clone();
+    let held = view.slots.iter().filter(|(_, slot)| slot.record.holder.node == *node);
+    let (slots, memory): (Vec<String>, Vec<u64>) = held
+        .map(|(slot, _)| {
+            let spec = view.specs.get(&slot.workload);
+            (slot.to_string(), spec.map_or(0, |spec| spec.record.spec.limits.memory.0))
+        })
+        .unzip();
+    Some(NodeReply { session, slots, memory_reserved: memory.iter().sum() })
+}
+
+fn status(view: &LatticeView, spec: &Versioned<SpecRecord>) -> StatusReply {
+    let SpecRecord { spec: asked, generation, uid, .. } = &spec.record;
+    let slots: Vec<SlotStatus> = (0..asked.replicas)
+        .map(|replica| {
+            let slot = SlotId::new(asked.name.clone(), replica);
+            let held = view.slots.get(&slot).map(|slot| &slot.record).filter(|slot| slot.uid == *uid);
+            match held.filter(|slot| view.live(&slot.holder).is_some()) {
+                Some(record) => SlotStatus {
+                    replica,
+                    node: Some(record.holder.node.clone()),
+                    phase: Some(record.phase),
+                    generation: Some(record.generation),
+                    message: record.message.clone(),
+                    refused: Vec::new(),
+                },
+                None => {
+                    let explanation = lattice_planner::explain(view, &slot);
+                    let refused = if explanation.first().is_some() { Vec::new() } else { explanation.refused() };
+                    SlotStatus { replica, node: None, phase: None, generation: None, message: None, refused }
+                }
+            }
+        })
+        .collect();
+    let is_ready = |slot: &&SlotStatus| slot.phase == Some(Phase::Ready);
+    let ready = slots.iter().filter(is_ready).count();
+    let is_newest = |slot: &SlotStatus| slot.generation == Some(*generation);
+    // A holder whose new generation fails goes on serving the old one, and says so in the message.
+    let is_bad = |slot: &SlotStatus| {
+        slot.phase == Some(Phase::Failed) || !slot.refused.is_empty() || (slot.message.is_some() && !is_newest(slot))
+    };
+    let state = if asked.replicas == 0 {
+        WorkloadState::Idle
+    } else if ready == slots.len() && slots.iter().all(is_newest) {
+        WorkloadState::Ready
+    } else if slots.iter().any(is_bad) {
+        WorkloadState::Degraded
+    } else {
+        WorkloadState::Progressing
+    };
+    StatusReply {
+        workload: asked.name.clone(),
+        state,
+        generation: *generation,
+        revision: spec.revision,
+        replicas: asked.replicas,
+        ready: u32::try_from(ready).unwrap_or(u32::MAX),
+        slots,
+    }
+}

@@ -1,0 +1,194 @@
+//! Keeping the view: one feed of changes, and a snapshot on each gap, reconnect and timer. A missed change costs latency,
+//! never correctness.
+
+use crate::{NodeOptions, events::Events, memory::Memory, session::Member};
+use futures_util::StreamExt as _;
+use lattice::{
+    event::EventKind,
+    record::{Key, Record as _, SpecRecord},
+    store::{Bucket, FeedItem, Items, Platform, Precondition, Snapshot, StoreError},
+    view::{Applied, LatticeView},
+};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use tokio::sync::{Notify, watch};
+
+/// Changes that are folded into the view before it is shown.
+const CHANGES_AT_ONCE: usize = 512;
+const RETRY: Duration = Duration::from_millis(250);
+
+pub(crate) struct Feed {
+    platform: Platform,
+    events: Events,
+    memory: Memory,
+    member: Member,
+    resync: Duration,
+    view: watch::Sender<Arc<LatticeView>>,
+    wanted: Arc<Notify>,
+    /// Corrupt records that were reported, as (key, revision).
+    reported: BTreeSet<(String, u64)>,
+}
+
+impl Feed {
+    pub(crate) fn new(
+        options: &NodeOptions,
+        platform: &Platform,
+        events: &Events,
+        memory: Memory,
+        member: Member,
+        view: watch::Sender<Arc<LatticeView>>,
+    ) -> Self {
+        Self {
+            platform: platform.clone(),
+            events: events.clone(),
+            memory,
+            member,
+            resync: options.timing.resync,
+            view,
+            wanted: Arc::default(),
+            reported: BTreeSet::new(),
+        }
+    }
+
+    /// Notify it to have a snapshot taken soon.
+    pub(crate) fn resync_requests(&self) -> Arc<Notify> {
+        self.wanted.clone()
+    }
+
+    /// Never returns.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let error = match self.platform.store.feed().await {
+                Ok(feed) => self.follow(feed).await,
+                Err(error) => error,
+            };
+            tracing::debug!(%error, "the view is not being kept; trying again");
+            self.platform.clock.sleep(RETRY + self.platform.rng.up_to(RETRY)).await;
+        }
+    }
+
+    async fn follow(&mut self, mut feed: Items<FeedItem>) -> StoreError {
+        let mut view = LatticeView::clone(&self.view.borrow());
+        loop {
+            if let Err(error) = self.load(&mut view).await {
+                return error;
+            }
+            let next_resync = self.platform.clock.sleep(self.resync / 2 + self.platform.rng.up_to(self.resync));
+            tokio::pin!(next_resync);
+            loop {
+                let first = tokio::select! { // cancel-safe: a stream's `next` loses nothing
+                    biased;
+                    () = &mut next_resync => break,
+                    () = self.wanted.notified() => break,
+                    item = feed.next() => item,
+                };
+                let Some(first) = first else { return StoreError::Unreachable("the feed ended".into()) };
+                let ready = std::iter::once(first)
+                    .chain(std::iter::from_fn(|| futures_util::FutureExt::now_or_never(feed.next()).flatten()));
+                let gap = ready.take(CHANGES_AT_ONCE).any(|item| match item {
+                    FeedItem::Gap => true,
+                    FeedItem::Change(bucket, change) => view.apply_change(bucket, &change) == Applied::Gap,
+                });
+                if gap {
+                    break;
+                }
+                self.show(&view).await;
+            }
+        }
+    }
+
+    /// Take a snapshot of every bucket and make the view equal to it.
+    async fn load(&mut self, view: &mut LatticeView) -> Result<(), StoreError> {
+        for bucket in Bucket::ALL {
+            let mut snapshot = self.platform.store.snapshot(bucket).await?;
+            if self.contradicts(view, bucket, &snapshot) {
+                self.repair(view, bucket, &snapshot).await?;
+                snapshot = self.platform.store.snapshot(bucket).await?;
+            }
+            view.apply_snapshot(bucket, snapshot);
+        }
+        self.memory.remember(view).await;
+        self.show(view).await;
+        Ok(())
+    }
+
+    fn contradicts(&self, view: &LatticeView, bucket: Bucket, snapshot: &Snapshot) -> bool {
+        let seen_live = view
+            .seen
+            .get(&bucket)
+            .is_some_and(|seen| seen.identity != snapshot.identity || snapshot.head.0 < seen.head);
+        seen_live || self.memory.contradicts(bucket, &snapshot.identity, snapshot.head)
+    }
+
+    /// The store lost acknowledged writes, or was made anew. Before anything is stopped, put back what this node knows
+    /// better: specs by generation, its own slots. Every write has an expectation, so nodes that do this at once agree.
+    async fn repair(&mut self, view: &LatticeView, bucket: Bucket, found: &Snapshot) -> Result<(), StoreError> {
+        let text =
+            format!("bucket {bucket} went back in time or was made anew; repairing it from what this node knows");
+        self.events.send(EventKind::StoreRegressed, bucket.name(), text).await;
+        let entry = |key: &str| found.entries.iter().find(|entry| entry.key == key);
+        let mut writes = Vec::new();
+        match bucket {
+            Bucket::Specs => {
+                let live = view.specs.values().map(|spec| &spec.record);
+                let known = self.memory.specs().filter(|copy| !view.specs.contains_key(&copy.spec.name)).chain(live);
+                for record in known {
+                    let key = Key::Spec(record.spec.name.clone()).to_string();
+                    let there = entry(&key).map(|entry| (entry.revision, SpecRecord::decode(&entry.value)));
+                    match there {
+                        None => writes.push((key, record.encode(), Precondition::Absent)),
+                        Some((revision, Ok(there)))
+                            if there.uid == record.uid && there.generation < record.generation =>
+                        {
+                            writes.push((key, record.encode(), Precondition::At(revision)));
+                        }
+                        Some((revision, Err(_))) => writes.push((key, record.encode(), Precondition::At(revision))),
+                        Some(_) => {}
+                    }
+                }
+            }
+            Bucket::State => {
+                let me = self.member.me().holder();
+                for (slot, known) in view.slots.iter().filter(|(_, slot)| slot.record.holder == me) {
+                    let key = Key::Slot(slot.clone()).to_string();
+                    if entry(&key).is_none() {
+                        writes.push((key, known.record.encode(), Precondition::Absent));
+                    }
+                }
+                self.member.reassert();
+            }
+        }
+        for (key, value, expect) in writes {
+            match self.platform.store.write(bucket, &key, value, expect).await {
+                Ok(_) | Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn show(&mut self, view: &LatticeView) {
+        for (key, corrupt) in &view.corrupt {
+            if !self.reported.insert((key.clone(), corrupt.revision.0)) {
+                continue;
+            }
+            let text = format!("revision {} does not parse: {}", corrupt.revision, corrupt.error);
+            self.events.send(EventKind::RecordCorrupt, key, text).await;
+        }
+        self.reported.retain(|(key, _)| view.corrupt.contains_key(key));
+        self.repair_corrupt_specs(view).await;
+        self.view.send_replace(Arc::new(view.clone()));
+    }
+
+    /// A spec that does not parse is replaced by this node's copy of the last good one.
+    async fn repair_corrupt_specs(&self, view: &LatticeView) {
+        for (key, corrupt) in view.corrupt.iter().filter(|(_, corrupt)| corrupt.bucket == Bucket::Specs) {
+            let Some(Key::Spec(name)) = Key::parse(Bucket::Specs, key) else { continue };
+            let live = view.specs.get(&name).map(|spec| &spec.record);
+            let Some(good) = live.or_else(|| self.memory.spec(&name)) else { continue };
+            let expect = Precondition::At(corrupt.revision);
+            if let Err(error) = self.platform.store.write(Bucket::Specs, key, good.encode(), expect).await {
+                tracing::debug!(%error, key, "another node repairs it");
+            }
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Being alive: one record that this node renews, and everything that depends on it.
+//!
+//! A node that cannot renew fences itself *before* others may take its strict replicas: it counts from the moment at
+//! which the last acknowledged renewal was *sent*, on its own monotonic clock, so no clocks are compared.
+
+use crate::{ControlPlaneError, NodeOptions, events::Events};
+use lattice::{
+    event::EventKind,
+    id::{Incarnation, Revision},
+    record::{Key, Record as _, Session},
+    store::{Bucket, Entry, Platform, Precondition, StoreError},
+    view::LatticeView,
+};
+use lattice_planner::Me;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+#[derive(Debug, Clone)]
+struct State {
+    incarnation: Incarnation,
+    /// When the last acknowledged write of the session was sent.
+    renewed: Option<Duration>,
+    revision: Option<Revision>,
+    renewals: u64,
+    draining: bool,
+}
+
+/// This node's membership, as its other services see it. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Member {
+    options: Arc<NodeOptions>,
+    state: Arc<Mutex<State>>,
+    /// Wakes the keeper: the record must be written now.
+    changed: Arc<Notify>,
+}
+
+impl Member {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn me(&self) -> Me {
+        Me { node: self.options.node.clone(), incarnation: self.state().incarnation }
+    }
+
+    /// True within the fence time of the last acknowledged renewal.
+    pub(crate) fn is_current(&self, now: Duration) -> bool {
+        self.state().renewed.is_some_and(|renewed| now.saturating_sub(renewed) < self.options.timing.fence)
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.state().draining
+    }
+
+    /// Say in the session that this node takes nothing new and hands over what it has.
+    pub(crate) fn drain(&self) {
+        self.state().draining = true;
+        self.changed.notify_one();
+    }
+
+    /// The session is to be written again now: the store lost it.
+    pub(crate) fn reassert(&self) {
+        self.changed.notify_one();
+    }
+}
+
+/// Writes the session. The only one who does.
+pub(crate) struct Keeper {
+    member: Member,
+    platform: Platform,
+    events: Events,
+    started_at: u64,
+}
+
+pub(crate) fn new(options: Arc<NodeOptions>, platform: Platform, events: Events) -> (Member, Keeper) {
+    let state = State { incarnation: platform.rng.uuid(), renewed: None, revision: None, renewals: 0, draining: false };
+    let member = Member { options, state: Arc::new(Mutex::new(state)), changed: Arc::default() };
+    let started_at = platform.clock.unix_ms();
+    (member.clone(), Keeper { member, platform, events, started_at })
+}
+
+impl Keeper {
+    /// Register, then renew until `stop`. An error means that this node must stop at once.
+    pub(crate) async fn run(
+        &mut self,
+        mut view: watch::Receiver<Arc<LatticeView>>,
+        stop: CancellationToken,
+    ) -> Result<(), ControlPlaneError> {
+        let renew = self.member.options.timing.renew;
+        loop {
+            let wait = match self.write().await {
+                Ok(()) => renew,
+                Err(WriteError::Displaced) => {
+                    let NodeOptions { lattice, node, .. } = &*self.member.options;
+                    return Err(ControlPlaneError::Displaced { lattice: lattice.clone(), node: node.clone() });
+                }
+                Err(WriteError::Store(error)) => {
+                    tracing::debug!(%error, "the session was not renewed");
+                    renew / 4
+                }
+            };
+            let timer = self.platform.clock.sleep(wait);
+            let removed = self.removed(&mut view);
+            tokio::select! { // cancel-safe: each arm only waits
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                () = self.member.changed.notified() => {}
+                () = removed => {}
+                () = timer => {}
+            }
+        }
+    }
+
+    /// Resolves when the view shows that the session which we wrote is gone.
+    async fn removed(&self, view: &mut watch::Receiver<Arc<LatticeView>>) {
+        let node = &self.member.options.node;
+        let written = self.member.state().revision;
+        let is_gone = |view: &Arc<LatticeView>| {
+            let head = view.seen.get(&Bucket::State).map_or(0, |seen| seen.head);
+            written.is_some_and(|revision| head > revision.0 && !view.sessions.contains_key(node))
+        };
+        if view.wait_for(is_gone).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    async fn write(&self) -> Result<(), WriteError> {
+        let key = Key::Session(self.member.options.node.clone()).to_string();
+        let known = self.member.state().revision;
+        let (expect, found) = match known {
+            Some(revision) => (Precondition::At(revision), None),
+            None => match self.platform.store.get(Bucket::State, &key).await.map_err(WriteError::Store)? {
+                None => (Precondition::Absent, None),
+                Some(entry) => (Precondition::At(entry.revision), Some(entry)),
+            },
+        };
+        if let Some(entry) = found {
+            self.check_found(&entry)?;
+        }
+        let session = self.session();
+        let sent = self.platform.clock.now();
+        match self.platform.store.write(Bucket::State, &key, session.encode(), expect).await {
+            Ok(revision) => {
+                let mut state = self.member.state();
+                let first = state.renewed.is_none();
+                state.revision = Some(revision);
+                state.renewed = Some(sent);
+                state.renewals += 1;
+                drop(state);
+                if known.is_none() {
+                    let text = if first { "joined" } else { "joined again" };
+                    self.events.send(EventKind::NodeJoined, &session.node, text).await;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // Another writer, or a write of ours whose answer was lost: look before the next try.
+                if !matches!(error, StoreError::Unreachable(_)) {
+                    self.look(&key).await?;
+                }
+                Err(WriteError::Store(error))
+            }
+        }
+    }
+
+    /// After a write that did not succeed for sure: adopt what is there if it is ours, begin a new life if it is gone.
+    async fn look(&self, key: &str) -> Result<(), WriteError> {
+        let entry = self.platform.store.get(Bucket::State, key).await.map_err(WriteError::Store)?;
+        let Some(entry) = entry else {
+            // An observer removed it: that life is over, whatever this node still runs.
+            let mut state = self.member.state();
+            state.revision = None;
+            state.incarnation = self.platform.rng.uuid();
+            return Ok(());
+        };
+        self.check_found(&entry)?;
+        self.member.state().revision = Some(entry.revision);
+        Ok(())
+    }
+
+    /// A session under our id that another life wrote: ours from before a restart, or another process's.
+    fn check_found(&self, entry: &Entry) -> Result<(), WriteError> {
+        let state = self.member.state();
+        let Ok(found) = Session::decode(&entry.value) else { return Ok(()) };
+        // Before we ever wrote, it is what our last life left. After that, only another process can have written it.
+        let foreign = state.renewed.is_some() && found.incarnation != state.incarnation;
+        if foreign && found.started_at >= self.started_at { Err(WriteError::Displaced) } else { Ok(()) }
+    }
+
+    fn session(&self) -> Session {
+        let state = self.member.state();
+        let options = &self.member.options;
+        Session {
+            node: options.node.clone(),
+            incarnation: state.incarnation,
+            labels: options.labels.clone(),
+            version: options.version.clone(),
+            capacity: options.capacity,
+            http: options.http.clone(),
+            draining: state.draining,
+            started_at: self.started_at,
+            renewals: state.renewals,
+        }
+    }
+
+    /// Remove the session: others need not wait for the kill time.
+    pub(crate) async fn leave(&self) {
+        let Some(revision) = self.member.state().revision else { return };
+        let key = Key::Session(self.member.options.node.clone()).to_string();
+        if let Err(error) = self.platform.store.delete(Bucket::State, &key, revision).await {
+            tracing::debug!(%error, "the session was not removed; observers will");
+        }
+    }
+}
+
+enum WriteError {
+    Displaced,
+    Store(StoreError),
+}

@@ -1,0 +1,194 @@
+//! Compiled code on disk. It is native code: whoever can put a file here runs as this node. So it is only ever read from
+//! the node's own directory, and each file is sealed with a key that never leaves the machine; the seal is checked
+//! before anything else looks at the bytes. Nothing here ever comes from the object store or from a registry.
+//!
+//! A file is 32 bytes of HMAC-SHA256 over (digest, compatibility hash, code), then the code. One that does not fit is
+//! deleted and made again. No failure here is worse than compiling.
+
+use crate::engine::RuntimeError;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use lattice::id::Digest;
+use sha2::{Digest as _, Sha256};
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    hash::{Hash, Hasher},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+use wasmtime::{Engine, component::Component};
+
+const SEAL_BYTES: usize = 32;
+/// One block of SHA-256, the longest key that HMAC takes as it is.
+const KEY_BYTES: usize = 64;
+/// Ends the names of files that are whole.
+const SUFFIX: &str = "code";
+
+pub(crate) struct CodeCache {
+    dir: PathBuf,
+    bytes_max: u64,
+    key: [u8; KEY_BYTES],
+}
+
+impl CodeCache {
+    pub(crate) fn open(dir: &Path, bytes_max: u64) -> Result<Self, RuntimeError> {
+        let failed = |source| RuntimeError::Cache { path: dir.to_owned(), source };
+        make_private_dir(dir).map_err(failed)?;
+        let mut key_path = dir.as_os_str().to_owned();
+        key_path.push(".key");
+        let key_path = PathBuf::from(key_path);
+        let key = read_or_make_key(&key_path).map_err(|source| RuntimeError::Cache { path: key_path, source })?;
+        Ok(Self { dir: dir.to_owned(), bytes_max, key })
+    }
+
+    pub(crate) fn read(&self, engine: &Engine, digest: Digest) -> Option<Component> {
+        let compatibility = compatibility(engine);
+        let path = self.path(&digest, &compatibility);
+        let bytes = match read_own_file(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => return self.discard(&path, &error.to_string()),
+        };
+        let (seal, code) = bytes.split_at_checked(SEAL_BYTES)?;
+        if self.mac(&digest, &compatibility, code).verify_slice(seal).is_err() {
+            return self.discard(&path, "its seal is broken");
+        }
+        match map_code(engine, code) {
+            Ok(component) => {
+                // What is used is kept: the oldest files go first.
+                let _ = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+                Some(component)
+            }
+            Err(error) => self.discard(&path, &format!("{error:#}")),
+        }
+    }
+
+    /// Best effort: without it the component is compiled again at the next start.
+    pub(crate) fn write(&self, engine: &Engine, digest: Digest, code: &[u8]) {
+        let compatibility = compatibility(engine);
+        let path = self.path(&digest, &compatibility);
+        let seal = self.mac(&digest, &compatibility, code).finalize().into_bytes();
+        // Whole or not at all, under its name: another process may read it at any time.
+        let part = path.with_extension(format!("{}.part", std::process::id()));
+        let written = create_private(&part).and_then(|mut file| {
+            file.write_all(&seal)?;
+            file.write_all(code)
+        });
+        if let Err(error) = written.and_then(|()| fs::rename(&part, &path)) {
+            let _ = fs::remove_file(&part);
+            tracing::warn!(path = %path.display(), %error, "compiled code is not cached");
+        }
+        if let Err(error) = self.prune(&path) {
+            tracing::warn!(path = %self.dir.display(), %error, "the cache of compiled code is not pruned");
+        }
+    }
+
+    /// Removes the files unused for longest, and those that a crash left unfinished.
+    fn prune(&self, newest: &Path) -> io::Result<()> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let about = entry.metadata()?;
+            files.push((about.modified()?, about.len(), entry.path()));
+        }
+        files.sort();
+        let mut total: u64 = files.iter().map(|(_, length, _)| length).sum();
+        for (_, length, path) in files {
+            let is_whole = path.extension().is_some_and(|suffix| suffix == SUFFIX);
+            if path != newest && (total > self.bytes_max || !is_whole) {
+                fs::remove_file(&path)?;
+                total -= length;
+            }
+        }
+        Ok(())
+    }
+
+    fn path(&self, digest: &Digest, compatibility: &[u8; 32]) -> PathBuf {
+        let short: String = compatibility.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        self.dir.join(format!("{}-{short}.{SUFFIX}", digest.to_hex()))
+    }
+
+    fn mac(&self, digest: &Digest, compatibility: &[u8; 32], code: &[u8]) -> Hmac<Sha256> {
+        // All parts before the last have a fixed length, so no two inputs read the same.
+        let mut mac = Hmac::<Sha256>::new(&self.key.into());
+        mac.update(digest.to_hex().as_bytes());
+        mac.update(compatibility);
+        mac.update(code);
+        mac
+    }
+
+    fn discard(&self, path: &Path, reason: &str) -> Option<Component> {
+        tracing::warn!(path = %path.display(), reason, "cached code is thrown away and compiled again");
+        let _ = fs::remove_file(path);
+        None
+    }
+}
+
+/// The only place where bytes become native code.
+#[allow(unsafe_code)]
+fn map_code(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: `deserialize` trusts its input to come from `Component::serialize`. The seal over these very bytes was
+    // checked above, with a key that only this node has, for this component and this engine's compatibility hash; the
+    // bytes are in our memory, so nobody changes them in between. Needed because compiling takes seconds where this
+    // takes milliseconds: 5.4 s for a JavaScript guest of 13 MB, at each start of a node, for each component.
+    unsafe { Component::deserialize(engine, code) }
+}
+
+/// Names everything that compiled code depends on: the version and the settings of wasmtime, and the processor.
+fn compatibility(engine: &Engine) -> [u8; 32] {
+    struct Sha(Sha256);
+    impl Hasher for Sha {
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.update(bytes);
+        }
+        fn finish(&self) -> u64 {
+            0 // the digest is taken as a whole instead
+        }
+    }
+    let mut hash = Sha(Sha256::new());
+    engine.precompile_compatibility_hash().hash(&mut hash);
+    hash.0.finalize().into()
+}
+
+fn make_private_dir(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let about = fs::symlink_metadata(dir)?;
+    if !about.is_dir() || about.uid() != rustix::process::geteuid().as_raw() {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not a directory of this user's own"));
+    }
+    if about.mode() & 0o077 != 0 {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+fn create_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Follows no link: a link could lead to bytes of somebody else.
+fn read_own_file(path: &Path) -> io::Result<Vec<u8>> {
+    let no_links = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+    let mut file = OpenOptions::new().read(true).custom_flags(no_links).open(path)?;
+    let mut bytes = Vec::with_capacity(usize::try_from(file.metadata()?.len()).unwrap_or(0));
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn read_or_make_key(path: &Path) -> io::Result<[u8; KEY_BYTES]> {
+    let part = path.with_extension(format!("key.{}.part", std::process::id()));
+    if !path.exists() {
+        let key: [u8; KEY_BYTES] = rand::random();
+        create_private(&part).and_then(|mut file| file.write_all(&key))?;
+        // Two processes may start at once: the first link wins, and both read the same key afterwards.
+        let linked = fs::hard_link(&part, path);
+        let _ = fs::remove_file(&part);
+        match linked {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    }
+    let key = read_own_file(path)?;
+    key.try_into().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the key is damaged; remove it"))
+}

@@ -1,0 +1,149 @@
+//! The two engines and the thread that ticks them. What is switched on or off here is part of the compatibility hash,
+//! so a change makes all cached code be compiled again.
+
+use std::{
+    path::PathBuf,
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::Duration,
+};
+use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+/// Time between two epochs: how long a guest may compute before its worker thread gets a turn at something else.
+pub(crate) const TICK: Duration = Duration::from_millis(10);
+
+/// What a [`Runtime`](crate::Runtime) needs to know. All sizes are in bytes.
+#[derive(Debug, Clone)]
+pub struct RuntimeOptions {
+    /// Directory of compiled code. It is made with mode 0700 where it is missing; nobody else may own it, since what is
+    /// in it is run as native code. The key that seals its files is `<cache_dir>.key`, beside it.
+    pub cache_dir: PathBuf,
+    /// Compiled code kept on disk. The files unused for longest are removed first. Default 4 GiB.
+    pub cache_bytes_max: u64,
+    /// Instances that may live at the same time, in all units together; each engine has so many places. Default 1000.
+    pub max_instances: u32,
+    /// Largest linear memory that any unit can be given; a unit's own limit is in [`Limits`](crate::Limits).
+    /// Default 1 GiB.
+    pub max_memory_bytes: u64,
+    /// Largest component that is compiled. Default 128 MiB.
+    pub component_bytes_max: u64,
+}
+
+impl RuntimeOptions {
+    pub fn new(cache_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            cache_dir: cache_dir.into(),
+            cache_bytes_max: 4 << 30,
+            max_instances: 1000,
+            max_memory_bytes: 1 << 30,
+            component_bytes_max: 128 << 20,
+        }
+    }
+}
+
+/// Why there is no runtime.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    #[error("the WebAssembly engine does not start: {0}")]
+    Engine(String),
+    #[error("the cache of compiled code {path}: {source}")]
+    Cache {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Two engines, since support for concurrency costs each call of a 0.2 component about 3 µs of 15.
+pub(crate) struct Engines {
+    pub(crate) plain: Engine,
+    pub(crate) concurrent: Engine,
+    _ticker: Ticker,
+}
+
+impl Engines {
+    pub(crate) fn new(options: &RuntimeOptions) -> Result<Self, RuntimeError> {
+        let plain = engine(false, options)?;
+        let concurrent = engine(true, options)?;
+        let ticker = Ticker::start(vec![plain.clone(), concurrent.clone()])?;
+        Ok(Self { plain, concurrent, _ticker: ticker })
+    }
+}
+
+/// What guests may be made of. Inspection asks the same configuration, so that it agrees with the compiler.
+pub(crate) fn config(concurrency: bool) -> Config {
+    let mut config = Config::new();
+    config
+        .concurrency_support(concurrency)
+        .wasm_component_model_async(concurrency)
+        .epoch_interruption(true)
+        .memory_init_cow(true)
+        .wasm_memory64(false);
+    config
+}
+
+fn engine(concurrency: bool, options: &RuntimeOptions) -> Result<Engine, RuntimeError> {
+    let mut pooled = config(concurrency);
+    pooled.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(options)));
+    match Engine::new(&pooled) {
+        Ok(engine) => {
+            tracing::debug!(concurrency, places = options.max_instances, "instances come from a pool");
+            Ok(engine)
+        }
+        // Address space is what a pool takes, and containers may limit it (RLIMIT_AS). Slower, not wrong.
+        Err(error) => {
+            tracing::warn!(concurrency, error = %format_args!("{error:#}"), "no pool: instances are allocated on demand");
+            Engine::new(&config(concurrency)).map_err(|error| RuntimeError::Engine(format!("{error:#}")))
+        }
+    }
+}
+
+fn pool(options: &RuntimeOptions) -> PoolingAllocationConfig {
+    /// A component is several core modules, and a composed one is many.
+    const CORE_INSTANCES_EACH: u32 = 16;
+    const MEMORIES_EACH: u32 = 2;
+    const TABLES_EACH: u32 = 4;
+    const STACKS_EACH: u32 = 2;
+    /// Interpreters of languages bring tables of ten thousands of functions.
+    const TABLE_ELEMENTS: usize = 100_000;
+    /// Kept mapped between two uses of a place, and zeroed there. Only worth it where the kernel tells which pages are
+    /// dirty (Linux 6.7): 28 µs for a fresh 0.2 instance instead of 59; without that it costs more than it saves.
+    const RESIDENT_MEMORY_BYTES: usize = 1 << 20;
+    const RESIDENT_STACK_BYTES: usize = 64 << 10;
+
+    let instances = options.max_instances.max(1);
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(instances)
+        .total_core_instances(instances.saturating_mul(CORE_INSTANCES_EACH))
+        .total_memories(instances.saturating_mul(MEMORIES_EACH))
+        .total_tables(instances.saturating_mul(TABLES_EACH))
+        .total_stacks(instances.saturating_mul(STACKS_EACH))
+        .table_elements(TABLE_ELEMENTS)
+        .max_memory_size(usize::try_from(options.max_memory_bytes).unwrap_or(usize::MAX))
+        .pagemap_scan(Enabled::Auto);
+    if PoolingAllocationConfig::is_pagemap_scan_available() {
+        pool.linear_memory_keep_resident(RESIDENT_MEMORY_BYTES)
+            .table_keep_resident(RESIDENT_STACK_BYTES)
+            .async_stack_keep_resident(RESIDENT_STACK_BYTES);
+    }
+    pool
+}
+
+/// Ends with its owner: the thread waits on a channel whose only sender lives here.
+struct Ticker {
+    _stop: mpsc::Sender<()>,
+}
+
+impl Ticker {
+    fn start(engines: Vec<Engine>) -> Result<Self, RuntimeError> {
+        let (stop, stopped) = mpsc::channel();
+        let tick = move || {
+            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
+                engines.iter().for_each(Engine::increment_epoch);
+            }
+        };
+        let spawned = thread::Builder::new().name("lattice-epoch".into()).spawn(tick);
+        spawned.map_err(|error| RuntimeError::Engine(format!("no thread for the epoch: {error}")))?;
+        Ok(Self { _stop: stop })
+    }
+}

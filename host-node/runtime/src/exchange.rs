@@ -1,0 +1,436 @@
+//! One request on one instance. The guest runs on its caller's own task, usually in a single poll: no queue, no wake-up.
+//! Only when the head of the response is out and the guest still writes its body does the rest go to a task of its own.
+//!
+//! Hazard: the response has its place in [`Shared`], one for each request, never one for each instance; what is late
+//! for its own request must not reach the next one.
+
+use crate::{
+    body::{GuestBody, RequestBody, ResponseBody},
+    exchange02, exchange03,
+    failure::Failure,
+    limits::{self, CpuMeter},
+    lock,
+    pool::{Guest, Instance},
+    unit::Inner,
+};
+use futures_util::FutureExt as _;
+use http::{Method, StatusCode, header};
+use http_body_util::BodyExt as _;
+use lattice::http::{Body, BodyError, Request, Response};
+use std::{
+    future::poll_fn,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, atomic::Ordering::Relaxed},
+    task::{Context, Poll, Waker, ready},
+};
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use wasmtime_wasi_http::WasiBody;
+
+/// Further polls of a 0.3 guest that has given the head: its loop yields between callbacks, and a short body is mostly
+/// done a few turns later. 34 µs become 23 for a small answer. Each poll runs the store's loop, so they are few.
+const GRACE_POLLS: u32 = 4;
+
+/// What an exchange leaves where there is no response.
+pub(crate) struct Failed {
+    pub(crate) failure: Failure,
+    pub(crate) turn: Option<OwnedSemaphorePermit>,
+}
+
+/// Send `request` to `instance`, or to a fresh one, and wait for the head of the response.
+pub(crate) async fn begin(
+    unit: &Arc<Inner>,
+    turn: OwnedSemaphorePermit,
+    instance: Option<Instance>,
+    request: Request,
+    deadline: Instant,
+) -> Result<Response, Failed> {
+    let has_no_body = request.method() == Method::HEAD;
+    let grace = if unit.blueprint.component.is_http03() { GRACE_POLLS } else { 0 };
+    let mut run = GuestRun::new(unit, turn, instance, request);
+    let shared = run.shared.clone();
+    let ended = head(&mut run, grace, deadline).await;
+    // The place is emptied before anything else may run the guest.
+    let response = shared.take_answer();
+    let failed = |failure: Failure, run: &mut GuestRun| Failed { failure, turn: run.turn.take() };
+    let Some(result) = ended else {
+        let Some(answer) = response else { return Err(failed(Failure::NoResponse, &mut run)) };
+        let has_no_body = has_no_body || has_no_body_by_status(answer.head.status);
+        return Ok(hand_over(run, answer, has_no_body, deadline));
+    };
+    match (result, response) {
+        (Ok(()), Some(Answer { head, body })) => {
+            let has_no_body = has_no_body || has_no_body_by_status(head.status);
+            match if has_no_body { Ok(lattice::http::empty()) } else { body.finished() } {
+                Ok(body) => Ok(Response::from_parts(head, body)),
+                Err(failure) => {
+                    let failure = shared.request_error().map_or(failure, Failure::RequestBody);
+                    unit.note_failure(&failure);
+                    Err(failed(failure, &mut run))
+                }
+            }
+        }
+        (Ok(()), None) => Err(failed(Failure::NoResponse, &mut run)),
+        (Err(failure), _) => Err(failed(failure, &mut run)),
+    }
+}
+
+/// Runs the guest until it ends (`Some`), or until the head is there and the guest goes on (`None`).
+async fn head(run: &mut GuestRun, mut grace: u32, deadline: Instant) -> Option<Result<(), Failure>> {
+    let stop = run.unit.stop.clone();
+    let wall = run.unit.blueprint.limits.wall;
+    let mut alarm = None; // armed at the first wait only: most requests never wait
+    let ended = poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(result) = Pin::new(&mut *run).poll(cx) {
+                return Poll::Ready(Ok(Some(result)));
+            }
+            match run.shared.progress() {
+                Progress::Head if grace == 0 => return Poll::Ready(Ok(None)),
+                Progress::Head => grace -= 1,
+                Progress::RequestFailed(error) => return Poll::Ready(Err(Failure::RequestBody(error))),
+                Progress::Nothing => {
+                    let alarm = alarm.get_or_insert_with(|| Box::pin(ended_from_outside(stop.clone(), deadline, wall)));
+                    return alarm.as_mut().poll(cx).map(Err);
+                }
+            }
+        }
+    })
+    .await;
+    match ended {
+        Ok(ended) => ended,
+        Err(failure) => {
+            run.fail(failure.clone());
+            Some(Err(failure))
+        }
+    }
+}
+
+async fn ended_from_outside(
+    stop: tokio_util::sync::CancellationToken,
+    deadline: Instant,
+    wall: std::time::Duration,
+) -> Failure {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Failure::Stopped,
+        () = tokio::time::sleep_until(deadline) => Failure::Wall { limit: wall },
+    }
+}
+
+/// Gives the rest of the guest's work a task of its own, which ends with the guest, the deadline or the reader.
+fn hand_over(mut run: GuestRun, Answer { head, body }: Answer, has_no_body: bool, deadline: Instant) -> Response {
+    let body = ResponseBody::new(body, run.shared.clone());
+    let (body, unread) = if has_no_body { (None, Some(body)) } else { (Some(body), None) };
+    let rest = tokio::spawn(async move {
+        // Nobody reads the body of an answer to HEAD; the guest may still want to write it.
+        let read = async {
+            let Some(mut body) = unread else { return std::future::pending().await };
+            while let Some(Ok(_)) = body.frame().await {}
+            std::future::pending().await
+        };
+        let limits = ended_from_outside(run.unit.stop.clone(), deadline, run.unit.blueprint.limits.wall);
+        let failure = tokio::select! {
+            biased;
+            failure = limits => failure,
+            never = read => match never {},
+            _ = &mut run => return,
+        };
+        run.fail(failure);
+    });
+    let body = match body {
+        None => lattice::http::empty(),
+        Some(body) => Body::new(body.stopping(rest.abort_handle())),
+    };
+    Response::from_parts(head, body)
+}
+
+fn has_no_body_by_status(status: StatusCode) -> bool {
+    status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// The guest at work on one request. A future that ends with the guest; dropped before, it ends the guest.
+struct GuestRun {
+    call: Pin<Box<dyn Future<Output = Outcome> + Send>>,
+    shared: Arc<Shared>,
+    meter: Arc<CpuMeter>,
+    unit: Arc<Inner>,
+    /// The place in the unit; given back when this is dropped.
+    turn: Option<OwnedSemaphorePermit>,
+    reused: bool,
+    finished: bool,
+}
+
+struct Outcome {
+    instance: Option<Instance>,
+    result: Result<(), Failure>,
+}
+
+impl GuestRun {
+    fn new(unit: &Arc<Inner>, turn: OwnedSemaphorePermit, instance: Option<Instance>, request: Request) -> Self {
+        let shared = Arc::<Shared>::default();
+        let reused = instance.as_ref().is_some_and(|instance| instance.uses > 0);
+        let meter = instance.as_ref().map_or_else(Arc::default, |instance| instance.store.data().meter.clone());
+        let limit = unit.blueprint.limits.body_bytes;
+        let request = request.map(|body| RequestBody::new(body, limit, shared.clone()));
+        let call = Box::pin(serve(unit.clone(), instance, meter.clone(), request, shared.clone()));
+        Self { call, shared, meter, unit: unit.clone(), turn: Some(turn), reused, finished: false }
+    }
+
+    /// End the guest for a reason from outside. The reader of the body learns it.
+    fn fail(&mut self, failure: Failure) {
+        let _ = self.finish(None, Err(failure));
+    }
+
+    /// Exactly once, before the instance can be dropped: what its end closes reads differently after a failure.
+    fn finish(&mut self, instance: Option<Instance>, mut result: Result<(), Failure>) -> Result<(), Failure> {
+        if std::mem::replace(&mut self.finished, true) {
+            return result;
+        }
+        let answered = self.shared.answered();
+        if result.is_ok() {
+            result = match answered {
+                Answered::No => Err(Failure::NoResponse),
+                Answered::Refused(code) => Err(Failure::Refused(code)),
+                Answered::Yes => Ok(()),
+            };
+        }
+        let mut instance = instance;
+        if let (Ok(()), Some(kept)) = (&result, &mut instance)
+            && kept.holds_body()
+        {
+            result = Err(Failure::Unfinished);
+        }
+        // What the guest does about a broken request is no news: the request's error is.
+        if let (Err(_), Some(error)) = (&result, self.shared.request_error()) {
+            result = Err(Failure::RequestBody(error));
+        }
+        self.shared.set_end(result.clone());
+        match (&result, instance) {
+            (Ok(()), Some(instance)) => self.unit.pool.give_back(instance),
+            (Ok(()), None) => {}
+            (Err(failure), _instance) => {
+                self.unit.note_failure(failure);
+                self.unit.pool.retire(failure.retirement());
+                if self.reused && failure.may_be_reuse(self.shared.request_is_read()) {
+                    self.unit.strike(failure);
+                }
+            }
+        }
+        result
+    }
+}
+
+impl Future for GuestRun {
+    type Output = Result<(), Failure>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        this.meter.enter();
+        let polled = this.call.as_mut().poll(cx);
+        this.meter.leave();
+        let Outcome { instance, result } = ready!(polled);
+        Poll::Ready(this.finish(instance, result))
+    }
+}
+
+impl Drop for GuestRun {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.fail(Failure::Cancelled);
+        }
+    }
+}
+
+async fn serve(
+    unit: Arc<Inner>,
+    instance: Option<Instance>,
+    meter: Arc<CpuMeter>,
+    request: http::Request<RequestBody>,
+    shared: Arc<Shared>,
+) -> Outcome {
+    let mut instance = match instance {
+        Some(instance) => instance,
+        None => match unit.instantiate(meter).await {
+            Ok(instance) => instance,
+            Err(failure) => return Outcome { instance: None, result: Err(failure) },
+        },
+    };
+    limits::begin_request(&mut instance.store);
+    if instance.uses > 0 {
+        unit.counters.reuse_hits.fetch_add(1, Relaxed);
+    }
+    let Instance { store, guest, .. } = &mut instance;
+    let call = async {
+        match guest {
+            Guest::Http02(guest) => exchange02::run(store, guest, request, shared).await,
+            Guest::Http03(guest) => exchange03::run(store, guest, request, shared).await,
+        }
+    };
+    // A panic of a host function costs this exchange, not the connection's other streams.
+    let result = match AssertUnwindSafe(call).catch_unwind().await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Failure::of(&error, instance.store.data())),
+        Err(_) => Err(Failure::Panic),
+    };
+    Outcome { instance: Some(instance), result }
+}
+
+/// What the guest's side and the caller's side of one exchange tell each other.
+#[derive(Default)]
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    /// What the guest has not read yet. Gone at the exchange's end, whatever the guest still holds.
+    request_body: Mutex<Option<Body>>,
+}
+
+#[derive(Default)]
+struct State {
+    answer: Option<Answer>,
+    answered: Answered,
+    /// The caller has the body and has read all of it that it wants.
+    body_is_read: bool,
+    guest: Option<Waker>,
+    request_error: Option<BodyError>,
+    request_is_read: bool,
+    end: Option<Result<(), Failure>>,
+    reader: Option<Waker>,
+}
+
+/// What the guest answered.
+pub(crate) struct Answer {
+    head: http::response::Parts,
+    body: GuestBody,
+}
+
+#[derive(Default, Clone)]
+enum Answered {
+    #[default]
+    No,
+    Yes,
+    Refused(String),
+}
+
+enum Progress {
+    Nothing,
+    Head,
+    RequestFailed(BodyError),
+}
+
+impl Shared {
+    /// The guest's answer. Only the first one counts, and only before the exchange's end.
+    pub(crate) fn answer(&self, answer: Result<http::Response<WasiBody>, String>) {
+        let mut state = lock(&self.state);
+        if state.end.is_some() || !matches!(state.answered, Answered::No) {
+            return;
+        }
+        match answer {
+            Ok(response) => {
+                let (head, body) = response.into_parts();
+                let length = head.headers.get(header::CONTENT_LENGTH);
+                let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+                state.answer = Some(Answer { head, body: GuestBody::new(body, length) });
+                state.answered = Answered::Yes;
+            }
+            Err(code) => state.answered = Answered::Refused(code),
+        }
+    }
+
+    fn take_answer(&self) -> Option<Answer> {
+        lock(&self.state).answer.take()
+    }
+
+    /// From the guest's side: reads ahead until the caller takes the answer, then waits until it has read the body.
+    pub(crate) fn poll_body_is_read(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = lock(&self.state);
+        if let Some(answer) = &mut state.answer {
+            return answer.body.poll_ahead(cx);
+        }
+        match state.body_is_read || state.end.is_some() || !matches!(state.answered, Answered::Yes) {
+            true => Poll::Ready(()),
+            false => {
+                state.guest = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// From the caller's side: it wants no more of the body.
+    pub(crate) fn body_was_read(&self) {
+        let mut state = lock(&self.state);
+        state.body_is_read = true;
+        if let Some(guest) = state.guest.take() {
+            guest.wake();
+        }
+    }
+
+    fn answered(&self) -> Answered {
+        lock(&self.state).answered.clone()
+    }
+
+    fn progress(&self) -> Progress {
+        let state = lock(&self.state);
+        match (&state.answer, &state.request_error) {
+            (Some(_), _) => Progress::Head,
+            (None, Some(error)) => Progress::RequestFailed(error.clone()),
+            (None, None) => Progress::Nothing,
+        }
+    }
+
+    pub(crate) fn request_failed(&self, error: BodyError) {
+        lock(&self.state).request_error = Some(error);
+    }
+
+    pub(crate) fn request_error(&self) -> Option<BodyError> {
+        lock(&self.state).request_error.clone()
+    }
+
+    pub(crate) fn request_was_read(&self) {
+        lock(&self.state).request_is_read = true;
+    }
+
+    fn request_is_read(&self) -> bool {
+        lock(&self.state).request_is_read
+    }
+
+    fn set_end(&self, result: Result<(), Failure>) {
+        let mut state = lock(&self.state);
+        state.end = Some(result);
+        if let Some(reader) = state.reader.take() {
+            reader.wake();
+        }
+        drop(state);
+        *self.request_body() = None;
+    }
+
+    pub(crate) fn request_body(&self) -> MutexGuard<'_, Option<Body>> {
+        lock(&self.request_body)
+    }
+
+    pub(crate) fn end(&self) -> Option<Result<(), Failure>> {
+        lock(&self.state).end.clone()
+    }
+
+    /// How the guest ended; if it has not, `reader` is woken when it does.
+    pub(crate) fn end_or_wake(&self, reader: &Waker) -> Option<Result<(), Failure>> {
+        let mut state = lock(&self.state);
+        if state.end.is_none() {
+            state.reader = Some(reader.clone());
+        }
+        state.end.clone()
+    }
+}
+
+/// The same request once more, where that can do no harm: nothing to read, and a method that says so.
+pub(crate) fn replay(request: &Request) -> Option<Request> {
+    use http_body::Body as _;
+    if !request.method().is_idempotent() || !request.body().is_end_stream() {
+        return None;
+    }
+    let mut again = http::Request::new(Body::new(lattice::http::empty()));
+    *again.method_mut() = request.method().clone();
+    *again.uri_mut() = request.uri().clone();
+    *again.headers_mut() = request.headers().clone();
+    *again.version_mut() = request.version();
+    Some(again)
+}

@@ -1,0 +1,61 @@
+//! One request to a `wasi:http/handler@0.3`: an asynchronous call. The store's loop is entered once for each request
+//! and left when the guest has no work left and its answer is through, so that the instance is idle when it is kept.
+
+use crate::{body::RequestBody, exchange::Shared, host::Host};
+use http::{header, uri};
+use std::{future::poll_fn, pin::Pin, sync::Arc, task::ready};
+use wasmtime::Store;
+use wasmtime_wasi_http::{
+    Error, WasiHttpView as _,
+    p3::{self, bindings::Service},
+};
+
+pub(crate) async fn run(
+    store: &mut Store<Host>,
+    guest: &Service,
+    mut request: http::Request<RequestBody>,
+    shared: Arc<Shared>,
+) -> wasmtime::Result<()> {
+    name_authority(&mut request);
+    let serve = async |accessor: &wasmtime::component::Accessor<Host>| -> wasmtime::Result<()> {
+        let (request, sent) = accessor.with(|mut store| {
+            let http = store.data_mut().http();
+            let (request, sent) = p3::Request::from_http(http.hooks, request);
+            // Boxed, since its type would hold on to the store.
+            let sent: Pin<Box<dyn Future<Output = Result<(), Error>> + Send>> = Box::pin(sent);
+            wasmtime::error::Ok((http.table.push(request)?, sent))
+        })?;
+        let answer = match guest.wasi_http_handler().call_handle(accessor, request).await? {
+            Ok(response) => Ok(accessor.with(|mut store| {
+                let response = store.data_mut().table.delete(response)?;
+                response.into_http(&mut store, sent)
+            })?),
+            Err(code) => Err(format!("{code:?}")),
+        };
+        shared.answer(answer);
+        // Bytes and trailers travel through the store even after the guest's last task, so the body's end counts too.
+        poll_fn(|cx| {
+            ready!(accessor.poll_no_interesting_tasks(cx));
+            shared.poll_body_is_read(cx)
+        })
+        .await;
+        Ok(())
+    };
+    store.run_concurrent(serve).await?
+}
+
+/// 0.3 takes scheme and authority from the URI alone; a request of HTTP/1.1 has its authority in `Host`.
+fn name_authority(request: &mut http::Request<RequestBody>) {
+    if request.uri().authority().is_some() && request.uri().scheme().is_some() {
+        return;
+    }
+    let host = request.headers().get(header::HOST).map(|host| host.as_bytes());
+    let authority = host.and_then(|host| uri::Authority::try_from(host).ok());
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    if parts.authority.is_none() {
+        parts.authority = Some(authority.unwrap_or_else(|| uri::Authority::from_static("localhost")));
+    }
+    parts.scheme.get_or_insert(uri::Scheme::HTTP);
+    parts.path_and_query.get_or_insert(uri::PathAndQuery::from_static("/"));
+    *request.uri_mut() = uri::Uri::from_parts(parts).unwrap_or_default();
+}

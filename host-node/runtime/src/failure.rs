@@ -1,0 +1,132 @@
+//! How an exchange with a guest fails, and what follows: for the caller, for the instance, for reuse.
+
+use crate::{host::Host, limits::CpuSpent, pool::Retirement};
+use lattice::http::{BodyError, CallError};
+use std::time::Duration;
+use wasmtime_wasi::I32Exit;
+
+/// Longest message of a guest's failure that is passed on.
+const MESSAGE_BYTES_MAX: usize = 1024;
+
+#[derive(Debug, Clone)]
+pub(crate) enum Failure {
+    /// wasm trapped, or the host refused to go on with it.
+    Trap(String),
+    Exit(i32),
+    /// The guest asked for more memory than its limit and did not survive the refusal.
+    Memory {
+        limit: u64,
+    },
+    Cpu {
+        limit: Duration,
+    },
+    Wall {
+        limit: Duration,
+    },
+    /// The guest was done without having answered.
+    NoResponse,
+    /// The guest answered with an error code instead of a response.
+    Refused(String),
+    /// The guest was done without having finished the body.
+    Unfinished,
+    RequestBody(BodyError),
+    /// A host function panicked.
+    Panic,
+    /// No place for one more instance on this node.
+    NoRoom,
+    /// The caller went away.
+    Cancelled,
+    /// The unit ended.
+    Stopped,
+}
+
+impl Failure {
+    pub(crate) fn of(error: &wasmtime::Error, host: &Host) -> Self {
+        if error.is::<CpuSpent>() {
+            return Self::Cpu { limit: host.limits.cpu };
+        }
+        if let Some(I32Exit(status)) = error.downcast_ref() {
+            return Self::Exit(*status);
+        }
+        if host.memory.refused() {
+            return Self::Memory { limit: host.limits.memory_bytes };
+        }
+        Self::of_host(error)
+    }
+
+    /// A failure before there was a guest to ask.
+    pub(crate) fn of_host(error: &wasmtime::Error) -> Self {
+        if error.is::<wasmtime::PoolConcurrencyLimitError>() {
+            return Self::NoRoom;
+        }
+        let mut message = format!("{error:#}");
+        if message.len() > MESSAGE_BYTES_MAX {
+            message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+            message.push('…');
+        }
+        Self::Trap(message)
+    }
+
+    pub(crate) fn message(&self) -> String {
+        match self {
+            Self::Trap(message) => message.clone(),
+            Self::Exit(status) => format!("exited with status {status}"),
+            Self::Memory { limit } => format!("needs more than its {limit} bytes of memory"),
+            Self::Cpu { limit } => format!("computed for more than {} ms", limit.as_millis()),
+            Self::Wall { limit } => format!("took longer than {} ms", limit.as_millis()),
+            Self::NoResponse => "returned without a response".into(),
+            Self::Refused(code) => format!("answered with the error {code}"),
+            Self::Unfinished => "returned without finishing the body".into(),
+            Self::RequestBody(error) => error.to_string(),
+            Self::Panic => "a host function panicked".into(),
+            Self::NoRoom => "no place for one more instance".into(),
+            Self::Cancelled => "the caller went away".into(),
+            Self::Stopped => "the instance was stopped".into(),
+        }
+    }
+
+    pub(crate) fn call_error(&self) -> CallError {
+        match self {
+            // The time that counts for the caller: there is no answer within it.
+            Self::Cpu { limit } | Self::Wall { limit } => CallError::Timeout { limit: *limit },
+            Self::RequestBody(error) => CallError::Body(error.clone()),
+            Self::NoRoom => CallError::Overloaded { retry_after: crate::admission::RETRY_AFTER },
+            _ => CallError::Failed { message: self.message() },
+        }
+    }
+
+    pub(crate) fn body_error(&self) -> BodyError {
+        match self {
+            Self::Cpu { .. } | Self::Wall { .. } => BodyError::Timeout,
+            Self::RequestBody(error) => error.clone(),
+            _ => BodyError::Aborted(self.message()),
+        }
+    }
+
+    pub(crate) fn retirement(&self) -> Retirement {
+        match self {
+            Self::Trap(_) | Self::Exit(_) | Self::Panic => Retirement::Trap,
+            Self::Memory { .. } => Retirement::Memory,
+            Self::Cpu { .. } | Self::Wall { .. } => Retirement::Timeout,
+            Self::NoResponse | Self::Refused(_) | Self::Unfinished => Retirement::NoResponse,
+            Self::RequestBody(_) | Self::Cancelled | Self::NoRoom => Retirement::Cancelled,
+            Self::Stopped => Retirement::Stopped,
+        }
+    }
+
+    /// True where the guest's own state may be why: it ran to its end and gave no answer. On a kept instance that may
+    /// mean that it survives one request only, as some language runtimes do. A trap is never held against reuse.
+    pub(crate) fn may_be_reuse(&self, request_was_read: bool) -> bool {
+        match self {
+            Self::NoResponse | Self::Refused(_) | Self::Unfinished => true,
+            // Waits for ever; but a slow client makes a guest wait as well.
+            Self::Wall { .. } => request_was_read,
+            _ => false,
+        }
+    }
+
+    /// True where a fresh instance may answer the same request and there is time left to try.
+    pub(crate) fn may_retry(&self) -> bool {
+        matches!(self, Self::NoResponse | Self::Refused(_))
+    }
+}

@@ -1,0 +1,106 @@
+//! What belongs to one instance on our side: its WASI contexts, its handles, its limits. Everything a guest is not
+//! given here it does not have: no files, no sockets, no requests of its own, an empty stdin.
+
+use crate::{
+    limits::{CpuMeter, Limits, MemoryLimiter},
+    logs::GuestLog,
+    unit::Blueprint,
+};
+use std::sync::{Arc, LazyLock};
+use wasmtime::{Store, component::ResourceTable};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_config::WasiConfigVariables;
+use wasmtime_wasi_http::{
+    DEFAULT_FORBIDDEN_HEADERS, Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView,
+    WasiHttpHooks, WasiHttpView,
+};
+
+/// Handles that one instance may hold. A guest that drops what it uses needs a few dozen.
+const HANDLES_MAX: usize = 10_000;
+/// Data that one call of the host may take out of a guest.
+const CALL_BYTES_MAX: usize = 32 << 20;
+/// Random bytes that one call may ask for.
+const RANDOM_BYTES_MAX: u64 = 1 << 20;
+
+pub(crate) struct Host {
+    pub(crate) table: ResourceTable,
+    pub(crate) memory: MemoryLimiter,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) meter: Arc<CpuMeter>,
+    pub(crate) config: WasiConfigVariables,
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    hooks: Hooks,
+}
+
+/// A store for one more instance of the unit.
+pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>) -> Store<Host> {
+    let mut wasi = WasiCtx::builder();
+    wasi.allow_blocking_current_thread(false)
+        .max_random_size(RANDOM_BYTES_MAX)
+        .allow_tcp(false)
+        .allow_udp(false)
+        .allow_ip_name_lookup(false)
+        .stdout(GuestLog::new(&blueprint.logs, crate::LogStream::Stdout))
+        .stderr(GuestLog::new(&blueprint.logs, crate::LogStream::Stderr))
+        .arg(blueprint.config.workload.as_str());
+    for (name, value) in &blueprint.config.env {
+        wasi.env(name, value);
+    }
+    let mut table = ResourceTable::new();
+    table.set_max_capacity(HANDLES_MAX);
+    let host = Host {
+        table,
+        memory: MemoryLimiter::new(blueprint.config.limits.memory_bytes),
+        limits: blueprint.limits.clone(),
+        meter,
+        config: blueprint.config.config.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+        wasi: wasi.build(),
+        http: WasiHttpCtx::new(),
+        hooks: Hooks,
+    };
+    let mut store = Store::new(blueprint.component.engine(), host);
+    store.set_hostcall_fuel(CALL_BYTES_MAX);
+    crate::limits::apply(&mut store);
+    store
+}
+
+impl WasiView for Host {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for Host {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.hooks }
+    }
+}
+
+struct Hooks;
+
+/// One for all: it is asked for by each request.
+static FORBIDDEN: LazyLock<ForbiddenHeaderFilter> =
+    LazyLock::new(|| Arc::new(|name| DEFAULT_FORBIDDEN_HEADERS.contains(name)));
+
+type Sending = Box<dyn Future<Output = Result<(), Error>> + Send>;
+
+impl WasiHttpHooks for Hooks {
+    fn is_forbidden_header(&mut self, name: &http::HeaderName) -> bool {
+        DEFAULT_FORBIDDEN_HEADERS.contains(name)
+    }
+
+    fn forbidden_header_filter(&mut self) -> ForbiddenHeaderFilter {
+        FORBIDDEN.clone()
+    }
+
+    /// A guest may send requests only where that was granted to it, and nothing grants it here.
+    fn send_request(
+        &mut self,
+        _: http::Request<WasiBody>,
+        _: Option<RequestOptions>,
+        _: Sending,
+    ) -> Box<dyn Future<Output = Result<(http::Response<WasiBody>, Sending), Error>> + Send> {
+        Box::new(std::future::ready(Err(Error::HttpRequestDenied)))
+    }
+}

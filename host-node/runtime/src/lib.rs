@@ -1,0 +1,39 @@
+//! Runs HTTP components: compiles them, caches the code, keeps instances, and passes requests through, within limits.
+//! The only crate that names wasmtime. It knows nothing of slots, routes or NATS.
+//!
+//! Start at [`Runtime`] (engines and compiled code, one a process), then [`Unit`] (the running instances of one
+//! replica). One request goes through `admission.rs`, `pool.rs` and `exchange.rs`, in that order.
+//!
+//! ```text
+//! bytes ─ Runtime::load ─► Component ─ Unit::start ─► Unit ─ call(request) ─► admission ─► pool ─► exchange ─► response
+//! ```
+
+mod admission;
+mod body;
+mod cache;
+mod engine;
+mod exchange;
+mod exchange02;
+mod exchange03;
+mod failure;
+mod host;
+mod inspect;
+mod limits;
+mod linker;
+mod load;
+mod logs;
+mod pool;
+mod unit;
+
+pub use engine::{RuntimeError, RuntimeOptions};
+pub use inspect::{Inspection, Kind, inspect};
+pub use limits::Limits;
+pub use load::{Component, LoadError, LoadStats, Runtime, admissible};
+pub use logs::{LogSink, LogStream};
+pub use pool::{Retirement, Reuse};
+pub use unit::{StartError, Unit, UnitConfig, UnitStats};
+
+/// A lock whose holder panicked is taken all the same: what these locks guard is whole between any two statements.
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,224 @@
+//! What one instance may take: memory by a limiter that wasmtime asks, processor time by the epoch.
+
+use std::{
+    fmt,
+    future::poll_fn,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
+
+/// Limits of one unit. Reaching one costs the request that did, and its instance; nobody else.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// All linear memories of one instance together. Growing beyond it fails inside the guest. Default 128 MiB.
+    pub memory_bytes: u64,
+    /// From the arrival of a request to the end of its response. Until the head is out it ends in
+    /// [`CallError::Timeout`](lattice::http::CallError::Timeout), then the body ends with
+    /// [`BodyError::Timeout`](lattice::http::BodyError::Timeout). Default 30 s.
+    pub wall: Duration,
+    /// Processor time of one request, counted once it has lasted about 30 ms, in steps of 10 ms. Default 200 ms.
+    pub cpu: Duration,
+    /// Requests that run at the same time. Default 256.
+    pub concurrency: u32,
+    /// Requests that wait for their turn; one more is refused at once. Default 1024.
+    pub queue: u32,
+    /// Largest request body. Default 16 MiB.
+    pub body_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 128 << 20,
+            wall: Duration::from_secs(30),
+            cpu: Duration::from_millis(200),
+            concurrency: 256,
+            queue: 1024,
+            body_bytes: 16 << 20,
+        }
+    }
+}
+
+/// Elements of all tables of one instance together.
+const TABLE_ELEMENTS_MAX: usize = 400_000;
+
+/// Counts the linear memories of one store.
+pub(crate) struct MemoryLimiter {
+    limit: u64,
+    used: u64,
+    table_elements: usize,
+    refused: bool,
+}
+
+impl MemoryLimiter {
+    pub(crate) fn new(limit: u64) -> Self {
+        Self { limit, used: 0, table_elements: 0, refused: false }
+    }
+
+    pub(crate) fn refused(&self) -> bool {
+        self.refused
+    }
+
+    /// True above three quarters of the limit: the next request may be the one that finds no memory.
+    pub(crate) fn is_nearly_used(&self) -> bool {
+        self.used >= self.limit - self.limit / 4
+    }
+}
+
+impl ResourceLimiter for MemoryLimiter {
+    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let used = self.used.saturating_add((desired.saturating_sub(current)) as u64);
+        if used > self.limit {
+            self.refused = true;
+            return Ok(false);
+        }
+        self.used = used;
+        Ok(true)
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let elements = self.table_elements.saturating_add(desired.saturating_sub(current));
+        let granted = elements <= TABLE_ELEMENTS_MAX;
+        if granted {
+            self.table_elements = elements;
+        }
+        Ok(granted)
+    }
+}
+
+/// Epochs before the first question about processor time. A short request never meets one.
+const TICKS_BEFORE_METERING: u64 = 3;
+
+/// The guest used up its processor time. Travels through wasmtime as the error of the epoch's callback.
+#[derive(Debug)]
+pub(crate) struct CpuSpent;
+
+impl fmt::Display for CpuSpent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the processor time is used up")
+    }
+}
+
+impl std::error::Error for CpuSpent {}
+
+/// Processor time of one request at a time. The clock of the thread is a system call, so short requests are not metered
+/// at all: the first epoch callback switches metering on, from then on each poll of the guest is measured.
+/// One thread at a time uses it (whoever polls the guest), so relaxed atomics do.
+#[derive(Default)]
+pub(crate) struct CpuMeter {
+    on: AtomicBool,
+    mark: AtomicU64,
+    spent: AtomicU64,
+}
+
+impl CpuMeter {
+    pub(crate) fn reset(&self) {
+        self.on.store(false, Relaxed);
+        self.spent.store(0, Relaxed);
+    }
+
+    /// A future that is measured whenever it is polled.
+    pub(crate) async fn measure<F: Future>(self: Arc<Self>, future: F) -> F::Output {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            self.enter();
+            let polled = future.as_mut().poll(cx);
+            self.leave();
+            polled
+        })
+        .await
+    }
+
+    /// Before the guest is polled.
+    pub(crate) fn enter(&self) {
+        if self.on.load(Relaxed) {
+            self.mark.store(thread_nanos(), Relaxed);
+        }
+    }
+
+    /// After the guest was polled.
+    pub(crate) fn leave(&self) {
+        if self.on.load(Relaxed) {
+            self.count();
+        }
+    }
+
+    /// From inside a poll, at an epoch: the time spent so far.
+    fn at_epoch(&self) -> Duration {
+        if !self.on.swap(true, Relaxed) {
+            self.mark.store(thread_nanos(), Relaxed);
+        }
+        self.count()
+    }
+
+    fn count(&self) -> Duration {
+        let now = thread_nanos();
+        let step = now.saturating_sub(self.mark.swap(now, Relaxed));
+        Duration::from_nanos(self.spent.fetch_add(step, Relaxed).saturating_add(step))
+    }
+}
+
+fn thread_nanos() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    (time.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(time.tv_nsec as u64)
+}
+
+/// Installs both limits in a new store.
+pub(crate) fn apply(store: &mut Store<crate::host::Host>) {
+    store.limiter(|host| &mut host.memory);
+    store.epoch_deadline_callback(|store| {
+        let host = store.data();
+        match host.meter.at_epoch() > host.limits.cpu {
+            true => Err(CpuSpent.into()),
+            // The worker thread turns to others after each tick, so a loop without end blocks nobody.
+            false => Ok(UpdateDeadline::Yield(1)),
+        }
+    });
+    store.set_epoch_deadline(TICKS_BEFORE_METERING);
+}
+
+/// Before each request: its time starts to count, and a kept instance's old deadline is forgotten.
+pub(crate) fn begin_request(store: &mut Store<crate::host::Host>) {
+    store.data().meter.reset();
+    store.set_epoch_deadline(TICKS_BEFORE_METERING);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memories_are_counted_together() {
+        let mut limiter = MemoryLimiter::new(100);
+        assert!(limiter.memory_growing(0, 60, None).unwrap());
+        assert!(!limiter.is_nearly_used());
+        assert!(!limiter.memory_growing(0, 60, None).unwrap(), "a second memory counts too");
+        assert!(limiter.refused());
+        assert!(limiter.memory_growing(60, 80, None).unwrap());
+        assert!(limiter.is_nearly_used());
+    }
+
+    #[test]
+    fn time_between_polls_does_not_count() {
+        let meter = CpuMeter::default();
+        let burn = |millis: u64| {
+            let end = thread_nanos() + millis * 1_000_000;
+            while thread_nanos() < end {}
+        };
+        meter.enter();
+        burn(20);
+        assert!(meter.at_epoch() < Duration::from_millis(10), "short requests are not metered");
+        burn(20);
+        meter.leave();
+        burn(100);
+        meter.enter();
+        let spent = meter.at_epoch();
+        assert!(spent >= Duration::from_millis(20), "{spent:?}");
+        assert!(spent < Duration::from_millis(100), "{spent:?}: work outside of a poll was counted");
+    }
+}

@@ -1,0 +1,139 @@
+//! What this node offers to components, twice: as the linkers that wasmtime asks, and as a list of names that can be
+//! compared with a component's imports before anything is compiled. A test proves that the two agree.
+
+use crate::host::Host;
+use wasmtime::{Engine, component::Linker};
+use wasmtime_wasi_config::WasiConfig;
+
+/// Interfaces on offer, by name and version. Within 0.2 any patch version is served, as semver has it.
+pub(crate) const OFFERED: &[(&str, &str)] = &[
+    ("wasi:cli/environment", "0.2"),
+    ("wasi:cli/exit", "0.2"),
+    ("wasi:cli/stderr", "0.2"),
+    ("wasi:cli/stdin", "0.2"),
+    ("wasi:cli/stdout", "0.2"),
+    ("wasi:cli/terminal-input", "0.2"),
+    ("wasi:cli/terminal-output", "0.2"),
+    ("wasi:cli/terminal-stderr", "0.2"),
+    ("wasi:cli/terminal-stdin", "0.2"),
+    ("wasi:cli/terminal-stdout", "0.2"),
+    ("wasi:clocks/monotonic-clock", "0.2"),
+    ("wasi:clocks/wall-clock", "0.2"),
+    ("wasi:config/store", "0.2.0-rc.1"),
+    ("wasi:filesystem/preopens", "0.2"),
+    ("wasi:filesystem/types", "0.2"),
+    ("wasi:http/outgoing-handler", "0.2"),
+    ("wasi:http/types", "0.2"),
+    ("wasi:io/error", "0.2"),
+    ("wasi:io/poll", "0.2"),
+    ("wasi:io/streams", "0.2"),
+    ("wasi:random/insecure", "0.2"),
+    ("wasi:random/insecure-seed", "0.2"),
+    ("wasi:random/random", "0.2"),
+    ("wasi:sockets/instance-network", "0.2"),
+    ("wasi:sockets/ip-name-lookup", "0.2"),
+    ("wasi:sockets/network", "0.2"),
+    ("wasi:sockets/tcp", "0.2"),
+    ("wasi:sockets/tcp-create-socket", "0.2"),
+    ("wasi:sockets/udp", "0.2"),
+    ("wasi:sockets/udp-create-socket", "0.2"),
+    ("wasi:cli/environment", "0.3"),
+    ("wasi:cli/exit", "0.3"),
+    ("wasi:cli/stderr", "0.3"),
+    ("wasi:cli/stdin", "0.3"),
+    ("wasi:cli/stdout", "0.3"),
+    ("wasi:cli/terminal-input", "0.3"),
+    ("wasi:cli/terminal-output", "0.3"),
+    ("wasi:cli/terminal-stderr", "0.3"),
+    ("wasi:cli/terminal-stdin", "0.3"),
+    ("wasi:cli/terminal-stdout", "0.3"),
+    ("wasi:cli/types", "0.3"),
+    ("wasi:clocks/monotonic-clock", "0.3"),
+    ("wasi:clocks/system-clock", "0.3"),
+    ("wasi:clocks/types", "0.3"),
+    ("wasi:filesystem/preopens", "0.3"),
+    ("wasi:filesystem/types", "0.3"),
+    ("wasi:http/client", "0.3"),
+    ("wasi:http/types", "0.3"),
+    ("wasi:random/insecure", "0.3"),
+    ("wasi:random/insecure-seed", "0.3"),
+    ("wasi:random/random", "0.3"),
+    ("wasi:sockets/ip-name-lookup", "0.3"),
+    ("wasi:sockets/types", "0.3"),
+];
+
+/// Interfaces to name beside one that is not offered.
+const NEAR_MISSES_MAX: usize = 3;
+
+/// The linker for components that need no concurrency support: everything of 0.2.
+pub(crate) fn plain(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    wasmtime_wasi_config::add_to_linker(&mut linker, |host: &mut Host| WasiConfig::from(&host.config))?;
+    Ok(linker)
+}
+
+/// The linker for the others: 0.2 and 0.3.
+pub(crate) fn concurrent(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
+    let mut linker = plain(engine)?;
+    wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+    wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    Ok(linker)
+}
+
+/// `wasi:http/types@0.2.3` as (`wasi:http/types`, `0.2`): the version as far as another must agree with it.
+pub(crate) fn split(name: &str) -> (&str, &str) {
+    let Some((interface, version)) = name.split_once('@') else { return (name, "") };
+    if version.contains('-') {
+        return (interface, version); // a version before the first release agrees with itself only
+    }
+    let agreed = match version.split('.').collect::<Vec<_>>().as_slice() {
+        ["0", minor, ..] => 2 + minor.len(),
+        [major, ..] => major.len(),
+        [] => 0,
+    };
+    (interface, version.get(..agreed).unwrap_or(version))
+}
+
+pub(crate) fn is_offered(import: &str) -> bool {
+    OFFERED.contains(&split(import))
+}
+
+/// What the author may have meant: the same interface at another version, then others of the same package.
+pub(crate) fn near_misses(import: &str) -> Vec<String> {
+    let (interface, _) = split(import);
+    let package = interface.split('/').next().unwrap_or(interface);
+    let same_interface = OFFERED.iter().filter(|(offered, _)| *offered == interface);
+    let same_package = OFFERED.iter().filter(|(offered, _)| {
+        *offered != interface && offered.strip_prefix(package).is_some_and(|rest| rest.starts_with('/'))
+    });
+    let names = same_interface.chain(same_package).map(|(interface, version)| format!("{interface}@{version}"));
+    names.take(NEAR_MISSES_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_agree_as_semver_has_it() {
+        for (name, expect) in [
+            ("wasi:http/types@0.2.3", ("wasi:http/types", "0.2")),
+            ("wasi:http/types@0.3.0", ("wasi:http/types", "0.3")),
+            ("wasi:http/types@0.3.0-rc-2026-01-01", ("wasi:http/types", "0.3.0-rc-2026-01-01")),
+            ("a:b/c@1.2.3", ("a:b/c", "1")),
+            ("a:b/c@0.12.1", ("a:b/c", "0.12")),
+            ("a:b/c", ("a:b/c", "")),
+        ] {
+            assert_eq!(split(name), expect, "{name}");
+        }
+    }
+
+    #[test]
+    fn near_misses_name_the_same_interface_first() {
+        assert_eq!(near_misses("wasi:http/types@0.9.0").first().unwrap(), "wasi:http/types@0.2");
+        assert!(near_misses("wasi:http/outgoing@0.2.0").contains(&"wasi:http/types@0.2".to_string()));
+        assert!(near_misses("wasi:httpx/types@0.2.0").is_empty());
+    }
+}

@@ -1,0 +1,283 @@
+//! From bytes to a component that can be instantiated: inspected, compiled or taken from the cache, linked.
+
+use crate::{
+    cache::CodeCache,
+    engine::{Engines, RuntimeError, RuntimeOptions},
+    host::Host,
+    inspect::{self, Inspection, Kind},
+    linker, lock,
+};
+use bytes::Bytes;
+use lattice::id::Digest;
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+use tokio::{sync::Semaphore, task};
+use wasmtime::{Engine, component::Linker};
+use wasmtime_wasi_http::{p2, p3};
+
+/// Engines, compiled code and the epoch: one a process. Cheap to clone; it ends with its last clone and last unit.
+#[derive(Clone)]
+pub struct Runtime(Arc<RuntimeInner>);
+
+struct RuntimeInner {
+    engines: Engines,
+    plain: Linker<Host>,
+    concurrent: Linker<Host>,
+    cache: CodeCache,
+    loaded: Mutex<BTreeMap<Digest, Weak<Loaded>>>,
+    /// Compiling takes all cores for seconds, so it is done for one component at a time.
+    compiling: Arc<Semaphore>,
+    component_bytes_max: u64,
+    compiled: AtomicU64,
+    from_disk: AtomicU64,
+}
+
+/// Where components came from, since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LoadStats {
+    /// Compiled here.
+    pub compiled: u64,
+    /// Taken from the cache on disk.
+    pub from_disk: u64,
+}
+
+/// Why bytes do not become a component that runs here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    #[error("this is not WebAssembly")]
+    NotWasm,
+    #[error(
+        "this is a core module, not a component: build for wasm32-wasip2, or make a component of it with \
+         `wasm-tools component new`"
+    )]
+    CoreModule,
+    #[error("the component is malformed: {0}")]
+    Malformed(String),
+    #[error("the component has {bytes} bytes; at most {limit} are allowed")]
+    TooLarge { bytes: u64, limit: u64 },
+    #[error("the bytes are not those of {expected}: their digest is {found}")]
+    DigestMismatch { expected: Digest, found: Digest },
+    /// `near` may be empty.
+    #[error("the component imports {name}, which is not offered here{}", did_you_mean(near))]
+    MissingImport { name: String, near: Vec<String> },
+    #[error(
+        "the component exports neither wasi:http/incoming-handler@0.2 nor wasi:http/handler@0.3, so it cannot answer \
+         HTTP; it exports {}",
+        list(exports)
+    )]
+    NoHttpHandler { exports: Vec<String> },
+    /// An import has the right name and the wrong type.
+    #[error("the component cannot be linked: {0}")]
+    Link(String),
+    #[error("the component cannot be compiled: {0}")]
+    Compile(String),
+    /// The thread that compiled it ended early.
+    #[error("the component was not loaded: {0}")]
+    Interrupted(String),
+}
+
+fn did_you_mean(near: &[String]) -> String {
+    if near.is_empty() { String::new() } else { format!("; near it: {}", near.join(", ")) }
+}
+
+fn list(exports: &[String]) -> String {
+    if exports.is_empty() { "nothing".into() } else { exports.join(", ") }
+}
+
+/// A component, compiled and linked. Cheap to clone; the code goes with its last clone.
+#[derive(Clone)]
+pub struct Component(Arc<Loaded>);
+
+struct Loaded {
+    digest: Digest,
+    inspection: Inspection,
+    pre: Pre,
+}
+
+pub(crate) enum Pre {
+    Http02(p2::bindings::ProxyPre<Host>),
+    Http03(p3::bindings::ServicePre<Host>),
+}
+
+impl Runtime {
+    /// Make the engines and open the cache. Blocks for some milliseconds.
+    pub fn new(options: RuntimeOptions) -> Result<Self, RuntimeError> {
+        let engines = Engines::new(&options)?;
+        let link =
+            |linker: wasmtime::Result<Linker<Host>>| linker.map_err(|error| RuntimeError::Engine(format!("{error:#}")));
+        Ok(Self(Arc::new(RuntimeInner {
+            plain: link(linker::plain(&engines.plain))?,
+            concurrent: link(linker::concurrent(&engines.concurrent))?,
+            engines,
+            cache: CodeCache::open(&options.cache_dir, options.cache_bytes_max)?,
+            loaded: Mutex::default(),
+            compiling: Arc::new(Semaphore::new(1)),
+            component_bytes_max: options.component_bytes_max,
+            compiled: AtomicU64::new(0),
+            from_disk: AtomicU64::new(0),
+        })))
+    }
+
+    /// The component of these bytes, which must have this digest. From memory, else from the cache on disk, else
+    /// compiled, which takes up to some seconds on threads of their own.
+    pub async fn load(&self, digest: Digest, bytes: Bytes) -> Result<Component, LoadError> {
+        if let Some(component) = self.0.in_memory(&digest) {
+            return Ok(component);
+        }
+        let runtime = self.0.clone();
+        let (code, inspection) = blocking({
+            let bytes = bytes.clone();
+            move || runtime.check_and_read(digest, &bytes)
+        })
+        .await?;
+        let runtime = self.0.clone();
+        if let Some(code) = code {
+            return runtime.keep(digest, inspection, &code);
+        }
+        // The permit goes with the work, so that a caller who goes away does not let a second compilation in.
+        let permit = self.0.compiling.clone().acquire_owned().await;
+        blocking(move || {
+            let _permit = permit;
+            if let Some(component) = runtime.in_memory(&digest) {
+                return Ok(component); // somebody else compiled it meanwhile
+            }
+            let code = runtime.compile(digest, &inspection, &bytes)?;
+            runtime.keep(digest, inspection, &code)
+        })
+        .await
+    }
+
+    pub fn load_stats(&self) -> LoadStats {
+        LoadStats { compiled: self.0.compiled.load(Relaxed), from_disk: self.0.from_disk.load(Relaxed) }
+    }
+}
+
+impl RuntimeInner {
+    fn in_memory(&self, digest: &Digest) -> Option<Component> {
+        lock(&self.loaded).get(digest).and_then(Weak::upgrade).map(Component)
+    }
+
+    fn engine(&self, inspection: &Inspection) -> &Engine {
+        if inspection.needs_concurrency { &self.engines.concurrent } else { &self.engines.plain }
+    }
+
+    fn check_and_read(
+        &self,
+        digest: Digest,
+        bytes: &[u8],
+    ) -> Result<(Option<wasmtime::component::Component>, Inspection), LoadError> {
+        if bytes.len() as u64 > self.component_bytes_max {
+            return Err(LoadError::TooLarge { bytes: bytes.len() as u64, limit: self.component_bytes_max });
+        }
+        let found = Digest::of(bytes);
+        if found != digest {
+            return Err(LoadError::DigestMismatch { expected: digest, found });
+        }
+        let inspection = admissible(inspect::inspect(bytes)?)?;
+        let code = self.cache.read(self.engine(&inspection), digest);
+        if code.is_some() {
+            self.from_disk.fetch_add(1, Relaxed);
+        }
+        Ok((code, inspection))
+    }
+
+    fn compile(
+        &self,
+        digest: Digest,
+        inspection: &Inspection,
+        bytes: &[u8],
+    ) -> Result<wasmtime::component::Component, LoadError> {
+        let engine = self.engine(inspection);
+        let compiled = wasmtime::component::Component::new(engine, bytes);
+        let code = compiled.map_err(|error| LoadError::Compile(format!("{error:#}")))?;
+        self.compiled.fetch_add(1, Relaxed);
+        match code.serialize() {
+            Ok(bytes) => self.cache.write(engine, digest, &bytes),
+            Err(error) => tracing::warn!(%digest, error = %format_args!("{error:#}"), "compiled code is not cached"),
+        }
+        Ok(code)
+    }
+
+    fn keep(
+        &self,
+        digest: Digest,
+        inspection: Inspection,
+        code: &wasmtime::component::Component,
+    ) -> Result<Component, LoadError> {
+        let linker = if inspection.needs_concurrency { &self.concurrent } else { &self.plain };
+        let link = |error: wasmtime::Error| LoadError::Link(format!("{error:#}"));
+        let pre = linker.instantiate_pre(code).map_err(link)?;
+        let pre = match inspection.kind {
+            Kind::Http03 => Pre::Http03(p3::bindings::ServicePre::new(pre).map_err(link)?),
+            _ => Pre::Http02(p2::bindings::ProxyPre::new(pre).map_err(link)?),
+        };
+        let loaded = Arc::new(Loaded { digest, inspection, pre });
+        let mut map = lock(&self.loaded);
+        map.retain(|_, kept| kept.strong_count() > 0);
+        map.insert(digest, Arc::downgrade(&loaded));
+        Ok(Component(loaded))
+    }
+}
+
+/// Whether a component with this structure can serve HTTP here.
+pub fn admissible(inspection: Inspection) -> Result<Inspection, LoadError> {
+    if !matches!(inspection.kind, Kind::Http02 | Kind::Http03) {
+        return Err(LoadError::NoHttpHandler { exports: inspection.exports });
+    }
+    match inspection.missing.first() {
+        Some(name) => Err(LoadError::MissingImport { near: linker::near_misses(name), name: name.clone() }),
+        None => Ok(inspection),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, LoadError> + Send + 'static,
+) -> Result<T, LoadError> {
+    match task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(LoadError::Interrupted(error.to_string())),
+    }
+}
+
+impl Component {
+    pub fn digest(&self) -> Digest {
+        self.0.digest
+    }
+
+    pub fn inspection(&self) -> &Inspection {
+        &self.0.inspection
+    }
+
+    pub(crate) fn pre(&self) -> &Pre {
+        &self.0.pre
+    }
+
+    pub(crate) fn is_http03(&self) -> bool {
+        matches!(self.0.pre, Pre::Http03(_))
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        match &self.0.pre {
+            Pre::Http02(pre) => pre.engine(),
+            Pre::Http03(pre) => pre.engine(),
+        }
+    }
+}
+
+impl fmt::Debug for Component {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Component({})", self.0.digest)
+    }
+}
+
+impl fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Runtime")
+    }
+}

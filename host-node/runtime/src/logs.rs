@@ -1,0 +1,258 @@
+//! What guests print: bytes in, whole lines out, bounded in length and number. A guest can neither fill the node's
+//! memory nor its log by printing, and it never waits for whoever reads.
+
+use crate::lock;
+use bytes::Bytes;
+use std::{
+    fmt, io,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+use tokio::io::AsyncWrite;
+use wasmtime_wasi::{
+    cli::{IsTerminal, StdoutStream},
+    p2::{OutputStream, Pollable, StreamResult},
+};
+
+/// Longest line that is passed on; what follows it is cut off, and the line says so.
+pub(crate) const LINE_BYTES_MAX: usize = 8 << 10;
+/// Lines of one unit that are passed on in one second; more are dropped, and their number is told.
+pub(crate) const LINES_PER_SECOND_MAX: u32 = 1000;
+
+/// Takes what the guests of a unit print. It is called from within the guest's own call, so it must not block.
+pub trait LogSink: Send + Sync + 'static {
+    /// One line, without its end.
+    fn line(&self, stream: LogStream, line: &str);
+}
+
+/// Where a guest printed a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LogStream {
+    Stdout,
+    Stderr,
+}
+
+impl fmt::Display for LogStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        })
+    }
+}
+
+/// The way out for all lines of one unit.
+pub(crate) struct LogGate {
+    sink: Arc<dyn LogSink>,
+    window: Mutex<Window>,
+}
+
+struct Window {
+    start: Instant,
+    lines: u32,
+    dropped: u64,
+}
+
+impl LogGate {
+    pub(crate) fn new(sink: Arc<dyn LogSink>) -> Arc<Self> {
+        Arc::new(Self { sink, window: Mutex::new(Window { start: Instant::now(), lines: 0, dropped: 0 }) })
+    }
+
+    fn line(&self, stream: LogStream, line: &str) {
+        self.tell_dropped(Instant::now());
+        let admitted = {
+            let mut window = lock(&self.window);
+            let admitted = window.lines < LINES_PER_SECOND_MAX;
+            match admitted {
+                true => window.lines += 1,
+                false => window.dropped += 1,
+            }
+            admitted
+        };
+        if admitted {
+            self.sink.line(stream, line);
+        }
+    }
+
+    /// Opens the next window where this one is over, and says what was dropped in it. Called now and then as well, so
+    /// that the number is told even if the guest falls silent.
+    pub(crate) fn tell_dropped(&self, now: Instant) {
+        let dropped = {
+            let mut window = lock(&self.window);
+            if now.saturating_duration_since(window.start) < Duration::from_secs(1) {
+                return;
+            }
+            let dropped = window.dropped;
+            *window = Window { start: now, lines: 0, dropped: 0 };
+            dropped
+        };
+        if dropped > 0 {
+            let text = format!("[{dropped} lines dropped: more than {LINES_PER_SECOND_MAX} in a second]");
+            self.sink.line(LogStream::Stderr, &text);
+        }
+    }
+}
+
+/// One stream of one instance.
+#[derive(Clone)]
+pub(crate) struct GuestLog(Arc<Mutex<Lines>>);
+
+struct Lines {
+    gate: Arc<LogGate>,
+    stream: LogStream,
+    /// The line so far, at most [`LINE_BYTES_MAX`].
+    line: Vec<u8>,
+    /// The line so far was longer than that.
+    cut: bool,
+}
+
+impl GuestLog {
+    pub(crate) fn new(gate: &Arc<LogGate>, stream: LogStream) -> Self {
+        Self(Arc::new(Mutex::new(Lines { gate: gate.clone(), stream, line: Vec::new(), cut: false })))
+    }
+
+    fn print(&self, bytes: &[u8]) {
+        lock(&self.0).print(bytes);
+    }
+}
+
+impl Lines {
+    fn print(&mut self, bytes: &[u8]) {
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (text, ended) = match part.strip_suffix(b"\n") {
+                Some(text) => (text, true),
+                None => (part, false),
+            };
+            let room = LINE_BYTES_MAX - self.line.len();
+            self.cut |= text.len() > room;
+            self.line.extend_from_slice(text.get(..room).unwrap_or(text));
+            if ended {
+                self.end_line();
+            }
+        }
+    }
+
+    fn end_line(&mut self) {
+        let bytes = std::mem::take(&mut self.line);
+        let mut text = String::from_utf8_lossy(bytes.strip_suffix(b"\r").unwrap_or(&bytes)).into_owned();
+        if std::mem::take(&mut self.cut) {
+            text.push_str(" …[cut]");
+        }
+        self.gate.line(self.stream, &text);
+    }
+}
+
+impl Drop for Lines {
+    /// The last words of a guest seldom end in a line feed.
+    fn drop(&mut self) {
+        if !self.line.is_empty() {
+            self.end_line();
+        }
+    }
+}
+
+impl IsTerminal for GuestLog {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for GuestLog {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+impl AsyncWrite for GuestLog {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.print(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl OutputStream for GuestLog {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.print(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(LINE_BYTES_MAX)
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for GuestLog {
+    async fn ready(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Kept(Mutex<Vec<String>>);
+
+    impl LogSink for Kept {
+        fn line(&self, _: LogStream, line: &str) {
+            self.0.lock().unwrap().push(line.to_owned());
+        }
+    }
+
+    fn printed(parts: &[&[u8]]) -> Vec<String> {
+        let kept = Arc::new(Kept::default());
+        let log = GuestLog::new(&LogGate::new(kept.clone()), LogStream::Stdout);
+        for part in parts {
+            log.print(part);
+        }
+        drop(log);
+        std::mem::take(&mut *kept.0.lock().unwrap())
+    }
+
+    #[test]
+    fn lines_are_whole_however_they_arrive() {
+        assert_eq!(printed(&[b"a", b"b\nc", b"\r\n\nlast"]), ["ab", "c", "", "last"]);
+    }
+
+    #[test]
+    fn long_lines_are_cut_and_say_so() {
+        let long = vec![b'x'; LINE_BYTES_MAX];
+        let lines = printed(&[&long, b"\n", &long, b"y", b"z\n", b"next\n"]);
+        assert_eq!(lines[0].len(), LINE_BYTES_MAX);
+        assert_eq!(lines[1], format!("{} …[cut]", lines[0]));
+        assert_eq!(lines[2], "next");
+    }
+
+    #[test]
+    fn a_flood_is_dropped_and_counted() {
+        let kept = Arc::new(Kept::default());
+        let gate = LogGate::new(kept.clone());
+        let log = GuestLog::new(&gate, LogStream::Stdout);
+        // Frozen time: the window cannot end by itself within the loop below on any machine.
+        lock(&gate.window).start = Instant::now() + Duration::from_secs(3600);
+        for _ in 0..LINES_PER_SECOND_MAX + 7 {
+            log.print(b"line\n");
+        }
+        assert_eq!(kept.0.lock().unwrap().len(), LINES_PER_SECOND_MAX as usize);
+        gate.tell_dropped(Instant::now() + Duration::from_secs(3602));
+        assert!(kept.0.lock().unwrap().last().unwrap().starts_with("[7 lines dropped"));
+    }
+}

@@ -1,0 +1,319 @@
+//! Instances between two requests: which are kept, for whom, for how long, and when keeping ends for the whole unit.
+//!
+//! Some guests survive one request only: a second one on the same instance fails without a trap. So a kept instance is
+//! given to GET and HEAD alone until a second use has succeeded, and failures of kept instances count as strikes.
+
+use crate::{host::Host, lock};
+use http::Method;
+use std::{
+    any::Any,
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+use wasmtime::Store;
+use wasmtime_wasi_http::{p2, p3};
+
+/// How instances are kept for further requests. The state that a guest keeps in its memory lives as long as its instance.
+#[derive(Debug, Clone)]
+pub struct Reuse {
+    /// Off: each request has an instance of its own. Default on.
+    pub enabled: bool,
+    /// Requests that one instance serves before it is dropped. Default 10000.
+    pub requests: u32,
+    /// Time after which an unused instance is dropped. Default 30 s.
+    pub idle: Duration,
+    /// Instances that are kept however long they are unused. Default 1.
+    pub min_warm: u32,
+    /// Instances of the unit that may live at the same time, and so requests that run at the same time. Default 64.
+    pub max_instances: u32,
+}
+
+impl Default for Reuse {
+    fn default() -> Self {
+        Self { enabled: true, requests: 10_000, idle: Duration::from_secs(30), min_warm: 1, max_instances: 64 }
+    }
+}
+
+/// Why an instance was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Retirement {
+    /// It served all requests that it may serve; with reuse off, its only one.
+    Spent,
+    /// Nobody needed it for the time that [`Reuse::idle`] gives.
+    Idle,
+    /// It made room for another, while the unit was full.
+    Room,
+    /// It trapped, exited, or could not be started.
+    Trap,
+    /// Its memory reached the limit, or three quarters of it.
+    Memory,
+    /// Wall or processor time ran out.
+    Timeout,
+    /// It ended without a response, or without all of it.
+    NoResponse,
+    /// It held the place for an answer, or very many handles, after the request was done.
+    Leak,
+    /// The caller went away, or its request could not be read.
+    Cancelled,
+    /// The unit was stopped.
+    Stopped,
+}
+
+/// A component in a store of its own, ready to be called.
+pub(crate) struct Instance {
+    pub(crate) store: Store<Host>,
+    pub(crate) guest: Guest,
+    /// Requests that it has served.
+    pub(crate) uses: u32,
+    pub(crate) idle_since: Instant,
+    pub(crate) _alive: Alive,
+}
+
+pub(crate) enum Guest {
+    Http02(p2::bindings::Proxy),
+    Http03(p3::bindings::Service),
+}
+
+impl Instance {
+    /// True if the guest still holds the body of a response, so that body has no end.
+    pub(crate) fn holds_body(&mut self) -> bool {
+        self.handles().any(|handle| handle.is::<p2::body::HostOutgoingBody>())
+    }
+
+    /// True if a handle is left over from a request. Language runtimes open some handles once (stdout), and those with
+    /// a garbage collector drop others late; both are no leak until they become many. A place for an answer is: the
+    /// guest may fill it whenever it likes.
+    fn leaks(&mut self) -> bool {
+        let mut handles = 0;
+        self.handles().any(|handle| {
+            handles += 1;
+            handles > HANDLES_KEPT_MAX || handle.is::<p2::types::HostResponseOutparam>()
+        })
+    }
+
+    fn handles(&mut self) -> impl Iterator<Item = &mut (dyn Any + Send)> {
+        self.store.data_mut().table.iter_mut()
+    }
+}
+
+/// Counts an instance for as long as it lives, wherever it is dropped.
+pub(crate) struct Alive(Arc<AtomicU32>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Strikes within the last [`STRIKE_WINDOW`] reused requests that end reuse.
+const STRIKES_MAX: usize = 3;
+const STRIKE_WINDOW: u64 = 1000;
+/// Among the first requests one strike is enough: a guest that cannot be reused shows it at once.
+const FIRST_USES: u64 = 16;
+
+/// Handles that an instance may hold between two requests.
+const HANDLES_KEPT_MAX: usize = 500;
+
+pub(crate) struct Pool {
+    reuse: Reuse,
+    idle: Mutex<Vec<Instance>>,
+    live: Arc<AtomicU32>,
+    created: AtomicU64,
+    retired: Mutex<BTreeMap<Retirement, u64>>,
+    /// Reused requests, successful or not.
+    reused: AtomicU64,
+    /// A second use has succeeded.
+    proved: AtomicBool,
+    strikes: Mutex<VecDeque<u64>>,
+    off: OnceLock<String>,
+}
+
+impl Pool {
+    pub(crate) fn new(reuse: Reuse) -> Self {
+        Self {
+            reuse,
+            idle: Mutex::default(),
+            live: Arc::default(),
+            created: AtomicU64::new(0),
+            retired: Mutex::default(),
+            reused: AtomicU64::new(0),
+            proved: AtomicBool::new(false),
+            strikes: Mutex::default(),
+            off: OnceLock::new(),
+        }
+    }
+
+    /// An instance for a request of that method, or `None` for a fresh one. The last one used comes first: its memory is
+    /// in the caches, and those at the bottom get old.
+    pub(crate) fn take(&self, method: &Method) -> Option<Instance> {
+        let may_try = self.proved.load(Relaxed) || matches!(*method, Method::GET | Method::HEAD);
+        let mut idle = lock(&self.idle);
+        let found = match may_try {
+            true => idle.pop(),
+            false => idle.iter().position(|kept| kept.uses == 0).map(|at| idle.swap_remove(at)),
+        };
+        if found.is_none() && !idle.is_empty() && self.live() >= self.reuse.max_instances {
+            let old = idle.pop();
+            drop(idle);
+            self.retire(Retirement::Room);
+            drop(old);
+        }
+        found
+    }
+
+    /// Takes an instance back after a request that went well.
+    pub(crate) fn give_back(&self, mut instance: Instance) {
+        instance.uses += 1;
+        if instance.uses > 1 {
+            self.reused.fetch_add(1, Relaxed);
+            self.proved.store(true, Relaxed);
+        }
+        let leaks = instance.leaks();
+        let host = instance.store.data();
+        let end = if !self.is_on() || instance.uses >= self.reuse.requests {
+            Some(Retirement::Spent)
+        } else if leaks {
+            Some(Retirement::Leak)
+        } else if host.memory.is_nearly_used() || host.memory.refused() {
+            Some(Retirement::Memory)
+        } else {
+            None
+        };
+        match end {
+            Some(reason) => self.retire(reason),
+            None => {
+                instance.idle_since = Instant::now();
+                lock(&self.idle).push(instance);
+            }
+        }
+    }
+
+    /// A new instance that has served nobody yet.
+    pub(crate) fn add(&self, instance: Instance) {
+        lock(&self.idle).push(instance);
+    }
+
+    pub(crate) fn created(&self) -> Alive {
+        self.created.fetch_add(1, Relaxed);
+        self.live.fetch_add(1, Relaxed);
+        Alive(self.live.clone())
+    }
+
+    pub(crate) fn retire(&self, reason: Retirement) {
+        *lock(&self.retired).entry(reason).or_default() += 1;
+    }
+
+    /// Drops what nobody has used for long, beyond those that are kept warm.
+    pub(crate) fn expire(&self, now: Instant) {
+        let mut old = Vec::new();
+        {
+            let mut idle = lock(&self.idle);
+            let spare = self.live().saturating_sub(self.reuse.min_warm) as usize;
+            for at in (0..idle.len()).rev() {
+                let is_old = |kept: &Instance| now.saturating_duration_since(kept.idle_since) >= self.reuse.idle;
+                if old.len() < spare && idle.get(at).is_some_and(is_old) {
+                    old.push(idle.remove(at));
+                }
+            }
+        }
+        for instance in old {
+            self.retire(Retirement::Idle);
+            drop(instance);
+        }
+    }
+
+    /// How many instances are to be made so that enough are warm. With reuse off they wait for their only request.
+    pub(crate) fn cold(&self) -> u32 {
+        let warm = self.reuse.min_warm.min(self.reuse.max_instances);
+        match self.is_on() {
+            true => warm.saturating_sub(self.live()),
+            false => warm.saturating_sub(lock(&self.idle).len() as u32),
+        }
+    }
+
+    pub(crate) fn clear(&self) {
+        let all = std::mem::take(&mut *lock(&self.idle));
+        for instance in all {
+            self.retire(Retirement::Stopped);
+            drop(instance);
+        }
+    }
+
+    /// A kept instance failed without a trap. Answers why reuse ends, if it ends now.
+    pub(crate) fn strike(&self, what: &str) -> Option<&str> {
+        let now = self.reused.fetch_add(1, Relaxed) + 1;
+        let strikes = {
+            let mut strikes = lock(&self.strikes);
+            strikes.push_back(now);
+            strikes.retain(|at| now - at < STRIKE_WINDOW);
+            strikes.len()
+        };
+        let reason = if now <= FIRST_USES {
+            format!("a kept instance {what} (use {now} of kept instances)")
+        } else if strikes >= STRIKES_MAX {
+            format!("{strikes} kept instances failed within {STRIKE_WINDOW} requests; the last one {what}")
+        } else {
+            return None;
+        };
+        let is_new = self.off.set(reason).is_ok();
+        let used = lock(&self.idle).extract_if(.., |kept| kept.uses > 0).collect::<Vec<_>>();
+        for instance in used {
+            self.retire(Retirement::Spent);
+            drop(instance);
+        }
+        self.off().filter(|_| is_new)
+    }
+
+    pub(crate) fn off(&self) -> Option<&str> {
+        self.off.get().map(String::as_str)
+    }
+
+    fn is_on(&self) -> bool {
+        self.reuse.enabled && self.off.get().is_none()
+    }
+
+    pub(crate) fn live(&self) -> u32 {
+        self.live.load(Relaxed)
+    }
+
+    pub(crate) fn created_so_far(&self) -> u64 {
+        self.created.load(Relaxed)
+    }
+
+    pub(crate) fn retired(&self) -> BTreeMap<Retirement, u64> {
+        lock(&self.retired).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool_after(reused: u64) -> Pool {
+        let pool = Pool::new(Reuse::default());
+        pool.reused.store(reused, Relaxed);
+        pool
+    }
+
+    #[test]
+    fn one_early_strike_ends_reuse() {
+        let pool = pool_after(0);
+        assert!(pool.strike("returned without a response").unwrap().contains("returned without a response"));
+        assert!(!pool.is_on());
+        assert!(pool.strike("again").is_none(), "said once");
+    }
+
+    #[test]
+    fn later_it_takes_three_in_a_thousand() {
+        let pool = pool_after(5000);
+        assert!(pool.strike("failed").is_none());
+        pool.reused.fetch_add(STRIKE_WINDOW, Relaxed);
+        assert!(pool.strike("failed").is_none(), "the first one is forgotten");
+        assert!(pool.strike("failed").is_none());
+        assert!(pool.strike("failed").is_some());
+    }
+}

@@ -1,0 +1,302 @@
+//! The running instances of one replica of a workload, behind one door.
+
+use crate::{
+    admission::Admission,
+    exchange,
+    failure::Failure,
+    host,
+    limits::{CpuMeter, Limits},
+    load::{Component, Pre, Runtime},
+    logs::{LogGate, LogSink},
+    pool::{Guest, Instance, Pool, Retirement, Reuse},
+};
+use http_body::Body as _;
+use lattice::{
+    http::{BodyError, CallError, Request, Response},
+    id::WorkloadName,
+};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+use tokio_util::sync::CancellationToken;
+
+/// What one unit runs and within which limits.
+#[derive(Clone)]
+pub struct UnitConfig {
+    pub workload: WorkloadName,
+    pub replica: u32,
+    /// The guest's environment variables; it sees no others.
+    pub env: BTreeMap<String, String>,
+    /// What the guest reads through `wasi:config/store`.
+    pub config: BTreeMap<String, String>,
+    pub reuse: Reuse,
+    pub limits: Limits,
+    /// Where the guest's stdout and stderr go.
+    pub logs: Arc<dyn LogSink>,
+}
+
+/// Why a unit does not start.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StartError {
+    /// The component could not be instantiated, or its own start failed.
+    #[error("{workload}.{replica} does not start: the component {message}")]
+    Failed { workload: WorkloadName, replica: u32, message: String },
+    /// All places for instances on this node are taken.
+    #[error("{workload}.{replica} does not start: no place for one more instance on this node")]
+    NoRoom { workload: WorkloadName, replica: u32 },
+}
+
+/// Counters of one unit. Sums count from its start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnitStats {
+    /// Calls, refused ones too.
+    pub requests: u64,
+    /// Calls that were refused at the door: overloaded, draining, or a body too large by its own account.
+    pub refused: u64,
+    /// Exchanges that failed once a guest had the request, before or after the head. Callers that went away do not count.
+    pub failures: u64,
+    /// Requests that were sent a second time, to a fresh instance.
+    pub retries: u64,
+    /// Requests that a kept instance got.
+    pub reuse_hits: u64,
+    /// Requests whose guest is at work, until the end of the body.
+    pub in_flight: u32,
+    /// Requests that wait for their turn.
+    pub queued: u32,
+    pub instances_live: u32,
+    pub instances_created: u64,
+    /// Dropped instances by reason.
+    pub instances_retired: BTreeMap<Retirement, u64>,
+    /// Failures that were held against keeping instances.
+    pub strikes: u64,
+    /// Why instances are no longer kept, though the configuration says so.
+    pub reuse_disabled: Option<String>,
+}
+
+/// Running instances of a component. Dropping it ends them and what they are doing.
+pub struct Unit(Arc<Inner>);
+
+impl Unit {
+    /// Make the first instances, so that a component that cannot start fails here. At least one is made, which shows
+    /// that it can; more than [`Reuse::min_warm`] are dropped again when they are idle.
+    pub async fn start(runtime: &Runtime, component: Component, config: UnitConfig) -> Result<Self, StartError> {
+        let limits = Arc::new(config.limits.clone());
+        let turns = config.limits.concurrency.min(config.reuse.max_instances);
+        let inner = Arc::new(Inner {
+            admission: Admission::new(turns, config.limits.queue),
+            pool: Pool::new(config.reuse.clone()),
+            stop: CancellationToken::new(),
+            counters: Counters::default(),
+            blueprint: Blueprint { component, limits, logs: LogGate::new(config.logs.clone()), config },
+            _runtime: runtime.clone(),
+        });
+        for _ in 0..inner.pool.cold().max(1) {
+            let instance = inner.warm().await.map_err(|failure| inner.start_error(&failure))?;
+            inner.pool.add(instance);
+        }
+        tokio::spawn(keep_house(inner.clone()));
+        Ok(Self(inner))
+    }
+
+    /// Send a request to an instance and wait for the head of its response. The guest runs on the caller's task.
+    /// Dropping the future, or the response's body before its end, stops the guest. Needs a tokio runtime.
+    pub fn call(&self, request: Request) -> impl Future<Output = Result<Response, CallError>> + Send + 'static {
+        let inner = self.0.clone();
+        async move { inner.call(request).await }
+    }
+
+    /// True until the unit is drained: it takes requests.
+    pub fn is_ready(&self) -> bool {
+        !self.0.admission.is_closed()
+    }
+
+    /// Calls inside and in line: what a choice between units of one workload goes by.
+    pub fn load(&self) -> u32 {
+        let admission = &self.0.admission;
+        admission.inside().saturating_add(admission.waiting())
+    }
+
+    pub fn stats(&self) -> UnitStats {
+        let Inner { admission, pool, counters, .. } = &*self.0;
+        UnitStats {
+            requests: counters.requests.load(Relaxed),
+            refused: counters.refused.load(Relaxed),
+            failures: counters.failures.load(Relaxed),
+            retries: counters.retries.load(Relaxed),
+            reuse_hits: counters.reuse_hits.load(Relaxed),
+            in_flight: admission.inside(),
+            queued: admission.waiting(),
+            instances_live: pool.live(),
+            instances_created: pool.created_so_far(),
+            instances_retired: pool.retired(),
+            strikes: counters.strikes.load(Relaxed),
+            reuse_disabled: pool.off().map(str::to_owned),
+        }
+    }
+
+    /// Refuse new requests, wait up to `limit` for those under way (those in line as well), then stop. Answers whether
+    /// all of them were done.
+    pub async fn drain(&self, limit: Duration) -> bool {
+        self.0.admission.close();
+        let all_done = tokio::time::timeout(limit, self.0.admission.until_empty()).await.is_ok();
+        self.0.stop();
+        all_done
+    }
+}
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+impl fmt::Debug for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let UnitConfig { workload, replica, .. } = &self.0.blueprint.config;
+        write!(f, "Unit({workload}.{replica})")
+    }
+}
+
+/// What each new instance is made from.
+pub(crate) struct Blueprint {
+    pub(crate) component: Component,
+    pub(crate) config: UnitConfig,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) logs: Arc<LogGate>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) blueprint: Blueprint,
+    pub(crate) pool: Pool,
+    /// Ends everything that is under way.
+    pub(crate) stop: CancellationToken,
+    pub(crate) counters: Counters,
+    admission: Admission,
+    /// Its ticker must go on for as long as there are guests to interrupt.
+    _runtime: Runtime,
+}
+
+#[derive(Default)]
+pub(crate) struct Counters {
+    requests: AtomicU64,
+    refused: AtomicU64,
+    failures: AtomicU64,
+    retries: AtomicU64,
+    strikes: AtomicU64,
+    pub(crate) reuse_hits: AtomicU64,
+}
+
+impl Inner {
+    async fn call(self: Arc<Self>, request: Request) -> Result<Response, CallError> {
+        self.counters.requests.fetch_add(1, Relaxed);
+        let deadline = tokio::time::Instant::now() + self.blueprint.limits.wall;
+        let limit = self.blueprint.limits.body_bytes;
+        let turn = match request.body().size_hint().lower() > limit {
+            true => Err(CallError::Body(BodyError::TooLarge { limit })),
+            false => self.admission.enter(deadline).await,
+        };
+        let turn = match turn {
+            Ok(turn) => turn,
+            Err(refusal) => {
+                self.counters.refused.fetch_add(1, Relaxed);
+                return Err(refusal);
+            }
+        };
+        let instance = self.pool.take(request.method());
+        // Only a kept instance's failure can be the fault of reuse, so only then a copy may be needed.
+        let replay = match &instance {
+            Some(instance) if instance.uses > 0 => exchange::replay(&request),
+            _ => None,
+        };
+        let failed = match exchange::begin(&self, turn, instance, request, deadline).await {
+            Ok(response) => return Ok(response),
+            Err(failed) => failed,
+        };
+        let (Some(request), Some(turn), true) = (replay, failed.turn, failed.failure.may_retry()) else {
+            return Err(failed.failure.call_error());
+        };
+        self.counters.retries.fetch_add(1, Relaxed);
+        let again = exchange::begin(&self, turn, None, request, deadline).await;
+        again.map_err(|failed| failed.failure.call_error())
+    }
+
+    pub(crate) async fn instantiate(&self, meter: Arc<CpuMeter>) -> Result<Instance, Failure> {
+        let mut store = host::store(&self.blueprint, meter);
+        let guest = match self.blueprint.component.pre() {
+            Pre::Http02(pre) => pre.instantiate_async(&mut store).await.map(Guest::Http02),
+            Pre::Http03(pre) => pre.instantiate_async(&mut store).await.map(Guest::Http03),
+        };
+        let guest = guest.map_err(|error| Failure::of(&error, store.data()))?;
+        Ok(Instance { store, guest, uses: 0, idle_since: Instant::now(), _alive: self.pool.created() })
+    }
+
+    /// An instance that waits for its first request. Its own start has the limits of a request.
+    async fn warm(&self) -> Result<Instance, Failure> {
+        let meter = Arc::<CpuMeter>::default();
+        let start = meter.clone().measure(self.instantiate(meter));
+        let wall = self.blueprint.limits.wall;
+        tokio::time::timeout(wall, start).await.unwrap_or(Err(Failure::Wall { limit: wall }))
+    }
+
+    fn start_error(&self, failure: &Failure) -> StartError {
+        let UnitConfig { workload, replica, .. } = &self.blueprint.config;
+        let (workload, replica) = (workload.clone(), *replica);
+        match failure {
+            Failure::NoRoom => StartError::NoRoom { workload, replica },
+            failure => StartError::Failed { workload, replica, message: failure.message() },
+        }
+    }
+
+    pub(crate) fn note_failure(&self, failure: &Failure) {
+        if matches!(failure, Failure::Cancelled | Failure::Stopped) {
+            return;
+        }
+        self.counters.failures.fetch_add(1, Relaxed);
+        let UnitConfig { workload, replica, .. } = &self.blueprint.config;
+        tracing::debug!(%workload, replica, failure = failure.message(), "an exchange failed");
+    }
+
+    pub(crate) fn strike(&self, failure: &Failure) {
+        self.counters.strikes.fetch_add(1, Relaxed);
+        if let Some(reason) = self.pool.strike(&failure.message()) {
+            let UnitConfig { workload, replica, .. } = &self.blueprint.config;
+            let digest = self.blueprint.component.digest();
+            tracing::warn!(%workload, replica, %digest, reason, "instances are no longer reused");
+        }
+    }
+
+    fn stop(&self) {
+        self.admission.stop();
+        self.stop.cancel();
+        self.pool.clear();
+    }
+}
+
+/// Drops instances that nobody needs, makes those that are to be warm, tells what was not logged.
+async fn keep_house(unit: Arc<Inner>) {
+    let period = (unit.blueprint.config.reuse.idle / 4).clamp(Duration::from_millis(20), Duration::from_secs(1));
+    let mut period = tokio::time::interval(period);
+    period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while unit.stop.run_until_cancelled(period.tick()).await.is_some() {
+        let now = Instant::now();
+        unit.blueprint.logs.tell_dropped(now);
+        unit.pool.expire(now);
+        for _ in 0..unit.pool.cold() {
+            match unit.stop.run_until_cancelled(unit.warm()).await {
+                Some(Ok(instance)) => unit.pool.add(instance),
+                Some(Err(failure)) => {
+                    unit.note_failure(&failure);
+                    break;
+                }
+                None => return,
+            }
+        }
+    }
+    unit.pool.clear();
+}

@@ -1,0 +1,146 @@
+//! Guests that misbehave: what it costs, and whom.
+
+use super::*;
+use lattice::http::BodyError;
+use lattice_runtime::Retirement;
+use std::time::Instant;
+
+#[tokio::test]
+async fn a_trap_fails_one_request() {
+    for version in BOTH {
+        for path in ["/trap", "/panic", "/exit"] {
+            let unit = start(faults(version), |_| ()).await;
+            assert!(matches!(text(&unit, get(path)).await.unwrap_err(), CallError::Failed { .. }), "{version} {path}");
+            assert_eq!(text(&unit, get("/")).await.unwrap(), (200, "ok\n".into()), "{version} {path}");
+            let stats = unit.stats();
+            assert_eq!(stats.instances_retired, [(Retirement::Trap, 1)].into(), "{version} {path}");
+            assert_eq!((stats.failures, stats.instances_live), (1, 1), "{version} {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_trap_of_a_kept_instance_is_not_held_against_reuse() {
+    let unit = start("faults", |_| ()).await;
+    text(&unit, get("/")).await.unwrap();
+    text(&unit, get("/trap")).await.unwrap_err();
+    let stats = unit.stats();
+    assert_eq!((stats.strikes, stats.retries, stats.reuse_disabled), (0, 0, None));
+}
+
+#[tokio::test]
+async fn no_answer_is_a_failure_that_says_so() {
+    let unit = start("faults", |_| ()).await;
+    let error = text(&unit, get("/no-response")).await.unwrap_err();
+    assert_eq!(error.to_string(), "the component failed: returned without a response");
+    for version in BOTH {
+        let unit = start(faults(version), |_| ()).await;
+        let error = text(&unit, get("/refuse")).await.unwrap_err();
+        assert!(error.to_string().contains("asked to refuse"), "{version}: {error}");
+    }
+}
+
+/// On a runtime of one thread, a guest that kept it would stop everything here.
+#[tokio::test]
+async fn an_endless_loop_ends_in_time_and_blocks_nobody() {
+    for version in BOTH {
+        for (wall, cpu, expect) in [(1500, 60_000, 1500), (60_000, 300, 300)] {
+            let limits =
+                Limits { wall: Duration::from_millis(wall), cpu: Duration::from_millis(cpu), ..Limits::default() };
+            let unit = start(faults(version), |config| config.limits = limits).await;
+            let other = start(&hello(version), |_| ()).await;
+            text(&other, get("/")).await.unwrap();
+            let began = Instant::now();
+            let mut looping = tokio::spawn(unit.call(get("/loop")));
+            let mut answers = 0;
+            let error = loop {
+                tokio::select! {
+                    biased;
+                    ended = &mut looping => break ended.unwrap().unwrap_err(),
+                    answer = text(&other, get("/")) => answers += u32::from(answer.is_ok()),
+                }
+                tokio::task::yield_now().await;
+            };
+            assert_eq!(error, CallError::Timeout { limit: Duration::from_millis(expect) }, "{version}");
+            assert!(began.elapsed() < Duration::from_secs(20), "{version}: {:?}", began.elapsed());
+            assert!(answers >= 3, "{version}: {answers} answers meanwhile");
+            assert_eq!(unit.stats().instances_retired, [(Retirement::Timeout, 1)].into());
+            assert_eq!(text(&unit, get("/")).await.unwrap().0, 200);
+        }
+    }
+}
+
+#[tokio::test]
+async fn waiting_costs_no_processor_time() {
+    for version in BOTH {
+        let unit = start(faults(version), |config| config.limits.cpu = Duration::from_millis(50)).await;
+        assert_eq!(text(&unit, get("/sleep/400")).await.unwrap().0, 200, "{version}");
+    }
+}
+
+#[tokio::test]
+async fn a_memory_hog_is_refused() {
+    for version in BOTH {
+        let unit = start(faults(version), |config| config.limits.memory_bytes = 16 << 20).await;
+        let error = text(&unit, get("/memory")).await.unwrap_err();
+        assert!(error.to_string().contains("more than its 16777216 bytes of memory"), "{version}: {error}");
+        assert_eq!(text(&unit, get("/")).await.unwrap().0, 200, "{version}");
+        assert_eq!(unit.stats().instances_retired, [(Retirement::Memory, 1)].into(), "{version}");
+    }
+}
+
+#[tokio::test]
+async fn a_unit_that_cannot_start_says_why() {
+    let mut config = config();
+    config.limits.memory_bytes = 64 << 10;
+    let error = Unit::start(&RUNTIME, component("faults").await, config).await.unwrap_err().to_string();
+    assert!(error.starts_with("shop.0 does not start: the component needs more than its 65536 bytes"), "{error}");
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses() {
+    for version in BOTH {
+        let unit = start(faults(version), |config| {
+            config.limits.concurrency = 1;
+            config.limits.queue = 1;
+        })
+        .await;
+        let first = tokio::spawn(unit.call(get("/sleep/300")));
+        until("the first is at work", || unit.stats().in_flight == 1).await;
+        let second = tokio::spawn(unit.call(get("/")));
+        until("the second waits", || unit.stats().queued == 1).await;
+        let refused = unit.call(get("/")).await.unwrap_err();
+        assert!(matches!(refused, CallError::Overloaded { .. }) && refused.nothing_ran(), "{version}");
+        assert_eq!(first.await.unwrap().unwrap().status(), 200, "{version}");
+        assert_eq!(second.await.unwrap().unwrap().status(), 200, "{version}");
+        assert_eq!(unit.stats().refused, 1, "{version}");
+    }
+}
+
+#[tokio::test]
+async fn a_cut_body_never_reads_like_a_whole_one() {
+    for version in BOTH {
+        for path in ["/partial", "/short"] {
+            let unit = start(faults(version), |_| ()).await;
+            let error = text(&unit, get(path)).await.unwrap_err();
+            assert!(
+                matches!(error, CallError::Failed { .. } | CallError::Body(BodyError::Aborted(_))),
+                "{version} {path}: {error:?}"
+            );
+        }
+        let unit = start(faults(version), |config| config.limits.wall = Duration::from_millis(300)).await;
+        let error = text(&unit, get("/stall")).await.unwrap_err();
+        assert_eq!(error, CallError::Body(BodyError::Timeout), "{version}");
+        until("the guest is gone", || unit.stats().in_flight == 0).await;
+        assert_eq!(unit.stats().instances_retired, [(Retirement::Timeout, 1)].into(), "{version}");
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_goes_on_after_its_answer_has_the_same_limits() {
+    let unit = start("faults03", |config| config.limits.cpu = Duration::from_millis(200)).await;
+    assert_eq!(text(&unit, get("/loop-later")).await.unwrap(), (200, "ok\n".into()));
+    until("the guest is gone", || unit.stats().in_flight == 0).await;
+    assert_eq!(unit.stats().instances_retired, [(Retirement::Timeout, 1)].into());
+    assert_eq!(text(&unit, get("/")).await.unwrap().0, 200);
+}

@@ -1,0 +1,73 @@
+//! Which bytes become a component here, and how refusals read.
+
+use super::*;
+use lattice_runtime::{Kind, LoadError, inspect};
+
+async fn refusal(bytes: &[u8]) -> LoadError {
+    RUNTIME.load(Digest::of(bytes), Bytes::copy_from_slice(bytes)).await.unwrap_err()
+}
+
+/// Sections of a component, each of fewer than 128 bytes.
+fn assemble(sections: &[(u8, Vec<u8>)]) -> Vec<u8> {
+    let mut bytes = b"\0asm\x0d\0\x01\0".to_vec();
+    for (id, content) in sections {
+        bytes.extend([*id, content.len() as u8]);
+        bytes.extend(content);
+    }
+    bytes
+}
+
+/// A component that imports an instance with one function, `f`, under that name.
+fn importing(name: &str) -> Vec<u8> {
+    // (type (instance (type (func)) (export "f" (func (type 0)))))
+    let instance_type = vec![1, 0x42, 2, 0x01, 0x40, 0x00, 0x01, 0x00, 0x04, 0x00, 1, b'f', 0x01, 0x00];
+    let import = [vec![1, 0x00, name.len() as u8], name.as_bytes().to_vec(), vec![0x05, 0x00]].concat();
+    assemble(&[(7, instance_type), (10, import)])
+}
+
+#[tokio::test]
+async fn guests_are_what_they_say() {
+    for (name, kind, needs_concurrency) in [
+        ("hello-http02", Kind::Http02, false),
+        ("hello-http03", Kind::Http03, true),
+        ("hello-js", Kind::Http02, false),
+        ("hello-python", Kind::Http03, true),
+    ] {
+        let inspection = inspect(&guest(name)).unwrap();
+        assert_eq!((inspection.kind, inspection.needs_concurrency), (kind, needs_concurrency), "{name}");
+        assert_eq!(inspection.missing, Vec::<String>::new(), "{name}");
+        assert_eq!(component(name).await.inspection(), &inspection, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn refusals_say_what_to_do() {
+    assert_eq!(refusal(b"#!/bin/sh").await.to_string(), "this is not WebAssembly");
+    let module = refusal(b"\0asm\x01\0\0\0").await;
+    assert_eq!(module, LoadError::CoreModule);
+    assert!(module.to_string().contains("wasm-tools component new"), "{module}");
+    let empty = refusal(&assemble(&[])).await.to_string();
+    assert!(empty.contains("exports neither wasi:http/incoming-handler@0.2") && empty.ends_with("it exports nothing"));
+    let cut = guest("hello-http02");
+    assert!(matches!(refusal(&cut[..cut.len() - 9]).await, LoadError::Malformed(_)));
+
+    let bytes = guest("hello-http02");
+    let wrong = RUNTIME.load(Digest::of(b"another"), bytes).await.unwrap_err();
+    assert!(matches!(wrong, LoadError::DigestMismatch { .. }), "{wrong}");
+}
+
+#[test]
+fn missing_imports_are_named_with_what_is_near() {
+    for (name, missing) in [
+        ("acme:bank/accounts@1.0.0", true),
+        ("wasi:http/types@0.2.99", false),
+        ("wasi:http/outgoing-handler@0.3.0", true),
+    ] {
+        let inspection = inspect(&importing(name)).unwrap();
+        assert_eq!(inspection.imports, [name]);
+        assert_eq!(!inspection.missing.is_empty(), missing, "{name}");
+    }
+    let error = LoadError::MissingImport { name: "a:b/c@1.0.0".into(), near: vec!["a:b/c@2".into()] };
+    let expect = "the component imports a:b/c@1.0.0, which is not offered here; near it: a:b/c@2";
+    assert_eq!(error.to_string(), expect);
+}

@@ -1,0 +1,110 @@
+//! The runtime against real guests. Build them first: `cargo xtask guests`.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests are tests as well")]
+
+mod cache;
+mod exchange;
+mod faults;
+mod load;
+mod reuse;
+
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use lattice::{
+    http::{Body, CallError, Request},
+    id::{Digest, WorkloadName},
+};
+use lattice_runtime::{Component, Limits, LogSink, LogStream, Reuse, Runtime, RuntimeOptions, Unit, UnitConfig};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, LazyLock, Mutex},
+    time::Duration,
+};
+
+/// One for all tests, with a cache that outlives them: compiling is slow in a debug build.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("runtime-code");
+    Runtime::new(RuntimeOptions::new(cache)).unwrap()
+});
+
+const BOTH: [&str; 2] = ["02", "03"];
+
+fn guest(name: &str) -> Bytes {
+    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guests");
+    let dir = std::env::var_os("LATTICE_GUESTS").map_or_else(default, PathBuf::from);
+    let path = dir.join(format!("{name}.wasm"));
+    match std::fs::read(&path) {
+        Ok(bytes) => bytes.into(),
+        Err(error) => panic!("{}: {error}; run `cargo xtask guests`", path.display()),
+    }
+}
+
+async fn component(name: &str) -> Component {
+    let bytes = guest(name);
+    RUNTIME.load(Digest::of(&bytes), bytes).await.unwrap()
+}
+
+/// The guests of both versions of wasi:http that answer alike.
+fn hello(version: &str) -> String {
+    format!("hello-http{version}")
+}
+fn echo(version: &str) -> &'static str {
+    if version == "02" { "echo02" } else { "echo" }
+}
+fn faults(version: &str) -> &'static str {
+    if version == "02" { "faults" } else { "faults03" }
+}
+
+#[derive(Default)]
+struct Kept(Mutex<Vec<(LogStream, String)>>);
+
+impl LogSink for Kept {
+    fn line(&self, stream: LogStream, line: &str) {
+        self.0.lock().unwrap().push((stream, line.to_owned()));
+    }
+}
+
+fn config() -> UnitConfig {
+    UnitConfig {
+        workload: WorkloadName::new("shop").unwrap(),
+        replica: 0,
+        env: [("GREETING".to_owned(), "moin".to_owned())].into(),
+        config: [("currency".to_owned(), "eur".to_owned())].into(),
+        reuse: Reuse::default(),
+        limits: Limits { wall: Duration::from_secs(60), cpu: Duration::from_secs(30), ..Limits::default() },
+        logs: Arc::new(Kept::default()),
+    }
+}
+
+async fn start(name: &str, change: impl FnOnce(&mut UnitConfig)) -> Unit {
+    let mut config = config();
+    change(&mut config);
+    Unit::start(&RUNTIME, component(name).await, config).await.unwrap()
+}
+
+fn request(method: &str, path: &str, body: Body) -> Request {
+    http::Request::builder().method(method).uri(path).header("host", "shop.test").body(body).unwrap()
+}
+
+fn get(path: &str) -> Request {
+    request("GET", path, lattice::http::empty())
+}
+
+/// Status and body as text.
+async fn text(unit: &Unit, request: Request) -> Result<(u16, String), CallError> {
+    let response = unit.call(request).await?;
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await?.to_bytes();
+    Ok((status, String::from_utf8(body.into()).unwrap()))
+}
+
+/// Waits until something is so. For what has no event to wait for, like a guest that is being dropped.
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..3000 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not so after 30 s: {what}");
+}

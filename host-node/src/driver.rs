@@ -1,0 +1,340 @@
+//! Carries out what the supervisor says, one task a piece of work. All state is in one task; work answers with events.
+
+use crate::{instances::ReadyUnits, logs::Logs};
+use bytes::Bytes;
+use lattice::{
+    host::{Assignment, Observed},
+    id::SlotId,
+    spec::{Source, WorkloadSpec},
+    store::Platform,
+};
+use lattice_runtime::{Component, Limits, LogSink, Reuse, Runtime, Unit, UnitConfig};
+use lattice_supervisor::{Effect, Event, Slot, Target, UnitId};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Events that wait for the driver. Each unit has at most one piece of work under way, so this is seldom reached; work
+/// waits then.
+const QUEUE: usize = 1024;
+
+pub(crate) struct Driver {
+    drain: Duration,
+    platform: Platform,
+    runtime: Runtime,
+    logs: Arc<Logs>,
+    ready: Arc<ReadyUnits>,
+    observed: Arc<Mutex<BTreeMap<SlotId, Observed>>>,
+    changed: Arc<Notify>,
+    slots: BTreeMap<SlotId, SlotState>,
+    reports: mpsc::Sender<Report>,
+    reported: mpsc::Receiver<Report>,
+}
+
+#[derive(Default)]
+struct SlotState {
+    machine: Slot,
+    units: BTreeMap<UnitId, UnitState>,
+    wanted: Option<Assignment>,
+}
+
+struct UnitState {
+    spec: Arc<WorkloadSpec>,
+    bytes: Option<Bytes>,
+    component: Option<Component>,
+    unit: Option<Arc<Unit>>,
+    work: Option<Work>,
+}
+
+/// Work under way; dropping it stops it.
+struct Work(JoinHandle<()>);
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What a piece of work brought.
+enum Done {
+    Fetched(Bytes),
+    Compiled(Component),
+    Warmed(Arc<Unit>),
+    Failed(String),
+    RetryDue,
+    Drained,
+}
+
+struct Report {
+    slot: SlotId,
+    unit: UnitId,
+    done: Done,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        drain: Duration,
+        platform: Platform,
+        runtime: Runtime,
+        logs: Arc<Logs>,
+        ready: Arc<ReadyUnits>,
+        observed: Arc<Mutex<BTreeMap<SlotId, Observed>>>,
+        changed: Arc<Notify>,
+    ) -> Self {
+        let (reports, reported) = mpsc::channel(QUEUE);
+        let slots = BTreeMap::new();
+        Self { drain, platform, runtime, logs, ready, observed, changed, slots, reports, reported }
+    }
+
+    pub(crate) async fn run(
+        mut self,
+        mut wanted: watch::Receiver<BTreeMap<SlotId, Assignment>>,
+        stop: CancellationToken,
+    ) {
+        wanted.mark_changed();
+        loop {
+            tokio::select! { // cancel-safe: each arm only receives
+                biased;
+                () = stop.cancelled() => return,
+                changed = wanted.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let wanted = wanted.borrow_and_update().clone();
+                    self.want(wanted);
+                }
+                report = self.reported.recv() => {
+                    let Some(report) = report else { return };
+                    self.take(report);
+                }
+            }
+            self.publish();
+        }
+    }
+
+    fn want(&mut self, mut wanted: BTreeMap<SlotId, Assignment>) {
+        for (slot, state) in &mut self.slots {
+            state.wanted = wanted.remove(slot);
+        }
+        for (slot, assignment) in wanted {
+            self.slots.insert(slot, SlotState { wanted: Some(assignment), ..SlotState::default() });
+        }
+        let slots: Vec<SlotId> = self.slots.keys().cloned().collect();
+        for slot in slots {
+            let wanted = self.slots.get(&slot).and_then(|state| state.wanted.as_ref());
+            let event = wanted.map_or(Event::Unwanted, |assignment| {
+                Event::Wanted(Target {
+                    uid: assignment.uid,
+                    generation: assignment.generation,
+                    exclusive: assignment.spec.class == lattice::spec::Class::Strict,
+                })
+            });
+            self.on(&slot, event);
+        }
+    }
+
+    fn take(&mut self, Report { slot, unit, done }: Report) {
+        let Some(state) = self.slots.get_mut(&slot).and_then(|state| state.units.get_mut(&unit)) else { return };
+        let event = match done {
+            Done::Fetched(bytes) => {
+                state.bytes = Some(bytes);
+                Event::Fetched(unit)
+            }
+            Done::Compiled(component) => {
+                state.component = Some(component);
+                state.bytes = None;
+                Event::Compiled(unit)
+            }
+            Done::Warmed(running) => {
+                state.unit = Some(running);
+                Event::Warmed(unit)
+            }
+            Done::Failed(why) => {
+                tracing::warn!(%slot, why, "a replica could not be started");
+                Event::Failed { unit, why, random: self.platform.rng.u64() }
+            }
+            Done::RetryDue => Event::RetryDue(unit),
+            Done::Drained => Event::Drained(unit),
+        };
+        self.on(&slot, event);
+    }
+
+    fn on(&mut self, slot: &SlotId, event: Event) {
+        let Some(state) = self.slots.get_mut(slot) else { return };
+        for effect in state.machine.on(event) {
+            self.carry_out(slot, effect);
+        }
+    }
+
+    fn carry_out(&mut self, slot: &SlotId, effect: Effect) {
+        let Some(state) = self.slots.get_mut(slot) else { return };
+        match effect {
+            Effect::Fetch(id, _) => {
+                let Some(assignment) = &state.wanted else { return };
+                let spec = state.units.get(&id).map_or_else(|| assignment.spec.clone(), |unit| unit.spec.clone());
+                let work = self.fetch(slot, id, &spec);
+                let unit = UnitState { spec, bytes: None, component: None, unit: None, work: Some(work) };
+                self.unit(slot, id, |state| *state = Some(unit));
+            }
+            Effect::Compile(id) => {
+                let Some(unit) = state.units.get(&id) else { return };
+                let (Some(digest), Some(bytes)) = (source(&unit.spec), unit.bytes.clone()) else { return };
+                let runtime = self.runtime.clone();
+                let work = self.spawn(slot, id, async move {
+                    match runtime.load(digest, bytes).await {
+                        Ok(component) => Done::Compiled(component),
+                        Err(error) => Done::Failed(error.to_string()),
+                    }
+                });
+                self.work(slot, id, work);
+            }
+            Effect::Warm(id) => {
+                let Some(unit) = state.units.get(&id) else { return };
+                let Some(component) = unit.component.clone() else { return };
+                let Some(config) = unit_config(slot, &unit.spec, self.logs.sink(slot.clone())) else { return };
+                let runtime = self.runtime.clone();
+                let work = self.spawn(slot, id, async move {
+                    match Unit::start(&runtime, component, config).await {
+                        Ok(unit) => Done::Warmed(Arc::new(unit)),
+                        Err(error) => Done::Failed(error.to_string()),
+                    }
+                });
+                self.work(slot, id, work);
+            }
+            Effect::Serve(id) => {
+                let unit = state.units.get(&id).and_then(|state| state.unit.as_ref());
+                self.ready.set(slot, unit);
+            }
+            Effect::Drain(id) => {
+                let Some(unit) = state.units.get(&id).and_then(|state| state.unit.clone()) else { return };
+                if state.machine.serving().is_none() {
+                    self.ready.set(slot, None);
+                }
+                let limit = self.drain;
+                let work = self.spawn(slot, id, async move {
+                    if !unit.drain(limit).await {
+                        tracing::warn!("requests were still running at the drain limit");
+                    }
+                    Done::Drained
+                });
+                self.work(slot, id, work);
+            }
+            Effect::Discard(id) => drop(state.units.remove(&id)),
+            Effect::Retry(id, delay) => {
+                let sleep = self.platform.clock.sleep(delay);
+                let work = self.spawn(slot, id, async move {
+                    sleep.await;
+                    Done::RetryDue
+                });
+                self.unit(slot, id, |state| {
+                    if let Some(unit) = state {
+                        *unit = UnitState {
+                            spec: unit.spec.clone(),
+                            bytes: None,
+                            component: None,
+                            unit: None,
+                            work: Some(work),
+                        };
+                    }
+                });
+            }
+            Effect::Ignored(id) => tracing::debug!(%slot, unit = id.0, "an event came too late"),
+        }
+    }
+
+    /// Change what is kept of a unit; what was there is dropped, its work with it.
+    fn unit(&mut self, slot: &SlotId, id: UnitId, change: impl FnOnce(&mut Option<UnitState>)) {
+        let Some(state) = self.slots.get_mut(slot) else { return };
+        let mut unit = state.units.remove(&id);
+        change(&mut unit);
+        if let Some(unit) = unit {
+            state.units.insert(id, unit);
+        }
+    }
+
+    fn work(&mut self, slot: &SlotId, id: UnitId, work: Work) {
+        self.unit(slot, id, |state| {
+            if let Some(unit) = state {
+                unit.work = Some(work);
+            }
+        });
+    }
+
+    fn spawn(&self, slot: &SlotId, unit: UnitId, work: impl Future<Output = Done> + Send + 'static) -> Work {
+        let (slot, reports) = (slot.clone(), self.reports.clone());
+        Work(tokio::spawn(async move {
+            let done = work.await;
+            // The driver has ended: so has everything that this was for.
+            let _ = reports.send(Report { slot, unit, done }).await;
+        }))
+    }
+
+    fn fetch(&self, slot: &SlotId, id: UnitId, spec: &WorkloadSpec) -> Work {
+        let digest = source(spec);
+        let artifacts = self.platform.artifacts.clone();
+        self.spawn(slot, id, async move {
+            let Some(digest) = digest else { return Done::Failed("the spec names no stored component".into()) };
+            match artifacts.get(digest).await {
+                Ok(Some(bytes)) => Done::Fetched(bytes),
+                Ok(None) => Done::Failed(format!("{digest} is not in the object store: deploy the workload again")),
+                Err(error) => Done::Failed(error.to_string()),
+            }
+        })
+    }
+
+    /// Show what runs now, and forget slots of which nothing is left.
+    fn publish(&mut self) {
+        self.slots.retain(|_, state| state.wanted.is_some() || state.machine.observed().is_some());
+        let now: BTreeMap<SlotId, Observed> =
+            self.slots.iter().filter_map(|(slot, state)| Some((slot.clone(), state.machine.observed()?))).collect();
+        let mut observed = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
+        if *observed != now {
+            *observed = now;
+            drop(observed);
+            self.changed.notify_one();
+        }
+    }
+}
+
+/// The unit that a spec asks for.
+fn unit_config(slot: &SlotId, spec: &WorkloadSpec, logs: Arc<dyn LogSink>) -> Option<UnitConfig> {
+    let component = spec.entry()?;
+    let reuse = spec.reuse.settings();
+    let settings = reuse.clone().unwrap_or_default();
+    Some(UnitConfig {
+        workload: slot.workload.clone(),
+        replica: slot.index,
+        env: component.env.clone(),
+        config: component.config.clone(),
+        reuse: Reuse {
+            enabled: reuse.is_some(),
+            requests: settings.requests,
+            idle: settings.idle.into(),
+            min_warm: settings.min_warm,
+            max_instances: settings.max_instances,
+        },
+        limits: Limits {
+            memory_bytes: spec.limits.memory.0,
+            wall: spec.limits.wall.into(),
+            cpu: spec.limits.cpu.into(),
+            concurrency: spec.limits.concurrency,
+            queue: spec.limits.queue,
+            body_bytes: spec.limits.body.0,
+        },
+        logs,
+    })
+}
+
+fn source(spec: &WorkloadSpec) -> Option<lattice::id::Digest> {
+    match &spec.entry()?.source {
+        Source::Stored(digest) => Some(*digest),
+        Source::File(_) => None,
+    }
+}

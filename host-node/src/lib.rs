@@ -1,0 +1,147 @@
+//! The host of one node: turns the slots that the control plane assigned into running units, and passes requests to them.
+//! What to do next is decided in `lattice-supervisor`, how to run a component in `lattice-runtime`; here the two are
+//! joined to the lattice's object store and to its logs.
+//!
+//! Start at [`HostNode`]; `driver.rs` carries out what the supervisor says.
+
+mod driver;
+mod instances;
+mod logs;
+mod metrics;
+
+use driver::Driver;
+use instances::ReadyUnits;
+use lattice::{
+    Fut,
+    host::{Assignment, Host, Observed},
+    http::{CallError, Instances, Request, Response},
+    id::{LatticeId, NodeId, SlotId, WorkloadName},
+    store::Platform,
+};
+use lattice_runtime::{Runtime, RuntimeError, RuntimeOptions};
+use logs::Logs;
+use prometheus_client::registry::Registry;
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+/// What the host of a node needs to know.
+#[derive(Debug, Clone)]
+pub struct HostOptions {
+    pub lattice: LatticeId,
+    pub node: NodeId,
+    /// Where compiled code is kept. It is native code: nobody but this node's user may write there.
+    pub cache_dir: PathBuf,
+    /// Most instances of all units together. Default 1000.
+    pub max_instances: u32,
+    /// How long a unit that was withdrawn may finish the requests that it has. Default 20 s.
+    pub drain: Duration,
+}
+
+impl HostOptions {
+    pub fn new(lattice: LatticeId, node: NodeId, cache_dir: PathBuf) -> Self {
+        Self { lattice, node, cache_dir, max_instances: 1000, drain: Duration::from_secs(20) }
+    }
+}
+
+/// Why a node has no host.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+}
+
+/// Whether bytes are a component that a node of this version can run; the text is for the person who sent them.
+pub fn inspect(bytes: &[u8]) -> Result<(), String> {
+    let inspection = lattice_runtime::inspect(bytes).map_err(|error| error.to_string())?;
+    lattice_runtime::admissible(inspection).map(drop).map_err(|error| error.to_string())
+}
+
+/// The host of one node. Its handle: what runs is driven by [`HostNode::run`].
+pub struct HostNode {
+    options: HostOptions,
+    platform: Platform,
+    runtime: Runtime,
+    logs: Arc<Logs>,
+    units: Arc<ReadyUnits>,
+    wanted: watch::Sender<BTreeMap<SlotId, Assignment>>,
+    observed: Arc<Mutex<BTreeMap<SlotId, Observed>>>,
+    changed: Arc<Notify>,
+}
+
+impl HostNode {
+    /// Open the cache of compiled code and start the engines. Nothing runs yet.
+    pub fn new(options: HostOptions, platform: Platform, metrics: &mut Registry) -> Result<Arc<Self>, HostError> {
+        let mut runtime = RuntimeOptions::new(&options.cache_dir);
+        runtime.max_instances = options.max_instances;
+        let runtime = Runtime::new(runtime)?;
+        let units = Arc::<ReadyUnits>::default();
+        metrics::register(metrics, units.clone(), runtime.clone());
+        Ok(Arc::new(Self {
+            logs: Logs::new(&options, &platform),
+            options,
+            platform,
+            runtime,
+            units,
+            wanted: watch::Sender::default(),
+            observed: Arc::default(),
+            changed: Arc::default(),
+        }))
+    }
+
+    /// Run what is assigned until `stop`, then stop everything that is left.
+    pub async fn run(&self, stop: CancellationToken) {
+        let driver = Driver::new(
+            self.options.drain,
+            self.platform.clone(),
+            self.runtime.clone(),
+            self.logs.clone(),
+            self.units.clone(),
+            self.observed.clone(),
+            self.changed.clone(),
+        );
+        tokio::select! { // each ends only with `stop`
+            biased;
+            () = driver.run(self.wanted.subscribe(), stop.clone()) => {}
+            () = self.logs.serve() => {}
+        }
+    }
+}
+
+impl Host for HostNode {
+    fn apply(&self, wanted: BTreeMap<SlotId, Assignment>) {
+        self.wanted.send_if_modified(|before| {
+            let is_new = *before != wanted;
+            if is_new {
+                *before = wanted;
+            }
+            is_new
+        });
+    }
+
+    fn observed(&self) -> BTreeMap<SlotId, Observed> {
+        self.observed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn changed(&self) -> Fut<'_, ()> {
+        Box::pin(self.changed.notified())
+    }
+}
+
+impl Instances for HostNode {
+    fn is_ready(&self, workload: &WorkloadName) -> bool {
+        self.units.pick(workload).is_some()
+    }
+
+    fn call(&self, workload: &WorkloadName, request: Request) -> Fut<'static, Result<Response, CallError>> {
+        match self.units.pick(workload) {
+            Some(unit) => Box::pin(unit.call(request)),
+            None => Box::pin(std::future::ready(Err(CallError::NotHere))),
+        }
+    }
+}

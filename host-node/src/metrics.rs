@@ -1,0 +1,82 @@
+//! What the units of this node count, for `/metrics`. Read when asked, so that nothing is counted twice.
+
+use crate::instances::ReadyUnits;
+use lattice::id::SlotId;
+use lattice_runtime::{Runtime, Unit, UnitStats};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric as _},
+    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    registry::Registry,
+};
+use std::sync::Arc;
+
+pub(crate) fn register(registry: &mut Registry, units: Arc<ReadyUnits>, runtime: Runtime) {
+    registry.register_collector(Box::new(Units { units, runtime }));
+}
+
+struct Units {
+    units: Arc<ReadyUnits>,
+    runtime: Runtime,
+}
+
+impl std::fmt::Debug for Units {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Units")
+    }
+}
+
+/// A counter of each unit: name, help, value.
+type Sum = (&'static str, &'static str, fn(&UnitStats) -> u64);
+const SUMS: [Sum; 6] = [
+    ("lattice_unit_requests", "Calls of a replica, refused ones too", |stats| stats.requests),
+    ("lattice_unit_refused", "Calls refused before any guest code ran", |stats| stats.refused),
+    ("lattice_unit_failures", "Calls that the guest failed", |stats| stats.failures),
+    ("lattice_unit_reuse_hits", "Calls that found an instance that had served before", |stats| stats.reuse_hits),
+    ("lattice_unit_instances_created", "Instances made", |stats| stats.instances_created),
+    ("lattice_unit_instances_retired", "Instances dropped", |stats| stats.instances_retired.values().sum()),
+];
+
+/// A level of each unit.
+type Level = (&'static str, &'static str, fn(&UnitStats) -> u32);
+const LEVELS: [Level; 3] = [
+    ("lattice_unit_in_flight", "Calls inside a replica now", |stats| stats.in_flight),
+    ("lattice_unit_queued", "Calls that wait for a replica now", |stats| stats.queued),
+    ("lattice_unit_instances", "Instances alive now", |stats| stats.instances_live),
+];
+
+impl Collector for Units {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let units: Vec<(SlotId, Arc<Unit>)> = self.units.all();
+        let stats: Vec<([(&str, String); 2], UnitStats)> = units
+            .iter()
+            .map(|(slot, unit)| {
+                let labels = [("workload", slot.workload.to_string()), ("replica", slot.index.to_string())];
+                (labels, unit.stats())
+            })
+            .collect();
+        for (name, help, value) in SUMS {
+            let kind = prometheus_client::metrics::MetricType::Counter;
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for (labels, stats) in &stats {
+                ConstCounter::new(value(stats)).encode(family.encode_family(labels)?)?;
+            }
+        }
+        for (name, help, value) in LEVELS {
+            let kind = prometheus_client::metrics::MetricType::Gauge;
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for (labels, stats) in &stats {
+                ConstGauge::new(i64::from(value(stats))).encode(family.encode_family(labels)?)?;
+            }
+        }
+        let loads = self.runtime.load_stats();
+        for (name, help, value) in [
+            ("lattice_components_compiled", "Components compiled", loads.compiled),
+            ("lattice_components_from_disk", "Components whose code was found on disk", loads.from_disk),
+        ] {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        Ok(())
+    }
+}

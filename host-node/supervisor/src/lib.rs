@@ -1,0 +1,216 @@
+//! What becomes of one slot on its node: one unit for each generation that was wanted, from fetching to gone. No clock,
+//! no tokio, no wasmtime: the host node carries out the [`Effect`]s and says with an [`Event`] when one is done.
+//!
+//! Start at [`Slot`]. A new unit comes up beside the one that serves, which goes on until the new one is ready. The table
+//! of transitions is `unit::next`; its test prints all of it.
+
+#[cfg(test)]
+mod tests;
+mod unit;
+
+pub use unit::{BACKOFF_MAX, BACKOFF_MIN, Phase};
+
+use lattice::{host::Observed, id::Generation, record};
+use std::time::Duration;
+use unit::{Action, Input};
+
+/// What a slot should run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    pub uid: uuid::Uuid,
+    pub generation: Generation,
+    /// Class `strict`: nothing of this unit runs before all others of the slot are gone. It is fetched and compiled
+    /// beside the one that serves, so a component that can't be compiled stops nothing.
+    pub exclusive: bool,
+}
+
+/// One attempt of a slot to run one target. Unique within its [`Slot`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnitId(pub u64);
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The slot should run this. Repeating it changes nothing.
+    Wanted(Target),
+    /// The slot should run nothing.
+    Unwanted,
+    Fetched(UnitId),
+    Compiled(UnitId),
+    Warmed(UnitId),
+    /// Fetching, compiling or warming failed, or what served can't go on. `random` spreads the retry.
+    Failed {
+        unit: UnitId,
+        why: String,
+        random: u64,
+    },
+    /// The delay of an [`Effect::Retry`] has passed.
+    RetryDue(UnitId),
+    /// Nothing of a draining unit runs any more.
+    Drained(UnitId),
+}
+
+/// What the host node must do, in this order. All but `Serve` are the unit's only work in progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Bring the component's bytes; ends with [`Event::Fetched`].
+    Fetch(UnitId, Target),
+    /// Ends with [`Event::Compiled`].
+    Compile(UnitId),
+    /// Link, start the first instances; ends with [`Event::Warmed`].
+    Warm(UnitId),
+    /// New requests go to this unit from now on.
+    Serve(UnitId),
+    /// New requests don't go to this unit; let those that run end, within a limit. Ends with [`Event::Drained`].
+    Drain(UnitId),
+    /// Stop whatever is under way for this unit, timers too, and drop what it has.
+    Discard(UnitId),
+    /// Drop what the unit has, and send [`Event::RetryDue`] after the delay.
+    Retry(UnitId, Duration),
+    /// The event came too late for its unit, which is normal for one that was discarded: count it.
+    Ignored(UnitId),
+}
+
+/// One slot of this node.
+#[derive(Debug, Default)]
+pub struct Slot {
+    next_unit: u64,
+    /// Oldest first. At most one is on its way up and at most one is ready, once an event has been dealt with. Those that
+    /// drain were ready before, and each ends within the host node's drain limit.
+    units: Vec<Unit>,
+}
+
+#[derive(Debug)]
+struct Unit {
+    id: UnitId,
+    target: Target,
+    phase: Phase,
+    failures: u32,
+    /// Why it failed last; forgotten when it is ready.
+    why: Option<String>,
+}
+
+impl Slot {
+    /// Take an event; what to do about it.
+    pub fn on(&mut self, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Wanted(target) => self.want(target, &mut effects),
+            Event::Unwanted => self.retire(|unit| unit.phase != Phase::Draining, &mut effects),
+            Event::Fetched(unit) => self.step(unit, &Input::Fetched, &mut effects),
+            Event::Compiled(unit) => self.step(unit, &Input::Compiled, &mut effects),
+            Event::Warmed(unit) => self.step(unit, &Input::Warmed, &mut effects),
+            Event::Failed { unit, why, random } => self.step(unit, &Input::Failed { why, random }, &mut effects),
+            Event::RetryDue(unit) => self.step(unit, &Input::RetryDue, &mut effects),
+            Event::Drained(unit) => self.step(unit, &Input::Drained, &mut effects),
+        }
+        self.make_room(&mut effects);
+        effects
+    }
+
+    /// What to report. `None`: nothing of the slot is left, and this value can be dropped.
+    pub fn observed(&self) -> Option<Observed> {
+        let observed = |unit: &Unit, phase, message| {
+            let Target { uid, generation, .. } = unit.target;
+            Some(Observed { uid, generation, phase, message })
+        };
+        if let Some(serving) = self.in_phase(|phase| phase == Phase::Ready) {
+            let failed =
+                self.in_phase(Phase::is_coming).and_then(|unit| Some((unit.target.generation, unit.why.as_ref()?)));
+            let message = failed.map(|(generation, why)| format!("generation {generation} failed: {why}"));
+            observed(serving, record::Phase::Ready, message)
+        } else if let Some(coming) = self.in_phase(Phase::is_coming) {
+            // A retry under way still counts as failed, so that a unit that fails for hours is not written at each retry.
+            let phase = if coming.why.is_some() { record::Phase::Failed } else { record::Phase::Starting };
+            observed(coming, phase, coming.why.clone())
+        } else {
+            // Neither ready nor failed: nothing new may be sent here.
+            let draining = self.units.last()?;
+            observed(draining, record::Phase::Starting, Some("draining".into()))
+        }
+    }
+
+    /// The unit that takes new requests.
+    pub fn serving(&self) -> Option<UnitId> {
+        self.in_phase(|phase| phase == Phase::Ready).map(|unit| unit.id)
+    }
+
+    /// Phases of all units, oldest first, for logs and tests.
+    pub fn phases(&self) -> impl Iterator<Item = (UnitId, Phase)> + '_ {
+        self.units.iter().map(|unit| (unit.id, unit.phase))
+    }
+
+    /// The newest unit in such a phase.
+    fn in_phase(&self, is: impl Fn(Phase) -> bool) -> Option<&Unit> {
+        self.units.iter().rfind(|unit| is(unit.phase))
+    }
+
+    fn want(&mut self, target: Target, effects: &mut Vec<Effect>) {
+        let has = |unit: Option<&Unit>| unit.is_some_and(|unit| unit.target == target);
+        if has(self.in_phase(Phase::is_coming)) {
+            return;
+        }
+        self.retire(|unit| unit.phase.is_coming(), effects);
+        if has(self.in_phase(|phase| phase == Phase::Ready)) {
+            return;
+        }
+        let id = UnitId(self.next_unit);
+        self.next_unit += 1;
+        self.units.push(Unit { id, target, phase: Phase::Fetching, failures: 0, why: None });
+        effects.push(Effect::Fetch(id, target));
+    }
+
+    fn step(&mut self, id: UnitId, input: &Input, effects: &mut Vec<Effect>) {
+        let Some(unit) = self.units.iter_mut().find(|unit| unit.id == id) else {
+            return effects.push(Effect::Ignored(id));
+        };
+        let Some((phase, action)) = unit::next(unit.phase, input, unit.failures, unit.target.exclusive) else {
+            return effects.push(Effect::Ignored(id));
+        };
+        unit.phase = phase;
+        match input {
+            Input::Failed { why, .. } => {
+                unit.failures = unit.failures.saturating_add(1);
+                unit.why = Some(why.clone());
+            }
+            _ if phase == Phase::Ready => unit.why = None,
+            _ => {}
+        }
+        effects.extend(match action {
+            Action::None => None,
+            Action::Fetch => Some(Effect::Fetch(id, unit.target)),
+            Action::Compile => Some(Effect::Compile(id)),
+            Action::Warm => Some(Effect::Warm(id)),
+            Action::Serve => Some(Effect::Serve(id)),
+            Action::Drain => Some(Effect::Drain(id)),
+            Action::Retry(delay) => Some(Effect::Retry(id, delay)),
+            Action::Discard => Some(Effect::Discard(id)),
+        });
+        self.units.retain(|unit| unit.phase != Phase::Gone);
+    }
+
+    fn retire(&mut self, which: impl Fn(&Unit) -> bool, effects: &mut Vec<Effect>) {
+        let retired: Vec<UnitId> = self.units.iter().filter(|unit| which(unit)).map(|unit| unit.id).collect();
+        for id in retired {
+            self.step(id, &Input::Retired, effects);
+        }
+    }
+
+    /// Only the newest unit may be on its way up, and only the newest ready one serves; a unit that must be alone sends
+    /// away the others when its turn comes to run.
+    fn make_room(&mut self, effects: &mut Vec<Effect>) {
+        if let Some(coming) = self.in_phase(Phase::is_coming).map(|unit| unit.id) {
+            let failed_while_replaced = |unit: &Unit| unit.phase.is_coming() && unit.id != coming;
+            self.retire(failed_while_replaced, effects);
+        }
+        if let Some(serving) = self.serving() {
+            self.retire(|unit| unit.phase == Phase::Ready && unit.id != serving, effects);
+        }
+        if let Some(waiting) = self.in_phase(|phase| phase == Phase::Waiting).map(|unit| unit.id) {
+            self.retire(|unit| unit.phase == Phase::Ready, effects);
+            if self.units.iter().all(|unit| unit.id == waiting) {
+                self.step(waiting, &Input::Alone, effects);
+            }
+        }
+    }
+}

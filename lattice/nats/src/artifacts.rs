@@ -1,0 +1,74 @@
+//! [`lattice::store::Artifacts`] over the JetStream object store: one object a component, named by its SHA-256.
+
+use async_nats::jetstream::object_store;
+use bytes::Bytes;
+use lattice::{
+    Fut,
+    id::Digest,
+    limits::COMPONENT_BYTES_MAX,
+    store::{Artifacts, StoreError},
+};
+use tokio::io::AsyncReadExt as _;
+
+pub(crate) struct ObjectStore {
+    objects: object_store::ObjectStore,
+}
+
+impl ObjectStore {
+    pub(crate) fn new(objects: object_store::ObjectStore) -> Self {
+        Self { objects }
+    }
+}
+
+fn unreachable(error: impl std::fmt::Display) -> StoreError {
+    StoreError::Unreachable(error.to_string())
+}
+
+impl Artifacts for ObjectStore {
+    fn get(&self, digest: Digest) -> Fut<'_, Result<Option<Bytes>, StoreError>> {
+        Box::pin(async move {
+            let object = match self.objects.get(digest.to_hex()).await {
+                Ok(object) => object,
+                Err(error) if error.kind() == object_store::GetErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(unreachable(error)),
+            };
+            let size = object.info().size as u64;
+            if size > COMPONENT_BYTES_MAX {
+                return Err(StoreError::Refused(format!("{digest} is {size} bytes, more than {COMPONENT_BYTES_MAX}")));
+            }
+            let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
+            // The size in the object's description is a claim of whoever wrote it: don't read past it.
+            object.take(size.saturating_add(1)).read_to_end(&mut bytes).await.map_err(unreachable)?;
+            if Digest::of(&bytes) != digest {
+                return Err(StoreError::Refused(format!("the object {digest} holds other bytes than its name says")));
+            }
+            Ok(Some(bytes.into()))
+        })
+    }
+
+    fn put(&self, bytes: Bytes) -> Fut<'_, Result<Digest, StoreError>> {
+        Box::pin(async move {
+            if bytes.len() as u64 > COMPONENT_BYTES_MAX {
+                let size = bytes.len();
+                return Err(StoreError::Refused(format!("{size} bytes are more than {COMPONENT_BYTES_MAX}")));
+            }
+            let digest = Digest::of(&bytes);
+            if self.size(digest).await?.is_none() {
+                let name = digest.to_hex();
+                self.objects.put(name.as_str(), &mut bytes.as_ref()).await.map_err(unreachable)?;
+            }
+            Ok(digest)
+        })
+    }
+
+    fn size(&self, digest: Digest) -> Fut<'_, Result<Option<u64>, StoreError>> {
+        Box::pin(async move {
+            match self.objects.info(digest.to_hex()).await {
+                Ok(info) if info.deleted => Ok(None),
+                Ok(info) => Ok(Some(info.size as u64)),
+                Err(error) if error.kind() == object_store::InfoErrorKind::NotFound => Ok(None),
+                Err(error) => Err(unreachable(error)),
+            }
+        })
+    }
+}

@@ -1,0 +1,167 @@
+//! [`lattice::store::Bus`] over core NATS.
+
+use crate::connect::Nats;
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use lattice::{
+    Fut,
+    store::{Answer, Bus, BusError, Connection, Handler, Headers, Items, Message, MicroService},
+};
+use std::time::Duration;
+
+/// Requests to the control interface that one node handles at a time. More wait in the subscription.
+const REQUESTS_AT_A_TIME: usize = 64;
+
+pub(crate) struct NatsBus {
+    nats: Nats,
+}
+
+impl NatsBus {
+    pub(crate) fn new(nats: Nats) -> Self {
+        Self { nats }
+    }
+}
+
+fn to_nats(headers: Headers) -> HeaderMap {
+    headers.into_iter().fold(HeaderMap::new(), |mut map, (name, value)| {
+        map.insert(name.as_str(), value.as_str());
+        map
+    })
+}
+
+fn from_nats(message: async_nats::Message) -> Message {
+    let headers = message.headers.iter().flat_map(|headers| headers.iter());
+    let first = |(name, values): (&async_nats::HeaderName, &Vec<async_nats::HeaderValue>)| {
+        Some((name.to_string(), values.first()?.to_string()))
+    };
+    Message {
+        headers: headers.filter_map(first).collect(),
+        subject: message.subject.into_string(),
+        reply: message.reply.map(|reply| reply.into_string()),
+        payload: message.payload,
+        status: message.status.map(|status| status.as_u16()),
+    }
+}
+
+fn disconnected(error: impl std::fmt::Display) -> BusError {
+    BusError::Disconnected(error.to_string())
+}
+
+impl Bus for NatsBus {
+    fn publish(&self, message: Message) -> Fut<'_, Result<(), BusError>> {
+        Box::pin(async move {
+            let limit = self.payload_bytes_max();
+            if message.payload.len() > limit {
+                return Err(BusError::TooLarge { size: message.payload.len(), limit });
+            }
+            let Message { subject, reply, headers, payload, .. } = message;
+            let client = &self.nats.client;
+            let sent = match (reply, headers.is_empty()) {
+                (None, true) => client.publish(subject, payload).await,
+                (None, false) => client.publish_with_headers(subject, to_nats(headers), payload).await,
+                (Some(reply), true) => client.publish_with_reply(subject, reply, payload).await,
+                (Some(reply), false) => {
+                    client.publish_with_reply_and_headers(subject, reply, to_nats(headers), payload).await
+                }
+            };
+            sent.map_err(disconnected)
+        })
+    }
+
+    fn request(
+        &self,
+        subject: String,
+        headers: Headers,
+        payload: Bytes,
+        timeout: Duration,
+    ) -> Fut<'_, Result<Message, BusError>> {
+        Box::pin(async move {
+            let limit = self.payload_bytes_max();
+            if payload.len() > limit {
+                return Err(BusError::TooLarge { size: payload.len(), limit });
+            }
+            let mut request = async_nats::Request::new().payload(payload).timeout(Some(timeout));
+            if !headers.is_empty() {
+                request = request.headers(to_nats(headers));
+            }
+            match self.nats.client.send_request(subject.clone(), request).await {
+                Ok(message) => Ok(from_nats(message)),
+                Err(error) => Err(match error.kind() {
+                    async_nats::RequestErrorKind::NoResponders => BusError::NoResponders { subject },
+                    async_nats::RequestErrorKind::TimedOut => BusError::Timeout { subject, after: timeout },
+                    _ => disconnected(error),
+                }),
+            }
+        })
+    }
+
+    fn subscribe(&self, subject: String, queue: Option<String>) -> Fut<'_, Result<Items<Message>, BusError>> {
+        Box::pin(async move {
+            let client = &self.nats.client;
+            let messages = match queue {
+                Some(queue) => client.queue_subscribe(subject, queue).await,
+                None => client.subscribe(subject).await,
+            };
+            Ok(messages.map_err(disconnected)?.map(from_nats).boxed())
+        })
+    }
+
+    fn serve(&self, service: MicroService, handler: Handler) -> Fut<'_, Result<(), BusError>> {
+        use async_nats::service::ServiceExt as _;
+        Box::pin(async move {
+            let MicroService { name, version, description, metadata, endpoints } = service;
+            let service = self
+                .nats
+                .client
+                .service_builder()
+                .description(description)
+                .metadata(metadata.into_iter().collect())
+                .start(name, version)
+                .await
+                .map_err(disconnected)?;
+            let mut requests = Vec::new();
+            for (index, endpoint) in endpoints.into_iter().enumerate() {
+                let subscription = service
+                    .endpoint_builder()
+                    .name(endpoint.name)
+                    .queue_group(endpoint.queue)
+                    .add(endpoint.subject)
+                    .await
+                    .map_err(disconnected)?;
+                requests.push(subscription.map(move |request| (index, request)).boxed());
+            }
+            stream::select_all(requests)
+                .for_each_concurrent(REQUESTS_AT_A_TIME, |(index, request)| {
+                    let answer = handler(index, from_nats(request.message.clone()));
+                    async move {
+                        let Some(Answer { headers, payload }) = answer.await else { return };
+                        if let Err(error) = request.respond_with_headers(Ok(payload), to_nats(headers)).await {
+                            tracing::debug!(%error, "an answer was not sent");
+                        }
+                    }
+                })
+                .await;
+            Ok(())
+        })
+    }
+
+    fn inbox(&self) -> String {
+        self.nats.client.new_inbox()
+    }
+
+    fn payload_bytes_max(&self) -> usize {
+        match self.nats.client.max_payload() {
+            0 => lattice::limits::NATS_PAYLOAD_BYTES_DEFAULT,
+            limit => limit,
+        }
+    }
+
+    fn connection(&self) -> Connection {
+        self.nats.connection()
+    }
+
+    fn flush(&self) -> Fut<'_, Result<(), BusError>> {
+        Box::pin(async move { self.nats.client.flush().await.map_err(disconnected) })
+    }
+}

@@ -1,0 +1,47 @@
+//! Time and chance of a real machine.
+
+use lattice::{
+    Fut,
+    store::{Clock, Rng},
+};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// tokio's clock, so that tests with paused time work.
+#[derive(Debug, Clone)]
+pub struct SystemClock {
+    start: tokio::time::Instant,
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self { start: tokio::time::Instant::now() }
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+    fn unix_ms(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+    fn sleep(&self, duration: Duration) -> Fut<'static, ()> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+}
+
+/// The operating system's randomness, through uuid's generator.
+#[derive(Debug, Clone, Default)]
+pub struct SystemRng;
+
+impl Rng for SystemRng {
+    fn u64(&self) -> u64 {
+        // The high half of a version 4 UUID has four fixed bits; fold them away with the low half's random ones.
+        let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
+        high ^ low.rotate_left(32)
+    }
+    fn uuid(&self) -> uuid::Uuid {
+        uuid::Uuid::new_v4()
+    }
+}

@@ -1,0 +1,329 @@
+//! Messages of the control interface. Every reply is `{"ok": …}` or `{"error": {code, message, field?, hint?}}`; errors
+//! also carry the micro service headers (ADR-32).
+
+use crate::{
+    event::CloudEvent,
+    id::{Digest, Generation, NodeId, Revision, WorkloadName},
+    record::{Phase, Session},
+    spec::{SpecError, WorkloadSpec},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Request header of `workload.put`, `.scale`, `.delete`, `.rollback`: go on only if the spec is still at this revision;
+/// `0` means that there must be none.
+pub const HEADER_EXPECTED_REVISION: &str = "Lattice-Expected-Revision";
+/// Request header of `workload.put`: `true` answers with the plan and changes nothing.
+pub const HEADER_DRY_RUN: &str = "Lattice-Dry-Run";
+/// Headers of an error reply (ADR-32).
+pub const HEADER_ERROR: &str = "Nats-Service-Error";
+pub const HEADER_ERROR_CODE: &str = "Nats-Service-Error-Code";
+
+/// Why a request was refused, as a program should decide on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorCode {
+    /// The request itself is wrong: change it.
+    Invalid,
+    /// No such workload, node or revision.
+    NotFound,
+    /// Somebody else changed it first, or another workload holds the route.
+    Conflict,
+    /// The component can't run here: not a component, an import that no node offers, too large.
+    BadComponent,
+    /// The request lacks a reply subject that may be answered, or looks forged.
+    Refused,
+    /// No such operation.
+    UnknownOperation,
+    /// The store did not answer: try again; a put is idempotent.
+    Unavailable,
+}
+
+impl ErrorCode {
+    pub const ALL: [ErrorCode; 7] = [
+        ErrorCode::Invalid,
+        ErrorCode::NotFound,
+        ErrorCode::Conflict,
+        ErrorCode::BadComponent,
+        ErrorCode::Refused,
+        ErrorCode::UnknownOperation,
+        ErrorCode::Unavailable,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ErrorCode::Invalid => "invalid",
+            ErrorCode::NotFound => "not-found",
+            ErrorCode::Conflict => "conflict",
+            ErrorCode::BadComponent => "bad-component",
+            ErrorCode::Refused => "refused",
+            ErrorCode::UnknownOperation => "unknown-operation",
+            ErrorCode::Unavailable => "unavailable",
+        }
+    }
+
+    /// The number in the micro service header, after HTTP's.
+    pub fn status(self) -> u16 {
+        match self {
+            ErrorCode::Invalid => 400,
+            ErrorCode::Refused => 403,
+            ErrorCode::NotFound => 404,
+            ErrorCode::UnknownOperation => 405,
+            ErrorCode::Conflict => 409,
+            ErrorCode::BadComponent => 422,
+            ErrorCode::Unavailable => 503,
+        }
+    }
+}
+
+/// An error as it travels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, thiserror::Error)]
+#[error("{}{message}", field.as_deref().map(|f| format!("{f}: ")).unwrap_or_default())]
+pub struct CtlError {
+    pub code: ErrorCode,
+    /// What is wrong, in one sentence, without the field.
+    pub message: String,
+    /// The path of the field that is wrong, such as `components[0].source`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// What to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl CtlError {
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), field: None, hint: None }
+    }
+    pub fn field(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl From<SpecError> for CtlError {
+    fn from(error: SpecError) -> Self {
+        let SpecError { field, message, hint } = error;
+        Self { code: ErrorCode::Invalid, message, field: Some(field).filter(|f| !f.is_empty()), hint }
+    }
+}
+
+/// The envelope of every reply.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply<T> {
+    Ok(T),
+    Error(CtlError),
+}
+
+impl<T> From<Result<T, CtlError>> for Reply<T> {
+    fn from(result: Result<T, CtlError>) -> Self {
+        match result {
+            Ok(value) => Reply::Ok(value),
+            Err(error) => Reply::Error(error),
+        }
+    }
+}
+
+impl<T> From<Reply<T>> for Result<T, CtlError> {
+    fn from(reply: Reply<T>) -> Self {
+        match reply {
+            Reply::Ok(value) => Ok(value),
+            Reply::Error(error) => Err(error),
+        }
+    }
+}
+
+/// Reply of `workload.put`, `.scale` and `.rollback`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct PutReply {
+    pub workload: WorkloadName,
+    pub generation: Generation,
+    pub revision: Revision,
+    pub hash: Digest,
+    /// False where the spec was the one in force already: nothing was written.
+    pub changed: bool,
+    /// With a dry run only: where each replica would run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Vec<PlannedSlot>>,
+}
+
+/// Where a replica would run, or why it would not.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct PlannedSlot {
+    pub replica: u32,
+    pub node: Option<NodeId>,
+    /// True where it runs there already.
+    pub stays: bool,
+    /// For a replica without a node: what each node lacks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<Refusal>,
+}
+
+/// Why a node can't take a replica.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Refusal {
+    pub node: NodeId,
+    pub reason: String,
+}
+
+/// Reply of `workload.get`, and an item of `workload.history`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct SpecReply {
+    pub spec: WorkloadSpec,
+    pub generation: Generation,
+    pub revision: Revision,
+    pub hash: Digest,
+    /// RFC 3339.
+    pub admitted_at: String,
+}
+
+/// An item of `workload.history`, oldest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum HistoryItem {
+    Put(Box<SpecReply>),
+    Deleted { revision: Revision },
+}
+
+/// One word for a workload as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum WorkloadState {
+    /// Every replica is ready at the newest generation.
+    Ready,
+    /// On the way there.
+    Progressing,
+    /// Some replica failed or finds no node.
+    Degraded,
+    /// Replicas: 0.
+    Idle,
+}
+
+/// Reply of `workload.status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct StatusReply {
+    pub workload: WorkloadName,
+    pub state: WorkloadState,
+    pub generation: Generation,
+    pub revision: Revision,
+    pub replicas: u32,
+    pub ready: u32,
+    pub slots: Vec<SlotStatus>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct SlotStatus {
+    pub replica: u32,
+    /// The node that holds the slot; none while nobody does.
+    pub node: Option<NodeId>,
+    pub phase: Option<Phase>,
+    pub generation: Option<Generation>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<Refusal>,
+}
+
+/// An item of `workload.list`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct WorkloadSummary {
+    pub workload: WorkloadName,
+    pub state: WorkloadState,
+    pub generation: Generation,
+    pub replicas: u32,
+    pub ready: u32,
+    /// `host/path` of each route.
+    pub routes: Vec<String>,
+    pub nodes: Vec<NodeId>,
+}
+
+/// Reply of `workload.delete`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct DeleteReply {
+    pub workload: WorkloadName,
+    /// False where there was none.
+    pub deleted: bool,
+}
+
+/// Body of `workload.scale`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ScaleRequest {
+    pub replicas: u32,
+}
+
+/// Body of `workload.rollback`. Empty means: to the generation before the current one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RollbackRequest {
+    #[serde(default)]
+    pub to_generation: Option<Generation>,
+}
+
+/// Reply of `node.get`, and an item of `node.list`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct NodeReply {
+    #[serde(flatten)]
+    pub session: Session,
+    /// Slots that it holds, such as `hello.0`.
+    pub slots: Vec<String>,
+    /// Memory that they reserve, in bytes.
+    pub memory_reserved: u64,
+}
+
+/// Which of the guest's outputs a line came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogStream {
+    Stdout,
+    Stderr,
+}
+
+/// A line of guest output: an item of `workload.logs`, and the payload on `lattice.{L}.log.{W}.{i}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct LogLine {
+    pub workload: WorkloadName,
+    pub replica: u32,
+    pub node: NodeId,
+    pub stream: LogStream,
+    /// RFC 3339.
+    pub time: String,
+    pub line: String,
+}
+
+/// Schema of every message, for `docs/` and for clients in other languages.
+pub fn json_schema() -> serde_json::Value {
+    #[derive(JsonSchema)]
+    #[allow(dead_code)]
+    struct Messages {
+        put: Reply<PutReply>,
+        get: Reply<SpecReply>,
+        history: Reply<Vec<HistoryItem>>,
+        status: Reply<StatusReply>,
+        list: Reply<Vec<WorkloadSummary>>,
+        delete: Reply<DeleteReply>,
+        scale: ScaleRequest,
+        rollback: RollbackRequest,
+        logs: Reply<Vec<LogLine>>,
+        node: Reply<NodeReply>,
+        nodes: Reply<Vec<NodeReply>>,
+        event: CloudEvent,
+        log: LogLine,
+    }
+    schemars::schema_for!(Messages).to_value()
+}

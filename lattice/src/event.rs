@@ -1,0 +1,101 @@
+//! Events: something happened. CloudEvents 1.0 in structured JSON mode, on `lattice.{L}.evt.{kind}` and in the bounded
+//! stream `lattice-{L}-events`.
+
+use crate::{
+    id::{LatticeId, NodeId},
+    limits::{MESSAGE_BYTES_MAX, clip},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// What happened. The name is the subject's last token and the end of the CloudEvents `type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum EventKind {
+    NodeJoined,
+    NodeDraining,
+    NodeLeft,
+    /// An observer saw no sign of life and removed the session.
+    NodeLost,
+    WorkloadAdmitted,
+    WorkloadDeleted,
+    SlotClaimed,
+    SlotReady,
+    SlotFailed,
+    SlotReleased,
+    /// A record that does not parse was found.
+    RecordCorrupt,
+    /// The store went back in time or was made anew.
+    StoreRegressed,
+}
+
+impl EventKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EventKind::NodeJoined => "node-joined",
+            EventKind::NodeDraining => "node-draining",
+            EventKind::NodeLeft => "node-left",
+            EventKind::NodeLost => "node-lost",
+            EventKind::WorkloadAdmitted => "workload-admitted",
+            EventKind::WorkloadDeleted => "workload-deleted",
+            EventKind::SlotClaimed => "slot-claimed",
+            EventKind::SlotReady => "slot-ready",
+            EventKind::SlotFailed => "slot-failed",
+            EventKind::SlotReleased => "slot-released",
+            EventKind::RecordCorrupt => "record-corrupt",
+            EventKind::StoreRegressed => "store-regressed",
+        }
+    }
+}
+
+/// One event, before it gets its envelope.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    pub kind: EventKind,
+    /// What it is about: a workload, a slot (`hello.0`), a node.
+    pub about: String,
+    /// One sentence for people.
+    pub message: String,
+}
+
+/// The envelope (CloudEvents 1.0 §3.1).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CloudEvent {
+    pub specversion: String,
+    pub id: String,
+    /// `/lattice/{L}/node/{N}`: who says so.
+    pub source: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub subject: String,
+    /// RFC 3339, by the clock of the source.
+    pub time: String,
+    pub datacontenttype: String,
+    pub data: Value,
+}
+
+impl Event {
+    pub fn new(kind: EventKind, about: impl ToString, message: impl Into<String>) -> Self {
+        Self { kind, about: about.to_string(), message: message.into() }
+    }
+
+    pub fn into_cloud_event(self, lattice: &LatticeId, node: &NodeId, id: uuid::Uuid, unix_ms: u64) -> CloudEvent {
+        CloudEvent {
+            specversion: "1.0".into(),
+            id: id.to_string(),
+            source: format!("/lattice/{lattice}/node/{node}"),
+            kind: format!("dev.lattice.{}", self.kind.as_str()),
+            subject: self.about,
+            time: rfc3339(unix_ms),
+            datacontenttype: "application/json".into(),
+            data: serde_json::json!({ "message": clip(&self.message, MESSAGE_BYTES_MAX) }),
+        }
+    }
+}
+
+/// Milliseconds since 1970 as RFC 3339 in UTC, for people.
+pub fn rfc3339(unix_ms: u64) -> String {
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(unix_ms);
+    humantime::format_rfc3339_millis(time).to_string()
+}

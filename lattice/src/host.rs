@@ -1,0 +1,38 @@
+//! What the control plane says to the host of its own node, and what it hears back. Level-triggered both ways: each side
+//! reads the other's whole state, so a missed change costs latency only.
+
+use crate::{
+    Fut,
+    id::{Generation, SlotId},
+    record::Phase,
+    spec::WorkloadSpec,
+};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// What should run in a slot.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Assignment {
+    pub spec: Arc<WorkloadSpec>,
+    pub uid: uuid::Uuid,
+    pub generation: Generation,
+}
+
+/// What runs in a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    pub uid: uuid::Uuid,
+    /// The generation that `phase` speaks of. While a new one is starting and the old one serves, this is the old one.
+    pub generation: Generation,
+    pub phase: Phase,
+    pub message: Option<String>,
+}
+
+/// The host of one node.
+pub trait Host: Send + Sync + 'static {
+    /// Make exactly these slots run. What is no longer wanted is drained, then stopped.
+    fn apply(&self, wanted: BTreeMap<SlotId, Assignment>);
+    /// What runs now, drained slots included until they are gone.
+    fn observed(&self) -> BTreeMap<SlotId, Observed>;
+    /// Resolves when [`Host::observed`] may have changed since the last call.
+    fn changed(&self) -> Fut<'_, ()>;
+}

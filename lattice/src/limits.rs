@@ -1,0 +1,44 @@
+//! Every bound that more than one crate must agree on. Each is derived from another or says where it comes from, and
+//! relations between them are asserted at compile time.
+
+use std::time::Duration;
+
+/// Largest spec document, in bytes, as it arrives: well under the smallest payload limit that nats-server ships with
+/// (1 MiB), so that the record around it always fits one message.
+pub const SPEC_BYTES_MAX: usize = 256 * 1024;
+/// Deepest nesting of a spec document.
+pub const SPEC_DEPTH_MAX: usize = 32;
+/// Components and services of one workload.
+pub const COMPONENTS_MAX: usize = 32;
+/// Routes of one workload.
+pub const ROUTES_MAX: usize = 256;
+/// Replicas of one workload.
+pub const REPLICAS_MAX: u32 = 10_000;
+/// Environment variables or configuration entries of one component.
+pub const ENTRIES_MAX: usize = 512;
+/// Labels of one node.
+pub const LABELS_MAX: usize = 64;
+/// Longest label value, in bytes.
+pub const LABEL_VALUE_BYTES_MAX: usize = 255;
+/// Largest component, in bytes, that admission reads and nodes fetch.
+pub const COMPONENT_BYTES_MAX: u64 = 128 * 1024 * 1024;
+/// Largest payload of one NATS message where the server does not say otherwise.
+pub const NATS_PAYLOAD_BYTES_DEFAULT: usize = 1024 * 1024;
+/// Revisions of a spec that the store keeps: the most that a NATS KV bucket can (ADR-8).
+pub const SPEC_HISTORY: u8 = 64;
+/// Longest line of guest output that is passed on whole, in bytes.
+pub const LOG_LINE_BYTES_MAX: usize = 8 * 1024;
+/// Lines of guest output that a node keeps for `logs` without `--follow`, for each slot.
+pub const LOG_LINES_KEPT: usize = 500;
+/// Longest text of a failure that is stored in a slot or an event, in bytes.
+pub const MESSAGE_BYTES_MAX: usize = 2 * 1024;
+
+/// How long a client of the control interface waits for an answer by default.
+pub const CTL_TIMEOUT: Duration = Duration::from_secs(5);
+
+const _: () = assert!(2 * SPEC_BYTES_MAX <= NATS_PAYLOAD_BYTES_DEFAULT, "a put reply holds the spec and a plan");
+
+/// Cut a text to at most `max` bytes, at a character border.
+pub fn clip(text: &str, max: usize) -> &str {
+    text.get(..text.floor_char_boundary(max)).unwrap_or(text)
+}

@@ -1,0 +1,267 @@
+//! Records in the store: one bucket, one key, one kind of writer each. All are JSON with a schema version `v`.
+//! A record of a newer minor schema may carry fields that we do not know: they are ignored, never refused. A record that
+//! does not parse is *corrupt*, which is not the same as absent: see [`crate::view`].
+
+use crate::{
+    id::{Digest, Generation, Incarnation, NodeId, SlotId, WorkloadName},
+    limits::{MESSAGE_BYTES_MAX, clip},
+    spec::WorkloadSpec,
+    store::Bucket,
+};
+use bytes::Bytes;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::collections::BTreeMap;
+
+/// The schema that this version writes. It reads this one and the one before.
+pub const SCHEMA: u32 = 1;
+
+/// Why bytes are not a record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    #[error("schema {0} is newer than what this version reads ({SCHEMA}): upgrade this node")]
+    Newer(u32),
+    #[error("{0}")]
+    Malformed(String),
+}
+
+/// A value that lives in the store under a key of its own.
+pub trait Record: Serialize + DeserializeOwned {
+    const BUCKET: Bucket;
+
+    fn encode(&self) -> Bytes {
+        // Records have string keys and no floats: serialising into memory cannot fail.
+        let mut value = serde_json::to_value(self).unwrap_or_default();
+        if let Some(object) = value.as_object_mut() {
+            object.insert("v".into(), SCHEMA.into());
+        }
+        value.to_string().into()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        #[derive(Deserialize)]
+        struct Head {
+            v: u32,
+        }
+        let malformed = |error: serde_json::Error| DecodeError::Malformed(error.to_string());
+        let Head { v } = serde_json::from_slice(bytes).map_err(malformed)?;
+        if v > SCHEMA {
+            return Err(DecodeError::Newer(v));
+        }
+        serde_json::from_slice(bytes).map_err(malformed)
+    }
+}
+
+/// Key of a record in its bucket.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    Spec(WorkloadName),
+    Session(NodeId),
+    Slot(SlotId),
+    Meta,
+}
+
+impl Key {
+    pub fn bucket(&self) -> Bucket {
+        match self {
+            Key::Spec(_) => Bucket::Specs,
+            Key::Session(_) | Key::Slot(_) | Key::Meta => Bucket::State,
+        }
+    }
+
+    pub fn parse(bucket: Bucket, text: &str) -> Option<Self> {
+        match bucket {
+            Bucket::Specs => WorkloadName::new(text.strip_prefix("spec.")?).ok().map(Key::Spec),
+            Bucket::State => {
+                if text == "meta.lattice" {
+                    return Some(Key::Meta);
+                }
+                match text.split_once('.')? {
+                    ("session", rest) => NodeId::new(rest).ok().map(Key::Session),
+                    ("slot", rest) => rest.parse().ok().map(Key::Slot),
+                    _ => None,
+                }
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Key::Spec(name) => write!(f, "spec.{name}"),
+            Key::Session(node) => write!(f, "session.{node}"),
+            Key::Slot(slot) => write!(f, "slot.{slot}"),
+            Key::Meta => f.write_str("meta.lattice"),
+        }
+    }
+}
+
+/// Asked: a spec as it was admitted. Written by admission on any node, compare-and-set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SpecRecord {
+    pub spec: WorkloadSpec,
+    /// One for each life of the name: a workload that was deleted and put again is another one.
+    pub uid: uuid::Uuid,
+    pub generation: Generation,
+    /// [`WorkloadSpec::content_hash`].
+    pub hash: Digest,
+    /// Milliseconds since 1970, by the clock of the node that admitted it. For people only.
+    pub admitted_at: u64,
+}
+impl Record for SpecRecord {
+    const BUCKET: Bucket = Bucket::Specs;
+}
+
+/// What a node can hold, by its own declaration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Capacity {
+    /// Bytes that replicas may reserve (`limits.memory` each).
+    pub memory: u64,
+    /// Replicas at a time.
+    pub slots: u32,
+}
+
+/// Observed: a node is alive. Written by that node only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Session {
+    pub node: NodeId,
+    pub incarnation: Incarnation,
+    pub labels: BTreeMap<String, String>,
+    pub version: String,
+    pub capacity: Capacity,
+    /// Where this node takes HTTP, for people; peers never connect to it.
+    pub http: Option<String>,
+    /// The node is leaving: it takes nothing new and hands over what it has.
+    pub draining: bool,
+    /// Milliseconds since 1970, by the node's clock. For people only.
+    pub started_at: u64,
+    /// Counts renewals, so that each is a change that observers see.
+    pub renewals: u64,
+}
+impl Record for Session {
+    const BUCKET: Bucket = Bucket::State;
+}
+
+/// A node in one of its lives.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Holder {
+    pub node: NodeId,
+    pub incarnation: Incarnation,
+}
+
+/// How far the holder of a slot has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Fetching, compiling, warming up.
+    Starting,
+    /// Answers requests.
+    Ready,
+    /// Could not start; the holder tries again with backoff. `message` says why.
+    Failed,
+}
+
+/// Decided: who holds replica `i` of a workload. Written by the node that claims it, compare-and-set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Slot {
+    pub holder: Holder,
+    /// The life of the workload that it was claimed for.
+    pub uid: uuid::Uuid,
+    /// The generation that the holder serves, or is starting.
+    pub generation: Generation,
+    pub phase: Phase,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// The draining node that goes on serving until the holder is ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handover_from: Option<Holder>,
+    /// Makes each claim distinct, so that a claimer whose write timed out can see whether it landed.
+    pub nonce: uuid::Uuid,
+}
+impl Record for Slot {
+    const BUCKET: Bucket = Bucket::State;
+}
+
+impl Slot {
+    /// The same slot with what its holder observed.
+    pub fn observed(&self, generation: Generation, phase: Phase, message: Option<&str>) -> Slot {
+        Slot {
+            generation,
+            phase,
+            message: message.map(|text| clip(text, MESSAGE_BYTES_MAX).to_owned()),
+            // The old holder serves until we do.
+            handover_from: self.handover_from.clone().filter(|_| phase != Phase::Ready),
+            ..self.clone()
+        }
+    }
+
+    /// The node that answers requests for the slot now.
+    pub fn serving(&self) -> Option<&Holder> {
+        match self.phase {
+            Phase::Ready => Some(&self.holder),
+            Phase::Starting | Phase::Failed => self.handover_from.as_ref(),
+        }
+    }
+}
+
+/// Identity of the lattice's store, written once by the first node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Meta {
+    pub uid: uuid::Uuid,
+    /// Raised when the store is found to have lost acknowledged writes.
+    pub term: u64,
+}
+impl Record for Meta {
+    const BUCKET: Bucket = Bucket::State;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot() -> Slot {
+        Slot {
+            holder: Holder { node: NodeId::new("n1").unwrap(), incarnation: uuid::Uuid::from_u128(1) },
+            uid: uuid::Uuid::from_u128(2),
+            generation: Generation(3),
+            phase: Phase::Ready,
+            message: None,
+            handover_from: None,
+            nonce: uuid::Uuid::from_u128(4),
+        }
+    }
+
+    #[test]
+    fn a_record_of_the_next_minor_schema_is_read_and_one_of_the_next_major_is_refused() {
+        let text = String::from_utf8(slot().encode().to_vec()).unwrap();
+        let extended = text.replace("\"phase\"", "\"of-tomorrow\":{\"a\":1},\"phase\"");
+        assert_eq!(Slot::decode(extended.as_bytes()).unwrap(), slot());
+        let newer = text.replace("\"v\":1", "\"v\":2");
+        assert_eq!(Slot::decode(newer.as_bytes()), Err(DecodeError::Newer(2)));
+        for garbage in ["", "{}", "null", "{\"v\":1}", "\u{0}"] {
+            assert!(matches!(Slot::decode(garbage.as_bytes()), Err(DecodeError::Malformed(_))), "{garbage}");
+        }
+    }
+
+    #[test]
+    fn keys_round_trip() {
+        for key in [
+            Key::Spec(WorkloadName::new("hello").unwrap()),
+            Key::Session(NodeId::new("n1").unwrap()),
+            Key::Slot("hello.3".parse().unwrap()),
+            Key::Meta,
+        ] {
+            assert_eq!(Key::parse(key.bucket(), &key.to_string()), Some(key));
+        }
+        for bad in ["slot.hello", "slot.Hello.1", "session.a.b", "other.x", "", "slot.hello.01"] {
+            assert_eq!(Key::parse(Bucket::State, bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,452 @@
+//! `WorkloadSpec`: what a person asks for. YAML or JSON, one document a workload, read strictly: an unknown field, a
+//! wrong type, a bad name is an error that names the field and says what to do.
+//!
+//! The field docs below are the reference that people read: `docs/workload-spec.schema.json` is generated from them.
+
+mod parse;
+mod placement;
+
+pub use parse::{SpecError, parse, parse_value, unresolved};
+pub use placement::{Requirement, RequirementError, is_label_key, is_label_value};
+
+use crate::{
+    id::{ComponentName, Digest, WorkloadName},
+    units::{Bytes, Millis},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::{borrow::Cow, collections::BTreeMap, fmt, str::FromStr};
+
+/// A workload: components that answer HTTP, how many replicas of them run, and where they may.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct WorkloadSpec {
+    /// Name of the workload, unique within its lattice: 1 to 63 of a-z, 0-9 and '-'.
+    pub name: WorkloadName,
+    /// How many replicas run, each in a slot of its own, spread over the nodes. 0 to 10000, default 1.
+    #[serde(default = "one")]
+    #[schemars(range(max = 10_000))]
+    pub replicas: u32,
+    /// What happens while a replica's node is out of reach. Default `available`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub class: Class,
+    /// The WebAssembly components. Exactly one in this version.
+    #[schemars(length(min = 1, max = 32))]
+    pub components: Vec<ComponentSpec>,
+    /// How HTTP reaches the workload.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub http: HttpSpec,
+    /// Reuse of instances over requests. `off` gives each request a fresh instance.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub reuse: Reuse,
+    /// Bounds on what one replica may use.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub limits: Limits,
+    /// Which nodes may run it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub placement: Placement,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+impl WorkloadSpec {
+    /// SHA-256 of the canonical JSON form: equal specs have equal hashes, however they were written.
+    pub fn content_hash(&self) -> Digest {
+        // The form has no maps with unordered keys and no floats, so serialising it cannot fail or vary.
+        Digest::of(&serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    /// The component that answers requests.
+    pub fn entry(&self) -> Option<&ComponentSpec> {
+        self.components.first()
+    }
+}
+
+/// What a replica does when its node has lost the lattice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    /// Keeps serving. Another node may start the same replica meanwhile, so two may run for a while.
+    #[default]
+    Available,
+    /// Stops itself before another node may start it: at most one runs at any time.
+    Strict,
+}
+
+/// One WebAssembly component.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ComponentSpec {
+    /// Name of the component, unique within the workload.
+    pub name: ComponentName,
+    /// Where its bytes are: `sha256:…` in the lattice's object store, or `file:PATH` (the CLI uploads it).
+    pub source: Source,
+    /// Environment variables of the guest.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// What the guest reads through `wasi:config/store`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub config: BTreeMap<String, String>,
+}
+
+/// Where a component's bytes are.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// A file beside the spec. Only the CLI understands it: it uploads the file and replaces the source.
+    File(String),
+    /// An object in the lattice's object store, named by the SHA-256 of its bytes.
+    Stored(Digest),
+}
+
+impl FromStr for Source {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("file:") {
+            if path.is_empty() {
+                return Err("`file:` needs a path behind it, such as file:./hello.wasm".into());
+            }
+            Ok(Source::File(path.into()))
+        } else if text.starts_with("sha256:") {
+            text.parse().map(Source::Stored).map_err(|error: crate::id::DigestError| error.to_string())
+        } else {
+            Err(format!("{text:?} is not a source; write file:./hello.wasm or sha256:…"))
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::File(path) => write!(f, "file:{path}"),
+            Source::Stored(digest) => write!(f, "{digest}"),
+        }
+    }
+}
+
+impl Serialize for Source {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Source {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl JsonSchema for Source {
+    fn schema_name() -> Cow<'static, str> {
+        "Source".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "pattern": "^(file:.+|sha256:[0-9a-f]{64})$",
+            "examples": ["file:./hello.wasm"],
+        })
+    }
+}
+
+/// How HTTP reaches a workload.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct HttpSpec {
+    /// Hosts and paths that the workload answers. No two workloads of a lattice may hold the same host and path.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub routes: Vec<Route>,
+}
+
+/// One host and path prefix.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Route {
+    /// `shop.example.org`, `*.shop.example.org` (one or more labels in front), or `*` (any host that no other route
+    /// names). Compared without case, port or final dot.
+    pub host: HostPattern,
+    /// Path prefix, compared by whole segments: `/api` takes `/api` and `/api/x`, not `/apis`. Default `/`.
+    #[serde(default)]
+    pub path: PathPrefix,
+    /// Longest time until the head of the response, over nodes and queues. Default: `limits.wall`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Millis>,
+}
+
+/// A host, exact or with a wildcard in front. Kept in normal form: lower case, no port, no final dot.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HostPattern {
+    Any,
+    /// The labels behind `*.`.
+    Under(String),
+    Exact(String),
+}
+
+impl FromStr for HostPattern {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "*" {
+            return Ok(HostPattern::Any);
+        }
+        let (wild, name) = match text.strip_prefix("*.") {
+            Some(rest) => (true, rest),
+            None => (false, text),
+        };
+        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        let label_is_good = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        if name.len() > 253 || !name.split('.').all(label_is_good) {
+            return Err(format!("{text:?} is not a host; write shop.example.org, *.example.org or *, without a port"));
+        }
+        Ok(if wild { HostPattern::Under(name) } else { HostPattern::Exact(name) })
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HostPattern::Any => f.write_str("*"),
+            HostPattern::Under(name) => write!(f, "*.{name}"),
+            HostPattern::Exact(name) => f.write_str(name),
+        }
+    }
+}
+
+impl fmt::Debug for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A path prefix in normal form: starts with `/`, does not end with one unless it is the root.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PathPrefix(String);
+
+impl PathPrefix {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// True if `path` is this prefix or lies below it.
+    pub fn covers(&self, path: &str) -> bool {
+        if self.0 == "/" {
+            return true;
+        }
+        path.strip_prefix(self.0.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+impl Default for PathPrefix {
+    fn default() -> Self {
+        Self("/".into())
+    }
+}
+
+impl FromStr for PathPrefix {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let allowed = |b: u8| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'%' | b'\\' | b'*');
+        if !text.starts_with('/') || text.len() > 1024 || !text.bytes().all(allowed) {
+            return Err(format!("{text:?} is not a path prefix; write /api: it starts with / and has no ?, #, % or *"));
+        }
+        if text.split('/').any(|segment| segment == "." || segment == "..") || text.contains("//") {
+            return Err(format!("{text:?} has a segment that is empty, `.` or `..`; write the plain path"));
+        }
+        let trimmed = text.trim_end_matches('/');
+        Ok(Self(if trimmed.is_empty() { "/".into() } else { trimmed.into() }))
+    }
+}
+
+impl fmt::Display for PathPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for PathPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+macro_rules! text_form {
+    ($name:ident, $example:literal) => {
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string", "examples": [$example] })
+            }
+        }
+    };
+}
+text_form!(HostPattern, "hello.test");
+text_form!(PathPrefix, "/api");
+text_form!(Requirement, "zone in (eu-1, eu-2)");
+
+/// Reuse of instances: several times the throughput of one instance a request. A guest then sees many requests in one
+/// life; what it keeps in memory stays until the instance is retired.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Reuse {
+    #[default]
+    Default,
+    Off,
+    On(ReuseSpec),
+}
+
+impl Reuse {
+    /// The values in force, or nothing where each request gets a fresh instance.
+    pub fn settings(&self) -> Option<ReuseSpec> {
+        match self {
+            Reuse::Default => Some(ReuseSpec::default()),
+            Reuse::Off => None,
+            Reuse::On(settings) => Some(settings.clone()),
+        }
+    }
+}
+
+/// How instances are reused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct ReuseSpec {
+    /// Requests after which an instance is retired. At least 1, default 10000.
+    #[schemars(range(min = 1))]
+    pub requests: u32,
+    /// How long an idle instance is kept. Default `30s`.
+    pub idle: Millis,
+    /// Instances that are started before the replica is announced ready, and kept when idle. Default 1.
+    pub min_warm: u32,
+    /// Most instances of one replica at a time. Default 64.
+    #[schemars(range(min = 1))]
+    pub max_instances: u32,
+}
+
+impl Default for ReuseSpec {
+    fn default() -> Self {
+        Self { requests: 10_000, idle: Millis::from_secs(30), min_warm: 1, max_instances: 64 }
+    }
+}
+
+impl Serialize for Reuse {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Reuse::Default => serializer.serialize_str("on"),
+            Reuse::Off => serializer.serialize_str("off"),
+            Reuse::On(settings) => settings.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Reuse {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Reuse;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`on`, `off`, or a mapping such as {requests: 10000, max-instances: 64}")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Reuse, E> {
+                match text {
+                    "on" => Ok(Reuse::Default),
+                    "off" => Ok(Reuse::Off),
+                    _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
+                }
+            }
+            // YAML 1.1 readers turn the words on and off into booleans before we see them.
+            fn visit_bool<E: serde::de::Error>(self, on: bool) -> Result<Reuse, E> {
+                Ok(if on { Reuse::Default } else { Reuse::Off })
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Reuse, A::Error> {
+                ReuseSpec::deserialize(serde::de::value::MapAccessDeserializer::new(map)).map(Reuse::On)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl JsonSchema for Reuse {
+    fn schema_name() -> Cow<'static, str> {
+        "Reuse".into()
+    }
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let settings = generator.subschema_for::<ReuseSpec>();
+        schemars::json_schema!({
+            "description": "`on` (default), `off`, or the settings. With `off` each request gets a fresh instance.",
+            "anyOf": [{ "enum": ["on", "off"] }, settings],
+        })
+    }
+}
+
+/// Bounds on what one replica may use. Each is enforced by the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Limits {
+    /// Linear memory of one instance; what a replica reserves of its node's capacity. Default `128MiB`.
+    pub memory: Bytes,
+    /// CPU time of one request. Default `10s`.
+    pub cpu: Millis,
+    /// Time of one request from its start to the end of the response's head, and again of each silence in a body.
+    /// Default `30s`.
+    pub wall: Millis,
+    /// Requests that run at a time in one replica. Default 256.
+    #[schemars(range(min = 1))]
+    pub concurrency: u32,
+    /// Requests that wait when all are busy; more are answered 503. Default 1024.
+    pub queue: u32,
+    /// Largest request body. Default `1GiB`.
+    pub body: Bytes,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory: Bytes::mib(128),
+            cpu: Millis::from_secs(10),
+            wall: Millis::from_secs(30),
+            concurrency: 256,
+            queue: 1024,
+            body: Bytes(1 << 30),
+        }
+    }
+}
+
+/// Which nodes may run a workload.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Placement {
+    /// Conditions on a node's labels that must all hold: `key == value`, `key != value`, `key in (a, b)`,
+    /// `key not in (a, b)`, `key` (is set), `!key` (is not set). `arch` and `os` are always set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub require: Vec<Requirement>,
+}
+
+/// The JSON Schema of a spec, as it is checked in and served.
+pub fn json_schema() -> serde_json::Value {
+    let schema = schemars::schema_for!(WorkloadSpec);
+    let mut value = schema.to_value();
+    if let Some(object) = value.as_object_mut() {
+        object.insert("$id".into(), "urn:lattice:workload-spec:1".into());
+    }
+    value
+}

@@ -1,0 +1,273 @@
+//! Text to `WorkloadSpec`: strict, with errors that name the field path and the remedy. A stranger's input arrives
+//! here, so size and depth are bounded before anything is built.
+
+use super::{Reuse, Source, WorkloadSpec, placement};
+use crate::limits::{COMPONENTS_MAX, ENTRIES_MAX, REPLICAS_MAX, ROUTES_MAX, SPEC_BYTES_MAX, SPEC_DEPTH_MAX};
+use serde_json::Value;
+
+/// What is wrong with a spec, where, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}{message}", if field.is_empty() { String::new() } else { format!("{field}: ") })]
+pub struct SpecError {
+    /// Path of the field, such as `components[0].source`; empty where the document as a whole is meant.
+    pub field: String,
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+impl SpecError {
+    pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { field: field.into(), message: message.into(), hint: None }
+    }
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// Read a spec from YAML or JSON text (JSON is YAML) and check it.
+pub fn parse(text: &[u8]) -> Result<WorkloadSpec, SpecError> {
+    if text.len() > SPEC_BYTES_MAX {
+        let message = format!("the document is {} bytes long; at most {SPEC_BYTES_MAX} are allowed", text.len());
+        return Err(SpecError::new("", message));
+    }
+    let text = std::str::from_utf8(text).map_err(|error| SpecError::new("", format!("not UTF-8: {error}")))?;
+    if text.trim().is_empty() {
+        return Err(SpecError::new("", "the document is empty")
+            .hint("send a workload spec, for example: nats req lattice.default.ctl.workload.put < hello.yaml"));
+    }
+    let value: Value = document(text)?;
+    parse_value(&value)
+}
+
+fn document(text: &str) -> Result<Value, SpecError> {
+    // `nats req SUBJECT @file` sends the first line of the file only.
+    if text.trim() == "{" || text.trim_start().starts_with('@') {
+        return Err(SpecError::new("", "only a fragment of a document arrived")
+            .hint("the nats CLI splits @file into lines: pass it on standard input, `nats req SUBJECT < hello.yaml`"));
+    }
+    if text.trim_start().starts_with('{') {
+        // Recursion is bounded by serde_json itself (128); the depth check below is tighter.
+        match serde_json::from_str(text) {
+            Ok(value) => return Ok(value),
+            Err(error) if !error.is_syntax() => return Err(SpecError::new("", format!("not JSON: {error}"))),
+            Err(_) => {} // a YAML flow mapping looks the same from outside
+        }
+    }
+    let options = serde_saphyr::options! { strict_booleans: true };
+    serde_saphyr::from_str_with_options(text, options)
+        .map_err(|error| SpecError::new("", format!("not YAML or JSON: {}", one_line(&error.to_string()))))
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// Read a spec from a parsed document and check it.
+pub fn parse_value(value: &Value) -> Result<WorkloadSpec, SpecError> {
+    if depth(value) > SPEC_DEPTH_MAX {
+        return Err(SpecError::new("", format!("the document is nested deeper than {SPEC_DEPTH_MAX}")));
+    }
+    if !value.is_object() {
+        return Err(SpecError::new("", "the document is not a mapping").hint("a spec starts with `name: …`"));
+    }
+    let spec: WorkloadSpec = serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        let message = error.inner().to_string();
+        let field = match (path.as_str(), unknown_field(&message)) {
+            (".", Some(name)) => name.to_owned(),
+            (".", None) => String::new(),
+            // The path of an unknown field ends with its name already.
+            (path, _) => path.to_owned(),
+        };
+        let hint = message.contains("unknown field").then(|| {
+            "a field that this version does not know is refused rather than ignored; see `lattice schema`".to_owned()
+        });
+        SpecError { field, message, hint }
+    })?;
+    check(&spec)?;
+    Ok(spec)
+}
+
+fn unknown_field(message: &str) -> Option<&str> {
+    message.strip_prefix("unknown field `")?.split('`').next()
+}
+
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// What types cannot say.
+fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
+    if spec.replicas > REPLICAS_MAX {
+        return Err(SpecError::new("replicas", format!("{} is more than {REPLICAS_MAX}", spec.replicas)));
+    }
+    if spec.components.is_empty() {
+        return Err(SpecError::new("components", "a workload needs a component")
+            .hint("components: [{name: hello, source: file:./hello.wasm}]"));
+    }
+    if spec.components.len() > COMPONENTS_MAX {
+        return Err(SpecError::new("components", format!("at most {COMPONENTS_MAX} components are allowed")));
+    }
+    for (i, component) in spec.components.iter().enumerate() {
+        if spec.components.iter().take(i).any(|other| other.name == component.name) {
+            return Err(SpecError::new(
+                format!("components[{i}].name"),
+                format!("{:?} is there twice", component.name),
+            ));
+        }
+        for (what, entries) in [("env", &component.env), ("config", &component.config)] {
+            let field = format!("components[{i}].{what}");
+            if entries.len() > ENTRIES_MAX {
+                return Err(SpecError::new(field, format!("at most {ENTRIES_MAX} entries are allowed")));
+            }
+            if let Some(key) = entries.keys().find(|key| key.is_empty() || key.contains(['=', '\0'])) {
+                return Err(SpecError::new(field, format!("{key:?} is not a name: it is empty or contains '='")));
+            }
+            if let Some((key, _)) = entries.iter().find(|(_, value)| value.contains('\0')) {
+                return Err(SpecError::new(format!("{field}.{key}"), "the value contains a NUL character"));
+            }
+        }
+    }
+    if spec.components.len() > 1 {
+        return Err(SpecError::new("components", "this version runs one component a workload")
+            .hint("compose them into one first, for example with `wac plug`"));
+    }
+    if spec.http.routes.len() > ROUTES_MAX {
+        return Err(SpecError::new("http.routes", format!("at most {ROUTES_MAX} routes are allowed")));
+    }
+    for (i, route) in spec.http.routes.iter().enumerate() {
+        let same = |other: &&super::Route| other.host == route.host && other.path == route.path;
+        if spec.http.routes.iter().take(i).find(same).is_some() {
+            let message = format!("{} {} is there twice", route.host, route.path);
+            return Err(SpecError::new(format!("http.routes[{i}]"), message));
+        }
+        if route.timeout.is_some_and(|timeout| timeout.0 == 0) {
+            return Err(SpecError::new(format!("http.routes[{i}].timeout"), "must be longer than zero"));
+        }
+    }
+    if let Reuse::On(reuse) = &spec.reuse {
+        if reuse.requests == 0 {
+            return Err(
+                SpecError::new("reuse.requests", "must be at least 1").hint("write `reuse: off` to have no reuse")
+            );
+        }
+        if reuse.max_instances == 0 {
+            return Err(SpecError::new("reuse.max-instances", "must be at least 1"));
+        }
+        if reuse.min_warm > reuse.max_instances {
+            let message = format!("{} is more than reuse.max-instances ({})", reuse.min_warm, reuse.max_instances);
+            return Err(SpecError::new("reuse.min-warm", message));
+        }
+    }
+    let limits = &spec.limits;
+    for (field, is_zero) in [
+        ("limits.memory", limits.memory.0 == 0),
+        ("limits.cpu", limits.cpu.0 == 0),
+        ("limits.wall", limits.wall.0 == 0),
+        ("limits.concurrency", limits.concurrency == 0),
+    ] {
+        if is_zero {
+            return Err(SpecError::new(field, "must be more than zero"));
+        }
+    }
+    if limits.memory.0 > 4 << 30 {
+        return Err(SpecError::new("limits.memory", "a component has a 32-bit memory: at most 4GiB"));
+    }
+    for (i, requirement) in spec.placement.require.iter().enumerate() {
+        if !placement::is_label_key(requirement.key()) {
+            return Err(SpecError::new(format!("placement.require[{i}]"), "bad label key"));
+        }
+    }
+    Ok(())
+}
+
+/// The first component whose bytes are not in the object store yet.
+pub fn unresolved(spec: &WorkloadSpec) -> Option<SpecError> {
+    spec.components.iter().enumerate().find_map(|(i, component)| match &component.source {
+        Source::File(path) => Some(
+            SpecError::new(format!("components[{i}].source"), format!("file:{path} is a file that no node can see"))
+                .hint("deploy with `lattice deploy`, which uploads it, or upload it under the name of its SHA-256 and write source: sha256:…"),
+        ),
+        Source::Stored(_) => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALLEST: &str = "name: hello\ncomponents:\n  - {name: hello, source: file:./hello.wasm}\nhttp:\n  routes: [{host: hello.test}]\n";
+
+    fn refuse(text: &str, field: &str, message: &str) {
+        let error = parse(text.as_bytes()).expect_err(text);
+        assert_eq!(error.field, field, "{error:?} for {text}");
+        assert!(error.message.contains(message), "{error:?} does not say {message:?} for {text}");
+    }
+
+    #[test]
+    fn the_smallest_spec_is_read_from_yaml_and_json() {
+        let spec = parse(SMALLEST.as_bytes()).unwrap();
+        assert_eq!((spec.name.as_str(), spec.replicas, spec.components.len()), ("hello", 1, 1));
+        let json = serde_json::to_string(&spec).unwrap();
+        assert_eq!(parse(json.as_bytes()).unwrap(), spec);
+        let pretty = serde_json::to_string_pretty(&spec).unwrap();
+        assert_eq!(parse(pretty.as_bytes()).unwrap().content_hash(), spec.content_hash());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_path() {
+        let c = "components: [{name: a, source: 'file:a'}]";
+        refuse("", "", "empty");
+        refuse("{", "", "fragment");
+        refuse("- a", "", "not a mapping");
+        refuse("a: [", "", "not YAML");
+        refuse("name: hello", "", "missing field `components`");
+        refuse(&format!("name: Hello\n{c}"), "name", "only a-z");
+        refuse(&format!("name: a\n{c}\nreplica: 2"), "replica", "unknown field");
+        refuse(&format!("name: a\n{c}\nreplicas: two"), "replicas", "invalid type");
+        refuse(&format!("name: a\n{c}\nreplicas: -1"), "replicas", "invalid value");
+        refuse(&format!("name: a\n{c}\nreplicas: 10001"), "replicas", "more than 10000");
+        refuse("name: a\ncomponents: []", "components", "needs a component");
+        refuse("name: a\ncomponents: [{name: b}]", "components[0]", "missing field `source`");
+        refuse("name: a\ncomponents: [{name: b, source: x}]", "components[0].source", "not a source");
+        refuse("name: a\ncomponents: [{name: b, source: 'file:x', sauce: 1}]", "components[0].sauce", "unknown field");
+        refuse(&format!("name: a\n{c}\nlimits: {{memory: 12MB}}"), "limits.memory", "not a size");
+        refuse(&format!("name: a\n{c}\nlimits: {{wall: 0s}}"), "limits.wall", "more than zero");
+        refuse(&format!("name: a\n{c}\nhttp: {{routes: [{{host: 'a b'}}]}}"), "http.routes[0].host", "not a host");
+        refuse(&format!("name: a\n{c}\nhttp: {{routes: [{{host: a, path: b}}]}}"), "http.routes[0].path", "not a path");
+        refuse(&format!("name: a\n{c}\nhttp: {{routes: [{{host: a}}, {{host: A}}]}}"), "http.routes[1]", "twice");
+        refuse(
+            &format!("name: a\n{c}\nplacement: {{require: [zone = x]}}"),
+            "placement.require[0]",
+            "not a requirement",
+        );
+        refuse(&format!("name: a\n{c}\nreuse: {{requests: 0}}"), "reuse.requests", "at least 1");
+        refuse(&format!("name: a\n{c}\nreuse: maybe"), "reuse", "expected `on`");
+        let deep = format!("name: a\nx: {}{}", "[".repeat(40), "]".repeat(40));
+        refuse(&deep, "", "nested deeper");
+        let long = format!("name: {}", "a".repeat(SPEC_BYTES_MAX));
+        refuse(&long, "", "bytes long");
+    }
+
+    #[test]
+    fn reuse_is_a_word_or_settings() {
+        let with = |reuse: &str| parse(format!("{SMALLEST}reuse: {reuse}\n").as_bytes()).unwrap().reuse;
+        assert_eq!(with("off"), Reuse::Off);
+        assert_eq!(with("on"), Reuse::Default);
+        assert_eq!(with("{requests: 5}").settings().unwrap().requests, 5);
+    }
+
+    #[test]
+    fn path_prefixes_cover_whole_segments() {
+        let api: super::super::PathPrefix = "/api/".parse().unwrap();
+        assert_eq!(api.as_str(), "/api");
+        for (path, covered) in [("/api", true), ("/api/", true), ("/api/x", true), ("/apis", false), ("/", false)] {
+            assert_eq!(api.covers(path), covered, "{path}");
+        }
+    }
+}

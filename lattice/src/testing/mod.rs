@@ -1,0 +1,47 @@
+//! A lattice without NATS: a store, an object store and a bus in memory, with the semantics of a real server, and the
+//! suite that holds both to them. Without faults of its own: a simulator wraps the traits and adds them.
+//!
+//! Start at [`MemoryLattice`]; [`conformance`] says what "the semantics of a real server" means.
+
+mod artifacts;
+mod bus;
+pub mod conformance;
+mod poll;
+mod store;
+
+pub use artifacts::MemoryArtifacts;
+pub use bus::MemoryBus;
+pub use store::{Checkpoint, MemoryStore};
+
+use crate::store::{Clock, Platform, Rng};
+use std::sync::Arc;
+
+/// One world that any number of nodes share. Clones are the same world.
+#[derive(Clone, Default)]
+pub struct MemoryLattice {
+    store: MemoryStore,
+    artifacts: MemoryArtifacts,
+    exchange: bus::Exchange,
+}
+
+impl MemoryLattice {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A connection of one node: the shared world, with the node's own time and chance.
+    pub fn platform(&self, clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Platform {
+        Platform {
+            store: Arc::new(self.store.clone()),
+            artifacts: Arc::new(self.artifacts.clone()),
+            bus: Arc::new(MemoryBus::new(self.exchange.clone(), clock.clone())),
+            clock,
+            rng,
+        }
+    }
+
+    /// The store, for what only its operator can do.
+    pub fn store(&self) -> &MemoryStore {
+        &self.store
+    }
+}

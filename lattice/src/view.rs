@@ -1,0 +1,159 @@
+//! `LatticeView`: all records as one node last saw them. Late, partial, never certain; what is derived from it may only
+//! cost a write that fails. A pure fold over snapshots and changes.
+
+use crate::{
+    id::{Digest, Generation, NodeId, Revision, SlotId, WorkloadName},
+    record::{DecodeError, Holder, Key, Meta, Record, Session, Slot, SpecRecord},
+    store::{Bucket, Change, Snapshot},
+};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// A record and the revision at which it was written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Versioned<R> {
+    pub record: R,
+    pub revision: Revision,
+}
+
+/// A record that does not parse. It blocks its key until it is repaired; it never counts as absent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Corrupt {
+    pub bucket: Bucket,
+    pub revision: Revision,
+    pub error: DecodeError,
+}
+
+/// How far one bucket has been seen.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Seen {
+    pub identity: String,
+    pub head: Revision0,
+}
+
+/// A revision, or zero where nothing was seen.
+pub type Revision0 = u64;
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct LatticeView {
+    pub specs: BTreeMap<WorkloadName, Arc<Versioned<SpecRecord>>>,
+    pub sessions: BTreeMap<NodeId, Versioned<Session>>,
+    pub slots: BTreeMap<SlotId, Versioned<Slot>>,
+    pub meta: Option<Versioned<Meta>>,
+    /// Keys (as text) whose record does not parse.
+    pub corrupt: BTreeMap<String, Corrupt>,
+    pub seen: BTreeMap<Bucket, Seen>,
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// The view moved on.
+    Yes,
+    /// It was in the snapshot already.
+    Known,
+    /// Changes before it are missing, or the bucket is not the one that was seen: take a snapshot.
+    Gap,
+}
+
+impl LatticeView {
+    /// Replace what is known of a bucket. Keys that are not in the snapshot are gone.
+    pub fn apply_snapshot(&mut self, bucket: Bucket, snapshot: Snapshot) {
+        match bucket {
+            Bucket::Specs => self.specs.clear(),
+            Bucket::State => {
+                self.sessions.clear();
+                self.slots.clear();
+                self.meta = None;
+            }
+        }
+        self.corrupt.retain(|_, corrupt| corrupt.bucket != bucket);
+        for entry in snapshot.entries {
+            self.set(bucket, &entry.key, Some(&entry.value), entry.revision);
+        }
+        self.seen.insert(bucket, Seen { identity: snapshot.identity, head: snapshot.head.0 });
+    }
+
+    /// Apply one change of the feed.
+    pub fn apply_change(&mut self, bucket: Bucket, change: &Change) -> Applied {
+        let Some(seen) = self.seen.get_mut(&bucket) else { return Applied::Gap };
+        if change.revision.0 <= seen.head {
+            return Applied::Known;
+        }
+        if change.revision.0 != seen.head + 1 {
+            return Applied::Gap;
+        }
+        seen.head = change.revision.0;
+        self.set(bucket, &change.key, change.value.as_deref(), change.revision);
+        Applied::Yes
+    }
+
+    fn set(&mut self, bucket: Bucket, key: &str, value: Option<&[u8]>, revision: Revision) {
+        self.corrupt.remove(key);
+        // Keys of a kind that we do not know belong to another version: not ours to touch.
+        let Some(parsed) = Key::parse(bucket, key) else { return };
+        let outcome = match (parsed, value) {
+            (Key::Spec(name), None) => {
+                self.specs.remove(&name);
+                Ok(())
+            }
+            (Key::Spec(name), Some(bytes)) => SpecRecord::decode(bytes).and_then(|record| {
+                if record.spec.name != name {
+                    return Err(DecodeError::Malformed(format!("holds the spec of {}", record.spec.name)));
+                }
+                self.specs.insert(name, Arc::new(Versioned { record, revision }));
+                Ok(())
+            }),
+            (Key::Session(node), None) => {
+                self.sessions.remove(&node);
+                Ok(())
+            }
+            (Key::Session(node), Some(bytes)) => Session::decode(bytes).and_then(|record| {
+                if record.node != node {
+                    return Err(DecodeError::Malformed(format!("holds the session of {}", record.node)));
+                }
+                self.sessions.insert(node, Versioned { record, revision });
+                Ok(())
+            }),
+            (Key::Slot(slot), None) => {
+                self.slots.remove(&slot);
+                Ok(())
+            }
+            (Key::Slot(slot), Some(bytes)) => Slot::decode(bytes).map(|record| {
+                self.slots.insert(slot, Versioned { record, revision });
+            }),
+            (Key::Meta, None) => {
+                self.meta = None;
+                Ok(())
+            }
+            (Key::Meta, Some(bytes)) => Meta::decode(bytes).map(|record| {
+                self.meta = Some(Versioned { record, revision });
+            }),
+        };
+        if let Err(error) = outcome {
+            // The last good record stays in force until the corrupt one is repaired: nothing is stopped because of it.
+            self.corrupt.insert(key.to_owned(), Corrupt { bucket, revision, error });
+        }
+    }
+
+    /// The session behind a holder, if that life of the node is still alive.
+    pub fn live(&self, holder: &Holder) -> Option<&Session> {
+        let session = &self.sessions.get(&holder.node)?.record;
+        (session.incarnation == holder.incarnation).then_some(session)
+    }
+
+    /// Slots of a workload, by index.
+    pub fn slots_of<'a>(
+        &'a self,
+        workload: &WorkloadName,
+    ) -> impl Iterator<Item = (&'a SlotId, &'a Versioned<Slot>)> + use<'a> {
+        let first = SlotId::new(workload.clone(), 0);
+        let last = SlotId::new(workload.clone(), u32::MAX);
+        self.slots.range(first..=last)
+    }
+
+    /// Life and generation of each known spec, for comparing with what is on disk.
+    pub fn generations(&self) -> BTreeMap<WorkloadName, (uuid::Uuid, Generation, Digest)> {
+        let row = |spec: &Arc<Versioned<SpecRecord>>| (spec.record.uid, spec.record.generation, spec.record.hash);
+        self.specs.iter().map(|(name, spec)| (name.clone(), row(spec))).collect()
+    }
+}

@@ -1,0 +1,26 @@
+//! To an instance of this node, on the task that polls: a guest runs on its connection's own task.
+
+use super::until;
+use crate::retry::Unanswered;
+use lattice::{
+    http::{Instances, Request, Response},
+    id::WorkloadName,
+    store::Clock,
+};
+use std::time::Duration;
+
+pub(crate) async fn send(
+    instances: &dyn Instances,
+    clock: &dyn Clock,
+    workload: &WorkloadName,
+    request: Request,
+    deadline: Duration,
+) -> Result<Response, Unanswered> {
+    let error = match until(clock, deadline, instances.call(workload, request)).await {
+        Ok(Ok(response)) => return Ok(response),
+        Ok(Err(error)) => error,
+        Err(_) => return Err(Unanswered::maybe_ran(crate::error::RouteError::Timeout)),
+    };
+    tracing::warn!(%workload, %error, "no response from the instance on this node");
+    Err(Unanswered { error: (&error).into(), nothing_ran: error.nothing_ran() })
+}

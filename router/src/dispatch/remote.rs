@@ -1,0 +1,236 @@
+//! To an instance of another node, as frames over the bus. A small request with a small response is one message each
+//! way and needs no task; whatever is longer goes on in a task of its own, so that a client that reads slowly does not
+//! keep the exchange from its pings.
+
+use super::{
+    drive::{Drive, Turn, Wire},
+    exchanges::{Exchanges, Inbound},
+    peers::{InFlight, Peers},
+    until,
+};
+use crate::{
+    body::{Holding, Source, Whole},
+    error::RouteError,
+    metrics::Metrics,
+    retry::Unanswered,
+};
+use futures_util::StreamExt as _;
+use http_body_util::BodyExt as _;
+use lattice::{
+    exchange::{Config, Exchange, Requester},
+    frame::{EncodeError, RequestHead, Reset, ResetCode, ResponseHead},
+    http::Response,
+    id::{LatticeId, NodeId, WorkloadName},
+    store::{Bus, Clock, Connection, STATUS_NO_RESPONDERS},
+    subject::Topic,
+};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+/// Pause before the inbox is subscribed again.
+const RESUBSCRIBE_AFTER: Duration = Duration::from_millis(500);
+
+pub(crate) struct Remote {
+    lattice: LatticeId,
+    bus: Arc<dyn Bus>,
+    clock: Arc<dyn Clock>,
+    peers: Peers,
+    metrics: Metrics,
+    exchanges: Exchanges,
+    /// All replies come to subjects under this one.
+    inbox: String,
+    next: AtomicU64,
+    /// The inbox is subscribed.
+    listening: watch::Receiver<bool>,
+    _listener: AbortOnDropHandle<()>,
+}
+
+impl Remote {
+    pub(crate) fn new(
+        lattice: LatticeId,
+        bus: Arc<dyn Bus>,
+        clock: Arc<dyn Clock>,
+        peers: Peers,
+        metrics: Metrics,
+    ) -> Self {
+        let exchanges = Exchanges::default();
+        let inbox = format!("{}.x", bus.inbox());
+        let (is_listening, listening) = watch::channel(false);
+        let listener = listen(bus.clone(), clock.clone(), inbox.clone(), exchanges.clone(), is_listening);
+        Self {
+            lattice,
+            bus,
+            clock,
+            peers,
+            metrics,
+            exchanges,
+            inbox,
+            next: AtomicU64::new(0),
+            listening,
+            _listener: AbortOnDropHandle::new(tokio::spawn(listener)),
+        }
+    }
+
+    /// `deadline` is for the response's head.
+    pub(crate) async fn send(
+        &self,
+        node: &NodeId,
+        head: RequestHead,
+        body: &Source,
+        deadline: Duration,
+    ) -> Result<Response, Unanswered> {
+        let unreachable = || Unanswered::nothing_ran(RouteError::PeerLost);
+        // A message would wait in the client's buffer until the connection is back: too late for a request.
+        if self.bus.connection() == Connection::Down {
+            return Err(unreachable());
+        }
+        let mut listening = self.listening.clone();
+        let listens = until(&*self.clock, deadline, listening.wait_for(|listens| *listens)).await;
+        if !matches!(listens, Ok(Ok(_))) {
+            return Err(unreachable());
+        }
+        drop(listens);
+
+        let config = Config::new(self.bus.payload_bytes_max()).map_err(|error| {
+            tracing::error!(%error, "requests can't be sent to other nodes");
+            unreachable()
+        })?;
+        let workload = head.workload.clone();
+        let exchange =
+            Exchange::request(self.clock.now(), config, head, Some(deadline)).map_err(|error| match error {
+                EncodeError::HeadTooLarge { .. } | EncodeError::TooManyHeaders { .. } => {
+                    Unanswered::nothing_ran(RouteError::HeadTooLarge)
+                }
+                _ => Unanswered::nothing_ran(RouteError::Failed),
+            })?;
+        let reply = format!("{}.{}", self.inbox, self.next.fetch_add(1, Ordering::Relaxed));
+        let wire = Wire {
+            bus: self.bus.clone(),
+            clock: self.clock.clone(),
+            subject: Topic::Http(node.clone()).subject(&self.lattice),
+            reply: Some(reply.clone()),
+        };
+        let under_way = self.peers.begin(node);
+        let mut drive = Drive::new(exchange, wire, self.exchanges.open(reply));
+        match body {
+            Source::Whole(whole) => give_whole(&mut drive, whole)?,
+            // Not read before the node has taken the request: until then it can be sent elsewhere.
+            Source::Stream(_) => drive.send_body(body.body()),
+        }
+        loop {
+            match drive.turn().await {
+                Turn::Progress => {}
+                Turn::Response(head) => {
+                    self.peers.answered(node);
+                    return Ok(self.respond(drive, *head, under_way));
+                }
+                Turn::SourceBroke(error) => {
+                    let _ = drive.turn().await; // tells the peer
+                    return Err(Unanswered::maybe_ran((&error).into()));
+                }
+                Turn::Reset(reset) => return Err(self.on_reset(node, &workload, &reset)),
+                Turn::Over => return Err(Unanswered::maybe_ran(RouteError::PeerLost)),
+            }
+        }
+    }
+
+    fn respond(&self, mut drive: Drive<Requester>, head: ResponseHead, under_way: InFlight) -> Response {
+        // From here on silence is what counts, not the time that the head had.
+        drive.exchange.lift_deadline();
+        let body = match drive.take_whole() {
+            Some(whole) => whole.boxed_unsync(),
+            None => {
+                let body = drive.deliver_to_reader();
+                let metrics = self.metrics.clone();
+                tokio::spawn(async move {
+                    if let Err(reset) = drive.run().await {
+                        tracing::debug!(%reset, "a response ended early");
+                        metrics.count_reset(reset.code);
+                    }
+                });
+                body
+            }
+        };
+        let body = Holding::new(body, under_way);
+        let mut response = Response::new(body.boxed_unsync());
+        *response.status_mut() = head.status;
+        *response.headers_mut() = head.headers;
+        response
+    }
+
+    fn on_reset(&self, node: &NodeId, workload: &WorkloadName, reset: &Reset) -> Unanswered {
+        self.metrics.count_reset(reset.code);
+        let error = match reset.code {
+            ResetCode::NotHere => RouteError::NotReady,
+            ResetCode::Overloaded { retry_after_ms } => {
+                RouteError::Overloaded { retry_after: Duration::from_millis(retry_after_ms.into()) }
+            }
+            ResetCode::Timeout => RouteError::Timeout,
+            ResetCode::BodyTooLarge => RouteError::BodyTooLarge,
+            ResetCode::Failed => RouteError::Failed,
+            ResetCode::Cancelled => RouteError::BodyBroken,
+            ResetCode::ProtocolError | ResetCode::SequenceGap | ResetCode::ShuttingDown | ResetCode::Idle => {
+                RouteError::PeerLost
+            }
+        };
+        tracing::warn!(%node, %workload, %reset, "no response from another node");
+        if matches!(error, RouteError::NotReady | RouteError::PeerLost) {
+            self.peers.suspect(node, self.clock.now());
+        }
+        Unanswered { error, nothing_ran: reset.nothing_ran }
+    }
+}
+
+/// Give a body that fits beside the head.
+fn give_whole(drive: &mut Drive<Requester>, whole: &Whole) -> Result<(), Unanswered> {
+    let mut bytes = whole.bytes.clone();
+    drive.exchange.send(&mut bytes);
+    if !bytes.is_empty() {
+        // The head leaves less room than usual: what remains is sent once the node has taken the request.
+        drive.send_body(Whole { bytes, trailers: whole.trailers.clone() }.boxed_unsync());
+        return Ok(());
+    }
+    let too_large = |_| Unanswered::nothing_ran(RouteError::HeadTooLarge);
+    drive.exchange.end(whole.trailers.clone()).map_err(too_large)
+}
+
+/// Pass on what comes to this router's inbox. Runs as long as the router.
+async fn listen(
+    bus: Arc<dyn Bus>,
+    clock: Arc<dyn Clock>,
+    inbox: String,
+    exchanges: Exchanges,
+    is_listening: watch::Sender<bool>,
+) {
+    let prefix = format!("{inbox}.");
+    loop {
+        match bus.subscribe(format!("{inbox}.*"), None).await {
+            Ok(mut messages) => {
+                is_listening.send_replace(true);
+                while let Some(message) = messages.next().await {
+                    if !message.subject.starts_with(&prefix) {
+                        continue;
+                    }
+                    let inbound = match message.status {
+                        None => Inbound::Frame(message.payload),
+                        Some(STATUS_NO_RESPONDERS) => Inbound::NoResponders,
+                        Some(_) => continue,
+                    };
+                    // One that is over is not known any more: late frames are ignored.
+                    let _ = exchanges.deliver(&message.subject, inbound);
+                }
+                is_listening.send_replace(false);
+                exchanges.close();
+            }
+            Err(error) => tracing::warn!(%error, "replies of other nodes can't be received; trying again"),
+        }
+        clock.sleep(RESUBSCRIBE_AFTER).await;
+    }
+}

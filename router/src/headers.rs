@@ -1,0 +1,259 @@
+//! What a proxy does to headers: hop-by-hop ones end here, in both directions; who asked, and how, is written down for
+//! the component. Pure.
+
+use crate::error::HEADER_ERROR;
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{CONNECTION, EXPECT, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE},
+};
+use std::{net::IpAddr, str::FromStr};
+
+/// The node whose instance answered.
+pub const HEADER_NODE: &str = "lattice-node";
+/// The node that took the request.
+pub const HEADER_ROUTER: &str = "lattice-router";
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// A block of addresses, written `10.0.0.0/8`, `::1` or `192.0.2.7`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    prefix: u8,
+}
+
+impl Network {
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(network), IpAddr::V4(address)) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
+                network.to_bits() & mask == address.to_bits() & mask
+            }
+            (IpAddr::V6(network), IpAddr::V6(address)) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
+                network.to_bits() & mask == address.to_bits() & mask
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Why a text is not a block of addresses.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a block of addresses; write 10.0.0.0/8 or 192.0.2.7")]
+pub struct NetworkError(String);
+
+impl FromStr for Network {
+    type Err = NetworkError;
+    fn from_str(text: &str) -> Result<Self, NetworkError> {
+        let error = || NetworkError(text.to_owned());
+        let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
+        let address = IpAddr::from_str(address).map_err(|_| error())?;
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = match prefix {
+            Some(prefix) => prefix.parse().ok().filter(|prefix| *prefix <= longest).ok_or_else(error)?,
+            None => longest,
+        };
+        Ok(Self { address, prefix })
+    }
+}
+
+/// Remove what is meant for the next hop only (RFC 9110 §7.6.1): the named ones and those that `Connection` lists.
+/// `te: trailers` stays, since trailers are carried.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let listed: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+        .filter(|name| *name != TE)
+        .collect();
+    for name in listed {
+        headers.remove(name);
+    }
+    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+    for name in ["keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "http2-settings"] {
+        headers.remove(name);
+    }
+    if headers.contains_key(TE) {
+        let tokens = |value: &HeaderValue| {
+            let is_trailers = |token: &str| token.trim().eq_ignore_ascii_case("trailers");
+            value.to_str().is_ok_and(|value| value.split(',').any(is_trailers))
+        };
+        let trailers = headers.get_all(TE).iter().any(tokens);
+        headers.remove(TE);
+        if trailers {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
+    }
+}
+
+/// Who asked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Client<'a> {
+    pub(crate) address: IpAddr,
+    /// The peer is a proxy of ours: what it says about the client before it is believed.
+    pub(crate) trusted: bool,
+    /// The authority that the client asked for.
+    pub(crate) host: &'a str,
+}
+
+/// Turn the headers of a client into those that a component sees. Returns whether the client's side is https.
+pub(crate) fn to_component(headers: &mut HeaderMap, client: Client<'_>) -> bool {
+    strip_hop_by_hop(headers);
+    // hyper answers `Expect: 100-continue` when the body is first read.
+    headers.remove(EXPECT);
+    if !client.trusted {
+        let says_who = |name: &&HeaderName| name.as_str().starts_with("x-forwarded-") || *name == "x-real-ip";
+        let forged: Vec<HeaderName> = headers.keys().filter(says_who).cloned().collect();
+        for name in forged {
+            headers.remove(name);
+        }
+        headers.remove(FORWARDED);
+    }
+    let address = client.address.to_canonical();
+    let https = headers.get(X_FORWARDED_PROTO).is_some_and(|proto| proto.as_bytes() == b"https");
+    let proto = if https { "https" } else { "http" };
+    let node = match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("\"[{address}]\""),
+    };
+    append(headers, X_FORWARDED_FOR, &address.to_string());
+    append(headers, FORWARDED, &format!("for={node};host=\"{}\";proto={proto}", client.host));
+    if headers.get_all(X_FORWARDED_PROTO).iter().count() != 1 {
+        set(headers, X_FORWARDED_PROTO, proto);
+    }
+    if headers.get_all(X_FORWARDED_HOST).iter().count() != 1 {
+        set(headers, X_FORWARDED_HOST, client.host);
+    }
+    set(headers, HOST, client.host);
+    https
+}
+
+/// Turn the headers of a component into those that the client sees. `node` answered, `router` took the request.
+pub(crate) fn to_client(headers: &mut HeaderMap, node: &str, router: &str) {
+    strip_hop_by_hop(headers);
+    headers.remove(HEADER_ERROR);
+    set(headers, HeaderName::from_static(HEADER_NODE), node);
+    set(headers, HeaderName::from_static(HEADER_ROUTER), router);
+}
+
+/// Authorities and ids are visible ASCII, so that setting can't fail.
+pub(crate) fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// Add to a list header, in one line.
+fn append(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    let mut list: Vec<&str> = headers.get_all(&name).iter().filter_map(|value| value.to_str().ok()).collect();
+    list.push(value);
+    let joined = list.join(", ");
+    set(headers, name, &joined);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(lines: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            headers.append(name, HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    fn lines(headers: &HeaderMap) -> Vec<(String, String)> {
+        let line = |(name, value): (&HeaderName, &HeaderValue)| (name.to_string(), value.to_str().unwrap().to_owned());
+        let mut lines: Vec<_> = headers.iter().map(line).collect();
+        lines.sort();
+        lines
+    }
+
+    #[test]
+    fn hop_by_hop_headers_end_here() {
+        let mut headers = map(&[
+            ("connection", "close, X-Secret"),
+            ("connection", "te , not a name,"),
+            ("x-secret", "1"),
+            ("keep-alive", "timeout=5"),
+            ("transfer-encoding", "chunked"),
+            ("te", "gzip, Trailers"),
+            ("proxy-authorization", "x"),
+            ("trailer", "grpc-status"),
+            ("accept", "*/*"),
+        ]);
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(lines(&headers), lines(&map(&[("accept", "*/*"), ("te", "trailers"), ("trailer", "grpc-status")])));
+    }
+
+    #[test]
+    fn strangers_do_not_say_who_they_are() {
+        let sent = [
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x-forwarded-for", "2.2.2.2"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "evil.test"),
+            ("x-forwarded-port", "1"),
+            ("x-real-ip", "1.1.1.1"),
+            ("forwarded", "for=1.1.1.1"),
+            ("host", "old.test"),
+            ("expect", "100-continue"),
+        ];
+        let client = Client { address: "::ffff:9.9.9.9".parse().unwrap(), trusted: false, host: "h.test:8080" };
+        let mut headers = map(&sent);
+        assert!(!to_component(&mut headers, client));
+        let expect = map(&[
+            ("x-forwarded-for", "9.9.9.9"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-host", "h.test:8080"),
+            ("forwarded", "for=9.9.9.9;host=\"h.test:8080\";proto=http"),
+            ("host", "h.test:8080"),
+        ]);
+        assert_eq!(lines(&headers), lines(&expect));
+
+        let mut headers = map(&sent);
+        assert!(to_component(&mut headers, Client { trusted: true, address: "::1".parse().unwrap(), ..client }));
+        assert_eq!(headers["x-forwarded-for"], "1.1.1.1, 2.2.2.2, ::1");
+        assert_eq!(headers["forwarded"], "for=1.1.1.1, for=\"[::1]\";host=\"h.test:8080\";proto=https");
+        assert_eq!(headers["x-forwarded-host"], "evil.test");
+        assert_eq!(headers["host"], "h.test:8080");
+    }
+
+    #[test]
+    fn a_component_can_not_speak_as_the_router() {
+        let mut headers =
+            map(&[(HEADER_ERROR, "x"), (HEADER_NODE, "x"), (HEADER_ROUTER, "x"), ("connection", "close")]);
+        to_client(&mut headers, "n1", "n2");
+        assert_eq!(lines(&headers), lines(&map(&[(HEADER_NODE, "n1"), (HEADER_ROUTER, "n2")])));
+    }
+
+    #[test]
+    fn networks() {
+        for (network, address, contains) in [
+            ("10.0.0.0/8", "10.1.2.3", true),
+            ("10.0.0.0/8", "11.0.0.0", false),
+            ("10.0.0.0/8", "::ffff:10.0.0.1", true),
+            ("0.0.0.0/0", "1.2.3.4", true),
+            ("0.0.0.0/0", "::1", false),
+            ("::/0", "fe80::1", true),
+            ("fe80::/10", "fe80::1", true),
+            ("192.0.2.7", "192.0.2.7", true),
+            ("192.0.2.7", "192.0.2.8", false),
+        ] {
+            let network: Network = network.parse().unwrap();
+            assert_eq!(network.contains(address.parse().unwrap()), contains, "{network:?} {address}");
+        }
+        for bad in ["", "10.0.0.0/33", "::/129", "10.0.0/8", "x", "10.0.0.0/"] {
+            assert!(bad.parse::<Network>().is_err(), "{bad}");
+        }
+    }
+}

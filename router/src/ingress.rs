@@ -1,0 +1,148 @@
+//! HTTP in: accepts connections, bounds them, and hands each request to the router. HTTP/1.1, and HTTP/2 without TLS by
+//! prior knowledge (RFC 9113 §3.3).
+
+use crate::{
+    Router,
+    limits::{Place, Places},
+    metrics::Up,
+};
+use http_body_util::BodyExt as _;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use lattice::http::BodyError;
+use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Pause after a failed accept. The usual cause is that the process has no file descriptor left.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(50);
+/// Streams of one HTTP/2 connection at a time.
+const H2_STREAMS_MAX: u32 = 100;
+/// Bytes of request body that one HTTP/2 stream, and one connection, may have under way.
+const H2_WINDOW_BYTES: u32 = 1024 * 1024;
+/// An HTTP/2 connection that is silent for so long is asked whether it lives; without an answer it is closed.
+const H2_PING_AFTER: Duration = Duration::from_secs(30);
+const H2_PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serve until `stop`, then let what is under way end within `drain`, then cut it.
+pub(crate) async fn serve(router: Router, listener: TcpListener, stop: CancellationToken, drain: Duration) {
+    let places = Places::new(router.options().connections_max);
+    let builder = builder(&router);
+    let cut = CancellationToken::new();
+    let connections = TaskTracker::new();
+    let clock = router.clock().clone();
+    loop {
+        let accept = async {
+            // Without a place nothing is accepted: the backlog of the kernel holds the rest.
+            let place = places.wait().await;
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            accepted = accept => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let (router, builder) = (router.clone(), builder.clone());
+                let (stop, cut) = (stop.clone(), cut.clone());
+                connections.spawn(async move {
+                    tokio::select! {
+                        biased;
+                        () = cut.cancelled() => {}
+                        () = connection(router, builder, stream, peer, place, stop) => {}
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection was not accepted");
+                clock.sleep(ACCEPT_AGAIN_AFTER).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.close();
+    tokio::select! {
+        biased;
+        () = connections.wait() => return,
+        () = clock.sleep(drain) => {}
+    }
+    tracing::warn!(connections = connections.len(), "connections are cut: they did not end in time");
+    cut.cancel();
+    connections.wait().await;
+}
+
+fn builder(router: &Router) -> auto::Builder<TokioExecutor> {
+    let options = router.options();
+    let header_bytes = options.header_bytes_max.clamp(8 * 1024, 1 << 20);
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(options.idle_timeout)
+        .max_headers(options.headers_max)
+        .max_buf_size(header_bytes)
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(H2_STREAMS_MAX)
+        .initial_stream_window_size(H2_WINDOW_BYTES)
+        .initial_connection_window_size(H2_WINDOW_BYTES)
+        .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX))
+        .keep_alive_interval(H2_PING_AFTER)
+        .keep_alive_timeout(H2_PING_TIMEOUT);
+    builder
+}
+
+async fn connection(
+    router: Router,
+    builder: auto::Builder<TokioExecutor>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    _place: Option<Place>,
+    stop: CancellationToken,
+) {
+    let _up = Up::new(&router.metrics().connections);
+    // Small responses must not wait for an acknowledgement of the one before.
+    let _ = stream.set_nodelay(true);
+    let deadline = router.clock().sleep(router.options().head_timeout);
+    let first_head = Arc::new(Notify::new());
+    let has_head = first_head.clone();
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        has_head.notify_one();
+        let router = router.clone();
+        async move {
+            let request =
+                request.map(|body| body.map_err(|error| BodyError::Aborted(error.to_string())).boxed_unsync());
+            Ok::<_, Infallible>(router.handle(request, peer).await)
+        }
+    });
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    // hyper waits for the first bytes, which tell HTTP/1 from HTTP/2, without a limit of its own.
+    let first = tokio::select! {
+        biased;
+        ended = &mut serving => Some(ended),
+        () = stop.cancelled() => None,
+        () = first_head.notified() => None,
+        () = deadline => return,
+    };
+    let ended = match first {
+        Some(ended) => ended,
+        None => tokio::select! {
+            biased;
+            ended = &mut serving => ended,
+            () = stop.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        },
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, error, "a connection ended early");
+    }
+}

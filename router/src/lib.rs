@@ -1,0 +1,406 @@
+//! The router of one node: HTTP in at any node, out at the right instance, here or on another node. It never waits for
+//! the control plane, never knows what a component is, and holds no more of a body than a window.
+//!
+//! Start at [`Router::handle`]: admit, read the target, find the route, pick an endpoint, dispatch. What a request comes
+//! to when that fails is in `error.rs`, the only place with status codes.
+
+mod body;
+mod dispatch;
+mod error;
+mod headers;
+mod ingress;
+mod limits;
+mod metrics;
+mod retry;
+mod serve_peers;
+mod table;
+mod target;
+mod trace;
+
+pub use error::HEADER_ERROR;
+pub use headers::{HEADER_NODE, HEADER_ROUTER, Network, NetworkError};
+
+use crate::{
+    body::{Holding, Limited, Source},
+    dispatch::{SMALL_BODY_BYTES_MAX, local, peers::Peers, remote::Remote, until},
+    error::RouteError,
+    limits::{Place, Places},
+    metrics::{Metrics, Path, Up},
+    retry::{ATTEMPTS_MAX, Unanswered},
+    table::Table,
+    target::Target,
+};
+use http::{HeaderMap, HeaderName, Method, Uri, uri, uri::Scheme};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use lattice::{
+    frame::RequestHead,
+    http::{Instances, Request, Response},
+    id::{LatticeId, NodeId, WorkloadName},
+    store::{Bus, BusError, Clock, Rng},
+    view::LatticeView,
+};
+use lattice_route_table::{RouteEntry, RouteTable, normalize_host};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
+
+/// Least time between two rounds over the same endpoints, where all of them said that nothing ran.
+const ROUND_PAUSE: Duration = Duration::from_millis(200);
+
+/// What a router is told at its start.
+#[derive(Debug, Clone)]
+pub struct RouterOptions {
+    pub node: NodeId,
+    pub lattice: LatticeId,
+    /// Proxies in front of this node, whose word about the client (`x-forwarded-*`, `forwarded`) is passed on. What
+    /// others say is replaced. Default: none.
+    pub trusted_proxies: Vec<Network>,
+    /// Requests from clients under way at a time, bodies included; more are answered 503. Default 8192.
+    pub requests_max: usize,
+    /// Requests that wait for a first instance to be ready; more are answered 503. Default 1024.
+    pub waiting_max: usize,
+    /// Requests of other nodes that are answered here at a time; more are sent back. Default 4096.
+    pub peer_exchanges_max: usize,
+    /// Client connections at a time; more wait in the kernel's backlog. Default 16384.
+    pub connections_max: usize,
+    /// Longest wait of a request for a first instance to be ready. Default 10 s.
+    pub start_wait: Duration,
+    /// From accepting a connection to the end of its first request head. Default 10 s.
+    pub head_timeout: Duration,
+    /// For each further head on an HTTP/1 connection, the idle time before it included. Default 60 s.
+    pub idle_timeout: Duration,
+    /// Header lines of a request; more are answered 431. Default 100.
+    pub headers_max: usize,
+    /// Bytes of a request's head; more are answered 431. 8 KiB to 1 MiB, default 32 KiB.
+    pub header_bytes_max: usize,
+    /// Bytes of a request's body; more are answered 413. A workload's own limit is enforced where it runs. Default: none.
+    pub body_bytes_max: u64,
+}
+
+impl RouterOptions {
+    pub fn new(node: NodeId, lattice: LatticeId) -> Self {
+        Self {
+            node,
+            lattice,
+            trusted_proxies: Vec::new(),
+            requests_max: 8192,
+            waiting_max: 1024,
+            peer_exchanges_max: 4096,
+            connections_max: 16_384,
+            start_wait: Duration::from_secs(10),
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            headers_max: 100,
+            header_bytes_max: 32 * 1024,
+            body_bytes_max: u64::MAX,
+        }
+    }
+}
+
+/// A handle to the router of this node. Cheap to clone; the router lives as long as one of its handles.
+#[derive(Clone)]
+pub struct Router(Arc<Inner>);
+
+struct Inner {
+    options: RouterOptions,
+    bus: Arc<dyn Bus>,
+    clock: Arc<dyn Clock>,
+    rng: Arc<dyn Rng>,
+    instances: Arc<dyn Instances>,
+    table: Table,
+    peers: Peers,
+    remote: Remote,
+    places: Places,
+    waiting: Places,
+    metrics: Metrics,
+}
+
+/// What is learned about a request on its way, for the metrics.
+struct Account {
+    workload: Option<WorkloadName>,
+    path: Path,
+}
+
+/// One request, as it is sent to whoever is picked.
+struct Outbound {
+    method: Method,
+    scheme: Scheme,
+    target: Target,
+    headers: HeaderMap,
+    body: Source,
+}
+
+impl Router {
+    /// Starts two tasks of its own, which end with the last handle: one follows `view`, one receives replies of other
+    /// nodes. Must be called within a tokio runtime.
+    #[expect(clippy::too_many_arguments, reason = "each is a different thing that the router needs of its node")]
+    pub fn new(
+        options: RouterOptions,
+        bus: Arc<dyn Bus>,
+        clock: Arc<dyn Clock>,
+        rng: Arc<dyn Rng>,
+        instances: Arc<dyn Instances>,
+        view: watch::Receiver<Arc<LatticeView>>,
+        metrics: &mut prometheus_client::registry::Registry,
+    ) -> Self {
+        let metrics = Metrics::register(metrics);
+        let peers = Peers::default();
+        let remote = Remote::new(options.lattice.clone(), bus.clone(), clock.clone(), peers.clone(), metrics.clone());
+        Self(Arc::new(Inner {
+            table: Table::follow(options.node.clone(), view, clock.clone()),
+            places: Places::new(options.requests_max),
+            waiting: Places::new(options.waiting_max),
+            options,
+            bus,
+            clock,
+            rng,
+            instances,
+            peers,
+            remote,
+            metrics,
+        }))
+    }
+
+    /// Take HTTP/1.1 and HTTP/2 (prior knowledge) from clients until `stop`. Then nothing more is accepted, what is
+    /// under way may end within `drain`, and what is left is cut. Returns when all connections are closed.
+    pub async fn serve(&self, listener: TcpListener, stop: CancellationToken, drain: Duration) {
+        ingress::serve(self.clone(), listener, stop, drain).await;
+    }
+
+    /// Answer other nodes' requests with the instances of this one until `stop`. Then new ones are sent back as not run,
+    /// what is under way may end within `drain`, and what is left is reset.
+    pub async fn serve_peers(&self, stop: CancellationToken, drain: Duration) -> Result<(), BusError> {
+        serve_peers::serve(self.clone(), stop, drain).await
+    }
+
+    /// Answer one request. `peer` is where the connection came from. Every request is answered; dropping the future or
+    /// the response's body cancels it.
+    pub async fn handle(&self, request: Request, peer: SocketAddr) -> Response {
+        let inner = &*self.0;
+        let started = inner.clock.now();
+        let up = Up::new(&inner.metrics.in_flight);
+        let bodiless = request.method() == Method::HEAD;
+        let mut account = Account { workload: None, path: Path::None };
+        let response = match inner.try_handle(request, peer.ip(), started, &mut account).await {
+            Ok((response, place)) => response.map(|body| Holding::new(body, (place, up)).boxed_unsync()),
+            Err(error) => {
+                let mut response = error.into_response(bodiless);
+                headers::set(
+                    response.headers_mut(),
+                    HeaderName::from_static(HEADER_ROUTER),
+                    inner.options.node.as_str(),
+                );
+                response
+            }
+        };
+        let duration = inner.clock.now().saturating_sub(started);
+        inner.metrics.count_request(account.workload.as_ref(), response.status(), account.path, duration);
+        response
+    }
+
+    /// Requests from clients that are not answered in full.
+    pub fn in_flight(&self) -> usize {
+        self.0.places.taken()
+    }
+
+    fn options(&self) -> &RouterOptions {
+        &self.0.options
+    }
+    fn bus(&self) -> &Arc<dyn Bus> {
+        &self.0.bus
+    }
+    fn clock(&self) -> &Arc<dyn Clock> {
+        &self.0.clock
+    }
+    fn instances(&self) -> &Arc<dyn Instances> {
+        &self.0.instances
+    }
+    fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+}
+
+impl Inner {
+    async fn try_handle(
+        &self,
+        request: Request,
+        peer: IpAddr,
+        started: Duration,
+        account: &mut Account,
+    ) -> Result<(Response, Place), RouteError> {
+        let place = self.places.take()?;
+        let (head, body) = request.into_parts();
+        let target = Target::parse(&head.method, &head.uri, head.version, &head.headers)?;
+        let table = self.table.load();
+        let route = target.find(&table)?;
+        account.workload = Some(route.workload.clone());
+        let limit = self.options.body_bytes_max.min(route.body_limit);
+        if body.size_hint().lower() > limit {
+            return Err(RouteError::BodyTooLarge);
+        }
+        let body = if body.is_end_stream() { body } else { Limited::new(body, limit).boxed_unsync() };
+        let mut headers = head.headers;
+        let trusted = self.options.trusted_proxies.iter().any(|network| network.contains(peer));
+        let client = headers::Client { address: peer, trusted, host: target.authority.as_str() };
+        let https = headers::to_component(&mut headers, client);
+        trace::ensure(&mut headers, &*self.rng);
+        let outbound = Outbound {
+            method: head.method,
+            scheme: if https { Scheme::HTTPS } else { Scheme::HTTP },
+            target,
+            headers,
+            body: Source::new(body),
+        };
+        let response = self.send(outbound, table, started, account).await?;
+        Ok((response, place))
+    }
+
+    /// Send the request to one endpoint after another, as far as that is allowed. Where none is ready, wait for one,
+    /// within bounds.
+    async fn send(
+        &self,
+        mut request: Outbound,
+        mut table: Arc<RouteTable>,
+        started: Duration,
+        account: &mut Account,
+    ) -> Result<Response, RouteError> {
+        let mut changed = self.table.watch();
+        let mut waiting = None;
+        // Attempts of which a guest may have seen something. Those of which none did cost time only.
+        let mut maybe_ran = 0;
+        loop {
+            let route = request.target.find(&table)?;
+            let deadline = started.saturating_add(route.time_limit());
+            let round = self.clock.now();
+            let mut tried = Vec::new();
+            let mut last = RouteError::NotReady;
+            while let Some(endpoint) = self.pick(route, &tried) {
+                if !tried.is_empty() {
+                    self.metrics.retries.inc();
+                }
+                account.path = if endpoint == self.options.node { Path::Local } else { Path::Remote };
+                let unanswered = match self.attempt(&endpoint, &route.workload, &mut request, deadline).await {
+                    Ok(response) => return self.finish(response, &endpoint),
+                    Err(unanswered) => unanswered,
+                };
+                tracing::debug!(
+                    node = %endpoint,
+                    workload = %route.workload,
+                    code = unanswered.error.code(),
+                    nothing_ran = unanswered.nothing_ran,
+                    traceparent = trace::of(&request.headers),
+                    "no response"
+                );
+                maybe_ran += usize::from(!unanswered.nothing_ran);
+                tried.push(endpoint);
+                let may_retry = unanswered.may_retry(&request.method, request.body.is_intact());
+                last = unanswered.error;
+                if !may_retry || maybe_ran == ATTEMPTS_MAX {
+                    return Err(last);
+                }
+                if tried.len() == ATTEMPTS_MAX {
+                    break;
+                }
+            }
+            // Full queues are not waited for here: their owners said when to come again.
+            if maybe_ran > 0 || matches!(last, RouteError::Overloaded { .. }) {
+                return Err(last);
+            }
+            if waiting.is_none() {
+                waiting = Some(self.waiting.take()?);
+            }
+            let give_up = deadline.min(started.saturating_add(self.options.start_wait));
+            match until(&*self.clock, give_up, changed.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return Err(last),
+            }
+            if !tried.is_empty() {
+                let since = self.clock.now().saturating_sub(round);
+                self.clock.sleep(ROUND_PAUSE.saturating_sub(since)).await;
+            }
+            table = self.table.load();
+        }
+    }
+
+    /// An instance here if there is one, else another node's; one that was not there a moment ago comes last.
+    fn pick(&self, route: &RouteEntry, tried: &[NodeId]) -> Option<NodeId> {
+        let me = &self.options.node;
+        if !tried.contains(me) && self.instances.is_ready(&route.workload) {
+            return Some(me.clone());
+        }
+        if route.endpoints.is_empty() {
+            return None;
+        }
+        let random = self.rng.u64();
+        let load = |node: &NodeId| self.peers.in_flight(node);
+        let mut exclude = self.peers.suspects(self.clock.now());
+        if !exclude.is_empty() {
+            exclude.extend_from_slice(tried);
+            if let Some(node) = route.pick(load, random, &exclude) {
+                return Some(node.clone());
+            }
+        }
+        route.pick(load, random, tried).cloned()
+    }
+
+    async fn attempt(
+        &self,
+        endpoint: &NodeId,
+        workload: &WorkloadName,
+        request: &mut Outbound,
+        deadline: Duration,
+    ) -> Result<Response, Unanswered> {
+        if *endpoint == self.options.node {
+            let request = request.to_request().ok_or_else(bad_target)?;
+            return local::send(&*self.instances, &*self.clock, workload, request, deadline).await;
+        }
+        let collected = until(&*self.clock, deadline, request.body.collect_small(SMALL_BODY_BYTES_MAX)).await;
+        match collected {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(Unanswered::nothing_ran((&error).into())),
+            Err(_) => return Err(Unanswered::nothing_ran(RouteError::Timeout)),
+        }
+        let head = RequestHead {
+            workload: workload.clone(),
+            method: request.method.clone(),
+            scheme: request.scheme.clone(),
+            authority: request.target.authority.clone(),
+            path_and_query: request.target.path_and_query.clone(),
+            headers: request.headers.clone(),
+        };
+        self.remote.send(endpoint, head, &request.body, deadline).await
+    }
+
+    fn finish(&self, mut response: Response, node: &NodeId) -> Result<Response, RouteError> {
+        if response.status().is_informational() {
+            // 101 too: upgrades are refused on the way in.
+            tracing::warn!(%node, status = %response.status(), "the component's response is not final");
+            return Err(RouteError::Failed);
+        }
+        headers::to_client(response.headers_mut(), node.as_str(), self.options.node.as_str());
+        Ok(response)
+    }
+}
+
+impl Outbound {
+    fn to_request(&self) -> Option<Request> {
+        let mut parts = uri::Parts::default();
+        parts.scheme = Some(self.scheme.clone());
+        parts.authority = Some(self.target.authority.clone());
+        parts.path_and_query = Some(self.target.path_and_query.clone());
+        let mut request = Request::new(self.body.body());
+        *request.uri_mut() = Uri::from_parts(parts).ok()?;
+        *request.method_mut() = self.method.clone();
+        *request.headers_mut() = self.headers.clone();
+        Some(request)
+    }
+}
+
+fn bad_target() -> Unanswered {
+    Unanswered::nothing_ran(RouteError::BadTarget("the target is not a URI"))
+}

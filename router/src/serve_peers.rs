@@ -1,0 +1,190 @@
+//! Answers requests that routers of other nodes send to the instances of this one.
+
+use crate::{
+    Router,
+    dispatch::{
+        drive::{Drive, Turn, Wire},
+        exchanges::{Exchanges, Inbound},
+    },
+    headers,
+    limits::Places,
+    metrics::Up,
+};
+use futures_util::{FutureExt as _, StreamExt as _};
+use http::{Uri, uri};
+use lattice::{
+    exchange::{Config, Exchange, Opened, Responder, refuse},
+    frame::{RequestHead, Reset, ResetCode, ResponseHead},
+    http::{CallError, Request, empty},
+    store::{BusError, Message},
+    subject::{Topic, is_reply_subject},
+};
+use std::time::Duration;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Answer until `stop`; then refuse what is new, let what is under way end within `drain`, then reset it.
+pub(crate) async fn serve(router: Router, stop: CancellationToken, drain: Duration) -> Result<(), BusError> {
+    let options = router.options();
+    let subject = Topic::Http(options.node.clone()).subject(&options.lattice);
+    // Frames of exchanges that are open arrive on the same subject, so the subscription outlives the stop.
+    let mut messages = router.bus().subscribe(subject, None).await?;
+    let exchanges = Exchanges::default();
+    let places = Places::new(options.peer_exchanges_max);
+    let tasks = TaskTracker::new();
+    let cut = CancellationToken::new();
+    let mut drained = None;
+    let outcome = loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled(), if drained.is_none() => {
+                tasks.close();
+                let (tasks, clock) = (tasks.clone(), router.clock().clone());
+                drained = Some(async move {
+                    tokio::select! {
+                        biased;
+                        () = tasks.wait() => {}
+                        () = clock.sleep(drain) => {}
+                    }
+                }.boxed());
+            }
+            () = async { match &mut drained { Some(drained) => drained.await, None => std::future::pending().await } } => {
+                break Ok(());
+            }
+            message = messages.next() => match message {
+                Some(message) => {
+                    let acceptor = Acceptor { router: &router, exchanges: &exchanges, places: &places, tasks: &tasks, cut: &cut };
+                    acceptor.take(message, drained.is_some());
+                }
+                None => break Err(BusError::Disconnected("the subscription for requests of other nodes ended".into())),
+            },
+        }
+    };
+    cut.cancel();
+    tasks.close();
+    tasks.wait().await;
+    outcome
+}
+
+struct Acceptor<'a> {
+    router: &'a Router,
+    exchanges: &'a Exchanges,
+    places: &'a Places,
+    tasks: &'a TaskTracker,
+    cut: &'a CancellationToken,
+}
+
+impl Acceptor<'_> {
+    /// Never waits: all exchanges share one subscription.
+    fn take(&self, message: Message, stopping: bool) {
+        let Some(reply) = message.reply.filter(|reply| is_reply_subject(reply)) else {
+            tracing::warn!("a request without a reply subject under an inbox was ignored");
+            return;
+        };
+        let Err(Inbound::Frame(payload)) = self.exchanges.deliver(&reply, Inbound::Frame(message.payload)) else {
+            return;
+        };
+        let clock = self.router.clock();
+        let config = match Config::new(self.router.bus().payload_bytes_max()) {
+            Ok(config) => config,
+            Err(error) => return tracing::error!(%error, "requests of other nodes can't be answered"),
+        };
+        let (exchange, head) = match Exchange::accept(clock.now(), config, payload) {
+            Opened::Exchange(exchange, head) => (*exchange, *head),
+            Opened::Refused(payload) => return self.refuse(reply, payload),
+            Opened::Ignored => return,
+        };
+        if stopping {
+            let reset = Reset::new(ResetCode::ShuttingDown, "the node is going away").with_nothing_ran();
+            return self.refuse(reply, refuse(reset));
+        }
+        let Some(place) = self.places.try_take() else {
+            let code = ResetCode::Overloaded { retry_after_ms: 1000 };
+            let reset = Reset::new(code, "the node answers too many requests").with_nothing_ran();
+            return self.refuse(reply, refuse(reset));
+        };
+        let wire = Wire { bus: self.router.bus().clone(), clock: clock.clone(), subject: reply.clone(), reply: None };
+        let drive = Drive::new(exchange, wire, self.exchanges.open(reply));
+        let (router, cut) = (self.router.clone(), self.cut.clone());
+        self.tasks.spawn(async move {
+            let _place = place;
+            let _up = Up::new(&router.metrics().peer_exchanges);
+            tokio::select! {
+                biased;
+                () = cut.cancelled() => {} // the drive tells the router
+                () = answer(&router, drive, head) => {}
+            }
+        });
+    }
+
+    fn refuse(&self, reply: String, payload: bytes::Bytes) {
+        let wire =
+            Wire { bus: self.router.bus().clone(), clock: self.router.clock().clone(), subject: reply, reply: None };
+        // If the bus takes nothing now, the router's own limits of time end the exchange.
+        let _ = wire.publish(payload).now_or_never();
+    }
+}
+
+async fn answer(router: &Router, mut drive: Drive<Responder>, head: RequestHead) {
+    let workload = head.workload.clone();
+    let body = match drive.take_whole() {
+        Some(whole) if whole == Default::default() => empty(),
+        Some(whole) => http_body_util::BodyExt::boxed_unsync(whole),
+        None => drive.deliver_to_reader(),
+    };
+    let Some(request) = to_request(head, body) else {
+        let reset = Reset::new(ResetCode::ProtocolError, "the head is not a request").with_nothing_ran();
+        return drive.reset(reset).await;
+    };
+    let mut call = router.instances().call(&workload, request);
+    let response = loop {
+        tokio::select! {
+            biased;
+            response = &mut call => break response,
+            turn = drive.turn() => match turn {
+                Turn::Progress | Turn::Response(_) => {}
+                // The router gave up, or is gone. Dropping the call stops the guest.
+                Turn::Over | Turn::Reset(_) | Turn::SourceBroke(_) => return,
+            },
+        }
+    };
+    let response = match response {
+        Ok(response) => response,
+        Err(error) => {
+            if !error.nothing_ran() {
+                tracing::warn!(%workload, %error, "no response for another node");
+            }
+            return drive.reset(Reset::from(&error)).await;
+        }
+    };
+    let (parts, body) = response.into_parts();
+    let mut head = ResponseHead { status: parts.status, headers: parts.headers };
+    headers::strip_hop_by_hop(&mut head.headers);
+    if let Err(error) = drive.exchange.respond(head) {
+        tracing::warn!(%workload, %error, "the response can't be carried");
+        return drive.reset(Reset::from(&CallError::Failed { message: error.to_string() })).await;
+    }
+    drive.exchange.lift_deadline();
+    if http_body::Body::is_end_stream(&body) {
+        let _ = drive.exchange.end(None);
+    } else {
+        drive.send_body(body);
+        if let Turn::Reset(_) | Turn::SourceBroke(_) = drive.take_what_is_ready().await {
+            // The next turn tells the router.
+        }
+    }
+    if let Err(reset) = drive.run().await {
+        tracing::debug!(%workload, %reset, "a response for another node ended early");
+    }
+}
+
+fn to_request(head: RequestHead, body: lattice::http::Body) -> Option<Request> {
+    let mut parts = uri::Parts::default();
+    parts.scheme = Some(head.scheme);
+    parts.authority = Some(head.authority);
+    parts.path_and_query = Some(head.path_and_query);
+    let mut request = Request::new(body);
+    *request.uri_mut() = Uri::from_parts(parts).ok()?;
+    *request.method_mut() = head.method;
+    *request.headers_mut() = head.headers;
+    Some(request)
+}

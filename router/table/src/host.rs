@@ -1,0 +1,72 @@
+//! The normal form of a host.
+
+use std::borrow::Cow;
+
+/// Longest host name in its text form (RFC 1035 §2.3.4).
+const HOST_BYTES_MAX: usize = 253;
+
+/// A host as it stands in `Host` or `:authority`, in the form that [`crate::RouteTable::find`] takes: lower case, without
+/// port and final dot. An IPv6 address keeps its brackets. `None` if it is not a host.
+pub fn normalize_host(text: &str) -> Option<Cow<'_, str>> {
+    let end = if text.starts_with('[') { text.find(']')? + 1 } else { text.find(':').unwrap_or(text.len()) };
+    let (host, rest) = text.split_at_checked(end)?;
+    // RFC 3986 §3.2.3: the port may be empty.
+    let port_is_good = rest.is_empty() || rest.strip_prefix(':')?.bytes().all(|byte| byte.is_ascii_digit());
+    let is_good = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => is_name(host.strip_suffix('.').unwrap_or(host)),
+    };
+    if !port_is_good || !is_good {
+        return None;
+    }
+    let host = host.strip_suffix('.').unwrap_or(host);
+    if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Some(Cow::Owned(host.to_ascii_lowercase()));
+    }
+    Some(Cow::Borrowed(host))
+}
+
+/// Names and IPv4 addresses. As lenient as a name can be without being ambiguous: no empty labels, no odd characters.
+fn is_name(host: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    host.len() <= HOST_BYTES_MAX && host.split('.').all(is_label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts() {
+        for (text, normal) in [
+            ("h.test", Some("h.test")),
+            ("H.Test.:8080", Some("h.test")),
+            ("h.test:", Some("h.test")),
+            ("127.0.0.1:80", Some("127.0.0.1")),
+            ("[::1]:80", Some("[::1]")),
+            ("[FE80::1]", Some("[fe80::1]")),
+            ("my_host", Some("my_host")),
+            ("", None),
+            (".", None),
+            (":80", None),
+            ("h..test", None),
+            ("h.test..", None),
+            ("h.test:8a", None),
+            ("h test", None),
+            ("h/test", None),
+            ("ä.test", None),
+            ("*.test", None),
+            ("[::1", None),
+            ("[::1]x", None),
+            ("[h.test]", None),
+            ("::1", None),
+            (&("a.".repeat(126) + "a."), Some(("a.".repeat(126) + "a").as_str())),
+            (&("a.".repeat(127) + "a"), None),
+        ] {
+            assert_eq!(normalize_host(text).as_deref(), normal, "{text:?}");
+        }
+        assert!(matches!(normalize_host("h.test:1"), Some(Cow::Borrowed(_))), "the usual case allocates nothing");
+    }
+}

@@ -1,0 +1,59 @@
+//! `cargo xtask`: the project's own chores. Start here: `cargo xtask help`.
+//!
+//! Progress goes to stderr, results to stdout. Nothing is installed outside `target/` except, with rustup, a Rust target.
+
+mod demo;
+mod guests;
+mod nats;
+mod schema;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "Usage: cargo xtask <task>
+
+Tasks:
+  demo [--nodes N] [--release]   start a lattice of N (3) nodes on this machine, with a workload to send requests to
+  test                           everything that CI runs: format, structure, lints, guests, tests, dependencies
+  tidy                           check the structure alone: crates, sources, documents
+  schema                         write the JSON Schemas in docs/ from the types
+  guests [--rust-only]           build the components of guests/ into target/guests
+  nats [--version V]             find or install nats-server and print its path
+  help                           print this";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match arguments.as_slice() {
+        [] | ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        ["demo", options @ ..] => match demo::Options::parse(options) {
+            Some(options) => demo::run(&options),
+            None => return misused(&arguments),
+        },
+        ["guests"] => guests::run(&guests::Options { rust_only: false }),
+        ["guests", "--rust-only"] => guests::run(&guests::Options { rust_only: true }),
+        ["nats"] => nats::find().map(|path| println!("{}", path.display())),
+        ["nats", "--version", version] => nats::find_pinned(version).map(|path| println!("{}", path.display())),
+        ["schema"] => schema::write(),
+        ["test"] => return test::run(),
+        ["tidy"] => tidy::run(),
+        _ => return misused(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn misused(arguments: &[&str]) -> ExitCode {
+    eprintln!("not understood: {}\n\n{USAGE}", arguments.join(" "));
+    ExitCode::from(2)
+}

@@ -1,0 +1,217 @@
+//! `cargo xtask test`: everything that CI runs. A failed step does not hide those that don't depend on it.
+//!
+//! The last line is always `N passed, M failed`: tests, and for each step without tests of its own that failed, one.
+
+use std::io::{BufRead as _, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+use std::{env, fs};
+
+use anyhow::{Context as _, Result};
+
+use crate::{guests, nats, tidy, workspace};
+
+/// The oldest recommended server, for tests that must hold on both.
+const OLDEST_SERVER_VARIABLE: &str = "LATTICE_NATS_SERVER_OLDEST";
+/// The folder of the built guests.
+const GUESTS_VARIABLE: &str = "LATTICE_GUESTS";
+
+pub(crate) fn run() -> ExitCode {
+    let mut report = Report::default();
+
+    report.check("format", || workspace::run(workspace::cargo().args(["fmt", "--all", "--check"])));
+    report.check("format of guests", || {
+        workspace::run(workspace::cargo().args(["fmt", "--manifest-path", "guests/Cargo.toml", "--all", "--check"]))
+    });
+    report.check("structure", tidy::run);
+    report.check("lints", || {
+        let mut clippy = workspace::cargo();
+        clippy.args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]);
+        workspace::run(&mut clippy)
+    });
+    let guests = report.check("guests", || guests::run(&guests::Options { rust_only: false }));
+    let servers = report.check("servers", || {
+        Ok([
+            (nats::SERVER_VARIABLE, named_or_pinned(nats::SERVER_VARIABLE, nats::NEWEST)?),
+            (OLDEST_SERVER_VARIABLE, named_or_pinned(OLDEST_SERVER_VARIABLE, nats::OLDEST)?),
+        ])
+    });
+    match (guests, servers) {
+        (Some(()), Some(servers)) => report.tests(|| {
+            let mut cargo = workspace::cargo();
+            cargo.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
+            cargo.envs(servers).env(GUESTS_VARIABLE, workspace::root().join("target/guests"));
+            count_tests(&mut cargo, &mut std::io::stdout())
+        }),
+        _ => report.skip("tests", "they need the guests and the servers"),
+    }
+    if Command::new("cargo-deny").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        report.check("dependencies", || {
+            // Advisories are left out: they need a network, and a new one must not fail an old commit.
+            workspace::run(workspace::cargo().args(["deny", "check", "bans", "licenses", "sources"]))
+        });
+    } else {
+        report.skip("dependencies", "cargo-deny is not installed: cargo install --locked cargo-deny");
+    }
+    report.print()
+}
+
+/// What was run so far, in order.
+#[derive(Default)]
+struct Report {
+    steps: Vec<Step>,
+    passed: u64,
+    failed: u64,
+}
+
+struct Step {
+    name: &'static str,
+    took: Duration,
+    end: End,
+}
+
+enum End {
+    Passed,
+    Failed,
+    Skipped(&'static str),
+}
+
+impl Report {
+    /// Runs one step; `None` if it failed.
+    fn check<T>(&mut self, name: &'static str, act: impl FnOnce() -> Result<T>) -> Option<T> {
+        eprintln!("\n== {name}");
+        let start = Instant::now();
+        let outcome = act();
+        if let Err(error) = &outcome {
+            self.failed += 1;
+            eprintln!("error: {error:#}");
+        }
+        let end = if outcome.is_ok() { End::Passed } else { End::Failed };
+        self.steps.push(Step { name, took: start.elapsed(), end });
+        outcome.ok()
+    }
+
+    fn tests(&mut self, act: impl FnOnce() -> Result<(Counts, bool)>) {
+        let Some((counts, success)) = self.check("tests", act) else { return };
+        self.passed += counts.passed;
+        self.failed += counts.failed;
+        if success {
+            return;
+        }
+        // A test program that did not build, or died, has no result line.
+        self.failed += u64::from(counts.failed == 0);
+        if let Some(step) = self.steps.last_mut() {
+            step.end = End::Failed;
+        }
+    }
+
+    fn skip(&mut self, name: &'static str, why: &'static str) {
+        eprintln!("\n== {name}: skipped, {why}");
+        self.steps.push(Step { name, took: Duration::ZERO, end: End::Skipped(why) });
+    }
+
+    fn print(&self) -> ExitCode {
+        println!("\n== summary");
+        for Step { name, took, end } in &self.steps {
+            let seconds = took.as_secs_f32();
+            match end {
+                End::Passed => println!("{name:<18} ok       {seconds:>7.1} s"),
+                End::Failed => println!("{name:<18} FAILED   {seconds:>7.1} s"),
+                End::Skipped(why) => println!("{name:<18} skipped  {why}"),
+            }
+        }
+        println!("{} passed, {} failed", self.passed, self.failed);
+        if self.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+/// Another server may be named, but none is taken from PATH: results must not depend on what is installed.
+fn named_or_pinned(variable: &str, version: &str) -> Result<PathBuf> {
+    let path = match env::var_os(variable) {
+        Some(named) => fs::canonicalize(&named).with_context(|| format!("{variable} can't be used"))?,
+        None => nats::find_pinned(version)?,
+    };
+    eprintln!("{variable}={}", path.display());
+    Ok(path)
+}
+
+/// Runs a test command, lets its output through to `out`, and counts. The flag is whether the command succeeded.
+fn count_tests(command: &mut Command, out: &mut impl Write) -> Result<(Counts, bool)> {
+    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
+    let output = child.stdout.take().context("no pipe from cargo")?;
+    let mut counts = Counts::default();
+    // Lines need not be UTF-8: a test may print anything.
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line?;
+        out.write_all(&line)?;
+        out.write_all(b"\n")?;
+        counts.add(&String::from_utf8_lossy(&line));
+    }
+    Ok((counts, child.wait()?.success()))
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+}
+
+impl Counts {
+    /// Adds what a line such as `test result: ok. 3 passed; 0 failed; 1 ignored; …` says; any other line says nothing.
+    fn add(&mut self, line: &str) {
+        let Some((_, counts)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". ")) else {
+            return;
+        };
+        for part in counts.split("; ") {
+            match part.split_once(' ') {
+                Some((number, "passed")) => self.passed += number.parse().unwrap_or(0),
+                Some((number, "failed")) => self.failed += number.parse().unwrap_or(0),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(text: &str) -> Counts {
+        let mut counts = Counts::default();
+        text.lines().for_each(|line| counts.add(line));
+        counts
+    }
+
+    #[test]
+    fn counts_every_result_line() {
+        let text = "running 3 tests\ntest a ... ok\n\
+            test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s\n\
+            test result: FAILED. 20 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.00s\n";
+        assert_eq!(count(text), Counts { passed: 23, failed: 2 });
+    }
+
+    #[test]
+    fn other_lines_say_nothing() {
+        assert_eq!(count("5 passed; 1 failed\ntest result of mine: 3 passed\n"), Counts::default());
+    }
+
+    #[test]
+    fn output_goes_through_and_a_failing_command_is_reported() {
+        let line = "test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s";
+        let mut command = Command::new("sh");
+        let mut out = Vec::new();
+        let (counts, success) = count_tests(command.args(["-c", &format!("echo '{line}'; exit 3")]), &mut out).unwrap();
+        assert_eq!(out, format!("{line}\n").into_bytes());
+        assert_eq!((counts, success), (Counts { passed: 2, failed: 0 }, false));
+    }
+
+    #[test]
+    fn a_run_that_dies_without_a_failed_test_counts_as_one() {
+        let mut report = Report::default();
+        report.tests(|| Ok((Counts { passed: 2, failed: 0 }, false)));
+        assert_eq!((report.passed, report.failed), (2, 1));
+        report.check("another", || Err::<(), _>(anyhow::anyhow!("no")));
+        assert_eq!((report.passed, report.failed), (2, 2));
+    }
+}
