@@ -1,6 +1,8 @@
 //! `lattice`: the command line, and the only place that joins the crates. Each command is one file in [`commands`];
 //! `node` is where the control plane, the host and the router of a node meet.
 
+#![allow(unreachable_pub, reason = "a binary has no outside: `pub` is for its other modules")]
+
 mod client;
 mod commands;
 mod connection;

@@ -145,12 +145,7 @@ impl Keeper {
         let sent = self.platform.clock.now();
         match self.platform.store.write(Bucket::State, &key, session.encode(), expect).await {
             Ok(revision) => {
-                let mut state = self.member.state();
-                let first = state.renewed.is_none();
-                state.revision = Some(revision);
-                state.renewed = Some(sent);
-                state.renewals += 1;
-                drop(state);
+                let first = self.acknowledged(revision, sent);
                 if known.is_none() {
                     let text = if first { "joined" } else { "joined again" };
                     self.events.send(EventKind::NodeJoined, &session.node, text).await;
@@ -165,6 +160,14 @@ impl Keeper {
                 Err(WriteError::Store(error))
             }
         }
+    }
+
+    /// Note a renewal that the store acknowledged. Answers whether it was the first of this process.
+    fn acknowledged(&self, revision: Revision, sent: Duration) -> bool {
+        let mut state = self.member.state();
+        state.revision = Some(revision);
+        state.renewals += 1;
+        state.renewed.replace(sent).is_none()
     }
 
     /// After a write that did not succeed for sure: adopt what is there if it is ours, begin a new life if it is gone.

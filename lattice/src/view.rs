@@ -6,7 +6,10 @@ use crate::{
     record::{DecodeError, Holder, Key, Meta, Record, Session, Slot, SpecRecord},
     store::{Bucket, Change, Snapshot},
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// A record and the revision at which it was written.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,14 +59,17 @@ pub enum Applied {
 }
 
 impl LatticeView {
-    /// Replace what is known of a bucket. Keys that are not in the snapshot are gone.
+    /// Replace what is known of a bucket. Keys that are not in the snapshot are gone; of those whose record does not
+    /// parse, the last good one stays.
     pub fn apply_snapshot(&mut self, bucket: Bucket, snapshot: Snapshot) {
+        let keys: BTreeSet<&str> = snapshot.entries.iter().map(|entry| entry.key.as_str()).collect();
+        let is_there = |key: Key| keys.contains(key.to_string().as_str());
         match bucket {
-            Bucket::Specs => self.specs.clear(),
+            Bucket::Specs => self.specs.retain(|name, _| is_there(Key::Spec(name.clone()))),
             Bucket::State => {
-                self.sessions.clear();
-                self.slots.clear();
-                self.meta = None;
+                self.sessions.retain(|node, _| is_there(Key::Session(node.clone())));
+                self.slots.retain(|slot, _| is_there(Key::Slot(slot.clone())));
+                self.meta = self.meta.take().filter(|_| is_there(Key::Meta));
             }
         }
         self.corrupt.retain(|_, corrupt| corrupt.bucket != bucket);
@@ -155,5 +161,37 @@ impl LatticeView {
     pub fn generations(&self) -> BTreeMap<WorkloadName, (uuid::Uuid, Generation, Digest)> {
         let row = |spec: &Arc<Versioned<SpecRecord>>| (spec.record.uid, spec.record.generation, spec.record.hash);
         self.specs.iter().map(|(name, spec)| (name.clone(), row(spec))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Entry;
+
+    #[test]
+    fn a_snapshot_replaces_what_is_known_and_keeps_the_last_good_record_of_a_corrupt_key() {
+        let meta = Meta { uid: uuid::Uuid::nil(), term: 3 };
+        let snapshot = |value: Option<&[u8]>, revision| Snapshot {
+            identity: String::new(),
+            head: Revision(revision),
+            entries: value
+                .map(|value| Entry {
+                    key: "meta.lattice".into(),
+                    value: value.to_vec().into(),
+                    revision: Revision(revision),
+                })
+                .into_iter()
+                .collect(),
+        };
+        let mut view = LatticeView::default();
+        view.apply_snapshot(Bucket::State, snapshot(Some(&meta.encode()), 1));
+        let good = view.meta.clone();
+        assert_eq!(good.as_ref().map(|meta| meta.record.term), Some(3));
+        view.apply_snapshot(Bucket::State, snapshot(Some(b"{}"), 2));
+        assert_eq!(view.meta, good);
+        assert_eq!(view.corrupt.get("meta.lattice").map(|corrupt| corrupt.revision), Some(Revision(2)));
+        view.apply_snapshot(Bucket::State, snapshot(None, 3));
+        assert_eq!((view.meta, view.corrupt.len()), (None, 0));
     }
 }

@@ -76,7 +76,7 @@ impl Source {
         match self {
             Source::Whole(whole) => whole.clone().boxed_unsync(),
             Source::Stream(Stream { kept, hint }) => {
-                Borrowed { kept: kept.clone(), taken: None, hint: hint.clone() }.boxed_unsync()
+                Borrowed { kept: kept.clone(), taken: None, hint: *hint }.boxed_unsync()
             }
         }
     }
@@ -122,7 +122,7 @@ impl http_body::Body for Borrowed {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.taken.as_ref().map_or_else(|| self.hint.clone(), |body| body.size_hint())
+        self.taken.as_ref().map_or_else(|| self.hint, |body| body.size_hint())
     }
 }
 

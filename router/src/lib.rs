@@ -40,7 +40,7 @@ use lattice::{
     store::{Bus, BusError, Clock, Rng},
     view::LatticeView,
 };
-use lattice_route_table::{RouteEntry, RouteTable, normalize_host};
+use lattice_route_table::{RouteEntry, RouteTable};
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -138,7 +138,6 @@ struct Outbound {
 impl Router {
     /// Starts two tasks of its own, which end with the last handle: one follows `view`, one receives replies of other
     /// nodes. Must be called within a tokio runtime.
-    #[expect(clippy::too_many_arguments, reason = "each is a different thing that the router needs of its node")]
     pub fn new(
         options: RouterOptions,
         bus: Arc<dyn Bus>,

@@ -50,6 +50,6 @@ mod tests {
         assert!(matches!(places.take(), Err(RouteError::Overloaded { .. })));
         drop(place);
         assert_eq!(places.taken(), 0);
-        places.take().unwrap();
+        drop(places.take().unwrap());
     }
 }

@@ -31,7 +31,7 @@ impl Table {
         self.current.load_full()
     }
 
-    /// Told of every table that comes after this call.
+    /// Told of every table that comes after this call, and perhaps of one before.
     pub(crate) fn watch(&self) -> watch::Receiver<()> {
         self.changed.clone()
     }

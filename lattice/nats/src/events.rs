@@ -18,7 +18,7 @@ impl Nats {
         let state = &stream.cached_info().state;
         let head = state.last_sequence;
         let start = head.saturating_add(1).saturating_sub(last).max(state.first_sequence).max(1);
-        if state.messages == 0 && !follow || last == 0 && !follow {
+        if !follow && (state.messages == 0 || last == 0) {
             return Ok(stream::empty().boxed());
         }
         let consumer = stream

@@ -168,12 +168,11 @@ impl Bus for MemoryBus {
                     if answers.len() >= REQUESTS_AT_A_TIME {
                         return Poll::Pending;
                     }
-                    let arrived = requests.iter_mut().find_map(|(index, requests)| {
-                        match requests.as_mut().poll_next(context) {
+                    let arrived =
+                        requests.iter_mut().find_map(|(index, requests)| match requests.as_mut().poll_next(context) {
                             Poll::Ready(Some(request)) => Some((*index, request)),
                             Poll::Ready(None) | Poll::Pending => None,
-                        }
-                    });
+                        });
                     let Some((index, request)) = arrived else { return Poll::Pending };
                     answers.push(answer(self.exchange.clone(), handler.clone(), index, request));
                 }

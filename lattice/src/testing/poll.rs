@@ -2,11 +2,7 @@
 
 use crate::{Fut, store::Items};
 use futures_core::Stream as _;
-use std::{
-    future::poll_fn,
-    pin::pin,
-    task::Poll,
-};
+use std::{future::poll_fn, pin::pin, task::Poll};
 
 pub(super) async fn next<T>(items: &mut Items<T>) -> Option<T> {
     poll_fn(|context| items.as_mut().poll_next(context)).await

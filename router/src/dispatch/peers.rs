@@ -82,7 +82,7 @@ mod tests {
         let (first, second) = (peers.begin(&node), peers.begin(&node));
         assert_eq!(peers.in_flight(&node), 2);
         peers.suspect(&node, Duration::ZERO);
-        assert_eq!(peers.suspects(SUSPECT_FOR / 2), [node.clone()]);
+        assert_eq!(peers.suspects(SUSPECT_FOR / 2), vec![node.clone()]);
         assert!(peers.suspects(SUSPECT_FOR).is_empty());
         peers.answered(&node);
         assert!(peers.suspects(Duration::ZERO).is_empty());

@@ -110,7 +110,7 @@ struct PortsFile {
 impl NatsServer {
     /// Start it on a free port of the loopback interface, and wait until it listens. Others on this machine can't use
     /// it: it wants a token that is in files of this user only.
-    pub async fn start(found: &Found, dir: &Path, children: &mut Children) -> anyhow::Result<Self> {
+    pub(super) async fn start(found: &Found, dir: &Path, children: &mut Children) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("can't make {}", dir.display()))?;
         let token = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
         let log = dir.join("nats-server.log");

