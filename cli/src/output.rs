@@ -120,10 +120,6 @@ impl Table {
         self.rows.push(cells.into());
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
     /// Lines with a final newline; two spaces between columns, none behind the last.
     pub fn render(&self, paint: Paint) -> String {
         let head: Vec<Cell> = self.head.iter().map(Cell::from).collect();

@@ -168,8 +168,9 @@ pub struct HttpSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Route {
-    /// `shop.example.org`, `*.shop.example.org` (one or more labels in front), or `*` (any host that no other route
-    /// names). Compared without case, port or final dot.
+    /// `shop.example.org`, `*.shop.example.org` (one or more labels in front), or `*` (any host). Compared without case,
+    /// port or final dot. Among the routes that match a request's host and path, the exact host wins, then the longest
+    /// wildcard, then `*`; then the longest path.
     pub host: HostPattern,
     /// Path prefix, compared by whole segments: `/api` takes `/api` and `/api/x`, not `/apis`. Default `/`.
     #[serde(default)]

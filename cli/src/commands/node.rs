@@ -3,6 +3,7 @@
 
 mod admin;
 mod data_dir;
+mod join;
 mod machine;
 
 use crate::{
@@ -10,21 +11,33 @@ use crate::{
     connection::{self, Surroundings, env},
     error::{Exit, Failure},
 };
+use admin::{Admin, Parts};
 use anyhow::Context as _;
 use data_dir::DataDir;
-pub use machine::memory;
 use lattice::{
     id::{LatticeId, NodeId},
     limits::LABELS_MAX,
+    record::Capacity,
     spec::{is_label_key, is_label_value},
     units::{Bytes, Millis},
 };
-use lattice_control_plane::Timing;
+use lattice_control_plane::{ControlPlane, ControlPlaneError, NodeOptions, Timing};
+use lattice_host_node::{HostNode, HostOptions};
+use lattice_router::{Router, RouterOptions};
+pub use machine::memory;
+use prometheus_client::registry::Registry;
 use std::{
     collections::BTreeMap,
     io::IsTerminal as _,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinError,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -149,15 +162,195 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     exit
 }
 
+/// The end of a node, asked for or not.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("can't listen for signals");
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    /// Cancel-safe.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// How the time for leaving is divided: most of it is for handing over and for requests on this node's replicas, the
+/// rest for answers that are still on their way through its router.
+fn divide(drain: Duration) -> (Duration, Duration) {
+    let router = (drain / 5).min(Duration::from_secs(5));
+    (drain.saturating_sub(router), router)
+}
+
+async fn listen(address: SocketAddr, option: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        Failure::failed(format!("can't listen on {address}")).hint(format!("choose another address with {option}"))
+    })
+}
+
 async fn serve(args: Args, context: &Context) -> anyhow::Result<Exit> {
-    let dir = args.data.clone().or_else(|| default_data_dir(&context.lattice));
-    let dir = dir.ok_or_else(|| Failure::usage("there is no home directory for the node's data").hint("name a directory: --data DIR"))?;
-    let data = DataDir::open(&dir, args.id.clone())?;
+    // What can be wrong here is found before anything is joined.
+    let settings = connection::resolve(&context.nats, &Surroundings::of_process())?;
     let labels = labels(&args.labels)?;
-    let _ = (data.node(), labels, args.memory, args.slots, args.timing, args.drain_timeout, Timing::DEV);
-    let _ = connection::resolve(&context.nats, &Surroundings::of_process())?;
-    let _ = CancellationToken::new();
+    let dir = args.data.clone().or_else(|| default_data_dir(&context.lattice)).ok_or_else(|| {
+        Failure::usage("there is no home directory for the node's data").hint("name a directory: --data DIR")
+    })?;
+    let data = DataDir::open(&dir, args.id.clone())?;
+    let http = listen(args.http, "--http").await?;
+    let admin_listener = listen(args.admin, "--admin").await?;
+    let mut signals = Signals::new()?;
+
+    let node = data.node().clone();
+    let admin = Arc::new(Admin::new(node.clone(), context.lattice.clone()));
+    let ended = CancellationToken::new();
+    let _end_with_us = ended.clone().drop_guard();
+    tokio::spawn(admin::serve(admin_listener, admin.clone(), ended.clone()));
+
+    tracing::info!(%node, lattice = %context.lattice, http = %args.http, admin = %args.admin, data = %dir.display(), "starting");
+    let name = format!("lattice {} node {node}", context.lattice);
+    let (_nats, platform) = tokio::select! {
+        biased;
+        () = signals.next() => return Ok(Exit::Ok),
+        joined = join::join(settings, &context.lattice, &name) => joined?,
+    };
+
+    let (leave, drain) = divide(args.drain_timeout.into());
+    let options = NodeOptions {
+        lattice: context.lattice.clone(),
+        node: node.clone(),
+        labels,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        capacity: Capacity { memory: args.memory.map_or_else(memory, |memory| memory.0), slots: args.slots },
+        http: Some(http.local_addr().unwrap_or(args.http).to_string()),
+        timing: args.timing.into(),
+        drain: leave,
+        data_dir: Some(data.part("specs")),
+    };
+    let mut metrics = Registry::default();
+    let mut host = HostOptions::new(context.lattice.clone(), node.clone(), data.part("code"));
+    host.drain = host.drain.min(leave);
+    let host = HostNode::new(host, platform.clone(), &mut metrics).context("can't start the host")?;
+    let control = ControlPlane::new(options, platform.clone(), host.clone(), Arc::new(lattice_host_node::inspect));
+    let router = Router::new(
+        RouterOptions::new(node.clone(), context.lattice.clone()),
+        platform.bus.clone(),
+        platform.clock.clone(),
+        platform.rng.clone(),
+        host.clone(),
+        control.view(),
+        metrics.sub_registry_with_prefix("lattice_http"),
+    );
+    admin.joined(Parts { health: control.health(), view: control.view(), metrics });
+
+    run_parts(control, host, router, http, drain, &mut signals).await?;
+    tracing::info!(%node, "left");
     Ok(Exit::Ok)
+}
+
+/// Run until a signal, then leave in order: the control plane hands over while everything still answers, then the router
+/// ends, then the host. A second signal ends the process as it is.
+async fn run_parts(
+    control: ControlPlane,
+    host: Arc<HostNode>,
+    router: Router,
+    http: TcpListener,
+    drain: Duration,
+    signals: &mut Signals,
+) -> anyhow::Result<()> {
+    let (leave, stop_router, stop_host) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    let mut controlling = tokio::spawn(control.run(leave.clone()));
+    let mut hosting = tokio::spawn({
+        let stop = stop_host.clone();
+        async move { host.run(stop).await }
+    });
+    let mut routing = tokio::spawn({
+        let (router, stop) = (router, stop_router.clone());
+        async move {
+            let clients = router.serve(http, stop.clone(), drain);
+            let peers = router.serve_peers(stop.clone(), drain);
+            // Where one can't go on, the other must not pretend to.
+            tokio::try_join!(async { Ok(clients.await) }, peers).map(drop)
+        }
+    });
+    let outcome = tokio::select! {
+        biased;
+        () = signals.next() => {
+            tracing::info!("leaving: handing over what runs here; a second signal ends it at once");
+            leave.cancel();
+            tokio::select! {
+                biased;
+                () = signals.next() => return Err(interrupted()),
+                outcome = &mut controlling => ended_with(outcome, "the control plane"),
+            }
+        }
+        outcome = &mut controlling => ended_with(outcome, "the control plane"),
+        outcome = &mut hosting => ended_with(outcome.map(|()| Err::<(), _>(unasked())), "the host"),
+        outcome = &mut routing => {
+            ended_with(outcome.map(|result| result.map_err(anyhow::Error::new).and(Err(unasked()))), "the router")
+        }
+    };
+    leave.cancel();
+    let rest = async {
+        stop_router.cancel();
+        if !routing.is_finished() {
+            let _ = routing.await;
+        }
+        stop_host.cancel();
+        if !hosting.is_finished() {
+            let _ = hosting.await;
+        }
+    };
+    // The parts keep to their own limits; this is for one that does not.
+    tokio::select! {
+        biased;
+        () = signals.next() => return Err(interrupted()),
+        _ = tokio::time::timeout(drain + Duration::from_secs(2), rest) => {}
+    }
+    outcome
+}
+
+fn interrupted() -> anyhow::Error {
+    Failure::new(Exit::Interrupted, "ended before what ran here was handed over").into()
+}
+
+fn unasked() -> anyhow::Error {
+    anyhow::anyhow!("it ended without being asked to")
+}
+
+/// What a part's task came to.
+fn ended_with<E: Into<anyhow::Error>>(outcome: Result<Result<(), E>, JoinError>, what: &str) -> anyhow::Result<()> {
+    let failed = || Failure::failed(format!("{what} failed"));
+    match outcome {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => {
+            let error: anyhow::Error = error.into();
+            match error.downcast_ref::<ControlPlaneError>() {
+                Some(ControlPlaneError::Displaced { .. }) => {
+                    let message = error.to_string();
+                    Err(error.context(Failure::new(Exit::Conflict, message)))
+                }
+                _ => Err(error.context(failed())),
+            }
+        }
+        Err(panicked) => Err(anyhow::Error::new(panicked).context(failed())),
+    }
+}
+
+impl From<TimingPreset> for Timing {
+    fn from(preset: TimingPreset) -> Self {
+        match preset {
+            TimingPreset::Dev => Timing::DEV,
+            TimingPreset::Production => Timing::PRODUCTION,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -347,7 +347,7 @@ async fn probe(spec: &WorkloadSpec, nodes: &[NodeInfo]) -> Vec<Probe> {
         let (status, answered_by, first_line) = match answer {
             Ok(answer) => {
                 let line = answer.text().lines().next().unwrap_or_default().to_owned();
-                (Some(answer.status), answer.header("lattice-node"), line)
+                (Some(answer.status), answer.header(lattice_router::HEADER_NODE), line)
             }
             Err(error) => (None, None, format!("{error:#}")),
         };

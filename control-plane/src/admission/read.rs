@@ -112,6 +112,7 @@ fn node_reply(view: &LatticeView, node: &NodeId) -> Option<NodeReply> {
 
 fn status(view: &LatticeView, spec: &Versioned<SpecRecord>) -> StatusReply {
     let SpecRecord { spec: asked, generation, uid, .. } = &spec.record;
+    let mut explanations = lattice_planner::explain_workload(view, &asked.name);
     let slots: Vec<SlotStatus> = (0..asked.replicas)
         .map(|replica| {
             let slot = SlotId::new(asked.name.clone(), replica);
@@ -126,8 +127,8 @@ fn status(view: &LatticeView, spec: &Versioned<SpecRecord>) -> StatusReply {
                     refused: Vec::new(),
                 },
                 None => {
-                    let explanation = lattice_planner::explain(view, &slot);
-                    let refused = if explanation.first().is_some() { Vec::new() } else { explanation.refused() };
+                    let explanation = explanations.remove(&slot).filter(|explanation| explanation.first().is_none());
+                    let refused = explanation.map(|explanation| explanation.refused()).unwrap_or_default();
                     SlotStatus { replica, node: None, phase: None, generation: None, message: None, refused }
                 }
             }

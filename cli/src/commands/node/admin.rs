@@ -5,17 +5,24 @@ use http_body_util::Full;
 use hyper::{Request, Response, StatusCode, body::Incoming, header, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use lattice::{
-    id::NodeId,
+    id::{LatticeId, NodeId},
     record::Phase,
     view::LatticeView,
 };
 use lattice_control_plane::Health;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::{
+        EncodeLabelSet,
+        text::{encode_eof, encode_registry},
+    },
     metrics::{family::Family, gauge::Gauge, info::Info},
     registry::{Registry, Unit},
 };
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
@@ -28,10 +35,17 @@ const CONNECTION_TIME_MAX: Duration = Duration::from_secs(300);
 
 /// What the answers are made of.
 pub(super) struct Admin {
-    pub(super) node: NodeId,
-    pub(super) lattice: lattice::id::LatticeId,
+    node: NodeId,
+    lattice: LatticeId,
+    parts: OnceLock<Parts>,
+}
+
+/// What is there once the node has found its NATS.
+pub(super) struct Parts {
     pub(super) health: watch::Receiver<Health>,
     pub(super) view: watch::Receiver<Arc<LatticeView>>,
+    /// What router and host count.
+    pub(super) metrics: Registry,
 }
 
 /// Answer until `stop`.
@@ -75,11 +89,24 @@ pub(super) async fn serve(listener: TcpListener, admin: Arc<Admin>, stop: Cancel
 }
 
 impl Admin {
+    pub(super) fn new(node: NodeId, lattice: LatticeId) -> Self {
+        Self { node, lattice, parts: OnceLock::new() }
+    }
+
+    /// To be called once.
+    pub(super) fn joined(&self, parts: Parts) {
+        let _ = self.parts.set(parts);
+    }
+
+    fn health(&self) -> Health {
+        self.parts.get().map(|parts| *parts.health.borrow()).unwrap_or_default()
+    }
+
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         match request.uri().path() {
             "/livez" => text(StatusCode::OK, "alive\n".to_owned()),
             "/readyz" => {
-                let health = *self.health.borrow();
+                let health = self.health();
                 let status = if health.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
                 text(status, readiness(health))
             }
@@ -114,11 +141,11 @@ impl Admin {
             ("lattice", self.lattice.to_string()),
         ];
         registry.register("build", "What runs here", Info::new(build));
-        let health = *self.health.borrow();
+        let health = self.health();
         gauge(&mut registry, "ready", "1 if /readyz answers 200", i64::from(health.is_ready()));
         gauge(&mut registry, "nats_connected", "1 if connected to NATS", i64::from(health.connected));
         gauge(&mut registry, "draining", "1 if this node is leaving", i64::from(health.draining));
-        let view = self.view.borrow().clone();
+        let view = self.parts.get().map(|parts| parts.view.borrow().clone()).unwrap_or_default();
         let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         gauge(&mut registry, "nodes", "Nodes that this node knows to be alive", count(view.sessions.len()));
         gauge(&mut registry, "workloads", "Workloads of the lattice", count(view.specs.len()));
@@ -136,15 +163,19 @@ impl Admin {
             registry.register_with_unit("process_resident_memory", "Memory of this process", Unit::Bytes, memory);
         }
         let mut body = String::new();
-        encode(&mut body, &registry)?;
+        encode_registry(&mut body, &registry)?;
+        if let Some(parts) = self.parts.get() {
+            encode_registry(&mut body, &parts.metrics)?;
+        }
+        encode_eof(&mut body)?;
         Ok(body)
     }
 }
 
 /// One line for each thing that must hold.
 fn readiness(health: Health) -> String {
-    let Health { connected, loaded, member, draining } = health;
     let mut lines = vec![if health.is_ready() { "ready" } else { "not ready" }];
+    let Health { connected, loaded, member, draining } = health;
     if !connected {
         lines.push("not connected to NATS; what runs here goes on serving");
     }
@@ -190,14 +221,15 @@ mod tests {
 
     #[test]
     fn metrics_are_openmetrics() {
-        let admin = Admin {
-            node: NodeId::new("n1").unwrap(),
-            lattice: lattice::id::LatticeId::new("default").unwrap(),
-            health: watch::channel(Health::default()).1,
-            view: watch::channel(Arc::default()).1,
-        };
+        let admin = Admin::new(NodeId::new("n1").unwrap(), LatticeId::new("default").unwrap());
+        assert!(admin.metrics().unwrap().contains("lattice_nats_connected 0\n"));
+        let mut metrics = Registry::default();
+        metrics.register("of_the_router", "A count", Gauge::<i64>::default());
+        let health = Health { connected: true, ..Health::default() };
+        admin.joined(Parts { health: watch::channel(health).1, view: watch::channel(Arc::default()).1, metrics });
         let text = admin.metrics().unwrap();
         assert!(text.contains("lattice_ready 0\n"), "{text}");
+        assert!(text.contains("lattice_nats_connected 1\n") && text.contains("of_the_router 0\n"), "{text}");
         assert!(text.contains("lattice_slots{phase=\"ready\"} 0\n"), "{text}");
         assert!(text.ends_with("# EOF\n"), "{text}");
     }

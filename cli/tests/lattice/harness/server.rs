@@ -1,0 +1,85 @@
+//! A nats-server of a test's own: JetStream, own directory, same port and data after a restart.
+
+use super::{PATIENCE, free_port, process::Process, workspace};
+use rustix::process::Signal;
+use std::{env, path::PathBuf};
+
+const VARIABLE: &str = "LATTICE_NATS_SERVER";
+const VERSION: &str = "2.15.1";
+
+pub struct Server {
+    process: Option<Process>,
+    program: PathBuf,
+    port: u16,
+    dir: tempfile::TempDir,
+}
+
+/// The server that `cargo xtask test` names, or the one that `cargo xtask nats` installed.
+pub fn program() -> PathBuf {
+    match env::var_os(VARIABLE) {
+        Some(named) => named.into(),
+        None => installed(VERSION),
+    }
+}
+
+/// A version that `cargo xtask nats --version` installs.
+pub fn installed(version: &str) -> PathBuf {
+    let path = workspace().join(format!("target/tools/nats-server/{version}/nats-server"));
+    let remedy = format!("run `cargo xtask nats --version {version}`, or name a server with {VARIABLE}");
+    assert!(path.is_file(), "{} is missing: {remedy}", path.display());
+    path
+}
+
+impl Server {
+    pub async fn start() -> Self {
+        Self::start_program(program()).await
+    }
+
+    pub async fn start_program(program: PathBuf) -> Self {
+        let dir = tempfile::Builder::new().prefix("lattice-test-nats-").tempdir().unwrap();
+        let mut server = Self { process: None, program, port: free_port(), dir };
+        server.start_again().await;
+        server
+    }
+
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn program(&self) -> &std::path::Path {
+        &self.program
+    }
+
+    pub async fn kill9(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.kill9().await;
+        }
+    }
+
+    pub async fn stop(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.signal(Signal::TERM);
+            process.wait_exit(PATIENCE).await;
+        }
+    }
+
+    /// On the same port, with the same data.
+    pub async fn start_again(&mut self) {
+        let port = self.port.to_string();
+        let dir = self.dir.path().to_str().unwrap();
+        let process =
+            Process::start("nats-server", &self.program, ["-a", "127.0.0.1", "-p", &port, "-js", "-sd", dir]);
+        process.wait_line("Server is ready", PATIENCE).await;
+        self.process = Some(process);
+    }
+
+    pub fn show(&self) {
+        if let Some(process) = &self.process {
+            process.show();
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! The whole system as people meet it: a real nats-server, real `lattice node` processes, the binary's own commands, and
+//! HTTP through every node. Nothing here looks inside a process.
+//!
+//! Start at [`harness`]. Tests that only look, or that own what they deploy, share one lattice ([`harness::shared`]);
+//! those that kill something have one of their own. Each wait is bounded and ends as soon as what it waits for is there.
+//! Needs the guests and nats-server: `cargo xtask guests`, `cargo xtask nats`.
+
+mod harness;
+
+mod clients;
+mod command_line;
+mod control;
+mod faults;
+mod isolation;
+mod observe;
+mod outages;
+mod security;
+mod serving;
+mod streaming;
+mod up;
