@@ -19,7 +19,7 @@ use lattice_nats::{ConnectError, Nats};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{sync::Arc, time::Duration};
 
-/// How long `logs` and `events` wait for nodes that answer all at once.
+/// How long to wait for nodes that all answer.
 const SCATTER: Duration = Duration::from_millis(400);
 /// Most replies to one scattered request.
 const SCATTER_REPLIES_MAX: usize = 10_000;
@@ -62,12 +62,7 @@ impl Client {
     }
 
     /// One request of the control interface.
-    pub async fn request<T: DeserializeOwned>(
-        &self,
-        topic: Topic,
-        headers: Headers,
-        body: Bytes,
-    ) -> anyhow::Result<T> {
+    pub async fn request<T: DeserializeOwned>(&self, topic: Topic, headers: Headers, body: Bytes) -> anyhow::Result<T> {
         let changes = changes_something(&topic);
         let subject = topic.subject(&self.lattice);
         let reply = self.bus.request(subject, headers, body, CTL_TIMEOUT).await;
@@ -116,8 +111,9 @@ pub fn explain_connect(error: ConnectError, summary: &str) -> anyhow::Error {
     let failure = match &error {
         ConnectError::Unauthorised { .. } => Failure::new(Exit::NotAuthorised, message)
             .hint("check --creds, --nkey, --user or --token, and which of them is in force (named above)"),
-        ConnectError::Unreachable { .. } => Failure::failed(message)
-            .hint("is it running there? `lattice up` starts everything on this machine, `lattice doctor` checks step by step"),
+        ConnectError::Unreachable { .. } => Failure::failed(message).hint(
+            "is it running there? `lattice up` starts everything on this machine, `lattice doctor` checks step by step",
+        ),
         ConnectError::Option(_) => Failure::usage(message),
         // Their texts say what to do.
         ConnectError::NoJetStream { .. } | ConnectError::TooOld { .. } | ConnectError::Layout { .. } => {
@@ -161,8 +157,14 @@ fn decode<T: DeserializeOwned>(reply: &Message) -> anyhow::Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{error::{exit_of, render}, output::Paint};
-    use lattice::{ctl::{DeleteReply, ErrorCode}, id::WorkloadName};
+    use crate::{
+        error::{exit_of, render},
+        output::Paint,
+    };
+    use lattice::{
+        ctl::{DeleteReply, ErrorCode},
+        id::WorkloadName,
+    };
 
     fn message(payload: &str) -> Message {
         Message { payload: Bytes::copy_from_slice(payload.as_bytes()), ..Message::default() }

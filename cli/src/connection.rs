@@ -121,11 +121,9 @@ impl Settings {
             self.servers = lower.servers;
             used = true;
         }
-        for (mine, other) in [
-            (&mut self.tls_ca, lower.tls_ca),
-            (&mut self.tls_cert, lower.tls_cert),
-            (&mut self.tls_key, lower.tls_key),
-        ] {
+        for (mine, other) in
+            [(&mut self.tls_ca, lower.tls_ca), (&mut self.tls_cert, lower.tls_cert), (&mut self.tls_key, lower.tls_key)]
+        {
             if mine.is_none() && other.is_some() {
                 *mine = other;
                 used = true;
@@ -208,11 +206,13 @@ fn no_file(what: &str, path: &Path) -> anyhow::Error {
 
 fn read_seed(path: &Path) -> anyhow::Result<String> {
     let text = std::fs::read_to_string(path).with_context(|| format!("can't read the nkey {}", path.display()))?;
-    text.lines()
-        .map(str::trim)
-        .find(|line| line.starts_with('S') && line.len() == 58)
-        .map(str::to_owned)
-        .ok_or_else(|| Failure::usage(format!("{} holds no nkey seed", path.display())).hint("a user's seed starts with SU and is 58 characters long").into())
+    text.lines().map(str::trim).find(|line| line.starts_with('S') && line.len() == 58).map(str::to_owned).ok_or_else(
+        || {
+            Failure::usage(format!("{} holds no nkey seed", path.display()))
+                .hint("a user's seed starts with SU and is 58 characters long")
+                .into()
+        },
+    )
 }
 
 /// One source as it was written.
@@ -314,11 +314,11 @@ fn read_context(name: &str, around: &Surroundings<'_>) -> anyhow::Result<Setting
     let dir = around.config_home.as_ref().map(|dir| dir.join("nats").join("context"));
     let no_such = |dir: &Path| {
         let known = std::fs::read_dir(dir).into_iter().flatten().flatten();
-        let mut known: Vec<String> = known
-            .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".json")?.to_owned()))
-            .collect();
+        let mut known: Vec<String> =
+            known.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".json")?.to_owned())).collect();
         known.sort();
-        let known = if known.is_empty() { "there is none".to_owned() } else { format!("there are: {}", known.join(", ")) };
+        let known =
+            if known.is_empty() { "there is none".to_owned() } else { format!("there are: {}", known.join(", ")) };
         Failure::usage(format!("no nats context {name:?} in {}", dir.display()))
             .hint(format!("{known}; `nats context add {name}` makes one"))
     };

@@ -80,7 +80,8 @@ fn main() -> ExitCode {
     let matches = command_line().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let Cli { command, global, nats } = cli;
-    let out = Output { format: global.output, paint: Paint::stdout(), note_paint: Paint::stderr(), quiet: global.quiet };
+    let out =
+        Output { format: global.output, paint: Paint::stdout(), note_paint: Paint::stderr(), quiet: global.quiet };
     let note_paint = out.note_paint;
     match commands::run(command, Context { nats, lattice: global.lattice, out }) {
         Ok(exit) => exit.into(),

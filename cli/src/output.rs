@@ -218,9 +218,7 @@ pub fn json<T: Serialize>(value: &T) -> anyhow::Result<String> {
 }
 
 pub fn yaml<T: Serialize>(value: &T) -> anyhow::Result<String> {
-    // By way of JSON's model: the documents are the same ones, and YAML tags have no place in them.
-    let value = serde_json::to_value(value).context("can't write YAML")?;
-    let mut text = serde_saphyr::to_string(&value).map_err(|error| anyhow::anyhow!("can't write YAML: {error}"))?;
+    let mut text = serde_saphyr::to_string(value).map_err(|error| anyhow::anyhow!("can't write YAML: {error}"))?;
     if !text.ends_with('\n') {
         text.push('\n');
     }
@@ -264,10 +262,7 @@ mod tests {
 
     #[test]
     fn columns_line_up_without_trailing_space() {
-        assert_eq!(
-            table().render(Paint::off()),
-            "NAME    READY  NOTE\nhello   3/3\ngrößer  0/1    no node\n"
-        );
+        assert_eq!(table().render(Paint::off()), "NAME    READY  NOTE\nhello   3/3\ngrößer  0/1    no node\n");
     }
 
     #[test]
@@ -283,7 +278,9 @@ mod tests {
 
     #[test]
     fn numbers_are_for_people() {
-        for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (128 << 20, "128 MiB"), (3 << 40, "3 TiB")] {
+        for (bytes, text) in
+            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (128 << 20, "128 MiB"), (3 << 40, "3 TiB")]
+        {
             assert_eq!(size(bytes), text);
         }
         for (secs, text) in [(0, "0s"), (119, "119s"), (120, "2m"), (7200, "2h"), (172_800, "2d")] {
@@ -297,5 +294,26 @@ mod tests {
         let text = yaml(&value).unwrap();
         let back: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
         assert_eq!(back, value, "{text}");
+
+        // An enum is a mapping there too, not a YAML tag.
+        let spec = b"name: hello\nreuse: off\ncomponents: [{name: a, source: 'file:a', env: {ON: 'off', N: '1'}}]";
+        let item = lattice::ctl::HistoryItem::Put(Box::new(lattice::ctl::SpecReply {
+            spec: lattice::spec::parse(spec).unwrap(),
+            generation: lattice::id::Generation(1),
+            revision: lattice::id::Revision(1),
+            hash: lattice::id::Digest::of(b""),
+            admitted_at: "1970-01-01T00:00:00Z".into(),
+        }));
+        let text = yaml(&std::slice::from_ref(&item)).unwrap();
+        let back: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+        assert_eq!(back, serde_json::to_value([item]).unwrap(), "{text}");
+    }
+
+    #[test]
+    fn a_spec_that_is_shown_is_the_spec_that_is_read() {
+        let spec = lattice::spec::parse(b"name: hello\nreuse: off\ncomponents: [{name: a, source: 'file:a', env: {ON: 'off', N: '1'}}]\nhttp: {routes: [{host: '*'}]}").unwrap();
+        let text = yaml(&spec).unwrap();
+        assert!(text.starts_with("name: hello\n"), "{text}");
+        assert_eq!(lattice::spec::parse(text.as_bytes()).unwrap(), spec, "{text}");
     }
 }

@@ -1,5 +1,7 @@
 //! The binary as a person runs it: help, mistakes, exit codes. Needs no server; tests against a real one are beside.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
 use std::{
     io::Write as _,
     process::{Command, Output, Stdio},
@@ -33,8 +35,22 @@ fn err(output: &Output) -> String {
 }
 
 const COMMANDS: [&str; 16] = [
-    "up", "node", "deploy", "list", "status", "get", "scale", "delete", "history", "rollback", "logs", "nodes", "events",
-    "doctor", "schema", "completions",
+    "up",
+    "node",
+    "deploy",
+    "list",
+    "status",
+    "get",
+    "scale",
+    "delete",
+    "history",
+    "rollback",
+    "logs",
+    "nodes",
+    "events",
+    "doctor",
+    "schema",
+    "completions",
 ];
 
 /// A URL at which nobody listens: the listener that had the port is gone.

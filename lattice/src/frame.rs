@@ -65,7 +65,7 @@ pub enum Frame {
     /// Opens an exchange; sent by the router with sequence 0.
     Request {
         head: Box<RequestHead>,
-        /// Milliseconds left for the whole exchange when the frame was sent. Remaining time, not a point in time, so
+        /// Milliseconds left until the response's head when the frame was sent. Remaining time, not a point in time, so
         /// that no two clocks are compared.
         remaining_ms: Option<NonZeroU32>,
         /// Bytes of response body that the router has room for.

@@ -222,7 +222,8 @@ pub(crate) struct Holding<H> {
 
 impl<H> Holding<H> {
     pub(crate) fn new(body: Body, hold: H) -> Self {
-        Self { body, hold: Some(hold) }
+        let hold = (!body.is_end_stream()).then_some(hold);
+        Self { body, hold }
     }
 }
 
@@ -232,7 +233,7 @@ impl<H: Unpin> http_body::Body for Holding<H> {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if !matches!(polled, Some(Ok(_))) {
+        if !matches!(polled, Some(Ok(_))) || self.body.is_end_stream() {
             self.hold = None;
         }
         Poll::Ready(polled)

@@ -1,7 +1,21 @@
 //! Why the router answers by itself, and how. The only place with status codes.
 //!
-//! Such an answer has the header `lattice-error` with a code from the table of [`RouteError::code`]; a component's answer
-//! never has it.
+//! Such an answer has the header `lattice-error` with one of these codes; a component's answer never has it.
+//!
+//! | status | code | meaning |
+//! |---|---|---|
+//! | 400 | `bad-request` | no host, two hosts, a path that is not plain |
+//! | 400 | `body-broken` | the request's body did not come in full |
+//! | 404 | `no-route` | no workload has a route for the host and path |
+//! | 413 | `body-too-large` | more body than the workload or the node allows |
+//! | 431 | `head-too-large` | more head than a frame carries; hyper answers larger ones itself, without a code |
+//! | 501 | `not-implemented` | `CONNECT`, `TRACE`, upgrades |
+//! | 502 | `component-failed` | the component trapped or ended without a response |
+//! | 502 | `peer-lost` | the node that ran the component went away, or frames were lost |
+//! | 503 | `not-ready` | no instance was ready in time; `retry-after` says when to come again |
+//! | 503 | `unreachable` | other nodes have instances, but NATS is out of reach; `retry-after` as above |
+//! | 503 | `overloaded` | too many requests, here or in the workload's queue; `retry-after` as above |
+//! | 504 | `timeout` | no response head within the route's or the workload's limit |
 
 use http::{
     HeaderValue, StatusCode,
@@ -25,6 +39,8 @@ pub(crate) enum RouteError {
     NoRoute,
     #[error("the workload is not ready")]
     NotReady,
+    #[error("the nodes that run the workload are out of reach")]
+    Unreachable,
     #[error("too many requests are under way")]
     Overloaded { retry_after: Duration },
     #[error("the request's body is too large")]
@@ -58,6 +74,7 @@ impl RouteError {
             RouteError::Failed => (StatusCode::BAD_GATEWAY, "component-failed"),
             RouteError::PeerLost => (StatusCode::BAD_GATEWAY, "peer-lost"),
             RouteError::NotReady => (StatusCode::SERVICE_UNAVAILABLE, "not-ready"),
+            RouteError::Unreachable => (StatusCode::SERVICE_UNAVAILABLE, "unreachable"),
             RouteError::Overloaded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
             RouteError::Timeout => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
         }
@@ -65,7 +82,7 @@ impl RouteError {
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            RouteError::NotReady => Some(Duration::from_secs(1)),
+            RouteError::NotReady | RouteError::Unreachable => Some(Duration::from_secs(1)),
             RouteError::Overloaded { retry_after } => Some(*retry_after),
             _ => None,
         }
@@ -129,6 +146,7 @@ mod tests {
             (RouteError::Failed, 502, "component-failed", None),
             (RouteError::PeerLost, 502, "peer-lost", None),
             (RouteError::NotReady, 503, "not-ready", Some("1")),
+            (RouteError::Unreachable, 503, "unreachable", Some("1")),
             (RouteError::Overloaded { retry_after: Duration::ZERO }, 503, "overloaded", Some("1")),
             (RouteError::Overloaded { retry_after: second * 3 / 2 }, 503, "overloaded", Some("2")),
             (RouteError::Timeout, 504, "timeout", None),

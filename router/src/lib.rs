@@ -49,8 +49,10 @@ use std::{
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-/// Least time between two rounds over the same endpoints, where all of them said that nothing ran.
+/// Least time between two rounds over a route's endpoints, where all of them said that nothing ran.
 const ROUND_PAUSE: Duration = Duration::from_millis(200);
+/// After so long another round begins although the table is the same: a node may be back, or NATS.
+const ROUND_AFTER: Duration = Duration::from_secs(1);
 
 /// What a router is told at its start.
 #[derive(Debug, Clone)]
@@ -172,7 +174,8 @@ impl Router {
     }
 
     /// Answer other nodes' requests with the instances of this one until `stop`. Then new ones are sent back as not run,
-    /// what is under way may end within `drain`, and what is left is reset.
+    /// what is under way may end within `drain`, and what is left is reset. Fails when the bus ends the subscription:
+    /// call it again then.
     pub async fn serve_peers(&self, stop: CancellationToken, drain: Duration) -> Result<(), BusError> {
         serve_peers::serve(self.clone(), stop, drain).await
     }
@@ -314,8 +317,11 @@ impl Inner {
                 waiting = Some(self.waiting.take()?);
             }
             let give_up = deadline.min(started.saturating_add(self.options.start_wait));
-            match until(&*self.clock, give_up, changed.changed()).await {
+            // A new table may lead elsewhere at once. The same endpoints are asked again, but not in a hot loop.
+            let again = give_up.min(round.saturating_add(ROUND_AFTER));
+            match until(&*self.clock, again, changed.changed()).await {
                 Ok(Ok(())) => {}
+                Err(_) if again < give_up => {}
                 Ok(Err(_)) | Err(_) => return Err(last),
             }
             if !tried.is_empty() {

@@ -28,7 +28,11 @@ impl Unanswered {
     pub(crate) fn may_retry(&self, method: &Method, body_is_intact: bool) -> bool {
         let elsewhere_may_help = matches!(
             self.error,
-            RouteError::NotReady | RouteError::Overloaded { .. } | RouteError::Failed | RouteError::PeerLost
+            RouteError::NotReady
+                | RouteError::Unreachable
+                | RouteError::Overloaded { .. }
+                | RouteError::Failed
+                | RouteError::PeerLost
         );
         elsewhere_may_help && body_is_intact && (self.nothing_ran || is_idempotent(method))
     }
@@ -48,6 +52,7 @@ mod tests {
         let patch = Method::PATCH;
         for (method, error, nothing_ran, intact, expect) in [
             (&Method::POST, RouteError::NotReady, true, true, true),
+            (&Method::POST, RouteError::Unreachable, true, true, true),
             (&Method::POST, RouteError::PeerLost, true, true, true),
             (&Method::POST, RouteError::NotReady, true, false, false),
             (&Method::POST, RouteError::PeerLost, false, true, false),

@@ -150,8 +150,8 @@ async fn answer(router: &Router, mut drive: Drive<Responder>, head: RequestHead)
     let response = match response {
         Ok(response) => response,
         Err(error) => {
-            if !error.nothing_ran() {
-                tracing::warn!(%workload, %error, "no response for another node");
+            if let CallError::Failed { message } = &error {
+                tracing::warn!(%workload, message, "the component failed");
             }
             return drive.reset(Reset::from(&error)).await;
         }
@@ -168,9 +168,8 @@ async fn answer(router: &Router, mut drive: Drive<Responder>, head: RequestHead)
         let _ = drive.exchange.end(None);
     } else {
         drive.send_body(body);
-        if let Turn::Reset(_) | Turn::SourceBroke(_) = drive.take_what_is_ready().await {
-            // The next turn tells the router.
-        }
+        // Travels beside the head. Should it fail, the next turn tells the router.
+        let _ = drive.take_what_is_ready();
     }
     if let Err(reset) = drive.run().await {
         tracing::debug!(%workload, %reset, "a response for another node ended early");

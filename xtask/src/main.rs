@@ -2,6 +2,7 @@
 //!
 //! Progress goes to stderr, results to stdout. Nothing is installed outside `target/` except, with rustup, a Rust target.
 
+mod clients;
 mod demo;
 mod guests;
 mod nats;
@@ -20,6 +21,7 @@ Tasks:
   tidy                           check the structure alone: crates, sources, documents
   schema                         write the JSON Schemas in docs/ from the types
   guests [--rust-only]           build the components of guests/ into target/guests
+  clients                        install the NATS clients of other languages that tests use
   nats [--version V]             find or install nats-server and print its path
   help                           print this";
 
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
             Some(options) => demo::run(&options),
             None => return misused(&arguments),
         },
+        ["clients"] => clients::run().map(|python| println!("{}", python.display())),
         ["guests"] => guests::run(&guests::Options { rust_only: false }),
         ["guests", "--rust-only"] => guests::run(&guests::Options { rust_only: true }),
         ["nats"] => nats::find().map(|path| println!("{}", path.display())),

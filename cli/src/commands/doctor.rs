@@ -148,7 +148,8 @@ async fn remote(context: &Context, report: &mut Report<'_>) -> anyhow::Result<()
             return report.add(Check::bad("jetstream", format!("API level {level}"), remedy));
         }
         Err(error) => {
-            let remedy = "start the server with `nats-server -js`, enable JetStream for this account, or allow $JS.API.>";
+            let remedy =
+                "start the server with `nats-server -js`, enable JetStream for this account, or allow $JS.API.>";
             return report.add(Check::bad("jetstream", error.to_string(), remedy));
         }
     }
@@ -170,7 +171,9 @@ async fn remote(context: &Context, report: &mut Report<'_>) -> anyhow::Result<()
 
 fn connect_failure(error: &ConnectError, servers: &str) -> Check {
     let remedy = match error {
-        ConnectError::Unauthorised { .. } => "check --creds, --nkey, --user or --token: the first line says which is used",
+        ConnectError::Unauthorised { .. } => {
+            "check --creds, --nkey, --user or --token: the first line says which is used"
+        }
         ConnectError::Unreachable { .. } => {
             "is a server there, and its port open to this machine? `lattice up` starts one here; for TLS give --tlsca"
         }
@@ -213,7 +216,9 @@ async fn buckets(client: &Client) -> Check {
     for name in names {
         let info = match jetstream(client, format!("$JS.API.STREAM.INFO.{name}"), "").await {
             Ok(info) => info,
-            Err(error) => return Check::bad("buckets", format!("stream {name}: {error:#}"), "start a node: it makes it"),
+            Err(error) => {
+                return Check::bad("buckets", format!("stream {name}: {error:#}"), "start a node: it makes it");
+            }
         };
         let number = |path: &str| info.pointer(path).and_then(serde_json::Value::as_u64).unwrap_or_default();
         copies_least = copies_least.min(number("/config/num_replicas"));
@@ -281,7 +286,7 @@ fn disk(dir: Option<&Path>) -> Check {
     let existing = dir.ancestors().find(|dir| dir.is_dir()).unwrap_or(Path::new("/"));
     let shown = dir.display();
     if let Err(error) = tempfile::tempfile_in(existing) {
-        let remedy = format!("give the user of the node the right to write there, or another directory with --data");
+        let remedy = "give the user of the node the right to write there, or another directory with --data";
         return Check::doubtful("data", format!("{shown} can't be written: {error}"), remedy);
     }
     match rustix::fs::statvfs(existing) {
@@ -289,7 +294,11 @@ fn disk(dir: Option<&Path>) -> Check {
             let free = stat.f_bavail.saturating_mul(stat.f_frsize);
             let seen = format!("{shown}: {} free", size(free));
             if free < DISK_FREE_LEAST {
-                Check::doubtful("data", seen, "compiled components are kept there: make room, or name another with --data")
+                Check::doubtful(
+                    "data",
+                    seen,
+                    "compiled components are kept there: make room, or name another with --data",
+                )
             } else {
                 Check::good("data", seen)
             }

@@ -2,7 +2,7 @@
 
 use crate::{
     Context,
-    error::Exit,
+    error::{Exit, Failure},
     output::Paint,
 };
 use anyhow::Context as _;
@@ -26,7 +26,11 @@ pub struct Args {
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let client = context.client().await?;
-    let mut events = client.nats.events(&client.lattice, args.last, args.follow).await?;
+    let events = client.nats.events(&client.lattice, args.last, args.follow).await;
+    let mut events = events.with_context(|| {
+        Failure::failed(format!("can't read the events of lattice {:?}", client.lattice.as_str()))
+            .hint("they are kept from the moment when its first node joins: is one running?")
+    })?;
     let mut shown = 0_u64;
     while let Some(payload) = events.next().await {
         match serde_json::from_slice::<CloudEvent>(&payload).context("an event that this version can't read") {

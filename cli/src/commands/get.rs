@@ -27,7 +27,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let reply: SpecReply = client.ask(Topic::Workload(WorkloadVerb::Get, name.clone())).await?;
     if context.out.format == Format::Table {
         let SpecReply { spec, generation, revision, hash, admitted_at } = &reply;
-        let head = format!("# generation {generation}, revision {revision}, admitted {admitted_at}, {}\n", hash.short());
+        let head =
+            format!("# generation {generation}, revision {revision}, admitted {admitted_at}, {}\n", hash.short());
         context.out.write(&(head + &yaml(spec)?))?;
     } else {
         context.out.show(&reply, |_| String::new(), || vec![name.to_string()])?;

@@ -44,7 +44,11 @@ fn table(items: &[HistoryItem]) -> Table {
                 reply.revision.into(),
                 reply.admitted_at.as_str().into(),
                 reply.spec.replicas.into(),
-                reply.spec.entry().map_or_else(String::new, |entry| lattice::limits::clip(&entry.source.to_string(), 19).to_owned()).into(),
+                reply
+                    .spec
+                    .entry()
+                    .map_or_else(String::new, |entry| lattice::limits::clip(&entry.source.to_string(), 19).to_owned())
+                    .into(),
                 reply.hash.short().into(),
             ]),
             HistoryItem::Deleted { revision } => table.row([

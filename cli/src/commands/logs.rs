@@ -1,14 +1,10 @@
 //! `lattice logs`: what guests wrote. Nodes keep the last lines of each replica; new ones are published as they come.
 
-use crate::{
-    Context,
-    error::Exit,
-    output::Paint,
-};
+use crate::{Context, error::Exit, output::Paint};
 use anyhow::Context as _;
 use futures_util::StreamExt as _;
 use lattice::{
-    ctl::{LogLine, LogStream},
+    ctl::{LogLine, LogStream, StatusReply},
     id::WorkloadName,
     subject::{self, Topic, WorkloadVerb},
 };
@@ -48,6 +44,11 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let first = args.last.map_or(0, |last| kept.len().saturating_sub(last));
     for line in kept.iter().skip(first) {
         show(line, context)?;
+    }
+    if kept.is_empty() {
+        // No lines and no such workload look the same from the nodes' answers.
+        let topic = Topic::Workload(WorkloadVerb::Status, args.workload.clone());
+        let _: StatusReply = client.ask(topic).await?;
     }
     if kept.is_empty() && !args.follow {
         context.out.note(format!("{} wrote nothing that is kept", args.workload));

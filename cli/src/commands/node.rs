@@ -44,7 +44,13 @@ use tokio_util::sync::CancellationToken;
 pub const DEFAULT_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000);
 pub const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9000);
 
-/// Run a node: it joins by connecting to NATS and leaves by draining on SIGTERM or Ctrl-C
+/// What the NATS client says of its connection, `lattice-nats` says once more and better.
+const LOG_DEFAULT: &str = "info,async_nats=warn";
+
+/// Run a node of a lattice
+///
+/// It joins by connecting to NATS. On SIGTERM or Ctrl-C it leaves: it hands over what it runs, finishes the requests
+/// that it has, and ends.
 #[derive(Debug, clap::Args)]
 #[command(before_help = "Examples:
   lattice node                            on this machine's NATS, HTTP on 127.0.0.1:8000
@@ -80,7 +86,7 @@ pub struct Args {
     /// How long leaving may take: requests that run are finished, replicas handed over
     #[arg(long, default_value = "25s", value_name = "DURATION")]
     drain_timeout: Millis,
-    /// What to log, such as warn or info,lattice_router=debug [env: RUST_LOG] [default: info]
+    /// What to log, such as warn or info,lattice_router=debug [env: RUST_LOG] [default: info,async_nats=warn]
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
     /// How to log
@@ -138,9 +144,10 @@ fn labels(given: &[(String, String)]) -> anyhow::Result<BTreeMap<String, String>
 
 fn start_logging(args: &Args) -> anyhow::Result<()> {
     use tracing_subscriber::EnvFilter;
-    let filter = args.log.clone().or_else(|| env("RUST_LOG")).unwrap_or_else(|| "info".into());
-    let filter = EnvFilter::try_new(&filter)
-        .with_context(|| Failure::usage(format!("{filter:?} is not a log filter")).hint("write info, or warn,lattice_router=debug"))?;
+    let filter = args.log.clone().or_else(|| env("RUST_LOG")).unwrap_or_else(|| LOG_DEFAULT.into());
+    let filter = EnvFilter::try_new(&filter).with_context(|| {
+        Failure::usage(format!("{filter:?} is not a log filter")).hint("write info, or warn,lattice_router=debug")
+    })?;
     let colours = crate::output::Paint::stderr().is_on();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     let started = match args.log_format {
@@ -212,9 +219,11 @@ async fn serve(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let admin = Arc::new(Admin::new(node.clone(), context.lattice.clone()));
     let ended = CancellationToken::new();
     let _end_with_us = ended.clone().drop_guard();
-    tokio::spawn(admin::serve(admin_listener, admin.clone(), ended.clone()));
 
-    tracing::info!(%node, lattice = %context.lattice, http = %args.http, admin = %args.admin, data = %dir.display(), "starting");
+    let http_address = http.local_addr().context("can't tell the HTTP address")?;
+    let admin_address = admin_listener.local_addr().context("can't tell the admin address")?;
+    tokio::spawn(admin::serve(admin_listener, admin.clone(), ended.clone()));
+    tracing::info!(%node, lattice = %context.lattice, http = %http_address, admin = %admin_address, data = %dir.display(), "starting");
     let name = format!("lattice {} node {node}", context.lattice);
     let (_nats, platform) = tokio::select! {
         biased;
@@ -229,7 +238,7 @@ async fn serve(args: Args, context: &Context) -> anyhow::Result<Exit> {
         labels,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         capacity: Capacity { memory: args.memory.map_or_else(memory, |memory| memory.0), slots: args.slots },
-        http: Some(http.local_addr().unwrap_or(args.http).to_string()),
+        http: Some(http_address.to_string()),
         timing: args.timing.into(),
         drain: leave,
         data_dir: Some(data.part("specs")),
@@ -246,26 +255,29 @@ async fn serve(args: Args, context: &Context) -> anyhow::Result<Exit> {
         platform.rng.clone(),
         host.clone(),
         control.view(),
-        metrics.sub_registry_with_prefix("lattice_http"),
+        &mut metrics,
     );
     admin.joined(Parts { health: control.health(), view: control.view(), metrics });
 
-    run_parts(control, host, router, http, drain, &mut signals).await?;
+    let limit = Duration::from(args.drain_timeout) + Duration::from_secs(2);
+    run_parts(control, host, router, http, (drain, limit), &mut signals).await?;
     tracing::info!(%node, "left");
     Ok(Exit::Ok)
 }
 
 /// Run until a signal, then leave in order: the control plane hands over while everything still answers, then the router
-/// ends, then the host. A second signal ends the process as it is.
+/// ends (within `drain`), then the host. A second signal ends the process as it is; so does `limit`, after a first part
+/// has ended.
 async fn run_parts(
     control: ControlPlane,
     host: Arc<HostNode>,
     router: Router,
     http: TcpListener,
-    drain: Duration,
+    (drain, limit): (Duration, Duration),
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
-    let (leave, stop_router, stop_host) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    let (leave, stop_router, stop_host) =
+        (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let mut controlling = tokio::spawn(control.run(leave.clone()));
     let mut hosting = tokio::spawn({
         let stop = stop_host.clone();
@@ -274,10 +286,12 @@ async fn run_parts(
     let mut routing = tokio::spawn({
         let (router, stop) = (router, stop_router.clone());
         async move {
-            let clients = router.serve(http, stop.clone(), drain);
-            let peers = router.serve_peers(stop.clone(), drain);
+            let clients = async {
+                router.serve(http, stop.clone(), drain).await;
+                Ok(())
+            };
             // Where one can't go on, the other must not pretend to.
-            tokio::try_join!(async { Ok(clients.await) }, peers).map(drop)
+            tokio::try_join!(clients, router.serve_peers(stop.clone(), drain)).map(drop)
         }
     });
     let outcome = tokio::select! {
@@ -299,6 +313,10 @@ async fn run_parts(
     };
     leave.cancel();
     let rest = async {
+        // Where another part ended first, what the lattice knows of this node is still to be withdrawn.
+        if !controlling.is_finished() {
+            let _ = controlling.await;
+        }
         stop_router.cancel();
         if !routing.is_finished() {
             let _ = routing.await;
@@ -312,7 +330,7 @@ async fn run_parts(
     tokio::select! {
         biased;
         () = signals.next() => return Err(interrupted()),
-        _ = tokio::time::timeout(drain + Duration::from_secs(2), rest) => {}
+        _ = tokio::time::timeout(limit, rest) => {}
     }
     outcome
 }
@@ -356,6 +374,16 @@ impl From<TimingPreset> for Timing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_parts_of_leaving_fit_its_limit() {
+        for seconds in [0, 1, 5, 25, 600] {
+            let whole = Duration::from_secs(seconds);
+            let (leave, router) = divide(whole);
+            assert_eq!(leave + router, whole);
+            assert!(router <= leave || seconds == 0);
+        }
+    }
 
     #[test]
     fn labels_are_key_and_value() {

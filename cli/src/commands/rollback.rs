@@ -8,7 +8,9 @@ use lattice::{
     subject::{Topic, WorkloadVerb},
 };
 
-/// Go back to an earlier spec of a workload; it becomes a new generation
+/// Go back to an earlier spec of a workload
+///
+/// The earlier spec becomes a new generation: a rollback can be rolled back.
 #[derive(Debug, clap::Args)]
 #[command(before_help = "Examples:
   lattice rollback hello                  to the generation before the current one

@@ -94,12 +94,7 @@ fn reasons(status: &StatusReply, put: Generation) -> String {
 }
 
 /// Report an accepted change, and wait for it unless told not to.
-pub async fn finish(
-    client: &Client,
-    context: &Context,
-    put: &PutReply,
-    args: &WaitArgs,
-) -> anyhow::Result<Exit> {
+pub async fn finish(client: &Client, context: &Context, put: &PutReply, args: &WaitArgs) -> anyhow::Result<Exit> {
     let name = &put.workload;
     let generation = put.generation;
     let what = if put.changed { "accepted" } else { "unchanged" };

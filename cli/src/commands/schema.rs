@@ -6,7 +6,7 @@ use crate::{
     output::{Format, json, yaml},
 };
 
-/// Print the JSON Schema of a workload spec, or of the control interface's messages
+/// Print the JSON Schema of specs, or of messages
 #[derive(Debug, clap::Args)]
 #[command(before_help = "Examples:
   lattice schema > workload-spec.schema.json

@@ -51,10 +51,7 @@ pub struct File {
 pub fn read(source: &str, overrides: &Overrides) -> anyhow::Result<Prepared> {
     if source == "-" {
         let mut bytes = Vec::new();
-        std::io::stdin()
-            .take(COMPONENT_BYTES_MAX + 1)
-            .read_to_end(&mut bytes)
-            .context("can't read standard input")?;
+        std::io::stdin().take(COMPONENT_BYTES_MAX + 1).read_to_end(&mut bytes).context("can't read standard input")?;
         return prepare(bytes, None, overrides);
     }
     let path = Path::new(source);
@@ -75,7 +72,8 @@ fn prepare(bytes: Vec<u8>, path: Option<&Path>, overrides: &Overrides) -> anyhow
         return component_alone(bytes, &shown, path, overrides);
     }
     if bytes.len() > SPEC_BYTES_MAX {
-        let message = format!("{shown} is {} long: too large for a spec, and not a component", size(bytes.len() as u64));
+        let message =
+            format!("{shown} is {} long: too large for a spec, and not a component", size(bytes.len() as u64));
         return Err(Failure::failed(message).into());
     }
     let mut spec = spec::parse(&bytes).map_err(|error| with_place(error, &shown))?;
@@ -98,7 +96,8 @@ fn prepare(bytes: Vec<u8>, path: Option<&Path>, overrides: &Overrides) -> anyhow
 
 /// The spec's errors know the field, not the file.
 fn with_place(error: spec::SpecError, shown: &str) -> anyhow::Error {
-    let failure = Failure { exit: crate::error::Exit::Failed, message: format!("{shown}: {error}"), hint: error.hint.clone() };
+    let failure =
+        Failure { exit: crate::error::Exit::Failed, message: format!("{shown}: {error}"), hint: error.hint.clone() };
     anyhow::Error::new(failure)
 }
 
@@ -144,9 +143,12 @@ fn component_alone(
 ) -> anyhow::Result<Prepared> {
     let name = match (&overrides.name, path) {
         (Some(name), _) => name.clone(),
-        (None, Some(path)) => name_of(path)
-            .ok_or_else(|| Failure::usage(format!("no workload name follows from {shown}")).hint("give one: --name hello"))?,
-        (None, None) => return Err(Failure::usage("a component from standard input needs a name").hint("--name hello").into()),
+        (None, Some(path)) => name_of(path).ok_or_else(|| {
+            Failure::usage(format!("no workload name follows from {shown}")).hint("give one: --name hello")
+        })?,
+        (None, None) => {
+            return Err(Failure::usage("a component from standard input needs a name").hint("--name hello").into());
+        }
     };
     let file = checked(bytes, shown.to_owned())?;
     let host = format!("{name}.localhost");

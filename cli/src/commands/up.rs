@@ -34,12 +34,15 @@ const HTTP_PORT: u16 = 8001;
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const READY_EVERY: Duration = Duration::from_millis(50);
 const DEPLOY_TIMEOUT: Duration = Duration::from_secs(120);
-/// A little more than a node's own drain timeout.
-const STOP_TIMEOUT: Duration = Duration::from_secs(12);
-const NODE_DRAIN: &str = "10s";
+/// All nodes stop at once, so nobody is there to hand over to; this is for requests that are being answered.
+const NODE_DRAIN: &str = "3s";
+/// A little more.
+const STOP_TIMEOUT: Duration = Duration::from_secs(6);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Start NATS and some nodes on this machine, to try things out; Ctrl-C stops and removes everything
+/// Start NATS and some nodes on this machine, to try things out
+///
+/// Ctrl-C stops and removes everything. Nodes are processes of their own: kill one and see what happens.
 #[derive(Debug, clap::Args)]
 #[command(before_help = "Examples:
   lattice up                              three nodes; then follow what it prints
@@ -314,7 +317,8 @@ async fn wait_ready(nodes: &[NodeInfo], children: &mut Children, context: &Conte
                     Err(_) => {}
                 }
                 if tokio::time::Instant::now() >= deadline {
-                    let message = format!("node {} is not ready after {} s: {missing}", node.node, READY_TIMEOUT.as_secs());
+                    let message =
+                        format!("node {} is not ready after {} s: {missing}", node.node, READY_TIMEOUT.as_secs());
                     return Err(Failure::failed(message).hint("see what it logs with --log info").into());
                 }
                 tokio::time::sleep(READY_EVERY).await;
@@ -418,7 +422,10 @@ fn next_steps(summary: &Summary) -> String {
     let killed = summary.probes.iter().find_map(|probe| probe.answered_by.as_deref());
     let victim = summary.nodes.iter().find(|node| Some(node.node.as_str()) == killed).or(summary.nodes.last());
     if let Some(node) = victim {
-        line(format!("  kill -9 {:<8}                 # {} is gone: curl the others, then `lattice events`", node.pid, node.node));
+        line(format!(
+            "  kill -9 {:<8}                 # {} is gone: curl the others, then `lattice events`",
+            node.pid, node.node
+        ));
     }
     line(format!("  nats req lattice.{lattice}.ctl.workload.list ''     # the same interface, with any NATS client"));
     line(String::new());
@@ -431,15 +438,7 @@ mod tests {
     use super::*;
 
     fn args(http_port: Option<u16>) -> Args {
-        Args {
-            nodes: 3,
-            nats_server: None,
-            http_port,
-            deploy: vec![],
-            data: None,
-            keep: false,
-            log: "warn".into(),
-        }
+        Args { nodes: 3, nats_server: None, http_port, deploy: vec![], data: None, keep: false, log: "warn".into() }
     }
 
     #[test]

@@ -5,13 +5,15 @@
 //! those that kill something have one of their own. Each wait is bounded and ends as soon as what it waits for is there.
 //! Needs the guests and nats-server: `cargo xtask guests`, `cargo xtask nats`.
 
+#![allow(unreachable_pub, reason = "a test binary has no outside: `pub` is for its other modules")]
+
 mod harness;
 
 mod clients;
-mod command_line;
 mod control;
 mod faults;
 mod isolation;
+mod joining;
 mod observe;
 mod outages;
 mod security;

@@ -7,7 +7,8 @@ use http_body::{Body as _, Frame, SizeHint};
 use lattice::http::{Body, BodyError};
 use std::{
     collections::VecDeque,
-    pin::Pin,
+    future::poll_fn,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Waker, ready},
 };
@@ -147,27 +148,38 @@ impl GuestBody {
         self.ahead.is_empty() && self.inner.as_ref().is_none_or(|inner| self.owed == Some(0) && inner.is_end_stream())
     }
 
-    /// The body of a guest that has ended well: everything is here already, so its size is known.
-    pub(crate) fn finished(mut self) -> Result<Body, Failure> {
+    /// After the guest's end: reads the rest, of which there is little, since only some chunks fit between the guest and
+    /// its reader. Fails where it is not all that was promised.
+    pub(crate) fn settle(&mut self) -> Result<(), Failure> {
         let mut cx = Context::from_waker(Waker::noop());
-        let mut frames = VecDeque::new();
-        loop {
-            match self.poll_frame(&mut cx) {
-                Poll::Ready(Some(Ok(frame))) => frames.push_back(frame),
-                Poll::Ready(Some(Err(error))) => return Err(Failure::Trap(format!("the response's body: {error}"))),
-                Poll::Ready(None) if self.owed.is_none_or(|owed| owed == 0) => break,
-                Poll::Ready(None) | Poll::Pending => return Err(Failure::Unfinished),
+        while let Some(inner) = &mut self.inner {
+            match poll_unbudgeted(&mut cx, |cx| Pin::new(&mut *inner).poll_frame(cx)) {
+                Poll::Ready(Some(frame)) => self.ahead.push_back(frame),
+                Poll::Ready(None) => self.inner = None,
+                Poll::Pending => return Err(Failure::Unfinished),
             }
         }
-        if frames.len() == 1
-            && let Some(Ok(data)) = frames.pop_front_if(|frame| frame.is_data()).map(Frame::into_data)
-        {
-            return Ok(lattice::http::full(data));
+        let mut bytes = 0;
+        for frame in &self.ahead {
+            match frame {
+                Ok(frame) => bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
+                Err(error) => return Err(Failure::Trap(format!("broke off its answer: {error}"))),
+            }
         }
-        Ok(match frames.is_empty() {
-            true => lattice::http::empty(),
-            false => Body::new(Frames(frames)),
-        })
+        if self.owed.is_some_and(|owed| owed != bytes) { Err(Failure::Unfinished) } else { Ok(()) }
+    }
+
+    /// The body after [`Self::settle`]: it is all here, so its size is known.
+    pub(crate) fn into_sized(self) -> Body {
+        let mut frames: VecDeque<_> = self.ahead.into_iter().filter_map(Result::ok).collect();
+        if frames.len() <= 1 {
+            match frames.pop_front().map(Frame::into_data) {
+                None => return lattice::http::empty(),
+                Some(Ok(data)) => return lattice::http::full(data),
+                Some(Err(trailers)) => frames.push_back(trailers),
+            }
+        }
+        Body::new(Frames(frames))
     }
 }
 
@@ -215,7 +227,7 @@ impl http_body::Body for ResponseBody {
                 end = self.shared.end_or_wake(cx.waker());
                 match &end {
                     None => return Poll::Pending,
-                    Some(_) => self.body.poll_frame(cx),
+                    Some(_) => poll_unbudgeted(cx, |cx| self.body.poll_frame(cx)),
                 }
             }
             ready => ready,
@@ -259,6 +271,12 @@ impl Drop for ResponseBody {
             _ => self.shared.body_was_read(),
         }
     }
+}
+
+/// Polls past tokio's budget. Within it a channel that has something says `Pending` every so often, so that its task
+/// lets others run; where this is used `Pending` must mean that there is nothing.
+pub(crate) fn poll_unbudgeted<T>(cx: &mut Context<'_>, poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+    pin!(tokio::task::unconstrained(poll_fn(poll))).poll(cx)
 }
 
 /// Frames that are all here: several chunks, or trailers.

@@ -15,7 +15,7 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 use wasmtime::{Engine, component::Component};
 
@@ -84,7 +84,7 @@ impl CodeCache {
         }
     }
 
-    /// Removes the files unused for longest, and those that a crash left unfinished.
+    /// Removes the files unused for longest, and those that a crash left unfinished an hour ago or more.
     fn prune(&self, newest: &Path) -> io::Result<()> {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
@@ -94,9 +94,10 @@ impl CodeCache {
         }
         files.sort();
         let mut total: u64 = files.iter().map(|(_, length, _)| length).sum();
-        for (_, length, path) in files {
+        for (modified, length, path) in files {
             let is_whole = path.extension().is_some_and(|suffix| suffix == SUFFIX);
-            if path != newest && (total > self.bytes_max || !is_whole) {
+            let is_left_over = !is_whole && modified.elapsed().is_ok_and(|age| age > Duration::from_secs(3600));
+            if path != newest && (is_left_over || is_whole && total > self.bytes_max) {
                 fs::remove_file(&path)?;
                 total -= length;
             }

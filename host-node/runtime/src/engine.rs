@@ -147,3 +147,36 @@ impl Ticker {
         Ok(Self { _stop: stop })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_ticking(engine: &Engine) -> bool {
+        let mut store = wasmtime::Store::new(engine, ());
+        // (module (func (export "f") (loop (br 0)))): ends at an epoch, or never.
+        let forever = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x07\x05\x01\x01f\0\0\x0a\x09\x01\x07\0\x03\x40\x0c\0\x0b\x0b";
+        let module = wasmtime::Module::new(engine, forever).unwrap();
+        store.set_epoch_deadline(1);
+        let instance = wasmtime::Instance::new(&mut store, &module, &[]).unwrap();
+        instance.get_typed_func::<(), ()>(&mut store, "f").unwrap().call(&mut store, ()).is_err()
+    }
+
+    #[test]
+    fn the_epoch_goes_on_for_as_long_as_its_owner_lives() {
+        let engine = Engine::new(&config(false)).unwrap();
+        let ticker = Ticker::start(vec![engine.clone()]).unwrap();
+        assert!(is_ticking(&engine));
+        let threads = || {
+            let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+            let names =
+                tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default());
+            names.filter(|name| name.trim() == "lattice-epoch").count()
+        };
+        assert_eq!(threads(), 1);
+        drop(ticker);
+        while threads() > 0 {
+            thread::yield_now(); // the thread sees at once that its owner is gone
+        }
+    }
+}

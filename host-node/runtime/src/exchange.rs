@@ -5,7 +5,7 @@
 //! for its own request must not reach the next one.
 
 use crate::{
-    body::{GuestBody, RequestBody, ResponseBody},
+    body::{GuestBody, RequestBody, ResponseBody, poll_unbudgeted},
     exchange02, exchange03,
     failure::Failure,
     limits::{self, CpuMeter},
@@ -35,6 +35,8 @@ const GRACE_POLLS: u32 = 4;
 pub(crate) struct Failed {
     pub(crate) failure: Failure,
     pub(crate) turn: Option<OwnedSemaphorePermit>,
+    /// The instance was a kept one, and that may be why.
+    pub(crate) may_be_reuse: bool,
 }
 
 /// Send `request` to `instance`, or to a fresh one, and wait for the head of the response.
@@ -52,7 +54,11 @@ pub(crate) async fn begin(
     let ended = head(&mut run, grace, deadline).await;
     // The place is emptied before anything else may run the guest.
     let response = shared.take_answer();
-    let failed = |failure: Failure, run: &mut GuestRun| Failed { failure, turn: run.turn.take() };
+    let failed = |failure: Failure, run: &mut GuestRun| Failed {
+        may_be_reuse: run.may_be_reuse(&failure),
+        failure,
+        turn: run.turn.take(),
+    };
     let Some(result) = ended else {
         let Some(answer) = response else { return Err(failed(Failure::NoResponse, &mut run)) };
         let has_no_body = has_no_body || has_no_body_by_status(answer.head.status);
@@ -61,14 +67,8 @@ pub(crate) async fn begin(
     match (result, response) {
         (Ok(()), Some(Answer { head, body })) => {
             let has_no_body = has_no_body || has_no_body_by_status(head.status);
-            match if has_no_body { Ok(lattice::http::empty()) } else { body.finished() } {
-                Ok(body) => Ok(Response::from_parts(head, body)),
-                Err(failure) => {
-                    let failure = shared.request_error().map_or(failure, Failure::RequestBody);
-                    unit.note_failure(&failure);
-                    Err(failed(failure, &mut run))
-                }
-            }
+            let body = if has_no_body { lattice::http::empty() } else { body.into_sized() };
+            Ok(Response::from_parts(head, body))
         }
         (Ok(()), None) => Err(failed(Failure::NoResponse, &mut run)),
         (Err(failure), _) => Err(failed(failure, &mut run)),
@@ -77,8 +77,6 @@ pub(crate) async fn begin(
 
 /// Runs the guest until it ends (`Some`), or until the head is there and the guest goes on (`None`).
 async fn head(run: &mut GuestRun, mut grace: u32, deadline: Instant) -> Option<Result<(), Failure>> {
-    let stop = run.unit.stop.clone();
-    let wall = run.unit.blueprint.limits.wall;
     let mut alarm = None; // armed at the first wait only: most requests never wait
     let ended = poll_fn(|cx| {
         loop {
@@ -90,7 +88,7 @@ async fn head(run: &mut GuestRun, mut grace: u32, deadline: Instant) -> Option<R
                 Progress::Head => grace -= 1,
                 Progress::RequestFailed(error) => return Poll::Ready(Err(Failure::RequestBody(error))),
                 Progress::Nothing => {
-                    let alarm = alarm.get_or_insert_with(|| Box::pin(ended_from_outside(stop.clone(), deadline, wall)));
+                    let alarm = alarm.get_or_insert_with(|| Box::pin(ended_from_outside(run.unit.clone(), deadline)));
                     return alarm.as_mut().poll(cx).map(Err);
                 }
             }
@@ -106,15 +104,11 @@ async fn head(run: &mut GuestRun, mut grace: u32, deadline: Instant) -> Option<R
     }
 }
 
-async fn ended_from_outside(
-    stop: tokio_util::sync::CancellationToken,
-    deadline: Instant,
-    wall: std::time::Duration,
-) -> Failure {
+async fn ended_from_outside(unit: Arc<Inner>, deadline: Instant) -> Failure {
     tokio::select! {
         biased;
-        () = stop.cancelled() => Failure::Stopped,
-        () = tokio::time::sleep_until(deadline) => Failure::Wall { limit: wall },
+        () = unit.stop.cancelled() => Failure::Stopped,
+        () = tokio::time::sleep_until(deadline) => Failure::Wall { limit: unit.blueprint.limits.wall },
     }
 }
 
@@ -129,12 +123,17 @@ fn hand_over(mut run: GuestRun, Answer { head, body }: Answer, has_no_body: bool
             while let Some(Ok(_)) = body.frame().await {}
             std::future::pending().await
         };
-        let limits = ended_from_outside(run.unit.stop.clone(), deadline, run.unit.blueprint.limits.wall);
+        let limits = ended_from_outside(run.unit.clone(), deadline);
         let failure = tokio::select! {
             biased;
             failure = limits => failure,
             never = read => match never {},
-            _ = &mut run => return,
+            ended = &mut run => {
+                if let Err(failure) = ended && run.may_be_reuse(&failure) {
+                    run.unit.strike(&failure);
+                }
+                return;
+            }
         };
         run.fail(failure);
     });
@@ -182,6 +181,10 @@ impl GuestRun {
         let _ = self.finish(None, Err(failure));
     }
 
+    fn may_be_reuse(&self, failure: &Failure) -> bool {
+        self.reused && failure.may_be_reuse(self.shared.request_is_read())
+    }
+
     /// Exactly once, before the instance can be dropped: what its end closes reads differently after a failure.
     fn finish(&mut self, instance: Option<Instance>, mut result: Result<(), Failure>) -> Result<(), Failure> {
         if std::mem::replace(&mut self.finished, true) {
@@ -192,7 +195,7 @@ impl GuestRun {
             result = match answered {
                 Answered::No => Err(Failure::NoResponse),
                 Answered::Refused(code) => Err(Failure::Refused(code)),
-                Answered::Yes => Ok(()),
+                Answered::Yes => self.shared.settle_body(),
             };
         }
         let mut instance = instance;
@@ -212,9 +215,6 @@ impl GuestRun {
             (Err(failure), _instance) => {
                 self.unit.note_failure(failure);
                 self.unit.pool.retire(failure.retirement());
-                if self.reused && failure.may_be_reuse(self.shared.request_is_read()) {
-                    self.unit.strike(failure);
-                }
             }
         }
         result
@@ -227,7 +227,8 @@ impl Future for GuestRun {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         this.meter.enter();
-        let polled = this.call.as_mut().poll(cx);
+        // The epoch sees to it that others get their turn. Tokio's budget on top of it would break short calls in two.
+        let polled = poll_unbudgeted(cx, |cx| this.call.as_mut().poll(cx));
         this.meter.leave();
         let Outcome { instance, result } = ready!(polled);
         Poll::Ready(this.finish(instance, result))
@@ -353,6 +354,11 @@ impl Shared {
                 Poll::Pending
             }
         }
+    }
+
+    /// At the guest's end: is the answer whole? Once the caller has taken it, its reader finds out.
+    fn settle_body(&self) -> Result<(), Failure> {
+        lock(&self.state).answer.as_mut().map_or(Ok(()), |answer| answer.body.settle())
     }
 
     /// From the caller's side: it wants no more of the body.

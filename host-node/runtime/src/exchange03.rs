@@ -35,8 +35,9 @@ pub(crate) async fn run(
         shared.answer(answer);
         // Bytes and trailers travel through the store even after the guest's last task, so the body's end counts too.
         poll_fn(|cx| {
+            let is_read = shared.poll_body_is_read(cx);
             ready!(accessor.poll_no_interesting_tasks(cx));
-            shared.poll_body_is_read(cx)
+            is_read
         })
         .await;
         Ok(())

@@ -59,7 +59,7 @@ impl Failure {
         if error.is::<wasmtime::PoolConcurrencyLimitError>() {
             return Self::NoRoom;
         }
-        let mut message = format!("{error:#}");
+        let mut message = one_line(error);
         if message.len() > MESSAGE_BYTES_MAX {
             message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
             message.push('…');
@@ -115,10 +115,11 @@ impl Failure {
     }
 
     /// True where the guest's own state may be why: it ran to its end and gave no answer. On a kept instance that may
-    /// mean that it survives one request only, as some language runtimes do. A trap is never held against reuse.
+    /// mean that it survives one request only, as some language runtimes do. Neither a trap nor an error code, which is an
+    /// answer, is held against reuse.
     pub(crate) fn may_be_reuse(&self, request_was_read: bool) -> bool {
         match self {
-            Self::NoResponse | Self::Refused(_) | Self::Unfinished => true,
+            Self::NoResponse | Self::Unfinished => true,
             // Waits for ever; but a slow client makes a guest wait as well.
             Self::Wall { .. } => request_was_read,
             _ => false,
@@ -127,6 +128,16 @@ impl Failure {
 
     /// True where a fresh instance may answer the same request and there is time left to try.
     pub(crate) fn may_retry(&self) -> bool {
-        matches!(self, Self::NoResponse | Self::Refused(_))
+        matches!(self, Self::NoResponse | Self::Unfinished)
     }
+}
+
+/// The cause, and where in the guest: wasmtime's own text has a line for each frame.
+fn one_line(error: &wasmtime::Error) -> String {
+    const FRAMES_MAX: usize = 4;
+    let Some(backtrace) = error.downcast_ref::<wasmtime::WasmBacktrace>() else { return format!("{error:#}") };
+    let names = backtrace.frames().iter().filter_map(|frame| frame.func_name()).take(FRAMES_MAX);
+    let place = names.collect::<Vec<_>>().join(" < ");
+    let cause = error.root_cause();
+    if place.is_empty() { cause.to_string() } else { format!("{cause} in {place}") }
 }

@@ -51,7 +51,7 @@ pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>) -> Store<Host> 
     table.set_max_capacity(HANDLES_MAX);
     let host = Host {
         table,
-        memory: MemoryLimiter::new(blueprint.config.limits.memory_bytes),
+        memory: MemoryLimiter::new(blueprint.limits.memory_bytes),
         limits: blueprint.limits.clone(),
         meter,
         config: blueprint.config.config.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),

@@ -7,6 +7,10 @@
 //! ```text
 //! bytes ─ Runtime::load ─► Component ─ Unit::start ─► Unit ─ call(request) ─► admission ─► pool ─► exchange ─► response
 //! ```
+//!
+//! Guests run on the caller's tokio workers and give them back every 10 ms. By default tokio looks at sockets and timers
+//! once in 61 turns of a worker, which is then 0.6 s: build its runtime with an `event_interval` of 8 or less, so that a
+//! node whose workers all compute still keeps time.
 
 mod admission;
 mod body;

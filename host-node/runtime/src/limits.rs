@@ -15,7 +15,8 @@ use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 /// Limits of one unit. Reaching one costs the request that did, and its instance; nobody else.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// All linear memories of one instance together. Growing beyond it fails inside the guest. Default 128 MiB.
+    /// All linear memories of one instance together. Growing beyond it fails inside the guest. At most
+    /// [`RuntimeOptions::max_memory_bytes`](crate::RuntimeOptions::max_memory_bytes). Default 128 MiB.
     pub memory_bytes: u64,
     /// From the arrival of a request to the end of its response. Until the head is out it ends in
     /// [`CallError::Timeout`](lattice::http::CallError::Timeout), then the body ends with
@@ -51,22 +52,28 @@ const TABLE_ELEMENTS_MAX: usize = 400_000;
 pub(crate) struct MemoryLimiter {
     limit: u64,
     used: u64,
+    used_at_start: u64,
     table_elements: usize,
     refused: bool,
 }
 
 impl MemoryLimiter {
     pub(crate) fn new(limit: u64) -> Self {
-        Self { limit, used: 0, table_elements: 0, refused: false }
+        Self { limit, used: 0, used_at_start: 0, table_elements: 0, refused: false }
     }
 
     pub(crate) fn refused(&self) -> bool {
         self.refused
     }
 
-    /// True above three quarters of the limit: the next request may be the one that finds no memory.
+    /// The instance is ready: what it has now it needs.
+    pub(crate) fn started(&mut self) {
+        self.used_at_start = self.used;
+    }
+
+    /// True if it has grown above three quarters of the limit: the next request may be the one that finds no memory.
     pub(crate) fn is_nearly_used(&self) -> bool {
-        self.used >= self.limit - self.limit / 4
+        self.used > self.used_at_start && self.used >= self.limit - self.limit / 4
     }
 }
 
@@ -199,6 +206,8 @@ mod tests {
         assert!(!limiter.is_nearly_used());
         assert!(!limiter.memory_growing(0, 60, None).unwrap(), "a second memory counts too");
         assert!(limiter.refused());
+        limiter.started();
+        assert!(!limiter.is_nearly_used());
         assert!(limiter.memory_growing(60, 80, None).unwrap());
         assert!(limiter.is_nearly_used());
     }

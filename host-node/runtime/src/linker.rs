@@ -1,5 +1,5 @@
 //! What this node offers to components, twice: as the linkers that wasmtime asks, and as a list of names that can be
-//! compared with a component's imports before anything is compiled. A test proves that the two agree.
+//! compared with a component's imports before anything is compiled. The linker has the last word.
 
 use crate::host::Host;
 use wasmtime::{Engine, component::Linker};

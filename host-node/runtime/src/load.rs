@@ -34,6 +34,7 @@ struct RuntimeInner {
     /// Compiling takes all cores for seconds, so it is done for one component at a time.
     compiling: Arc<Semaphore>,
     component_bytes_max: u64,
+    max_memory_bytes: u64,
     compiled: AtomicU64,
     from_disk: AtomicU64,
 }
@@ -100,6 +101,11 @@ struct Loaded {
     pre: Pre,
 }
 
+enum Checked {
+    Loaded(Component),
+    ToCompile(Inspection),
+}
+
 pub(crate) enum Pre {
     Http02(p2::bindings::ProxyPre<Host>),
     Http03(p3::bindings::ServicePre<Host>),
@@ -119,6 +125,7 @@ impl Runtime {
             loaded: Mutex::default(),
             compiling: Arc::new(Semaphore::new(1)),
             component_bytes_max: options.component_bytes_max,
+            max_memory_bytes: options.max_memory_bytes,
             compiled: AtomicU64::new(0),
             from_disk: AtomicU64::new(0),
         })))
@@ -131,15 +138,15 @@ impl Runtime {
             return Ok(component);
         }
         let runtime = self.0.clone();
-        let (code, inspection) = blocking({
+        let read = {
             let bytes = bytes.clone();
             move || runtime.check_and_read(digest, &bytes)
-        })
-        .await?;
+        };
+        let inspection = match blocking(read).await? {
+            Checked::Loaded(component) => return Ok(component),
+            Checked::ToCompile(inspection) => inspection,
+        };
         let runtime = self.0.clone();
-        if let Some(code) = code {
-            return runtime.keep(digest, inspection, &code);
-        }
         // The permit goes with the work, so that a caller who goes away does not let a second compilation in.
         let permit = self.0.compiling.clone().acquire_owned().await;
         blocking(move || {
@@ -151,6 +158,10 @@ impl Runtime {
             runtime.keep(digest, inspection, &code)
         })
         .await
+    }
+
+    pub(crate) fn max_memory_bytes(&self) -> u64 {
+        self.0.max_memory_bytes
     }
 
     pub fn load_stats(&self) -> LoadStats {
@@ -167,11 +178,7 @@ impl RuntimeInner {
         if inspection.needs_concurrency { &self.engines.concurrent } else { &self.engines.plain }
     }
 
-    fn check_and_read(
-        &self,
-        digest: Digest,
-        bytes: &[u8],
-    ) -> Result<(Option<wasmtime::component::Component>, Inspection), LoadError> {
+    fn check_and_read(&self, digest: Digest, bytes: &[u8]) -> Result<Checked, LoadError> {
         if bytes.len() as u64 > self.component_bytes_max {
             return Err(LoadError::TooLarge { bytes: bytes.len() as u64, limit: self.component_bytes_max });
         }
@@ -180,11 +187,11 @@ impl RuntimeInner {
             return Err(LoadError::DigestMismatch { expected: digest, found });
         }
         let inspection = admissible(inspect::inspect(bytes)?)?;
-        let code = self.cache.read(self.engine(&inspection), digest);
-        if code.is_some() {
-            self.from_disk.fetch_add(1, Relaxed);
-        }
-        Ok((code, inspection))
+        let Some(code) = self.cache.read(self.engine(&inspection), digest) else {
+            return Ok(Checked::ToCompile(inspection));
+        };
+        self.from_disk.fetch_add(1, Relaxed);
+        self.keep(digest, inspection, &code).map(Checked::Loaded)
     }
 
     fn compile(

@@ -86,7 +86,8 @@ impl Unit {
     /// Make the first instances, so that a component that cannot start fails here. At least one is made, which shows
     /// that it can; more than [`Reuse::min_warm`] are dropped again when they are idle.
     pub async fn start(runtime: &Runtime, component: Component, config: UnitConfig) -> Result<Self, StartError> {
-        let limits = Arc::new(config.limits.clone());
+        let memory_bytes = config.limits.memory_bytes.min(runtime.max_memory_bytes());
+        let limits = Arc::new(Limits { memory_bytes, ..config.limits.clone() });
         let turns = config.limits.concurrency.min(config.reuse.max_instances);
         let inner = Arc::new(Inner {
             admission: Admission::new(turns, config.limits.queue),
@@ -219,10 +220,17 @@ impl Inner {
             Err(failed) => failed,
         };
         let (Some(request), Some(turn), true) = (replay, failed.turn, failed.failure.may_retry()) else {
+            if failed.may_be_reuse {
+                self.strike(&failed.failure);
+            }
             return Err(failed.failure.call_error());
         };
         self.counters.retries.fetch_add(1, Relaxed);
         let again = exchange::begin(&self, turn, None, request, deadline).await;
+        // A fresh instance that fails as well says that it is the request, not reuse.
+        if again.is_ok() && failed.may_be_reuse {
+            self.strike(&failed.failure);
+        }
         again.map_err(|failed| failed.failure.call_error())
     }
 
@@ -233,6 +241,7 @@ impl Inner {
             Pre::Http03(pre) => pre.instantiate_async(&mut store).await.map(Guest::Http03),
         };
         let guest = guest.map_err(|error| Failure::of(&error, store.data()))?;
+        store.data_mut().memory.started();
         Ok(Instance { store, guest, uses: 0, idle_since: Instant::now(), _alive: self.pool.created() })
     }
 

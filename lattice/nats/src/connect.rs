@@ -116,7 +116,6 @@ pub async fn connect(options: ConnectOptions) -> Result<Nats, ConnectError> {
             match &event {
                 async_nats::Event::Connected => epoch.send_modify(|epoch| *epoch += 1),
                 async_nats::Event::Disconnected => {
-                    epoch.send_modify(|_| {});
                     tracing::warn!("lost the connection to NATS; trying to reconnect");
                 }
                 async_nats::Event::SlowConsumer(subscription) => {

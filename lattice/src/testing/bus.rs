@@ -10,7 +10,6 @@ use crate::{
 };
 use bytes::Bytes;
 use futures_channel::mpsc;
-use futures_core::Stream as _;
 use std::{
     collections::BTreeMap,
     future::poll_fn,

@@ -1,7 +1,6 @@
 //! The few combinators that this module needs, so that the crate needs no executor and no stream library.
 
 use crate::{Fut, store::Items};
-use futures_core::Stream as _;
 use std::{future::poll_fn, pin::pin, task::Poll};
 
 pub(super) async fn next<T>(items: &mut Items<T>) -> Option<T> {

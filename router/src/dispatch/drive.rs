@@ -24,6 +24,8 @@ pub(crate) trait Side: Sized + Send + 'static {
     fn on_no_responders(exchange: &mut Exchange<Self>);
     /// The reader began to read.
     fn on_first_read(exchange: &mut Exchange<Self>);
+    /// What the peer is told when the body that this side sends breaks.
+    fn source_broke(error: &BodyError) -> Reset;
     /// What the peer is told when the exchange is dropped.
     fn dropped() -> Reset;
 }
@@ -34,6 +36,9 @@ impl Side for Requester {
         exchange.on_no_responders();
     }
     fn on_first_read(_: &mut Exchange<Self>) {}
+    fn source_broke(error: &BodyError) -> Reset {
+        Reset::from(&CallError::Body(error.clone()))
+    }
     fn dropped() -> Reset {
         Reset::new(ResetCode::Cancelled, "the client went away")
     }
@@ -45,6 +50,13 @@ impl Side for Responder {
     fn on_no_responders(_: &mut Exchange<Self>) {}
     fn on_first_read(exchange: &mut Exchange<Self>) {
         exchange.accept_body();
+    }
+    /// Whatever the reason, it was the component that did not finish its response.
+    fn source_broke(error: &BodyError) -> Reset {
+        match error {
+            BodyError::Timeout => Reset::new(ResetCode::Timeout, error.to_string()),
+            _ => Reset::new(ResetCode::Failed, error.to_string()),
+        }
     }
     fn dropped() -> Reset {
         Reset::new(ResetCode::ShuttingDown, "the node is going away")
@@ -83,7 +95,7 @@ pub(crate) enum Turn {
     Response(Box<ResponseHead>),
     /// The exchange failed.
     Reset(Reset),
-    /// The body that this side sends could not be read to its end. The peer is told in the next turn.
+    /// The body that this side sends could not be read to its end. The peer was told.
     SourceBroke(BodyError),
     /// All is sent and delivered.
     Over,
@@ -95,6 +107,8 @@ struct Outgoing {
     body: Option<Body>,
     /// Read, but beyond what the exchange takes now.
     rest: Bytes,
+    /// The body broke. What was read before is sent before the peer is told.
+    broken: Option<BodyError>,
 }
 
 /// Who reads the body that comes in.
@@ -134,21 +148,25 @@ impl<S: Side> Drive<S> {
     }
 
     /// Take as much of the outgoing body as is there at once, so that it travels beside the head.
-    pub(crate) async fn take_what_is_ready(&mut self) -> Turn {
+    pub(crate) fn take_what_is_ready(&mut self) -> Turn {
         while self.exchange.capacity_to_send() > 0 && self.outgoing.body.is_some() {
             let Some(read) = self.outgoing.next().now_or_never() else { break };
-            match self.take(read) {
-                Turn::Progress => {}
-                other => return other,
+            if let Err(reset) = self.take(read) {
+                return Turn::Reset(reset);
             }
         }
         Turn::Progress
     }
 
-    /// Send what is due, pass on what came, then wait for the next thing to happen. Cancel-safe.
+    /// Send what is due, pass on what came, then wait for the next thing to happen. Cancel-safe:
+    /// nothing but the report of an end can be lost, and that shows in the exchange.
     pub(crate) async fn turn(&mut self) -> Turn {
         if let Err(error) = self.flush().await {
             return Turn::Reset(self.on_bus_error(&error));
+        }
+        if let Some(error) = self.outgoing.broken.take() {
+            self.reset(S::source_broke(&error)).await;
+            return Turn::SourceBroke(error);
         }
         while let Some(event) = self.exchange.poll_event() {
             let piece = match event {
@@ -163,7 +181,8 @@ impl<S: Side> Drive<S> {
             };
             self.reader.queue.push_back(piece);
         }
-        if self.exchange.is_closed() && self.reader.queue.is_empty() {
+        // A client reads at its own pace what came in full. A guest whose answer is complete is not waited for.
+        if self.exchange.is_closed() && (self.reader.queue.is_empty() || !S::READER_IS_NEEDED) {
             return Turn::Over;
         }
         self.set_timer();
@@ -173,18 +192,17 @@ impl<S: Side> Drive<S> {
     /// Turn until the exchange is over and the reader has all. The reader learns of every end.
     pub(crate) async fn run(mut self) -> Result<(), Reset> {
         loop {
-            let (broken, outcome) = match self.turn().await {
+            let (error, reset) = match self.turn().await {
                 Turn::Progress | Turn::Response(_) => continue,
                 Turn::Over => return Ok(()),
-                Turn::Reset(reset) => (reset.to_body_error(), Err(reset)),
+                Turn::Reset(reset) => (reset.to_body_error(), reset),
                 Turn::SourceBroke(error) => {
-                    let reset = Reset::from(&CallError::Body(error.clone()));
-                    let _ = self.flush().await;
-                    (error, Err(reset))
+                    let reset = S::source_broke(&error);
+                    (error, reset)
                 }
             };
-            self.reader.fail(broken).await;
-            return outcome;
+            self.reader.fail(error).await;
+            return Err(reset);
         }
     }
 
@@ -214,8 +232,8 @@ impl<S: Side> Drive<S> {
             Next::Body(read) => {
                 return match self.take(read) {
                     // More may be there already: join it into fuller frames.
-                    Turn::Progress => self.take_what_is_ready().await,
-                    other => other,
+                    Ok(()) => self.take_what_is_ready(),
+                    Err(reset) => Turn::Reset(reset),
                 };
             }
             Next::Time => {
@@ -263,7 +281,7 @@ impl<S: Side> Drive<S> {
     }
 
     /// Pass on what was read of the outgoing body.
-    fn take(&mut self, read: Read) -> Turn {
+    fn take(&mut self, read: Read) -> Result<(), Reset> {
         let ended = match read {
             Read::Rest => {
                 self.exchange.send(&mut self.outgoing.rest);
@@ -280,18 +298,11 @@ impl<S: Side> Drive<S> {
             },
             Read::Frame(None) => self.end(None),
             Read::Frame(Some(Err(error))) => {
-                self.outgoing = Outgoing::default();
-                self.exchange.reset(Reset::from(&CallError::Body(error.clone())));
-                return Turn::SourceBroke(error);
+                self.outgoing = Outgoing { broken: Some(error), ..Outgoing::default() };
+                Ok(())
             }
         };
-        match ended {
-            Ok(()) => Turn::Progress,
-            Err(reset) => {
-                self.exchange.reset(reset.clone());
-                Turn::Reset(reset)
-            }
-        }
+        ended.inspect_err(|reset| self.exchange.reset(reset.clone()))
     }
 
     fn end(&mut self, trailers: Option<http::HeaderMap>) -> Result<(), Reset> {

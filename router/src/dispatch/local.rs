@@ -1,9 +1,9 @@
 //! To an instance of this node, on the task that polls: a guest runs on its connection's own task.
 
 use super::until;
-use crate::retry::Unanswered;
+use crate::{error::RouteError, retry::Unanswered};
 use lattice::{
-    http::{Instances, Request, Response},
+    http::{CallError, Instances, Request, Response},
     id::WorkloadName,
     store::Clock,
 };
@@ -19,8 +19,10 @@ pub(crate) async fn send(
     let error = match until(clock, deadline, instances.call(workload, request)).await {
         Ok(Ok(response)) => return Ok(response),
         Ok(Err(error)) => error,
-        Err(_) => return Err(Unanswered::maybe_ran(crate::error::RouteError::Timeout)),
+        Err(_) => return Err(Unanswered::maybe_ran(RouteError::Timeout)),
     };
-    tracing::warn!(%workload, %error, "no response from the instance on this node");
+    if let CallError::Failed { message } = &error {
+        tracing::warn!(%workload, message, "the component failed");
+    }
     Err(Unanswered { error: (&error).into(), nothing_ran: error.nothing_ran() })
 }

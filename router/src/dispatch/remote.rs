@@ -86,7 +86,7 @@ impl Remote {
         body: &Source,
         deadline: Duration,
     ) -> Result<Response, Unanswered> {
-        let unreachable = || Unanswered::nothing_ran(RouteError::PeerLost);
+        let unreachable = || Unanswered::nothing_ran(RouteError::Unreachable);
         // A message would wait in the client's buffer until the connection is back: too late for a request.
         if self.bus.connection() == Connection::Down {
             return Err(unreachable());
@@ -131,10 +131,7 @@ impl Remote {
                     self.peers.answered(node);
                     return Ok(self.respond(drive, *head, under_way));
                 }
-                Turn::SourceBroke(error) => {
-                    let _ = drive.turn().await; // tells the peer
-                    return Err(Unanswered::maybe_ran((&error).into()));
-                }
+                Turn::SourceBroke(error) => return Err(Unanswered::maybe_ran((&error).into())),
                 Turn::Reset(reset) => return Err(self.on_reset(node, &workload, &reset)),
                 Turn::Over => return Err(Unanswered::maybe_ran(RouteError::PeerLost)),
             }
@@ -180,7 +177,9 @@ impl Remote {
                 RouteError::PeerLost
             }
         };
-        tracing::warn!(%node, %workload, %reset, "no response from another node");
+        if error == RouteError::Failed {
+            tracing::warn!(%node, %workload, %reset, "the component failed on another node");
+        }
         if matches!(error, RouteError::NotReady | RouteError::PeerLost) {
             self.peers.suspect(node, self.clock.now());
         }

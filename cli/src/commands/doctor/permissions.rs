@@ -92,7 +92,8 @@ pub(super) async fn check(client: &Client) -> Check {
 }
 
 fn judge(what: &'static str, info: &UserData, lattice: &LatticeId) -> Check {
-    let user = if info.user.is_empty() { "this user" } else { &info.user };
+    // The server hides a token behind a word in brackets.
+    let user = if info.user.is_empty() || info.user.starts_with('[') { "this user" } else { &info.user };
     let Some(permissions) = &info.permissions else { return Check::good(what, format!("{user} may use any subject")) };
     for (who, publish, subscribe) in needed(lattice) {
         let missing = |rules: &Option<Rules>, subjects: &[String]| {
@@ -108,7 +109,8 @@ fn judge(what: &'static str, info: &UserData, lattice: &LatticeId) -> Check {
             [] => None,
             subjects => Some(format!("{word} {}", subjects.join(" "))),
         };
-        let lacking: Vec<String> = [list("publish", &publish), list("subscribe", &subscribe)].into_iter().flatten().collect();
+        let lacking: Vec<String> =
+            [list("publish", &publish), list("subscribe", &subscribe)].into_iter().flatten().collect();
         let seen = format!("{user} lacks what {who} needs: {}", lacking.join("; "));
         // A user for people need not be able to run a node.
         return if who == "a node" {
@@ -152,7 +154,10 @@ mod tests {
         assert_eq!(grade(r#"{"user": "me"}"#), Grade::Good);
         assert_eq!(grade(r#"{"permissions": {"publish": {"allow": [">"]}}}"#), Grade::Good);
         assert_eq!(grade(r#"{"permissions": {"publish": {"allow": ["lattice.>"]}}}"#), Grade::Bad);
-        assert_eq!(grade(r#"{"permissions": {"publish": {"deny": ["lattice.default.ctl.workload.put"]}}}"#), Grade::Bad);
+        assert_eq!(
+            grade(r#"{"permissions": {"publish": {"deny": ["lattice.default.ctl.workload.put"]}}}"#),
+            Grade::Bad
+        );
         let person = r#"{"permissions": {"publish": {"allow": ["lattice.default.ctl.>", "$O.>", "$JS.API.>"]}}}"#;
         assert_eq!(grade(person), Grade::Doubtful);
     }

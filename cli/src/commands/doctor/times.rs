@@ -37,7 +37,8 @@ async fn skews(client: &Client) -> anyhow::Result<Skews> {
         let Ok(message) = jetstream(client, format!("$JS.API.STREAM.MSG.GET.{stream}"), &body).await else { continue };
         let text = |path: &str| message.pointer(path).and_then(|value| value.as_str());
         let (Some(stamp), Some(data)) = (text("/message/time"), text("/message/data")) else { continue };
-        let Some(event) = decode_base64(data).and_then(|bytes| serde_json::from_slice::<CloudEvent>(&bytes).ok()) else {
+        let Some(event) = decode_base64(data).and_then(|bytes| serde_json::from_slice::<CloudEvent>(&bytes).ok())
+        else {
             continue;
         };
         let Ok(sent) = humantime::parse_rfc3339(&event.time) else { continue };

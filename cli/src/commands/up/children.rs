@@ -98,7 +98,8 @@ impl Children {
     /// Ask the last started ones first: each kind may need those before it to stop in order. Whoever is still there
     /// after `timeout` is killed.
     pub(super) async fn stop(&mut self, timeout: Duration) {
-        let (first, rest): (Vec<Child>, Vec<Child>) = self.running.drain(..).partition(|child| child.name == "nats-server");
+        let (first, rest): (Vec<Child>, Vec<Child>) =
+            self.running.drain(..).partition(|child| child.name == "nats-server");
         self.running = rest;
         self.stop_all(timeout).await;
         self.running = first;

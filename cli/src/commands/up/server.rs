@@ -1,10 +1,7 @@
 //! Finding a nats-server that is new enough, and running it for one lattice on this machine.
 
 use super::children::{Child, Children, command};
-use crate::{
-    connection::env,
-    error::Failure,
-};
+use crate::{connection::env, error::Failure};
 use anyhow::Context as _;
 use serde::Deserialize;
 use std::{
@@ -158,7 +155,14 @@ impl NatsServer {
     /// Make a child use this server, whatever the environment of this process says.
     pub fn put_in_environment(&self, command: &mut tokio::process::Command) {
         for name in [
-            "NATS_URL", "NATS_CREDS", "NATS_NKEY", "NATS_USER", "NATS_PASSWORD", "NATS_CA", "NATS_CERT", "NATS_KEY",
+            "NATS_URL",
+            "NATS_CREDS",
+            "NATS_NKEY",
+            "NATS_USER",
+            "NATS_PASSWORD",
+            "NATS_CA",
+            "NATS_CERT",
+            "NATS_KEY",
             "NATS_CONTEXT",
         ] {
             command.env_remove(name);

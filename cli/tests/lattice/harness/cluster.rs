@@ -7,7 +7,6 @@ use std::{
     path::{Path, PathBuf},
     process::{ExitStatus, Output},
     sync::{Arc, Weak},
-    time::Duration,
 };
 use tokio::sync::Mutex;
 
@@ -39,14 +38,9 @@ impl Node {
         Self { id: id.to_owned(), process: None, http, admin, arguments }
     }
 
-    fn launch(&mut self) {
+    /// Start the process without waiting for it.
+    pub fn launch(&mut self) {
         self.process = Some(Process::start(&self.id, lattice_program(), &self.arguments));
-    }
-
-    /// Start it again after it ended, and wait until it is ready.
-    pub async fn start_again(&mut self) {
-        self.launch();
-        self.ready().await;
     }
 
     /// Wait until it says that it is ready.
@@ -154,6 +148,11 @@ impl Lattice {
 
     pub async fn api(&self) -> Api {
         Api::connect(&self.server.url(), &self.name).await
+    }
+
+    /// The data directory of a node of this lattice.
+    pub fn data_of(&self, id: &str) -> PathBuf {
+        self.data.path().join(format!("{}-{id}", self.name))
     }
 
     pub fn node(&self, id: &str) -> &Node {

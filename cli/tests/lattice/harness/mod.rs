@@ -7,8 +7,8 @@ pub mod load;
 pub mod process;
 pub mod server;
 
-pub use api::{Api, spec};
-pub use cluster::{Lattice, Node, shared};
+pub use api::Api;
+pub use cluster::{Lattice, Node, SharedLattice, shared};
 pub use server::Server;
 
 use std::{

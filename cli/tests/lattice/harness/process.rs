@@ -8,7 +8,7 @@ use std::{
     io::{BufRead as _, BufReader, Read},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, LazyLock, Mutex, mpsc},
+    sync::{LazyLock, Mutex, mpsc},
     time::Duration,
 };
 use tokio::sync::watch;
@@ -21,6 +21,7 @@ pub struct Process {
     name: String,
     pid: u32,
     lines: watch::Sender<VecDeque<String>>,
+    output: watch::Sender<VecDeque<String>>,
     exit: watch::Receiver<Option<ExitStatus>>,
 }
 
@@ -48,15 +49,16 @@ impl Process {
         let mut child = spawn(command).unwrap_or_else(|error| panic!("can't start {name}: {error}"));
 
         let lines = watch::Sender::new(VecDeque::new());
-        read_lines(child.stdout.take().unwrap(), lines.clone());
-        read_lines(child.stderr.take().unwrap(), lines.clone());
+        let output = watch::Sender::new(VecDeque::new());
+        read_lines(child.stdout.take().unwrap(), vec![lines.clone(), output.clone()]);
+        read_lines(child.stderr.take().unwrap(), vec![lines.clone()]);
         let (ended, exit) = watch::channel(None);
         let pid = child.id();
         std::thread::spawn(move || {
             let status = child.wait().ok();
             ended.send_replace(status);
         });
-        Self { name: name.to_owned(), pid, lines, exit }
+        Self { name: name.to_owned(), pid, lines, output, exit }
     }
 
     pub fn pid(&self) -> u32 {
@@ -104,11 +106,14 @@ impl Process {
         find(&self.lines.borrow()).unwrap_or_else(|| panic!("{} ended without saying {text:?}:\n{}", self.name, self.log()))
     }
 
+    /// Standard output and standard error.
     pub fn log(&self) -> String {
-        self.lines.borrow().iter().fold(String::new(), |mut text, line| {
-            let _ = writeln!(text, "{line}");
-            text
-        })
+        joined(&self.lines.borrow())
+    }
+
+    /// Standard output alone.
+    pub fn output(&self) -> String {
+        joined(&self.output.borrow())
     }
 
     /// The end of the log, for the report of a failed test.
@@ -148,16 +153,25 @@ fn spawn(command: Command) -> std::io::Result<Child> {
     answered.recv().unwrap()
 }
 
-fn read_lines(from: impl Read + Send + 'static, to: watch::Sender<VecDeque<String>>) {
+fn joined(lines: &VecDeque<String>) -> String {
+    lines.iter().fold(String::new(), |mut text, line| {
+        let _ = writeln!(text, "{line}");
+        text
+    })
+}
+
+fn read_lines(from: impl Read + Send + 'static, to: Vec<watch::Sender<VecDeque<String>>>) {
     std::thread::spawn(move || {
         for line in BufReader::new(from).split(b'\n') {
             let Ok(line) = line else { return };
-            to.send_modify(|lines| {
-                if lines.len() == LINES_KEPT {
-                    lines.pop_front();
-                }
-                lines.push_back(String::from_utf8_lossy(&line).into_owned());
-            });
+            for sink in &to {
+                sink.send_modify(|lines| {
+                    if lines.len() == LINES_KEPT {
+                        lines.pop_front();
+                    }
+                    lines.push_back(String::from_utf8_lossy(&line).into_owned());
+                });
+            }
         }
     });
 }

@@ -1,7 +1,6 @@
 //! A nats-server of a test's own: JetStream, own directory, same port and data after a restart.
 
 use super::{PATIENCE, free_port, process::Process, workspace};
-use rustix::process::Signal;
 use std::{env, path::PathBuf};
 
 const VARIABLE: &str = "LATTICE_NATS_SERVER";
@@ -16,16 +15,14 @@ pub struct Server {
 
 /// The server that `cargo xtask test` names, or the one that `cargo xtask nats` installed.
 pub fn program() -> PathBuf {
-    match env::var_os(VARIABLE) {
-        Some(named) => named.into(),
-        None => installed(VERSION),
-    }
+    named_or_installed(VARIABLE, VERSION)
 }
 
-/// A version that `cargo xtask nats --version` installs.
-pub fn installed(version: &str) -> PathBuf {
-    let path = workspace().join(format!("target/tools/nats-server/{version}/nats-server"));
-    let remedy = format!("run `cargo xtask nats --version {version}`, or name a server with {VARIABLE}");
+/// The server that an environment variable names, or a version that `cargo xtask nats --version` installed.
+pub fn named_or_installed(variable: &str, version: &str) -> PathBuf {
+    let installed = || workspace().join(format!("target/tools/nats-server/{version}/nats-server"));
+    let path = env::var_os(variable).map_or_else(installed, PathBuf::from);
+    let remedy = format!("run `cargo xtask nats --version {version}`, or name a server with {variable}");
     assert!(path.is_file(), "{} is missing: {remedy}", path.display());
     path
 }
@@ -50,20 +47,9 @@ impl Server {
         self.port
     }
 
-    pub fn program(&self) -> &std::path::Path {
-        &self.program
-    }
-
     pub async fn kill9(&mut self) {
         if let Some(process) = self.process.take() {
             process.kill9().await;
-        }
-    }
-
-    pub async fn stop(&mut self) {
-        if let Some(process) = self.process.take() {
-            process.signal(Signal::TERM);
-            process.wait_exit(PATIENCE).await;
         }
     }
 

@@ -69,6 +69,19 @@ async fn a_short_answer_has_a_size() {
     }
 }
 
+/// Tokio lets a task do so much before its channels say "not now". A guest's whole answer is whole even then.
+#[tokio::test]
+async fn many_requests_in_one_turn_of_a_task() {
+    for version in BOTH {
+        let unit = start(&hello(version), |_| ()).await;
+        for n in 1..=500 {
+            let (_, body) = text(&unit, get("/quiet")).await.unwrap();
+            assert!(body.contains(&format!("request {n} ")), "{version}: {body}");
+        }
+        assert_eq!(unit.stats().failures, 0, "{version}");
+    }
+}
+
 #[tokio::test]
 async fn a_body_over_the_limit_is_refused() {
     const LIMIT: u64 = 100_000;
@@ -114,6 +127,14 @@ async fn environment_reaches_the_guest_and_output_the_log() {
         assert_eq!(lines.first().unwrap(), &(LogStream::Stdout, "request 1: /env/GREETING".into()), "{version}");
         assert_eq!(lines.len(), 2, "{version}");
     }
+}
+
+#[tokio::test]
+async fn configuration_reaches_the_guest() {
+    let unit = start("config", |_| ()).await;
+    assert_eq!(text(&unit, get("/currency")).await.unwrap(), (200, "eur\n".into()));
+    assert_eq!(text(&unit, get("/")).await.unwrap(), (200, "currency=eur\n".into()));
+    assert_eq!(text(&unit, get("/GREETING")).await.unwrap().0, 404, "the environment is another thing");
 }
 
 #[tokio::test]

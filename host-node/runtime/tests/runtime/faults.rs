@@ -24,12 +24,41 @@ async fn a_trap_fails_one_request() {
 }
 
 #[tokio::test]
+async fn an_operator_can_read_what_went_wrong() {
+    let log = Arc::new(Kept::default());
+    let unit = start("faults", |config| config.logs = log.clone()).await;
+    let error = text(&unit, get("/panic")).await.unwrap_err().to_string();
+    assert!(error.contains("unreachable"), "{error}");
+    assert!(!error.contains('\n'), "one line: {error}");
+    let said = log.0.lock().unwrap().iter().any(|(_, line)| line.contains("asked to panic"));
+    assert!(said, "the guest's last words are in its log");
+}
+
+#[tokio::test]
 async fn a_trap_of_a_kept_instance_is_not_held_against_reuse() {
     let unit = start("faults", |_| ()).await;
     text(&unit, get("/")).await.unwrap();
     text(&unit, get("/trap")).await.unwrap_err();
     let stats = unit.stats();
     assert_eq!((stats.strikes, stats.retries, stats.reuse_disabled), (0, 0, None));
+}
+
+/// A request that gets no answer from a fresh instance either is not held against reuse, so nobody can end it from
+/// outside by asking for that.
+#[tokio::test]
+async fn a_request_without_an_answer_is_not_held_against_reuse() {
+    let unit = start("faults", |_| ()).await;
+    text(&unit, get("/")).await.unwrap();
+    text(&unit, get("/no-response")).await.unwrap_err();
+    let stats = unit.stats();
+    assert_eq!((stats.retries, stats.strikes, stats.reuse_disabled), (1, 0, None));
+    assert_eq!(stats.instances_retired, [(Retirement::NoResponse, 2)].into());
+    // One that may not be repeated proves nothing, but it is all there is to go by.
+    for _ in 0..2 {
+        text(&unit, get("/")).await.unwrap();
+    }
+    text(&unit, request("POST", "/no-response", lattice::http::empty())).await.unwrap_err();
+    assert!(unit.stats().reuse_disabled.unwrap().contains("returned without a response"));
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Which bytes become a component here, and how refusals read.
 
 use super::*;
-use lattice_runtime::{Kind, LoadError, inspect};
+use lattice_runtime::{Kind, LoadError, StartError, inspect};
 
 async fn refusal(bytes: &[u8]) -> LoadError {
     RUNTIME.load(Digest::of(bytes), Bytes::copy_from_slice(bytes)).await.unwrap_err()
@@ -54,6 +54,30 @@ async fn refusals_say_what_to_do() {
     let bytes = guest("hello-http02");
     let wrong = RUNTIME.load(Digest::of(b"another"), bytes).await.unwrap_err();
     assert!(matches!(wrong, LoadError::DigestMismatch { .. }), "{wrong}");
+}
+
+#[tokio::test]
+async fn a_pool_that_has_no_room_refuses_and_one_that_does_not_fit_is_done_without() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = RuntimeOptions::new(dir.path().join("code"));
+    options.max_instances = 1;
+    let bytes = guest("faults");
+    let runtime = Runtime::new(options.clone()).unwrap();
+    let faults = runtime.load(Digest::of(&bytes), bytes.clone()).await.unwrap();
+    let unit = Unit::start(&runtime, faults.clone(), config()).await.unwrap();
+    let error = Unit::start(&runtime, faults.clone(), config()).await.unwrap_err();
+    assert!(matches!(error, StartError::NoRoom { .. }), "{error}");
+    let sleeping = tokio::spawn(unit.call(get("/sleep/200")));
+    until("the only instance is busy", || unit.stats().in_flight == 1).await;
+    let refused = unit.call(get("/")).await.unwrap_err();
+    assert!(matches!(refused, CallError::Overloaded { .. }) && refused.nothing_ran(), "{refused}");
+    assert_eq!(sleeping.await.unwrap().unwrap().status(), 200);
+
+    options.max_instances = 10_000_000; // more address space than there is
+    let runtime = Runtime::new(options).unwrap();
+    let faults = runtime.load(Digest::of(&bytes), bytes).await.unwrap();
+    let unit = Unit::start(&runtime, faults, config()).await.unwrap();
+    assert_eq!(text(&unit, get("/")).await.unwrap().0, 200);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The runtime against real guests. Build them first: `cargo xtask guests`.
+//! The runtime against real guests. Build them first: `cargo xtask guests`. They are taken from `target/guests`, or from
+//! the directory that the environment variable `LATTICE_GUESTS` names.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests are tests as well")]
 

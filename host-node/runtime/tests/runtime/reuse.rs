@@ -67,6 +67,19 @@ async fn idle_instances_expire_but_the_warm_ones() {
     assert_eq!(unit.stats().instances_retired, [(Retirement::Idle, 2)].into());
 }
 
+/// Interpreters hold on to handles until they collect garbage: that is no leak, and their instances live on.
+#[tokio::test]
+async fn instances_of_interpreters_are_reused() {
+    for name in ["hello-js", "hello-python"] {
+        let unit = start(name, |_| ()).await;
+        for n in 0..20 {
+            assert_eq!(text(&unit, get("/")).await.unwrap().0, 200, "{name} {n}");
+        }
+        let stats = unit.stats();
+        assert_eq!((stats.reuse_hits, stats.failures, stats.instances_created), (19, 0, 1), "{name}: {stats:?}");
+    }
+}
+
 /// A guest that answers once only. Its second use fails without a trap: the request is repeated on a fresh instance,
 /// and reuse ends for the unit.
 #[tokio::test]

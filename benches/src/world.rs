@@ -1,0 +1,105 @@
+//! Lattices of any size, as one node sees them.
+
+use lattice::{
+    id::{Digest, Generation, Incarnation, NodeId, Revision, SlotId, WorkloadName},
+    record::{Capacity, Holder, Phase, Session, Slot, SpecRecord},
+    spec::{Class, ComponentSpec, HttpSpec, Limits, Placement, Reuse, Route, Source, WorkloadSpec},
+    store::Bucket,
+    view::{LatticeView, Seen, Versioned},
+};
+use std::{collections::BTreeMap, sync::Arc};
+use uuid::Uuid;
+
+/// Node `number` in its only life.
+pub fn holder(number: u32) -> Holder {
+    Holder { node: node_id(number), incarnation: Incarnation::from_u128(u128::from(number) + 1) }
+}
+
+pub fn node_id(number: u32) -> NodeId {
+    NodeId::new(format!("node-{number}")).expect("a good id")
+}
+
+pub fn workload_name(number: u32) -> WorkloadName {
+    WorkloadName::new(format!("workload-{number}")).expect("a good name")
+}
+
+/// A view with so many living nodes and nothing to run. Each has room for 64 replicas.
+pub fn nodes(count: u32) -> LatticeView {
+    let mut view = LatticeView::default();
+    for bucket in Bucket::ALL {
+        view.seen.insert(bucket, Seen::default());
+    }
+    for number in 0..count {
+        let Holder { node, incarnation } = holder(number);
+        let session = Session {
+            node: node.clone(),
+            incarnation,
+            labels: BTreeMap::from([("zone".to_owned(), format!("zone-{}", number % 3))]),
+            version: "0.1.0".to_owned(),
+            capacity: Capacity { memory: 64 << 30, slots: 64 },
+            http: None,
+            draining: false,
+            started_at: 0,
+            renewals: 0,
+        };
+        view.sessions.insert(node, Versioned { record: session, revision: Revision(1) });
+    }
+    view
+}
+
+/// Ask for a workload, and answer its name.
+pub fn ask_for(view: &mut LatticeView, number: u32, replicas: u32, routes: Vec<Route>) -> WorkloadName {
+    let main = ComponentSpec {
+        name: "main".parse().expect("a good name"),
+        source: Source::Stored(Digest::of(b"")),
+        env: BTreeMap::new(),
+        config: BTreeMap::new(),
+    };
+    let name = workload_name(number);
+    let spec = WorkloadSpec {
+        name: name.clone(),
+        replicas,
+        class: Class::Available,
+        components: vec![main],
+        http: HttpSpec { routes },
+        reuse: Reuse::Default,
+        limits: Limits::default(),
+        placement: Placement::default(),
+    };
+    let record = SpecRecord {
+        uid: Uuid::from_u128(u128::from(number) + 1),
+        generation: Generation::FIRST,
+        hash: spec.content_hash(),
+        admitted_at: 0,
+        spec,
+    };
+    // In the order in which they were asked for.
+    let revision = Revision(u64::from(number) + 1);
+    view.specs.insert(name.clone(), Arc::new(Versioned { record, revision }));
+    name
+}
+
+pub fn route(host: &str, path: &str) -> Route {
+    Route { host: host.parse().expect("a good host"), path: path.parse().expect("a good path"), timeout: None }
+}
+
+/// Make all replicas that are asked for ready, one node after another from node `first` on.
+pub fn place_all(view: &mut LatticeView, first: u32, nodes: u32) {
+    let mut next = 0;
+    for (name, spec) in &view.specs {
+        for index in 0..spec.record.spec.replicas {
+            let slot = Slot {
+                holder: holder(first + next % nodes),
+                uid: spec.record.uid,
+                generation: spec.record.generation,
+                phase: Phase::Ready,
+                message: None,
+                handover_from: None,
+                nonce: Uuid::nil(),
+            };
+            let versioned = Versioned { record: slot, revision: Revision(1) };
+            view.slots.insert(SlotId::new(name.clone(), index), versioned);
+            next += 1;
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Clients that are not ours: the control interface is NATS and nothing else.
+
+use crate::harness::{PATIENCE, SharedLattice, shared, workspace};
+use std::{path::PathBuf, process::Output};
+
+/// A Python with nats-py: named, or the one that `cargo xtask clients` set up.
+fn python() -> PathBuf {
+    let named = std::env::var_os("LATTICE_NATS_PY").map(PathBuf::from);
+    let path = named.unwrap_or_else(|| workspace().join("target/toolchains/nats-py/bin/python"));
+    assert!(path.is_file(), "{} is missing: run `cargo xtask clients`", path.display());
+    path
+}
+
+/// Puts a workload of this name with a client, twice, and a broken one; then it answers.
+async fn put_with(name: &str, client: impl AsyncFn(&SharedLattice, &str) -> Output) {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    let digest = api.upload("hello-http03").await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("spec.yaml");
+    let yaml = format!(
+        "# written by a person\nname: {name}\ncomponents:\n  - name: hello\n    source: {digest}\nhttp:\n  routes:\n    - host: {name}.test\n"
+    );
+    let put = async |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let output = client(&lattice, file.to_str().unwrap()).await;
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        serde_json::from_str::<serde_json::Value>(&out).unwrap_or_else(|error| panic!("{error}: {out} {err}"))
+    };
+    let first = put(&yaml).await;
+    assert_eq!((&first["ok"]["workload"], &first["ok"]["changed"]), (&name.into(), &true.into()), "{first}");
+    let second = put(&yaml).await;
+    assert_eq!((&second["ok"]["revision"], &second["ok"]["changed"]), (&first["ok"]["revision"], &false.into()), "{second}");
+    let wrong = put(&yaml.replace("host:", "hots:")).await;
+    assert_eq!((&wrong["error"]["code"], &wrong["error"]["field"]), (&"invalid".into(), &"http.routes[0].hots".into()), "{wrong}");
+
+    api.ready(name).await;
+    lattice.serving(&format!("{name}.test"), "/").await;
+}
+
+async fn run(program: PathBuf, arguments: &[&str]) -> Output {
+    let mut command = tokio::process::Command::new(&program);
+    command.args(arguments).kill_on_drop(true).stdin(std::process::Stdio::null());
+    let output = tokio::time::timeout(PATIENCE, command.output()).await;
+    output.unwrap_or_else(|_| panic!("{} did not end", program.display())).unwrap()
+}
+
+fn script(name: &str) -> String {
+    workspace().join("cli/tests/clients").join(name).to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn nats_py_submits_a_workload() {
+    let python = python();
+    put_with("from-python", async |lattice, file| {
+        run(python.clone(), &[&script("put.py"), &lattice.server.url(), "default", file]).await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_shell_submits_a_workload_without_any_client() {
+    put_with("from-shell", async |lattice, file| {
+        let port = lattice.server.port().to_string();
+        run("bash".into(), &[&script("put.sh"), "127.0.0.1", &port, "default", file]).await
+    })
+    .await;
+}

@@ -1,0 +1,135 @@
+//! What people and tools see of a lattice: micro services, events, and the commands of the CLI.
+
+use crate::harness::{PATIENCE, api::holders, eventually, shared};
+use futures_util::StreamExt as _;
+use lattice::{event::CloudEvent, store::Message};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+#[tokio::test]
+async fn every_node_is_an_instance_of_a_micro_service() {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    for (verb, kind) in [("PING", "ping"), ("INFO", "info"), ("STATS", "stats")] {
+        let inbox = api.bus().inbox();
+        let mut replies = api.bus().subscribe(inbox.clone(), None).await.unwrap();
+        let subject = format!("$SRV.{verb}.lattice-ctl");
+        api.bus().publish(Message { subject, reply: Some(inbox), ..Message::default() }).await.unwrap();
+        let mut found = BTreeMap::new();
+        while found.len() < lattice.nodes.len() {
+            let reply = tokio::time::timeout(PATIENCE, replies.next()).await.unwrap_or_else(|_| panic!("{verb}: only {found:?}"));
+            let reply: Value = serde_json::from_slice(&reply.unwrap().payload).unwrap();
+            assert_eq!(reply["name"], "lattice-ctl", "{reply}");
+            assert_eq!(reply["type"], format!("io.nats.micro.v1.{kind}_response"), "{reply}");
+            assert_eq!(reply["metadata"]["lattice"], "default", "{reply}");
+            found.insert(reply["metadata"]["node"].as_str().unwrap().to_owned(), reply);
+        }
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["n1", "n2", "n3"], "{verb}");
+        let endpoints = |reply: &Value| reply["endpoints"].as_array().map_or(0, Vec::len);
+        let expected = if verb == "PING" { 0 } else { 2 };
+        assert!(found.values().all(|reply| endpoints(reply) == expected), "{verb}: {found:?}");
+    }
+}
+
+#[tokio::test]
+async fn events_are_cloud_events_and_tell_the_story() {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    api.deploy("storied", "hello-http02", 1).await;
+    api.delete("storied").await.unwrap();
+    let story = ["workload-admitted", "slot-claimed", "slot-ready", "workload-deleted", "slot-released"];
+    let events = eventually("the whole story is told", PATIENCE, async || {
+        let events = api.nats.events(&api.lattice, 1000, false).await.map_err(|error| error.to_string())?;
+        let events: Vec<CloudEvent> = events.map(|event| serde_json::from_slice(&event).unwrap()).collect().await;
+        let mine: Vec<CloudEvent> = events.into_iter().filter(|event| event.subject.starts_with("storied")).collect();
+        let kinds: Vec<&str> = mine.iter().map(|event| event.kind.trim_start_matches("dev.lattice.")).collect();
+        if story.iter().all(|kind| kinds.contains(kind)) { Ok(mine) } else { Err(format!("{kinds:?}")) }
+    })
+    .await;
+    for event in events {
+        assert_eq!((event.specversion.as_str(), event.datacontenttype.as_str()), ("1.0", "application/json"));
+        assert!(event.kind.starts_with("dev.lattice.") && !event.id.is_empty(), "{event:?}");
+        assert!(event.source.starts_with("/lattice/default/node/n"), "{event:?}");
+        assert!(event.time.ends_with('Z') && event.time.starts_with("20"), "{event:?}");
+        assert!(event.data["message"].is_string(), "{event:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_commands_deploy_and_show() {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    let wasm = crate::harness::guest("hello-http02");
+    let wasm = wasm.to_str().unwrap();
+
+    // From a component alone, waiting until it answers.
+    let out = lattice.cli_ok(&["deploy", wasm, "--name", "shown", "--host", "shown.test", "--replicas", "2"]).await;
+    assert!(out.contains("shown"), "{out}");
+    lattice.serving("shown.test", "/").await;
+    let status = api.ready("shown").await;
+
+    let out = lattice.cli_ok(&["status", "shown"]).await;
+    for part in ["shown", "ready", holders(&status)[0].as_str(), holders(&status)[1].as_str()] {
+        assert!(out.contains(part), "{part:?} is not in {out}");
+    }
+    let json: Value = serde_json::from_str(&lattice.cli_ok(&["status", "shown", "-o", "json"]).await).unwrap();
+    assert_eq!((&json["state"], &json["ready"]), (&"ready".into(), &2.into()), "{json}");
+    let out = lattice.cli_ok(&["list"]).await;
+    assert!(out.lines().any(|line| line.contains("shown") && line.contains("2/2")), "{out}");
+    let out = lattice.cli_ok(&["get", "shown"]).await;
+    assert!(out.contains("name: shown") && out.contains("replicas: 2"), "{out}");
+    let out = lattice.cli_ok(&["nodes"]).await;
+    for node in &lattice.nodes {
+        let line = out.lines().find(|line| line.starts_with(&node.id)).unwrap_or_else(|| panic!("{out}"));
+        assert!(line.contains("alive") && line.contains(&node.http()), "{line}");
+    }
+
+    // A dry run shows where the third would go and leaves two.
+    let out = lattice.cli_ok(&["deploy", wasm, "--name", "shown", "--host", "shown.test", "--replicas", "3", "--dry-run"]).await;
+    assert!(out.contains("stays") && out.contains("new"), "{out}");
+    assert_eq!(api.get("shown").await.unwrap().spec.replicas, 2);
+    lattice.cli_ok(&["scale", "shown", "3"]).await;
+    assert_eq!(api.status("shown").await.unwrap().ready, 3);
+    lattice.cli_ok(&["rollback", "shown"]).await;
+    assert_eq!(api.get("shown").await.unwrap().spec.replicas, 2);
+    let out = lattice.cli_ok(&["history", "shown"]).await;
+    assert!(out.lines().count() >= 4, "{out}");
+
+    // What the guest printed.
+    lattice.nodes[0].get("shown.test", "/a-line-to-find").await.ok();
+    eventually("the line is in the logs", PATIENCE, async || {
+        let out = lattice.cli_ok(&["logs", "shown"]).await;
+        if out.contains("/a-line-to-find") { Ok(()) } else { Err(out) }
+    })
+    .await;
+    let out = lattice.cli_ok(&["events", "--last", "1000"]).await;
+    assert!(out.lines().any(|line| line.contains("slot-ready") && line.contains("shown.0")), "{out}");
+
+    let out = lattice.cli_ok(&["delete", "shown"]).await;
+    assert!(out.contains("deleted shown"), "{out}");
+    let missing = lattice.cli(&["delete", "shown"]).await;
+    assert_eq!(missing.status.code(), Some(3), "{missing:?}");
+}
+
+#[tokio::test]
+async fn the_doctor_finds_a_healthy_lattice_healthy() {
+    let lattice = shared().await;
+    let out = lattice.cli_ok(&["doctor"]).await;
+    assert!(!out.contains('✗'), "{out}");
+    for part in ["connection", "JetStream"] {
+        assert!(out.contains(part), "{part:?} is not in {out}");
+    }
+}
+
+#[tokio::test]
+async fn the_admin_address_tells_how_a_node_is() {
+    let lattice = shared().await;
+    let node = &lattice.nodes[0];
+    assert_eq!(crate::harness::http::get(&node.admin(), "x", "/livez").await.status, 200);
+    assert_eq!(node.is_ready().await.unwrap(), (true, "ready\n".to_owned()));
+    let metrics = crate::harness::http::get(&node.admin(), "x", "/metrics").await.ok().text();
+    for line in ["lattice_ready 1", "lattice_nats_connected 1", "lattice_nodes 3"] {
+        assert!(metrics.lines().any(|found| found == line), "{line:?} is not in {metrics}");
+    }
+    assert!(metrics.ends_with("# EOF\n"), "{metrics}");
+}

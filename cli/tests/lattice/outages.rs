@@ -1,0 +1,197 @@
+//! Something dies, stops or is cut off, under load: what callers notice, and how long.
+
+use crate::harness::{
+    Api, Lattice, PATIENCE, Server,
+    api::{holders, spec},
+    eventually, http,
+    load::Load,
+};
+use lattice::{id::NodeId, store::Bucket};
+use serde_json::json;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+/// `--timing dev`: a silent session is removed after this.
+const KILL: Duration = Duration::from_secs(5);
+/// For noticing at the next tick, claiming, compiling from the cache or anew, and the tables, on a busy machine.
+const START: Duration = Duration::from_secs(10);
+
+async fn placements(api: &Api, names: &[&str]) -> BTreeMap<String, Vec<NodeId>> {
+    let mut placed = BTreeMap::new();
+    for name in names {
+        placed.insert((*name).to_owned(), holders(&api.ready(name).await));
+    }
+    placed
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_killed_under_load() {
+    let mut lattice = Lattice::start_on(Server::start().await, "default", 0).await;
+    for (id, pin) in [("n1", "pin=a"), ("n2", "pin=b"), ("n3", "pin=c")] {
+        lattice.launch_node("default", id, &["--label", pin]);
+    }
+    lattice.all_ready().await;
+    let api = lattice.api().await;
+    let digest = api.upload("hello-http02").await;
+    // Both of n1's workloads have a replica there: `only` no other, `pair` one on n2. Then the rule is lifted, which moves
+    // nothing.
+    for (name, replicas, rule) in [("only", 1, "pin == a"), ("pair", 2, "pin in (a, b)")] {
+        let mut asked = spec(name, digest, replicas);
+        asked["placement"] = json!({ "require": [rule] });
+        api.put(&asked).await.unwrap();
+        api.ready(name).await;
+        api.put(&spec(name, digest, replicas)).await.unwrap();
+        let held = holders(&api.ready(name).await);
+        assert!(held.iter().any(|node| node.as_str() == "n1"), "{name} is on {held:?}");
+        lattice.serving(&format!("{name}.test"), "/").await;
+    }
+    let (victim, witness) = (lattice.node("n1"), lattice.node("n3"));
+    let only = Load::start([witness.http()], "only.test", "/quiet");
+    let pair = Load::start([witness.http(), witness.http()], "pair.test", "/quiet");
+    for _ in 0..20 {
+        witness.get("pair.test", "/").await.ok();
+    }
+
+    let killed = Instant::now();
+    victim.kill9().await;
+    eventually("`only` answers from elsewhere", KILL + START, async || {
+        let answer = http::try_get(&witness.http(), "only.test", "/quiet").await.map_err(|error| error.to_string())?;
+        if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
+    })
+    .await;
+    let back = killed.elapsed();
+    let pair_status = eventually("`pair` has two replicas again", KILL + START, async || {
+        let status = api.ready("pair").await;
+        let held = holders(&status);
+        if held.iter().any(|node| node.as_str() == "n1") { Err(format!("{held:?}")) } else { Ok(status) }
+    })
+    .await;
+    let (only, pair) = (only.stop().await, pair.stop().await);
+    println!("only replica killed: answered again after {} ms; {}", back.as_millis(), only.report());
+    println!("one of two replicas killed: {}", pair.report());
+
+    assert!(only.failures().count() > 0, "nobody noticed: was it there? {}", only.report());
+    // Whoever calls meanwhile is told so, and soon.
+    assert!(only.failures().all(|sample| sample.outcome.as_ref().is_err_and(|why| why.starts_with("50"))), "{}", only.report());
+    assert!(pair.trouble() < Duration::from_secs(2), "{}", pair.report());
+    let mut held = holders(&pair_status);
+    held.sort();
+    assert_eq!(held, [NodeId::new("n2").unwrap(), NodeId::new("n3").unwrap()]);
+    assert_eq!(api.nodes().await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nats_is_restarted_under_running_nodes() {
+    let mut lattice = Lattice::start(2).await;
+    let api = lattice.api().await;
+    let status = api.deploy("steady", "hello-http02", 1).await;
+    lattice.serving("steady.test", "/").await;
+    let holder = lattice.node(holders(&status)[0].as_str());
+    let load = Load::start([holder.http()], "steady.test", "/quiet");
+
+    lattice.server.kill9().await;
+    let down = Instant::now();
+    for node in &lattice.nodes {
+        eventually(&format!("{} says that it is cut off", node.id), PATIENCE, async || match node.is_ready().await {
+            Ok((false, text)) if text.contains("not connected") => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
+    }
+    // Longer than any session lives: all of them look dead when the server is back.
+    let outage = KILL + Duration::from_secs(2);
+    tokio::time::sleep(outage.saturating_sub(down.elapsed())).await;
+    let other = lattice.other_than(holders(&status)[0].as_str());
+    let cut_off = other.get("steady.test", "/").await;
+    assert!((500..600).contains(&cut_off.status) && !cut_off.error().is_empty(), "{cut_off:?}");
+
+    lattice.server.start_again().await;
+    let up = Instant::now();
+    for node in &lattice.nodes {
+        node.ready().await;
+    }
+    lattice.serving("steady.test", "/").await;
+    println!("the lattice was whole {} ms after the server was back", up.elapsed().as_millis());
+    let samples = load.stop().await;
+    println!("local requests through an outage of {} s: {}", outage.as_secs(), samples.report());
+    samples.assert_none_failed();
+    let holder = holders(&status)[0].to_string();
+    assert!(samples.0.iter().all(|sample| sample.outcome.as_ref() == Ok(&holder)));
+
+    let after = api.deploy("after", "hello-http03", 2).await;
+    assert_eq!(after.ready, 2);
+    lattice.serving("after.test", "/").await;
+    assert_eq!(holders(&api.ready("steady").await), holders(&status), "the replica moved");
+    assert_eq!(api.nodes().await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_nodes_are_killed_and_come_back_to_their_places() {
+    let mut lattice = Lattice::start(3).await;
+    let api = lattice.api().await;
+    let names = ["one", "two", "four"];
+    for (name, replicas) in names.into_iter().zip([1, 2, 4]) {
+        api.submit(name, "hello-http02", replicas).await;
+    }
+    let before = placements(&api, &names).await;
+    for node in &lattice.nodes {
+        node.kill9().await;
+    }
+    let begin = Instant::now();
+    for id in ["n3", "n1", "n2"] {
+        lattice.node_mut(id).launch();
+    }
+    lattice.all_ready().await;
+    for name in names {
+        lattice.serving(&format!("{name}.test"), "/").await;
+    }
+    println!("all workloads answer {} ms after the nodes were started again", begin.elapsed().as_millis());
+    assert_eq!(placements(&api, &names).await, before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_asked_to_stop_hands_over_without_a_failed_request() {
+    let lattice = Lattice::start(3).await;
+    let api = lattice.api().await;
+    let status = api.deploy("handed", "hello-http02", 1).await;
+    let leaver = lattice.node(holders(&status)[0].as_str());
+    let mut slow = spec("slow", api.upload("faults").await, 3);
+    slow["limits"] = json!({ "wall": "20s" });
+    api.put(&slow).await.unwrap();
+    api.ready("slow").await;
+    for host in ["handed.test", "slow.test"] {
+        lattice.serving(host, "/").await;
+    }
+    let stayers: Vec<String> = lattice.nodes.iter().filter(|node| node.id != leaver.id).map(|node| node.http()).collect();
+    let load = Load::start(stayers.clone(), "handed.test", "/quiet");
+    // In flight on the leaving node itself when it is told.
+    let address = leaver.http();
+    let running = tokio::spawn(async move { http::try_get(&address, "slow.test", "/sleep/2000").await });
+    for _ in 0..20 {
+        http::get(&stayers[0], "handed.test", "/").await.ok();
+    }
+
+    let asked = Instant::now();
+    leaver.sigterm();
+    let exit = leaver.wait_exit().await;
+    println!("left {} ms after SIGTERM", asked.elapsed().as_millis());
+    assert_eq!(exit.code(), Some(0), "{}", leaver.process().log());
+    let answer = running.await.unwrap().unwrap().ok();
+    assert_eq!(answer.node(), leaver.id);
+    // Gone from the store, not only from sight.
+    let session = format!("session.{}", leaver.id);
+    let keys = api.snapshot(Bucket::State).await.entries.into_iter().map(|entry| entry.key);
+    assert_eq!(keys.filter(|key| *key == session).count(), 0);
+    assert_eq!(api.nodes().await.len(), 2);
+
+    let status = api.ready("handed").await;
+    assert_ne!(holders(&status)[0].as_str(), leaver.id);
+    for address in &stayers {
+        http::get(address, "handed.test", "/").await.ok();
+    }
+    let samples = load.stop().await;
+    println!("under a planned exit: {}", samples.report());
+    samples.assert_none_failed();
+}

@@ -1,0 +1,88 @@
+//! A workload that was deployed answers through every node, in every language.
+
+use crate::harness::{Lattice, api::holders, shared};
+use std::collections::BTreeSet;
+
+/// Through each node; answers with the nodes that ran it.
+async fn through_each(lattice: &Lattice, host: &str) -> Vec<String> {
+    let mut ran = Vec::new();
+    for node in &lattice.nodes {
+        let answer = node.get(host, "/").await.ok();
+        assert!(answer.text().starts_with("Hello from lattice, request "), "{answer:?}");
+        ran.push(answer.node().to_owned());
+    }
+    ran
+}
+
+#[tokio::test]
+async fn one_replica_answers_through_every_node() {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    for guest in ["hello-http02", "hello-http03"] {
+        let name = format!("one-{guest}");
+        let status = api.deploy(&name, guest, 1).await;
+        let host = format!("{name}.test");
+        lattice.serving(&host, "/").await;
+        let holder = holders(&status)[0].to_string();
+        assert_eq!(through_each(&lattice, &host).await, vec![holder; lattice.nodes.len()], "{guest}");
+    }
+}
+
+#[tokio::test]
+async fn replicas_are_spread_evenly_and_each_node_prefers_its_own() {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    let status = api.deploy("spread", "hello-http02", 6).await;
+    let ids: Vec<String> = lattice.nodes.iter().map(|node| node.id.clone()).collect();
+    let mut held: Vec<String> = holders(&status).iter().map(ToString::to_string).collect();
+    held.sort();
+    assert_eq!(held, ["n1", "n1", "n2", "n2", "n3", "n3"]);
+    lattice.serving("spread.test", "/").await;
+    assert_eq!(through_each(&lattice, "spread.test").await, ids);
+}
+
+#[tokio::test]
+async fn javascript_and_python_answer() {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    let guests = ["hello-js", "hello-python"];
+    // Each takes seconds to compile: let them do so side by side.
+    for guest in guests {
+        api.submit(guest, guest, 1).await;
+    }
+    for guest in guests {
+        let holder = holders(&api.ready(guest).await)[0].to_string();
+        let host = format!("{guest}.test");
+        lattice.serving(&host, "/").await;
+        let ran: BTreeSet<String> = through_each(&lattice, &host).await.into_iter().collect();
+        assert_eq!(ran, BTreeSet::from([holder]), "{guest}");
+        api.delete(guest).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn environment_routes_and_unknown_hosts() {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    let digest = api.upload("hello-http02").await;
+    let spec = serde_json::json!({
+        "name": "routed",
+        "components": [{ "name": "main", "source": digest.to_string(), "env": { "COLOUR": "blue" } }],
+        "http": { "routes": [{ "host": "routed.test", "path": "/env" }, { "host": "*.wild.test" }] },
+    });
+    api.put(&spec).await.unwrap();
+    api.ready("routed").await;
+    lattice.serving("routed.test", "/env/COLOUR").await;
+    for node in &lattice.nodes {
+        assert_eq!(node.get("routed.test", "/env/COLOUR").await.ok().text(), "blue\n");
+        assert_eq!(node.get("ROUTED.test:80", "/env/COLOUR").await.ok().text(), "blue\n");
+        node.get("any.thing.wild.test", "/").await.ok();
+        for (host, path) in [("routed.test", "/"), ("routed.test", "/environment"), ("wild.test", "/"), ("no.test", "/")] {
+            let answer = node.get(host, path).await;
+            assert_eq!((answer.status, answer.error()), (404, "no-route"), "{host}{path}");
+        }
+        // The component's own 404 is not the router's.
+        let answer = node.get("routed.test", "/env/NOTHING").await;
+        assert_eq!((answer.status, answer.error()), (404, ""));
+    }
+}

@@ -1,0 +1,76 @@
+//! Time and chance of a simulated node: a clock that runs at its own rate, and numbers that a seed repeats.
+
+use lattice::{
+    Fut,
+    store::{Clock, Rng},
+};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// Numbers from a seed.
+pub struct SimRng(Mutex<StdRng>);
+
+impl SimRng {
+    /// `stream` keeps the numbers of one part of a simulation apart from those of the others, so that one more draw here
+    /// does not change what happens there.
+    pub fn new(seed: u64, stream: u64) -> Self {
+        Self(Mutex::new(StdRng::seed_from_u64(seed ^ stream.wrapping_mul(0x9E37_79B9_7F4A_7C15))))
+    }
+
+    /// Uniform in `low..=high`.
+    pub fn between(&self, low: u64, high: u64) -> u64 {
+        low + self.u64() % (high.saturating_sub(low) + 1)
+    }
+
+    pub fn millis(&self, low: u64, high: u64) -> Duration {
+        Duration::from_millis(self.between(low, high))
+    }
+
+    /// True in `per_mille` of a thousand cases.
+    pub fn happens(&self, per_mille: u64) -> bool {
+        self.between(1, 1000) <= per_mille
+    }
+
+    pub fn pick<'a, T>(&self, items: &'a [T]) -> Option<&'a T> {
+        let last = u64::try_from(items.len().checked_sub(1)?).ok()?;
+        items.get(usize::try_from(self.between(0, last)).ok()?)
+    }
+}
+
+impl Rng for SimRng {
+    fn u64(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).next_u64()
+    }
+}
+
+/// A monotonic clock that runs at its own rate from its own start.
+pub struct SimClock {
+    born: Instant,
+    offset: Duration,
+    rate: f64,
+}
+
+impl SimClock {
+    /// At most 5 % fast or slow, and up to a day ahead.
+    pub fn new(rng: &SimRng) -> Self {
+        let born = Instant::now();
+        let rate = rng.between(950, 1050) as f64 / 1000.0;
+        Self { born, offset: rng.millis(0, 24 * 3600 * 1000), rate }
+    }
+}
+
+impl Clock for SimClock {
+    fn now(&self) -> Duration {
+        self.offset + self.born.elapsed().mul_f64(self.rate)
+    }
+    fn unix_ms(&self) -> u64 {
+        u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX)
+    }
+    fn sleep(&self, duration: Duration) -> Fut<'static, ()> {
+        Box::pin(tokio::time::sleep(duration.div_f64(self.rate)))
+    }
+}

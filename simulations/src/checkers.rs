@@ -1,0 +1,265 @@
+//! What must hold. Each checker answers with the sentence that says what did not.
+//!
+//! [`History`] follows every write to the store; the others compare it with what the nodes run.
+
+use crate::{node::SimNode, trace::Trace};
+use futures_util::{FutureExt as _, StreamExt as _};
+use lattice::{
+    id::{Generation, NodeId, Revision, SlotId, WorkloadName},
+    record::{Holder, Key, Phase, Slot},
+    spec::Class,
+    store::{Bucket, Change, FeedItem, Items, Precondition, Store as _},
+    testing::MemoryLattice,
+    view::{Applied, LatticeView},
+};
+use lattice_planner::{Action, Me, Situation, explain, plan};
+use std::collections::{BTreeMap, BTreeSet};
+
+pub type Verdict = Result<(), String>;
+
+/// The store, revision by revision, without any fault in between.
+pub(crate) struct History {
+    feed: Items<FeedItem>,
+    pub(crate) view: LatticeView,
+    /// Memory that a replica of each workload reserves. Constant, so that the order of writes to two buckets does not
+    /// matter.
+    memory: BTreeMap<WorkloadName, u64>,
+    /// Writes to slots so far, deletions included.
+    pub(crate) slot_writes: u64,
+    pub(crate) claims: u64,
+}
+
+impl History {
+    pub(crate) async fn new(lattice: &MemoryLattice, memory: BTreeMap<WorkloadName, u64>) -> Result<Self, String> {
+        let store = lattice.store();
+        let feed = store.feed().await.map_err(|error| error.to_string())?;
+        let mut view = LatticeView::default();
+        for bucket in Bucket::ALL {
+            view.apply_snapshot(bucket, store.snapshot(bucket).await.map_err(|error| error.to_string())?);
+        }
+        Ok(Self { feed, view, memory, slot_writes: 0, claims: 0 })
+    }
+
+    /// Follow what was written since the last call, and check each revision.
+    pub(crate) fn follow(&mut self, trace: &mut Trace) -> Verdict {
+        while let Some(Some(item)) = self.feed.next().now_or_never() {
+            let FeedItem::Change(bucket, change) = item else { return Err("the store's own feed has a gap".into()) };
+            let key = Key::parse(bucket, &change.key);
+            let before = match &key {
+                Some(Key::Slot(slot)) => self.view.slots.get(slot).map(|slot| slot.record.clone()),
+                _ => None,
+            };
+            let was = self.view.clone();
+            if self.view.apply_change(bucket, &change) != Applied::Yes {
+                return Err(format!("revision {} of {bucket} does not follow the one before", change.revision));
+            }
+            if !self.view.corrupt.is_empty() {
+                return Err(format!("a node wrote a record that does not parse: {:?}", self.view.corrupt));
+            }
+            match key {
+                Some(Key::Slot(slot)) => {
+                    let after = change.value.as_ref().and_then(|_| Some(&self.view.slots.get(&slot)?.record));
+                    trace.note(slot_line(&slot, change.revision, after));
+                    self.slot_writes += 1;
+                    if after.is_some_and(|after| before.as_ref().is_none_or(|before| before.holder != after.holder)) {
+                        self.claims += 1;
+                    }
+                    owner_is_respected(&was, &slot, before.as_ref(), after)?;
+                }
+                Some(Key::Session(node)) => {
+                    let renewed = was.sessions.get(&node).map(|session| session.record.incarnation)
+                        == self.view.sessions.get(&node).map(|session| session.record.incarnation);
+                    if !renewed {
+                        let life = self.view.sessions.get(&node).map(|session| short(&session.record.incarnation));
+                        trace.note(format!("#{} session {node} is {life:?}", change.revision));
+                    }
+                }
+                _ => trace.note(spec_line(&self.view, &change)),
+            }
+            self.capacity_is_kept()?;
+        }
+        Ok(())
+    }
+
+    /// Invariant 4: at no revision does a node hold more than it declared.
+    fn capacity_is_kept(&self) -> Verdict {
+        let mut held: BTreeMap<&NodeId, (u32, u64)> = BTreeMap::new();
+        for (slot, record) in &self.view.slots {
+            let holder = &record.record.holder;
+            if self.view.live(holder).is_some() {
+                let (slots, memory) = held.entry(&holder.node).or_default();
+                *slots += 1;
+                *memory += self.memory.get(&slot.workload).copied().unwrap_or_default();
+            }
+        }
+        for (node, (slots, memory)) in held {
+            let Some(capacity) = self.view.sessions.get(node).map(|session| session.record.capacity) else { continue };
+            if slots > capacity.slots || memory > capacity.memory {
+                return Err(format!(
+                    "capacity: {node} holds {slots} slots of {} and {memory} bytes of {}",
+                    capacity.slots, capacity.memory
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn short(id: &uuid::Uuid) -> String {
+    id.to_string().chars().take(4).collect()
+}
+
+fn slot_line(slot: &SlotId, revision: Revision, record: Option<&Slot>) -> String {
+    let Some(Slot { holder, generation, phase, handover_from, .. }) = record else {
+        return format!("#{revision} slot {slot} is free");
+    };
+    let from = handover_from.as_ref().map(|from| format!(" from {}", from.node)).unwrap_or_default();
+    let life = short(&holder.incarnation);
+    format!("#{revision} slot {slot} {}:{life} g{generation} {phase:?}{from}", holder.node)
+}
+
+fn spec_line(view: &LatticeView, change: &Change) -> String {
+    let specs = view.specs.iter().find(|(name, _)| change.key == format!("spec.{name}"));
+    let text = specs.map(|(_, spec)| format!("g{} × {}", spec.record.generation, spec.record.spec.replicas));
+    format!("{} is {}", change.key, text.unwrap_or_else(|| "gone".into()))
+}
+
+/// Invariant 1: who holds a slot keeps it. Another node writes over it only when the holder's session is gone, or when
+/// the holder is leaving and its replica may run twice.
+fn owner_is_respected(view: &LatticeView, slot: &SlotId, before: Option<&Slot>, after: Option<&Slot>) -> Verdict {
+    let (Some(before), Some(after)) = (before, after) else { return Ok(()) };
+    if before.holder.node == after.holder.node {
+        return Ok(());
+    }
+    let Some(session) = view.live(&before.holder) else { return Ok(()) };
+    let spec = view.specs.get(&slot.workload).map(|spec| &spec.record.spec);
+    let may_leave = spec.is_none_or(|spec| {
+        let lacks_label = spec.placement.require.iter().any(|requirement| !requirement.holds(&session.labels));
+        // The order of writes to two buckets is not known here: the requirement may have been taken back since.
+        spec.class == Class::Available && (session.draining || lacks_label)
+    });
+    if may_leave {
+        return Ok(());
+    }
+    Err(format!("{} took {slot} from {}, which lives and is not leaving", after.holder.node, before.holder.node))
+}
+
+/// Invariant 2: of a strict replica at most one instance runs, on nodes that are not suspended.
+pub(crate) fn strict_runs_once(nodes: &[SimNode]) -> Verdict {
+    let mut running: BTreeMap<(SlotId, uuid::Uuid), &NodeId> = BTreeMap::new();
+    for node in nodes.iter().filter(|node| !node.is_paused()) {
+        for (slot, run) in node.host().map(|host| host.running()).unwrap_or_default() {
+            if run.class != Class::Strict {
+                continue;
+            }
+            if let Some(other) = running.insert((slot.clone(), run.uid), &node.id) {
+                return Err(format!("strict: {slot} runs on {other} and on {}", node.id));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Invariant 7: on the same view all nodes agree who is first for a slot, and nobody claims twice what is one.
+pub(crate) fn plans_agree(view: &LatticeView) -> Verdict {
+    let mut claims: BTreeMap<SlotId, Vec<(u32, NodeId, Precondition)>> = BTreeMap::new();
+    for session in view.sessions.values() {
+        let me = Me { node: session.record.node.clone(), incarnation: session.record.incarnation };
+        let first = plan(view, &me, Situation { settling: false });
+        if first != plan(&view.clone(), &me, Situation { settling: false }) {
+            return Err(format!("plan: {} plans twice the same view, and differently", me.node));
+        }
+        for action in first.actions {
+            if let Action::Claim { slot, expect, rank, .. } = action {
+                claims.entry(slot).or_default().push((rank, me.node.clone(), expect));
+            }
+        }
+    }
+    for (slot, mut claims) in claims {
+        claims.sort_by_key(|(rank, ..)| *rank);
+        let ranks: BTreeSet<u32> = claims.iter().map(|(rank, ..)| *rank).collect();
+        if ranks.len() != claims.len() {
+            return Err(format!("plan: two nodes have the same rank for {slot}: {claims:?}"));
+        }
+        if !ranks.contains(&0) {
+            return Err(format!("plan: nobody is first for {slot}: {claims:?}"));
+        }
+        if claims.iter().any(|(.., expect)| claims.first().is_none_or(|(.., first)| first != expect)) {
+            return Err(format!("plan: {slot} is claimed at different revisions: {claims:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// Life and generation of the workload, by who runs which slot of it.
+type Replicas = BTreeMap<(Holder, SlotId), (uuid::Uuid, Generation)>;
+
+/// Invariant 5: what was asked for runs, and nothing else.
+pub(crate) fn is_converged(view: &LatticeView, nodes: &[SimNode]) -> Verdict {
+    let mut ready = Replicas::new();
+    for (name, spec) in &view.specs {
+        let spec = &spec.record;
+        for index in 0..spec.spec.replicas {
+            let slot = SlotId::new(name.clone(), index);
+            let Some(record) = view.slots.get(&slot).map(|slot| &slot.record) else {
+                if let Some(node) = explain(view, &slot).first() {
+                    return Err(format!("{slot} is vacant, and {node} could take it"));
+                }
+                continue;
+            };
+            if view.live(&record.holder).is_none() {
+                if let Some(node) = explain(view, &slot).first() {
+                    return Err(format!("the holder of {slot} is dead, and {node} could take it"));
+                }
+                continue;
+            }
+            let is_new = (record.uid, record.generation) == (spec.uid, spec.generation);
+            if !is_new || record.phase != Phase::Ready || record.handover_from.is_some() {
+                let Slot { holder, generation, phase, .. } = record;
+                return Err(format!("{slot} is {phase:?} at generation {generation} on {}", holder.node));
+            }
+            ready.insert((record.holder.clone(), slot), (spec.uid, spec.generation));
+        }
+    }
+    if let Some(slot) = view
+        .slots
+        .keys()
+        .find(|slot| view.specs.get(&slot.workload).is_none_or(|spec| slot.index >= spec.record.spec.replicas))
+    {
+        return Err(format!("{slot} is recorded and not wanted"));
+    }
+    let mut running = Replicas::new();
+    for node in nodes {
+        let Some(session) = view.sessions.get(&node.id) else { return Err(format!("{} has no session", node.id)) };
+        let holder = Holder { node: node.id.clone(), incarnation: session.record.incarnation };
+        for (slot, run) in node.host().map(|host| host.running()).unwrap_or_default() {
+            if !run.is_ready {
+                return Err(format!("{slot} is not ready on {}", node.id));
+            }
+            running.insert((holder.clone(), slot), (run.uid, run.generation));
+        }
+    }
+    if running != ready {
+        let only = |these: &Replicas, those: &Replicas| -> Vec<String> {
+            let only = these.iter().filter(|(key, value)| those.get(key) != Some(value));
+            only.map(|((holder, slot), _)| format!("{slot} on {}", holder.node)).collect()
+        };
+        return Err(format!(
+            "runs and is not recorded: {:?}; the other way: {:?}",
+            only(&running, &ready),
+            only(&ready, &running)
+        ));
+    }
+    Ok(())
+}
+
+/// At rest every node sees the store as it is, apart from renewals that are on their way.
+pub(crate) fn views_agree(view: &LatticeView, nodes: &[SimNode]) -> Verdict {
+    for node in nodes {
+        let Some(seen) = node.view() else { return Err(format!("{} is not running", node.id)) };
+        if seen.slots != view.slots || seen.specs != view.specs || !seen.sessions.keys().eq(view.sessions.keys()) {
+            return Err(format!("{} sees another lattice than the store holds", node.id));
+        }
+    }
+    Ok(())
+}

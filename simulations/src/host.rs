@@ -1,0 +1,197 @@
+//! A host that runs nothing, slowly: replicas need their time to start, fail now and then, and need time to stop.
+
+use crate::chance::SimRng;
+use lattice::{
+    Fut,
+    host::{Assignment, Host, Observed},
+    id::{Generation, SlotId},
+    record::Phase,
+    spec::Class,
+};
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
+
+pub struct StubHost {
+    state: Mutex<State>,
+    rng: SimRng,
+    /// For the control plane.
+    changed: Notify,
+    /// For [`StubHost::run`].
+    assigned: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    wanted: BTreeMap<SlotId, Assignment>,
+    units: BTreeMap<SlotId, Unit>,
+    /// Nothing fails to start any more.
+    fair: bool,
+}
+
+struct Unit {
+    uid: uuid::Uuid,
+    generation: Generation,
+    class: Class,
+    phase: UnitPhase,
+    /// When it is done with what it is at.
+    due: Option<Instant>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum UnitPhase {
+    Starting,
+    Failed,
+    Ready,
+    Draining,
+}
+
+/// What runs in a slot, for checkers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    pub uid: uuid::Uuid,
+    pub generation: Generation,
+    pub class: Class,
+    pub is_ready: bool,
+}
+
+impl StubHost {
+    pub fn new(rng: SimRng) -> Self {
+        Self { state: Mutex::default(), rng, changed: Notify::new(), assigned: Notify::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on everything starts at its first try.
+    pub fn be_fair(&self) {
+        self.state().fair = true;
+    }
+
+    /// Everything of which some code may run now.
+    pub fn running(&self) -> BTreeMap<SlotId, Running> {
+        let state = self.state();
+        let live = state.units.iter().filter(|(_, unit)| unit.phase != UnitPhase::Failed);
+        let running = |unit: &Unit| Running {
+            uid: unit.uid,
+            generation: unit.generation,
+            class: unit.class,
+            is_ready: unit.phase == UnitPhase::Ready,
+        };
+        live.map(|(slot, unit)| (slot.clone(), running(unit))).collect()
+    }
+
+    /// Let time pass for what runs. Never returns.
+    pub async fn run(&self) {
+        loop {
+            let due = self.advance();
+            let timer = async {
+                match due {
+                    Some(due) => sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! { // cancel-safe: both only wait
+                biased;
+                () = self.assigned.notified() => {}
+                () = timer => {}
+            }
+        }
+    }
+
+    /// Take the steps that are due; answers when the next one is.
+    fn advance(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let mut state = self.state();
+        let State { wanted, units, fair } = &mut *state;
+        let mut is_changed = false;
+        units.retain(|slot, unit| {
+            let target = wanted.get(slot).filter(|target| target.uid == unit.uid);
+            match (target, unit.phase) {
+                (None, UnitPhase::Starting | UnitPhase::Failed) => {
+                    is_changed = true;
+                    return false;
+                }
+                (None, UnitPhase::Ready) => {
+                    is_changed = true;
+                    unit.phase = UnitPhase::Draining;
+                    // A strict replica is cut off: another node may be waiting to start it.
+                    let longest = if unit.class == Class::Strict { 100 } else { 2_000 };
+                    unit.due = Some(now + self.rng.millis(0, longest));
+                }
+                (Some(target), UnitPhase::Ready) if target.generation != unit.generation && unit.due.is_none() => {
+                    unit.due = Some(now + self.rng.millis(20, 800));
+                }
+                _ => {}
+            }
+            if unit.due.is_none_or(|due| due > now) {
+                return true;
+            }
+            is_changed = true;
+            unit.due = None;
+            match unit.phase {
+                UnitPhase::Draining => return false,
+                UnitPhase::Starting if !*fair && self.rng.happens(200) => {
+                    unit.phase = UnitPhase::Failed;
+                    unit.due = Some(now + self.rng.millis(200, 3_000));
+                }
+                UnitPhase::Failed => {
+                    unit.phase = UnitPhase::Starting;
+                    unit.due = Some(now + self.rng.millis(20, 800));
+                }
+                UnitPhase::Starting | UnitPhase::Ready => unit.phase = UnitPhase::Ready,
+            }
+            unit.generation = target.map_or(unit.generation, |target| target.generation);
+            true
+        });
+        for (slot, target) in wanted {
+            units.entry(slot.clone()).or_insert_with(|| {
+                is_changed = true;
+                Unit {
+                    uid: target.uid,
+                    generation: target.generation,
+                    class: target.spec.class,
+                    phase: UnitPhase::Starting,
+                    due: Some(now + self.rng.millis(20, 800)),
+                }
+            });
+        }
+        if is_changed {
+            self.changed.notify_one();
+        }
+        units.values().filter_map(|unit| unit.due).min()
+    }
+}
+
+impl Host for StubHost {
+    fn apply(&self, wanted: BTreeMap<SlotId, Assignment>) {
+        let mut state = self.state();
+        if state.wanted != wanted {
+            state.wanted = wanted;
+            self.assigned.notify_one();
+        }
+    }
+
+    fn observed(&self) -> BTreeMap<SlotId, Observed> {
+        let observed = |unit: &Unit| {
+            let (phase, message) = match unit.phase {
+                UnitPhase::Starting => (Phase::Starting, None),
+                UnitPhase::Failed => (Phase::Failed, Some("out of luck")),
+                UnitPhase::Ready => (Phase::Ready, None),
+                UnitPhase::Draining => (Phase::Starting, Some("draining")),
+            };
+            Observed { uid: unit.uid, generation: unit.generation, phase, message: message.map(str::to_owned) }
+        };
+        self.state().units.iter().map(|(slot, unit)| (slot.clone(), observed(unit))).collect()
+    }
+
+    fn changed(&self) -> Fut<'_, ()> {
+        Box::pin(self.changed.notified())
+    }
+}

@@ -1,0 +1,104 @@
+//! Plays seeds: `lattice-simulations --seed 42`, `--seeds 0..200`, `--minutes 5`. A violation prints its seed and the last
+//! things that happened, and ends with status 1.
+
+use lattice_simulations::{Options, Outcome, run};
+use std::{
+    ops::Range,
+    process::ExitCode,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+const USAGE: &str = "\
+Plays seeded simulations of a lattice and checks its invariants.
+
+usage: lattice-simulations [--seed N | --seeds FROM..TO | --minutes M] [--trace]
+
+  --seed N         one seed
+  --seeds A..B     seeds A to B-1
+  --minutes M      new seeds, from the time of day, for that long
+  --trace          print what happened even if all is well";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).filter(|word| *word != "--trace").collect();
+    let show = words.len() != arguments.len();
+    let (seeds, until) = match words[..] {
+        [] => (0..100, None),
+        ["--seed", seed] => match seed.parse() {
+            Ok(seed) => (seed..seed + 1, None),
+            Err(_) => return usage(),
+        },
+        ["--seeds", seeds] => match range(seeds) {
+            Some(seeds) => (seeds, None),
+            None => return usage(),
+        },
+        ["--minutes", minutes] => match minutes.parse::<u64>() {
+            Ok(minutes) => {
+                let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+                (since.as_secs() * 1000..u64::MAX, Some(Instant::now() + Duration::from_secs(60 * minutes)))
+            }
+            Err(_) => return usage(),
+        },
+        _ => return usage(),
+    };
+
+    let next = AtomicU64::new(seeds.start);
+    let played = Mutex::new((0_u64, 0_u64));
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end || until.is_some_and(|until| Instant::now() > until) {
+                        return;
+                    }
+                    let outcome = run(seed, Options::default());
+                    let mut played = played.lock().unwrap_or_else(PoisonError::into_inner);
+                    report(&outcome, show);
+                    played.0 += u64::from(outcome.violation.is_none());
+                    played.1 += u64::from(outcome.violation.is_some());
+                }
+            });
+        }
+    });
+    let (passed, failed) = *played.lock().unwrap_or_else(PoisonError::into_inner);
+    println!("{passed} seeds passed, {failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("{USAGE}");
+    ExitCode::from(2)
+}
+
+fn range(text: &str) -> Option<Range<u64>> {
+    let (from, to) = text.split_once("..")?;
+    Some(from.parse().ok()?..to.parse().ok()?)
+}
+
+fn report(outcome: &Outcome, show: bool) {
+    let Outcome { seed, violation, trace, facts } = outcome;
+    if show || violation.is_some() {
+        for line in trace.lines() {
+            println!("{line}");
+        }
+    }
+    match violation {
+        Some(violation) => {
+            println!("seed {seed}: {violation}\nagain: cargo run -p lattice-simulations -- --seed {seed}")
+        }
+        None => println!(
+            "seed {seed}: {} faults, {} claims, at rest after {:.1} s, trace {:016x}",
+            facts.faults,
+            facts.claims,
+            facts.converged_after.unwrap_or_default().as_secs_f64(),
+            trace.hash()
+        ),
+    }
+}

@@ -1,0 +1,199 @@
+//! One simulated node: the real control plane over a faulty wire and a stub of a host, as one task that can be paused
+//! and killed.
+
+use crate::{
+    chance::{SimClock, SimRng},
+    host::StubHost,
+    network::{Link, Sky, Wire},
+};
+use lattice::{id::NodeId, record::Capacity, store::Clock, testing::MemoryLattice, view::LatticeView};
+use lattice_control_plane::{ControlPlane, ControlPlaneError, NodeOptions, Timing};
+use std::{
+    collections::BTreeMap,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+pub struct SimNode {
+    pub id: NodeId,
+    pub wire: Wire,
+    options: NodeOptions,
+    lattice: MemoryLattice,
+    clock: Arc<SimClock>,
+    gate: Arc<Gate>,
+    seed: u64,
+    number: u64,
+    /// Counts starts of the process.
+    lives: u64,
+    life: Option<Life>,
+}
+
+/// One process.
+struct Life {
+    host: Arc<StubHost>,
+    stop: CancellationToken,
+    view: watch::Receiver<Arc<LatticeView>>,
+    task: JoinHandle<Result<(), ControlPlaneError>>,
+}
+
+impl SimNode {
+    pub fn new(seed: u64, number: u64, id: NodeId, capacity: Capacity, sky: Sky, lattice: &MemoryLattice) -> SimNode {
+        let rng = SimRng::new(seed, 1000 * number);
+        let zone = if number.is_multiple_of(2) { "a" } else { "b" };
+        let options = NodeOptions {
+            lattice: crate::lattice_id(),
+            node: id.clone(),
+            labels: BTreeMap::from([("zone".to_owned(), zone.to_owned())]),
+            version: "0.0.0".into(),
+            capacity,
+            http: None,
+            timing: Timing::DEV,
+            drain: Duration::from_secs(10),
+            data_dir: None,
+        };
+        SimNode {
+            id,
+            wire: Wire::new(sky, SimRng::new(seed, 1000 * number + 1)),
+            options,
+            lattice: lattice.clone(),
+            clock: Arc::new(SimClock::new(&rng)),
+            gate: Arc::default(),
+            seed,
+            number,
+            lives: 0,
+            life: None,
+        }
+    }
+
+    pub fn start(&mut self, fair: bool) {
+        self.lives += 1;
+        let stream = 1_000_000 * self.number + 10 * self.lives;
+        let rng = Arc::new(SimRng::new(self.seed, stream));
+        let host = Arc::new(StubHost::new(SimRng::new(self.seed, stream + 1)));
+        if fair {
+            host.be_fair();
+        }
+        let clock: Arc<dyn Clock> = self.clock.clone();
+        let platform = self.wire.platform(&self.lattice, clock, rng);
+        let control = ControlPlane::new(self.options.clone(), platform, host.clone(), Arc::new(|_| Ok(())));
+        let view = control.view();
+        let stop = CancellationToken::new();
+        self.gate.open();
+        let process = {
+            let (host, stop) = (host.clone(), stop.clone());
+            async move {
+                tokio::select! { // the host never ends
+                    biased;
+                    ended = control.run(stop) => ended,
+                    () = host.run() => Ok(()),
+                }
+            }
+        };
+        let task = tokio::spawn(Pausable { inner: Box::pin(process), gate: self.gate.clone() });
+        self.life = Some(Life { host, stop, view, task });
+    }
+
+    /// kill -9.
+    pub fn crash(&mut self) {
+        if let Some(life) = self.life.take() {
+            life.task.abort();
+        }
+    }
+
+    /// SIGTERM: it hands over and leaves.
+    pub fn drain(&self) {
+        if let Some(life) = &self.life {
+            life.stop.cancel();
+        }
+    }
+
+    /// SIGSTOP.
+    pub fn pause(&self) {
+        self.gate.close();
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.gate.open();
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.gate.closed.load(Ordering::Relaxed)
+    }
+
+    pub fn is_alive(&self) -> bool {
+        self.life.is_some()
+    }
+
+    /// Running, reachable, and not on its way out.
+    pub fn is_well(&self) -> bool {
+        let stays = self.life.as_ref().is_some_and(|life| !life.stop.is_cancelled());
+        stays && !self.is_paused() && self.wire.link() == Link::Up
+    }
+
+    pub fn host(&self) -> Option<&StubHost> {
+        Some(&self.life.as_ref()?.host)
+    }
+
+    pub fn view(&self) -> Option<Arc<LatticeView>> {
+        Some(self.life.as_ref()?.view.borrow().clone())
+    }
+
+    pub fn capacity(&self) -> Capacity {
+        self.options.capacity
+    }
+
+    /// If the process ended by itself: how.
+    pub async fn ended(&mut self) -> Option<Result<(), String>> {
+        if !self.life.as_ref()?.task.is_finished() {
+            return None;
+        }
+        let life = self.life.take()?;
+        Some(match life.task.await {
+            Ok(ended) => ended.map_err(|error| error.to_string()),
+            Err(panic) => Err(panic.to_string()),
+        })
+    }
+}
+
+/// Stops a process without its knowing.
+#[derive(Default)]
+struct Gate {
+    closed: AtomicBool,
+    waiting: Mutex<Option<Waker>>,
+}
+
+impl Gate {
+    fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+    fn open(&self) {
+        self.closed.store(false, Ordering::Relaxed);
+        if let Some(waker) = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            waker.wake();
+        }
+    }
+}
+
+struct Pausable<F> {
+    inner: Pin<Box<F>>,
+    gate: Arc<Gate>,
+}
+
+impl<F: Future> Future for Pausable<F> {
+    type Output = F::Output;
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        if self.gate.closed.load(Ordering::Relaxed) {
+            *self.gate.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        self.inner.as_mut().poll(context)
+    }
+}
