@@ -180,7 +180,10 @@ impl Reconciler {
             return TICK; // nothing can be written now
         }
 
-        let (due, wait) = self.due(actions, now);
+        // The feed may not show yet that this node is leaving; it knows.
+        let leaving = self.member.is_draining();
+        let actions = actions.into_iter().filter(|action| !(leaving && matches!(action, Action::Claim { .. })));
+        let (due, wait) = self.due(actions.collect(), now);
         let observed = self.host.observed();
         let mut writes: Vec<Write> = self.phases(&view, &me.holder(), &observed);
         writes.extend(due.into_iter().filter_map(|action| self.decide(&view, action, &observed)));

@@ -343,10 +343,10 @@ impl Shared {
 
     /// From the guest's side: reads ahead until the caller takes the answer, then waits until it has read the body.
     pub(crate) fn poll_body_is_read(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut state = lock(&self.state);
-        if let Some(answer) = &mut state.answer {
-            return answer.body.poll_ahead(cx);
+        if let Some(read) = self.with_answer(|answer| answer.body.poll_ahead(cx)) {
+            return read;
         }
+        let mut state = lock(&self.state);
         match state.body_is_read || state.end.is_some() || !matches!(state.answered, Answered::Yes) {
             true => Poll::Ready(()),
             false => {
@@ -358,7 +358,16 @@ impl Shared {
 
     /// At the guest's end: is the answer whole? Once the caller has taken it, its reader finds out.
     fn settle_body(&self) -> Result<(), Failure> {
-        lock(&self.state).answer.as_mut().map_or(Ok(()), |answer| answer.body.settle())
+        self.with_answer(|answer| answer.body.settle()).unwrap_or(Ok(()))
+    }
+
+    /// Works on the answer, if it is here, without the lock: its body may be the request's, which takes the lock too.
+    /// Only from within the guest's poll, so that nobody can miss it meanwhile.
+    fn with_answer<T>(&self, work: impl FnOnce(&mut Answer) -> T) -> Option<T> {
+        let mut answer = self.take_answer()?;
+        let result = work(&mut answer);
+        lock(&self.state).answer = Some(answer);
+        Some(result)
     }
 
     /// From the caller's side: it wants no more of the body.

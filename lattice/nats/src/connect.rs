@@ -22,7 +22,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(4);
 
 /// How to reach NATS. At most one way of authenticating is meant to be set.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct ConnectOptions {
     /// `nats://host:4222`, `tls://…`; user and password or a token may stand before the `@`.
     pub servers: Vec<String>,
@@ -42,6 +42,16 @@ pub struct ConnectOptions {
     pub name: String,
     /// Keep trying when the server is not there at first.
     pub retry_first: bool,
+}
+
+impl std::fmt::Debug for ConnectOptions {
+    /// Without anything that is, or may contain, a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConnectOptions")
+            .field("name", &self.name)
+            .field("retry_first", &self.retry_first)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why there is no connection, or no lattice on it. Each text says what to do.

@@ -59,6 +59,23 @@ async fn trailers_pass_through() {
     }
 }
 
+/// The request's own body as the response's, whole within one poll, and broken.
+#[tokio::test]
+async fn a_short_body_is_handed_through() {
+    for version in BOTH {
+        let unit = start(echo(version), |_| ()).await;
+        for _ in 0..3 {
+            let answer = text(&unit, request("POST", "/pipe", lattice::http::full("abc"))).await.unwrap();
+            assert_eq!(answer, (200, "abc".into()), "{version}");
+        }
+        let gone = BodyError::Aborted("the client went away".into());
+        let frames = [Ok(Frame::data(Bytes::from_static(b"half"))), Err(gone.clone())];
+        let body = Body::new(http_body_util::StreamBody::new(futures_util::stream::iter(frames)));
+        let error = text(&unit, request("POST", "/pipe", body)).await.unwrap_err();
+        assert_eq!(error, CallError::Body(gone), "{version}");
+    }
+}
+
 #[tokio::test]
 async fn a_short_answer_has_a_size() {
     use http_body::Body as _;
