@@ -92,15 +92,15 @@ impl Keeper {
     ) -> Result<(), ControlPlaneError> {
         let renew = self.member.options.timing.renew;
         loop {
-            let wait = match self.write().await {
-                Ok(()) => renew,
+            let (wait, is_written) = match self.write().await {
+                Ok(()) => (renew, true),
                 Err(WriteError::Displaced) => {
                     let NodeOptions { lattice, node, .. } = &*self.member.options;
                     return Err(ControlPlaneError::Displaced { lattice: lattice.clone(), node: node.clone() });
                 }
                 Err(WriteError::Store(error)) => {
                     tracing::debug!(%error, "the session was not renewed");
-                    renew / 4
+                    (renew / 4, false)
                 }
             };
             let timer = self.platform.clock.sleep(wait);
@@ -109,7 +109,9 @@ impl Keeper {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 () = self.member.changed.notified() => {}
-                () = removed => {}
+                // After a write that failed the view may go on saying so, and without a connection the next one fails at
+                // once: only the timer keeps this from spinning.
+                () = removed, if is_written => {}
                 () = timer => {}
             }
         }

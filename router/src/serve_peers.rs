@@ -5,6 +5,7 @@ use crate::{
     dispatch::{
         drive::{Drive, Turn, Wire},
         exchanges::{Exchanges, Inbound},
+        until,
     },
     headers,
     limits::Places,
@@ -19,7 +20,7 @@ use lattice::{
     store::{BusError, Message},
     subject::{Topic, is_reply_subject},
 };
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Answer until `stop`; then refuse what is new, let what is under way end within `drain`, then reset it.
@@ -28,52 +29,46 @@ pub(crate) async fn serve(router: Router, stop: CancellationToken, drain: Durati
     let subject = Topic::Http(options.node.clone()).subject(&options.lattice);
     // Frames of exchanges that are open arrive on the same subject, so the subscription outlives the stop.
     let mut messages = router.bus().subscribe(subject, None).await?;
-    let exchanges = Exchanges::default();
-    let places = Places::new(options.peer_exchanges_max);
-    let tasks = TaskTracker::new();
-    let cut = CancellationToken::new();
-    let mut drained = None;
+    let acceptor = Acceptor {
+        exchanges: Exchanges::default(),
+        places: Places::new(options.peer_exchanges_max),
+        tasks: TaskTracker::new(),
+        cut: CancellationToken::new(),
+        router: router.clone(),
+    };
+    let drained = async {
+        stop.cancelled().await;
+        acceptor.tasks.close();
+        let clock = router.clock();
+        let _ = until(&**clock, clock.now().saturating_add(drain), acceptor.tasks.wait()).await;
+    };
+    let mut drained = pin!(drained);
     let outcome = loop {
         tokio::select! {
             biased;
-            () = stop.cancelled(), if drained.is_none() => {
-                tasks.close();
-                let (tasks, clock) = (tasks.clone(), router.clock().clone());
-                drained = Some(async move {
-                    tokio::select! {
-                        biased;
-                        () = tasks.wait() => {}
-                        () = clock.sleep(drain) => {}
-                    }
-                }.boxed());
-            }
-            () = async { match &mut drained { Some(drained) => drained.await, None => std::future::pending().await } } => {
-                break Ok(());
-            }
+            () = &mut drained => break Ok(()),
             message = messages.next() => match message {
-                Some(message) => {
-                    let acceptor = Acceptor { router: &router, exchanges: &exchanges, places: &places, tasks: &tasks, cut: &cut };
-                    acceptor.take(message, drained.is_some());
-                }
+                Some(message) => acceptor.take(message, stop.is_cancelled()),
                 None => break Err(BusError::Disconnected("the subscription for requests of other nodes ended".into())),
             },
         }
     };
-    cut.cancel();
-    tasks.close();
-    tasks.wait().await;
+    acceptor.cut.cancel();
+    acceptor.tasks.close();
+    acceptor.tasks.wait().await;
     outcome
 }
 
-struct Acceptor<'a> {
-    router: &'a Router,
-    exchanges: &'a Exchanges,
-    places: &'a Places,
-    tasks: &'a TaskTracker,
-    cut: &'a CancellationToken,
+struct Acceptor {
+    router: Router,
+    exchanges: Exchanges,
+    places: Places,
+    tasks: TaskTracker,
+    /// Ends what is under way.
+    cut: CancellationToken,
 }
 
-impl Acceptor<'_> {
+impl Acceptor {
     /// Never waits: all exchanges share one subscription.
     fn take(&self, message: Message, stopping: bool) {
         let Some(reply) = message.reply.filter(|reply| is_reply_subject(reply)) else {

@@ -15,7 +15,7 @@ use lattice::{
 use lattice_planner::{Action, Me, Situation, explain, plan};
 use std::collections::{BTreeMap, BTreeSet};
 
-pub type Verdict = Result<(), String>;
+pub(crate) type Verdict = Result<(), String>;
 
 /// The store, revision by revision, without any fault in between.
 pub(crate) struct History {

@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-pub struct StubHost {
+pub(crate) struct StubHost {
     state: Mutex<State>,
     rng: SimRng,
     /// For the control plane.
@@ -53,15 +53,15 @@ enum UnitPhase {
 
 /// What runs in a slot, for checkers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Running {
-    pub uid: uuid::Uuid,
-    pub generation: Generation,
-    pub class: Class,
-    pub is_ready: bool,
+pub(crate) struct Running {
+    pub(crate) uid: uuid::Uuid,
+    pub(crate) generation: Generation,
+    pub(crate) class: Class,
+    pub(crate) is_ready: bool,
 }
 
 impl StubHost {
-    pub fn new(rng: SimRng) -> Self {
+    pub(crate) fn new(rng: SimRng) -> Self {
         Self { state: Mutex::default(), rng, changed: Notify::new(), assigned: Notify::new() }
     }
 
@@ -70,12 +70,12 @@ impl StubHost {
     }
 
     /// From now on everything starts at its first try.
-    pub fn be_fair(&self) {
+    pub(crate) fn be_fair(&self) {
         self.state().fair = true;
     }
 
     /// Everything of which some code may run now.
-    pub fn running(&self) -> BTreeMap<SlotId, Running> {
+    pub(crate) fn running(&self) -> BTreeMap<SlotId, Running> {
         let state = self.state();
         let live = state.units.iter().filter(|(_, unit)| unit.phase != UnitPhase::Failed);
         let running = |unit: &Unit| Running {
@@ -88,7 +88,7 @@ impl StubHost {
     }
 
     /// Let time pass for what runs. Never returns.
-    pub async fn run(&self) {
+    pub(crate) async fn run(&self) {
         loop {
             let due = self.advance();
             let timer = async {

@@ -28,7 +28,7 @@ const FEED_ITEMS_MAX: usize = 8 * 1024;
 
 /// One node's way to NATS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Link {
+pub(crate) enum Link {
     Up,
     /// Nothing arrives, and neither side knows: what was sent waits and may arrive when the link is up again.
     Silent,
@@ -38,51 +38,51 @@ pub enum Link {
 
 /// What goes wrong by itself, for all nodes, in thousandths of operations.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Weather {
-    pub lost_requests: u64,
-    pub lost_replies: u64,
-    pub late_writes: u64,
-    pub lost_changes: u64,
+pub(crate) struct Weather {
+    pub(crate) lost_requests: u64,
+    pub(crate) lost_replies: u64,
+    pub(crate) late_writes: u64,
+    pub(crate) lost_changes: u64,
     /// No leader until then: nothing is read or written.
-    pub stalled_until: Option<Instant>,
+    pub(crate) stalled_until: Option<Instant>,
 }
 
 /// The weather of one lattice. Clones are the same.
 #[derive(Clone, Default)]
-pub struct Sky(Arc<Mutex<Weather>>);
+pub(crate) struct Sky(Arc<Mutex<Weather>>);
 
 impl Sky {
-    pub fn now(&self) -> Weather {
+    pub(crate) fn now(&self) -> Weather {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    pub fn set(&self, change: impl FnOnce(&mut Weather)) {
+    pub(crate) fn set(&self, change: impl FnOnce(&mut Weather)) {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
 /// One node's connection. Clones are the same.
 #[derive(Clone)]
-pub struct Wire {
+pub(crate) struct Wire {
     link: watch::Sender<Link>,
     sky: Sky,
     rng: Arc<SimRng>,
 }
 
 impl Wire {
-    pub fn new(sky: Sky, rng: SimRng) -> Self {
+    pub(crate) fn new(sky: Sky, rng: SimRng) -> Self {
         Self { link: watch::Sender::new(Link::Up), sky, rng: Arc::new(rng) }
     }
 
-    pub fn set(&self, link: Link) {
+    pub(crate) fn set(&self, link: Link) {
         self.link.send_replace(link);
     }
 
-    pub fn link(&self) -> Link {
+    pub(crate) fn link(&self) -> Link {
         *self.link.borrow()
     }
 
     /// The lattice as a node sees it through this wire.
-    pub fn platform(&self, lattice: &MemoryLattice, clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Platform {
+    pub(crate) fn platform(&self, lattice: &MemoryLattice, clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Platform {
         let direct = lattice.platform(clock, rng);
         Platform {
             store: Arc::new(FarStore { wire: self.clone(), near: direct.store.clone() }),

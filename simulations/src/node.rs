@@ -21,9 +21,9 @@ use std::{
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-pub struct SimNode {
-    pub id: NodeId,
-    pub wire: Wire,
+pub(crate) struct SimNode {
+    pub(crate) id: NodeId,
+    pub(crate) wire: Wire,
     options: NodeOptions,
     lattice: MemoryLattice,
     clock: Arc<SimClock>,
@@ -44,7 +44,7 @@ struct Life {
 }
 
 impl SimNode {
-    pub fn new(seed: u64, number: u64, id: NodeId, capacity: Capacity, sky: Sky, lattice: &MemoryLattice) -> SimNode {
+    pub(crate) fn new(seed: u64, number: u64, id: NodeId, capacity: Capacity, sky: Sky, lattice: &MemoryLattice) -> SimNode {
         let rng = SimRng::new(seed, 1000 * number);
         let zone = if number.is_multiple_of(2) { "a" } else { "b" };
         let options = NodeOptions {
@@ -72,7 +72,7 @@ impl SimNode {
         }
     }
 
-    pub fn start(&mut self, fair: bool) {
+    pub(crate) fn start(&mut self, fair: bool) {
         self.lives += 1;
         let stream = 1_000_000 * self.number + 10 * self.lives;
         let rng = Arc::new(SimRng::new(self.seed, stream));
@@ -101,57 +101,57 @@ impl SimNode {
     }
 
     /// kill -9.
-    pub fn crash(&mut self) {
+    pub(crate) fn crash(&mut self) {
         if let Some(life) = self.life.take() {
             life.task.abort();
         }
     }
 
     /// SIGTERM: it hands over and leaves.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         if let Some(life) = &self.life {
             life.stop.cancel();
         }
     }
 
     /// SIGSTOP.
-    pub fn pause(&self) {
+    pub(crate) fn pause(&self) {
         self.gate.close();
     }
 
     /// SIGCONT.
-    pub fn resume(&self) {
+    pub(crate) fn resume(&self) {
         self.gate.open();
     }
 
-    pub fn is_paused(&self) -> bool {
+    pub(crate) fn is_paused(&self) -> bool {
         self.gate.closed.load(Ordering::Relaxed)
     }
 
-    pub fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         self.life.is_some()
     }
 
     /// Running, reachable, and not on its way out.
-    pub fn is_well(&self) -> bool {
+    pub(crate) fn is_well(&self) -> bool {
         let stays = self.life.as_ref().is_some_and(|life| !life.stop.is_cancelled());
         stays && !self.is_paused() && self.wire.link() == Link::Up
     }
 
-    pub fn host(&self) -> Option<&StubHost> {
+    pub(crate) fn host(&self) -> Option<&StubHost> {
         Some(&self.life.as_ref()?.host)
     }
 
-    pub fn view(&self) -> Option<Arc<LatticeView>> {
+    pub(crate) fn view(&self) -> Option<Arc<LatticeView>> {
         Some(self.life.as_ref()?.view.borrow().clone())
     }
 
-    pub fn capacity(&self) -> Capacity {
+    pub(crate) fn capacity(&self) -> Capacity {
         self.options.capacity
     }
 
     /// If the process ended by itself: how.
-    pub async fn ended(&mut self) -> Option<Result<(), String>> {
+    pub(crate) async fn ended(&mut self) -> Option<Result<(), String>> {
         if !self.life.as_ref()?.task.is_finished() {
             return None;
         }

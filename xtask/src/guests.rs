@@ -39,7 +39,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 7] = ["config", "echo", "echo02", "faults", "faults03", "hello-http02", "hello-http03"];
+const RUST: [&str; 8] =
+    ["config", "echo", "echo02", "faults", "faults03", "hello-http02", "hello-http03", "whoami"];
 /// Folders of guests in JavaScript; each holds a `hello.js`.
 const JAVASCRIPT: [&str; 2] = ["hello-js", "hello-js-fetch"];
 /// The folder of the guest in Python; it holds a `hello.py`.
@@ -94,6 +95,7 @@ impl Workshop {
         inputs.add(&self.root.join("rust-toolchain.toml"))?;
         inputs.add(&self.guests.join("Cargo.toml"))?;
         inputs.add(&self.guests.join("Cargo.lock"))?;
+        inputs.add(&self.root.join("wit"))?;
         for package in RUST {
             inputs.add(&self.guests.join(package).join("Cargo.toml"))?;
             inputs.add(&self.guests.join(package).join("src"))?;

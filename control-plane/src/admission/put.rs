@@ -55,7 +55,8 @@ impl Admission {
                 ));
             };
             if size > COMPONENT_BYTES_MAX {
-                return Err(bad(format!("{size} bytes are more than {COMPONENT_BYTES_MAX}")));
+                return Err(bad(format!("{size} bytes are more than {COMPONENT_BYTES_MAX}"))
+                    .hint("strip it: release builds without debug information are much smaller"));
             }
             let bytes = self.platform.artifacts.get(*digest).await.map_err(|error| unavailable(&error))?;
             let bytes = bytes.ok_or_else(|| bad(format!("{digest} vanished from the object store")))?;
@@ -64,7 +65,11 @@ impl Admission {
             let verdict = tokio::task::spawn_blocking(move || inspect(&bytes))
                 .await
                 .unwrap_or_else(|_| Err("its structure made the check fail".into()));
-            verdict.map_err(bad)?;
+            verdict.map_err(|why| {
+                bad(why).hint(
+                    "deploy a WebAssembly component that exports wasi:http/incoming-handler@0.2 or wasi:http/handler@0.3",
+                )
+            })?;
             if let Ok(mut inspected) = self.inspected.lock() {
                 if inspected.len() >= 4096 {
                     inspected.clear();

@@ -2,6 +2,7 @@
 //! given here it does not have: no files, no sockets, no requests of its own, an empty stdin.
 
 use crate::{
+    identity::Identity,
     limits::{CpuMeter, Limits, MemoryLimiter},
     logs::GuestLog,
     unit::Blueprint,
@@ -28,6 +29,7 @@ pub(crate) struct Host {
     pub(crate) limits: Arc<Limits>,
     pub(crate) meter: Arc<CpuMeter>,
     pub(crate) config: WasiConfigVariables,
+    pub(crate) identity: Identity,
     wasi: WasiCtx,
     http: WasiHttpCtx,
     hooks: Hooks,
@@ -55,6 +57,10 @@ pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>) -> Store<Host> 
         limits: blueprint.limits.clone(),
         meter,
         config: blueprint.config.config.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+        identity: Identity {
+            workload: blueprint.config.workload.clone(),
+            replica: blueprint.config.replica,
+        },
         wasi: wasi.build(),
         http: WasiHttpCtx::new(),
         hooks: Hooks,

@@ -21,6 +21,7 @@ mod exchange02;
 mod exchange03;
 mod failure;
 mod host;
+mod identity;
 mod inspect;
 mod limits;
 mod linker;

@@ -7,6 +7,7 @@ use wasmtime_wasi_config::WasiConfig;
 
 /// Interfaces on offer, by name and version. Within 0.2 any patch version is served, as semver has it.
 pub(crate) const OFFERED: &[(&str, &str)] = &[
+    ("lattice:node/identity", "0.1"),
     ("wasi:cli/environment", "0.2"),
     ("wasi:cli/exit", "0.2"),
     ("wasi:cli/stderr", "0.2"),
@@ -65,12 +66,13 @@ pub(crate) const OFFERED: &[(&str, &str)] = &[
 /// Interfaces to name beside one that is not offered.
 const NEAR_MISSES_MAX: usize = 3;
 
-/// The linker for components that need no concurrency support: everything of 0.2.
+/// The linker for components that need no concurrency support: everything of 0.2, and our own.
 pub(crate) fn plain(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     wasmtime_wasi_config::add_to_linker(&mut linker, |host: &mut Host| WasiConfig::from(&host.config))?;
+    crate::identity::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 

@@ -25,8 +25,18 @@ impl SpecError {
     }
 }
 
-/// Read a spec from YAML or JSON text (JSON is YAML) and check it.
+/// Read a spec from YAML or JSON text (JSON is YAML) and check it. Every error has a hint.
 pub fn parse(text: &[u8]) -> Result<WorkloadSpec, SpecError> {
+    read(text).map_err(or_reference)
+}
+
+/// Where nothing better is known, say where the fields are described.
+fn or_reference(error: SpecError) -> SpecError {
+    let reference = || "every field with its form: `lattice schema`, or the request ctl.workload.schema".to_owned();
+    SpecError { hint: error.hint.or_else(|| Some(reference())), ..error }
+}
+
+fn read(text: &[u8]) -> Result<WorkloadSpec, SpecError> {
     if text.len() > SPEC_BYTES_MAX {
         let message = format!("the document is {} bytes long; at most {SPEC_BYTES_MAX} are allowed", text.len());
         return Err(SpecError::new("", message));
@@ -37,7 +47,7 @@ pub fn parse(text: &[u8]) -> Result<WorkloadSpec, SpecError> {
             .hint("send a workload spec, for example: nats req lattice.default.ctl.workload.put < hello.yaml"));
     }
     let value: Value = document(text)?;
-    parse_value(&value)
+    read_value(&value)
 }
 
 fn document(text: &str) -> Result<Value, SpecError> {
@@ -63,8 +73,12 @@ fn one_line(text: &str) -> String {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-/// Read a spec from a parsed document and check it.
+/// Read a spec from a parsed document and check it. Every error has a hint.
 pub fn parse_value(value: &Value) -> Result<WorkloadSpec, SpecError> {
+    read_value(value).map_err(or_reference)
+}
+
+fn read_value(value: &Value) -> Result<WorkloadSpec, SpecError> {
     if depth(value) > SPEC_DEPTH_MAX {
         return Err(SpecError::new("", format!("the document is nested deeper than {SPEC_DEPTH_MAX}")));
     }
@@ -207,6 +221,7 @@ mod tests {
         let error = parse(text.as_bytes()).expect_err(text);
         assert_eq!(error.field, field, "{error:?} for {text}");
         assert!(error.message.contains(message), "{error:?} does not say {message:?} for {text}");
+        assert!(error.hint.is_some(), "{error:?} for {text}");
     }
 
     #[test]

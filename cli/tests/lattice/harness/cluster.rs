@@ -113,7 +113,9 @@ impl Lattice {
         for index in 1..=count {
             lattice.launch_node(name, &format!("n{index}"), &[]);
         }
-        lattice.all_ready().await;
+        if count > 0 {
+            lattice.all_ready().await;
+        }
         lattice
     }
 

@@ -155,6 +155,13 @@ async fn configuration_reaches_the_guest() {
 }
 
 #[tokio::test]
+async fn a_guest_may_ask_who_it_is() {
+    let unit = start("whoami", |config| config.replica = 7).await;
+    let expected = format!("{}.7\n", config().workload);
+    assert_eq!(text(&unit, get("/")).await.unwrap(), (200, expected));
+}
+
+#[tokio::test]
 async fn a_body_may_be_left_unread() {
     for version in BOTH {
         let unit = start(echo(version), |_| ()).await;
