@@ -205,13 +205,10 @@ impl World {
     }
 
     pub(crate) async fn node_with(&self, node: &str, change: impl FnOnce(&mut RouterOptions)) -> Node {
-        let bus = self.bus();
-        self.node_on(node, change, bus).await
-    }
-    pub(crate) async fn node_on(&self, node: &str, change: impl FnOnce(&mut RouterOptions), inner: Arc<dyn Bus>) -> Node {
         let rng = Arc::new(Seeded(AtomicU64::new(7)));
+        let platform = self.lattice.platform(self.clock.clone(), rng.clone());
         let faults = Arc::new(Faults::default());
-        let bus = Arc::new(FaultyBus { inner, faults: faults.clone() });
+        let bus = Arc::new(FaultyBus { inner: platform.bus, faults: faults.clone() });
         let guests = Arc::new(Guests::default());
         let mut options = RouterOptions::new(NodeId::new(node).unwrap(), LatticeId::new("default").unwrap());
         change(&mut options);
