@@ -6,7 +6,7 @@ pub(crate) mod local;
 pub(crate) mod peers;
 pub(crate) mod remote;
 
-use lattice::{http::BodyError, store::Clock};
+use lattice::store::Clock;
 use std::{future::Future, pin::pin, task::Poll, time::Duration};
 
 /// Most body bytes that are read before a request is sent to another node, so that it takes one message.
@@ -16,12 +16,6 @@ const _: () = assert!(SMALL_BODY_BYTES_MAX <= lattice::frame::HTTP_INLINE_BODY_B
 /// The deadline passed first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Elapsed;
-
-impl From<Elapsed> for BodyError {
-    fn from(_: Elapsed) -> Self {
-        BodyError::Timeout
-    }
-}
 
 /// Wait for a future until `deadline` on the clock. A future that is ready at once costs no timer.
 pub(crate) async fn until<F: Future>(clock: &dyn Clock, deadline: Duration, future: F) -> Result<F::Output, Elapsed> {

@@ -39,8 +39,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 8] =
-    ["config", "echo", "echo02", "faults", "faults03", "hello-http02", "hello-http03", "whoami"];
+const RUST: [&str; 8] = ["config", "echo", "echo02", "faults", "faults03", "hello-http02", "hello-http03", "whoami"];
 /// Folders of guests in JavaScript; each holds a `hello.js`.
 const JAVASCRIPT: [&str; 2] = ["hello-js", "hello-js-fetch"];
 /// The folder of the guest in Python; it holds a `hello.py`.

@@ -30,9 +30,17 @@ async fn put_with(name: &str, client: impl AsyncFn(&SharedLattice, &str) -> Outp
     let first = put(&yaml).await;
     assert_eq!((&first["ok"]["workload"], &first["ok"]["changed"]), (&name.into(), &true.into()), "{first}");
     let second = put(&yaml).await;
-    assert_eq!((&second["ok"]["revision"], &second["ok"]["changed"]), (&first["ok"]["revision"], &false.into()), "{second}");
+    assert_eq!(
+        (&second["ok"]["revision"], &second["ok"]["changed"]),
+        (&first["ok"]["revision"], &false.into()),
+        "{second}"
+    );
     let wrong = put(&yaml.replace("host:", "hots:")).await;
-    assert_eq!((&wrong["error"]["code"], &wrong["error"]["field"]), (&"invalid".into(), &"http.routes[0].hots".into()), "{wrong}");
+    assert_eq!(
+        (&wrong["error"]["code"], &wrong["error"]["field"]),
+        (&"invalid".into(), &"http.routes[0].hots".into()),
+        "{wrong}"
+    );
 
     api.ready(name).await;
     lattice.serving(&format!("{name}.test"), "/").await;

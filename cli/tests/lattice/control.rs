@@ -6,7 +6,9 @@ use crate::harness::{
     eventually, shared,
 };
 use lattice::{
-    ctl::{ErrorCode, HEADER_DRY_RUN, HEADER_EXPECTED_REVISION, HEADER_ERROR, HEADER_ERROR_CODE, PutReply, WorkloadState},
+    ctl::{
+        ErrorCode, HEADER_DRY_RUN, HEADER_ERROR, HEADER_ERROR_CODE, HEADER_EXPECTED_REVISION, PutReply, WorkloadState,
+    },
     id::{Digest, Generation},
     record::{Record as _, Slot},
     store::{Bucket, Headers},
@@ -44,16 +46,46 @@ async fn what_is_wrong_with_a_spec_is_named_with_the_remedy_and_nothing_is_writt
         (format!("name: bad\n{c}\nreplicas: two"), invalid, "replicas", "invalid type"),
         (format!("name: bad\n{c}\nreplicas: 10001"), invalid, "replicas", "more than 10000"),
         ("name: bad\ncomponents: []".into(), invalid, "components", "needs a component"),
-        (format!("name: bad\ncomponents: [{{name: main, source: '{good}', sauce: 1}}]"), invalid, "components[0].sauce", "unknown field"),
-        ("name: bad\ncomponents: [{name: main, source: 'http://x'}]".into(), invalid, "components[0].source", "not a source"),
-        ("name: bad\ncomponents: [{name: main, source: 'file:./x.wasm'}]".into(), invalid, "components[0].source", "no node can see"),
-        ("name: bad\ncomponents: [{name: main, source: 'sha256:12'}]".into(), invalid, "components[0].source", "64 hexadecimal"),
+        (
+            format!("name: bad\ncomponents: [{{name: main, source: '{good}', sauce: 1}}]"),
+            invalid,
+            "components[0].sauce",
+            "unknown field",
+        ),
+        (
+            "name: bad\ncomponents: [{name: main, source: 'http://x'}]".into(),
+            invalid,
+            "components[0].source",
+            "not a source",
+        ),
+        (
+            "name: bad\ncomponents: [{name: main, source: 'file:./x.wasm'}]".into(),
+            invalid,
+            "components[0].source",
+            "no node can see",
+        ),
+        (
+            "name: bad\ncomponents: [{name: main, source: 'sha256:12'}]".into(),
+            invalid,
+            "components[0].source",
+            "64 hexadecimal",
+        ),
         (format!("name: bad\n{c}\nlimits: {{memory: 12MB}}"), invalid, "limits.memory", "not a size"),
         (format!("name: bad\n{c}\nlimits: {{wall: 0s}}"), invalid, "limits.wall", "more than zero"),
         (format!("name: bad\n{c}\nhttp: {{routes: [{{host: 'a b'}}]}}"), invalid, "http.routes[0].host", "not a host"),
-        (format!("name: bad\n{c}\nhttp: {{routes: [{{host: a, path: b}}]}}"), invalid, "http.routes[0].path", "not a path"),
+        (
+            format!("name: bad\n{c}\nhttp: {{routes: [{{host: a, path: b}}]}}"),
+            invalid,
+            "http.routes[0].path",
+            "not a path",
+        ),
         (format!("name: bad\n{c}\nhttp: {{routes: [{{host: a}}, {{host: A.}}]}}"), invalid, "http.routes[1]", "twice"),
-        (format!("name: bad\n{c}\nplacement: {{require: [zone = x]}}"), invalid, "placement.require[0]", "not a requirement"),
+        (
+            format!("name: bad\n{c}\nplacement: {{require: [zone = x]}}"),
+            invalid,
+            "placement.require[0]",
+            "not a requirement",
+        ),
         (format!("name: bad\n{c}\nreuse: {{requests: 0}}"), invalid, "reuse.requests", "at least 1"),
         (format!("name: bad\nx: {}{}", "[".repeat(40), "]".repeat(40)), invalid, "", "nested deeper"),
         (format!("name: {}", "b".repeat(300_000)), invalid, "", "bytes long"),
@@ -133,7 +165,10 @@ async fn a_put_is_idempotent_and_can_be_conditional_or_dry() {
     );
     let message = api.request("lattice.default.ctl.workload.put", Headers::new(), yaml.as_bytes()).await.unwrap();
     let same: PutReply = reply(&message).unwrap();
-    assert_eq!((same.changed, same.revision, same.generation, same.hash), (false, first.revision, first.generation, first.hash));
+    assert_eq!(
+        (same.changed, same.revision, same.generation, same.hash),
+        (false, first.revision, first.generation, first.hash)
+    );
 
     // Another, at the revision that was seen; then not again at that one.
     let revision = first.revision.to_string();
@@ -259,7 +294,8 @@ async fn every_operation_answers_and_an_unknown_one_too() {
     api.deploy("known", "hello-http02", 1).await;
     let ask = async |operation: &str, headers: &[(&str, &str)]| {
         let subject = format!("lattice.default.ctl.{operation}");
-        let message = api.request(&subject, to_headers(headers), b"").await.unwrap_or_else(|error| panic!("{subject}: {error}"));
+        let message =
+            api.request(&subject, to_headers(headers), b"").await.unwrap_or_else(|error| panic!("{subject}: {error}"));
         serde_json::from_slice::<Value>(&message.payload).unwrap()
     };
     assert_eq!(ask("workload.schema", &[]).await["ok"]["title"], "WorkloadSpec");

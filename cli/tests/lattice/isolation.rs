@@ -13,7 +13,8 @@ async fn two_lattices_on_one_server_do_not_see_each_other() {
     }
     apis[0].deploy("only-first", "hello-http03", 1).await;
 
-    let nodes = async |api: &Api| api.nodes().await.iter().map(|node| node.session.node.to_string()).collect::<Vec<_>>();
+    let nodes =
+        async |api: &Api| api.nodes().await.iter().map(|node| node.session.node.to_string()).collect::<Vec<_>>();
     assert_eq!((nodes(&apis[0]).await, nodes(&apis[1]).await), (vec!["n1".to_owned()], vec!["m1".to_owned()]));
     let names = async |api: &Api| api.list().await.iter().map(|item| item.workload.to_string()).collect::<Vec<_>>();
     assert_eq!(names(&apis[0]).await, ["only-first", "same"]);

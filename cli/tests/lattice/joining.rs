@@ -1,11 +1,7 @@
 //! Who may join, and what those are told who may not.
 
 use crate::harness::{
-    Lattice, PATIENCE, Server,
-    cluster::lattice_program,
-    free_port,
-    process::Process,
-    server::named_or_installed,
+    Lattice, PATIENCE, Server, cluster::lattice_program, free_port, process::Process, server::named_or_installed,
 };
 use std::process::ExitStatus;
 
@@ -17,7 +13,8 @@ const TOO_OLD_VARIABLE: &str = "LATTICE_NATS_SERVER_TOO_OLD";
 async fn refused(url: &str, id: &str, data: &std::path::Path) -> (ExitStatus, String) {
     let address = || format!("127.0.0.1:{}", free_port());
     let (http, admin) = (address(), address());
-    let arguments = ["node", "--timing", "dev", "--nats", url, "--id", id, "--http", &http, "--admin", &admin, "--data"];
+    let arguments =
+        ["node", "--timing", "dev", "--nats", url, "--id", id, "--http", &http, "--admin", &admin, "--data"];
     let node = Process::start(id, lattice_program(), arguments.into_iter().chain(data.to_str()));
     let status = node.wait_exit(PATIENCE).await;
     (status, node.log())
@@ -50,7 +47,8 @@ async fn a_second_process_with_the_same_data_or_the_same_id_is_refused() {
     // With the same id from elsewhere: one of the two has to stop, and says why; the lattice keeps a node n1 that serves.
     let address = || format!("127.0.0.1:{}", free_port());
     let (http, admin) = (address(), address());
-    let arguments = ["node", "--timing", "dev", "--nats", &url, "--id", "n1", "--http", &http, "--admin", &admin, "--data"];
+    let arguments =
+        ["node", "--timing", "dev", "--nats", &url, "--id", "n1", "--http", &http, "--admin", &admin, "--data"];
     let second = Process::start("n1 again", lattice_program(), arguments.into_iter().chain(data.path().to_str()));
     let old = lattice.node("n1");
     let told = "another process joined lattice default as node n1";

@@ -6,6 +6,7 @@
 //! Needs the guests and nats-server: `cargo xtask guests`, `cargo xtask nats`.
 
 #![allow(unreachable_pub, reason = "a test binary has no outside: `pub` is for its other modules")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 
 mod harness;
 

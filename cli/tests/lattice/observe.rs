@@ -19,7 +19,9 @@ async fn every_node_is_an_instance_of_a_micro_service() {
         api.bus().publish(Message { subject, reply: Some(inbox), ..Message::default() }).await.unwrap();
         let mut found = BTreeMap::new();
         while found.len() < lattice.nodes.len() {
-            let reply = tokio::time::timeout(PATIENCE, replies.next()).await.unwrap_or_else(|_| panic!("{verb}: only {found:?}"));
+            let reply = tokio::time::timeout(PATIENCE, replies.next())
+                .await
+                .unwrap_or_else(|_| panic!("{verb}: only {found:?}"));
             let reply: Value = serde_json::from_slice(&reply.unwrap().payload).unwrap();
             assert_eq!(reply["name"], "lattice-ctl", "{reply}");
             assert_eq!(reply["type"], format!("io.nats.micro.v1.{kind}_response"), "{reply}");
@@ -91,7 +93,9 @@ async fn the_commands_deploy_and_show() {
     }
 
     // A dry run shows where the third would go and leaves two.
-    let out = lattice.cli_ok(&["deploy", wasm, "--name", "shown", "--host", "shown.test", "--replicas", "3", "--dry-run"]).await;
+    let out = lattice
+        .cli_ok(&["deploy", wasm, "--name", "shown", "--host", "shown.test", "--replicas", "3", "--dry-run"])
+        .await;
     assert!(out.contains("stays") && out.contains("new"), "{out}");
     assert_eq!(api.get("shown").await.unwrap().spec.replicas, 2);
     lattice.cli_ok(&["scale", "shown", "3"]).await;

@@ -74,7 +74,11 @@ async fn a_node_is_killed_under_load() {
 
     assert!(only.failures().count() > 0, "nobody noticed: was it there? {}", only.report());
     // Whoever calls meanwhile is told so, and soon.
-    assert!(only.failures().all(|sample| sample.outcome.as_ref().is_err_and(|why| why.starts_with("50"))), "{}", only.report());
+    assert!(
+        only.failures().all(|sample| sample.outcome.as_ref().is_err_and(|why| why.starts_with("50"))),
+        "{}",
+        only.report()
+    );
     assert!(pair.trouble() < Duration::from_secs(2), "{}", pair.report());
     let mut held = holders(&pair_status);
     held.sort();
@@ -164,7 +168,8 @@ async fn a_node_that_is_asked_to_stop_hands_over_without_a_failed_request() {
     for host in ["handed.test", "slow.test"] {
         lattice.serving(host, "/").await;
     }
-    let stayers: Vec<String> = lattice.nodes.iter().filter(|node| node.id != leaver.id).map(|node| node.http()).collect();
+    let stayers: Vec<String> =
+        lattice.nodes.iter().filter(|node| node.id != leaver.id).map(|node| node.http()).collect();
     let load = Load::start(stayers.clone(), "handed.test", "/quiet");
     // In flight on the leaving node itself when it is told.
     let address = leaver.http();

@@ -28,7 +28,14 @@ async fn a_node_publishes_only_where_answers_go() {
     let digest = api.upload("hello-http02").await;
     let asked = spec("forged", digest, 1).to_string();
     let slot = "$KV.lattice-default-state.slot.forged.0";
-    let targets = [Some(slot), Some("lattice.default.evt.node-lost"), Some("_INBOX"), Some("_INBOXES.a.b"), Some("x._INBOX.a"), None];
+    let targets = [
+        Some(slot),
+        Some("lattice.default.evt.node-lost"),
+        Some("_INBOX"),
+        Some("_INBOXES.a.b"),
+        Some("x._INBOX.a"),
+        None,
+    ];
     let operations = [
         ("workload.put", asked.as_bytes()),
         ("workload.list", b""),
@@ -97,7 +104,8 @@ async fn reported(api: &Api, key: &str, revision: u64) {
     eventually(&format!("{key} is reported"), PATIENCE, async || {
         let events = api.nats.events(&api.lattice, 1000, false).await.map_err(|error| error.to_string())?;
         let events: Vec<CloudEvent> = events.map(|event| serde_json::from_slice(&event).unwrap()).collect().await;
-        let mut about = events.iter().filter(|event| event.kind == "dev.lattice.record-corrupt" && event.subject == key);
+        let mut about =
+            events.iter().filter(|event| event.kind == "dev.lattice.record-corrupt" && event.subject == key);
         let text = format!("revision {revision} ");
         if about.any(|event| event.data.to_string().contains(&text)) { Ok(()) } else { Err("no such event".to_owned()) }
     })
@@ -124,7 +132,8 @@ async fn a_corrupt_record_stops_nothing_is_reported_and_repaired() {
                 entry.ok_or_else(|| format!("{key} is gone"))
             };
             let slot = Slot::decode(&find(Bucket::State, slot).await?.value).map_err(|error| error.to_string())?;
-            let spec = SpecRecord::decode(&find(Bucket::Specs, spec_key).await?.value).map_err(|error| error.to_string())?;
+            let spec =
+                SpecRecord::decode(&find(Bucket::Specs, spec_key).await?.value).map_err(|error| error.to_string())?;
             assert_eq!(slot.holder.node, holders(&status)[1]);
             assert_eq!((spec.spec.name.as_str(), spec.generation), ("damaged", status.generation));
             Ok::<_, String>(())

@@ -77,7 +77,9 @@ async fn environment_routes_and_unknown_hosts() {
         assert_eq!(node.get("routed.test", "/env/COLOUR").await.ok().text(), "blue\n");
         assert_eq!(node.get("ROUTED.test:80", "/env/COLOUR").await.ok().text(), "blue\n");
         node.get("any.thing.wild.test", "/").await.ok();
-        for (host, path) in [("routed.test", "/"), ("routed.test", "/environment"), ("wild.test", "/"), ("no.test", "/")] {
+        for (host, path) in
+            [("routed.test", "/"), ("routed.test", "/environment"), ("wild.test", "/"), ("no.test", "/")]
+        {
             let answer = node.get(host, path).await;
             assert_eq!((answer.status, answer.error()), (404, "no-route"), "{host}{path}");
         }

@@ -74,20 +74,30 @@ async fn stream_through(near: &Node, host: &str) {
     };
     let sum: u64 = (0..PATTERN).sum::<u64>() * (LENGTH / PATTERN) + (0..LENGTH % PATTERN).sum::<u64>();
     let counted = format!("{LENGTH} {}\n", sum % (1 << 32));
-    timed("100 MB of request", &counted, Box::pin(async {
-        let body = exchange(near, Method::POST, host, "/count", upload()).await;
-        String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap()
-    }))
+    timed(
+        "100 MB of request",
+        &counted,
+        Box::pin(async {
+            let body = exchange(near, Method::POST, host, "/count", upload()).await;
+            String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap()
+        }),
+    )
     .await;
     let length = LENGTH.to_string();
-    timed("100 MB of response", &length, Box::pin(async {
-        let path = format!("/bytes/{LENGTH}");
-        check(exchange(near, Method::GET, host, &path, http::empty()).await).await.unwrap().to_string()
-    }))
+    timed(
+        "100 MB of response",
+        &length,
+        Box::pin(async {
+            let path = format!("/bytes/{LENGTH}");
+            check(exchange(near, Method::GET, host, &path, http::empty()).await).await.unwrap().to_string()
+        }),
+    )
     .await;
-    timed("100 MB both ways at once", &length, Box::pin(async {
-        check(exchange(near, Method::POST, host, "/", upload()).await).await.unwrap().to_string()
-    }))
+    timed(
+        "100 MB both ways at once",
+        &length,
+        Box::pin(async { check(exchange(near, Method::POST, host, "/", upload()).await).await.unwrap().to_string() }),
+    )
     .await;
 }
 
@@ -126,7 +136,8 @@ async fn a_client_that_goes_away_frees_what_it_held() {
     let near = lattice.other_than(holders(&status)[0].as_str());
     for _ in 0..20 {
         // Read a little of a terabyte, then drop the connection.
-        let mut body = exchange(near, Method::GET, "leaver.test", &format!("/bytes/{}", 1_u64 << 40), http::empty()).await;
+        let mut body =
+            exchange(near, Method::GET, "leaver.test", &format!("/bytes/{}", 1_u64 << 40), http::empty()).await;
         body.frame().await.unwrap().unwrap();
     }
     // Each would hold an instance: the last ones are answered because the first ones were given up.

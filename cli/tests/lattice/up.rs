@@ -1,6 +1,12 @@
 //! `lattice up`: everything in one terminal, and nothing left of it.
 
-use crate::harness::{PATIENCE, cluster::lattice_program, eventually, guest, http, process::{Process, is_alive}, server};
+use crate::harness::{
+    PATIENCE,
+    cluster::lattice_program,
+    eventually, guest, http,
+    process::{Process, is_alive},
+    server,
+};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -27,7 +33,17 @@ async fn up_starts_deploys_shows_and_leaves_nothing_behind() {
     let temporary = dir.path().join("tmp");
     std::fs::create_dir(&temporary).unwrap();
     let nats = server::program();
-    let arguments = ["up", "--nodes", "3", "-o", "json", "--deploy", spec.to_str().unwrap(), "--nats-server", nats.to_str().unwrap()];
+    let arguments = [
+        "up",
+        "--nodes",
+        "3",
+        "-o",
+        "json",
+        "--deploy",
+        spec.to_str().unwrap(),
+        "--nats-server",
+        nats.to_str().unwrap(),
+    ];
     let up = Process::start_with("up", lattice_program(), arguments, |command| {
         command.env("TMPDIR", &temporary);
     });

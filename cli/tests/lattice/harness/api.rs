@@ -60,7 +60,12 @@ impl Api {
         self.bus().request(subject.to_owned(), headers, payload, REQUEST_TIMEOUT).await
     }
 
-    pub async fn ask<T: DeserializeOwned>(&self, topic: Topic, headers: Headers, payload: &[u8]) -> Result<T, CtlError> {
+    pub async fn ask<T: DeserializeOwned>(
+        &self,
+        topic: Topic,
+        headers: Headers,
+        payload: &[u8],
+    ) -> Result<T, CtlError> {
         let subject = topic.subject(&self.lattice);
         let message = self.request(&subject, headers, payload).await;
         reply(&message.unwrap_or_else(|error| panic!("{subject}: {error}")))

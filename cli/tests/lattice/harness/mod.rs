@@ -40,7 +40,11 @@ pub fn guest(name: &str) -> PathBuf {
 }
 
 /// Try until it succeeds, at growing intervals. Panics with the last reason when the time is up.
-pub async fn eventually<T, E: Display>(what: &str, limit: Duration, mut attempt: impl AsyncFnMut() -> Result<T, E>) -> T {
+pub async fn eventually<T, E: Display>(
+    what: &str,
+    limit: Duration,
+    mut attempt: impl AsyncFnMut() -> Result<T, E>,
+) -> T {
     let begin = Instant::now();
     let mut pause = Duration::from_millis(10);
     loop {

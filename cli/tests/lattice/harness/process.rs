@@ -14,6 +14,8 @@ use std::{
 use tokio::sync::watch;
 
 const LINES_KEPT: usize = 4_000;
+/// Set, this has passed tests print the logs of their processes too (with `--show-output`).
+const SHOW_LOGS: &str = "LATTICE_TEST_LOGS";
 /// Lines of each process that a failed test prints.
 const LINES_SHOWN: usize = 60;
 
@@ -103,7 +105,8 @@ impl Process {
             }
         });
         found.await.unwrap_or_else(|_| panic!("{} did not say {text:?} within {} s", self.name, limit.as_secs()));
-        find(&self.lines.borrow()).unwrap_or_else(|| panic!("{} ended without saying {text:?}:\n{}", self.name, self.log()))
+        find(&self.lines.borrow())
+            .unwrap_or_else(|| panic!("{} ended without saying {text:?}:\n{}", self.name, self.log()))
     }
 
     /// Standard output and standard error.
@@ -128,7 +131,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() || std::env::var_os(SHOW_LOGS).is_some() {
             self.show();
         }
         self.signal(Signal::KILL);
@@ -196,4 +199,3 @@ pub fn is_alive(pid: u32) -> bool {
     // A zombie waits for its parent only.
     !state.is_empty() && !state.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z')
 }
-

@@ -57,8 +57,7 @@ impl Server {
     pub async fn start_again(&mut self) {
         let port = self.port.to_string();
         let dir = self.dir.path().to_str().unwrap();
-        let process =
-            Process::start("nats-server", &self.program, ["-a", "127.0.0.1", "-p", &port, "-js", "-sd", dir]);
+        let process = Process::start("nats-server", &self.program, ["-a", "127.0.0.1", "-p", &port, "-js", "-sd", dir]);
         process.wait_line("Server is ready", PATIENCE).await;
         self.process = Some(process);
     }
