@@ -5,13 +5,14 @@ use crate::{NodeOptions, events::Events, session::Member};
 use futures_util::{StreamExt as _, stream};
 use lattice::{
     event::EventKind,
-    host::{Host, Observed},
+    host::{Assignment, Host, Observed},
     id::{Revision, SlotId},
     record::{Holder, Key, Phase, Record as _, Slot},
+    spec::Class,
     store::{Bucket, Connection, Platform, Precondition, StoreError},
     view::{LatticeView, Versioned},
 };
-use lattice_planner::{Action, Observer, Plan, Situation, explain, plan};
+use lattice_planner::{Action, Me, Observer, Plan, Situation, explain, plan};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,8 @@ const WRITES_AT_ONCE: usize = 32;
 /// How long a pass waits for its own writes to come back through the feed before it asks for a snapshot.
 const ECHO: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(500);
+/// After this time a write whose outcome is unknown does not land any more: the connection that it waited in is gone.
+const LANDS_WITHIN: Duration = Duration::from_secs(30);
 
 pub(crate) struct Reconciler {
     options: Arc<NodeOptions>,
@@ -35,6 +38,17 @@ pub(crate) struct Reconciler {
     connected_since: Option<Duration>,
     /// When a claim or a collection was first planned, at the expectation that it was planned with.
     planned: BTreeMap<(SlotId, Precondition0), Duration>,
+    /// Claims that the view does not show, though they landed or may yet. They use up capacity like those that it shows.
+    unsettled: BTreeMap<SlotId, Unsettled>,
+}
+
+struct Unsettled {
+    expect: Precondition0,
+    record: Slot,
+    /// When it was sent last.
+    sent: Duration,
+    /// The revision that the store answered with, if it did.
+    made: Option<Revision>,
 }
 
 /// A precondition as a key of a map.
@@ -57,8 +71,38 @@ fn rank(action: &Action) -> u32 {
 
 /// A write to one slot, decided.
 enum Write {
-    Put { slot: SlotId, record: Slot, expect: Precondition, event: Option<(EventKind, String)> },
+    Put { slot: SlotId, record: Slot, expect: Precondition, is_claim: bool, event: Option<(EventKind, String)> },
     Delete { slot: SlotId, expect: Revision, event: Option<(EventKind, String)> },
+}
+
+impl Unsettled {
+    /// Whether the view does not tell yet what became of it. One that lost is settled by the change that it lost to.
+    fn is_open(&self, slot: &SlotId, view: &LatticeView, now: Duration) -> bool {
+        match self.made {
+            Some(made) => view.seen.get(&Bucket::State).is_none_or(|seen| seen.head < made.0),
+            None => {
+                let shown = view.slots.get(slot).map(|slot| slot.revision);
+                shown == self.expect && now.saturating_sub(self.sent) < LANDS_WITHIN
+            }
+        }
+    }
+}
+
+/// Stops what is strict at the moment at which this node must not run it any more. Never returns.
+async fn fence(platform: Platform, host: Arc<dyn Host>, member: Member, wanted: BTreeMap<SlotId, Assignment>) {
+    loop {
+        match member.current_for(platform.clock.now()) {
+            Duration::ZERO => break,
+            until_fenced => platform.clock.sleep(until_fenced).await,
+        }
+    }
+    host.apply(without_strict(wanted));
+    std::future::pending().await
+}
+
+fn without_strict(mut wanted: BTreeMap<SlotId, Assignment>) -> BTreeMap<SlotId, Assignment> {
+    wanted.retain(|_, assignment| assignment.spec.class != Class::Strict);
+    wanted
 }
 
 impl Reconciler {
@@ -83,6 +127,7 @@ impl Reconciler {
             observer,
             connected_since: None,
             planned: BTreeMap::new(),
+            unsettled: BTreeMap::new(),
         }
     }
 
@@ -90,6 +135,10 @@ impl Reconciler {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             let wait = self.pass().await;
+            let wait = match self.member.current_for(self.platform.clock.now()) {
+                Duration::ZERO => wait,
+                until_fenced => wait.min(until_fenced),
+            };
             let wait = self.platform.clock.sleep(wait);
             tokio::select! { // cancel-safe: each arm only waits
                 biased;
@@ -174,53 +223,93 @@ impl Reconciler {
         }
         let settling = self.connected_since.is_none_or(|since| now.saturating_sub(since) < self.options.timing.kill);
         let me = self.member.me();
-        let Plan { actions, assignments } = plan(&view, &me, Situation { settling });
-        self.apply(&view, assignments, now);
+        let situation = Situation { settling };
+        let plan = plan(&view, &me, situation);
+        let wanted = self.wanted(&view, &plan, now);
+        self.host.apply(wanted.clone());
         if self.connected_since.is_none() || !self.member.is_current(now) {
             return TICK; // nothing can be written now
         }
 
-        // The feed may not show yet that this node is leaving; it knows.
-        let leaving = self.member.is_draining();
-        let actions = actions.into_iter().filter(|action| !(leaving && matches!(action, Action::Claim { .. })));
-        let (due, wait) = self.due(actions.collect(), now);
+        self.unsettled.retain(|slot, claim| claim.is_open(slot, &view, now));
+        let (due, wait) = self.due(self.affordable(&view, &me, situation, plan.actions), now);
         let observed = self.host.observed();
         let mut writes: Vec<Write> = self.phases(&view, &me.holder(), &observed);
         writes.extend(due.into_iter().filter_map(|action| self.decide(&view, action, &observed)));
         writes.extend(self.repairs(&view, &me.holder()));
-        let wrote = self.write(writes).await;
-        self.kill_the_silent(&view, now).await;
+        // Writes can take longer than the fence allows.
+        let fence = fence(self.platform.clone(), self.host.clone(), self.member.clone(), wanted);
+        tokio::select! { // cancel-safe: the first arm never ends
+            biased;
+            () = fence => {}
+            () = self.carry_out(writes, &view, now) => {}
+        }
+        wait
+    }
+
+    async fn carry_out(&mut self, writes: Vec<Write>, view: &LatticeView, now: Duration) {
+        let wrote = self.write(writes, now).await;
+        self.kill_the_silent(view, now).await;
         if let Some(revision) = wrote
             && !self.seen(revision).await
         {
             self.resync.notify_one();
         }
-        wait
     }
 
-    fn apply(&self, view: &LatticeView, mut wanted: BTreeMap<SlotId, lattice::host::Assignment>, now: Duration) {
+    /// The actions without the claims that would not fit beside those that are not settled yet.
+    fn affordable(&self, view: &LatticeView, me: &Me, situation: Situation, mut actions: Vec<Action>) -> Vec<Action> {
+        if self.unsettled.is_empty() {
+            return actions;
+        }
+        let mut with_unsettled = view.clone();
+        for (slot, claim) in &self.unsettled {
+            let held = Versioned { record: claim.record.clone(), revision: Revision(0) };
+            with_unsettled.slots.insert(slot.clone(), held);
+        }
+        let fits = plan(&with_unsettled, me, situation).actions;
+        let claims =
+            |action: &Action, claimed: &SlotId| matches!(action, Action::Claim { slot, .. } if slot == claimed);
+        actions.retain(|action| match action {
+            Action::Claim { slot, .. } => {
+                self.unsettled.contains_key(slot) || fits.iter().any(|action| claims(action, slot))
+            }
+            Action::Release { .. } | Action::Collect { .. } => true,
+        });
+        actions
+    }
+
+    /// What the host should run.
+    fn wanted(&self, view: &LatticeView, plan: &Plan, now: Duration) -> BTreeMap<SlotId, Assignment> {
         let me = self.member.me().holder();
+        let mut wanted = plan.assignments.clone();
         if !self.member.is_current(now) {
             // Others may be about to take these.
-            wanted.retain(|_, assignment| assignment.spec.class != lattice::spec::Class::Strict);
+            wanted = without_strict(wanted);
         }
-        // A node that was declared dead goes on serving what no other node has claimed: stopping and starting again
-        // would only drop requests.
+        // A node that was declared dead goes on serving what no other node has claimed, until it can take it back:
+        // stopping and starting again would only drop requests.
+        let is_member = view.live(&me).is_some();
+        let takes_back = |slot: &SlotId| {
+            plan.actions.iter().any(|action| matches!(action, Action::Claim { slot: claimed, .. } if claimed == slot))
+        };
+        let observed = self.host.observed();
         for (slot, record) in &view.slots {
             let mine_before = record.record.holder.node == me.node && record.record.holder != me;
             let Some(spec) = view.specs.get(&slot.workload).filter(|_| mine_before) else { continue };
             let still_wanted = spec.record.uid == record.record.uid
                 && slot.index < spec.record.spec.replicas
-                && spec.record.spec.class == lattice::spec::Class::Available;
-            if still_wanted && self.host.observed().contains_key(slot) {
-                wanted.entry(slot.clone()).or_insert_with(|| lattice::host::Assignment {
+                && spec.record.spec.class == Class::Available
+                && (!is_member || takes_back(slot));
+            if still_wanted && observed.contains_key(slot) {
+                wanted.entry(slot.clone()).or_insert_with(|| Assignment {
                     spec: Arc::new(spec.record.spec.clone()),
                     uid: spec.record.uid,
                     generation: spec.record.generation,
                 });
             }
         }
-        self.host.apply(wanted);
+        wanted
     }
 
     /// Which actions are to be tried now, and when the next one is.
@@ -267,7 +356,7 @@ impl Reconciler {
                         .filter(|_| running.is_none_or(|running| running.phase != Phase::Ready)),
                     nonce: self.platform.rng.uuid(),
                 };
-                Some(Write::Put { slot, record, expect, event: Some((EventKind::SlotClaimed, text)) })
+                Some(Write::Put { slot, record, expect, is_claim: true, event: Some((EventKind::SlotClaimed, text)) })
             }
             Action::Release { slot, expect, stop_first } => {
                 let still_runs = observed.contains_key(&slot);
@@ -296,7 +385,8 @@ impl Reconciler {
                 (_, Phase::Failed) => Some((EventKind::SlotFailed, next.message.clone().unwrap_or_default())),
                 (_, Phase::Starting) => None,
             };
-            Some(Write::Put { slot: slot.clone(), record: next, expect: Precondition::At(*revision), event })
+            let expect = Precondition::At(*revision);
+            Some(Write::Put { slot: slot.clone(), record: next, expect, is_claim: false, event })
         });
         news.collect()
     }
@@ -312,6 +402,7 @@ impl Reconciler {
                         slot,
                         record: good.clone(),
                         expect: Precondition::At(corrupt.revision),
+                        is_claim: false,
                         event: None,
                     }),
                     Some(good) if view.live(&good.holder).is_some() => None,
@@ -322,14 +413,34 @@ impl Reconciler {
     }
 
     /// Carry writes out. Answers with the highest revision that they made.
-    async fn write(&self, writes: Vec<Write>) -> Option<Revision> {
-        let results = stream::iter(writes).map(|write| self.write_one(write)).buffer_unordered(WRITES_AT_ONCE);
-        results.fold(None, |highest: Option<Revision>, made| async move { highest.max(made) }).await
+    async fn write(&mut self, writes: Vec<Write>, now: Duration) -> Option<Revision> {
+        for write in &writes {
+            if let Write::Put { slot, record, expect, is_claim: true, .. } = write {
+                let expect = match expect {
+                    Precondition::At(revision) => Some(*revision),
+                    Precondition::Absent => None,
+                };
+                let claim = Unsettled { expect, record: record.clone(), sent: now, made: None };
+                self.unsettled.insert(slot.clone(), claim);
+            }
+        }
+        let this = &*self;
+        let results = stream::iter(writes).map(|write| this.write_one(write)).buffer_unordered(WRITES_AT_ONCE);
+        let results: Vec<(SlotId, Result<Revision, StoreError>)> = results.collect().await;
+        let mut highest = None;
+        for (slot, result) in results {
+            let Ok(revision) = result else { continue };
+            highest = highest.max(Some(revision));
+            if let Some(claim) = self.unsettled.get_mut(&slot) {
+                claim.made = Some(revision);
+            }
+        }
+        highest
     }
 
-    async fn write_one(&self, write: Write) -> Option<Revision> {
+    async fn write_one(&self, write: Write) -> (SlotId, Result<Revision, StoreError>) {
         let (slot, event, result) = match write {
-            Write::Put { slot, record, expect, event } => {
+            Write::Put { slot, record, expect, event, .. } => {
                 let key = Key::Slot(slot.clone()).to_string();
                 let result = self.platform.store.write(Bucket::State, &key, record.encode(), expect).await;
                 (slot, event, result)
@@ -340,24 +451,20 @@ impl Reconciler {
                 (slot, event, result)
             }
         };
-        match result {
-            Ok(revision) => {
+        match &result {
+            Ok(_) => {
                 if let Some((kind, text)) = event {
                     self.events.send(kind, &slot, text).await;
                 }
-                Some(revision)
             }
-            Err(StoreError::Conflict { .. }) => {
-                tracing::debug!(%slot, "another node was first");
-                None
-            }
+            Err(StoreError::Conflict { .. }) => tracing::debug!(%slot, "another node was first"),
             Err(error) => {
                 tracing::warn!(%slot, %error, "a decision was not written; trying again");
                 // It may have landed: the next pass must see the store as it is.
                 self.resync.notify_one();
-                None
             }
         }
+        (slot, result)
     }
 
     /// Sessions without a sign of life for the kill time are removed at the revision that was last seen: if their node

@@ -52,6 +52,12 @@ impl Member {
         self.state().renewed.is_some_and(|renewed| now.saturating_sub(renewed) < self.options.timing.fence)
     }
 
+    /// How long [`Member::is_current`] stays true without a renewal.
+    pub(crate) fn current_for(&self, now: Duration) -> Duration {
+        let renewed = self.state().renewed;
+        renewed.map_or(Duration::ZERO, |renewed| (renewed + self.options.timing.fence).saturating_sub(now))
+    }
+
     pub(crate) fn is_draining(&self) -> bool {
         self.state().draining
     }

@@ -183,7 +183,7 @@ impl Exchange<Requester> {
             Reset::new(ResetCode::NotHere, "the node is not connected").with_nothing_ran()
         } else {
             // Which of the frames found nobody is not told, so the head may have been delivered.
-            Reset::new(ResetCode::Failed, "the node is gone")
+            Reset::new(ResetCode::Idle, "the node is gone")
         };
         self.close();
         self.fault = Some(gone);
@@ -983,7 +983,7 @@ mod tests {
         assert_eq!(transmit(&mut router), [Frame::Ping]);
         router.on_no_responders();
         let reset = reset_event(&mut router);
-        assert_eq!((reset.code, reset.nothing_ran), (ResetCode::Failed, false));
+        assert_eq!((reset.code, reset.nothing_ran), (ResetCode::Idle, false));
     }
 
     #[test]

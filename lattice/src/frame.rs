@@ -156,7 +156,7 @@ pub enum ResetCode {
     SequenceGap,
     /// The node is going away.
     ShuttingDown,
-    /// Nothing was heard from the peer for the idle limit.
+    /// Nothing was heard from the peer for the idle limit, or the server says that it is gone.
     Idle,
 }
 

@@ -275,6 +275,8 @@ impl Inner {
         let mut waiting = None;
         // Attempts of which a guest may have seen something. Those of which none did cost time only.
         let mut maybe_ran = 0;
+        // One of them did not merely lose its node: waiting for another would change nothing.
+        let mut failed = false;
         loop {
             let route = request.target.find(&table)?;
             let deadline = started.saturating_add(route.time_limit());
@@ -299,6 +301,7 @@ impl Inner {
                     "no response"
                 );
                 maybe_ran += usize::from(!unanswered.nothing_ran);
+                failed |= !unanswered.nothing_ran && unanswered.error != RouteError::PeerLost;
                 tried.push(endpoint);
                 let may_retry = unanswered.may_retry(&request.method, request.body.is_intact());
                 last = unanswered.error;
@@ -310,7 +313,7 @@ impl Inner {
                 }
             }
             // Full queues are not waited for here: their owners said when to come again.
-            if maybe_ran > 0 || matches!(last, RouteError::Overloaded { .. }) {
+            if failed || matches!(last, RouteError::Overloaded { .. }) {
                 return Err(last);
             }
             if waiting.is_none() {

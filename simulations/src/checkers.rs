@@ -147,7 +147,7 @@ fn owner_is_respected(view: &LatticeView, slot: &SlotId, before: Option<&Slot>, 
 /// Invariant 2: of a strict replica at most one instance runs, on nodes that are not suspended.
 pub(crate) fn strict_runs_once(nodes: &[SimNode]) -> Verdict {
     let mut running: BTreeMap<(SlotId, uuid::Uuid), &NodeId> = BTreeMap::new();
-    for node in nodes.iter().filter(|node| !node.is_paused()) {
+    for node in nodes.iter().filter(|node| node.is_awake()) {
         for (slot, run) in node.host().map(|host| host.running()).unwrap_or_default() {
             if run.class != Class::Strict {
                 continue;

@@ -18,7 +18,7 @@ use std::{
     task::{Context, Poll, Waker},
     time::Duration,
 };
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) struct SimNode {
@@ -33,7 +33,11 @@ pub(crate) struct SimNode {
     /// Counts starts of the process.
     lives: u64,
     life: Option<Life>,
+    resumed: Option<Instant>,
 }
+
+/// What a process does in its first moments after it was suspended it decided before.
+const WAKING_UP: Duration = Duration::from_millis(200);
 
 /// One process.
 struct Life {
@@ -44,7 +48,14 @@ struct Life {
 }
 
 impl SimNode {
-    pub(crate) fn new(seed: u64, number: u64, id: NodeId, capacity: Capacity, sky: Sky, lattice: &MemoryLattice) -> SimNode {
+    pub(crate) fn new(
+        seed: u64,
+        number: u64,
+        id: NodeId,
+        capacity: Capacity,
+        sky: Sky,
+        lattice: &MemoryLattice,
+    ) -> SimNode {
         let rng = SimRng::new(seed, 1000 * number);
         let zone = if number.is_multiple_of(2) { "a" } else { "b" };
         let options = NodeOptions {
@@ -69,6 +80,7 @@ impl SimNode {
             number,
             lives: 0,
             life: None,
+            resumed: None,
         }
     }
 
@@ -120,8 +132,14 @@ impl SimNode {
     }
 
     /// SIGCONT.
-    pub(crate) fn resume(&self) {
+    pub(crate) fn resume(&mut self) {
+        self.resumed = Some(Instant::now());
         self.gate.open();
+    }
+
+    /// Neither suspended nor just back.
+    pub(crate) fn is_awake(&self) -> bool {
+        !self.is_paused() && self.resumed.is_none_or(|resumed| resumed.elapsed() > WAKING_UP)
     }
 
     pub(crate) fn is_paused(&self) -> bool {

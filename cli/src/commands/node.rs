@@ -57,7 +57,7 @@ const LOG_DEFAULT: &str = "info,async_nats=warn";
   lattice node --nats tls://a.example.org,tls://b.example.org --creds node.creds \\
       --http 0.0.0.0:80 --label zone=eu-1 --label disk=nvme
   curl http://127.0.0.1:9000/readyz       200 once it is connected and knows the lattice
-  lattice node --data /tmp/second --http 127.0.0.1:8001 --admin 127.0.0.1:9001")]
+  lattice node --data ./second --http 127.0.0.1:8001 --admin 127.0.0.1:9001")]
 pub struct Args {
     /// Id of the node [default: the one kept in the data directory, made up the first time]
     #[arg(long, env = "LATTICE_NODE_ID")]

@@ -472,7 +472,7 @@ mod tests {
             nats: "nats://t@127.0.0.1:1".into(),
             nats_server: "nats-server".into(),
             nats_pid: 1,
-            data: "/tmp/x".into(),
+            data: "data".into(),
             nodes: vec![node],
             probes: vec![probe],
         });

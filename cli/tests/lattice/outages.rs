@@ -72,13 +72,10 @@ async fn a_node_is_killed_under_load() {
     println!("only replica killed: answered again after {} ms; {}", back.as_millis(), only.report());
     println!("one of two replicas killed: {}", pair.report());
 
-    assert!(only.failures().count() > 0, "nobody noticed: was it there? {}", only.report());
-    // Whoever calls meanwhile is told so, and soon.
-    assert!(
-        only.failures().all(|sample| sample.outcome.as_ref().is_err_and(|why| why.starts_with("50"))),
-        "{}",
-        only.report()
-    );
+    // Whoever calls meanwhile waits for the replica to come back; whoever can't wait that long is told whose fault it is.
+    assert!(only.slowest() > Duration::from_secs(1), "nobody noticed: was it there? {}", only.report());
+    let told = ["502 peer-lost", "503 not-ready", "504 timeout"].map(|why| Err(why.to_owned()));
+    assert!(only.failures().all(|sample| told.contains(&sample.outcome)), "{}", only.report());
     assert!(pair.trouble() < Duration::from_secs(2), "{}", pair.report());
     let mut held = holders(&pair_status);
     held.sort();

@@ -70,14 +70,18 @@ impl<'a> Ledger<'a> {
         let mut ledger = Ledger { nodes };
         for (slot, versioned) in &view.slots {
             let record = &versioned.record;
-            let spec = view.specs.get(&slot.workload).map(|spec| &spec.record);
-            // A deleted workload's memory is not known any more; its slot counts until the holder gives it up.
-            let memory = spec.map_or(0, |spec| spec.spec.limits.memory.0);
+            let spec = view.specs.get(&slot.workload).map(|spec| &spec.record).filter(|spec| spec.uid == record.uid);
+            // How much a workload that is gone had reserved is not known any more: until the holder has given it up,
+            // which it does at once, nothing more fits there.
+            let memory = |node: &NodeId| match spec {
+                Some(spec) => spec.spec.limits.memory.0,
+                None => view.sessions.get(node).map_or(0, |session| session.record.capacity.memory),
+            };
             let old_holder = record.handover_from.as_ref();
             let old_holder = old_holder.filter(|old| record.phase != Phase::Ready && old.node != record.holder.node);
             for holder in std::iter::once(&record.holder).chain(old_holder) {
                 if occupancy(view, holder) == Occupancy::Live {
-                    ledger.book(&holder.node, &slot.workload, memory);
+                    ledger.book(&holder.node, &slot.workload, memory(&holder.node));
                 }
             }
         }

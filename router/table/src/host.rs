@@ -13,7 +13,7 @@ pub fn normalize_host(text: &str) -> Option<Cow<'_, str>> {
     // RFC 3986 §3.2.3: the port may be empty.
     let port_is_good = rest.is_empty() || rest.strip_prefix(':')?.bytes().all(|byte| byte.is_ascii_digit());
     let is_good = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        Some(address) => address.parse::<core::net::Ipv6Addr>().is_ok(),
         None => is_name(host.strip_suffix('.').unwrap_or(host)),
     };
     if !port_is_good || !is_good {
