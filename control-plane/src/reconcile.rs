@@ -487,10 +487,13 @@ impl Reconciler {
         let timeout = self.platform.clock.sleep(ECHO);
         let reached =
             self.view.wait_for(|view| view.seen.get(&Bucket::State).is_some_and(|seen| seen.head >= revision.0));
-        tokio::select! { // cancel-safe: both only wait
+        let seen = tokio::select! { // cancel-safe: both only wait
             biased;
             seen = reached => seen.is_ok(),
             () = timeout => false,
-        }
+        };
+        // The wait marked the view as seen; what it brought is for the next pass.
+        self.view.mark_changed();
+        seen
     }
 }

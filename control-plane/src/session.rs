@@ -13,15 +13,21 @@ use lattice::{
 };
 use lattice_planner::Me;
 use std::{
+    collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+/// Ended lives that a process remembers: more than can have a write under way at a time.
+const PAST_LIVES_MAX: usize = 16;
+
 #[derive(Debug, Clone)]
 struct State {
     incarnation: Incarnation,
+    /// Lives of this process that observers ended. A write of theirs can land late.
+    past: VecDeque<Incarnation>,
     /// When the last acknowledged write of the session was sent.
     renewed: Option<Duration>,
     revision: Option<Revision>,
@@ -83,7 +89,14 @@ pub(crate) struct Keeper {
 }
 
 pub(crate) fn new(options: Arc<NodeOptions>, platform: Platform, events: Events) -> (Member, Keeper) {
-    let state = State { incarnation: platform.rng.uuid(), renewed: None, revision: None, renewals: 0, draining: false };
+    let state = State {
+        incarnation: platform.rng.uuid(),
+        past: VecDeque::new(),
+        renewed: None,
+        revision: None,
+        renewals: 0,
+        draining: false,
+    };
     let member = Member { options, state: Arc::new(Mutex::new(state)), changed: Arc::default() };
     let started_at = platform.clock.unix_ms();
     (member.clone(), Keeper { member, platform, events, started_at })
@@ -185,7 +198,11 @@ impl Keeper {
             // An observer removed it: that life is over, whatever this node still runs.
             let mut state = self.member.state();
             state.revision = None;
-            state.incarnation = self.platform.rng.uuid();
+            let past = std::mem::replace(&mut state.incarnation, self.platform.rng.uuid());
+            state.past.push_back(past);
+            if state.past.len() > PAST_LIVES_MAX {
+                state.past.pop_front();
+            }
             return Ok(());
         };
         self.check_found(&entry)?;
@@ -198,7 +215,8 @@ impl Keeper {
         let state = self.member.state();
         let Ok(found) = Session::decode(&entry.value) else { return Ok(()) };
         // Before we ever wrote, it is what our last life left. After that, only another process can have written it.
-        let foreign = state.renewed.is_some() && found.incarnation != state.incarnation;
+        let is_ours = found.incarnation == state.incarnation || state.past.contains(&found.incarnation);
+        let foreign = state.renewed.is_some() && !is_ours;
         if foreign && found.started_at >= self.started_at { Err(WriteError::Displaced) } else { Ok(()) }
     }
 

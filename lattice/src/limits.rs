@@ -24,6 +24,8 @@ pub const LABEL_VALUE_BYTES_MAX: usize = 255;
 pub const COMPONENT_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// Largest payload of one NATS message where the server does not say otherwise.
 pub const NATS_PAYLOAD_BYTES_DEFAULT: usize = 1024 * 1024;
+/// Largest linear memory of one instance, in bytes. Nodes reserve address space for it, instance by instance.
+pub const INSTANCE_MEMORY_BYTES_MAX: u64 = 1 << 30;
 /// Revisions of a spec that the store keeps: the most that a NATS KV bucket can (ADR-8).
 pub const SPEC_HISTORY: u8 = 64;
 /// Longest line of guest output that is passed on whole, in bytes.

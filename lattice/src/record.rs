@@ -58,30 +58,24 @@ pub enum Key {
     Spec(WorkloadName),
     Session(NodeId),
     Slot(SlotId),
-    Meta,
 }
 
 impl Key {
     pub fn bucket(&self) -> Bucket {
         match self {
             Key::Spec(_) => Bucket::Specs,
-            Key::Session(_) | Key::Slot(_) | Key::Meta => Bucket::State,
+            Key::Session(_) | Key::Slot(_) => Bucket::State,
         }
     }
 
     pub fn parse(bucket: Bucket, text: &str) -> Option<Self> {
         match bucket {
             Bucket::Specs => WorkloadName::new(text.strip_prefix("spec.")?).ok().map(Key::Spec),
-            Bucket::State => {
-                if text == "meta.lattice" {
-                    return Some(Key::Meta);
-                }
-                match text.split_once('.')? {
-                    ("session", rest) => NodeId::new(rest).ok().map(Key::Session),
-                    ("slot", rest) => rest.parse().ok().map(Key::Slot),
-                    _ => None,
-                }
-            }
+            Bucket::State => match text.split_once('.')? {
+                ("session", rest) => NodeId::new(rest).ok().map(Key::Session),
+                ("slot", rest) => rest.parse().ok().map(Key::Slot),
+                _ => None,
+            },
         }
     }
 }
@@ -92,7 +86,6 @@ impl std::fmt::Display for Key {
             Key::Spec(name) => write!(f, "spec.{name}"),
             Key::Session(node) => write!(f, "session.{node}"),
             Key::Slot(slot) => write!(f, "slot.{slot}"),
-            Key::Meta => f.write_str("meta.lattice"),
         }
     }
 }
@@ -210,18 +203,6 @@ impl Slot {
     }
 }
 
-/// Identity of the lattice's store, written once by the first node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Meta {
-    pub uid: uuid::Uuid,
-    /// Raised when the store is found to have lost acknowledged writes.
-    pub term: u64,
-}
-impl Record for Meta {
-    const BUCKET: Bucket = Bucket::State;
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,7 +237,6 @@ mod tests {
             Key::Spec(WorkloadName::new("hello").unwrap()),
             Key::Session(NodeId::new("n1").unwrap()),
             Key::Slot("hello.3".parse().unwrap()),
-            Key::Meta,
         ] {
             assert_eq!(Key::parse(key.bucket(), &key.to_string()), Some(key));
         }

@@ -1,8 +1,9 @@
 //! What people and tools see of a lattice: micro services, events, and the commands of the CLI.
 
-use crate::harness::{PATIENCE, api::holders, eventually, shared};
+use crate::harness::{PATIENCE, api::holders, cluster::lattice_program, eventually, process::Process, shared};
 use futures_util::StreamExt as _;
 use lattice::{event::CloudEvent, store::Message};
+use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -119,6 +120,39 @@ async fn the_commands_deploy_and_show() {
     assert!(out.contains("deleted shown"), "{out}");
     let missing = lattice.cli(&["delete", "shown"]).await;
     assert_eq!(missing.status.code(), Some(3), "{missing:?}");
+}
+
+#[tokio::test]
+async fn logs_and_events_can_be_followed() {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    api.deploy("followed", "hello-http03", 1).await;
+    lattice.serving("followed.test", "/").await;
+    let follow = |name: &str, arguments: &[&str]| {
+        let url = lattice.server.url();
+        let arguments = arguments.iter().copied().chain(["--follow", "--nats", &url]);
+        Process::start(name, lattice_program(), arguments)
+    };
+    let logs = follow("logs", &["logs", "followed"]);
+    // What was written before, then what is written now.
+    logs.wait_line("followed.0", PATIENCE).await;
+    lattice.nodes[0].get("followed.test", "/while-following").await.ok();
+    logs.wait_line("/while-following", PATIENCE).await;
+
+    let events = follow("events", &["events", "--last", "1000"]);
+    events.wait_line("followed.0", PATIENCE).await;
+    api.delete("followed").await.unwrap();
+    let told = eventually("the deletion is told", PATIENCE, async || {
+        let output = events.output();
+        let line = output.lines().find(|line| line.contains("workload-deleted") && line.contains("followed"));
+        line.map(str::to_owned).ok_or("not yet")
+    });
+    told.await;
+    for follower in [logs, events] {
+        assert!(follower.is_running());
+        follower.signal(Signal::INT);
+        follower.wait_exit(PATIENCE).await;
+    }
 }
 
 #[tokio::test]

@@ -1,12 +1,13 @@
 //! Something dies, stops or is cut off, under load: what callers notice, and how long.
 
 use crate::harness::{
-    Api, Lattice, PATIENCE, Server,
+    Api, Lattice, Node, PATIENCE, Server,
     api::{holders, spec},
     eventually, http,
     load::Load,
+    shared,
 };
-use lattice::{id::NodeId, store::Bucket};
+use lattice::{ctl::WorkloadState, id::NodeId, store::Bucket};
 use serde_json::json;
 use std::{
     collections::BTreeMap,
@@ -80,7 +81,7 @@ async fn a_node_is_killed_under_load() {
     let mut held = holders(&pair_status);
     held.sort();
     assert_eq!(held, [NodeId::new("n2").unwrap(), NodeId::new("n3").unwrap()]);
-    assert_eq!(api.nodes().await.len(), 2);
+    lattice.listed(2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -125,7 +126,7 @@ async fn nats_is_restarted_under_running_nodes() {
     assert_eq!(after.ready, 2);
     lattice.serving("after.test", "/").await;
     assert_eq!(holders(&api.ready("steady").await), holders(&status), "the replica moved");
-    assert_eq!(api.nodes().await.len(), 2);
+    lattice.listed(2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -186,7 +187,7 @@ async fn a_node_that_is_asked_to_stop_hands_over_without_a_failed_request() {
     let session = format!("session.{}", leaver.id);
     let keys = api.snapshot(Bucket::State).await.entries.into_iter().map(|entry| entry.key);
     assert_eq!(keys.filter(|key| *key == session).count(), 0);
-    assert_eq!(api.nodes().await.len(), 2);
+    lattice.listed(2).await;
 
     let status = api.ready("handed").await;
     assert_ne!(holders(&status)[0].as_str(), leaver.id);
@@ -196,4 +197,74 @@ async fn a_node_that_is_asked_to_stop_hands_over_without_a_failed_request() {
     let samples = load.stop().await;
     println!("under a planned exit: {}", samples.report());
     samples.assert_none_failed();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_lost_everything_gets_it_back_from_the_nodes() {
+    let mut lattice = Lattice::start(2).await;
+    let api = lattice.api().await;
+    let status = api.deploy("kept", "hello-http02", 2).await;
+    lattice.serving("kept.test", "/").await;
+    let load = Load::start(lattice.nodes.iter().map(Node::http), "kept.test", "/quiet");
+
+    lattice.server.kill9().await;
+    lattice.server.wipe();
+    lattice.server.start_again().await;
+    for node in &lattice.nodes {
+        node.ready().await;
+    }
+    // The buckets themselves have to be made again first.
+    eventually("the workload is known again", PATIENCE, async || {
+        let again = api.status("kept").await.map_err(|error| error.to_string())?;
+        let is_whole = again.state == WorkloadState::Ready && api.slots("kept").await.len() == 2;
+        if is_whole { Ok(()) } else { Err(format!("{again:?}")) }
+    })
+    .await;
+    assert_eq!(holders(&api.ready("kept").await), holders(&status), "a replica moved");
+    load.stop().await.assert_none_failed();
+    let events = lattice.cli_ok(&["events", "--last", "1000"]).await;
+    assert!(events.contains("store-regressed"), "{events}");
+    api.deploy("after", "hello-http03", 1).await;
+    lattice.serving("after.test", "/").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_restarted_alone_takes_up_what_it_had() {
+    let mut lattice = Lattice::start(1).await;
+    let api = lattice.api().await;
+    api.deploy("patient", "hello-http02", 2).await;
+    let before = api.slots("patient").await;
+    lattice.nodes[0].sigterm();
+    assert_eq!(lattice.nodes[0].wait_exit().await.code(), Some(0));
+    // Nobody could take them: they stay recorded.
+    assert_eq!(api.slots("patient").await, before);
+    lattice.nodes[0].launch();
+    lattice.all_ready().await;
+    lattice.serving("patient.test", "/").await;
+    assert_eq!(api.ready("patient").await.ready, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_generation_takes_over_without_a_failed_request() {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    let mut asked = spec("renewed", api.upload("hello-http02").await, 3);
+    asked["components"][0]["env"] = json!({ "VERSION": "0" });
+    api.put(&asked).await.unwrap();
+    api.ready("renewed").await;
+    lattice.serving("renewed.test", "/env/VERSION").await;
+    let load = Load::start(lattice.nodes.iter().map(Node::http), "renewed.test", "/quiet");
+    for version in 1..=3 {
+        asked["components"][0]["env"] = json!({ "VERSION": version.to_string() });
+        api.put(&asked).await.unwrap();
+        api.ready("renewed").await;
+        for node in &lattice.nodes {
+            eventually("the new generation answers", PATIENCE, async || {
+                let found = node.get("renewed.test", "/env/VERSION").await.ok().text();
+                if found.trim() == version.to_string() { Ok(()) } else { Err(found) }
+            })
+            .await;
+        }
+    }
+    load.stop().await.assert_none_failed();
 }

@@ -54,9 +54,10 @@ impl Admission {
     /// Answer requests. Never returns.
     pub(crate) async fn run(self) {
         let lattice = &self.options.lattice;
-        let endpoint = |name: &str| Endpoint {
-            name: name.to_owned(),
-            subject: format!("lattice.{lattice}.ctl.{name}.>"),
+        // One endpoint for all operations, so that one which does not exist is answered as well.
+        let endpoint = Endpoint {
+            name: "ctl".to_owned(),
+            subject: lattice::subject::ctl_all(lattice),
             queue: CTL_QUEUE.to_owned(),
         };
         let service = MicroService {
@@ -65,7 +66,7 @@ impl Admission {
             description: format!("Control interface of lattice {lattice}"),
             metadata: [("lattice".to_owned(), lattice.to_string()), ("node".to_owned(), self.options.node.to_string())]
                 .into(),
-            endpoints: vec![endpoint("workload"), endpoint("node")],
+            endpoints: vec![endpoint],
         };
         let admission = self.clone();
         let handler: lattice::store::Handler = Arc::new(move |_, message| {

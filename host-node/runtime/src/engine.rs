@@ -35,7 +35,7 @@ impl RuntimeOptions {
             cache_dir: cache_dir.into(),
             cache_bytes_max: 4 << 30,
             max_instances: 1000,
-            max_memory_bytes: 1 << 30,
+            max_memory_bytes: lattice::limits::INSTANCE_MEMORY_BYTES_MAX,
             component_bytes_max: 128 << 20,
         }
     }

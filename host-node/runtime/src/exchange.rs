@@ -21,7 +21,10 @@ use std::{
     future::poll_fn,
     panic::AssertUnwindSafe,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, Waker, ready},
 };
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
@@ -112,7 +115,19 @@ async fn ended_from_outside(unit: Arc<Inner>, deadline: Instant) -> Failure {
     }
 }
 
-/// Gives the rest of the guest's work a task of its own, which ends with the guest, the deadline or the reader.
+/// After the head: ends with a silence in both bodies. One flag instead of a time for each frame, so a silence may last up
+/// to twice the limit before it is noticed.
+async fn silent(unit: Arc<Inner>, shared: Arc<Shared>, mut deadline: Instant) -> Failure {
+    loop {
+        let failure = ended_from_outside(unit.clone(), deadline).await;
+        if !matches!(failure, Failure::Wall { .. }) || !shared.moved.swap(false, Relaxed) {
+            return failure;
+        }
+        deadline = Instant::now() + unit.blueprint.limits.wall;
+    }
+}
+
+/// Gives the rest of the guest's work a task of its own, which ends with the guest, a silence or the reader.
 fn hand_over(mut run: GuestRun, Answer { head, body }: Answer, has_no_body: bool, deadline: Instant) -> Response {
     let body = ResponseBody::new(body, run.shared.clone());
     let (body, unread) = if has_no_body { (None, Some(body)) } else { (Some(body), None) };
@@ -123,7 +138,7 @@ fn hand_over(mut run: GuestRun, Answer { head, body }: Answer, has_no_body: bool
             while let Some(Ok(_)) = body.frame().await {}
             std::future::pending().await
         };
-        let limits = ended_from_outside(run.unit.clone(), deadline);
+        let limits = silent(run.unit.clone(), run.shared.clone(), deadline);
         let failure = tokio::select! {
             biased;
             failure = limits => failure,
@@ -281,6 +296,8 @@ async fn serve(
 #[derive(Default)]
 pub(crate) struct Shared {
     state: Mutex<State>,
+    /// Part of a body passed in either direction since this was last looked at.
+    pub(crate) moved: AtomicBool,
     /// What the guest has not read yet. Gone at the exchange's end, whatever the guest still holds.
     request_body: Mutex<Option<Body>>,
 }

@@ -57,10 +57,7 @@ pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>) -> Store<Host> 
         limits: blueprint.limits.clone(),
         meter,
         config: blueprint.config.config.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
-        identity: Identity {
-            workload: blueprint.config.workload.clone(),
-            replica: blueprint.config.replica,
-        },
+        identity: Identity { workload: blueprint.config.workload.clone(), replica: blueprint.config.replica },
         wasi: wasi.build(),
         http: WasiHttpCtx::new(),
         hooks: Hooks,

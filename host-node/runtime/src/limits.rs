@@ -18,8 +18,9 @@ pub struct Limits {
     /// All linear memories of one instance together. Growing beyond it fails inside the guest. At most
     /// [`RuntimeOptions::max_memory_bytes`](crate::RuntimeOptions::max_memory_bytes). Default 128 MiB.
     pub memory_bytes: u64,
-    /// From the arrival of a request to the end of its response. Until the head is out it ends in
-    /// [`CallError::Timeout`](lattice::http::CallError::Timeout), then the body ends with
+    /// From the arrival of a request to the head of its response; beyond it the call ends in
+    /// [`CallError::Timeout`](lattice::http::CallError::Timeout). After the head, the longest silence in which no part of
+    /// either body passes (noticed after at most twice this time); beyond it the body ends with
     /// [`BodyError::Timeout`](lattice::http::BodyError::Timeout). Default 30 s.
     pub wall: Duration,
     /// Processor time of one request, counted once it has lasted about 30 ms, in steps of 10 ms. Default 200 ms.

@@ -2,7 +2,9 @@
 //! here, so size and depth are bounded before anything is built.
 
 use super::{Reuse, Source, WorkloadSpec, placement};
-use crate::limits::{COMPONENTS_MAX, ENTRIES_MAX, REPLICAS_MAX, ROUTES_MAX, SPEC_BYTES_MAX, SPEC_DEPTH_MAX};
+use crate::limits::{
+    COMPONENTS_MAX, ENTRIES_MAX, INSTANCE_MEMORY_BYTES_MAX, REPLICAS_MAX, ROUTES_MAX, SPEC_BYTES_MAX, SPEC_DEPTH_MAX,
+};
 use serde_json::Value;
 
 /// What is wrong with a spec, where, and what to do.
@@ -189,8 +191,9 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
             return Err(SpecError::new(field, "must be more than zero"));
         }
     }
-    if limits.memory.0 > 4 << 30 {
-        return Err(SpecError::new("limits.memory", "a component has a 32-bit memory: at most 4GiB"));
+    if limits.memory.0 > INSTANCE_MEMORY_BYTES_MAX {
+        let most = crate::units::Bytes(INSTANCE_MEMORY_BYTES_MAX);
+        return Err(SpecError::new("limits.memory", format!("{} is more than {most}", limits.memory)));
     }
     for (i, requirement) in spec.placement.require.iter().enumerate() {
         if !placement::is_label_key(requirement.key()) {
