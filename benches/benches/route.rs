@@ -60,7 +60,7 @@ fn bench(criterion: &mut Criterion) {
         let mut pairs = Pairs::default();
         let mut hosts: HashSet<String> = requests.iter().map(|(host, _)| host.clone()).collect();
         hosts.extend((0..workloads).flat_map(hosts_of));
-        group.throughput(Throughput::Elements(LOOK_UPS.into()));
+        group.sample_size(50).throughput(Throughput::Elements(LOOK_UPS.into()));
         group.bench_function(BenchmarkId::new("find", count), |bencher| {
             let found = || requests.iter().filter(|(host, path)| table.find(host, path).is_some()).count();
             let known = || requests.iter().filter(|(host, _)| hosts.contains(host)).count();

@@ -232,7 +232,12 @@ impl Reconciler {
         }
 
         self.unsettled.retain(|slot, claim| claim.is_open(slot, &view, now));
-        let (due, wait) = self.due(self.affordable(&view, &me, situation, plan.actions), now);
+        let mut actions = self.affordable(&view, &me, situation, plan.actions);
+        if self.member.is_draining() {
+            // The view may not show yet that this node is leaving.
+            actions.retain(|action| !matches!(action, Action::Claim { .. }));
+        }
+        let (due, wait) = self.due(actions, now);
         let observed = self.host.observed();
         let mut writes: Vec<Write> = self.phases(&view, &me.holder(), &observed);
         writes.extend(due.into_iter().filter_map(|action| self.decide(&view, action, &observed)));

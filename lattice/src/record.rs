@@ -4,7 +4,7 @@
 
 use crate::{
     id::{Digest, Generation, Incarnation, NodeId, SlotId, WorkloadName},
-    limits::{MESSAGE_BYTES_MAX, clip},
+    limits::{MESSAGE_BYTES_MAX, one_line},
     spec::WorkloadSpec,
     store::Bucket,
 };
@@ -187,7 +187,7 @@ impl Slot {
         Slot {
             generation,
             phase,
-            message: message.map(|text| clip(text, MESSAGE_BYTES_MAX).to_owned()),
+            message: message.map(|text| one_line(text, MESSAGE_BYTES_MAX)),
             // The old holder serves until we do.
             handover_from: self.handover_from.clone().filter(|_| phase != Phase::Ready),
             ..self.clone()

@@ -98,7 +98,9 @@ fn report(outcome: &Outcome, options: Options, show: bool) {
     }
     match violation {
         Some(violation) => {
-            println!("seed {seed}: {violation}\nagain: cargo run -p lattice-simulations -- --seed {seed}")
+            let faults = options.faults.as_secs();
+            println!("seed {seed}: {violation}");
+            println!("again: cargo run -p lattice-simulations -- --seed {seed} --faults {faults}");
         }
         None => println!(
             "seed {seed}: {} faults, {} claims, at rest after {:.1} s, trace {:016x}",

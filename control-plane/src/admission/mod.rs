@@ -38,6 +38,8 @@ pub(crate) struct Admission {
     view: watch::Receiver<Arc<LatticeView>>,
     /// Digests that were inspected and found good; what they name can't change.
     inspected: Arc<Mutex<BTreeSet<Digest>>>,
+    /// One component at a time is fetched and inspected: each may be as large as a component can be.
+    inspecting: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Admission {
@@ -48,7 +50,7 @@ impl Admission {
         inspect: Inspector,
         view: watch::Receiver<Arc<LatticeView>>,
     ) -> Self {
-        Self { options, platform, events, inspect, view, inspected: Arc::default() }
+        Self { options, platform, events, inspect, view, inspected: Arc::default(), inspecting: Arc::default() }
     }
 
     /// Answer requests. Never returns.

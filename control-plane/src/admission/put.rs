@@ -44,8 +44,13 @@ impl Admission {
         for (i, component) in spec.components.iter().enumerate() {
             let Source::Stored(digest) = &component.source else { continue };
             let field = format!("components[{i}].source");
-            if self.inspected.lock().is_ok_and(|inspected| inspected.contains(digest)) {
+            let is_known = || self.inspected.lock().is_ok_and(|inspected| inspected.contains(digest));
+            if is_known() {
                 continue;
+            }
+            let _turn = self.inspecting.lock().await;
+            if is_known() {
+                continue; // another request brought it meanwhile
             }
             let size = self.platform.artifacts.size(*digest).await.map_err(|error| unavailable(&error))?;
             let bad = |text: String| CtlError::new(ErrorCode::BadComponent, text).field(field.clone());

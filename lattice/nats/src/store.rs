@@ -2,8 +2,8 @@
 //! `create_with_ttl` loses the expiry over a tombstone, and its `put` has no expectation at all.
 
 use crate::{
-    connect::Nats,
-    layout::{TOMBSTONE_TTL, ensure_bucket},
+    connect::{ConnectError, Nats},
+    layout::{Layout, TOMBSTONE_TTL, ensure_bucket},
 };
 use async_nats::{
     HeaderMap,
@@ -112,9 +112,15 @@ impl NatsStore {
 
     async fn bucket(&self, bucket: Bucket) -> Result<kv::Store, StoreError> {
         self.reachable()?;
-        ensure_bucket(&self.nats, &self.lattice, bucket, self.create)
-            .await
-            .map_err(|error| StoreError::Refused(error.to_string()))
+        let refused = |error: ConnectError| StoreError::Refused(error.to_string());
+        match ensure_bucket(&self.nats, &self.lattice, bucket, false).await {
+            Err(_) if self.create => {
+                // What took one away may have taken all: also those that this store does not read.
+                Layout::open(&self.nats, &self.lattice, true).await.map_err(refused)?;
+                ensure_bucket(&self.nats, &self.lattice, bucket, true).await.map_err(refused)
+            }
+            result => result.map_err(refused),
+        }
     }
 
     async fn snapshot_now(&self, bucket: Bucket) -> Result<Snapshot, StoreError> {
