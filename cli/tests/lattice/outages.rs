@@ -8,6 +8,7 @@ use crate::harness::{
     shared,
 };
 use lattice::{ctl::WorkloadState, id::NodeId, store::Bucket};
+use rustix::process::Signal;
 use serde_json::json;
 use std::{
     collections::BTreeMap,
@@ -82,6 +83,39 @@ async fn a_node_is_killed_under_load() {
     held.sort();
     assert_eq!(held, [NodeId::new("n2").unwrap(), NodeId::new("n3").unwrap()]);
     lattice.listed(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_node_is_replaced_and_returns_as_another_life() {
+    let lattice = Lattice::start(2).await;
+    let api = lattice.api().await;
+    let mut strict = spec("strict", api.upload("hello-http02").await, 1);
+    strict["class"] = "strict".into();
+    api.put(&strict).await.unwrap();
+    let status = api.ready("strict").await;
+    lattice.serving("strict.test", "/").await;
+    let frozen = lattice.node(holders(&status)[0].as_str());
+    let other = lattice.other_than(&frozen.id);
+
+    frozen.process().signal(Signal::STOP);
+    let begin = Instant::now();
+    eventually("it answers from elsewhere", KILL + START, async || {
+        let answer = http::try_get(&other.http(), "strict.test", "/").await.map_err(|error| error.to_string())?;
+        if answer.status == 200 && answer.node() == other.id { Ok(()) } else { Err(format!("{answer:?}")) }
+    })
+    .await;
+    println!("the replica of a frozen node answered again after {} ms", begin.elapsed().as_millis());
+    frozen.process().signal(Signal::CONT);
+    frozen.ready().await;
+    lattice.listed(2).await;
+    // It lost the replica, and knows it: whoever asks it gets the answer of the one that has it.
+    eventually("the old holder runs it no more", PATIENCE, async || {
+        let answer = frozen.get("strict.test", "/").await;
+        if answer.node() == other.id { Ok(()) } else { Err(format!("{answer:?}")) }
+    })
+    .await;
+    assert_eq!(holders(&api.ready("strict").await)[0].as_str(), other.id);
+    assert_eq!(api.slots("strict").await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
