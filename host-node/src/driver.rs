@@ -5,7 +5,7 @@ use bytes::Bytes;
 use lattice::{
     host::{Assignment, Observed},
     id::SlotId,
-    spec::{Source, WorkloadSpec},
+    spec::{Class, Source, WorkloadSpec},
     store::Platform,
 };
 use lattice_runtime::{Component, Limits, LogSink, Reuse, Runtime, Unit, UnitConfig};
@@ -27,6 +27,7 @@ const QUEUE: usize = 1024;
 
 pub(crate) struct Driver {
     drain: Duration,
+    strict_drain: Duration,
     platform: Platform,
     runtime: Runtime,
     logs: Arc<Logs>,
@@ -80,7 +81,7 @@ struct Report {
 
 impl Driver {
     pub(crate) fn new(
-        drain: Duration,
+        (drain, strict_drain): (Duration, Duration),
         platform: Platform,
         runtime: Runtime,
         logs: Arc<Logs>,
@@ -90,7 +91,7 @@ impl Driver {
     ) -> Self {
         let (reports, reported) = mpsc::channel(QUEUE);
         let slots = BTreeMap::new();
-        Self { drain, platform, runtime, logs, ready, observed, changed, slots, reports, reported }
+        Self { drain, strict_drain, platform, runtime, logs, ready, observed, changed, slots, reports, reported }
     }
 
     pub(crate) async fn run(
@@ -133,7 +134,7 @@ impl Driver {
                 Event::Wanted(Target {
                     uid: assignment.uid,
                     generation: assignment.generation,
-                    exclusive: assignment.spec.class == lattice::spec::Class::Strict,
+                    exclusive: assignment.spec.class == Class::Strict,
                 })
             });
             self.on(&slot, event);
@@ -217,7 +218,8 @@ impl Driver {
                 if state.machine.serving().is_none() {
                     self.ready.set(slot, None);
                 }
-                let limit = self.drain;
+                let is_strict = state.units.get(&id).is_some_and(|unit| unit.spec.class == Class::Strict);
+                let limit = if is_strict { self.drain.min(self.strict_drain) } else { self.drain };
                 let work = self.spawn(slot, id, async move {
                     if !unit.drain(limit).await {
                         tracing::warn!("requests were still running at the drain limit");

@@ -41,11 +41,21 @@ pub struct HostOptions {
     pub max_instances: u32,
     /// How long a unit that was withdrawn may finish the requests that it has. Default 20 s.
     pub drain: Duration,
+    /// The same for class `strict`. It must end before another node may start the replica: less than the time between
+    /// fence and kill. Default 500 ms.
+    pub strict_drain: Duration,
 }
 
 impl HostOptions {
     pub fn new(lattice: LatticeId, node: NodeId, cache_dir: PathBuf) -> Self {
-        Self { lattice, node, cache_dir, max_instances: 1000, drain: Duration::from_secs(20) }
+        Self {
+            lattice,
+            node,
+            cache_dir,
+            max_instances: 1000,
+            drain: Duration::from_secs(20),
+            strict_drain: Duration::from_millis(500),
+        }
     }
 }
 
@@ -97,7 +107,7 @@ impl HostNode {
     /// Run what is assigned until `stop`, then stop everything that is left.
     pub async fn run(&self, stop: CancellationToken) {
         let driver = Driver::new(
-            self.options.drain,
+            (self.options.drain, self.options.strict_drain),
             self.platform.clone(),
             self.runtime.clone(),
             self.logs.clone(),

@@ -74,8 +74,6 @@ pub fn run(seed: u64, options: Options) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
-        // Components are inspected on blocking threads: one after the other, so that their order is that of the requests.
-        .max_blocking_threads(1)
         .build()
         .expect("a runtime without sockets needs nothing of the system");
     let outcome = runtime.block_on(world::play(seed, options));

@@ -266,6 +266,8 @@ async fn serve(args: Args, context: &Context, control_thread: &Handle) -> anyhow
     let mut metrics = Registry::default();
     let mut host = HostOptions::new(context.lattice.clone(), node.clone(), data.part("code"));
     host.drain = host.drain.min(leave);
+    let timing = Timing::from(args.timing);
+    host.strict_drain = (timing.kill - timing.fence) / 2;
     let host = HostNode::new(host, data_platform.clone(), &mut metrics).context("can't start the host")?;
     let control = ControlPlane::new(options, platform, host.clone(), Arc::new(lattice_host_node::inspect));
     let router = Router::new(
@@ -322,7 +324,10 @@ async fn run_parts(
             tokio::select! {
                 biased;
                 () = signals.next() => return Err(interrupted()),
-                outcome = &mut controlling => ended_with(outcome, "the control plane"),
+                outcome = tokio::time::timeout(limit, &mut controlling) => match outcome {
+                    Ok(outcome) => ended_with(outcome, "the control plane"),
+                    Err(_) => Err(anyhow::anyhow!("handing over took too long")),
+                },
             }
         }
         outcome = &mut controlling => ended_with(outcome, "the control plane"),

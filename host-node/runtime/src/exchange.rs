@@ -163,6 +163,14 @@ fn has_no_body_by_status(status: StatusCode) -> bool {
     status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
+/// RFC 9110, 8.6: no length with 1xx and 204. With 304 it is that of the 200 that would have been sent, and the zero that
+/// libraries put to an empty body is not that.
+fn must_have_no_length(status: StatusCode, length: Option<u64>) -> bool {
+    status.is_informational()
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED && matches!(length, None | Some(0))
+}
+
 /// The guest at work on one request. A future that ends with the guest; dropped before, it ends the guest.
 struct GuestRun {
     call: Pin<Box<dyn Future<Output = Outcome> + Send>>,
@@ -344,9 +352,12 @@ impl Shared {
         }
         match answer {
             Ok(response) => {
-                let (head, body) = response.into_parts();
+                let (mut head, body) = response.into_parts();
                 let length = head.headers.get(header::CONTENT_LENGTH);
                 let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+                if must_have_no_length(head.status, length) {
+                    head.headers.remove(header::CONTENT_LENGTH);
+                }
                 state.answer = Some(Answer { head, body: GuestBody::new(body, length) });
                 state.answered = Answered::Yes;
             }
@@ -465,4 +476,29 @@ pub(crate) fn replay(request: &Request) -> Option<Request> {
     *again.headers_mut() = request.headers().clone();
     *again.version_mut() = request.version();
     Some(again)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_without_a_body_has_no_length() {
+        for (status, length, expect) in [
+            (200, "0", Some("0")),
+            (204, "0", None),
+            (204, "7", None),
+            (304, "0", None),
+            (304, "nonsense", None),
+            (304, "1234", Some("1234")),
+        ] {
+            let body = http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync();
+            let response = http::Response::builder().status(status).header(header::CONTENT_LENGTH, length).body(body);
+            let shared = Shared::default();
+            shared.answer(Ok(response.unwrap()));
+            let head = shared.take_answer().unwrap().head;
+            let kept = head.headers.get(header::CONTENT_LENGTH).map(|length| length.to_str().unwrap());
+            assert_eq!(kept, expect, "{status} {length}");
+        }
+    }
 }

@@ -17,7 +17,7 @@ use lattice::{
     store::{Bucket, Change, Connection, Entry, FeedItem, Items, Precondition, Snapshot, Store, StoreError},
     subject,
 };
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 const EXPECTED_SEQUENCE: &str = "Nats-Expected-Last-Subject-Sequence";
@@ -128,22 +128,28 @@ impl NatsStore {
         let refused = |error: &dyn std::fmt::Display| StoreError::Refused(error.to_string());
         let info = store.stream.cached_info();
         let identity = info.created.unix_timestamp_nanos().to_string();
-        let mut snapshot = Snapshot { identity, head: Revision(info.state.last_sequence), entries: Vec::new() };
+        let mut head = Revision(info.state.last_sequence);
         if info.state.messages == 0 {
-            return Ok(snapshot);
+            return Ok(Snapshot { identity, head, entries: Vec::new() });
         }
-        // Last value of each key, deletions included, from the leader, in the order of revisions. Everything up to the
-        // revision of the last one delivered is then known.
+        // The values below may come from a replica that is behind the leader. Once the leader's last message has passed,
+        // everything up to it has. (If it expired meanwhile, there is nothing to wait for.)
+        let tail = store.stream.get_raw_message(head.0).await.map(|message| Revision(message.sequence)).ok();
+        let mut last = BTreeMap::new();
         let mut values = store.watch_with_history(">").await.map_err(|error| refused(&error))?;
         while let Some(item) = values.next().await {
             let entry = item.map_err(|error| refused(&error))?;
-            snapshot.head = snapshot.head.max(Revision(entry.revision));
-            let pending = entry.delta;
-            if entry.operation == kv::Operation::Put {
-                snapshot.entries.push(Entry { key: entry.key, value: entry.value, revision: Revision(entry.revision) });
+            let revision = Revision(entry.revision);
+            head = head.max(revision);
+            match entry.operation {
+                kv::Operation::Put => {
+                    last.insert(entry.key.clone(), Entry { key: entry.key, value: entry.value, revision });
+                }
+                // A key that was delivered may be deleted before the last one is.
+                kv::Operation::Delete | kv::Operation::Purge => drop(last.remove(&entry.key)),
             }
-            if pending == 0 {
-                return Ok(snapshot);
+            if entry.delta == 0 && tail.is_none_or(|tail| revision >= tail) {
+                return Ok(Snapshot { identity, head, entries: last.into_values().collect() });
             }
         }
         Err(StoreError::Unreachable("the snapshot ended early".into()))
