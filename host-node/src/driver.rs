@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 /// Events that wait for the driver. Each unit has at most one piece of work under way, so this is seldom reached; work
 /// waits then.
 const QUEUE: usize = 1024;
+/// Components whose bytes are in memory at a time: one compiles, the next is on its way.
+const FETCHES: usize = 2;
 
 pub(crate) struct Driver {
     drain: Duration,
@@ -37,6 +39,7 @@ pub(crate) struct Driver {
     slots: BTreeMap<SlotId, SlotState>,
     reports: mpsc::Sender<Report>,
     reported: mpsc::Receiver<Report>,
+    fetches: Arc<Semaphore>,
 }
 
 #[derive(Default)]
@@ -48,7 +51,7 @@ struct SlotState {
 
 struct UnitState {
     spec: Arc<WorkloadSpec>,
-    bytes: Option<Bytes>,
+    fetched: Option<Fetched>,
     component: Option<Component>,
     unit: Option<Arc<Unit>>,
     work: Option<Work>,
@@ -63,9 +66,17 @@ impl Drop for Work {
     }
 }
 
+/// What a fetch brought.
+enum Fetched {
+    /// To be compiled. The permit goes with the bytes.
+    Bytes(Bytes, OwnedSemaphorePermit),
+    /// Nothing was to be fetched: another replica runs it, or its code is on disk.
+    Component(Component),
+}
+
 /// What a piece of work brought.
 enum Done {
-    Fetched(Bytes),
+    Fetched(Fetched),
     Compiled(Component),
     Warmed(Arc<Unit>),
     Failed(String),
@@ -91,7 +102,20 @@ impl Driver {
     ) -> Self {
         let (reports, reported) = mpsc::channel(QUEUE);
         let slots = BTreeMap::new();
-        Self { drain, strict_drain, platform, runtime, logs, ready, observed, changed, slots, reports, reported }
+        Self {
+            drain,
+            strict_drain,
+            platform,
+            runtime,
+            logs,
+            ready,
+            observed,
+            changed,
+            slots,
+            reports,
+            reported,
+            fetches: Arc::new(Semaphore::new(FETCHES)),
+        }
     }
 
     pub(crate) async fn run(
@@ -144,13 +168,12 @@ impl Driver {
     fn take(&mut self, Report { slot, unit, done }: Report) {
         let Some(state) = self.slots.get_mut(&slot).and_then(|state| state.units.get_mut(&unit)) else { return };
         let event = match done {
-            Done::Fetched(bytes) => {
-                state.bytes = Some(bytes);
+            Done::Fetched(fetched) => {
+                state.fetched = Some(fetched);
                 Event::Fetched(unit)
             }
             Done::Compiled(component) => {
                 state.component = Some(component);
-                state.bytes = None;
                 Event::Compiled(unit)
             }
             Done::Warmed(running) => {
@@ -181,14 +204,18 @@ impl Driver {
                 let Some(assignment) = &state.wanted else { return };
                 let spec = state.units.get(&id).map_or_else(|| assignment.spec.clone(), |unit| unit.spec.clone());
                 let work = self.fetch(slot, id, &spec);
-                let unit = UnitState { spec, bytes: None, component: None, unit: None, work: Some(work) };
+                let unit = UnitState { spec, fetched: None, component: None, unit: None, work: Some(work) };
                 self.unit(slot, id, |state| *state = Some(unit));
             }
             Effect::Compile(id) => {
-                let Some(unit) = state.units.get(&id) else { return };
-                let (Some(digest), Some(bytes)) = (source(&unit.spec), unit.bytes.clone()) else { return };
+                let Some(unit) = state.units.get_mut(&id) else { return };
+                let (Some(digest), Some(fetched)) = (source(&unit.spec), unit.fetched.take()) else { return };
                 let runtime = self.runtime.clone();
                 let work = self.spawn(slot, id, async move {
+                    let (bytes, _permit) = match fetched {
+                        Fetched::Component(component) => return Done::Compiled(component),
+                        Fetched::Bytes(bytes, permit) => (bytes, permit),
+                    };
                     match runtime.load(digest, bytes).await {
                         Ok(component) => Done::Compiled(component),
                         Err(error) => Done::Failed(error.to_string()),
@@ -239,7 +266,7 @@ impl Driver {
                     if let Some(unit) = state {
                         *unit = UnitState {
                             spec: unit.spec.clone(),
-                            bytes: None,
+                            fetched: None,
                             component: None,
                             unit: None,
                             work: Some(work),
@@ -281,10 +308,19 @@ impl Driver {
     fn fetch(&self, slot: &SlotId, id: UnitId, spec: &WorkloadSpec) -> Work {
         let digest = source(spec);
         let artifacts = self.platform.artifacts.clone();
+        let (runtime, fetches) = (self.runtime.clone(), self.fetches.clone());
         self.spawn(slot, id, async move {
             let Some(digest) = digest else { return Done::Failed("the spec names no stored component".into()) };
+            if let Some(component) = runtime.loaded(&digest) {
+                return Done::Fetched(Fetched::Component(component));
+            }
+            let Ok(permit) = fetches.acquire_owned().await else { return Done::Failed("the host has ended".into()) };
+            // Asked again: another replica may have brought it meanwhile.
+            if let Some(component) = runtime.load_cached(digest).await {
+                return Done::Fetched(Fetched::Component(component));
+            }
             match artifacts.get(digest).await {
-                Ok(Some(bytes)) => Done::Fetched(bytes),
+                Ok(Some(bytes)) => Done::Fetched(Fetched::Bytes(bytes, permit)),
                 Ok(None) => Done::Failed(format!("{digest} is not in the object store: deploy the workload again")),
                 Err(error) => Done::Failed(error.to_string()),
             }

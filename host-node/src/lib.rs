@@ -39,6 +39,9 @@ pub struct HostOptions {
     pub cache_dir: PathBuf,
     /// Most instances of all units together. Default 1000.
     pub max_instances: u32,
+    /// Linear memory of all instances together, in bytes; what the node declares as its capacity. Beyond it memory does
+    /// not grow, and no instance is made. Default no limit.
+    pub memory_bytes_total: u64,
     /// How long a unit that was withdrawn may finish the requests that it has. Default 20 s.
     pub drain: Duration,
     /// The same for class `strict`. It must end before another node may start the replica: less than the time between
@@ -53,6 +56,7 @@ impl HostOptions {
             node,
             cache_dir,
             max_instances: 1000,
+            memory_bytes_total: u64::MAX,
             drain: Duration::from_secs(20),
             strict_drain: Duration::from_millis(500),
         }
@@ -89,6 +93,7 @@ impl HostNode {
     pub fn new(options: HostOptions, platform: Platform, metrics: &mut Registry) -> Result<Arc<Self>, HostError> {
         let mut runtime = RuntimeOptions::new(&options.cache_dir);
         runtime.max_instances = options.max_instances;
+        runtime.memory_bytes_total = options.memory_bytes_total;
         let runtime = Runtime::new(runtime)?;
         let units = Arc::<ReadyUnits>::default();
         metrics::register(metrics, units.clone(), runtime.clone());

@@ -21,7 +21,7 @@ pub use trace::Trace;
 
 use std::{sync::mpsc, thread, time::Duration};
 
-/// Real time that one seed may take: a hundred times what it does.
+/// Real time that one seed may take: a hundred times what it takes.
 const HANG: Duration = Duration::from_secs(120);
 
 /// How a seed is played.

@@ -1,5 +1,8 @@
 //! A few seeds, quickly, on each run of the tests; `cargo run -p lattice-simulations -- --minutes 10` plays more.
 
+// Helpers of tests are tests, whatever clippy takes them for.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use lattice_simulations::{Options, Outcome, run};
 use std::{sync::Mutex, thread, time::Duration};
 

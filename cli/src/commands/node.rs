@@ -266,6 +266,7 @@ async fn serve(args: Args, context: &Context, control_thread: &Handle) -> anyhow
     let mut metrics = Registry::default();
     let mut host = HostOptions::new(context.lattice.clone(), node.clone(), data.part("code"));
     host.drain = host.drain.min(leave);
+    host.memory_bytes_total = options.capacity.memory;
     let timing = Timing::from(args.timing);
     host.strict_drain = (timing.kill - timing.fence) / 2;
     let host = HostNode::new(host, data_platform.clone(), &mut metrics).context("can't start the host")?;

@@ -101,7 +101,8 @@ async fn a_frozen_node_is_replaced_and_returns_as_another_life() {
     let begin = Instant::now();
     // NATS does not tell that a process hangs: what was sent to it waits for the idle limit, what is sent later does not.
     eventually("it answers from elsewhere", KILL + START, async || {
-        let request = http::try_get(&other.http(), "strict.test", "/");
+        let address = other.http();
+        let request = http::try_get(&address, "strict.test", "/");
         match tokio::time::timeout(Duration::from_secs(1), request).await {
             Ok(Ok(answer)) if answer.status == 200 && answer.node() == other.id => Ok(()),
             answer => Err(format!("{answer:?}")),

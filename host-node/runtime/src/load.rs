@@ -234,13 +234,14 @@ impl RuntimeInner {
 
     /// Each engine's code has a name of its own, so where it is found tells which engine it needs.
     fn read_cached(&self, digest: Digest) -> Option<Component> {
-        [(&self.engines.plain, false), (&self.engines.concurrent, true)].into_iter().find_map(|(engine, concurrency)| {
-            let code = self.cache.read(engine, digest)?;
-            let inspection = Inspection::of_code(&code, concurrency);
-            let component = self.keep(digest, admissible(inspection).ok()?, &code).ok()?;
-            self.from_disk.fetch_add(1, Relaxed);
-            Some(component)
-        })
+        let (code, needs_concurrency) = match self.cache.read(&self.engines.plain, digest) {
+            Some(code) => (code, false),
+            None => (self.cache.read(&self.engines.concurrent, digest)?, true),
+        };
+        let inspection = admissible(Inspection::of_code(&code, needs_concurrency)).ok()?;
+        let component = self.keep(digest, inspection, &code).ok()?;
+        self.from_disk.fetch_add(1, Relaxed);
+        Some(component)
     }
 
     fn compile(

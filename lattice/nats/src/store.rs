@@ -149,7 +149,9 @@ impl NatsStore {
                 kv::Operation::Delete | kv::Operation::Purge => drop(last.remove(&entry.key)),
             }
             if entry.delta == 0 && tail.is_none_or(|tail| revision >= tail) {
-                return Ok(Snapshot { identity, head, entries: last.into_values().collect() });
+                let mut entries: Vec<Entry> = last.into_values().collect();
+                entries.sort_by_key(|entry| entry.revision);
+                return Ok(Snapshot { identity, head, entries });
             }
         }
         Err(StoreError::Unreachable("the snapshot ended early".into()))
