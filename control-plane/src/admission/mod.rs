@@ -3,6 +3,7 @@
 //! A request that changes something must come from a client that waits for the answer, and the answer goes to inboxes
 //! only: with a reply subject of its own choice a client could make a node publish where the client itself may not.
 
+mod compose;
 mod put;
 mod read;
 
@@ -10,6 +11,7 @@ use crate::{Inspector, NodeOptions, events::Events};
 use bytes::Bytes;
 use lattice::{
     ctl::{CtlError, ErrorCode, HEADER_ERROR, HEADER_ERROR_CODE, Reply},
+    host::Role,
     id::{Digest, Revision},
     limits::SPEC_BYTES_MAX,
     store::{Answer, Endpoint, Headers, Message, MicroService, Platform, StoreError},
@@ -18,7 +20,7 @@ use lattice::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -37,7 +39,9 @@ pub(crate) struct Admission {
     inspect: Inspector,
     view: watch::Receiver<Arc<LatticeView>>,
     /// Digests that were inspected and found good; what they name can't change.
-    inspected: Arc<Mutex<BTreeSet<Digest>>>,
+    inspected: Arc<Mutex<BTreeSet<(Digest, Role)>>>,
+    /// What was composed, by a digest of all that went into it.
+    composed: Arc<Mutex<BTreeMap<Digest, Digest>>>,
 }
 
 impl Admission {
@@ -48,7 +52,7 @@ impl Admission {
         inspect: Inspector,
         view: watch::Receiver<Arc<LatticeView>>,
     ) -> Self {
-        Self { options, platform, events, inspect, view, inspected: Arc::default() }
+        Self { options, platform, events, inspect, view, inspected: Arc::default(), composed: Arc::default() }
     }
 
     /// Answer requests. Never returns.
