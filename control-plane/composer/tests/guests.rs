@@ -1,5 +1,7 @@
 //! Components as compilers make them, of `guests/`: built by `cargo xtask guests --rust-only`.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests as well")]
+
 use lattice::id::ComponentName;
 use lattice_composer::{Part, compose};
 use std::path::PathBuf;

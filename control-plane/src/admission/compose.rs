@@ -149,7 +149,139 @@ fn explain_whole(spec: &WorkloadSpec, composition: &Composition, unfit: Unfit) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{NodeOptions, Timing, events::Events};
+    use lattice::{
+        Fut,
+        ctl::HEADER_DRY_RUN,
+        id::{LatticeId, NodeId, WorkloadName},
+        record::{Capacity, Key, Record as _, SpecRecord},
+        store::{Bucket, Clock, Message, Platform, Rng},
+        testing::MemoryLattice,
+        view::{LatticeView, Seen},
+    };
     use lattice_composer::{Exporter, OpenImport};
+    use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+    struct Fixed;
+
+    impl Clock for Fixed {
+        fn now(&self) -> Duration {
+            Duration::ZERO
+        }
+        fn unix_ms(&self) -> u64 {
+            0
+        }
+        fn sleep(&self, _: Duration) -> Fut<'static, ()> {
+            Box::pin(std::future::ready(()))
+        }
+    }
+
+    impl Rng for Fixed {
+        fn u64(&self) -> u64 {
+            7
+        }
+    }
+
+    fn admission() -> (Admission, Platform) {
+        let platform = MemoryLattice::new().platform(Arc::new(Fixed), Arc::new(Fixed));
+        let options = Arc::new(NodeOptions {
+            lattice: LatticeId::new("default").unwrap(),
+            node: NodeId::new("n1").unwrap(),
+            labels: BTreeMap::new(),
+            version: String::new(),
+            capacity: Capacity { memory: 1 << 30, slots: 4 },
+            http: None,
+            timing: Timing::DEV,
+            drain: Duration::ZERO,
+            data_dir: None,
+        });
+        let mut view = LatticeView::default();
+        view.seen.extend(Bucket::ALL.map(|bucket| (bucket, Seen::default())));
+        let view = tokio::sync::watch::channel(Arc::new(view)).1;
+        let events = Events::new(&options, &platform);
+        (Admission::new(options, platform.clone(), events, Arc::new(|_, _| Ok(())), view), platform)
+    }
+
+    /// A component that imports and exports instances with a function `f`.
+    fn component(export: &str, import: Option<&str>) -> bytes::Bytes {
+        let import = import.map_or_else(String::new, |import| {
+            format!(r#"(import "{import}" (instance (export "f" (func (result u32)))))"#)
+        });
+        let text = format!(
+            r#"(component {import}
+                (core module $m (func (export "f") (result i32) (i32.const 1)))
+                (core instance $i (instantiate $m))
+                (func $f (result u32) (canon lift (core func $i "f")))
+                (instance $own (export "f" (func $f)))
+                (export "{export}" (instance $own)))"#
+        );
+        wat::parse_str(text).unwrap().into()
+    }
+
+    /// A spec of two components that fit together, both in the object store.
+    async fn hello(platform: &Platform) -> String {
+        let front = component("wasi:http/incoming-handler@0.2.0", Some("x:y/z@1.0.0"));
+        let front = platform.artifacts.put(front).await.unwrap();
+        let back = platform.artifacts.put(component("x:y/z@1.0.0", None)).await.unwrap();
+        format!("name: hello\ncomponents: [{{name: front, source: '{front}'}}, {{name: back, source: '{back}'}}]\n")
+    }
+
+    async fn record(platform: &Platform) -> SpecRecord {
+        let key = Key::Spec(WorkloadName::new("hello").unwrap()).to_string();
+        SpecRecord::decode(&platform.store.get(Bucket::Specs, &key).await.unwrap().unwrap().value).unwrap()
+    }
+
+    fn message(payload: &str) -> Message {
+        Message { payload: payload.to_owned().into(), ..Message::default() }
+    }
+
+    #[tokio::test]
+    async fn what_is_put_is_composed_stored_and_recorded() {
+        let (admission, platform) = admission();
+        let text = hello(&platform).await;
+        let parsed = spec(&text);
+
+        let mut preview = message(&text);
+        preview.headers.insert(HEADER_DRY_RUN.to_owned(), "true".to_owned());
+        assert!(admission.put(&preview).await.unwrap().changed);
+        let artifact = admission.artifact(&parsed, false).await.unwrap().unwrap();
+        assert_eq!(platform.artifacts.size(artifact).await.unwrap(), None, "a dry run stores nothing");
+
+        assert!(admission.put(&message(&text)).await.unwrap().changed);
+        assert!(platform.artifacts.size(artifact).await.unwrap().is_some());
+        let first = record(&platform).await;
+        assert_eq!((first.artifact, first.runs()), (Some(artifact), Some(artifact)));
+        assert!(!admission.put(&message(&text)).await.unwrap().changed);
+        assert!(!admission.put(&preview).await.unwrap().changed);
+
+        admission.scale(&first.spec.name, &message(r#"{"replicas": 2}"#)).await.unwrap();
+        let scaled = record(&platform).await;
+        assert_eq!((scaled.artifact, scaled.spec.replicas), (Some(artifact), 2));
+        admission.rollback(&first.spec.name, &message("")).await.unwrap();
+        assert_eq!(record(&platform).await.artifact, Some(artifact));
+    }
+
+    #[tokio::test]
+    async fn what_is_remembered_is_composed_again_when_the_object_store_lost_it() {
+        let (admission, platform) = admission();
+        let parsed = spec(&hello(&platform).await);
+        let artifact = admission.artifact(&parsed, false).await.unwrap().unwrap();
+        // Remembered, but not stored.
+        assert_eq!(admission.artifact(&parsed, true).await.unwrap(), Some(artifact));
+        assert!(platform.artifacts.size(artifact).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn what_can_not_be_composed_changes_nothing() {
+        let (admission, platform) = admission();
+        let text = hello(&platform).await;
+        let lone = text.replace("name: front", "name: z").replace("name: back", "name: y");
+        let wrong = format!("{lone}compose: {{links: [{{from: y, import: 'a:b/c', to: z}}]}}\n");
+        let error = admission.put(&message(&wrong)).await.unwrap_err();
+        assert_eq!((error.code, error.field.as_deref()), (ErrorCode::BadComponent, Some("compose.links[0]")));
+        let history = platform.store.history(Bucket::Specs, "spec.hello").await.unwrap();
+        assert!(history.is_empty(), "{history:?}");
+    }
 
     fn spec(text: &str) -> WorkloadSpec {
         let digest = Digest::of(b"");
