@@ -5,14 +5,14 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a bench that fails has nothing to measure")]
 
 use bytes::Bytes;
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, uri::PathAndQuery};
 use lattice::{
     exchange::{Config, Event, Exchange, HTTP_CHUNK_BYTES_MAX, Opened},
     frame::{Frame, RequestHead, ResponseHead},
     limits::NATS_PAYLOAD_BYTES_DEFAULT,
 };
-use lattice_benches::{Samples, compare, repeat, small};
+use lattice_benches::{Pairs, repeat, small};
 use std::{hint::black_box, io::Write as _, time::Duration};
 
 const BODY_BYTES: usize = 1 << 20;
@@ -20,44 +20,46 @@ const BODY_BYTES: usize = 1 << 20;
 const NOW: Duration = Duration::ZERO;
 
 fn codec(criterion: &mut Criterion) {
-    let (mut ours, mut peer) = (Samples::default(), Samples::default());
-    let request = small::request_frame(small::request_head());
-    let response = small::response_frame(small::response_head());
-    let mut group = criterion.benchmark_group("frame/request-and-reply");
+    let mut pairs = Pairs::default();
+    let (request_head, response_head) = (small::request_head(), small::response_head());
+    let request = small::request_frame(request_head.clone());
+    let response = small::response_frame(response_head.clone());
+    let mut group = criterion.benchmark_group("frame");
     group.throughput(Throughput::Elements(1));
-    group.bench_function("frames", |bencher| {
-        ours.measure(bencher, |iterations| repeat(iterations, || (through_codec(&request), through_codec(&response))));
-    });
-    let (request, response) = (small::request_head(), small::response_head());
-    group.bench_function("http1-text", |bencher| {
-        peer.measure(bencher, |iterations| {
-            repeat(iterations, || (request_through_text(&request), response_through_text(&response)))
-        });
+    group.bench_function("request-and-reply", |bencher| {
+        pairs.measure(
+            bencher,
+            |iterations| repeat(iterations, || (through_codec(&request), through_codec(&response))),
+            |iterations| {
+                repeat(iterations, || (request_through_text(&request_head), response_through_text(&response_head)))
+            },
+        );
     });
     group.finish();
-    compare("encode and decode request and reply", "exchanges", 1.0, ("frames", &ours), ("HTTP/1.1 text", &peer));
+    pairs.print("request and reply as frames", "as HTTP/1.1 text", 1.0, "exchanges");
 }
 
 fn bodies(criterion: &mut Criterion) {
     let body = Bytes::from(vec![7; BODY_BYTES]);
     let config = Config::new(NATS_PAYLOAD_BYTES_DEFAULT).expect("the default is large enough");
-    let (mut up, mut down, mut peer) = (Samples::default(), Samples::default(), Samples::default());
-    let mut group = criterion.benchmark_group("frame/1-MiB-body");
-    group.throughput(Throughput::Bytes(BODY_BYTES as u64));
-    group.bench_function("request", |bencher| {
-        up.measure(bencher, |iterations| repeat(iterations, || exchange(&config, body.clone(), Bytes::new())));
-    });
-    group.bench_function("response", |bencher| {
-        down.measure(bencher, |iterations| repeat(iterations, || exchange(&config, Bytes::new(), body.clone())));
-    });
-    group.bench_function("copy", |bencher| {
+    for (direction, request_body, response_body) in
+        [("request", body.clone(), Bytes::new()), ("response", Bytes::new(), body.clone())]
+    {
+        let mut pairs = Pairs::default();
         let copy = |chunk: &[u8]| drop(black_box(chunk.to_vec()));
-        peer.measure(bencher, |iterations| repeat(iterations, || body.chunks(HTTP_CHUNK_BYTES_MAX).for_each(copy)));
-    });
-    group.finish();
-    let mib = (BODY_BYTES >> 20) as f64;
-    compare("1 MiB of request body", "MiB", mib, ("exchange", &up), ("one copy", &peer));
-    compare("1 MiB of response body", "MiB", mib, ("exchange", &down), ("one copy", &peer));
+        let mut group = criterion.benchmark_group("frame");
+        group.throughput(Throughput::Bytes(BODY_BYTES as u64));
+        group.bench_function(BenchmarkId::new("1-MiB-body", direction), |bencher| {
+            pairs.measure(
+                bencher,
+                |iterations| repeat(iterations, || exchange(&config, request_body.clone(), response_body.clone())),
+                |iterations| repeat(iterations, || body.chunks(HTTP_CHUNK_BYTES_MAX).for_each(copy)),
+            );
+        });
+        group.finish();
+        let mib = (BODY_BYTES >> 20) as f64;
+        pairs.print(&format!("1 MiB of {direction} body"), "one copy of it", mib, "MiB");
+    }
 }
 
 fn through_codec(frame: &Frame) -> Frame {

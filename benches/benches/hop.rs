@@ -18,7 +18,7 @@ use lattice::{
     store::{Bus, Headers, Items, Message},
     view::LatticeView,
 };
-use lattice_benches::{Samples, compare, nats_server::NatsServer, small, world};
+use lattice_benches::{Pairs, nats_server::NatsServer, small, world};
 use lattice_nats::{ConnectOptions, SystemClock, SystemRng};
 use lattice_router::{Router, RouterOptions};
 use prometheus_client::registry::Registry;
@@ -44,29 +44,28 @@ fn bench(criterion: &mut Criterion) {
     let server = NatsServer::start();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let world = runtime.block_on(World::start(&server.url));
+    let ask_nats = {
+        let (bus, frame) = (world.near_bus.clone(), world.request_frame.clone());
+        move || ask_peer(bus.clone(), frame.clone())
+    };
     for in_flight in IN_FLIGHT {
-        let (mut remote, mut local, mut peer) = (Samples::default(), Samples::default(), Samples::default());
-        let mut group = criterion.benchmark_group("hop");
-        group.throughput(Throughput::Elements(1));
-        group.bench_function(BenchmarkId::new("nats-request", in_flight), |bencher| {
-            let (bus, frame) = (world.near_bus.clone(), world.request_frame.clone());
-            let request = move || ask_peer(bus.clone(), frame.clone());
-            peer.measure(bencher, |iterations| drive(&runtime, in_flight, iterations, request.clone()));
-        });
-        group.bench_function(BenchmarkId::new("router-remote", in_flight), |bencher| {
-            let near = world.near.clone();
-            let request = move || get_page(near.clone());
-            remote.measure(bencher, |iterations| drive(&runtime, in_flight, iterations, request.clone()));
-        });
-        group.bench_function(BenchmarkId::new("router-local", in_flight), |bencher| {
-            let far = world.far.clone();
-            let request = move || get_page(far.clone());
-            local.measure(bencher, |iterations| drive(&runtime, in_flight, iterations, request.clone()));
-        });
-        group.finish();
-        let what = format!("{in_flight} in flight");
-        compare(&what, "requests", 1.0, ("router with a hop", &remote), ("NATS request", &peer));
-        compare(&what, "requests", 1.0, ("router without a hop", &local), ("NATS request", &peer));
+        for (name, router) in [("another-node", &world.near), ("this-node", &world.far)] {
+            let mut pairs = Pairs::default();
+            let mut group = criterion.benchmark_group("hop");
+            group.throughput(Throughput::Elements(1));
+            group.bench_function(BenchmarkId::new(name, in_flight), |bencher| {
+                let router = router.clone();
+                let ask_router = move || get_page(router.clone());
+                pairs.measure(
+                    bencher,
+                    |iterations| drive(&runtime, in_flight, iterations, &ask_router),
+                    |iterations| drive(&runtime, in_flight, iterations, &ask_nats),
+                );
+            });
+            group.finish();
+            let what = format!("answered on {name}, {in_flight} in flight");
+            pairs.print(&what, "NATS request", 1.0, "requests");
+        }
     }
     runtime.block_on(world.stop());
 }
@@ -76,7 +75,7 @@ fn drive<F: Future<Output = ()> + Send + 'static>(
     runtime: &Runtime,
     in_flight: u64,
     requests: u64,
-    request: impl Fn() -> F + Clone + Send + 'static,
+    request: &(impl Fn() -> F + Clone + Send + 'static),
 ) -> Duration {
     let start = Instant::now();
     runtime.block_on(async {

@@ -1,13 +1,13 @@
 //! What the benches share: worlds to decide about, one small HTTP exchange, a nats-server, and the comparison with a
 //! peer. No measurement happens here: each file in `benches/` asks one question and says in its header which.
 //!
-//! Start at [`Samples`]. How to run the benches and how to read them: `docs/performance.md`.
+//! Start at [`Pairs`]. How to run the benches and how to read them: `docs/performance.md`.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a bench that can't be set up has nothing to measure")]
 
 pub mod nats_server;
-mod samples;
+mod pairs;
 pub mod small;
 pub mod world;
 
-pub use samples::{Samples, compare, repeat};
+pub use pairs::{Pairs, repeat};

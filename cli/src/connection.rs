@@ -251,7 +251,10 @@ impl Raw {
 
 /// `nats://user:pass@host:4222` and `nats://token@host` into the plain URL and the login.
 fn split_url(url: &str) -> anyhow::Result<(String, Option<Login>)> {
-    let bad = |why: &str| Failure::usage(format!("{url:?} is not a NATS URL: {why}")).hint("write nats://host:4222");
+    let bad = |why: &str| {
+        Failure::usage(format!("{:?} is not a NATS URL: {why}", url.rsplit('@').next().unwrap_or_default()))
+            .hint("write nats://host:4222")
+    };
     let (scheme, rest) = match url.split_once("://") {
         Some((scheme @ ("nats" | "tls" | "ws" | "wss"), rest)) => (scheme, rest),
         Some((scheme, _)) => return Err(bad(&format!("{scheme} is not one of nats, tls, ws, wss")).into()),

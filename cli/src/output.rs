@@ -93,8 +93,13 @@ pub struct Cell {
 
 impl Cell {
     pub fn new(text: impl Display, tone: Tone) -> Self {
-        Self { text: text.to_string(), tone }
+        Self { text: plain(&text.to_string()), tone }
     }
+}
+
+/// A text of somebody else without what would move the cursor or forge a line.
+pub fn plain(text: &str) -> String {
+    lattice::limits::one_line(text, usize::MAX)
 }
 
 impl<T: Display> From<T> for Cell {

@@ -5,9 +5,9 @@ use crate::{NodeOptions, events::Events, memory::Memory, session::Member};
 use futures_util::StreamExt as _;
 use lattice::{
     event::EventKind,
-    record::{Key, Record as _, SpecRecord},
+    record::{DecodeError, Key, Record as _, SpecRecord},
     store::{Bucket, FeedItem, Items, Platform, Precondition, Snapshot, StoreError},
-    view::{Applied, LatticeView},
+    view::{Applied, Corrupt, LatticeView},
 };
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::sync::{Notify, watch};
@@ -24,8 +24,8 @@ pub(crate) struct Feed {
     resync: Duration,
     view: watch::Sender<Arc<LatticeView>>,
     wanted: Arc<Notify>,
-    /// Corrupt records that were reported, as (key, revision).
-    reported: BTreeSet<(String, u64)>,
+    /// Keys whose record is corrupt and was reported so.
+    reported: BTreeSet<String>,
 }
 
 impl Feed {
@@ -101,8 +101,13 @@ impl Feed {
         for bucket in Bucket::ALL {
             let mut snapshot = self.platform.store.snapshot(bucket).await?;
             if self.contradicts(view, bucket, &snapshot) {
-                self.repair(view, bucket, &snapshot).await?;
-                snapshot = self.platform.store.snapshot(bucket).await?;
+                if self.is_another_lattice(view, bucket, &snapshot) {
+                    tracing::warn!(%bucket, "what is kept in the data directory is of another lattice; it is forgotten");
+                    self.memory.forget();
+                } else {
+                    self.repair(view, bucket, &snapshot).await?;
+                    snapshot = self.platform.store.snapshot(bucket).await?;
+                }
             }
             view.apply_snapshot(bucket, snapshot);
         }
@@ -117,6 +122,14 @@ impl Feed {
             .get(&bucket)
             .is_some_and(|seen| seen.identity != snapshot.identity || snapshot.head.0 < seen.head);
         seen_live || self.memory.contradicts(bucket, &snapshot.identity, snapshot.head)
+    }
+
+    /// At the start of a process nothing tells a store that was made anew from another one. One in which others live
+    /// needs nothing from this node's copies.
+    fn is_another_lattice(&self, view: &LatticeView, bucket: Bucket, snapshot: &Snapshot) -> bool {
+        !view.seen.contains_key(&bucket)
+            && self.memory.is_of_another_bucket(bucket, &snapshot.identity)
+            && !snapshot.entries.is_empty()
     }
 
     /// The store lost acknowledged writes, or was made anew. Before anything is stopped, put back what this node knows
@@ -141,20 +154,27 @@ impl Feed {
                         {
                             writes.push((key, record.encode(), Precondition::At(revision)));
                         }
-                        Some((revision, Err(_))) => writes.push((key, record.encode(), Precondition::At(revision))),
+                        Some((revision, Err(DecodeError::Malformed(_)))) => {
+                            writes.push((key, record.encode(), Precondition::At(revision)));
+                        }
                         Some(_) => {}
                     }
                 }
             }
             Bucket::State => {
                 let me = self.member.me().holder();
-                for (slot, known) in view.slots.iter().filter(|(_, slot)| slot.record.holder == me) {
+                // Everybody's: what a node that is not back yet held would else look free.
+                for (slot, known) in &view.slots {
                     let key = Key::Slot(slot.clone()).to_string();
-                    if entry(&key).is_none() {
-                        writes.push((key, known.record.encode(), Precondition::Absent));
+                    match entry(&key) {
+                        None => writes.push((key, known.record.encode(), Precondition::Absent)),
+                        Some(older) if known.record.holder == me && older.revision < known.revision => {
+                            writes.push((key, known.record.encode(), Precondition::At(older.revision)));
+                        }
+                        Some(_) => {}
                     }
                 }
-                self.member.reassert();
+                self.member.reassert(self.platform.clock.now());
             }
         }
         for (key, value, expect) in writes {
@@ -168,20 +188,22 @@ impl Feed {
 
     async fn show(&mut self, view: &LatticeView) {
         for (key, corrupt) in &view.corrupt {
-            if !self.reported.insert((key.clone(), corrupt.revision.0)) {
+            if !self.reported.insert(key.clone()) {
                 continue;
             }
             let text = format!("revision {} does not parse: {}", corrupt.revision, corrupt.error);
             self.events.send(EventKind::RecordCorrupt, key, text).await;
         }
-        self.reported.retain(|(key, _)| view.corrupt.contains_key(key));
+        self.reported.retain(|key| view.corrupt.contains_key(key));
         self.repair_corrupt_specs(view).await;
         self.view.send_replace(Arc::new(view.clone()));
     }
 
     /// A spec that does not parse is replaced by this node's copy of the last good one.
     async fn repair_corrupt_specs(&self, view: &LatticeView) {
-        for (key, corrupt) in view.corrupt.iter().filter(|(_, corrupt)| corrupt.bucket == Bucket::Specs) {
+        let is_ours_to_mend =
+            |corrupt: &Corrupt| corrupt.bucket == Bucket::Specs && matches!(corrupt.error, DecodeError::Malformed(_));
+        for (key, corrupt) in view.corrupt.iter().filter(|(_, corrupt)| is_ours_to_mend(corrupt)) {
             let Some(Key::Spec(name)) = Key::parse(Bucket::Specs, key) else { continue };
             let live = view.specs.get(&name).map(|spec| &spec.record);
             let Some(good) = live.or_else(|| self.memory.spec(&name)) else { continue };

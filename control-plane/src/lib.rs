@@ -167,7 +167,7 @@ impl ControlPlane {
             options.clone(),
             platform.clone(),
             events.clone(),
-            host,
+            host.clone(),
             member.clone(),
             view.subscribe(),
             resync,
@@ -186,7 +186,12 @@ impl ControlPlane {
         let result = work.await;
         health.send_modify(|health| health.member = false);
         ended.cancel();
-        if result.is_ok() {
+        if result.is_err() {
+            // Another process is this node now.
+            host.apply(BTreeMap::new());
+        }
+        // While something runs on beyond the limit, the session stays: others must wait for the kill time.
+        if result.is_ok() && host.observed().is_empty() {
             keeper.leave().await;
             events.send(EventKind::NodeLeft, &options.node, "stopped").await;
             if let Err(error) = platform.bus.flush().await {

@@ -49,6 +49,9 @@ impl Memory {
         }
         let mut files = tokio::fs::read_dir(&specs_dir).await.map_err(fail(&specs_dir))?;
         while let Some(file) = files.next_entry().await.map_err(fail(&specs_dir))? {
+            if file.path().extension().is_none_or(|extension| extension != "json") {
+                continue; // half a write of a process that was killed
+            }
             let bytes = tokio::fs::read(file.path()).await.map_err(fail(&file.path()))?;
             match SpecRecord::decode(&bytes) {
                 Ok(record) => drop(memory.specs.insert(record.spec.name.clone(), record)),
@@ -64,6 +67,16 @@ impl Memory {
     /// True if what the store says now can't follow from what it said before.
     pub(crate) fn contradicts(&self, bucket: Bucket, identity: &str, head: Revision) -> bool {
         self.seen.get(&bucket).is_some_and(|before| before.identity != identity || head.0 < before.head)
+    }
+
+    /// True if what was seen before was seen in another bucket.
+    pub(crate) fn is_of_another_bucket(&self, bucket: Bucket, identity: &str) -> bool {
+        self.seen.get(&bucket).is_some_and(|before| before.identity != identity)
+    }
+
+    /// Drop the copies; the next [`Memory::remember`] writes what is there then.
+    pub(crate) fn forget(&mut self) {
+        self.seen.clear();
     }
 
     /// The copy of a spec.

@@ -6,8 +6,8 @@ use futures_util::{StreamExt as _, stream};
 use lattice::{
     event::EventKind,
     host::{Assignment, Host, Observed},
-    id::{Revision, SlotId},
-    record::{Holder, Key, Phase, Record as _, Slot},
+    id::{NodeId, Revision, SlotId},
+    record::{DecodeError, Holder, Key, Phase, Record as _, Slot},
     spec::Class,
     store::{Bucket, Connection, Platform, Precondition, StoreError},
     view::{LatticeView, Versioned},
@@ -199,8 +199,9 @@ impl Reconciler {
             return true;
         }
         view.slots.iter().any(|(slot, record)| {
-            let handing_over =
-                record.record.handover_from.as_ref() == Some(&me) && record.record.phase == Phase::Starting;
+            let handing_over = record.record.handover_from.as_ref() == Some(&me)
+                && record.record.phase == Phase::Starting
+                && view.live(&record.record.holder).is_some();
             let waiting = record.record.holder == me && explain(&view, slot).first().is_some();
             handing_over || waiting
         })
@@ -221,7 +222,8 @@ impl Reconciler {
             }
             Connection::Up => drop(self.connected_since.get_or_insert(now)),
         }
-        let settling = self.connected_since.is_none_or(|since| now.saturating_sub(since) < self.options.timing.kill);
+        let settling = self.member.is_recovering(now)
+            || self.connected_since.is_none_or(|since| now.saturating_sub(since) < self.options.timing.kill);
         let me = self.member.me();
         let situation = Situation { settling };
         let plan = plan(&view, &me, situation);
@@ -232,11 +234,16 @@ impl Reconciler {
         }
 
         self.unsettled.retain(|slot, claim| claim.is_open(slot, &view, now));
-        let (due, wait) = self.due(self.affordable(&view, &me, situation, plan.actions), now);
+        let mut actions = self.affordable(&view, &me, situation, plan.actions);
+        if self.member.is_draining() {
+            // The view may not show yet that this node is leaving.
+            actions.retain(|action| !matches!(action, Action::Claim { .. }));
+        }
+        let (due, wait) = self.due(actions, now);
         let observed = self.host.observed();
         let mut writes: Vec<Write> = self.phases(&view, &me.holder(), &observed);
         writes.extend(due.into_iter().filter_map(|action| self.decide(&view, action, &observed)));
-        writes.extend(self.repairs(&view, &me.holder()));
+        writes.extend(self.repairs(&view, &me.holder(), settling));
         // Writes can take longer than the fence allows.
         let fence = fence(self.platform.clone(), self.host.clone(), self.member.clone(), wanted);
         tokio::select! { // cancel-safe: the first arm never ends
@@ -393,8 +400,11 @@ impl Reconciler {
     }
 
     /// Slots whose record does not parse: the holder writes it again; one that nobody living holds is removed.
-    fn repairs(&self, view: &LatticeView, me: &Holder) -> Vec<Write> {
-        let corrupt = view.corrupt.iter().filter(|(_, corrupt)| corrupt.bucket == Bucket::State);
+    /// Another version's record is left to that version.
+    fn repairs(&self, view: &LatticeView, me: &Holder, settling: bool) -> Vec<Write> {
+        let corrupt = view.corrupt.iter().filter(|(_, corrupt)| {
+            corrupt.bucket == Bucket::State && matches!(corrupt.error, DecodeError::Malformed(_))
+        });
         corrupt
             .filter_map(|(key, corrupt)| {
                 let Key::Slot(slot) = Key::parse(Bucket::State, key)? else { return None };
@@ -407,6 +417,8 @@ impl Reconciler {
                         event: None,
                     }),
                     Some(good) if view.live(&good.holder).is_some() => None,
+                    // A node that has just come does not know who holds it.
+                    _ if settling => None,
                     _ => Some(Write::Delete { slot, expect: corrupt.revision, event: None }),
                 }
             })
@@ -471,15 +483,20 @@ impl Reconciler {
     /// Sessions without a sign of life for the kill time are removed at the revision that was last seen: if their node
     /// renewed meanwhile, the removal loses.
     async fn kill_the_silent(&mut self, view: &LatticeView, now: Duration) {
-        for (node, revision) in self.observer.observe(now, view, &self.options.node) {
-            let key = Key::Session(node.clone()).to_string();
-            match self.platform.store.delete(Bucket::State, &key, revision).await {
-                Ok(_) => {
-                    let text = format!("no sign of life for {} s", self.options.timing.kill.as_secs());
-                    self.events.send(EventKind::NodeLost, &node, text).await;
-                }
-                Err(error) => tracing::debug!(%node, %error, "not removed: it lives, or another observer was first"),
+        let silent = self.observer.observe(now, view, &self.options.node);
+        let this = &*self;
+        let removals = stream::iter(silent).map(|(node, revision)| this.remove(node, revision));
+        removals.buffer_unordered(WRITES_AT_ONCE).collect::<()>().await;
+    }
+
+    async fn remove(&self, node: NodeId, revision: Revision) {
+        let key = Key::Session(node.clone()).to_string();
+        match self.platform.store.delete(Bucket::State, &key, revision).await {
+            Ok(_) => {
+                let text = format!("no sign of life for {} s", self.options.timing.kill.as_secs());
+                self.events.send(EventKind::NodeLost, &node, text).await;
             }
+            Err(error) => tracing::debug!(%node, %error, "not removed: it lives, or another observer was first"),
         }
     }
 
@@ -488,10 +505,13 @@ impl Reconciler {
         let timeout = self.platform.clock.sleep(ECHO);
         let reached =
             self.view.wait_for(|view| view.seen.get(&Bucket::State).is_some_and(|seen| seen.head >= revision.0));
-        tokio::select! { // cancel-safe: both only wait
+        let seen = tokio::select! { // cancel-safe: both only wait
             biased;
             seen = reached => seen.is_ok(),
             () = timeout => false,
-        }
+        };
+        // The wait marked the view as seen; what it brought is for the next pass.
+        self.view.mark_changed();
+        seen
     }
 }

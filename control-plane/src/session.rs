@@ -7,26 +7,35 @@ use crate::{ControlPlaneError, NodeOptions, events::Events};
 use lattice::{
     event::EventKind,
     id::{Incarnation, Revision},
-    record::{Key, Record as _, Session},
+    record::{Holder, Key, Record as _, Session},
+    spec::Class,
     store::{Bucket, Entry, Platform, Precondition, StoreError},
     view::LatticeView,
 };
 use lattice_planner::Me;
 use std::{
+    collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+/// Ended lives that a process remembers: more than can have a write under way at a time.
+const PAST_LIVES_MAX: usize = 16;
+
 #[derive(Debug, Clone)]
 struct State {
     incarnation: Incarnation,
+    /// Lives of this process that observers ended. A write of theirs can land late.
+    past: VecDeque<Incarnation>,
     /// When the last acknowledged write of the session was sent.
     renewed: Option<Duration>,
     revision: Option<Revision>,
     renewals: u64,
     draining: bool,
+    /// When the store was last found to have lost writes.
+    regressed: Option<Duration>,
 }
 
 /// This node's membership, as its other services see it. Cheap to clone.
@@ -68,9 +77,15 @@ impl Member {
         self.changed.notify_one();
     }
 
-    /// The session is to be written again now: the store lost it.
-    pub(crate) fn reassert(&self) {
+    /// The store lost writes: the session is to be written again now.
+    pub(crate) fn reassert(&self, now: Duration) {
+        self.state().regressed = Some(now);
         self.changed.notify_one();
+    }
+
+    /// True for the kill time after the store lost writes: others may not have put back yet what is theirs.
+    pub(crate) fn is_recovering(&self, now: Duration) -> bool {
+        self.state().regressed.is_some_and(|at| now.saturating_sub(at) < self.options.timing.kill)
     }
 }
 
@@ -80,13 +95,23 @@ pub(crate) struct Keeper {
     platform: Platform,
     events: Events,
     started_at: u64,
+    /// A session of an earlier life of this node that may still run something strict: its revision, and since when.
+    earlier: Option<(Revision, Duration)>,
 }
 
 pub(crate) fn new(options: Arc<NodeOptions>, platform: Platform, events: Events) -> (Member, Keeper) {
-    let state = State { incarnation: platform.rng.uuid(), renewed: None, revision: None, renewals: 0, draining: false };
+    let state = State {
+        incarnation: platform.rng.uuid(),
+        past: VecDeque::new(),
+        renewed: None,
+        revision: None,
+        renewals: 0,
+        draining: false,
+        regressed: None,
+    };
     let member = Member { options, state: Arc::new(Mutex::new(state)), changed: Arc::default() };
     let started_at = platform.clock.unix_ms();
-    (member.clone(), Keeper { member, platform, events, started_at })
+    (member.clone(), Keeper { member, platform, events, started_at, earlier: None })
 }
 
 impl Keeper {
@@ -97,8 +122,16 @@ impl Keeper {
         stop: CancellationToken,
     ) -> Result<(), ControlPlaneError> {
         let renew = self.member.options.timing.renew;
+        // A node that is seen before it can plan would lose its slots to others that can.
+        let is_loaded = |view: &Arc<LatticeView>| Bucket::ALL.iter().all(|bucket| view.seen.contains_key(bucket));
+        tokio::select! { // cancel-safe: both only wait
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            loaded = view.wait_for(is_loaded) => if loaded.is_err() { return Ok(()) },
+        }
         loop {
-            let (wait, is_written) = match self.write().await {
+            let current = view.borrow_and_update().clone();
+            let (wait, is_written) = match self.write(&current).await {
                 Ok(()) => (renew, true),
                 Err(WriteError::Displaced) => {
                     let NodeOptions { lattice, node, .. } = &*self.member.options;
@@ -136,7 +169,7 @@ impl Keeper {
         }
     }
 
-    async fn write(&self) -> Result<(), WriteError> {
+    async fn write(&mut self, view: &LatticeView) -> Result<(), WriteError> {
         let key = Key::Session(self.member.options.node.clone()).to_string();
         let known = self.member.state().revision;
         let (expect, found) = match known {
@@ -148,10 +181,19 @@ impl Keeper {
         };
         if let Some(entry) = found {
             self.check_found(&entry)?;
+            self.outlast(&entry, view)?;
         }
         let session = self.session();
         let sent = self.platform.clock.now();
-        match self.platform.store.write(Bucket::State, &key, session.encode(), expect).await {
+        // An answer later than the next renewal is as good as none: the fence must not wait for the store's patience.
+        let write = self.platform.store.write(Bucket::State, &key, session.encode(), expect);
+        let patience = self.platform.clock.sleep(self.member.options.timing.renew);
+        let result = tokio::select! { // a write that is dropped may still land, as one without an answer may
+            biased;
+            result = write => result,
+            () = patience => Err(StoreError::OutcomeUnknown { doing: "renewing the session".into() }),
+        };
+        match result {
             Ok(revision) => {
                 let first = self.acknowledged(revision, sent);
                 if known.is_none() {
@@ -185,11 +227,37 @@ impl Keeper {
             // An observer removed it: that life is over, whatever this node still runs.
             let mut state = self.member.state();
             state.revision = None;
-            state.incarnation = self.platform.rng.uuid();
+            let past = std::mem::replace(&mut state.incarnation, self.platform.rng.uuid());
+            state.past.push_back(past);
+            if state.past.len() > PAST_LIVES_MAX {
+                state.past.pop_front();
+            }
             return Ok(());
         };
         self.check_found(&entry)?;
         self.member.state().revision = Some(entry.revision);
+        Ok(())
+    }
+
+    /// Where an earlier life of this node holds something strict, it may still run it, on another machine perhaps: it must
+    /// have been silent for the kill time, as for any other node.
+    fn outlast(&mut self, entry: &Entry, view: &LatticeView) -> Result<(), WriteError> {
+        let Ok(found) = Session::decode(&entry.value) else { return Ok(()) };
+        let earlier = Holder { node: found.node, incarnation: found.incarnation };
+        let is_strict = |name| view.specs.get(name).is_some_and(|spec| spec.record.spec.class == Class::Strict);
+        let mut held = view.slots.iter().filter(|(_, slot)| slot.record.holder == earlier);
+        if earlier.incarnation == self.member.state().incarnation || !held.any(|(slot, _)| is_strict(&slot.workload)) {
+            return Ok(());
+        }
+        let now = self.platform.clock.now();
+        let (revision, since) = *self.earlier.get_or_insert((entry.revision, now));
+        if revision != entry.revision {
+            return Err(WriteError::Displaced); // it renews: it lives
+        }
+        if now.saturating_sub(since) < self.member.options.timing.kill {
+            let text = "an earlier life of this node holds strict replicas and may still run them";
+            return Err(WriteError::Store(StoreError::Unreachable(text.into())));
+        }
         Ok(())
     }
 
@@ -198,7 +266,8 @@ impl Keeper {
         let state = self.member.state();
         let Ok(found) = Session::decode(&entry.value) else { return Ok(()) };
         // Before we ever wrote, it is what our last life left. After that, only another process can have written it.
-        let foreign = state.renewed.is_some() && found.incarnation != state.incarnation;
+        let is_ours = found.incarnation == state.incarnation || state.past.contains(&found.incarnation);
+        let foreign = state.renewed.is_some() && !is_ours;
         if foreign && found.started_at >= self.started_at { Err(WriteError::Displaced) } else { Ok(()) }
     }
 

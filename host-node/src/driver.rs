@@ -5,7 +5,7 @@ use bytes::Bytes;
 use lattice::{
     host::{Assignment, Observed},
     id::{Digest, SlotId},
-    spec::WorkloadSpec,
+    spec::{Class, WorkloadSpec},
     store::Platform,
 };
 use lattice_runtime::{Component, Limits, LogSink, Reuse, Runtime, Unit, UnitConfig};
@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -24,9 +24,12 @@ use tokio_util::sync::CancellationToken;
 /// Events that wait for the driver. Each unit has at most one piece of work under way, so this is seldom reached; work
 /// waits then.
 const QUEUE: usize = 1024;
+/// Components whose bytes are in memory at a time: one compiles, the next is on its way.
+const FETCHES: usize = 2;
 
 pub(crate) struct Driver {
     drain: Duration,
+    strict_drain: Duration,
     platform: Platform,
     runtime: Runtime,
     logs: Arc<Logs>,
@@ -36,6 +39,7 @@ pub(crate) struct Driver {
     slots: BTreeMap<SlotId, SlotState>,
     reports: mpsc::Sender<Report>,
     reported: mpsc::Receiver<Report>,
+    fetches: Arc<Semaphore>,
 }
 
 #[derive(Default)]
@@ -48,7 +52,7 @@ struct SlotState {
 struct UnitState {
     spec: Arc<WorkloadSpec>,
     artifact: Option<Digest>,
-    bytes: Option<Bytes>,
+    fetched: Option<Fetched>,
     component: Option<Component>,
     unit: Option<Arc<Unit>>,
     work: Option<Work>,
@@ -63,9 +67,17 @@ impl Drop for Work {
     }
 }
 
+/// What a fetch brought.
+enum Fetched {
+    /// To be compiled. The permit goes with the bytes.
+    Bytes(Bytes, OwnedSemaphorePermit),
+    /// Nothing was to be fetched: another replica runs it, or its code is on disk.
+    Component(Component),
+}
+
 /// What a piece of work brought.
 enum Done {
-    Fetched(Bytes),
+    Fetched(Fetched),
     Compiled(Component),
     Warmed(Arc<Unit>),
     Failed(String),
@@ -81,7 +93,7 @@ struct Report {
 
 impl Driver {
     pub(crate) fn new(
-        drain: Duration,
+        (drain, strict_drain): (Duration, Duration),
         platform: Platform,
         runtime: Runtime,
         logs: Arc<Logs>,
@@ -91,7 +103,20 @@ impl Driver {
     ) -> Self {
         let (reports, reported) = mpsc::channel(QUEUE);
         let slots = BTreeMap::new();
-        Self { drain, platform, runtime, logs, ready, observed, changed, slots, reports, reported }
+        Self {
+            drain,
+            strict_drain,
+            platform,
+            runtime,
+            logs,
+            ready,
+            observed,
+            changed,
+            slots,
+            reports,
+            reported,
+            fetches: Arc::new(Semaphore::new(FETCHES)),
+        }
     }
 
     pub(crate) async fn run(
@@ -134,7 +159,7 @@ impl Driver {
                 Event::Wanted(Target {
                     uid: assignment.uid,
                     generation: assignment.generation,
-                    exclusive: assignment.spec.class == lattice::spec::Class::Strict,
+                    exclusive: assignment.spec.class == Class::Strict,
                 })
             });
             self.on(&slot, event);
@@ -144,13 +169,12 @@ impl Driver {
     fn take(&mut self, Report { slot, unit, done }: Report) {
         let Some(state) = self.slots.get_mut(&slot).and_then(|state| state.units.get_mut(&unit)) else { return };
         let event = match done {
-            Done::Fetched(bytes) => {
-                state.bytes = Some(bytes);
+            Done::Fetched(fetched) => {
+                state.fetched = Some(fetched);
                 Event::Fetched(unit)
             }
             Done::Compiled(component) => {
                 state.component = Some(component);
-                state.bytes = None;
                 Event::Compiled(unit)
             }
             Done::Warmed(running) => {
@@ -184,14 +208,18 @@ impl Driver {
                     |unit| (unit.spec.clone(), unit.artifact),
                 );
                 let work = self.fetch(slot, id, artifact);
-                let unit = UnitState { spec, artifact, bytes: None, component: None, unit: None, work: Some(work) };
+                let unit = UnitState { spec, artifact, fetched: None, component: None, unit: None, work: Some(work) };
                 self.unit(slot, id, |state| *state = Some(unit));
             }
             Effect::Compile(id) => {
-                let Some(unit) = state.units.get(&id) else { return };
-                let (Some(digest), Some(bytes)) = (unit.artifact, unit.bytes.clone()) else { return };
+                let Some(unit) = state.units.get_mut(&id) else { return };
+                let (Some(digest), Some(fetched)) = (unit.artifact, unit.fetched.take()) else { return };
                 let runtime = self.runtime.clone();
                 let work = self.spawn(slot, id, async move {
+                    let (bytes, _permit) = match fetched {
+                        Fetched::Component(component) => return Done::Compiled(component),
+                        Fetched::Bytes(bytes, permit) => (bytes, permit),
+                    };
                     match runtime.load(digest, bytes).await {
                         Ok(component) => Done::Compiled(component),
                         Err(error) => Done::Failed(error.to_string()),
@@ -221,7 +249,8 @@ impl Driver {
                 if state.machine.serving().is_none() {
                     self.ready.set(slot, None);
                 }
-                let limit = self.drain;
+                let is_strict = state.units.get(&id).is_some_and(|unit| unit.spec.class == Class::Strict);
+                let limit = if is_strict { self.drain.min(self.strict_drain) } else { self.drain };
                 let work = self.spawn(slot, id, async move {
                     if !unit.drain(limit).await {
                         tracing::warn!("requests were still running at the drain limit");
@@ -242,7 +271,7 @@ impl Driver {
                         *unit = UnitState {
                             spec: unit.spec.clone(),
                             artifact: unit.artifact,
-                            bytes: None,
+                            fetched: None,
                             component: None,
                             unit: None,
                             work: Some(work),
@@ -283,10 +312,19 @@ impl Driver {
 
     fn fetch(&self, slot: &SlotId, id: UnitId, artifact: Option<Digest>) -> Work {
         let artifacts = self.platform.artifacts.clone();
+        let (runtime, fetches) = (self.runtime.clone(), self.fetches.clone());
         self.spawn(slot, id, async move {
             let Some(digest) = artifact else { return Done::Failed("the spec names no stored component".into()) };
+            if let Some(component) = runtime.loaded(&digest) {
+                return Done::Fetched(Fetched::Component(component));
+            }
+            let Ok(permit) = fetches.acquire_owned().await else { return Done::Failed("the host has ended".into()) };
+            // Asked again: another replica may have brought it meanwhile.
+            if let Some(component) = runtime.load_cached(digest).await {
+                return Done::Fetched(Fetched::Component(component));
+            }
             match artifacts.get(digest).await {
-                Ok(Some(bytes)) => Done::Fetched(bytes),
+                Ok(Some(bytes)) => Done::Fetched(Fetched::Bytes(bytes, permit)),
                 Ok(None) => Done::Failed(format!("{digest} is not in the object store: deploy the workload again")),
                 Err(error) => Done::Failed(error.to_string()),
             }

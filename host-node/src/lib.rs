@@ -39,13 +39,27 @@ pub struct HostOptions {
     pub cache_dir: PathBuf,
     /// Most instances of all units together. Default 1000.
     pub max_instances: u32,
+    /// Linear memory of all instances together, in bytes; what the node declares as its capacity. Beyond it memory does
+    /// not grow, and no instance is made. Default no limit.
+    pub memory_bytes_total: u64,
     /// How long a unit that was withdrawn may finish the requests that it has. Default 20 s.
     pub drain: Duration,
+    /// The same for class `strict`. It must end before another node may start the replica: less than the time between
+    /// fence and kill. Default 500 ms.
+    pub strict_drain: Duration,
 }
 
 impl HostOptions {
     pub fn new(lattice: LatticeId, node: NodeId, cache_dir: PathBuf) -> Self {
-        Self { lattice, node, cache_dir, max_instances: 1000, drain: Duration::from_secs(20) }
+        Self {
+            lattice,
+            node,
+            cache_dir,
+            max_instances: 1000,
+            memory_bytes_total: u64::MAX,
+            drain: Duration::from_secs(20),
+            strict_drain: Duration::from_millis(500),
+        }
     }
 }
 
@@ -88,6 +102,7 @@ impl HostNode {
     pub fn new(options: HostOptions, platform: Platform, metrics: &mut Registry) -> Result<Arc<Self>, HostError> {
         let mut runtime = RuntimeOptions::new(&options.cache_dir);
         runtime.max_instances = options.max_instances;
+        runtime.memory_bytes_total = options.memory_bytes_total;
         let runtime = Runtime::new(runtime)?;
         let units = Arc::<ReadyUnits>::default();
         metrics::register(metrics, units.clone(), runtime.clone());
@@ -106,7 +121,7 @@ impl HostNode {
     /// Run what is assigned until `stop`, then stop everything that is left.
     pub async fn run(&self, stop: CancellationToken) {
         let driver = Driver::new(
-            self.options.drain,
+            (self.options.drain, self.options.strict_drain),
             self.platform.clone(),
             self.runtime.clone(),
             self.logs.clone(),

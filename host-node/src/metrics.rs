@@ -77,6 +77,9 @@ impl Collector for Units {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
+        let memory = ConstGauge::new(i64::try_from(self.runtime.memory_bytes_used()).unwrap_or(i64::MAX));
+        let (name, help) = ("lattice_instances_memory_bytes", "Linear memory of all instances together");
+        memory.encode(encoder.encode_descriptor(name, help, None, memory.metric_type())?)?;
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::{
     id::{LatticeId, NodeId},
-    limits::{MESSAGE_BYTES_MAX, clip},
+    limits::{MESSAGE_BYTES_MAX, one_line},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -89,7 +89,7 @@ impl Event {
             subject: self.about,
             time: rfc3339(unix_ms),
             datacontenttype: "application/json".into(),
-            data: serde_json::json!({ "message": clip(&self.message, MESSAGE_BYTES_MAX) }),
+            data: serde_json::json!({ "message": one_line(&self.message, MESSAGE_BYTES_MAX) }),
         }
     }
 }

@@ -42,6 +42,8 @@ const SMALL_CHUNK_BYTES: usize = 1024;
 
 const _: () = assert!(HTTP_WINDOW_BYTES <= GRANT_BYTES_MAX);
 const _: () = assert!(HTTP_CHUNK_BYTES_MAX <= HTTP_WINDOW_BYTES as usize / 2);
+// Else a chunk with trailers would be larger than the largest frame.
+const _: () = assert!(HTTP_CHUNK_BYTES_MAX <= HTTP_INLINE_BODY_BYTES_MAX);
 
 /// The side that asks: a router.
 #[derive(Debug)]
@@ -520,7 +522,7 @@ impl<Role> Exchange<Role> {
     }
 
     /// End on an error found here: the peer and the owner are told.
-    fn fail(&mut self, code: ResetCode, message: impl Into<String>) {
+    fn fail(&mut self, code: ResetCode, message: impl AsRef<str>) {
         let mut reset = Reset::new(code, message);
         self.reset_out = self.started.then(|| reset.clone());
         reset.nothing_ran = !self.started;

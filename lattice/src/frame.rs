@@ -28,6 +28,7 @@
 use crate::{
     http::{BodyError, CallError},
     id::WorkloadName,
+    limits::one_line,
 };
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::{
@@ -48,6 +49,8 @@ pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 pub const HEADERS_MAX: usize = 256;
 /// Most body bytes that travel in the frame of a head.
 pub const HTTP_INLINE_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Largest frame: a head, body bytes beside it, and trailers.
+pub const FRAME_BYTES_MAX: usize = HEAD_BYTES_MAX + CHUNK_LENGTH_BYTES + HTTP_INLINE_BODY_BYTES_MAX + HEAD_BYTES_MAX;
 /// Longest message of a reset; longer ones are cut.
 pub const RESET_MESSAGE_BYTES_MAX: usize = 512;
 
@@ -316,7 +319,8 @@ impl Frame {
                     return Err(DecodeError::Malformed("reset message"));
                 }
                 let message = std::str::from_utf8(&message).map_err(|_| DecodeError::Malformed("reset message"))?;
-                Frame::Reset(Reset { code, nothing_ran: flags & FLAG_NOTHING_RAN != 0, message: message.to_owned() })
+                let message = one_line(message, RESET_MESSAGE_BYTES_MAX);
+                Frame::Reset(Reset { code, nothing_ran: flags & FLAG_NOTHING_RAN != 0, message })
             }
             _ => Frame::Ping,
         };
@@ -392,11 +396,10 @@ impl ResponseHead {
 }
 
 impl Reset {
-    /// The message is for the operator's log; it is cut at [`RESET_MESSAGE_BYTES_MAX`].
-    pub fn new(code: ResetCode, message: impl Into<String>) -> Self {
-        let mut message = message.into();
-        message.truncate(message.floor_char_boundary(RESET_MESSAGE_BYTES_MAX));
-        Self { code, nothing_ran: false, message }
+    /// The message is for the operator's log: it is cut at [`RESET_MESSAGE_BYTES_MAX`], and control characters become
+    /// spaces.
+    pub fn new(code: ResetCode, message: impl AsRef<str>) -> Self {
+        Self { code, nothing_ran: false, message: one_line(message.as_ref(), RESET_MESSAGE_BYTES_MAX) }
     }
 
     /// State that no guest code has seen the request.
@@ -893,6 +896,14 @@ pub(crate) mod tests {
         let reset = Reset::new(ResetCode::Failed, "ä".repeat(RESET_MESSAGE_BYTES_MAX));
         assert_eq!(reset.message().len(), RESET_MESSAGE_BYTES_MAX);
         assert_eq!(Reset::new(ResetCode::Failed, format!("x{}", "ä".repeat(300))).message().len(), 511);
+    }
+
+    #[test]
+    fn a_message_can_not_forge_a_line() {
+        assert_eq!(Reset::new(ResetCode::Failed, "a\nb\u{1b}[2J\u{85}ä").message(), "a b [2J ä");
+        let sent = Bytes::from_static(b"\x01\x05\0\0\0\0\0\x05\0\0\0\0\0\x04a\nb\r");
+        let (_, decoded) = Frame::decode(sent).unwrap();
+        assert_eq!(decoded, Frame::Reset(Reset::new(ResetCode::Failed, "a b ")));
     }
 
     #[test]

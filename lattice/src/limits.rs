@@ -3,6 +3,14 @@
 
 use std::time::Duration;
 
+/// Instances, at a time, of one replica.
+pub const INSTANCES_MAX: u32 = 1024;
+/// Requests that may wait for one replica.
+pub const QUEUE_MAX: u32 = 65_536;
+/// Longest time of one request.
+pub const WALL_MAX: Duration = Duration::from_secs(3600);
+/// Conditions on labels of one workload.
+pub const REQUIREMENTS_MAX: usize = 64;
 /// Largest spec document, in bytes, as it arrives: well under the smallest payload limit that nats-server ships with
 /// (1 MiB), so that the record around it always fits one message.
 pub const SPEC_BYTES_MAX: usize = 256 * 1024;
@@ -28,6 +36,8 @@ pub const LABEL_VALUE_BYTES_MAX: usize = 255;
 pub const COMPONENT_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// Largest payload of one NATS message where the server does not say otherwise.
 pub const NATS_PAYLOAD_BYTES_DEFAULT: usize = 1024 * 1024;
+/// Largest linear memory of one instance, in bytes. Nodes reserve address space for it, instance by instance.
+pub const INSTANCE_MEMORY_BYTES_MAX: u64 = 1 << 30;
 /// Revisions of a spec that the store keeps: the most that a NATS KV bucket can (ADR-8).
 pub const SPEC_HISTORY: u8 = 64;
 /// Longest line of guest output that is passed on whole, in bytes.
@@ -41,6 +51,11 @@ pub const MESSAGE_BYTES_MAX: usize = 2 * 1024;
 pub const CTL_TIMEOUT: Duration = Duration::from_secs(5);
 
 const _: () = assert!(2 * SPEC_BYTES_MAX <= NATS_PAYLOAD_BYTES_DEFAULT, "a put reply holds the spec and a plan");
+
+/// A text of somebody else as one line of at most `max` bytes: it can't forge a line of a log or move a terminal's cursor.
+pub fn one_line(text: &str, max: usize) -> String {
+    clip(text, max).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
 
 /// Cut a text to at most `max` bytes, at a character border.
 pub fn clip(text: &str, max: usize) -> &str {

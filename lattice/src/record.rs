@@ -4,7 +4,7 @@
 
 use crate::{
     id::{Digest, Generation, Incarnation, NodeId, SlotId, WorkloadName},
-    limits::{MESSAGE_BYTES_MAX, clip},
+    limits::{MESSAGE_BYTES_MAX, one_line},
     spec::{Source, WorkloadSpec},
     store::Bucket,
 };
@@ -58,30 +58,24 @@ pub enum Key {
     Spec(WorkloadName),
     Session(NodeId),
     Slot(SlotId),
-    Meta,
 }
 
 impl Key {
     pub fn bucket(&self) -> Bucket {
         match self {
             Key::Spec(_) => Bucket::Specs,
-            Key::Session(_) | Key::Slot(_) | Key::Meta => Bucket::State,
+            Key::Session(_) | Key::Slot(_) => Bucket::State,
         }
     }
 
     pub fn parse(bucket: Bucket, text: &str) -> Option<Self> {
         match bucket {
             Bucket::Specs => WorkloadName::new(text.strip_prefix("spec.")?).ok().map(Key::Spec),
-            Bucket::State => {
-                if text == "meta.lattice" {
-                    return Some(Key::Meta);
-                }
-                match text.split_once('.')? {
-                    ("session", rest) => NodeId::new(rest).ok().map(Key::Session),
-                    ("slot", rest) => rest.parse().ok().map(Key::Slot),
-                    _ => None,
-                }
-            }
+            Bucket::State => match text.split_once('.')? {
+                ("session", rest) => NodeId::new(rest).ok().map(Key::Session),
+                ("slot", rest) => rest.parse().ok().map(Key::Slot),
+                _ => None,
+            },
         }
     }
 }
@@ -92,7 +86,6 @@ impl std::fmt::Display for Key {
             Key::Spec(name) => write!(f, "spec.{name}"),
             Key::Session(node) => write!(f, "session.{node}"),
             Key::Slot(slot) => write!(f, "slot.{slot}"),
-            Key::Meta => f.write_str("meta.lattice"),
         }
     }
 }
@@ -207,7 +200,7 @@ impl Slot {
         Slot {
             generation,
             phase,
-            message: message.map(|text| clip(text, MESSAGE_BYTES_MAX).to_owned()),
+            message: message.map(|text| one_line(text, MESSAGE_BYTES_MAX)),
             // The old holder serves until we do.
             handover_from: self.handover_from.clone().filter(|_| phase != Phase::Ready),
             ..self.clone()
@@ -221,18 +214,6 @@ impl Slot {
             Phase::Starting | Phase::Failed => self.handover_from.as_ref(),
         }
     }
-}
-
-/// Identity of the lattice's store, written once by the first node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Meta {
-    pub uid: uuid::Uuid,
-    /// Raised when the store is found to have lost acknowledged writes.
-    pub term: u64,
-}
-impl Record for Meta {
-    const BUCKET: Bucket = Bucket::State;
 }
 
 #[cfg(test)]
@@ -290,7 +271,6 @@ mod tests {
             Key::Spec(WorkloadName::new("hello").unwrap()),
             Key::Session(NodeId::new("n1").unwrap()),
             Key::Slot("hello.3".parse().unwrap()),
-            Key::Meta,
         ] {
             assert_eq!(Key::parse(key.bucket(), &key.to_string()), Some(key));
         }

@@ -449,7 +449,7 @@ pub struct Limits {
     pub memory: Bytes,
     /// CPU time of one request. Default `10s`.
     pub cpu: Millis,
-    /// Time of one request from its start to the end of the response's head, and again of each silence in a body.
+    /// Time of one request from its start to the head of the response; after it, the longest silence in the bodies.
     /// Default `30s`.
     pub wall: Millis,
     /// Requests that run at a time in one replica. Default 256.

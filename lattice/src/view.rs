@@ -3,7 +3,7 @@
 
 use crate::{
     id::{Digest, Generation, NodeId, Revision, SlotId, WorkloadName},
-    record::{DecodeError, Holder, Key, Meta, Record, Session, Slot, SpecRecord},
+    record::{DecodeError, Holder, Key, Record, Session, Slot, SpecRecord},
     store::{Bucket, Change, Snapshot},
 };
 use std::{
@@ -41,7 +41,6 @@ pub struct LatticeView {
     pub specs: BTreeMap<WorkloadName, Arc<Versioned<SpecRecord>>>,
     pub sessions: BTreeMap<NodeId, Versioned<Session>>,
     pub slots: BTreeMap<SlotId, Versioned<Slot>>,
-    pub meta: Option<Versioned<Meta>>,
     /// Keys (as text) whose record does not parse.
     pub corrupt: BTreeMap<String, Corrupt>,
     pub seen: BTreeMap<Bucket, Seen>,
@@ -69,7 +68,6 @@ impl LatticeView {
             Bucket::State => {
                 self.sessions.retain(|node, _| is_there(Key::Session(node.clone())));
                 self.slots.retain(|slot, _| is_there(Key::Slot(slot.clone())));
-                self.meta = self.meta.take().filter(|_| is_there(Key::Meta));
             }
         }
         self.corrupt.retain(|_, corrupt| corrupt.bucket != bucket);
@@ -127,13 +125,6 @@ impl LatticeView {
             (Key::Slot(slot), Some(bytes)) => Slot::decode(bytes).map(|record| {
                 self.slots.insert(slot, Versioned { record, revision });
             }),
-            (Key::Meta, None) => {
-                self.meta = None;
-                Ok(())
-            }
-            (Key::Meta, Some(bytes)) => Meta::decode(bytes).map(|record| {
-                self.meta = Some(Versioned { record, revision });
-            }),
         };
         if let Err(error) = outcome {
             // The last good record stays in force until the corrupt one is repaired: nothing is stopped because of it.
@@ -171,13 +162,24 @@ mod tests {
 
     #[test]
     fn a_snapshot_replaces_what_is_known_and_keeps_the_last_good_record_of_a_corrupt_key() {
-        let meta = Meta { uid: uuid::Uuid::nil(), term: 3 };
+        let node = NodeId::new("n1").unwrap();
+        let session = Session {
+            node: node.clone(),
+            incarnation: uuid::Uuid::nil(),
+            labels: BTreeMap::new(),
+            version: String::new(),
+            capacity: crate::record::Capacity { memory: 0, slots: 0 },
+            http: None,
+            draining: false,
+            started_at: 0,
+            renewals: 3,
+        };
         let snapshot = |value: Option<&[u8]>, revision| Snapshot {
             identity: String::new(),
             head: Revision(revision),
             entries: value
                 .map(|value| Entry {
-                    key: "meta.lattice".into(),
+                    key: "session.n1".into(),
                     value: value.to_vec().into(),
                     revision: Revision(revision),
                 })
@@ -185,13 +187,13 @@ mod tests {
                 .collect(),
         };
         let mut view = LatticeView::default();
-        view.apply_snapshot(Bucket::State, snapshot(Some(&meta.encode()), 1));
-        let good = view.meta.clone();
-        assert_eq!(good.as_ref().map(|meta| meta.record.term), Some(3));
+        view.apply_snapshot(Bucket::State, snapshot(Some(&session.encode()), 1));
+        let good = view.sessions.get(&node).cloned();
+        assert_eq!(good.as_ref().map(|session| session.record.renewals), Some(3));
         view.apply_snapshot(Bucket::State, snapshot(Some(b"{}"), 2));
-        assert_eq!(view.meta, good);
-        assert_eq!(view.corrupt.get("meta.lattice").map(|corrupt| corrupt.revision), Some(Revision(2)));
+        assert_eq!(view.sessions.get(&node), good.as_ref());
+        assert_eq!(view.corrupt.get("session.n1").map(|corrupt| corrupt.revision), Some(Revision(2)));
         view.apply_snapshot(Bucket::State, snapshot(None, 3));
-        assert_eq!((view.meta, view.corrupt.len()), (None, 0));
+        assert_eq!((view.sessions.len(), view.corrupt.len()), (0, 0));
     }
 }

@@ -214,6 +214,55 @@ impl http_body::Body for Incoming {
     }
 }
 
+/// Most bytes that a client is handed at a time. See [`Pieces`].
+const PIECE_BYTES_MAX: usize = 64 * 1024;
+
+/// A body whose frames are handed on in pieces, so that a client that takes a large one slowly shows that it does, and
+/// one that takes none holds the rest here, where it is counted.
+pub(crate) struct Pieces {
+    body: Body,
+    rest: Bytes,
+}
+
+impl Pieces {
+    pub(crate) fn new(body: Body) -> Self {
+        Self { body, rest: Bytes::new() }
+    }
+}
+
+impl http_body::Body for Pieces {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(bytes) => self.rest = bytes,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                other => return Poll::Ready(other),
+            }
+        }
+        let len = self.rest.len().min(PIECE_BYTES_MAX);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(len)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (rest, mut hint) = (self.rest.len() as u64, self.body.size_hint());
+        // In this order: the upper bound may not be below the lower.
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper.saturating_add(rest));
+        }
+        hint.set_lower(hint.lower().saturating_add(rest));
+        hint
+    }
+}
+
 /// A body that holds something until it ends or is dropped: a place in the router, a gauge.
 pub(crate) struct Holding<H> {
     body: Body,
@@ -288,6 +337,27 @@ mod tests {
     fn a_limit_breaks_the_body_that_exceeds_it() {
         assert_eq!(read(Limited::new(full("abc"), 3).boxed_unsync()).unwrap(), "abc");
         assert_eq!(read(Limited::new(full("abcd"), 3).boxed_unsync()), Err(BodyError::TooLarge { limit: 3 }));
+    }
+
+    #[test]
+    fn a_large_frame_is_handed_on_in_pieces() {
+        let bytes = Bytes::from(vec![7; 2 * PIECE_BYTES_MAX + 1]);
+        let mut body = Pieces::new(Whole { bytes, trailers: Some(HeaderMap::new()) }.boxed_unsync());
+        let mut frames = Vec::new();
+        loop {
+            let (left, is_end) = (body.size_hint().exact().unwrap(), body.is_end_stream());
+            let Some(frame) = body.frame().now_or_never().unwrap() else { break };
+            frames.push((left, is_end, frame.unwrap().into_data().map(|bytes| bytes.len()).ok()));
+        }
+        let piece = PIECE_BYTES_MAX as u64;
+        let expect = [
+            (2 * piece + 1, false, Some(PIECE_BYTES_MAX)),
+            (piece + 1, false, Some(PIECE_BYTES_MAX)),
+            (1, false, Some(1)),
+            (0, false, None),
+        ];
+        assert_eq!(frames, expect);
+        assert!(body.is_end_stream());
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! | 404 | `no-route` | no workload has a route for the host and path |
 //! | 413 | `body-too-large` | more body than the workload or the node allows |
 //! | 431 | `head-too-large` | more head than a frame carries; hyper answers larger ones itself, without a code |
-//! | 501 | `not-implemented` | `CONNECT`, `TRACE`, upgrades |
+//! | 501 | `not-implemented` | `CONNECT`, `TRACE`, upgrades but for `h2c`, which is ignored |
 //! | 502 | `component-failed` | the component trapped or ended without a response |
 //! | 502 | `peer-lost` | the node that ran the component went away, or frames were lost |
 //! | 503 | `not-ready` | no instance was ready in time; `retry-after` says when to come again |

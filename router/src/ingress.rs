@@ -1,11 +1,15 @@
 //! HTTP in: accepts connections, bounds them, and hands each request to the router. HTTP/1.1, and HTTP/2 without TLS by
 //! prior knowledge (RFC 9113 §3.3).
 
+mod activity;
+
 use crate::{
     Router,
-    limits::{Place, Places},
+    limits::{AddressPlace, AddressPlaces, Place, Places},
     metrics::Up,
+    seldom::Seldom,
 };
+use activity::{Activity, Lapse, Watched};
 use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -32,7 +36,10 @@ const H2_PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serve until `stop`, then let what is under way end within `drain`, then cut it.
 pub(crate) async fn serve(router: Router, listener: TcpListener, stop: CancellationToken, drain: Duration) {
-    let places = Places::new(router.options().connections_max);
+    let options = router.options();
+    let places = Places::new(options.connections_max);
+    let by_address = AddressPlaces::new(options.connections_per_address_max);
+    let not_accepted = Seldom::default();
     let builder = builder(&router);
     let cut = CancellationToken::new();
     let connections = TaskTracker::new();
@@ -50,18 +57,30 @@ pub(crate) async fn serve(router: Router, listener: TcpListener, stop: Cancellat
         };
         match accepted {
             Ok((stream, peer)) => {
+                let own = match options.trusts(peer.ip()) {
+                    true => None,
+                    false => match by_address.try_take(peer.ip()) {
+                        Some(own) => Some(own),
+                        None => {
+                            tracing::debug!(%peer, "a connection is closed: its address has too many");
+                            continue;
+                        }
+                    },
+                };
                 let (router, builder) = (router.clone(), builder.clone());
                 let (stop, cut) = (stop.clone(), cut.clone());
                 connections.spawn(async move {
                     tokio::select! {
                         biased;
                         () = cut.cancelled() => {}
-                        () = connection(router, builder, stream, peer, place, stop) => {}
+                        () = connection(router, builder, stream, peer, (place, own), stop) => {}
                     }
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "a connection was not accepted");
+                if let Some(suppressed) = not_accepted.pass(clock.now()) {
+                    tracing::warn!(%error, suppressed, "a connection was not accepted");
+                }
                 clock.sleep(ACCEPT_AGAIN_AFTER).await;
             }
         }
@@ -104,22 +123,27 @@ async fn connection(
     builder: auto::Builder<TokioExecutor>,
     stream: TcpStream,
     peer: SocketAddr,
-    _place: Option<Place>,
+    _places: (Option<Place>, Option<AddressPlace>),
     stop: CancellationToken,
 ) {
     let _up = Up::new(&router.metrics().connections);
     // Small responses must not wait for an acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
-    let deadline = router.clock().sleep(router.options().head_timeout);
+    let options = router.options();
+    let (stall, mut idle) = (options.stall_timeout, options.idle_timeout);
+    let deadline = router.clock().sleep(options.head_timeout);
+    let activity = Activity::new(router.clock().clone());
     let first_head = Arc::new(Notify::new());
     let has_head = first_head.clone();
+    let (serves, watch) = (router.clone(), activity.clone());
     let service = service_fn(move |request: http::Request<Incoming>| {
         has_head.notify_one();
-        let router = router.clone();
+        let (router, open) = (serves.clone(), watch.begin());
         async move {
             let request =
                 request.map(|body| body.map_err(|error| BodyError::Aborted(error.to_string())).boxed_unsync());
-            Ok::<_, Infallible>(router.handle(request, peer).await)
+            let response = router.handle(request, peer).await;
+            Ok::<_, Infallible>(response.map(|body| Watched::new(body, open)))
         }
     });
     let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
@@ -131,15 +155,25 @@ async fn connection(
         () = first_head.notified() => None,
         () = deadline => return,
     };
+    let mut ending = false;
     let ended = match first {
         Some(ended) => ended,
-        None => tokio::select! {
-            biased;
-            ended = &mut serving => ended,
-            () = stop.cancelled() => {
-                serving.as_mut().graceful_shutdown();
-                serving.await
+        None => loop {
+            tokio::select! {
+                biased;
+                ended = &mut serving => break ended,
+                () = stop.cancelled(), if !ending => {}
+                lapse = activity.lapse(stall, idle) => {
+                    if lapse == Lapse::Stalled || ending {
+                        tracing::debug!(%peer, ?lapse, "a connection is cut");
+                        return;
+                    }
+                }
             }
+            serving.as_mut().graceful_shutdown();
+            ending = true;
+            // The end of the last response may still be on its way, and a client may not take even that.
+            idle = idle.saturating_add(stall);
         },
     };
     if let Err(error) = ended {

@@ -12,6 +12,7 @@ mod ingress;
 mod limits;
 mod metrics;
 mod retry;
+mod seldom;
 mod serve_peers;
 mod table;
 mod target;
@@ -21,12 +22,13 @@ pub use error::HEADER_ERROR;
 pub use headers::{HEADER_NODE, HEADER_ROUTER, Network, NetworkError};
 
 use crate::{
-    body::{Holding, Limited, Source},
+    body::{Holding, Limited, Pieces, Source},
     dispatch::{SMALL_BODY_BYTES_MAX, local, peers::Peers, remote::Remote, until},
     error::RouteError,
     limits::{Place, Places},
     metrics::{Metrics, Path, Up},
     retry::{ATTEMPTS_MAX, Unanswered},
+    seldom::Seldom,
     table::Table,
     target::Target,
 };
@@ -70,12 +72,19 @@ pub struct RouterOptions {
     pub peer_exchanges_max: usize,
     /// Client connections at a time; more wait in the kernel's backlog. Default 16384.
     pub connections_max: usize,
+    /// Client connections of one source address at a time; more are closed at once. Trusted proxies have no such limit.
+    /// Default 1024.
+    pub connections_per_address_max: usize,
     /// Longest wait of a request for a first instance to be ready. Default 10 s.
     pub start_wait: Duration,
     /// From accepting a connection to the end of its first request head. Default 10 s.
     pub head_timeout: Duration,
-    /// For each further head on an HTTP/1 connection, the idle time before it included. Default 60 s.
+    /// For each further head on an HTTP/1 connection, the idle time before it included, and longest time of an HTTP/2
+    /// connection without a request. Default 60 s.
     pub idle_timeout: Duration,
+    /// Longest time in which a client may take nothing of a response that is there; then its connection is cut. It takes
+    /// a response in pieces of 64 KiB. Default 60 s.
+    pub stall_timeout: Duration,
     /// Header lines of a request; more are answered 431. Default 100.
     pub headers_max: usize,
     /// Bytes of a request's head; more are answered 431. 8 KiB to 1 MiB, default 32 KiB.
@@ -94,13 +103,19 @@ impl RouterOptions {
             waiting_max: 1024,
             peer_exchanges_max: 4096,
             connections_max: 16_384,
+            connections_per_address_max: 1024,
             start_wait: Duration::from_secs(10),
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
+            stall_timeout: Duration::from_secs(60),
             headers_max: 100,
             header_bytes_max: 32 * 1024,
             body_bytes_max: u64::MAX,
         }
+    }
+
+    fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains(address))
     }
 }
 
@@ -120,6 +135,8 @@ struct Inner {
     places: Places,
     waiting: Places,
     metrics: Metrics,
+    failures: Seldom,
+    not_final: Seldom,
 }
 
 /// What is learned about a request on its way, for the metrics.
@@ -153,7 +170,7 @@ impl Router {
         let peers = Peers::default();
         let remote = Remote::new(options.lattice.clone(), bus.clone(), clock.clone(), peers.clone(), metrics.clone());
         Self(Arc::new(Inner {
-            table: Table::follow(options.node.clone(), view, clock.clone()),
+            table: Table::follow(options.node.clone(), view, clock.clone(), metrics.clone()),
             places: Places::new(options.requests_max),
             waiting: Places::new(options.waiting_max),
             options,
@@ -164,6 +181,8 @@ impl Router {
             peers,
             remote,
             metrics,
+            failures: Seldom::default(),
+            not_final: Seldom::default(),
         }))
     }
 
@@ -189,7 +208,9 @@ impl Router {
         let bodiless = request.method() == Method::HEAD;
         let mut account = Account { workload: None, path: Path::None };
         let response = match inner.try_handle(request, peer.ip(), started, &mut account).await {
-            Ok((response, place)) => response.map(|body| Holding::new(body, (place, up)).boxed_unsync()),
+            Ok((response, place)) => {
+                response.map(|body| Holding::new(Pieces::new(body).boxed_unsync(), (place, up)).boxed_unsync())
+            }
             Err(error) => {
                 let mut response = error.into_response(bodiless);
                 headers::set(
@@ -247,7 +268,7 @@ impl Inner {
         }
         let body = if body.is_end_stream() { body } else { Limited::new(body, limit).boxed_unsync() };
         let mut headers = head.headers;
-        let trusted = self.options.trusted_proxies.iter().any(|network| network.contains(peer));
+        let trusted = self.options.trusts(peer);
         let client = headers::Client { address: peer, trusted, host: target.authority.as_str() };
         let https = headers::to_component(&mut headers, client);
         trace::ensure(&mut headers, &*self.rng);
@@ -284,6 +305,8 @@ impl Inner {
             let mut tried = Vec::new();
             let mut last = RouteError::NotReady;
             while let Some(endpoint) = self.pick(route, &tried) {
+                // What the place bounds is waiting, not what an instance does with a request.
+                waiting = None;
                 if !tried.is_empty() {
                     self.metrics.retries.inc();
                 }
@@ -365,7 +388,7 @@ impl Inner {
     ) -> Result<Response, Unanswered> {
         if *endpoint == self.options.node {
             let request = request.to_request().ok_or_else(bad_target)?;
-            return local::send(&*self.instances, &*self.clock, workload, request, deadline).await;
+            return local::send(&*self.instances, &*self.clock, workload, request, deadline, &self.failures).await;
         }
         let collected = until(&*self.clock, deadline, request.body.collect_small(SMALL_BODY_BYTES_MAX)).await;
         match collected {
@@ -387,7 +410,10 @@ impl Inner {
     fn finish(&self, mut response: Response, node: &NodeId) -> Result<Response, RouteError> {
         if response.status().is_informational() {
             // 101 too: upgrades are refused on the way in.
-            tracing::warn!(%node, status = %response.status(), "the component's response is not final");
+            if let Some(suppressed) = self.not_final.pass(self.clock.now()) {
+                let status = response.status().as_u16();
+                tracing::warn!(%node, status, suppressed, "the component's response is not final");
+            }
             return Err(RouteError::Failed);
         }
         headers::to_client(response.headers_mut(), node.as_str(), self.options.node.as_str());

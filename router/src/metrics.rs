@@ -1,6 +1,7 @@
 //! What the router counts. Labels take values from specs and from closed sets only, never from a request, so that a
 //! client can't make new series.
 
+use crate::body::lock;
 use http::StatusCode;
 use lattice::{frame::ResetCode, id::WorkloadName};
 use prometheus_client::{
@@ -8,7 +9,11 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
-use std::time::Duration;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 /// Where a request was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,13 +24,25 @@ pub(crate) enum Path {
     None,
 }
 
+impl Path {
+    fn label(self) -> &'static str {
+        match self {
+            Path::Local => "local",
+            Path::Remote => "remote",
+            Path::None => "none",
+        }
+    }
+}
+
+const STATUSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     /// Empty where no route was found.
     workload: String,
-    /// `1xx` … `5xx`.
+    /// One of [`STATUSES`].
     status: &'static str,
-    /// `local`, `remote`, `none`.
+    /// Of a [`Path`].
     path: &'static str,
 }
 
@@ -44,6 +61,8 @@ pub(crate) struct Metrics {
     requests: Family<RequestLabels, Counter>,
     duration: Family<PathLabels, Histogram, fn() -> Histogram>,
     resets: Family<CodeLabels, Counter>,
+    /// Workloads that have series. Held while a series is made or removed, so that none is left behind.
+    counted: Arc<Mutex<BTreeSet<WorkloadName>>>,
     pub(crate) in_flight: Gauge,
     pub(crate) retries: Counter,
     pub(crate) connections: Gauge,
@@ -60,6 +79,7 @@ impl Metrics {
             requests: Family::default(),
             duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             resets: Family::default(),
+            counted: Arc::default(),
             in_flight: Gauge::default(),
             retries: Counter::default(),
             connections: Gauge::default(),
@@ -90,21 +110,42 @@ impl Metrics {
         path: Path,
         duration: Duration,
     ) {
-        let path = match path {
-            Path::Local => "local",
-            Path::Remote => "remote",
-            Path::None => "none",
-        };
+        let path = path.label();
+        let [first, second, third, fourth, other] = STATUSES;
         let status = match status.as_u16() / 100 {
-            1 => "1xx",
-            2 => "2xx",
-            3 => "3xx",
-            4 => "4xx",
-            _ => "5xx",
+            1 => first,
+            2 => second,
+            3 => third,
+            4 => fourth,
+            _ => other,
         };
-        let workload = workload.map(ToString::to_string).unwrap_or_default();
-        self.requests.get_or_create(&RequestLabels { workload, status, path }).inc();
+        let labels = RequestLabels { workload: workload.map(ToString::to_string).unwrap_or_default(), status, path };
+        let mut counted = lock(&self.counted);
+        if let Some(workload) = workload
+            && !counted.contains(workload)
+        {
+            counted.insert(workload.clone());
+        }
+        self.requests.get_or_create(&labels).inc();
+        drop(counted);
         self.duration.get_or_create(&PathLabels { path }).observe(duration.as_secs_f64());
+    }
+
+    /// Forget the series of all other workloads. A request that is answered after its workload is gone makes one again,
+    /// until the next call.
+    pub(crate) fn retain_workloads(&self, workloads: &BTreeSet<&WorkloadName>) {
+        lock(&self.counted).retain(|workload| {
+            let stays = workloads.contains(workload);
+            if !stays {
+                for status in STATUSES {
+                    for path in [Path::Local, Path::Remote, Path::None] {
+                        let (workload, path) = (workload.to_string(), path.label());
+                        self.requests.remove(&RequestLabels { workload, status, path });
+                    }
+                }
+            }
+            stays
+        });
     }
 
     pub(crate) fn count_reset(&self, code: ResetCode) {

@@ -10,6 +10,7 @@ use crate::{
     headers,
     limits::Places,
     metrics::Up,
+    seldom::Seldom,
 };
 use futures_util::{FutureExt as _, StreamExt as _};
 use http::{Uri, uri};
@@ -17,10 +18,11 @@ use lattice::{
     exchange::{Config, Exchange, Opened, Responder, refuse},
     frame::{RequestHead, Reset, ResetCode, ResponseHead},
     http::{CallError, Request, empty},
+    limits::{MESSAGE_BYTES_MAX, one_line},
     store::{BusError, Message},
     subject::{Topic, is_reply_subject},
 };
-use std::{pin::pin, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Answer until `stop`; then refuse what is new, let what is under way end within `drain`, then reset it.
@@ -34,6 +36,7 @@ pub(crate) async fn serve(router: Router, stop: CancellationToken, drain: Durati
         places: Places::new(options.peer_exchanges_max),
         tasks: TaskTracker::new(),
         cut: CancellationToken::new(),
+        warnings: Arc::default(),
         router: router.clone(),
     };
     let drained = async {
@@ -66,13 +69,25 @@ struct Acceptor {
     tasks: TaskTracker,
     /// Ends what is under way.
     cut: CancellationToken,
+    warnings: Arc<Warnings>,
+}
+
+#[derive(Default)]
+struct Warnings {
+    reply_subject: Seldom,
+    unanswerable: Seldom,
+    failure: Seldom,
+    not_carried: Seldom,
 }
 
 impl Acceptor {
     /// Never waits: all exchanges share one subscription.
     fn take(&self, message: Message, stopping: bool) {
+        let now = self.router.clock().now();
         let Some(reply) = message.reply.filter(|reply| is_reply_subject(reply)) else {
-            tracing::warn!("a request without a reply subject under an inbox was ignored");
+            if let Some(suppressed) = self.warnings.reply_subject.pass(now) {
+                tracing::warn!(suppressed, "a request without a reply subject under an inbox was ignored");
+            }
             return;
         };
         let Err(Inbound::Frame(payload)) = self.exchanges.deliver(&reply, Inbound::Frame(message.payload)) else {
@@ -81,9 +96,14 @@ impl Acceptor {
         let clock = self.router.clock();
         let config = match Config::new(self.router.bus().payload_bytes_max()) {
             Ok(config) => config,
-            Err(error) => return tracing::error!(%error, "requests of other nodes can't be answered"),
+            Err(error) => {
+                if let Some(suppressed) = self.warnings.unanswerable.pass(now) {
+                    tracing::error!(%error, suppressed, "requests of other nodes can't be answered");
+                }
+                return;
+            }
         };
-        let (exchange, head) = match Exchange::accept(clock.now(), config, payload) {
+        let (exchange, head) = match Exchange::accept(now, config, payload) {
             Opened::Exchange(exchange, head) => (*exchange, *head),
             Opened::Refused(payload) => return self.refuse(reply, payload),
             Opened::Ignored => return,
@@ -99,14 +119,14 @@ impl Acceptor {
         };
         let wire = Wire { bus: self.router.bus().clone(), clock: clock.clone(), subject: reply.clone(), reply: None };
         let drive = Drive::new(exchange, wire, self.exchanges.open(reply));
-        let (router, cut) = (self.router.clone(), self.cut.clone());
+        let (router, cut, warnings) = (self.router.clone(), self.cut.clone(), self.warnings.clone());
         self.tasks.spawn(async move {
             let _place = place;
             let _up = Up::new(&router.metrics().peer_exchanges);
             tokio::select! {
                 biased;
                 () = cut.cancelled() => {} // the drive tells the router
-                () = answer(&router, drive, head) => {}
+                () = answer(&router, drive, head, &warnings) => {}
             }
         });
     }
@@ -119,7 +139,7 @@ impl Acceptor {
     }
 }
 
-async fn answer(router: &Router, mut drive: Drive<Responder>, head: RequestHead) {
+async fn answer(router: &Router, mut drive: Drive<Responder>, head: RequestHead, warnings: &Warnings) {
     let workload = head.workload.clone();
     let body = match drive.take_whole() {
         Some(whole) if whole == Default::default() => empty(),
@@ -145,8 +165,11 @@ async fn answer(router: &Router, mut drive: Drive<Responder>, head: RequestHead)
     let response = match response {
         Ok(response) => response,
         Err(error) => {
-            if let CallError::Failed { message } = &error {
-                tracing::warn!(%workload, message, "the component failed");
+            if let CallError::Failed { message } = &error
+                && let Some(suppressed) = warnings.failure.pass(router.clock().now())
+            {
+                let reason = one_line(message, MESSAGE_BYTES_MAX);
+                tracing::warn!(%workload, %reason, suppressed, "the component failed");
             }
             return drive.reset(Reset::from(&error)).await;
         }
@@ -155,7 +178,9 @@ async fn answer(router: &Router, mut drive: Drive<Responder>, head: RequestHead)
     let mut head = ResponseHead { status: parts.status, headers: parts.headers };
     headers::strip_hop_by_hop(&mut head.headers);
     if let Err(error) = drive.exchange.respond(head) {
-        tracing::warn!(%workload, %error, "the response can't be carried");
+        if let Some(suppressed) = warnings.not_carried.pass(router.clock().now()) {
+            tracing::warn!(%workload, %error, suppressed, "the response can't be carried");
+        }
         return drive.reset(Reset::from(&CallError::Failed { message: error.to_string() })).await;
     }
     drive.exchange.lift_deadline();

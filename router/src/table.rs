@@ -1,5 +1,6 @@
 //! Keeps the route table in step with the lattice. Readers take what is current and never wait.
 
+use crate::metrics::Metrics;
 use arc_swap::ArcSwap;
 use lattice::{id::NodeId, store::Clock, view::LatticeView};
 use lattice_route_table::RouteTable;
@@ -18,12 +19,17 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn follow(node: NodeId, view: watch::Receiver<Arc<LatticeView>>, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn follow(
+        node: NodeId,
+        view: watch::Receiver<Arc<LatticeView>>,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+    ) -> Self {
         let mut view = view;
         let first = RouteTable::build(&view.borrow_and_update(), &node);
         let current = Arc::new(ArcSwap::from_pointee(first));
         let (tell, changed) = watch::channel(());
-        let builder = tokio::spawn(rebuild(node, view, clock, current.clone(), tell));
+        let builder = tokio::spawn(rebuild(node, view, clock, metrics, current.clone(), tell));
         Self { current, changed, _builder: AbortOnDropHandle::new(builder) }
     }
 
@@ -41,6 +47,7 @@ async fn rebuild(
     node: NodeId,
     mut view: watch::Receiver<Arc<LatticeView>>,
     clock: Arc<dyn Clock>,
+    metrics: Metrics,
     current: Arc<ArcSwap<RouteTable>>,
     tell: watch::Sender<()>,
 ) {
@@ -53,6 +60,7 @@ async fn rebuild(
                 let lattice_route_table::Conflict { host, path, holder, refused } = conflict;
                 tracing::warn!(%host, %path, %holder, %refused, "two workloads have the same route");
             }
+            metrics.retain_workloads(&table.workloads());
             current.store(Arc::new(table));
             tell.send_replace(());
         }

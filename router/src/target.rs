@@ -26,7 +26,7 @@ impl Target {
             return Err(RouteError::NotImplemented("this method is not served"));
         }
         // HTTP/2 carries no `Upgrade`; hyper refuses it there.
-        if version <= Version::HTTP_11 && headers.contains_key(UPGRADE) {
+        if version <= Version::HTTP_11 && headers.get_all(UPGRADE).iter().any(is_tunnel) {
             return Err(RouteError::NotImplemented("upgrades are not served"));
         }
         let mut hosts = headers.get_all(HOST).iter();
@@ -56,6 +56,14 @@ impl Target {
     pub(crate) fn find<'a>(&self, table: &'a RouteTable) -> Result<&'a RouteEntry, RouteError> {
         table.find(&self.host, self.path_and_query.path()).ok_or(RouteError::NoRoute)
     }
+}
+
+/// False for an offer to speak HTTP/2, which several clients make with every request: it may be ignored (RFC 9110 §7.8),
+/// and means the same request. A client that asks for another protocol would take the answer for something else.
+fn is_tunnel(upgrade: &HeaderValue) -> bool {
+    let protocols = upgrade.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    let mut others = protocols.filter(|protocol| !protocol.is_empty() && !protocol.eq_ignore_ascii_case(b"h2c"));
+    others.next().is_some()
 }
 
 fn parse_host(host: &HeaderValue) -> Result<Authority, RouteError> {
@@ -129,8 +137,12 @@ mod tests {
             let parsed = Target::parse(&method, &uri, Version::HTTP_11, &headers);
             assert!(matches!(parsed, Err(RouteError::NotImplemented(_))), "{method}");
         }
-        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        let parsed = Target::parse(&Method::GET, &uri, Version::HTTP_11, &headers);
-        assert!(matches!(parsed, Err(RouteError::NotImplemented(_))));
+        for (upgrade, refused) in
+            [("websocket", true), ("h2c, websocket", true), ("TLS/1.0", true), ("h2c", false), ("H2C ,", false)]
+        {
+            headers.insert(UPGRADE, HeaderValue::from_static(upgrade));
+            let parsed = Target::parse(&Method::GET, &uri, Version::HTTP_11, &headers);
+            assert_eq!(matches!(parsed, Err(RouteError::NotImplemented(_))), refused, "{upgrade}: {parsed:?}");
+        }
     }
 }

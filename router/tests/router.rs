@@ -31,6 +31,8 @@ use world::*;
 
 const WINDOW: usize = lattice::exchange::HTTP_WINDOW_BYTES as usize;
 const CHUNK: usize = lattice::exchange::HTTP_CHUNK_BYTES_MAX;
+/// In the metrics of a node that answers no other node.
+const NO_EXCHANGES: &str = "lattice_router_peer_exchanges 0\n";
 
 #[tokio::test]
 async fn a_request_is_answered_here_if_it_can_be() {
@@ -476,12 +478,7 @@ async fn an_answer_in_full_ends_the_exchange_whatever_is_left_of_the_request() {
         );
     assert_eq!(text(a.send(request("POST", "http://w.test/", body)).await).await, "enough");
     timeout(SOON, upload).await.expect("the upload went on").unwrap();
-    let exchanges = || {
-        let mut metrics = String::new();
-        prometheus_client::encoding::text::encode(&mut metrics, &b.metrics).unwrap();
-        metrics.lines().find_map(|line| line.strip_prefix("lattice_router_peer_exchanges ").map(str::to_owned))
-    };
-    eventually("the end of the exchange", || exchanges().as_deref() == Some("0")).await;
+    eventually("the end of the exchange", || b.metrics().contains(NO_EXCHANGES)).await;
     // The guest may read on, and sees that the rest is missing.
     let body = kept.lock().unwrap().take().unwrap();
     assert!(timeout(SOON, body.collect()).await.unwrap().is_err());
@@ -584,6 +581,24 @@ async fn a_request_waits_for_a_first_instance_within_bounds() {
     assert_eq!(header(&response, "retry-after"), Some("1"));
     let response = a.get("http://other.test/").await;
     assert_eq!((response.status().as_u16(), header(&response, "lattice-error")), (404, Some("no-route")));
+
+    // One that found its instance waits no more, however long that takes.
+    let begun = Arc::new(Notify::new());
+    let begin = begun.clone();
+    b.guests.run("slow", move |_| {
+        begin.notify_one();
+        std::future::pending()
+    });
+    world.ready("slow", &[]);
+    table_knows(&a, "slow").await;
+    let router = a.router.clone();
+    let slow = tokio::spawn(async move { router.handle(request("POST", "http://slow.test/", full("x")), PEER).await });
+    eventually("a waiting request", || a.router.in_flight() == 1).await;
+    world.ready("slow", &["b"]);
+    timeout(SOON, begun.notified()).await.unwrap();
+    let response = a.get("http://never.test/").await;
+    assert_eq!((response.status().as_u16(), header(&response, "lattice-error")), (503, Some("not-ready")));
+    slow.abort();
 }
 
 #[tokio::test]
@@ -668,8 +683,7 @@ async fn what_is_counted_has_no_label_of_a_clients_choice() {
     text(a.get("http://w.test/").await).await;
     text(a.send(request("POST", "http://w.test/", empty())).await).await;
     text(a.get("http://evil.test/").await).await;
-    let mut metrics = String::new();
-    prometheus_client::encoding::text::encode(&mut metrics, &a.metrics).unwrap();
+    let metrics = a.metrics();
     for line in [
         "lattice_router_requests_total{workload=\"w\",status=\"2xx\",path=\"remote\"} 1",
         "lattice_router_requests_total{workload=\"w\",status=\"5xx\",path=\"remote\"} 1",
@@ -681,6 +695,9 @@ async fn what_is_counted_has_no_label_of_a_clients_choice() {
     }
     assert!(metrics.contains("{workload=\"\",status=\"4xx\",path=\"none\"}"), "{metrics}");
     assert!(!metrics.contains("evil"), "{metrics}");
+    world.remove("w");
+    eventually("the end of a series", || !a.metrics().contains("workload=\"w\"")).await;
+    assert!(a.metrics().contains("{workload=\"\",status=\"4xx\",path=\"none\"}"), "{metrics}");
 }
 
 #[tokio::test]
@@ -691,10 +708,7 @@ async fn http_2_by_prior_knowledge() {
     b.guests.run("echo", |request| async move { Ok(Response::new(request.into_body())) });
     table_knows(&a, "echo").await;
     let port = Port::open(&a, Duration::ZERO).await;
-    let io = hyper_util::rt::TokioIo::new(port.connect().await);
-    let executor = hyper_util::rt::TokioExecutor::new();
-    let (mut client, connection) = hyper::client::conn::http2::handshake::<_, _, Body>(executor, io).await.unwrap();
-    tokio::spawn(connection);
+    let (mut client, _connection) = http2(&port, WINDOW as u32).await;
     let sent = pattern(3 << 20);
     let (frames, body) = written();
     let source = sent.clone();
@@ -716,7 +730,11 @@ async fn odd_heads_are_refused() {
     let world = World::new();
     let a = world.node("a").await;
     world.ready("w", &["a"]);
-    a.guests.run("w", |_| std::future::ready(ok("hello")));
+    a.guests.run("w", |request| {
+        let passed_on = ["connection", "upgrade", "http2-settings"].map(|name| request.headers().contains_key(name));
+        let failed = CallError::Failed { message: "a header was passed on".into() };
+        std::future::ready(if passed_on == [false; 3] { ok("hello") } else { Err(failed) })
+    });
     table_knows(&a, "w").await;
     let port = Port::open(&a, Duration::ZERO).await;
     let many = "x: y\r\n".repeat(200);
@@ -736,6 +754,12 @@ async fn odd_heads_are_refused() {
         ("CONNECT w.test:443 HTTP/1.1\r\nhost: w.test\r\n", 501),
         ("TRACE / HTTP/1.1\r\nhost: w.test\r\n", 501),
         ("GET / HTTP/1.1\r\nhost: w.test\r\nconnection: upgrade\r\nupgrade: websocket\r\n", 501),
+        // What curl --http2 sends.
+        (
+            "GET / HTTP/1.1\r\nhost: w.test\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n\
+             http2-settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n",
+            200,
+        ),
         ("POST / HTTP/1.1\r\nhost: w.test\r\ncontent-length: 1\r\ncontent-length: 2\r\n", 400),
         ("POST / HTTP/1.1\r\nhost: w.test\r\ncontent-length: +4\r\n", 400),
         ("POST / HTTP/1.1\r\nhost: w.test\r\ntransfer-encoding: chunked, identity\r\n", 400),
@@ -776,6 +800,104 @@ async fn a_client_that_sends_no_head_is_cut() {
 }
 
 #[tokio::test]
+async fn a_client_that_takes_nothing_is_cut() {
+    let world = World::new();
+    let quick = |options: &mut lattice_router::RouterOptions| options.stall_timeout = Duration::from_millis(200);
+    let (a, b) = (world.node_with("a", quick).await, world.node("b").await);
+    for (workload, node, id) in [("here", &a, "a"), ("there", &b, "b")] {
+        // More than the buffers of sockets take.
+        node.guests.run(workload, |_| std::future::ready(ok(pattern(32 << 20))));
+        node.guests.run(&format!("slow-{workload}"), |_| async {
+            let (frames, body) = written();
+            tokio::spawn(async move {
+                for _ in 0..2 {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    let _ = frames.send(Ok(Frame::data(Bytes::from_static(b"1")))).await;
+                }
+            });
+            Ok(Response::new(body))
+        });
+        world.ready(workload, &[id]);
+        world.ready(&format!("slow-{workload}"), &[id]);
+        table_knows(&a, &format!("slow-{workload}")).await;
+    }
+    let port = Port::open(&a, Duration::ZERO).await;
+    for workload in ["here", "there"] {
+        let get = |host: &str| request("GET", &format!("http://{host}.test/"), empty());
+        let (mut client, connection) = http2(&port, 0).await;
+        let response = timeout(SOON, client.send_request(get(workload))).await.unwrap().unwrap();
+        assert_eq!((response.status().as_u16(), a.router.in_flight()), (200, 1));
+        let _ = timeout(SOON, connection).await.expect("the connection was left open");
+        eventually("the end of the request", || a.router.in_flight() == 0).await;
+        eventually("the end of the exchange", || b.metrics().contains(NO_EXCHANGES)).await;
+
+        let mut stream = port.connect().await;
+        stream.write_all(format!("GET / HTTP/1.1\r\nhost: {workload}.test\r\n\r\n").as_bytes()).await.unwrap();
+        stream.read_exact(&mut [0; 100]).await.unwrap();
+        eventually("the end of the request", || a.router.in_flight() == 0).await;
+        eventually("the end of the exchange", || b.metrics().contains(NO_EXCHANGES)).await;
+        let mut rest = Vec::new();
+        let _ = timeout(SOON, stream.read_to_end(&mut rest)).await.expect("the connection was left open");
+        assert!(rest.len() < 32 << 20, "the response came in full");
+
+        // It is not the client that is slow.
+        let (mut client, _connection) = http2(&port, WINDOW as u32).await;
+        let response = timeout(SOON, client.send_request(get(&format!("slow-{workload}")))).await.unwrap().unwrap();
+        assert_eq!(timeout(SOON, response.into_body().collect()).await.unwrap().unwrap().to_bytes(), "11");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_asks_for_nothing_is_let_go() {
+    let world = World::new();
+    let quick = |options: &mut lattice_router::RouterOptions| options.idle_timeout = Duration::from_millis(200);
+    let a = world.node_with("a", quick).await;
+    world.ready("w", &["a"]);
+    a.guests.run("w", |_| async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        ok("hello")
+    });
+    table_knows(&a, "w").await;
+    let port = Port::open(&a, Duration::ZERO).await;
+    let (mut client, connection) = http2(&port, WINDOW as u32).await;
+    let response = timeout(SOON, client.send_request(request("GET", "http://w.test/", empty()))).await.unwrap();
+    assert_eq!(timeout(SOON, response.unwrap().into_body().collect()).await.unwrap().unwrap().to_bytes(), "hello");
+    timeout(SOON, connection).await.expect("the connection was left open").unwrap().expect("it was cut");
+    drop(client);
+    eventually("no connection", || a.metrics().contains("lattice_router_connections 0\n")).await;
+}
+
+#[tokio::test]
+async fn an_address_has_so_many_connections_unless_it_is_a_proxy_of_ours() {
+    let world = World::new();
+    let one = |options: &mut lattice_router::RouterOptions| options.connections_per_address_max = 1;
+    let a = world.node_with("a", one).await;
+    let trusting = |options: &mut lattice_router::RouterOptions| {
+        options.connections_per_address_max = 0;
+        options.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+    };
+    let b = world.node_with("b", trusting).await;
+    let answers = async |stream: &mut tokio::net::TcpStream| {
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: w.test\r\n\r\n").await;
+        let mut head = [0; 12];
+        timeout(SOON, stream.read_exact(&mut head)).await.unwrap().is_ok_and(|_| head == *b"HTTP/1.1 404")
+    };
+    let port = Port::open(&a, Duration::ZERO).await;
+    let mut first = port.connect().await;
+    assert!(answers(&mut first).await);
+    assert!(!answers(&mut port.connect().await).await, "a second connection");
+    drop(first);
+    eventually("no connection", || a.metrics().contains("lattice_router_connections 0\n")).await;
+    let again = async {
+        while !answers(&mut port.connect().await).await {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(SOON, again).await.expect("the place was not given back");
+    assert!(answers(&mut Port::open(&b, Duration::ZERO).await.connect().await).await);
+}
+
+#[tokio::test]
 async fn a_router_that_stops_ends_what_it_began() {
     let world = World::new();
     let a = world.node("a").await;
@@ -808,6 +930,17 @@ async fn a_router_that_stops_ends_what_it_began() {
         timeout(SOON, port.serving).await.unwrap().unwrap();
         assert!(tokio::net::TcpStream::connect(port.address).await.is_err(), "it still listens");
     }
+}
+
+/// A client that lets so many bytes of each response come before it reads them.
+async fn http2(
+    port: &Port,
+    window: u32,
+) -> (hyper::client::conn::http2::SendRequest<Body>, tokio::task::JoinHandle<hyper::Result<()>>) {
+    let io = hyper_util::rt::TokioIo::new(port.connect().await);
+    let mut builder = hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+    let (client, connection) = builder.initial_stream_window_size(window).handshake(io).await.unwrap();
+    (client, tokio::spawn(connection))
 }
 
 async fn text_len(response: Response) -> usize {

@@ -7,7 +7,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use lattice::{
     id::{Generation, NodeId, Revision, SlotId, WorkloadName},
     record::{Holder, Key, Phase, Slot},
-    spec::Class,
+    spec::{Class, Requirement},
     store::{Bucket, Change, FeedItem, Items, Precondition, Store as _},
     testing::MemoryLattice,
     view::{Applied, LatticeView},
@@ -24,6 +24,8 @@ pub(crate) struct History {
     /// Memory that a replica of each workload reserves. Constant, so that the order of writes to two buckets does not
     /// matter.
     memory: BTreeMap<WorkloadName, u64>,
+    /// What each workload ever asked of nodes: a claim can be made on a view of specs that is older than the claim.
+    requirements: BTreeMap<WorkloadName, Vec<Requirement>>,
     /// Writes to slots so far, deletions included.
     pub(crate) slot_writes: u64,
     pub(crate) claims: u64,
@@ -37,7 +39,7 @@ impl History {
         for bucket in Bucket::ALL {
             view.apply_snapshot(bucket, store.snapshot(bucket).await.map_err(|error| error.to_string())?);
         }
-        Ok(Self { feed, view, memory, slot_writes: 0, claims: 0 })
+        Ok(Self { feed, view, memory, requirements: BTreeMap::new(), slot_writes: 0, claims: 0 })
     }
 
     /// Follow what was written since the last call, and check each revision.
@@ -64,7 +66,7 @@ impl History {
                     if after.is_some_and(|after| before.as_ref().is_none_or(|before| before.holder != after.holder)) {
                         self.claims += 1;
                     }
-                    owner_is_respected(&was, &slot, before.as_ref(), after)?;
+                    self.owner_is_respected(&was, &slot, before.as_ref(), after)?;
                 }
                 Some(Key::Session(node)) => {
                     let renewed = was.sessions.get(&node).map(|session| session.record.incarnation)
@@ -74,11 +76,41 @@ impl History {
                         trace.note(format!("#{} session {node} is {life:?}", change.revision));
                     }
                 }
-                _ => trace.note(spec_line(&self.view, &change)),
+                Some(Key::Spec(name)) => {
+                    trace.note(spec_line(&self.view, &change));
+                    if let Some(spec) = self.view.specs.get(&name) {
+                        let asked = self.requirements.entry(name).or_default();
+                        asked.extend(spec.record.spec.placement.require.iter().cloned());
+                    }
+                }
+                None => return Err(format!("a node wrote to {}", change.key)),
             }
             self.capacity_is_kept()?;
         }
         Ok(())
+    }
+
+    /// Invariant 1: who holds a slot keeps it. Another node writes over it only when the holder's session is gone, or
+    /// when the holder is leaving and its replica may run twice.
+    fn owner_is_respected(
+        &self,
+        view: &LatticeView,
+        slot: &SlotId,
+        before: Option<&Slot>,
+        after: Option<&Slot>,
+    ) -> Verdict {
+        let (Some(before), Some(after)) = (before, after) else { return Ok(()) };
+        if before.holder.node == after.holder.node {
+            return Ok(());
+        }
+        let Some(session) = view.live(&before.holder) else { return Ok(()) };
+        let class = view.specs.get(&slot.workload).map(|spec| spec.record.spec.class);
+        let mut asked = self.requirements.get(&slot.workload).into_iter().flatten();
+        let is_leaving = session.draining || asked.any(|requirement| !requirement.holds(&session.labels));
+        if class != Some(Class::Strict) && is_leaving {
+            return Ok(());
+        }
+        Err(format!("{} took {slot} from {}, which lives and is not leaving", after.holder.node, before.holder.node))
     }
 
     /// Invariant 4: at no revision does a node hold more than it declared.
@@ -122,26 +154,6 @@ fn spec_line(view: &LatticeView, change: &Change) -> String {
     let specs = view.specs.iter().find(|(name, _)| change.key == format!("spec.{name}"));
     let text = specs.map(|(_, spec)| format!("g{} × {}", spec.record.generation, spec.record.spec.replicas));
     format!("{} is {}", change.key, text.unwrap_or_else(|| "gone".into()))
-}
-
-/// Invariant 1: who holds a slot keeps it. Another node writes over it only when the holder's session is gone, or when
-/// the holder is leaving and its replica may run twice.
-fn owner_is_respected(view: &LatticeView, slot: &SlotId, before: Option<&Slot>, after: Option<&Slot>) -> Verdict {
-    let (Some(before), Some(after)) = (before, after) else { return Ok(()) };
-    if before.holder.node == after.holder.node {
-        return Ok(());
-    }
-    let Some(session) = view.live(&before.holder) else { return Ok(()) };
-    let spec = view.specs.get(&slot.workload).map(|spec| &spec.record.spec);
-    let may_leave = spec.is_none_or(|spec| {
-        let lacks_label = spec.placement.require.iter().any(|requirement| !requirement.holds(&session.labels));
-        // The order of writes to two buckets is not known here: the requirement may have been taken back since.
-        spec.class == Class::Available && (session.draining || lacks_label)
-    });
-    if may_leave {
-        return Ok(());
-    }
-    Err(format!("{} took {slot} from {}, which lives and is not leaving", after.holder.node, before.holder.node))
 }
 
 /// Invariant 2: of a strict replica at most one instance runs, on nodes that are not suspended.

@@ -19,7 +19,10 @@ mod world;
 
 pub use trace::Trace;
 
-use std::time::Duration;
+use std::{sync::mpsc, thread, time::Duration};
+
+/// Real time that one seed may take: a hundred times what it takes.
+const HANG: Duration = Duration::from_secs(120);
 
 /// How a seed is played.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,12 +64,21 @@ pub struct Facts {
 
 /// Play one seed, in virtual time, on this thread.
 pub fn run(seed: u64, options: Options) -> Outcome {
+    let (played, waiting) = mpsc::channel::<()>();
+    thread::spawn(move || {
+        if waiting.recv_timeout(HANG) == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("seed {seed} hangs: a service does not wait for anything, so virtual time stands still");
+            std::process::abort();
+        }
+    });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime without sockets needs nothing of the system");
-    runtime.block_on(world::play(seed, options))
+    let outcome = runtime.block_on(world::play(seed, options));
+    drop(played);
+    outcome
 }
 
 fn lattice_id() -> lattice::id::LatticeId {

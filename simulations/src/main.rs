@@ -16,17 +16,24 @@ use std::{
 const USAGE: &str = "\
 Plays seeded simulations of a lattice and checks its invariants.
 
-usage: lattice-simulations [--seed N | --seeds FROM..TO | --minutes M] [--trace]
+usage: lattice-simulations [--seed N | --seeds FROM..TO | --minutes M] [--faults S] [--trace]
 
   --seed N         one seed
   --seeds A..B     seeds A to B-1
   --minutes M      new seeds, from the time of day, for that long
+  --faults S       seconds of virtual time for which things go wrong [default: 60]
   --trace          print what happened even if all is well";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = arguments.iter().map(String::as_str).filter(|word| *word != "--trace").collect();
+    let mut words: Vec<&str> = arguments.iter().map(String::as_str).filter(|word| *word != "--trace").collect();
     let show = words.len() != arguments.len();
+    let mut options = Options::default();
+    if let Some(at) = words.iter().position(|word| *word == "--faults") {
+        let Some(Ok(seconds)) = words.get(at + 1).map(|seconds| seconds.parse()) else { return usage() };
+        options.faults = Duration::from_secs(seconds);
+        words.drain(at..at + 2);
+    }
     let (seeds, until) = match words[..] {
         [] => (0..100, None),
         ["--seed", seed] => match seed.parse() {
@@ -58,9 +65,9 @@ fn main() -> ExitCode {
                     if seed >= seeds.end || until.is_some_and(|until| Instant::now() > until) {
                         return;
                     }
-                    let outcome = run(seed, Options::default());
+                    let outcome = run(seed, options);
                     let mut played = played.lock().unwrap_or_else(PoisonError::into_inner);
-                    report(&outcome, show);
+                    report(&outcome, options, show);
                     played.0 += u64::from(outcome.violation.is_none());
                     played.1 += u64::from(outcome.violation.is_some());
                 }
@@ -82,7 +89,7 @@ fn range(text: &str) -> Option<Range<u64>> {
     Some(from.parse().ok()?..to.parse().ok()?)
 }
 
-fn report(outcome: &Outcome, show: bool) {
+fn report(outcome: &Outcome, options: Options, show: bool) {
     let Outcome { seed, violation, trace, facts } = outcome;
     if show || violation.is_some() {
         for line in trace.lines() {
@@ -91,7 +98,9 @@ fn report(outcome: &Outcome, show: bool) {
     }
     match violation {
         Some(violation) => {
-            println!("seed {seed}: {violation}\nagain: cargo run -p lattice-simulations -- --seed {seed}")
+            let faults = options.faults.as_secs();
+            println!("seed {seed}: {violation}");
+            println!("again: cargo run -p lattice-simulations -- --seed {seed} --faults {faults}");
         }
         None => println!(
             "seed {seed}: {} faults, {} claims, at rest after {:.1} s, trace {:016x}",

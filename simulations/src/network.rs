@@ -14,11 +14,12 @@ use lattice::{
     testing::MemoryLattice,
 };
 use std::{
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc},
     time::{Instant, sleep, sleep_until},
 };
 
@@ -63,22 +64,53 @@ impl Sky {
 /// One node's connection. Clones are the same.
 #[derive(Clone)]
 pub(crate) struct Wire {
-    link: watch::Sender<Link>,
+    state: Arc<Mutex<WireState>>,
+    /// Wakes in the order of waiting; a `watch` channel wakes in an order of its own, and a seed would not replay.
+    changed: Arc<Notify>,
     sky: Sky,
     rng: Arc<SimRng>,
 }
 
+#[derive(Clone, Copy)]
+struct WireState {
+    link: Link,
+    /// How often it came up after it was known to be down.
+    reconnects: u64,
+}
+
 impl Wire {
     pub(crate) fn new(sky: Sky, rng: SimRng) -> Self {
-        Self { link: watch::Sender::new(Link::Up), sky, rng: Arc::new(rng) }
+        let state = WireState { link: Link::Up, reconnects: 0 };
+        Self { state: Arc::new(Mutex::new(state)), changed: Arc::default(), sky, rng: Arc::new(rng) }
     }
 
     pub(crate) fn set(&self, link: Link) {
-        self.link.send_replace(link);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.link == Link::Down && link == Link::Up {
+            state.reconnects += 1;
+        }
+        state.link = link;
+        drop(state);
+        self.changed.notify_waiters();
     }
 
     pub(crate) fn link(&self) -> Link {
-        *self.link.borrow()
+        self.state().link
+    }
+
+    fn state(&self) -> WireState {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn until(&self, is_so: impl Fn(WireState) -> bool) {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if is_so(self.state()) {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// The lattice as a node sees it through this wire.
@@ -151,10 +183,7 @@ impl Wire {
             let wire = self.clone();
             let landing = tokio::spawn(async move {
                 sleep_until(lands).await;
-                if wire.link() == Link::Silent {
-                    let mut link = wire.link.subscribe();
-                    let _sender_is_held = link.wait_for(|link| *link != Link::Silent).await;
-                }
+                wire.until(|state| state.link != Link::Silent).await;
                 // What waits in a connection is lost with it.
                 if wire.link() == Link::Up { Some(write.await) } else { None }
             });
@@ -252,19 +281,13 @@ impl Store for FarStore {
 
 /// Carry changes to one node until it drops its feed.
 async fn forward(wire: Wire, mut near: Items<FeedItem>, to: mpsc::Sender<FeedItem>) {
-    let mut link = wire.link.subscribe();
-    let mut last = *link.borrow_and_update();
+    let mut reconnects = wire.state().reconnects;
     loop {
         let item = tokio::select! { // cancel-safe: a stream's `next` loses nothing
             biased;
             () = to.closed() => return,
-            _ = link.changed() => {
-                let now = *link.borrow_and_update();
-                let is_back = last == Link::Down && now == Link::Up;
-                last = now;
-                if !is_back {
-                    continue;
-                }
+            () = wire.until(|state| state.reconnects != reconnects) => {
+                reconnects = wire.state().reconnects;
                 FeedItem::Gap
             }
             item = near.next() => match item {
@@ -273,9 +296,7 @@ async fn forward(wire: Wire, mut near: Items<FeedItem>, to: mpsc::Sender<FeedIte
             },
         };
         wire.travel().await;
-        if wire.link() == Link::Silent && link.wait_for(|link| *link != Link::Silent).await.is_err() {
-            return;
-        }
+        wire.until(|state| state.link != Link::Silent).await;
         let is_lost =
             item != FeedItem::Gap && (wire.link() == Link::Down || wire.rng.happens(wire.sky.now().lost_changes));
         if !is_lost && to.send(item).await.is_err() {

@@ -13,7 +13,7 @@ use lattice::{
 
 /// Delete workloads
 ///
-/// Their replicas drain and stop. The history of their specs is kept for a while.
+/// Their replicas drain and stop; nothing of them is kept
 #[derive(Debug, clap::Args)]
 #[command(before_help = "Examples:
   lattice delete hello

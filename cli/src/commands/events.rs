@@ -3,7 +3,7 @@
 use crate::{
     Context,
     error::{Exit, Failure},
-    output::Paint,
+    output::{Paint, plain},
 };
 use anyhow::Context as _;
 use futures_util::StreamExt as _;
@@ -55,6 +55,7 @@ fn line(event: &CloudEvent, paint: Paint) -> String {
         "slot-ready" | "node-joined" => paint.good(kind),
         _ => kind,
     };
+    let message = plain(message);
     format!("{}  {kind} {:<12} {message} {}", paint.dim(&event.time), event.subject, paint.dim(format!("({node})")))
 }
 

@@ -36,6 +36,7 @@ use std::{
 };
 use tokio::{
     net::TcpListener,
+    runtime::Handle,
     signal::unix::{Signal, SignalKind, signal},
     task::JoinError,
 };
@@ -165,9 +166,18 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     // default of 61 a node full of such guests would answer nobody for half a second.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().event_interval(8).build();
     let runtime = runtime.context("can't start the async runtime")?;
-    let exit = runtime.block_on(Box::pin(serve(args, context)));
+    // A thread of its own: however many guests compute, this node renews its session and is not taken for dead.
+    let mut control = tokio::runtime::Builder::new_multi_thread();
+    let control = control
+        .worker_threads(1)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("can't start the control plane's async runtime")?;
+    let exit = runtime.block_on(Box::pin(serve(args, context, control.handle())));
     // Compilation of a component can't be interrupted; nobody waits for it now.
     runtime.shutdown_background();
+    control.shutdown_background();
     exit
 }
 
@@ -205,7 +215,7 @@ async fn listen(address: SocketAddr, option: &str) -> anyhow::Result<TcpListener
     })
 }
 
-async fn serve(args: Args, context: &Context) -> anyhow::Result<Exit> {
+async fn serve(args: Args, context: &Context, control_thread: &Handle) -> anyhow::Result<Exit> {
     // What can be wrong here is found before anything is joined.
     let settings = connection::resolve(&context.nats, &Surroundings::of_process())?;
     let labels = labels(&args.labels)?;
@@ -227,10 +237,18 @@ async fn serve(args: Args, context: &Context) -> anyhow::Result<Exit> {
     tokio::spawn(admin::serve(admin_listener, admin.clone(), ended.clone()));
     tracing::info!(%node, lattice = %context.lattice, http = %http_address, admin = %admin_address, data = %dir.display(), "starting");
     let name = format!("lattice {} node {node}", context.lattice);
-    let (_nats, platform) = tokio::select! {
+    // Two connections: a slow reader of bulk bytes may be cut off by the server, and must not take the session with it.
+    let joining = async {
+        let lattice = context.lattice.clone();
+        let control = control_thread.spawn(join::join(settings.clone(), lattice.clone(), format!("{name} control")));
+        let control = control.await.context("joining was broken off")??;
+        let data = join::join(settings, lattice, format!("{name} data")).await?;
+        anyhow::Ok((control, data))
+    };
+    let ((_control_connection, platform), (_data_connection, data_platform)) = tokio::select! {
         biased;
         () = signals.next() => return Ok(Exit::Ok),
-        joined = join::join(settings, &context.lattice, &name) => joined?,
+        joined = joining => joined?,
     };
 
     let (leave, drain) = divide(args.drain_timeout.into());
@@ -248,13 +266,16 @@ async fn serve(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let mut metrics = Registry::default();
     let mut host = HostOptions::new(context.lattice.clone(), node.clone(), data.part("code"));
     host.drain = host.drain.min(leave);
-    let host = HostNode::new(host, platform.clone(), &mut metrics).context("can't start the host")?;
-    let control = ControlPlane::new(options, platform.clone(), host.clone(), Arc::new(lattice_host_node::inspect));
+    host.memory_bytes_total = options.capacity.memory;
+    let timing = Timing::from(args.timing);
+    host.strict_drain = (timing.kill - timing.fence) / 2;
+    let host = HostNode::new(host, data_platform.clone(), &mut metrics).context("can't start the host")?;
+    let control = ControlPlane::new(options, platform, host.clone(), Arc::new(lattice_host_node::inspect));
     let router = Router::new(
         RouterOptions::new(node.clone(), context.lattice.clone()),
-        platform.bus.clone(),
-        platform.clock.clone(),
-        platform.rng.clone(),
+        data_platform.bus,
+        data_platform.clock,
+        data_platform.rng,
         host.clone(),
         control.view(),
         &mut metrics,
@@ -262,7 +283,7 @@ async fn serve(args: Args, context: &Context) -> anyhow::Result<Exit> {
     admin.joined(Parts { health: control.health(), view: control.view(), metrics });
 
     let limit = Duration::from(args.drain_timeout) + Duration::from_secs(2);
-    run_parts(control, host, router, http, (drain, limit), &mut signals).await?;
+    run_parts((control, control_thread), host, router, http, (drain, limit), &mut signals).await?;
     tracing::info!(%node, "left");
     Ok(Exit::Ok)
 }
@@ -271,7 +292,7 @@ async fn serve(args: Args, context: &Context) -> anyhow::Result<Exit> {
 /// ends (within `drain`), then the host. A second signal ends the process as it is; so does `limit`, after a first part
 /// has ended.
 async fn run_parts(
-    control: ControlPlane,
+    (control, control_thread): (ControlPlane, &Handle),
     host: Arc<HostNode>,
     router: Router,
     http: TcpListener,
@@ -280,7 +301,7 @@ async fn run_parts(
 ) -> anyhow::Result<()> {
     let (leave, stop_router, stop_host) =
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-    let mut controlling = tokio::spawn(control.run(leave.clone()));
+    let mut controlling = control_thread.spawn(control.run(leave.clone()));
     let mut hosting = tokio::spawn({
         let stop = stop_host.clone();
         async move { host.run(stop).await }
@@ -304,7 +325,10 @@ async fn run_parts(
             tokio::select! {
                 biased;
                 () = signals.next() => return Err(interrupted()),
-                outcome = &mut controlling => ended_with(outcome, "the control plane"),
+                outcome = tokio::time::timeout(limit, &mut controlling) => match outcome {
+                    Ok(outcome) => ended_with(outcome, "the control plane"),
+                    Err(_) => Err(anyhow::anyhow!("handing over took too long")),
+                },
             }
         }
         outcome = &mut controlling => ended_with(outcome, "the control plane"),

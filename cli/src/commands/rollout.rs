@@ -6,7 +6,7 @@ use crate::{
     Context,
     client::Client,
     error::{Exit, Failure, exit_of},
-    output::Paint,
+    output::{Paint, plain},
 };
 use lattice::{
     ctl::{PutReply, SlotStatus, StatusReply},
@@ -68,7 +68,8 @@ fn judge(status: &StatusReply, put: Generation) -> Verdict {
 fn describe(slot: &SlotStatus, put: Generation, paint: Paint) -> String {
     let node = slot.node.as_ref().map_or_else(String::new, |node| format!(" on {node}"));
     let older = slot.generation.is_some_and(|generation| generation < put);
-    let message = |separator: &str| slot.message.as_ref().map_or_else(String::new, |text| format!("{separator}{text}"));
+    let message =
+        |separator: &str| slot.message.as_ref().map_or_else(String::new, |text| format!("{separator}{}", plain(text)));
     match slot.phase {
         Some(Phase::Ready) if older => format!("serving the previous generation{node}"),
         Some(Phase::Ready) => format!("{}{node}", paint.good("ready")),

@@ -1,13 +1,14 @@
 //! What the control interface answers, and what it leaves in the store.
 
 use crate::harness::{
-    PATIENCE,
+    Api, PATIENCE,
     api::{holders, reply, spec, to_headers},
     eventually, shared,
 };
 use lattice::{
     ctl::{
-        ErrorCode, HEADER_DRY_RUN, HEADER_ERROR, HEADER_ERROR_CODE, HEADER_EXPECTED_REVISION, PutReply, WorkloadState,
+        ErrorCode, HEADER_DRY_RUN, HEADER_ERROR, HEADER_ERROR_CODE, HEADER_EXPECTED_REVISION, PutReply, StatusReply,
+        WorkloadState,
     },
     id::{Digest, Generation},
     record::{Record as _, Slot},
@@ -187,15 +188,19 @@ async fn a_put_is_idempotent_and_can_be_conditional_or_dry() {
     let back = api.rollback("kept").await.unwrap();
     assert_eq!((back.changed, back.generation, back.hash), (true, Generation(3), first.hash));
     api.ready("kept").await;
-    eventually("the earlier environment is back", PATIENCE, async || {
-        let answer = lattice.nodes[0].get("kept.test", "/env/COLOUR").await;
-        if (answer.status, answer.error()) == (404, "") { Ok(()) } else { Err(format!("{answer:?}")) }
+    lattice.nodes[0].answers("kept.test", "/env/COLOUR", (404, "")).await;
+}
+
+async fn state_of(api: &Api, name: &str, state: WorkloadState) -> StatusReply {
+    eventually(&format!("{name} is {state:?}"), PATIENCE, async || {
+        let status = api.status(name).await.map_err(|error| error.to_string())?;
+        if status.state == state { Ok(status) } else { Err(format!("{status:?}")) }
     })
-    .await;
+    .await
 }
 
 /// The nonce of each slot of a workload: another one means that it was claimed anew.
-async fn claims(api: &crate::harness::Api, name: &str) -> BTreeMap<String, (String, uuid::Uuid)> {
+async fn claims(api: &Api, name: &str) -> BTreeMap<String, (String, uuid::Uuid)> {
     let prefix = format!("slot.{name}.");
     let entries = api.snapshot(Bucket::State).await.entries.into_iter().filter(|entry| entry.key.starts_with(&prefix));
     let claim = |value: &[u8]| Slot::decode(value).map(|slot| (slot.holder.node.to_string(), slot.nonce)).unwrap();
@@ -206,7 +211,11 @@ async fn claims(api: &crate::harness::Api, name: &str) -> BTreeMap<String, (Stri
 async fn scaling_moves_nothing_and_deleting_leaves_nothing() {
     let lattice = shared().await;
     let api = lattice.api().await;
-    let one = api.deploy("scaled", "hello-http02", 1).await;
+    let mut asked = spec("scaled", api.upload("hello-http02").await, 1);
+    // How long a request waits for a replica where there is none.
+    asked["http"]["routes"][0]["timeout"] = "500ms".into();
+    api.put(&asked).await.unwrap();
+    let one = api.ready("scaled").await;
     let first = claims(&api, "scaled").await;
     assert_eq!(first.len(), 1);
     lattice.serving("scaled.test", "/").await;
@@ -235,8 +244,8 @@ async fn scaling_moves_nothing_and_deleting_leaves_nothing() {
         count => Err(count),
     })
     .await;
-    assert_eq!(api.status("scaled").await.unwrap().state, WorkloadState::Idle);
-    assert_eq!(lattice.nodes[0].get("scaled.test", "/").await.status, 503);
+    state_of(&api, "scaled", WorkloadState::Idle).await;
+    lattice.nodes[0].answers("scaled.test", "/", (503, "not-ready")).await;
     let error = api.scale("scaled", 10_001).await.unwrap_err();
     assert_eq!((error.code, error.field.as_deref()), (ErrorCode::Invalid, Some("replicas")));
 
@@ -253,11 +262,7 @@ async fn scaling_moves_nothing_and_deleting_leaves_nothing() {
     assert!(specs.iter().all(|entry| entry.key != "spec.scaled"));
     assert_eq!(api.get("scaled").await.unwrap_err().code, ErrorCode::NotFound);
     for node in &lattice.nodes {
-        eventually("its route is gone", PATIENCE, async || match node.get("scaled.test", "/").await {
-            answer if (answer.status, answer.error()) == (404, "no-route") => Ok(()),
-            answer => Err(format!("{answer:?}")),
-        })
-        .await;
+        node.answers("scaled.test", "/", (404, "no-route")).await;
     }
     // Another life of the name begins at generation 1, and its history tells both.
     let reborn = api.submit("scaled", "hello-http02", 1).await;
@@ -270,17 +275,13 @@ async fn a_replica_that_no_node_may_run_says_why() {
     let api = lattice.api().await;
     let mut asked = spec("picky", api.upload("hello-http02").await, 1);
     asked["placement"] = json!({ "require": ["zone == moon"] });
+    asked["http"]["routes"][0]["timeout"] = "500ms".into();
     api.put(&asked).await.unwrap();
-    let status = eventually("it is degraded", PATIENCE, async || {
-        let status = api.status("picky").await.map_err(|error| error.to_string())?;
-        if status.state == WorkloadState::Degraded { Ok(status) } else { Err(format!("{status:?}")) }
-    })
-    .await;
+    let status = state_of(&api, "picky", WorkloadState::Degraded).await;
     let refused = &status.slots[0].refused;
     assert_eq!(refused.len(), 3, "{status:?}");
     assert!(refused.iter().all(|refusal| refusal.reason.contains("zone")), "{refused:?}");
-    let answer = lattice.nodes[0].get("picky.test", "/").await;
-    assert_eq!((answer.status, answer.error()), (503, "not-ready"));
+    lattice.nodes[0].answers("picky.test", "/", (503, "not-ready")).await;
     // Which is no reason to wait once it may.
     asked["placement"] = json!({ "require": ["zone != moon"] });
     api.put(&asked).await.unwrap();
@@ -300,7 +301,11 @@ async fn every_operation_answers_and_an_unknown_one_too() {
     };
     assert_eq!(ask("workload.schema", &[]).await["ok"]["title"], "WorkloadSpec");
     assert_eq!(ask("workload.get.known", &[]).await["ok"]["spec"]["name"], "known");
-    assert_eq!(ask("workload.status.known", &[]).await["ok"]["state"], "ready");
+    eventually("every node calls it ready", PATIENCE, async || {
+        let reply = ask("workload.status.known", &[]).await;
+        if reply["ok"]["state"] == "ready" { Ok(()) } else { Err(reply) }
+    })
+    .await;
     assert_eq!(ask("workload.history.known", &[]).await["ok"][0]["put"]["generation"], 1);
     assert_eq!(ask("node.get.n2", &[]).await["ok"]["node"], "n2");
     for (operation, code) in [

@@ -22,10 +22,11 @@ async fn two_lattices_on_one_server_do_not_see_each_other() {
     assert_eq!(apis[0].get("same").await.unwrap().spec.replicas, 1);
     assert_eq!(apis[1].get("same").await.unwrap().spec.replicas, 2);
 
+    first.serving("same.test", "/").await;
+    first.node("n1").answers("only-first.test", "/", (200, "")).await;
     for node in ["n1", "m1"] {
         assert_eq!(first.node(node).get("same.test", "/").await.ok().node(), node);
     }
-    first.node("n1").get("only-first.test", "/").await.ok();
     let answer = first.node("m1").get("only-first.test", "/").await;
     assert_eq!((answer.status, answer.error()), (404, "no-route"));
 

@@ -56,5 +56,5 @@ async fn a_second_process_with_the_same_data_or_the_same_id_is_refused() {
         _ = old.process().wait_line(told, PATIENCE) => assert_eq!(old.wait_exit().await.code(), Some(4)),
         _ = second.wait_line(told, PATIENCE) => assert_eq!(second.wait_exit(PATIENCE).await.code(), Some(4)),
     }
-    assert_eq!(api.nodes().await.len(), 1);
+    lattice.listed(1).await;
 }

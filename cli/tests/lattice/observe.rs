@@ -1,8 +1,9 @@
 //! What people and tools see of a lattice: micro services, events, and the commands of the CLI.
 
-use crate::harness::{PATIENCE, api::holders, eventually, shared};
+use crate::harness::{PATIENCE, api::holders, cluster::lattice_program, eventually, process::Process, shared};
 use futures_util::StreamExt as _;
 use lattice::{event::CloudEvent, store::Message};
+use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -33,9 +34,14 @@ async fn every_node_is_an_instance_of_a_micro_service() {
             found.insert(node_of[&id].clone(), reply);
         }
         assert_eq!(found.keys().collect::<Vec<_>>(), ["n1", "n2", "n3"], "{verb}");
-        let endpoints = |reply: &Value| reply["endpoints"].as_array().map_or(0, Vec::len);
-        let expected = if verb == "PING" { 0 } else { 2 };
-        assert!(found.values().all(|reply| endpoints(reply) == expected), "{verb}: {found:?}");
+        if verb == "PING" {
+            continue;
+        }
+        for reply in found.values() {
+            let endpoints = reply["endpoints"].as_array().unwrap();
+            let is_ours = |endpoint: &Value| endpoint["subject"].as_str().unwrap().starts_with("lattice.default.ctl.");
+            assert!(!endpoints.is_empty() && endpoints.iter().all(is_ours), "{verb}: {reply}");
+        }
     }
 }
 
@@ -119,6 +125,39 @@ async fn the_commands_deploy_and_show() {
     assert!(out.contains("deleted shown"), "{out}");
     let missing = lattice.cli(&["delete", "shown"]).await;
     assert_eq!(missing.status.code(), Some(3), "{missing:?}");
+}
+
+#[tokio::test]
+async fn logs_and_events_can_be_followed() {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    api.deploy("followed", "hello-http03", 1).await;
+    lattice.serving("followed.test", "/").await;
+    let follow = |name: &str, arguments: &[&str]| {
+        let url = lattice.server.url();
+        let arguments = arguments.iter().copied().chain(["--follow", "--nats", &url]);
+        Process::start(name, lattice_program(), arguments)
+    };
+    let logs = follow("logs", &["logs", "followed"]);
+    // What was written before, then what is written now.
+    logs.wait_line("followed.0", PATIENCE).await;
+    lattice.nodes[0].get("followed.test", "/while-following").await.ok();
+    logs.wait_line("/while-following", PATIENCE).await;
+
+    let events = follow("events", &["events", "--last", "1000"]);
+    events.wait_line("followed.0", PATIENCE).await;
+    api.delete("followed").await.unwrap();
+    let told = eventually("the deletion is told", PATIENCE, async || {
+        let output = events.output();
+        let line = output.lines().find(|line| line.contains("workload-deleted") && line.contains("followed"));
+        line.map(str::to_owned).ok_or("not yet")
+    });
+    told.await;
+    for follower in [logs, events] {
+        assert!(follower.is_running());
+        follower.signal(Signal::INT);
+        follower.wait_exit(PATIENCE).await;
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,11 @@
 //! A workload that was deployed answers through every node, in every language.
 
-use crate::harness::{Lattice, api::holders, shared};
+use crate::harness::{
+    Lattice,
+    api::{holders, spec},
+    http, shared,
+};
+use hyper::Method;
 use std::collections::BTreeSet;
 
 /// Through each node; answers with the nodes that ran it.
@@ -86,5 +91,59 @@ async fn environment_routes_and_unknown_hosts() {
         // The component's own 404 is not the router's.
         let answer = node.get("routed.test", "/env/NOTHING").await;
         assert_eq!((answer.status, answer.error()), (404, ""));
+    }
+}
+
+#[tokio::test]
+async fn the_component_sees_the_request_as_the_client_sent_it() {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    let status = api.deploy("mirror", "echo", 1).await;
+    lattice.serving("mirror.test", "/headers").await;
+    let holder = lattice.node(holders(&status)[0].as_str());
+    for node in [holder, lattice.other_than(&holder.id)] {
+        let sent = [
+            ("x-mine", "kept"),
+            ("connection", "x-hop"),
+            ("x-hop", "dropped"),
+            ("lattice-error", "forged"),
+            ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        ];
+        let path = "/headers?a=1&b=%20";
+        let response = http::send(&node.http(), Method::GET, "mirror.test", path, &sent, http::empty()).await.unwrap();
+        let answer = http::whole(response).await.unwrap().ok();
+        assert_eq!((answer.header("x-method"), answer.header("x-path")), ("GET", path));
+        let seen = answer.text();
+        let value = |name: &str| seen.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")));
+        assert_eq!(value("x-mine"), Some("kept"), "{seen}");
+        assert_eq!((value("x-hop"), value("connection")), (None, None), "{seen}");
+        assert_eq!(value("x-forwarded-for"), Some("127.0.0.1"), "{seen}");
+        assert!(value("x-forwarded-host").is_some_and(|host| host.starts_with("mirror.test")), "{seen}");
+        assert_eq!(value("x-forwarded-proto"), Some("http"), "{seen}");
+        assert!(value("traceparent").is_some_and(|trace| trace.contains("0af7651916cd43dd8448eb211c80319c")), "{seen}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_too_large_is_refused_wherever_it_comes_in() {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    let mut asked = spec("small", api.upload("echo").await, 1);
+    asked["limits"] = serde_json::json!({ "body": "10KiB" });
+    api.put(&asked).await.unwrap();
+    let status = api.ready("small").await;
+    lattice.serving("small.test", "/bytes/1").await;
+    let holder = lattice.node(holders(&status)[0].as_str());
+    for node in [holder, lattice.other_than(&holder.id)] {
+        // So little too much that all of it is sent before the refusal can close the connection on the rest.
+        for (length, announced) in
+            [(10 * 1024, true), (10 * 1024 + 1, true), (10 * 1024, false), (10 * 1024 + 1, false)]
+        {
+            let body = if announced { http::full(vec![1; length]) } else { http::chunked(vec![1; length]) };
+            let response = http::send(&node.http(), Method::POST, "small.test", "/count", &[], body).await.unwrap();
+            let answer = http::whole(response).await.unwrap();
+            let expected = if length > 10 * 1024 { (413, "body-too-large") } else { (200, "") };
+            assert_eq!((answer.status, answer.error()), expected, "{length} {announced} through {}", node.id);
+        }
     }
 }

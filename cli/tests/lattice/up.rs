@@ -62,6 +62,7 @@ async fn up_starts_deploys_shows_and_leaves_nothing_behind() {
     let mut pids: Vec<u32> = nodes.iter().map(|node| pid(&node["pid"])).collect();
     pids.push(pid(&summary["nats_pid"]));
     assert!(pids.iter().all(|pid| is_alive(*pid)), "{summary}");
+    assert!(std::fs::read_dir(&temporary).unwrap().count() > 0, "it keeps its data elsewhere");
     up.signal(Signal::TERM);
     let status = up.wait_exit(PATIENCE).await;
     assert_eq!(status.code(), Some(0), "{}", up.log());

@@ -31,7 +31,9 @@ impl fmt::Display for Reason {
             }
             Reason::Slots { capacity } => write!(f, "has no slot left of its {capacity}"),
             Reason::Memory { needed, reserved, capacity } => {
-                let (needed, reserved, capacity) = (Bytes(*needed), Bytes(*reserved), Bytes(*capacity));
+                // Rounded down: a machine's memory seldom is a whole number of anything.
+                let mib = |bytes: &u64| Bytes::mib(bytes >> 20);
+                let (needed, reserved, capacity) = (mib(needed), mib(reserved), mib(capacity));
                 write!(f, "has too little memory left: {reserved} of {capacity} are reserved, {needed} are needed")
             }
         }

@@ -1,7 +1,7 @@
 //! Several components to one, before anything is written: nodes see only the result, in the object store by its digest.
 //! The rules are in `lattice-composer`; here is where the bytes come from and go to, and what a person is told.
 
-use super::{Admission, unavailable};
+use super::{Admission, blocking, unavailable};
 use lattice::{
     ctl::{CtlError, ErrorCode},
     host::{Role, Unfit},
@@ -29,6 +29,7 @@ impl Admission {
             return Ok(None);
         }
         let inputs = inputs(spec);
+        let _turn = self.inspecting.lock().await;
         let known = self.composed.lock().ok().and_then(|composed| composed.get(&inputs).copied());
         if let Some(digest) = known
             && (!store || self.is_stored(digest).await?)
@@ -77,7 +78,7 @@ impl Admission {
         }
         let (links, inspect) = (spec.compose.links.clone(), self.inspect.clone());
         // Megabytes must not hold up what else this thread does, and a panic in it costs this request only.
-        let composing = tokio::task::spawn_blocking(move || {
+        let composing = blocking(move || {
             let composition = lattice_composer::compose(&parts, &links).map_err(Refused::Compose)?;
             match inspect(&composition.bytes, Role::Whole) {
                 Ok(()) => Ok(composition),
@@ -85,13 +86,13 @@ impl Admission {
             }
         });
         match composing.await {
-            Ok(Ok(composition)) if composition.bytes.len() as u64 > COMPONENT_BYTES_MAX => {
+            Some(Ok(composition)) if composition.bytes.len() as u64 > COMPONENT_BYTES_MAX => {
                 Err(bad(format!("the composition has more than {COMPONENT_BYTES_MAX} bytes")))
             }
-            Ok(Ok(composition)) => Ok(composition),
-            Ok(Err(Refused::Compose(error))) => Err(explain(spec, &error)),
-            Ok(Err(Refused::Whole(composition, unfit))) => Err(explain_whole(spec, &composition, unfit)),
-            Err(_) => Err(bad("their structure made the composition fail".into())
+            Some(Ok(composition)) => Ok(composition),
+            Some(Err(Refused::Compose(error))) => Err(explain(spec, &error)),
+            Some(Err(Refused::Whole(composition, unfit))) => Err(explain_whole(spec, &composition, unfit)),
+            None => Err(bad("their structure made the composition fail".into())
                 .hint("compose them beforehand, for example with `wac`, and deploy the result")),
         }
     }

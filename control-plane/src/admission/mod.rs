@@ -24,7 +24,7 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::sync::watch;
+use tokio::{runtime::RuntimeFlavor, sync::watch};
 
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -42,6 +42,8 @@ pub(crate) struct Admission {
     inspected: Arc<Mutex<BTreeSet<(Digest, Role)>>>,
     /// What was composed, by a digest of all that went into it.
     composed: Arc<Mutex<BTreeMap<Digest, Digest>>>,
+    /// One component, or one composition, at a time is fetched and inspected: each may be as large as a component can be.
+    inspecting: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Admission {
@@ -52,15 +54,17 @@ impl Admission {
         inspect: Inspector,
         view: watch::Receiver<Arc<LatticeView>>,
     ) -> Self {
-        Self { options, platform, events, inspect, view, inspected: Arc::default(), composed: Arc::default() }
+        let (inspected, composed, inspecting) = (Arc::default(), Arc::default(), Arc::default());
+        Self { options, platform, events, inspect, view, inspected, composed, inspecting }
     }
 
     /// Answer requests. Never returns.
     pub(crate) async fn run(self) {
         let lattice = &self.options.lattice;
-        let endpoint = |name: &str| Endpoint {
-            name: name.to_owned(),
-            subject: format!("lattice.{lattice}.ctl.{name}.>"),
+        // One endpoint for all operations, so that one which does not exist is answered as well.
+        let endpoint = Endpoint {
+            name: "ctl".to_owned(),
+            subject: lattice::subject::ctl_all(lattice),
             queue: CTL_QUEUE.to_owned(),
         };
         let service = MicroService {
@@ -69,7 +73,7 @@ impl Admission {
             description: format!("Control interface of lattice {lattice}"),
             metadata: [("lattice".to_owned(), lattice.to_string()), ("node".to_owned(), self.options.node.to_string())]
                 .into(),
-            endpoints: vec![endpoint("workload"), endpoint("node")],
+            endpoints: vec![endpoint],
         };
         let admission = self.clone();
         let handler: lattice::store::Handler = Arc::new(move |_, message| {
@@ -137,6 +141,15 @@ impl Admission {
                 .hint("try again in a moment"));
         }
         Ok(view)
+    }
+}
+
+/// Work that takes long, away from this thread. `None` if it panicked.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    match tokio::runtime::Handle::current().runtime_flavor() {
+        // The simulation's: it checks nothing long, and a second thread would make a seed not replay.
+        RuntimeFlavor::CurrentThread => Some(work()),
+        _ => tokio::task::spawn_blocking(work).await.ok(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Requests that change a spec. Each is one compare-and-set on one key, answered after the store acknowledged it.
 
-use super::{Admission, body, expected_revision, unavailable};
+use super::{Admission, blocking, body, expected_revision, unavailable};
 use lattice::{
     ctl::{CtlError, DeleteReply, ErrorCode, HEADER_DRY_RUN, PutReply, RollbackRequest, ScaleRequest},
     event::EventKind,
@@ -11,9 +11,12 @@ use lattice::{
     spec::{self, Source, WorkloadSpec},
     store::{Bucket, Entry, Message, Precondition, StoreError},
 };
+use std::time::Duration;
 
 /// Tries of one request against other writers of the same spec.
 const ATTEMPTS: usize = 8;
+/// How long a request waits for its own write to show in the view.
+const ECHO: Duration = Duration::from_secs(1);
 
 /// What is in force under a key.
 struct Current {
@@ -47,9 +50,6 @@ impl Admission {
         for (i, component) in spec.components.iter().enumerate() {
             let Source::Stored(digest) = &component.source else { continue };
             let field = format!("components[{i}].source");
-            if self.inspected.lock().is_ok_and(|inspected| inspected.contains(&(*digest, role))) {
-                continue;
-            }
             let size = self.platform.artifacts.size(*digest).await.map_err(|error| unavailable(&error))?;
             let bad = |text: String| CtlError::new(ErrorCode::BadComponent, text).field(field.clone());
             let Some(size) = size else {
@@ -61,13 +61,18 @@ impl Admission {
                 return Err(bad(format!("{size} bytes are more than {COMPONENT_BYTES_MAX}"))
                     .hint("strip it: release builds without debug information are much smaller"));
             }
+            // What is inside was looked at before; that it is there had to be looked at again.
+            let is_known = || self.inspected.lock().is_ok_and(|inspected| inspected.contains(&(*digest, role)));
+            let _turn = self.inspecting.lock().await;
+            if is_known() {
+                continue;
+            }
             let bytes = self.platform.artifacts.get(*digest).await.map_err(|error| unavailable(&error))?;
             let bytes = bytes.ok_or_else(|| bad(format!("{digest} vanished from the object store")))?;
             let inspect = self.inspect.clone();
-            // Parsing megabytes must not hold up what else this thread does.
-            let verdict = tokio::task::spawn_blocking(move || inspect(&bytes, role).map_err(|unfit| unfit.message))
+            let verdict = blocking(move || inspect(&bytes, role).map_err(|unfit| unfit.message))
                 .await
-                .unwrap_or_else(|_| Err("its structure made the check fail".into()));
+                .unwrap_or_else(|| Err("its structure made the check fail".into()));
             let hint = match role {
                 Role::Whole => {
                     "deploy a WebAssembly component that exports wasi:http/incoming-handler@0.2 or wasi:http/handler@0.3"
@@ -152,11 +157,51 @@ impl Admission {
         expected: Option<Revision>,
     ) -> Result<PutReply, CtlError> {
         self.check_routes(&spec)?;
-        let hash = spec.content_hash();
         let name = spec.name.clone();
-        self.change(&name, expected, |_| Ok((spec.clone(), artifact))).await.inspect(|reply| {
-            debug_assert_eq!(reply.hash, hash);
-        })
+        let before = self.current(&name).await?.record;
+        let reply = self.change(&name, expected, |_| Ok((spec.clone(), artifact))).await?;
+        if reply.changed {
+            self.settle_routes(&spec, &reply, before).await?;
+        }
+        Ok(reply)
+    }
+
+    /// Two workloads with one route may have been admitted at the same time. All specs have one order: whoever finds an
+    /// earlier one with the same route takes its own back, and only one of the two does.
+    async fn settle_routes(
+        &self,
+        spec: &WorkloadSpec,
+        reply: &PutReply,
+        before: Option<SpecRecord>,
+    ) -> Result<(), CtlError> {
+        let mut view = self.view.clone();
+        let shown =
+            view.wait_for(|view| view.seen.get(&Bucket::Specs).is_some_and(|seen| seen.head >= reply.revision.0));
+        let timeout = self.platform.clock.sleep(ECHO);
+        tokio::select! { // cancel-safe: both only wait
+            biased;
+            _ = shown => {}
+            () = timeout => {}
+        }
+        let Err(conflict) = self.check_routes(spec) else { return Ok(()) };
+        let view = self.view()?;
+        let holder = lattice_planner::conflict(&view, spec).and_then(|(_, holder)| view.specs.get(&holder).cloned());
+        if holder.is_none_or(|holder| holder.revision > reply.revision) {
+            return Ok(()); // the other one takes its own back
+        }
+        let key = Key::Spec(spec.name.clone()).to_string();
+        let undone = match before {
+            None => self.platform.store.delete(Bucket::Specs, &key, reply.revision).await,
+            Some(before) => {
+                let record = SpecRecord { generation: reply.generation.next(), ..before };
+                let expect = Precondition::At(reply.revision);
+                self.platform.store.write(Bucket::Specs, &key, record.encode(), expect).await
+            }
+        };
+        match undone {
+            Ok(_) => Err(conflict),
+            Err(error) => Err(unavailable(&error)),
+        }
     }
 
     /// Replace the spec, and what its components were composed into, by what `edit` makes of the current one, against
@@ -168,8 +213,14 @@ impl Admission {
         edit: impl Fn(Option<&SpecRecord>) -> Result<(WorkloadSpec, Option<Digest>), CtlError>,
     ) -> Result<PutReply, CtlError> {
         let key = Key::Spec(name.clone()).to_string();
+        let mut unanswered: Option<SpecRecord> = None;
         for _ in 0..ATTEMPTS {
             let current = self.current(name).await?;
+            if let (Some(sent), Some(revision)) = (&unanswered, current.revision)
+                && current.record.as_ref() == Some(sent)
+            {
+                return Ok(self.admitted(sent, revision).await); // it landed
+            }
             Self::check_expected(&current, expected)?;
             let (spec, artifact) = edit(current.record.as_ref())?;
             let hash = spec.content_hash();
@@ -192,9 +243,7 @@ impl Admission {
             match self.platform.store.write(Bucket::Specs, &key, record.encode(), expect).await {
                 Ok(revision) => return Ok(self.admitted(&record, revision).await),
                 Err(StoreError::Conflict { .. }) => {}
-                Err(StoreError::OutcomeUnknown { .. }) => {
-                    // If it landed, the next look finds the same hash and answers with it.
-                }
+                Err(StoreError::OutcomeUnknown { .. }) => unanswered = Some(record),
                 Err(error) => return Err(unavailable(&error)),
             }
         }

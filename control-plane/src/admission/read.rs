@@ -11,7 +11,8 @@ use lattice::{
     store::{Bucket, Change},
     view::{LatticeView, Versioned},
 };
-use std::collections::BTreeSet;
+use lattice_planner::Explanation;
+use std::collections::{BTreeMap, BTreeSet};
 
 fn spec_reply(record: SpecRecord, revision: Revision) -> SpecReply {
     let SpecRecord { spec, generation, hash, admitted_at, .. } = record;
@@ -64,13 +65,18 @@ impl Admission {
     pub(super) fn status(&self, name: &WorkloadName) -> Result<StatusReply, CtlError> {
         let view = self.view()?;
         let spec = view.specs.get(name).ok_or_else(|| not_found(name))?;
-        Ok(status(&view, spec))
+        Ok(status(&view, spec, lattice_planner::explain_workload(&view, name)))
     }
 
     pub(super) fn list(&self) -> Result<Vec<WorkloadSummary>, CtlError> {
         let view = self.view()?;
         let summary = |spec: &Versioned<SpecRecord>| {
-            let status = status(&view, spec);
+            let name = &spec.record.spec.name;
+            let held = view.slots_of(name).filter(|(_, slot)| view.live(&slot.record.holder).is_some()).count();
+            // Explaining walks the whole plan: only where there is something to explain.
+            let all_held = u32::try_from(held).is_ok_and(|held| held >= spec.record.spec.replicas);
+            let explanations = if all_held { BTreeMap::new() } else { lattice_planner::explain_workload(&view, name) };
+            let status = status(&view, spec, explanations);
             let routes = spec.record.spec.http.routes.iter();
             let nodes: BTreeSet<NodeId> = status.slots.iter().filter_map(|slot| slot.node.clone()).collect();
             WorkloadSummary {
@@ -110,9 +116,13 @@ fn node_reply(view: &LatticeView, node: &NodeId) -> Option<NodeReply> {
     Some(NodeReply { session, slots, memory_reserved: memory.iter().sum() })
 }
 
-fn status(view: &LatticeView, spec: &Versioned<SpecRecord>) -> StatusReply {
+/// `explanations` are for slots that nobody holds.
+fn status(
+    view: &LatticeView,
+    spec: &Versioned<SpecRecord>,
+    mut explanations: BTreeMap<SlotId, Explanation>,
+) -> StatusReply {
     let SpecRecord { spec: asked, generation, uid, .. } = &spec.record;
-    let mut explanations = lattice_planner::explain_workload(view, &asked.name);
     let slots: Vec<SlotStatus> = (0..asked.replicas)
         .map(|replica| {
             let slot = SlotId::new(asked.name.clone(), replica);

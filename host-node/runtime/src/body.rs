@@ -9,7 +9,7 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, Waker, ready},
 };
 use tokio::task::AbortHandle;
@@ -54,6 +54,7 @@ impl http_body::Body for RequestBody {
         }
         match polled {
             Some(Ok(frame)) => {
+                self.shared.moved.store(true, Relaxed);
                 let length = frame.data_ref().map_or(0, |data| data.len() as u64);
                 match self.left.checked_sub(length) {
                     Some(left) => self.left = left,
@@ -235,6 +236,7 @@ impl http_body::Body for ResponseBody {
         let end = end.or_else(|| self.shared.end());
         match (polled, end) {
             (Poll::Ready(Some(Ok(frame))), _) => {
+                self.shared.moved.store(true, Relaxed);
                 if frame.is_trailers() {
                     self.end();
                 }

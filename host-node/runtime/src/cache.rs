@@ -164,31 +164,53 @@ fn make_private_dir(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// A new file. One that a crash left under its name goes: where processes are few, their ids come again.
 fn create_private(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// Follows no link: a link could lead to bytes of somebody else.
+/// Follows no link: a link could lead to bytes of somebody else. Nor are those read that others may have written or read.
 fn read_own_file(path: &Path) -> io::Result<Vec<u8>> {
     let no_links = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
     let mut file = OpenOptions::new().read(true).custom_flags(no_links).open(path)?;
-    let mut bytes = Vec::with_capacity(usize::try_from(file.metadata()?.len()).unwrap_or(0));
+    let about = file.metadata()?;
+    if !about.is_file() || about.uid() != rustix::process::geteuid().as_raw() || about.mode() & 0o077 != 0 {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not a file of this user alone; remove it"));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(about.len()).unwrap_or(0));
     file.read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
+/// A damaged key is replaced: what it sealed is compiled again.
 fn read_or_make_key(path: &Path) -> io::Result<[u8; KEY_BYTES]> {
+    match read_own_file(path) {
+        Ok(key) => match key.try_into() {
+            Ok(key) => return Ok(key),
+            Err(_) => {
+                tracing::warn!(path = %path.display(), "the key of cached code is damaged and made anew");
+                fs::remove_file(path)?;
+            }
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
     let part = path.with_extension(format!("key.{}.part", std::process::id()));
-    if !path.exists() {
-        let key: [u8; KEY_BYTES] = rand::random();
-        create_private(&part).and_then(|mut file| file.write_all(&key))?;
-        // Two processes may start at once: the first link wins, and both read the same key afterwards.
-        let linked = fs::hard_link(&part, path);
-        let _ = fs::remove_file(&part);
-        match linked {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
+    let key: [u8; KEY_BYTES] = rand::random();
+    create_private(&part).and_then(|mut file| {
+        file.write_all(&key)?;
+        file.sync_all() // a name whose bytes were lost would be a damaged key
+    })?;
+    // Two processes may start at once: the first link wins, and both read the same key afterwards.
+    let linked = fs::hard_link(&part, path);
+    let _ = fs::remove_file(&part);
+    match linked {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
     }
     let key = read_own_file(path)?;
     key.try_into().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the key is damaged; remove it"))

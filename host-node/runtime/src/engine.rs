@@ -20,8 +20,10 @@ pub struct RuntimeOptions {
     pub cache_dir: PathBuf,
     /// Compiled code kept on disk. The files unused for longest are removed first. Default 4 GiB.
     pub cache_bytes_max: u64,
-    /// Instances that may live at the same time, in all units together; each engine has so many places. Default 1000.
+    /// Instances that may live at the same time, in all units together. Default 1000.
     pub max_instances: u32,
+    /// Linear memory of all instances together. Beyond it memory does not grow, and no instance is made. Default no limit.
+    pub memory_bytes_total: u64,
     /// Largest linear memory that any unit can be given; a unit's own limit is in [`Limits`](crate::Limits).
     /// Default 1 GiB.
     pub max_memory_bytes: u64,
@@ -35,7 +37,8 @@ impl RuntimeOptions {
             cache_dir: cache_dir.into(),
             cache_bytes_max: 4 << 30,
             max_instances: 1000,
-            max_memory_bytes: 1 << 30,
+            memory_bytes_total: u64::MAX,
+            max_memory_bytes: lattice::limits::INSTANCE_MEMORY_BYTES_MAX,
             component_bytes_max: 128 << 20,
         }
     }

@@ -21,7 +21,10 @@ use std::{
     future::poll_fn,
     panic::AssertUnwindSafe,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, Waker, ready},
 };
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
@@ -112,7 +115,19 @@ async fn ended_from_outside(unit: Arc<Inner>, deadline: Instant) -> Failure {
     }
 }
 
-/// Gives the rest of the guest's work a task of its own, which ends with the guest, the deadline or the reader.
+/// After the head: ends with a silence in both bodies. One flag instead of a time for each frame, so a silence may last up
+/// to twice the limit before it is noticed.
+async fn silent(unit: Arc<Inner>, shared: Arc<Shared>, mut deadline: Instant) -> Failure {
+    loop {
+        let failure = ended_from_outside(unit.clone(), deadline).await;
+        if !matches!(failure, Failure::Wall { .. }) || !shared.moved.swap(false, Relaxed) {
+            return failure;
+        }
+        deadline = Instant::now() + unit.blueprint.limits.wall;
+    }
+}
+
+/// Gives the rest of the guest's work a task of its own, which ends with the guest, a silence or the reader.
 fn hand_over(mut run: GuestRun, Answer { head, body }: Answer, has_no_body: bool, deadline: Instant) -> Response {
     let body = ResponseBody::new(body, run.shared.clone());
     let (body, unread) = if has_no_body { (None, Some(body)) } else { (Some(body), None) };
@@ -123,7 +138,7 @@ fn hand_over(mut run: GuestRun, Answer { head, body }: Answer, has_no_body: bool
             while let Some(Ok(_)) = body.frame().await {}
             std::future::pending().await
         };
-        let limits = ended_from_outside(run.unit.clone(), deadline);
+        let limits = silent(run.unit.clone(), run.shared.clone(), deadline);
         let failure = tokio::select! {
             biased;
             failure = limits => failure,
@@ -146,6 +161,14 @@ fn hand_over(mut run: GuestRun, Answer { head, body }: Answer, has_no_body: bool
 
 fn has_no_body_by_status(status: StatusCode) -> bool {
     status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// RFC 9110, 8.6: no length with 1xx and 204. With 304 it is that of the 200 that would have been sent, and the zero that
+/// libraries put to an empty body is not that.
+fn must_have_no_length(status: StatusCode, length: Option<u64>) -> bool {
+    status.is_informational()
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED && matches!(length, None | Some(0))
 }
 
 /// The guest at work on one request. A future that ends with the guest; dropped before, it ends the guest.
@@ -281,6 +304,8 @@ async fn serve(
 #[derive(Default)]
 pub(crate) struct Shared {
     state: Mutex<State>,
+    /// Part of a body passed in either direction since this was last looked at.
+    pub(crate) moved: AtomicBool,
     /// What the guest has not read yet. Gone at the exchange's end, whatever the guest still holds.
     request_body: Mutex<Option<Body>>,
 }
@@ -327,9 +352,12 @@ impl Shared {
         }
         match answer {
             Ok(response) => {
-                let (head, body) = response.into_parts();
+                let (mut head, body) = response.into_parts();
                 let length = head.headers.get(header::CONTENT_LENGTH);
                 let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+                if must_have_no_length(head.status, length) {
+                    head.headers.remove(header::CONTENT_LENGTH);
+                }
                 state.answer = Some(Answer { head, body: GuestBody::new(body, length) });
                 state.answered = Answered::Yes;
             }
@@ -448,4 +476,29 @@ pub(crate) fn replay(request: &Request) -> Option<Request> {
     *again.headers_mut() = request.headers().clone();
     *again.version_mut() = request.version();
     Some(again)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_without_a_body_has_no_length() {
+        for (status, length, expect) in [
+            (200, "0", Some("0")),
+            (204, "0", None),
+            (204, "7", None),
+            (304, "0", None),
+            (304, "nonsense", None),
+            (304, "1234", Some("1234")),
+        ] {
+            let body = http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync();
+            let response = http::Response::builder().status(status).header(header::CONTENT_LENGTH, length).body(body);
+            let shared = Shared::default();
+            shared.answer(Ok(response.unwrap()));
+            let head = shared.take_answer().unwrap().head;
+            let kept = head.headers.get(header::CONTENT_LENGTH).map(|length| length.to_str().unwrap());
+            assert_eq!(kept, expect, "{status} {length}");
+        }
+    }
 }

@@ -1,12 +1,16 @@
 //! How an exchange with a guest fails, and what follows: for the caller, for the instance, for reuse.
 
-use crate::{host::Host, limits::CpuSpent, pool::Retirement};
-use lattice::http::{BodyError, CallError};
+use crate::{
+    host::Host,
+    limits::{CpuSpent, MemoryRefusal},
+    pool::Retirement,
+};
+use lattice::{
+    http::{BodyError, CallError},
+    limits::{MESSAGE_BYTES_MAX, clip},
+};
 use std::time::Duration;
 use wasmtime_wasi::I32Exit;
-
-/// Longest message of a guest's failure that is passed on.
-const MESSAGE_BYTES_MAX: usize = 1024;
 
 #[derive(Debug, Clone)]
 pub(crate) enum Failure {
@@ -17,6 +21,8 @@ pub(crate) enum Failure {
     Memory {
         limit: u64,
     },
+    /// The guest asked for more memory than the node had left and did not survive the refusal.
+    NodeMemory,
     Cpu {
         limit: Duration,
     },
@@ -32,7 +38,7 @@ pub(crate) enum Failure {
     RequestBody(BodyError),
     /// A host function panicked.
     Panic,
-    /// No place for one more instance on this node.
+    /// No place or no memory for one more instance on this node.
     NoRoom,
     /// The caller went away.
     Cancelled,
@@ -48,30 +54,24 @@ impl Failure {
         if let Some(I32Exit(status)) = error.downcast_ref() {
             return Self::Exit(*status);
         }
-        if host.memory.refused() {
-            return Self::Memory { limit: host.limits.memory_bytes };
-        }
-        Self::of_host(error)
-    }
-
-    /// A failure before there was a guest to ask.
-    pub(crate) fn of_host(error: &wasmtime::Error) -> Self {
         if error.is::<wasmtime::PoolConcurrencyLimitError>() {
             return Self::NoRoom;
         }
-        let mut message = one_line(error);
-        if message.len() > MESSAGE_BYTES_MAX {
-            message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
-            message.push('…');
+        match host.memory.refused() {
+            Some(MemoryRefusal::Limit) => Self::Memory { limit: host.limits.memory_bytes },
+            Some(MemoryRefusal::Node) => Self::NodeMemory,
+            None => Self::Trap(cause_and_place(error)),
         }
-        Self::Trap(message)
     }
 
+    /// For people: one line of at most [`MESSAGE_BYTES_MAX`]. A guest chooses part of it (names of functions, the text of
+    /// an error code), and it ends in logs and on terminals.
     pub(crate) fn message(&self) -> String {
-        match self {
+        let text = match self {
             Self::Trap(message) => message.clone(),
             Self::Exit(status) => format!("exited with status {status}"),
             Self::Memory { limit } => format!("needs more than its {limit} bytes of memory"),
+            Self::NodeMemory => "needs more memory than is left on this node".into(),
             Self::Cpu { limit } => format!("computed for more than {} ms", limit.as_millis()),
             Self::Wall { limit } => format!("took longer than {} ms", limit.as_millis()),
             Self::NoResponse => "returned without a response".into(),
@@ -79,10 +79,11 @@ impl Failure {
             Self::Unfinished => "returned without finishing the body".into(),
             Self::RequestBody(error) => error.to_string(),
             Self::Panic => "a host function panicked".into(),
-            Self::NoRoom => "no place for one more instance".into(),
+            Self::NoRoom => "no room for one more instance".into(),
             Self::Cancelled => "the caller went away".into(),
             Self::Stopped => "the instance was stopped".into(),
-        }
+        };
+        clip(&text, MESSAGE_BYTES_MAX).replace(char::is_control, " ")
     }
 
     pub(crate) fn call_error(&self) -> CallError {
@@ -106,7 +107,7 @@ impl Failure {
     pub(crate) fn retirement(&self) -> Retirement {
         match self {
             Self::Trap(_) | Self::Exit(_) | Self::Panic => Retirement::Trap,
-            Self::Memory { .. } => Retirement::Memory,
+            Self::Memory { .. } | Self::NodeMemory => Retirement::Memory,
             Self::Cpu { .. } | Self::Wall { .. } => Retirement::Timeout,
             Self::NoResponse | Self::Refused(_) | Self::Unfinished => Retirement::NoResponse,
             Self::RequestBody(_) | Self::Cancelled | Self::NoRoom => Retirement::Cancelled,
@@ -133,11 +134,29 @@ impl Failure {
 }
 
 /// The cause, and where in the guest: wasmtime's own text has a line for each frame.
-fn one_line(error: &wasmtime::Error) -> String {
+fn cause_and_place(error: &wasmtime::Error) -> String {
     const FRAMES_MAX: usize = 4;
     let Some(backtrace) = error.downcast_ref::<wasmtime::WasmBacktrace>() else { return format!("{error:#}") };
     let names = backtrace.frames().iter().filter_map(|frame| frame.func_name()).take(FRAMES_MAX);
     let place = names.collect::<Vec<_>>().join(" < ");
     let cause = error.root_cause();
     if place.is_empty() { cause.to_string() } else { format!("{cause} in {place}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_guest_says_stays_one_short_line() {
+        let failures = |text: &str| [Failure::Trap(text.into()), Failure::Refused(text.into())];
+        for failure in failures("wasm trap in f\u{1b}[2J\r\n{\"level\":\"info\"}\u{85}\0") {
+            let message = failure.message();
+            assert!(message.contains("f [2J  {\"level\":\"info\"}  "), "{message:?}");
+        }
+        for failure in failures(&"é".repeat(MESSAGE_BYTES_MAX)) {
+            let length = failure.message().len();
+            assert!((MESSAGE_BYTES_MAX - 1..=MESSAGE_BYTES_MAX).contains(&length), "{length}");
+        }
+    }
 }

@@ -3,7 +3,7 @@
 
 use crate::{
     identity::Identity,
-    limits::{CpuMeter, Limits, MemoryLimiter},
+    limits::{CpuMeter, Limits, MemoryLimiter, NodeMemory},
     logs::GuestLog,
     unit::Blueprint,
 };
@@ -36,7 +36,7 @@ pub(crate) struct Host {
 }
 
 /// A store for one more instance of the unit.
-pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>) -> Store<Host> {
+pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>, memory: Arc<NodeMemory>) -> Store<Host> {
     let mut wasi = WasiCtx::builder();
     wasi.allow_blocking_current_thread(false)
         .max_random_size(RANDOM_BYTES_MAX)
@@ -53,14 +53,11 @@ pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>) -> Store<Host> 
     table.set_max_capacity(HANDLES_MAX);
     let host = Host {
         table,
-        memory: MemoryLimiter::new(blueprint.limits.memory_bytes),
+        memory: MemoryLimiter::new(blueprint.limits.memory_bytes, memory),
         limits: blueprint.limits.clone(),
         meter,
         config: blueprint.config.config.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
-        identity: Identity {
-            workload: blueprint.config.workload.clone(),
-            replica: blueprint.config.replica,
-        },
+        identity: Identity { workload: blueprint.config.workload.clone(), replica: blueprint.config.replica },
         wasi: wasi.build(),
         http: WasiHttpCtx::new(),
         hooks: Hooks,

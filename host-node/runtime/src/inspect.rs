@@ -24,6 +24,16 @@ pub struct Inspection {
     pub needs_concurrency: bool,
 }
 
+impl Inspection {
+    /// What was inspected before it was compiled, and found to miss nothing.
+    pub(crate) fn of_code(code: &wasmtime::component::Component, needs_concurrency: bool) -> Self {
+        let ty = code.component_type();
+        let exports: Vec<String> = ty.exports(code.engine()).map(|(name, _)| name.to_owned()).collect();
+        let imports = ty.imports(code.engine()).map(|(name, _)| name.to_owned()).collect();
+        Self { kind: Kind::of(&exports), imports, exports, missing: Vec::new(), needs_concurrency }
+    }
+}
+
 /// What can be done with a component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {

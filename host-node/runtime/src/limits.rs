@@ -1,4 +1,5 @@
-//! What one instance may take: memory by a limiter that wasmtime asks, processor time by the epoch.
+//! What one instance may take, and all instances of a node together: memory by a limiter that wasmtime asks, processor
+//! time by the epoch.
 
 use std::{
     fmt,
@@ -18,8 +19,9 @@ pub struct Limits {
     /// All linear memories of one instance together. Growing beyond it fails inside the guest. At most
     /// [`RuntimeOptions::max_memory_bytes`](crate::RuntimeOptions::max_memory_bytes). Default 128 MiB.
     pub memory_bytes: u64,
-    /// From the arrival of a request to the end of its response. Until the head is out it ends in
-    /// [`CallError::Timeout`](lattice::http::CallError::Timeout), then the body ends with
+    /// From the arrival of a request to the head of its response; beyond it the call ends in
+    /// [`CallError::Timeout`](lattice::http::CallError::Timeout). After the head, the longest silence in which no part of
+    /// either body passes (noticed after at most twice this time); beyond it the body ends with
     /// [`BodyError::Timeout`](lattice::http::BodyError::Timeout). Default 30 s.
     pub wall: Duration,
     /// Processor time of one request, counted once it has lasted about 30 ms, in steps of 10 ms. Default 200 ms.
@@ -48,21 +50,59 @@ impl Default for Limits {
 /// Elements of all tables of one instance together.
 const TABLE_ELEMENTS_MAX: usize = 400_000;
 
-/// Counts the linear memories of one store.
+/// Linear memory of all instances together. Units may promise more than there is: each replica reserves its limit once
+/// and may have many instances of it.
+pub(crate) struct NodeMemory {
+    total: u64,
+    used: AtomicU64,
+}
+
+impl NodeMemory {
+    pub(crate) fn new(total: u64) -> Arc<Self> {
+        Arc::new(Self { total, used: AtomicU64::new(0) })
+    }
+
+    pub(crate) fn used(&self) -> u64 {
+        self.used.load(Relaxed)
+    }
+
+    fn take(&self, bytes: u64) -> bool {
+        let more = |used: u64| used.checked_add(bytes).filter(|used| *used <= self.total);
+        self.used.try_update(Relaxed, Relaxed, more).is_ok()
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Relaxed);
+    }
+}
+
+/// Who did not give an instance more memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MemoryRefusal {
+    /// Its own limit.
+    Limit,
+    /// The node had no more.
+    Node,
+}
+
+/// Counts the linear memories of one store, which gives its share of the node's memory back with its end.
 pub(crate) struct MemoryLimiter {
     limit: u64,
+    node: Arc<NodeMemory>,
     used: u64,
     used_at_start: u64,
+    last_growth: u64,
     table_elements: usize,
-    refused: bool,
+    refused: Option<MemoryRefusal>,
 }
 
 impl MemoryLimiter {
-    pub(crate) fn new(limit: u64) -> Self {
-        Self { limit, used: 0, used_at_start: 0, table_elements: 0, refused: false }
+    pub(crate) fn new(limit: u64, node: Arc<NodeMemory>) -> Self {
+        Self { limit, node, used: 0, used_at_start: 0, last_growth: 0, table_elements: 0, refused: None }
     }
 
-    pub(crate) fn refused(&self) -> bool {
+    /// The latest refusal, if there was one.
+    pub(crate) fn refused(&self) -> Option<MemoryRefusal> {
         self.refused
     }
 
@@ -79,13 +119,31 @@ impl MemoryLimiter {
 
 impl ResourceLimiter for MemoryLimiter {
     fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        let used = self.used.saturating_add((desired.saturating_sub(current)) as u64);
-        if used > self.limit {
-            self.refused = true;
+        let growth = desired.saturating_sub(current) as u64;
+        let used = self.used.saturating_add(growth);
+        let refusal = if used > self.limit {
+            Some(MemoryRefusal::Limit)
+        } else if !self.node.take(growth) {
+            Some(MemoryRefusal::Node)
+        } else {
+            None
+        };
+        if refusal.is_some() {
+            self.refused = refusal;
             return Ok(false);
         }
         self.used = used;
+        self.last_growth = growth;
         Ok(true)
+    }
+
+    /// What was granted did not happen: the memory has a maximum of its own, or the system had no more.
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        tracing::debug!(error = %format_args!("{error:#}"), "a memory did not grow");
+        let growth = std::mem::take(&mut self.last_growth);
+        self.used = self.used.saturating_sub(growth);
+        self.node.give_back(growth);
+        Ok(())
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
@@ -95,6 +153,12 @@ impl ResourceLimiter for MemoryLimiter {
             self.table_elements = elements;
         }
         Ok(granted)
+    }
+}
+
+impl Drop for MemoryLimiter {
+    fn drop(&mut self) {
+        self.node.give_back(self.used);
     }
 }
 
@@ -201,15 +265,35 @@ mod tests {
 
     #[test]
     fn memories_are_counted_together() {
-        let mut limiter = MemoryLimiter::new(100);
+        let mut limiter = MemoryLimiter::new(100, NodeMemory::new(u64::MAX));
         assert!(limiter.memory_growing(0, 60, None).unwrap());
         assert!(!limiter.is_nearly_used());
         assert!(!limiter.memory_growing(0, 60, None).unwrap(), "a second memory counts too");
-        assert!(limiter.refused());
+        assert_eq!(limiter.refused(), Some(MemoryRefusal::Limit));
         limiter.started();
         assert!(!limiter.is_nearly_used());
         assert!(limiter.memory_growing(60, 80, None).unwrap());
         assert!(limiter.is_nearly_used());
+    }
+
+    #[test]
+    fn instances_share_the_memory_of_the_node() {
+        let node = NodeMemory::new(100);
+        let (mut one, mut other) = (MemoryLimiter::new(80, node.clone()), MemoryLimiter::new(80, node.clone()));
+        assert!(one.memory_growing(0, 60, None).unwrap());
+        assert!(!other.memory_growing(0, 60, None).unwrap());
+        assert_eq!((one.refused(), other.refused()), (None, Some(MemoryRefusal::Node)));
+        assert!(other.memory_growing(0, 40, None).unwrap());
+        other.memory_grow_failed(wasmtime::Error::msg("the system has no more")).unwrap();
+        other.memory_grow_failed(wasmtime::Error::msg("given back once only")).unwrap();
+        assert_eq!(node.used(), 60);
+        assert!(other.memory_growing(0, 40, None).unwrap());
+        assert!(!other.memory_growing(40, usize::MAX, None).unwrap(), "no overflow");
+        drop(one);
+        assert_eq!(node.used(), 40);
+        assert!(other.memory_growing(40, 80, None).unwrap());
+        drop(other);
+        assert_eq!(node.used(), 0);
     }
 
     #[test]

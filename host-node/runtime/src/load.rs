@@ -5,6 +5,7 @@ use crate::{
     engine::{Engines, RuntimeError, RuntimeOptions},
     host::Host,
     inspect::{self, Inspection, Kind},
+    limits::NodeMemory,
     linker, lock,
 };
 use bytes::Bytes;
@@ -17,7 +18,10 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
-use tokio::{sync::Semaphore, task};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task,
+};
 use wasmtime::{Engine, component::Linker};
 use wasmtime_wasi_http::{p2, p3};
 
@@ -35,6 +39,9 @@ struct RuntimeInner {
     compiling: Arc<Semaphore>,
     component_bytes_max: u64,
     max_memory_bytes: u64,
+    /// One for each instance. A pool counts its places as well, but each engine has one of its own, or none.
+    places: Arc<Semaphore>,
+    memory: Arc<NodeMemory>,
     compiled: AtomicU64,
     from_disk: AtomicU64,
 }
@@ -126,9 +133,26 @@ impl Runtime {
             compiling: Arc::new(Semaphore::new(1)),
             component_bytes_max: options.component_bytes_max,
             max_memory_bytes: options.max_memory_bytes,
+            places: Arc::new(Semaphore::new((options.max_instances as usize).clamp(1, Semaphore::MAX_PERMITS))),
+            memory: NodeMemory::new(options.memory_bytes_total),
             compiled: AtomicU64::new(0),
             from_disk: AtomicU64::new(0),
         })))
+    }
+
+    /// The component with this digest, if it is in memory: something here still runs or holds it.
+    pub fn loaded(&self, digest: &Digest) -> Option<Component> {
+        self.0.in_memory(digest)
+    }
+
+    /// The component with this digest from memory or from the cache on disk, without its bytes. `None` where it must be
+    /// loaded from them; what is wrong with it, if anything, is said then.
+    pub async fn load_cached(&self, digest: Digest) -> Option<Component> {
+        if let Some(component) = self.loaded(&digest) {
+            return Some(component);
+        }
+        let runtime = self.0.clone();
+        task::spawn_blocking(move || runtime.read_cached(digest)).await.ok()?
     }
 
     /// The component of these bytes, which must have this digest. From memory, else from the cache on disk, else
@@ -164,6 +188,20 @@ impl Runtime {
         self.0.max_memory_bytes
     }
 
+    pub(crate) fn memory(&self) -> &Arc<NodeMemory> {
+        &self.0.memory
+    }
+
+    /// A place for one more instance, if there is one.
+    pub(crate) fn place(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.places.clone().try_acquire_owned().ok()
+    }
+
+    /// Bytes of linear memory that all instances have now.
+    pub fn memory_bytes_used(&self) -> u64 {
+        self.0.memory.used()
+    }
+
     pub fn load_stats(&self) -> LoadStats {
         LoadStats { compiled: self.0.compiled.load(Relaxed), from_disk: self.0.from_disk.load(Relaxed) }
     }
@@ -192,6 +230,18 @@ impl RuntimeInner {
         };
         self.from_disk.fetch_add(1, Relaxed);
         self.keep(digest, inspection, &code).map(Checked::Loaded)
+    }
+
+    /// Each engine's code has a name of its own, so where it is found tells which engine it needs.
+    fn read_cached(&self, digest: Digest) -> Option<Component> {
+        let (code, needs_concurrency) = match self.cache.read(&self.engines.plain, digest) {
+            Some(code) => (code, false),
+            None => (self.cache.read(&self.engines.concurrent, digest)?, true),
+        };
+        let inspection = admissible(Inspection::of_code(&code, needs_concurrency)).ok()?;
+        let component = self.keep(digest, inspection, &code).ok()?;
+        self.from_disk.fetch_add(1, Relaxed);
+        Some(component)
     }
 
     fn compile(

@@ -14,6 +14,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::Store;
 use wasmtime_wasi_http::{p2, p3};
 
@@ -49,7 +50,7 @@ pub enum Retirement {
     Room,
     /// It trapped, exited, or could not be started.
     Trap,
-    /// Its memory reached the limit, or three quarters of it.
+    /// Its memory reached the limit, or three quarters of it, or the node had no more.
     Memory,
     /// Wall or processor time ran out.
     Timeout,
@@ -71,6 +72,8 @@ pub(crate) struct Instance {
     pub(crate) uses: u32,
     pub(crate) idle_since: Instant,
     pub(crate) _alive: Alive,
+    /// Its place on the node. Below the store, which must be gone before another instance takes the place.
+    pub(crate) _place: OwnedSemaphorePermit,
 }
 
 pub(crate) enum Guest {
@@ -178,7 +181,7 @@ impl Pool {
             Some(Retirement::Spent)
         } else if leaks {
             Some(Retirement::Leak)
-        } else if host.memory.is_nearly_used() || host.memory.refused() {
+        } else if host.memory.is_nearly_used() || host.memory.refused().is_some() {
             Some(Retirement::Memory)
         } else {
             None

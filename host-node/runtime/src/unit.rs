@@ -47,8 +47,8 @@ pub enum StartError {
     /// The component could not be instantiated, or its own start failed.
     #[error("{workload}.{replica} does not start: the component {message}")]
     Failed { workload: WorkloadName, replica: u32, message: String },
-    /// All places for instances on this node are taken.
-    #[error("{workload}.{replica} does not start: no place for one more instance on this node")]
+    /// All places for instances on this node are taken, or its memory is.
+    #[error("{workload}.{replica} does not start: no room for one more instance on this node")]
     NoRoom { workload: WorkloadName, replica: u32 },
 }
 
@@ -95,7 +95,7 @@ impl Unit {
             stop: CancellationToken::new(),
             counters: Counters::default(),
             blueprint: Blueprint { component, limits, logs: LogGate::new(config.logs.clone()), config },
-            _runtime: runtime.clone(),
+            runtime: runtime.clone(),
         });
         for _ in 0..inner.pool.cold().max(1) {
             let instance = inner.warm().await.map_err(|failure| inner.start_error(&failure))?;
@@ -180,7 +180,7 @@ pub(crate) struct Inner {
     pub(crate) counters: Counters,
     admission: Admission,
     /// Its ticker must go on for as long as there are guests to interrupt.
-    _runtime: Runtime,
+    runtime: Runtime,
 }
 
 #[derive(Default)]
@@ -235,14 +235,19 @@ impl Inner {
     }
 
     pub(crate) async fn instantiate(&self, meter: Arc<CpuMeter>) -> Result<Instance, Failure> {
-        let mut store = host::store(&self.blueprint, meter);
+        let place = self.runtime.place().ok_or(Failure::NoRoom)?;
+        let mut store = host::store(&self.blueprint, meter, self.runtime.memory().clone());
         let guest = match self.blueprint.component.pre() {
             Pre::Http02(pre) => pre.instantiate_async(&mut store).await.map(Guest::Http02),
             Pre::Http03(pre) => pre.instantiate_async(&mut store).await.map(Guest::Http03),
         };
-        let guest = guest.map_err(|error| Failure::of(&error, store.data()))?;
+        let guest = guest.map_err(|error| match Failure::of(&error, store.data()) {
+            Failure::NodeMemory => Failure::NoRoom, // no request had begun
+            failure => failure,
+        })?;
         store.data_mut().memory.started();
-        Ok(Instance { store, guest, uses: 0, idle_since: Instant::now(), _alive: self.pool.created() })
+        let alive = self.pool.created();
+        Ok(Instance { store, guest, uses: 0, idle_since: Instant::now(), _alive: alive, _place: place })
     }
 
     /// An instance that waits for its first request. Its own start has the limits of a request.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 /// Requests to the control interface that one node handles at a time. More wait in the subscription.
 const REQUESTS_AT_A_TIME: usize = 64;
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(crate) struct NatsBus {
     nats: Nats,
@@ -20,6 +21,15 @@ pub(crate) struct NatsBus {
 impl NatsBus {
     pub(crate) fn new(nats: Nats) -> Self {
         Self { nats }
+    }
+}
+
+impl NatsBus {
+    fn connected(&self) -> Result<(), BusError> {
+        match self.nats.connection() {
+            Connection::Up => Ok(()),
+            Connection::Down => Err(disconnected("the connection is down")),
+        }
     }
 }
 
@@ -51,6 +61,8 @@ fn disconnected(error: impl std::fmt::Display) -> BusError {
 impl Bus for NatsBus {
     fn publish(&self, message: Message) -> Fut<'_, Result<(), BusError>> {
         Box::pin(async move {
+            // Sent now, it would wait in the client's buffer for a connection, and its sender with it once that is full.
+            self.connected()?;
             let limit = self.payload_bytes_max();
             if message.payload.len() > limit {
                 return Err(BusError::TooLarge { size: message.payload.len(), limit });
@@ -162,6 +174,10 @@ impl Bus for NatsBus {
     }
 
     fn flush(&self) -> Fut<'_, Result<(), BusError>> {
-        Box::pin(async move { self.nats.client.flush().await.map_err(disconnected) })
+        Box::pin(async move {
+            self.connected()?;
+            let flushed = tokio::time::timeout(FLUSH_TIMEOUT, self.nats.client.flush()).await;
+            flushed.map_err(disconnected)?.map_err(disconnected)
+        })
     }
 }

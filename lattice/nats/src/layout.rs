@@ -38,18 +38,26 @@ fn failed(what: &str, why: impl std::fmt::Display) -> ConnectError {
     ConnectError::Layout { what: what.to_owned(), why: why.to_string() }
 }
 
-/// Try with the copies that a cluster should have, then with one: a cluster of fewer servers can't place three.
+/// Try with the copies that a cluster should have; with one only where the cluster has too few servers for that.
 async fn with_replicas<T, E: std::fmt::Display, F: Future<Output = Result<T, E>>>(
     nats: &Nats,
     make: impl Fn(usize) -> F,
 ) -> Result<T, E> {
-    if nats.server().cluster.is_some() {
-        match make(REPLICAS_CLUSTERED).await {
-            Ok(made) => return Ok(made),
-            Err(error) => tracing::warn!(%error, "cannot keep three copies; keeping one"),
-        }
+    if nats.server().cluster.is_none() {
+        return make(1).await;
     }
-    make(1).await
+    match make(REPLICAS_CLUSTERED).await {
+        Err(error) if has_too_few_servers(&error.to_string()) => {
+            tracing::warn!(%error, "the cluster has too few servers for three copies; keeping one");
+            make(1).await
+        }
+        made => made,
+    }
+}
+
+/// JetStream error codes 10005 and 10023; what reaches us is their text.
+fn has_too_few_servers(error: &str) -> bool {
+    ["no suitable peers", "insufficient resources", "10005", "10023"].iter().any(|sign| error.contains(sign))
 }
 
 pub(crate) async fn ensure_bucket(
@@ -87,9 +95,13 @@ pub(crate) async fn ensure_bucket(
                 ..Default::default()
             };
             // Several first nodes may do this at once: the same configuration makes it idempotent.
-            with_replicas(nats, |replicas| nats.jetstream.create_key_value(config(replicas)))
+            let made = with_replicas(nats, |replicas| nats.jetstream.create_key_value(config(replicas)))
                 .await
-                .map_err(|error| failed(&format!("bucket {name}"), error))?
+                .map_err(|error| failed(&format!("bucket {name}"), error))?;
+            // A server that lost one bucket under running nodes lost the rest as well.
+            ensure_artifacts(nats, lattice, true).await?;
+            ensure_events(nats, lattice).await?;
+            made
         }
     };
     // Old servers drop settings that they don't know, and an operator may have made the bucket by hand: read back.

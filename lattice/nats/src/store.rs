@@ -2,8 +2,8 @@
 //! `create_with_ttl` loses the expiry over a tombstone, and its `put` has no expectation at all.
 
 use crate::{
-    connect::Nats,
-    layout::{TOMBSTONE_TTL, ensure_bucket},
+    connect::{ConnectError, Nats},
+    layout::{Layout, TOMBSTONE_TTL, ensure_bucket},
 };
 use async_nats::{
     HeaderMap,
@@ -17,7 +17,7 @@ use lattice::{
     store::{Bucket, Change, Connection, Entry, FeedItem, Items, Precondition, Snapshot, Store, StoreError},
     subject,
 };
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 const EXPECTED_SEQUENCE: &str = "Nats-Expected-Last-Subject-Sequence";
@@ -112,9 +112,15 @@ impl NatsStore {
 
     async fn bucket(&self, bucket: Bucket) -> Result<kv::Store, StoreError> {
         self.reachable()?;
-        ensure_bucket(&self.nats, &self.lattice, bucket, self.create)
-            .await
-            .map_err(|error| StoreError::Refused(error.to_string()))
+        let refused = |error: ConnectError| StoreError::Refused(error.to_string());
+        match ensure_bucket(&self.nats, &self.lattice, bucket, false).await {
+            Err(_) if self.create => {
+                // What took one away may have taken all: also those that this store does not read.
+                Layout::open(&self.nats, &self.lattice, true).await.map_err(refused)?;
+                ensure_bucket(&self.nats, &self.lattice, bucket, true).await.map_err(refused)
+            }
+            result => result.map_err(refused),
+        }
     }
 
     async fn snapshot_now(&self, bucket: Bucket) -> Result<Snapshot, StoreError> {
@@ -122,22 +128,30 @@ impl NatsStore {
         let refused = |error: &dyn std::fmt::Display| StoreError::Refused(error.to_string());
         let info = store.stream.cached_info();
         let identity = info.created.unix_timestamp_nanos().to_string();
-        let mut snapshot = Snapshot { identity, head: Revision(info.state.last_sequence), entries: Vec::new() };
+        let mut head = Revision(info.state.last_sequence);
         if info.state.messages == 0 {
-            return Ok(snapshot);
+            return Ok(Snapshot { identity, head, entries: Vec::new() });
         }
-        // Last value of each key, deletions included, from the leader, in the order of revisions. Everything up to the
-        // revision of the last one delivered is then known.
+        // The values below may come from a replica that is behind the leader. Once the leader's last message has passed,
+        // everything up to it has. (If it expired meanwhile, there is nothing to wait for.)
+        let tail = store.stream.get_raw_message(head.0).await.map(|message| Revision(message.sequence)).ok();
+        let mut last = BTreeMap::new();
         let mut values = store.watch_with_history(">").await.map_err(|error| refused(&error))?;
         while let Some(item) = values.next().await {
             let entry = item.map_err(|error| refused(&error))?;
-            snapshot.head = snapshot.head.max(Revision(entry.revision));
-            let pending = entry.delta;
-            if entry.operation == kv::Operation::Put {
-                snapshot.entries.push(Entry { key: entry.key, value: entry.value, revision: Revision(entry.revision) });
+            let revision = Revision(entry.revision);
+            head = head.max(revision);
+            match entry.operation {
+                kv::Operation::Put => {
+                    last.insert(entry.key.clone(), Entry { key: entry.key, value: entry.value, revision });
+                }
+                // A key that was delivered may be deleted before the last one is.
+                kv::Operation::Delete | kv::Operation::Purge => drop(last.remove(&entry.key)),
             }
-            if pending == 0 {
-                return Ok(snapshot);
+            if entry.delta == 0 && tail.is_none_or(|tail| revision >= tail) {
+                let mut entries: Vec<Entry> = last.into_values().collect();
+                entries.sort_by_key(|entry| entry.revision);
+                return Ok(Snapshot { identity, head, entries });
             }
         }
         Err(StoreError::Unreachable("the snapshot ended early".into()))

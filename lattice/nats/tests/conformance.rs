@@ -1,6 +1,9 @@
 //! Real servers, the newest and the oldest that is supported, against what the services rely on; and what only a real
 //! server can do: vanish, come back, be too old.
 
+// Helpers of tests are tests, whatever clippy takes them for.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod support;
 
 use futures_util::StreamExt as _;

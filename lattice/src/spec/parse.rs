@@ -3,10 +3,13 @@
 
 use super::{Reuse, Source, WorkloadSpec, placement};
 use crate::limits::{
-    COMPONENTS_MAX, ENTRIES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, REPLICAS_MAX, ROUTES_MAX, SPEC_BYTES_MAX,
-    SPEC_DEPTH_MAX,
+    COMPONENTS_MAX, ENTRIES_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, QUEUE_MAX,
+    REPLICAS_MAX, REQUIREMENTS_MAX, ROUTES_MAX, SPEC_BYTES_MAX, SPEC_DEPTH_MAX, WALL_MAX,
 };
 use serde_json::Value;
+
+/// Values in one document, aliases written out.
+const NODES_MAX: usize = 50_000;
 
 /// What is wrong with a spec, where, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -67,7 +70,13 @@ fn document(text: &str) -> Result<Value, SpecError> {
             Err(_) => {} // a YAML flow mapping looks the same from outside
         }
     }
-    let options = serde_saphyr::options! { strict_booleans: true };
+    // Aliases may repeat a part many times: what is built is bounded, not only what is read.
+    let budget = serde_saphyr::budget! {
+        max_nodes: NODES_MAX,
+        max_aliases: 256,
+        max_total_scalar_bytes: 2 * SPEC_BYTES_MAX,
+    };
+    let options = serde_saphyr::options! { strict_booleans: true, budget: budget };
     serde_saphyr::from_str_with_options(text, options)
         .map_err(|error| SpecError::new("", format!("not YAML or JSON: {}", one_line(&error.to_string()))))
 }
@@ -103,6 +112,12 @@ fn read_value(value: &Value) -> Result<WorkloadSpec, SpecError> {
         SpecError { field, message, hint }
     })?;
     check(&spec)?;
+    let size = serde_json::to_vec(&spec).map_or(usize::MAX, |json| json.len());
+    if size > SPEC_BYTES_MAX {
+        let message =
+            format!("the spec is {size} bytes long with its aliases written out; at most {SPEC_BYTES_MAX} are allowed");
+        return Err(SpecError::new("", message));
+    }
     Ok(spec)
 }
 
@@ -178,7 +193,24 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
             return Err(SpecError::new("reuse.min-warm", message));
         }
     }
+    let reuse = spec.reuse.settings().unwrap_or_default();
+    if reuse.max_instances > INSTANCES_MAX {
+        let message = format!("{} is more than {INSTANCES_MAX}", reuse.max_instances);
+        return Err(SpecError::new("reuse.max-instances", message));
+    }
     let limits = &spec.limits;
+    if limits.queue > QUEUE_MAX {
+        return Err(SpecError::new("limits.queue", format!("{} is more than {QUEUE_MAX}", limits.queue)));
+    }
+    for (field, time) in [("limits.wall", limits.wall), ("limits.cpu", limits.cpu)] {
+        if std::time::Duration::from(time) > WALL_MAX {
+            return Err(SpecError::new(field, format!("{time} is more than {} s", WALL_MAX.as_secs())));
+        }
+    }
+    if spec.placement.require.len() > REQUIREMENTS_MAX {
+        let message = format!("at most {REQUIREMENTS_MAX} conditions are allowed");
+        return Err(SpecError::new("placement.require", message));
+    }
     for (field, is_zero) in [
         ("limits.memory", limits.memory.0 == 0),
         ("limits.cpu", limits.cpu.0 == 0),
@@ -189,8 +221,9 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
             return Err(SpecError::new(field, "must be more than zero"));
         }
     }
-    if limits.memory.0 > 4 << 30 {
-        return Err(SpecError::new("limits.memory", "a component has a 32-bit memory: at most 4GiB"));
+    if limits.memory.0 > INSTANCE_MEMORY_BYTES_MAX {
+        let most = crate::units::Bytes(INSTANCE_MEMORY_BYTES_MAX);
+        return Err(SpecError::new("limits.memory", format!("{} is more than {most}", limits.memory)));
     }
     for (i, requirement) in spec.placement.require.iter().enumerate() {
         if !placement::is_label_key(requirement.key()) {
@@ -309,6 +342,9 @@ mod tests {
         );
         refuse(&format!("name: a\n{c}\nreuse: {{requests: 0}}"), "reuse.requests", "at least 1");
         refuse(&format!("name: a\n{c}\nreuse: maybe"), "reuse", "expected `on`");
+        refuse(&format!("name: a\n{c}\nreuse: {{max-instances: 1025}}"), "reuse.max-instances", "more than 1024");
+        refuse(&format!("name: a\n{c}\nlimits: {{queue: 65537}}"), "limits.queue", "more than");
+        refuse(&format!("name: a\n{c}\nlimits: {{wall: 2h}}"), "limits.wall", "more than");
         let deep = format!("name: a\nx: {}{}", "[".repeat(40), "]".repeat(40));
         refuse(&deep, "", "nested deeper");
         let long = format!("name: {}", "a".repeat(SPEC_BYTES_MAX));
@@ -342,6 +378,17 @@ mod tests {
         refuse(&with(&twice), "compose.links[1]", "linked twice");
         refuse(&with("{from: a, to: b}"), "compose.links[0]", "missing field `import`");
         refuse(&format!("{two}compose: {{link: []}}"), "compose.link", "unknown field");
+    }
+
+    #[test]
+    fn aliases_cannot_make_a_small_document_large() {
+        let text = "x".repeat(10_000);
+        let many = "*a, ".repeat(200);
+        let env: String = (0..200).map(|i| format!("k{i}: *a, ")).collect();
+        refuse(&format!("name: a\nx: &a {text}\ny: [{many}]"), "", "not YAML");
+        let component =
+            format!("components: [{{name: b, source: 'file:x', config: {{k: &a {text}}}, env: {{{env}}}}}]");
+        refuse(&format!("name: a\n{component}"), "", "");
     }
 
     #[test]

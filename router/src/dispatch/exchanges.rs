@@ -4,15 +4,19 @@
 
 use crate::body::lock;
 use bytes::Bytes;
+use lattice::{
+    exchange::HTTP_WINDOW_BYTES,
+    frame::{FRAME_BYTES_MAX, FRAME_BYTES_MIN},
+};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
 };
 use tokio::sync::mpsc;
 
-/// Messages that wait for one exchange. An honest peer keeps within the window, which is 16 chunks; what is left is room
+/// Messages that wait for one exchange: twice the window in the smallest chunks that a full sender makes, which leaves room
 /// for small ones. Beyond it the exchange fails, since a dropped frame is a gap.
-const INBOUND_MAX: usize = 1024;
+const INBOUND_MAX: usize = 2 * HTTP_WINDOW_BYTES as usize / FRAME_BYTES_MIN;
 
 /// What comes in for an exchange.
 #[derive(Debug)]
@@ -42,11 +46,13 @@ impl Exchanges {
         Open { exchanges: self.clone(), reply, inbound }
     }
 
-    /// Pass a message on. Gives it back if there is no such exchange.
+    /// Pass a message on. Gives it back if there is no such exchange. One that is larger than any frame ends the exchange:
+    /// it is not worth keeping until it is read.
     pub(crate) fn deliver(&self, reply: &str, message: Inbound) -> Result<(), Inbound> {
         let mut table = lock(&self.0);
         let Some(sender) = table.get(reply) else { return Err(message) };
-        if sender.try_send(message).is_err() {
+        let too_large = matches!(&message, Inbound::Frame(payload) if payload.len() > FRAME_BYTES_MAX);
+        if too_large || sender.try_send(message).is_err() {
             table.remove(reply);
         }
         Ok(())
@@ -86,5 +92,17 @@ mod tests {
         other.inbound.try_recv().unwrap();
         drop(other);
         exchanges.deliver("b", Inbound::NoResponders).unwrap_err();
+    }
+
+    #[test]
+    fn what_is_larger_than_a_frame_ends_the_exchange() {
+        let exchanges = Exchanges::default();
+        let mut open = exchanges.open("a".into());
+        let frame = |bytes| Inbound::Frame(vec![0; bytes].into());
+        exchanges.deliver("a", frame(FRAME_BYTES_MAX)).unwrap();
+        exchanges.deliver("a", frame(FRAME_BYTES_MAX + 1)).unwrap();
+        exchanges.deliver("a", frame(1)).unwrap_err();
+        assert!(matches!(open.inbound.try_recv(), Ok(Inbound::Frame(payload)) if payload.len() == FRAME_BYTES_MAX));
+        assert_eq!(open.inbound.try_recv().unwrap_err(), mpsc::error::TryRecvError::Disconnected);
     }
 }

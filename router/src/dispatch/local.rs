@@ -1,10 +1,11 @@
 //! To an instance of this node, on the task that polls: a guest runs on its connection's own task.
 
 use super::until;
-use crate::{error::RouteError, retry::Unanswered};
+use crate::{error::RouteError, retry::Unanswered, seldom::Seldom};
 use lattice::{
     http::{CallError, Instances, Request, Response},
     id::WorkloadName,
+    limits::{MESSAGE_BYTES_MAX, one_line},
     store::Clock,
 };
 use std::time::Duration;
@@ -15,14 +16,17 @@ pub(crate) async fn send(
     workload: &WorkloadName,
     request: Request,
     deadline: Duration,
+    failures: &Seldom,
 ) -> Result<Response, Unanswered> {
     let error = match until(clock, deadline, instances.call(workload, request)).await {
         Ok(Ok(response)) => return Ok(response),
         Ok(Err(error)) => error,
         Err(_) => return Err(Unanswered::maybe_ran(RouteError::Timeout)),
     };
-    if let CallError::Failed { message } = &error {
-        tracing::warn!(%workload, message, "the component failed");
+    if let CallError::Failed { message } = &error
+        && let Some(suppressed) = failures.pass(clock.now())
+    {
+        tracing::warn!(%workload, reason = %one_line(message, MESSAGE_BYTES_MAX), suppressed, "the component failed");
     }
     Err(Unanswered { error: (&error).into(), nothing_ran: error.nothing_ran() })
 }

@@ -13,6 +13,7 @@ use crate::{
     error::RouteError,
     metrics::Metrics,
     retry::Unanswered,
+    seldom::Seldom,
 };
 use futures_util::StreamExt as _;
 use http_body_util::BodyExt as _;
@@ -47,6 +48,8 @@ pub(crate) struct Remote {
     /// All replies come to subjects under this one.
     inbox: String,
     next: AtomicU64,
+    failures: Seldom,
+    unsendable: Seldom,
     /// The inbox is subscribed.
     listening: watch::Receiver<bool>,
     _listener: AbortOnDropHandle<()>,
@@ -73,6 +76,8 @@ impl Remote {
             exchanges,
             inbox,
             next: AtomicU64::new(0),
+            failures: Seldom::default(),
+            unsendable: Seldom::default(),
             listening,
             _listener: AbortOnDropHandle::new(tokio::spawn(listener)),
         }
@@ -99,7 +104,9 @@ impl Remote {
         drop(listens);
 
         let config = Config::new(self.bus.payload_bytes_max()).map_err(|error| {
-            tracing::error!(%error, "requests can't be sent to other nodes");
+            if let Some(suppressed) = self.unsendable.pass(self.clock.now()) {
+                tracing::error!(%error, suppressed, "requests can't be sent to other nodes");
+            }
             unreachable()
         })?;
         let workload = head.workload.clone();
@@ -177,8 +184,10 @@ impl Remote {
                 RouteError::PeerLost
             }
         };
-        if error == RouteError::Failed {
-            tracing::warn!(%node, %workload, %reset, "the component failed on another node");
+        if error == RouteError::Failed
+            && let Some(suppressed) = self.failures.pass(self.clock.now())
+        {
+            tracing::warn!(%node, %workload, reason = %reset, suppressed, "the component failed on another node");
         }
         if matches!(error, RouteError::NotReady | RouteError::PeerLost) {
             self.peers.suspect(node, self.clock.now());

@@ -17,7 +17,7 @@ use lattice::{
     view::{LatticeView, Versioned},
 };
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
     time::Duration,
 };
@@ -115,6 +115,12 @@ impl RouteTable {
         let suffixes = std::iter::successors(parent(host), |suffix| parent(suffix));
         let under = suffixes.filter_map(|suffix| self.under.get(suffix));
         exact.into_iter().chain(under).chain([&self.any]).find_map(|paths| paths.find(path))
+    }
+
+    /// Workloads that have a route.
+    pub fn workloads(&self) -> BTreeSet<&WorkloadName> {
+        let paths = self.exact.values().chain(self.under.values()).chain([&self.any]);
+        paths.flat_map(|paths| paths.entries.values()).map(|entry| &entry.workload).collect()
     }
 
     /// Routes that were refused because another workload has them.

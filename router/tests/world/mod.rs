@@ -154,7 +154,7 @@ pub(crate) struct Node {
     pub(crate) router: Router,
     pub(crate) guests: Arc<Guests>,
     pub(crate) faults: Arc<Faults>,
-    pub(crate) metrics: Registry,
+    metrics: Registry,
     /// Stops answering other nodes.
     pub(crate) stop: CancellationToken,
     peers: Option<JoinHandle<Result<(), BusError>>>,
@@ -172,6 +172,13 @@ impl Node {
     pub(crate) async fn leave(&mut self) {
         self.stop.cancel();
         tokio::time::timeout(SOON, self.peers.take().unwrap()).await.unwrap().unwrap().unwrap();
+    }
+
+    /// What the router counts, as Prometheus reads it.
+    pub(crate) fn metrics(&self) -> String {
+        let mut metrics = String::new();
+        prometheus_client::encoding::text::encode(&mut metrics, &self.metrics).unwrap();
+        metrics
     }
 
     pub(crate) async fn get(&self, url: &str) -> Response {
@@ -265,6 +272,14 @@ impl World {
                 let id = SlotId::new(name(workload), index as u32);
                 view.slots.insert(id, Versioned { record: slot, revision: Revision(1) });
             }
+        });
+    }
+
+    pub(crate) fn remove(&self, workload: &str) {
+        self.view.send_modify(|view| {
+            let view = Arc::make_mut(view);
+            view.specs.remove(&name(workload));
+            view.slots.retain(|slot, _| slot.workload != name(workload));
         });
     }
 

@@ -5,8 +5,9 @@ use crate::error::Failure;
 use anyhow::Context as _;
 use lattice::id::NodeId;
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
     io::Write as _,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
@@ -22,7 +23,8 @@ impl DataDir {
     /// Make the directory if it is missing and take it. `id` is kept there; without one, the kept one is used.
     pub(super) fn open(path: &Path, id: Option<NodeId>) -> anyhow::Result<Self> {
         let shown = path.display();
-        std::fs::create_dir_all(path).with_context(|| {
+        // What is in it, specs with their configuration among it, is this node's alone.
+        DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(|| {
             Failure::failed(format!("can't make the data directory {shown}")).hint("name another with --data DIR")
         })?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join("lock"));

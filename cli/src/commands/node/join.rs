@@ -14,16 +14,16 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 const LAYOUT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Connect and make what the lattice's store lacks. Cancel-safe: what was made stays and is found again.
-pub(super) async fn join(settings: Settings, lattice: &LatticeId, name: &str) -> anyhow::Result<(Nats, Platform)> {
+pub(super) async fn join(settings: Settings, lattice: LatticeId, name: String) -> anyhow::Result<(Nats, Platform)> {
     let summary = settings.summary();
-    let options = settings.into_options(name)?;
+    let options = settings.into_options(&name)?;
     let mut wait = RETRY_FIRST;
     let mut connected: Option<Instant> = None;
     loop {
         let error = match lattice_nats::connect(options.clone()).await {
             Ok(nats) => {
                 let since = *connected.get_or_insert_with(Instant::now);
-                match nats.open(lattice, true).await {
+                match nats.open(&lattice, true).await {
                     Ok(platform) => return Ok((nats, platform)),
                     Err(error) if !may_pass(&error) || since.elapsed() > LAYOUT_PATIENCE => {
                         return Err(explain_connect(error, &summary));

@@ -126,15 +126,19 @@ impl Api {
         self.ask(Topic::WorkloadList, Headers::new(), b"").await.unwrap()
     }
 
+    /// As one of the nodes sees it, which may be late.
     pub async fn nodes(&self) -> Vec<NodeReply> {
         self.ask(Topic::NodeList, Headers::new(), b"").await.unwrap()
     }
 
-    /// Wait until every replica is ready at the newest generation.
+    /// Wait until every replica is ready at the newest generation. Which one that is comes from the store: a node that has
+    /// not heard of it yet calls the one before ready.
     pub async fn ready(&self, name: &str) -> StatusReply {
+        let newest = self.get(name).await.unwrap().generation;
         eventually(&format!("{name} is ready"), PATIENCE, async || {
             let status = self.status(name).await.map_err(|error| error.to_string())?;
-            if status.state == WorkloadState::Ready { Ok(status) } else { Err(format!("{status:?}")) }
+            let is_ready = status.state == WorkloadState::Ready && status.generation == newest;
+            if is_ready { Ok(status) } else { Err(format!("{status:?}")) }
         })
         .await
     }

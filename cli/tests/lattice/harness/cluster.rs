@@ -81,6 +81,15 @@ impl Node {
         http::get(&self.http(), host, path).await
     }
 
+    /// Wait until a GET is answered with this status and `lattice-error`.
+    pub async fn answers(&self, host: &str, path: &str, expected: (u16, &str)) {
+        eventually(&format!("{host}{path} through {} is {expected:?}", self.id), PATIENCE, async || {
+            let answer = http::try_get(&self.http(), host, path).await.map_err(|error| error.to_string())?;
+            if (answer.status, answer.error()) == expected { Ok(()) } else { Err(format!("{answer:?}")) }
+        })
+        .await;
+    }
+
     pub async fn kill9(&self) {
         self.process().kill9().await;
     }
@@ -133,10 +142,15 @@ impl Lattice {
         for node in &self.nodes {
             node.ready().await;
         }
-        let api = self.api().await;
         let expected = self.nodes.iter().filter(|node| node.arguments.contains(&self.name)).count();
-        // Any node answers: as many agreements as nodes, in a row, are not proof but close to it.
-        eventually("all nodes are listed", PATIENCE, async || {
+        self.listed(expected).await;
+    }
+
+    /// Wait until so many nodes are listed.
+    pub async fn listed(&self, expected: usize) {
+        let api = self.api().await;
+        eventually(&format!("{expected} nodes are listed"), PATIENCE, async || {
+            // Any node answers: agreement several times in a row is no proof that all agree, but close to it.
             for _ in 0..2 * expected {
                 let seen = api.nodes().await.len();
                 if seen != expected {
@@ -173,11 +187,7 @@ impl Lattice {
     /// Wait until a GET through every node that runs is answered by the component.
     pub async fn serving(&self, host: &str, path: &str) {
         for node in self.nodes.iter().filter(|node| node.process().is_running()) {
-            eventually(&format!("{host}{path} is answered through {}", node.id), PATIENCE, async || {
-                let answer = http::try_get(&node.http(), host, path).await.map_err(|error| error.to_string())?;
-                if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
-            })
-            .await;
+            node.answers(host, path, (200, "")).await;
         }
     }
 

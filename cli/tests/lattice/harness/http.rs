@@ -1,8 +1,13 @@
 //! A plain HTTP/1.1 client: a connection for each request, and bodies that stream.
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, combinators::UnsyncBoxBody};
-use hyper::{HeaderMap, Method, Request, Response, body::Incoming, client::conn::http1};
+use futures_util::stream;
+use http_body_util::{BodyExt as _, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    HeaderMap, Method, Request, Response,
+    body::{Frame, Incoming},
+    client::conn::http1,
+};
 use hyper_util::rt::TokioIo;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -53,6 +58,16 @@ pub fn empty() -> Body {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
+pub fn full(bytes: Vec<u8>) -> Body {
+    Full::new(Bytes::from(bytes)).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body whose length is not announced.
+pub fn chunked(bytes: Vec<u8>) -> Body {
+    let frame = Frame::data(Bytes::from(bytes));
+    StreamBody::new(stream::once(std::future::ready(Ok::<_, Error>(frame)))).boxed_unsync()
+}
+
 /// Send a request; the response's body is still to be read.
 pub async fn send(
     address: &str,
@@ -73,7 +88,8 @@ pub async fn send(
     Ok(sender.send_request(request.body(body)?).await?)
 }
 
-async fn whole(response: Response<Incoming>) -> Result<Answer, Error> {
+/// Read a response to its end.
+pub async fn whole(response: Response<Incoming>) -> Result<Answer, Error> {
     let (head, body) = response.into_parts();
     let body = body.collect().await?.to_bytes();
     Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })

@@ -23,8 +23,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Longest wait for something that normally takes a second: the machine may be busy compiling.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait for something that normally takes a second, or ten where JavaScript is compiled: the machine may be busy.
+pub const PATIENCE: Duration = Duration::from_secs(150);
 
 /// The root of the workspace.
 pub fn workspace() -> &'static Path {

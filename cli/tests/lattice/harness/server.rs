@@ -53,6 +53,14 @@ impl Server {
         }
     }
 
+    /// Lose all that it stored. Only while it is stopped.
+    pub fn wipe(&self) {
+        assert!(self.process.is_none());
+        for entry in std::fs::read_dir(self.dir.path()).unwrap() {
+            std::fs::remove_dir_all(entry.unwrap().path()).unwrap();
+        }
+    }
+
     /// On the same port, with the same data.
     pub async fn start_again(&mut self) {
         let port = self.port.to_string();

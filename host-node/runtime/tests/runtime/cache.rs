@@ -1,7 +1,7 @@
 //! Compiled code on disk: used when it is whole, never when it is not.
 
 use super::*;
-use lattice_runtime::LoadStats;
+use lattice_runtime::{LoadStats, RuntimeError};
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
 async fn loaded(cache: &Path) -> LoadStats {
@@ -58,6 +58,52 @@ async fn code_is_compiled_once_and_a_damaged_file_again() {
     fs::rename(file, &elsewhere).unwrap();
     std::os::unix::fs::symlink(&elsewhere, file).unwrap();
     assert_eq!(load_once(&cache).await, COMPILED);
+}
+
+#[tokio::test]
+async fn code_is_found_without_the_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("code");
+    for name in ["hello-http02", "hello-http03"] {
+        let bytes = guest(name);
+        let digest = Digest::of(&bytes);
+        let runtime = Runtime::new(RuntimeOptions::new(&cache)).unwrap();
+        assert!(runtime.load_cached(digest).await.is_none() && runtime.loaded(&digest).is_none(), "{name}");
+        let compiled = runtime.load(digest, bytes).await.unwrap();
+        assert!(runtime.loaded(&digest).is_some());
+
+        let runtime = Runtime::new(RuntimeOptions::new(&cache)).unwrap();
+        assert!(runtime.loaded(&digest).is_none(), "{name}: nothing is in the memory of this one");
+        let cached = runtime.load_cached(digest).await.unwrap();
+        assert_eq!(cached.inspection(), compiled.inspection(), "{name}");
+        assert_eq!(runtime.load_stats(), FROM_DISK, "{name}");
+        assert!(runtime.loaded(&digest).is_some(), "{name}");
+        let unit = Unit::start(&runtime, cached, config()).await.unwrap();
+        assert_eq!(text(&unit, get("/")).await.unwrap().0, 200, "{name}");
+        drop(unit);
+        until("the code goes with its last user", || runtime.loaded(&digest).is_none()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_key_is_made_anew_and_one_that_others_can_read_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("code");
+    let key = dir.path().join("code.key");
+    // What a process with this very id left when it crashed.
+    fs::write(dir.path().join(format!("code.key.{}.part", std::process::id())), "half").unwrap();
+    assert_eq!(load_once(&cache).await, COMPILED);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "the cache and its key");
+    for damaged in [&b""[..], b"half", &[7; 65]] {
+        fs::write(&key, damaged).unwrap();
+        assert_eq!(load_once(&cache).await, COMPILED);
+        assert_eq!(load_once(&cache).await, FROM_DISK);
+    }
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
+    let Err(RuntimeError::Cache { path, source }) = Runtime::new(RuntimeOptions::new(&cache)) else {
+        panic!("others may know this key");
+    };
+    assert_eq!((path, source.kind()), (key, std::io::ErrorKind::PermissionDenied));
 }
 
 #[tokio::test]

@@ -184,6 +184,24 @@ async fn a_cut_body_never_reads_like_a_whole_one() {
     }
 }
 
+/// The limit is on silence: what keeps moving may last longer.
+#[tokio::test]
+async fn a_body_that_keeps_moving_may_outlast_the_limit() {
+    for version in BOTH {
+        let wall = Duration::from_millis(400);
+        let unit = start(echo(version), |config| config.limits.wall = wall).await;
+        let begun = Instant::now();
+        let pieces = futures_util::stream::unfold(0, |sent| async move {
+            tokio::time::sleep(Duration::from_millis(100)).await; // the slow sender that this is about
+            (sent < 15).then(|| (Ok(http_body::Frame::data(Bytes::from_static(b"0123456789"))), sent + 1))
+        });
+        let body = lattice::http::Body::new(http_body_util::StreamBody::new(pieces));
+        let (status, text) = text(&unit, request("POST", "/", body)).await.unwrap();
+        assert_eq!((status, text.len()), (200, 150), "{version}");
+        assert!(begun.elapsed() > 3 * wall, "{version}: the test is about a body that takes longer than the limit");
+    }
+}
+
 #[tokio::test]
 async fn a_guest_that_goes_on_after_its_answer_has_the_same_limits() {
     let unit = start("faults03", |config| config.limits.cpu = Duration::from_millis(200)).await;

@@ -1,5 +1,8 @@
 //! nats-server processes for tests: each with a store of its own, on a port of its own, gone when the test ends.
 
+// Helpers of tests are tests, whatever clippy takes them for.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use lattice::{id::LatticeId, store::Platform};
 use lattice_nats::{ConnectOptions, Nats, connect};
 use std::{
