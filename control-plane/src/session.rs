@@ -95,9 +95,20 @@ pub(crate) struct Keeper {
     platform: Platform,
     events: Events,
     started_at: u64,
-    /// A session of an earlier life of this node that may still run something strict: its revision, and since when.
-    earlier: Option<(Revision, Duration)>,
+    /// A session of an earlier life of this node that may still run something strict.
+    earlier: Option<Earlier>,
 }
+
+struct Earlier {
+    revision: Revision,
+    /// Since when it has been at that revision.
+    since: Duration,
+    /// How often it changed while it was watched.
+    changes: u32,
+}
+
+/// Changes of an earlier life's session after which it counts as alive. One or two can be its last writes, landing late.
+const SIGNS_OF_LIFE: u32 = 3;
 
 pub(crate) fn new(options: Arc<NodeOptions>, platform: Platform, events: Events) -> (Member, Keeper) {
     let state = State {
@@ -246,15 +257,22 @@ impl Keeper {
         let earlier = Holder { node: found.node, incarnation: found.incarnation };
         let is_strict = |name| view.specs.get(name).is_some_and(|spec| spec.record.spec.class == Class::Strict);
         let mut held = view.slots.iter().filter(|(_, slot)| slot.record.holder == earlier);
-        if earlier.incarnation == self.member.state().incarnation || !held.any(|(slot, _)| is_strict(&slot.workload)) {
+        let is_of_this_process = {
+            let state = self.member.state();
+            earlier.incarnation == state.incarnation || state.past.contains(&earlier.incarnation)
+        };
+        if is_of_this_process || !held.any(|(slot, _)| is_strict(&slot.workload)) {
             return Ok(());
         }
         let now = self.platform.clock.now();
-        let (revision, since) = *self.earlier.get_or_insert((entry.revision, now));
-        if revision != entry.revision {
-            return Err(WriteError::Displaced); // it renews: it lives
+        let watched = self.earlier.get_or_insert(Earlier { revision: entry.revision, since: now, changes: 0 });
+        if watched.revision != entry.revision {
+            *watched = Earlier { revision: entry.revision, since: now, changes: watched.changes + 1 };
         }
-        if now.saturating_sub(since) < self.member.options.timing.kill {
+        if watched.changes >= SIGNS_OF_LIFE {
+            return Err(WriteError::Displaced);
+        }
+        if now.saturating_sub(watched.since) < self.member.options.timing.kill {
             let text = "an earlier life of this node holds strict replicas and may still run them";
             return Err(WriteError::Store(StoreError::Unreachable(text.into())));
         }

@@ -88,7 +88,7 @@ impl World {
         let number = rng.between(3, 5);
         let nodes = (1..=number).map(|number| {
             let slots = u32::try_from(rng.between(2, 5)).unwrap_or(2);
-            let capacity = Capacity { slots, memory: rng.between(2, 8) * 64 << 20 };
+            let capacity = Capacity { slots, memory: (rng.between(2, 8) * 64) << 20 };
             let id = NodeId::new(format!("n{number}")).expect("it is a name");
             SimNode::new(seed, number, id, capacity, sky.clone(), &lattice)
         });

@@ -316,6 +316,12 @@ fn claims() {
     many.session("n1").draining = true;
     check("a draining node claims nothing", SETTLED, &many, &[]);
 
+    let mut deleted = one();
+    deleted.hold("gone.0", "n1", 1, Phase::Ready);
+    check("what a deleted workload reserved is not free yet", SETTLED, &deleted, &["stop, release gone.0"]);
+    deleted.view.slots.clear();
+    check("… until it is given up", SETTLED, &deleted, &["claim w.0 rank 0"]);
+
     let mut labelled = one();
     let mut picky = spec("w", 1);
     picky.placement.require = vec!["zone == b".parse().unwrap()];
