@@ -61,6 +61,7 @@ pub fn ask_for(view: &mut LatticeView, number: u32, replicas: u32, routes: Vec<R
         replicas,
         class: Class::Available,
         components: vec![main],
+        compose: Default::default(),
         http: HttpSpec { routes },
         reuse: Reuse::Default,
         limits: Limits::default(),
@@ -70,6 +71,7 @@ pub fn ask_for(view: &mut LatticeView, number: u32, replicas: u32, routes: Vec<R
         uid: Uuid::from_u128(u128::from(number) + 1),
         generation: Generation::FIRST,
         hash: spec.content_hash(),
+        artifact: None,
         admitted_at: 0,
         spec,
     };

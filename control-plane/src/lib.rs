@@ -19,7 +19,7 @@ use events::Events;
 use feed::Feed;
 use lattice::{
     event::EventKind,
-    host::Host,
+    host::{Host, Role, Unfit},
     id::{LatticeId, NodeId},
     record::Capacity,
     store::{Connection, Platform},
@@ -32,8 +32,8 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Says whether bytes are a component that some node could run. `Err` is for the person who sent it.
-pub type Inspector = Arc<dyn Fn(&[u8]) -> Result<(), String> + Send + Sync>;
+/// Says whether bytes are a component that some node could use.
+pub type Inspector = Arc<dyn Fn(&[u8], Role) -> Result<(), Unfit> + Send + Sync>;
 
 /// How fast a lattice notices and how much it writes at rest. All nodes of a lattice use the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

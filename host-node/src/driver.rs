@@ -4,8 +4,8 @@ use crate::{instances::ReadyUnits, logs::Logs};
 use bytes::Bytes;
 use lattice::{
     host::{Assignment, Observed},
-    id::SlotId,
-    spec::{Class, Source, WorkloadSpec},
+    id::{Digest, SlotId},
+    spec::{Class, WorkloadSpec},
     store::Platform,
 };
 use lattice_runtime::{Component, Limits, LogSink, Reuse, Runtime, Unit, UnitConfig};
@@ -51,6 +51,7 @@ struct SlotState {
 
 struct UnitState {
     spec: Arc<WorkloadSpec>,
+    artifact: Option<Digest>,
     fetched: Option<Fetched>,
     component: Option<Component>,
     unit: Option<Arc<Unit>>,
@@ -202,14 +203,17 @@ impl Driver {
         match effect {
             Effect::Fetch(id, _) => {
                 let Some(assignment) = &state.wanted else { return };
-                let spec = state.units.get(&id).map_or_else(|| assignment.spec.clone(), |unit| unit.spec.clone());
-                let work = self.fetch(slot, id, &spec);
-                let unit = UnitState { spec, fetched: None, component: None, unit: None, work: Some(work) };
+                let (spec, artifact) = state.units.get(&id).map_or_else(
+                    || (assignment.spec.clone(), assignment.artifact),
+                    |unit| (unit.spec.clone(), unit.artifact),
+                );
+                let work = self.fetch(slot, id, artifact);
+                let unit = UnitState { spec, artifact, fetched: None, component: None, unit: None, work: Some(work) };
                 self.unit(slot, id, |state| *state = Some(unit));
             }
             Effect::Compile(id) => {
                 let Some(unit) = state.units.get_mut(&id) else { return };
-                let (Some(digest), Some(fetched)) = (source(&unit.spec), unit.fetched.take()) else { return };
+                let (Some(digest), Some(fetched)) = (unit.artifact, unit.fetched.take()) else { return };
                 let runtime = self.runtime.clone();
                 let work = self.spawn(slot, id, async move {
                     let (bytes, _permit) = match fetched {
@@ -226,7 +230,7 @@ impl Driver {
             Effect::Warm(id) => {
                 let Some(unit) = state.units.get(&id) else { return };
                 let Some(component) = unit.component.clone() else { return };
-                let Some(config) = unit_config(slot, &unit.spec, self.logs.sink(slot.clone())) else { return };
+                let config = unit_config(slot, &unit.spec, self.logs.sink(slot.clone()));
                 let runtime = self.runtime.clone();
                 let work = self.spawn(slot, id, async move {
                     match Unit::start(&runtime, component, config).await {
@@ -266,6 +270,7 @@ impl Driver {
                     if let Some(unit) = state {
                         *unit = UnitState {
                             spec: unit.spec.clone(),
+                            artifact: unit.artifact,
                             fetched: None,
                             component: None,
                             unit: None,
@@ -305,12 +310,11 @@ impl Driver {
         }))
     }
 
-    fn fetch(&self, slot: &SlotId, id: UnitId, spec: &WorkloadSpec) -> Work {
-        let digest = source(spec);
+    fn fetch(&self, slot: &SlotId, id: UnitId, artifact: Option<Digest>) -> Work {
         let artifacts = self.platform.artifacts.clone();
         let (runtime, fetches) = (self.runtime.clone(), self.fetches.clone());
         self.spawn(slot, id, async move {
-            let Some(digest) = digest else { return Done::Failed("the spec names no stored component".into()) };
+            let Some(digest) = artifact else { return Done::Failed("the spec names no stored component".into()) };
             if let Some(component) = runtime.loaded(&digest) {
                 return Done::Fetched(Fetched::Component(component));
             }
@@ -342,15 +346,14 @@ impl Driver {
 }
 
 /// The unit that a spec asks for.
-fn unit_config(slot: &SlotId, spec: &WorkloadSpec, logs: Arc<dyn LogSink>) -> Option<UnitConfig> {
-    let component = spec.entry()?;
+fn unit_config(slot: &SlotId, spec: &WorkloadSpec, logs: Arc<dyn LogSink>) -> UnitConfig {
     let reuse = spec.reuse.settings();
     let settings = reuse.clone().unwrap_or_default();
-    Some(UnitConfig {
+    UnitConfig {
         workload: slot.workload.clone(),
         replica: slot.index,
-        env: component.env.clone(),
-        config: component.config.clone(),
+        env: spec.env(),
+        config: spec.config(),
         reuse: Reuse {
             enabled: reuse.is_some(),
             requests: settings.requests,
@@ -367,12 +370,5 @@ fn unit_config(slot: &SlotId, spec: &WorkloadSpec, logs: Arc<dyn LogSink>) -> Op
             body_bytes: spec.limits.body.0,
         },
         logs,
-    })
-}
-
-fn source(spec: &WorkloadSpec) -> Option<lattice::id::Digest> {
-    match &spec.entry()?.source {
-        Source::Stored(digest) => Some(*digest),
-        Source::File(_) => None,
     }
 }

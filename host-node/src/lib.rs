@@ -13,12 +13,12 @@ use driver::Driver;
 use instances::ReadyUnits;
 use lattice::{
     Fut,
-    host::{Assignment, Host, Observed},
+    host::{Assignment, Host, Observed, Role, Unfit},
     http::{CallError, Instances, Request, Response},
     id::{LatticeId, NodeId, SlotId, WorkloadName},
     store::Platform,
 };
-use lattice_runtime::{Runtime, RuntimeError, RuntimeOptions};
+use lattice_runtime::{LoadError, Runtime, RuntimeError, RuntimeOptions};
 use logs::Logs;
 use prometheus_client::registry::Registry;
 use std::{
@@ -70,10 +70,19 @@ pub enum HostError {
     Runtime(#[from] RuntimeError),
 }
 
-/// Whether bytes are a component that a node of this version can run; the text is for the person who sent them.
-pub fn inspect(bytes: &[u8]) -> Result<(), String> {
-    let inspection = lattice_runtime::inspect(bytes).map_err(|error| error.to_string())?;
-    lattice_runtime::admissible(inspection).map(drop).map_err(|error| error.to_string())
+/// Whether bytes are a component that a node of this version can use.
+pub fn inspect(bytes: &[u8], role: Role) -> Result<(), Unfit> {
+    let verdict = lattice_runtime::inspect(bytes).and_then(|inspection| match role {
+        Role::Whole => lattice_runtime::admissible(inspection).map(drop),
+        Role::Part => Ok(()),
+    });
+    verdict.map_err(|error| Unfit {
+        message: error.to_string(),
+        missing: match error {
+            LoadError::MissingImport { name, .. } => Some(name),
+            _ => None,
+        },
+    })
 }
 
 /// The host of one node. Its handle: what runs is driven by [`HostNode::run`].

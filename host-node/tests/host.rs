@@ -118,13 +118,18 @@ impl Running {
                 env: Default::default(),
                 config: Default::default(),
             }],
+            compose: Default::default(),
             http: Default::default(),
             reuse: Default::default(),
             limits: Default::default(),
             placement: Default::default(),
         };
-        let assignment =
-            Assignment { spec: Arc::new(spec), uid: uuid::Uuid::from_u128(1), generation: Generation::FIRST };
+        let assignment = Assignment {
+            spec: Arc::new(spec),
+            artifact: Some(digest),
+            uid: uuid::Uuid::from_u128(1),
+            generation: Generation::FIRST,
+        };
         self.host.apply((0..replicas).map(|index| (SlotId::new(workload(), index), assignment.clone())).collect());
     }
 

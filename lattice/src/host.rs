@@ -3,7 +3,7 @@
 
 use crate::{
     Fut,
-    id::{Generation, SlotId},
+    id::{Digest, Generation, SlotId},
     record::Phase,
     spec::WorkloadSpec,
 };
@@ -13,8 +13,28 @@ use std::{collections::BTreeMap, sync::Arc};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Assignment {
     pub spec: Arc<WorkloadSpec>,
+    /// The component to run: [`crate::record::SpecRecord::runs`].
+    pub artifact: Option<Digest>,
     pub uid: uuid::Uuid,
     pub generation: Generation,
+}
+
+/// What a component is to be used as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// It runs: it must answer HTTP and import only what nodes offer.
+    Whole,
+    /// It is composed with others, so that it is not asked for either.
+    Part,
+}
+
+/// Why no node can use a component. For the person who sent it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Unfit {
+    pub message: String,
+    /// The import that no node offers, where that is why.
+    pub missing: Option<String>,
 }
 
 /// What runs in a slot.

@@ -18,6 +18,10 @@ pub const SPEC_BYTES_MAX: usize = 256 * 1024;
 pub const SPEC_DEPTH_MAX: usize = 32;
 /// Components and services of one workload.
 pub const COMPONENTS_MAX: usize = 32;
+/// Links between the components of one workload.
+pub const LINKS_MAX: usize = 256;
+/// Longest name of an interface in a link, in bytes.
+pub const INTERFACE_BYTES_MAX: usize = 512;
 /// Routes of one workload.
 pub const ROUTES_MAX: usize = 256;
 /// Replicas of one workload.

@@ -5,7 +5,7 @@
 use crate::{
     id::{Digest, Generation, Incarnation, NodeId, SlotId, WorkloadName},
     limits::{MESSAGE_BYTES_MAX, one_line},
-    spec::WorkloadSpec,
+    spec::{Source, WorkloadSpec},
     store::Bucket,
 };
 use bytes::Bytes;
@@ -100,11 +100,24 @@ pub struct SpecRecord {
     pub generation: Generation,
     /// [`WorkloadSpec::content_hash`].
     pub hash: Digest,
+    /// What the components were composed into. Absent where there is only one, which runs as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact: Option<Digest>,
     /// Milliseconds since 1970, by the clock of the node that admitted it. For people only.
     pub admitted_at: u64,
 }
 impl Record for SpecRecord {
     const BUCKET: Bucket = Bucket::Specs;
+}
+
+impl SpecRecord {
+    /// The object that a node runs.
+    pub fn runs(&self) -> Option<Digest> {
+        self.artifact.or_else(|| match self.spec.only()?.source {
+            Source::Stored(digest) => Some(digest),
+            Source::File(_) => None,
+        })
+    }
 }
 
 /// What a node can hold, by its own declaration.
@@ -229,6 +242,27 @@ mod tests {
         for garbage in ["", "{}", "null", "{\"v\":1}", "\u{0}"] {
             assert!(matches!(Slot::decode(garbage.as_bytes()), Err(DecodeError::Malformed(_))), "{garbage}");
         }
+    }
+
+    #[test]
+    fn a_spec_runs_its_only_component_or_what_several_were_composed_into() {
+        let (one, whole) = (Digest::of(b"one"), Digest::of(b"whole"));
+        let of = |components: &str, artifact: Option<Digest>| {
+            let spec = crate::spec::parse(format!("name: a\ncomponents: [{components}]").as_bytes()).unwrap();
+            let (uid, hash) = (uuid::Uuid::nil(), spec.content_hash());
+            SpecRecord { spec, uid, generation: Generation::FIRST, hash, artifact, admitted_at: 0 }
+        };
+        let a = format!("{{name: a, source: '{one}'}}");
+        let b = format!("{{name: b, source: '{one}'}}");
+        let alone = of(&a, None);
+        assert_eq!(alone.runs(), Some(one));
+        // As it was written before several components could be.
+        assert!(!String::from_utf8_lossy(&alone.encode()).contains("artifact"));
+        assert_eq!(SpecRecord::decode(&alone.encode()).unwrap(), alone);
+        let composed = of(&format!("{a}, {b}"), Some(whole));
+        assert_eq!(composed.runs(), Some(whole));
+        assert_eq!(SpecRecord::decode(&composed.encode()).unwrap(), composed);
+        assert_eq!(of(&format!("{a}, {b}"), None).runs(), None);
     }
 
     #[test]

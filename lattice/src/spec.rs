@@ -30,9 +30,14 @@ pub struct WorkloadSpec {
     /// What happens while a replica's node is out of reach. Default `available`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub class: Class,
-    /// The WebAssembly components. Exactly one in this version.
+    /// The WebAssembly components: one that answers HTTP, and those that it uses. Several are composed into one when the
+    /// workload is put, which is what nodes run: they share one instance, its limits and its fate. The order is of no
+    /// account.
     #[schemars(length(min = 1, max = 32))]
     pub components: Vec<ComponentSpec>,
+    /// How several components are joined, where that is not clear from what they import and export.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub compose: ComposeSpec,
     /// How HTTP reaches the workload.
     #[serde(default, skip_serializing_if = "is_default")]
     pub http: HttpSpec,
@@ -62,9 +67,22 @@ impl WorkloadSpec {
         Digest::of(&serde_json::to_vec(self).unwrap_or_default())
     }
 
-    /// The component that answers requests.
-    pub fn entry(&self) -> Option<&ComponentSpec> {
-        self.components.first()
+    /// The only component, where there is one.
+    pub fn only(&self) -> Option<&ComponentSpec> {
+        match self.components.as_slice() {
+            [only] => Some(only),
+            _ => None,
+        }
+    }
+
+    /// Environment variables of the guest: those of all components, which agree where they set the same one.
+    pub fn env(&self) -> BTreeMap<String, String> {
+        self.components.iter().flat_map(|component| component.env.clone()).collect()
+    }
+
+    /// Configuration of the guest, merged like [`WorkloadSpec::env`].
+    pub fn config(&self) -> BTreeMap<String, String> {
+        self.components.iter().flat_map(|component| component.config.clone()).collect()
     }
 }
 
@@ -87,12 +105,36 @@ pub struct ComponentSpec {
     pub name: ComponentName,
     /// Where its bytes are: `sha256:…` in the lattice's object store, or `file:PATH` (the CLI uploads it).
     pub source: Source,
-    /// Environment variables of the guest.
+    /// Environment variables of the guest. Components of one workload share theirs: each sees those of all, and two that
+    /// set the same one to different values are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
-    /// What the guest reads through `wasi:config/store`.
+    /// What the guest reads through `wasi:config/store`. Shared like `env`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub config: BTreeMap<String, String>,
+}
+
+/// How several components are joined into one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ComposeSpec {
+    /// Which component satisfies an import that several others could.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub links: Vec<Link>,
+}
+
+/// An import of one component that another one satisfies.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Link {
+    /// The component that imports.
+    pub from: ComponentName,
+    /// What it imports, as it names it: `acme:auth/check@1.0.0`.
+    #[schemars(length(min = 1, max = 512))]
+    pub import: String,
+    /// The component that exports it: the same version, or a compatible one that is not older.
+    pub to: ComponentName,
 }
 
 /// Where a component's bytes are.

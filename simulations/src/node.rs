@@ -94,7 +94,7 @@ impl SimNode {
         }
         let clock: Arc<dyn Clock> = self.clock.clone();
         let platform = self.wire.platform(&self.lattice, clock, rng);
-        let control = ControlPlane::new(self.options.clone(), platform, host.clone(), Arc::new(|_| Ok(())));
+        let control = ControlPlane::new(self.options.clone(), platform, host.clone(), Arc::new(|_, _| Ok(())));
         let view = control.view();
         let stop = CancellationToken::new();
         self.gate.open();

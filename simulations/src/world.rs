@@ -325,6 +325,7 @@ impl World {
             replicas: u32::try_from(self.rng.between(0, most)).unwrap_or(1),
             class: *class,
             components: vec![main],
+            compose: Default::default(),
             http: HttpSpec::default(),
             reuse: Reuse::Default,
             limits: Limits { memory: *memory, ..Limits::default() },

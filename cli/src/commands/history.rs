@@ -8,6 +8,7 @@ use crate::{
 use lattice::{
     ctl::HistoryItem,
     id::WorkloadName,
+    spec::WorkloadSpec,
     subject::{Topic, WorkloadVerb},
 };
 
@@ -35,6 +36,14 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
+/// The only component's source, or how many there are.
+fn source(spec: &WorkloadSpec) -> String {
+    spec.only().map_or_else(
+        || format!("{} composed", spec.components.len()),
+        |only| lattice::limits::clip(&only.source.to_string(), 19).to_owned(),
+    )
+}
+
 fn table(items: &[HistoryItem]) -> Table {
     let mut table = Table::new(&["GENERATION", "REVISION", "ADMITTED", "REPLICAS", "COMPONENT", "HASH"]);
     for item in items {
@@ -44,11 +53,7 @@ fn table(items: &[HistoryItem]) -> Table {
                 reply.revision.into(),
                 reply.admitted_at.as_str().into(),
                 reply.spec.replicas.into(),
-                reply
-                    .spec
-                    .entry()
-                    .map_or_else(String::new, |entry| lattice::limits::clip(&entry.source.to_string(), 19).to_owned())
-                    .into(),
+                source(&reply.spec).into(),
                 reply.hash.short().into(),
             ]),
             HistoryItem::Deleted { revision } => table.row([

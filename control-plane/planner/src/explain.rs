@@ -86,6 +86,7 @@ pub fn preview(view: &LatticeView, spec: &WorkloadSpec) -> Vec<PlannedSlot> {
         uid: before.map_or(uuid::Uuid::nil(), |before| before.record.uid),
         generation: before.map_or(Generation::FIRST, |before| before.record.generation.next()),
         hash: spec.content_hash(),
+        artifact: None,
         admitted_at: 0,
     };
     after.specs.insert(spec.name.clone(), Arc::new(Versioned { record, revision: Revision(0) }));

@@ -131,7 +131,8 @@ fn assignments(view: &LatticeView, me: &Me) -> BTreeMap<SlotId, Assignment> {
             continue;
         }
         let shared = specs.entry(&slot.workload).or_insert_with(|| Arc::new(spec.spec.clone()));
-        let assignment = Assignment { spec: shared.clone(), uid: spec.uid, generation: spec.generation };
+        let assignment =
+            Assignment { spec: shared.clone(), artifact: spec.runs(), uid: spec.uid, generation: spec.generation };
         assignments.insert(slot.clone(), assignment);
     }
     assignments

@@ -36,6 +36,7 @@ fn spec(workload: &str, replicas: u32) -> WorkloadSpec {
         replicas,
         class: Class::Available,
         components: vec![main],
+        compose: Default::default(),
         http: HttpSpec::default(),
         reuse: Reuse::Default,
         limits: Limits { memory: Bytes::mib(100), ..Limits::default() },
@@ -88,6 +89,7 @@ impl World {
             uid: before.map_or(life(7), |before| before.record.uid),
             generation: before.map_or(Generation::FIRST, |before| before.record.generation.next()),
             hash: spec.content_hash(),
+            artifact: None,
             admitted_at: 0,
             spec,
         };
@@ -97,7 +99,7 @@ impl World {
     fn put_anew(&mut self, spec: WorkloadSpec) {
         let uid = uuid::Uuid::from_u128(1000 + u128::from(self.revision));
         let hash = spec.content_hash();
-        self.put_record(SpecRecord { uid, generation: Generation::FIRST, hash, admitted_at: 0, spec });
+        self.put_record(SpecRecord { uid, generation: Generation::FIRST, hash, artifact: None, admitted_at: 0, spec });
     }
     fn put_record(&mut self, record: SpecRecord) {
         let revision = self.next();

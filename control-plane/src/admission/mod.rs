@@ -3,6 +3,7 @@
 //! A request that changes something must come from a client that waits for the answer, and the answer goes to inboxes
 //! only: with a reply subject of its own choice a client could make a node publish where the client itself may not.
 
+mod compose;
 mod put;
 mod read;
 
@@ -10,6 +11,7 @@ use crate::{Inspector, NodeOptions, events::Events};
 use bytes::Bytes;
 use lattice::{
     ctl::{CtlError, ErrorCode, HEADER_ERROR, HEADER_ERROR_CODE, Reply},
+    host::Role,
     id::{Digest, Revision},
     limits::SPEC_BYTES_MAX,
     store::{Answer, Endpoint, Headers, Message, MicroService, Platform, StoreError},
@@ -18,11 +20,11 @@ use lattice::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::sync::watch;
+use tokio::{runtime::RuntimeFlavor, sync::watch};
 
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -37,8 +39,10 @@ pub(crate) struct Admission {
     inspect: Inspector,
     view: watch::Receiver<Arc<LatticeView>>,
     /// Digests that were inspected and found good; what they name can't change.
-    inspected: Arc<Mutex<BTreeSet<Digest>>>,
-    /// One component at a time is fetched and inspected: each may be as large as a component can be.
+    inspected: Arc<Mutex<BTreeSet<(Digest, Role)>>>,
+    /// What was composed, by a digest of all that went into it.
+    composed: Arc<Mutex<BTreeMap<Digest, Digest>>>,
+    /// One component, or one composition, at a time is fetched and inspected: each may be as large as a component can be.
     inspecting: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -50,7 +54,8 @@ impl Admission {
         inspect: Inspector,
         view: watch::Receiver<Arc<LatticeView>>,
     ) -> Self {
-        Self { options, platform, events, inspect, view, inspected: Arc::default(), inspecting: Arc::default() }
+        let (inspected, composed, inspecting) = (Arc::default(), Arc::default(), Arc::default());
+        Self { options, platform, events, inspect, view, inspected, composed, inspecting }
     }
 
     /// Answer requests. Never returns.
@@ -136,6 +141,15 @@ impl Admission {
                 .hint("try again in a moment"));
         }
         Ok(view)
+    }
+}
+
+/// Work that takes long, away from this thread. `None` if it panicked.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    match tokio::runtime::Handle::current().runtime_flavor() {
+        // The simulation's: it checks nothing long, and a second thread would make a seed not replay.
+        RuntimeFlavor::CurrentThread => Some(work()),
+        _ => tokio::task::spawn_blocking(work).await.ok(),
     }
 }
 

@@ -1,17 +1,17 @@
 //! Requests that change a spec. Each is one compare-and-set on one key, answered after the store acknowledged it.
 
-use super::{Admission, body, expected_revision, unavailable};
+use super::{Admission, blocking, body, expected_revision, unavailable};
 use lattice::{
     ctl::{CtlError, DeleteReply, ErrorCode, HEADER_DRY_RUN, PutReply, RollbackRequest, ScaleRequest},
     event::EventKind,
-    id::{Generation, Revision, WorkloadName},
+    host::Role,
+    id::{Digest, Generation, Revision, WorkloadName},
     limits::COMPONENT_BYTES_MAX,
     record::{DecodeError, Key, Record as _, SpecRecord},
     spec::{self, Source, WorkloadSpec},
     store::{Bucket, Entry, Message, Precondition, StoreError},
 };
 use std::time::Duration;
-use tokio::runtime::RuntimeFlavor;
 
 /// Tries of one request against other writers of the same spec.
 const ATTEMPTS: usize = 8;
@@ -37,14 +37,16 @@ impl Admission {
         };
         self.check_components(&spec).await?;
         let expected = expected_revision(message)?;
-        if dry_run { self.preview(spec, expected).await } else { self.admit(spec, expected).await }
+        let artifact = self.artifact(&spec, !dry_run).await?;
+        if dry_run { self.preview(spec, artifact, expected).await } else { self.admit(spec, artifact, expected).await }
     }
 
-    /// Every component is in the store and can run.
+    /// Every component is in the store, and can run or be part of what does.
     async fn check_components(&self, spec: &WorkloadSpec) -> Result<(), CtlError> {
         if let Some(error) = spec::unresolved(spec) {
             return Err(error.into());
         }
+        let role = if spec.only().is_some() { Role::Whole } else { Role::Part };
         for (i, component) in spec.components.iter().enumerate() {
             let Source::Stored(digest) = &component.source else { continue };
             let field = format!("components[{i}].source");
@@ -60,7 +62,7 @@ impl Admission {
                     .hint("strip it: release builds without debug information are much smaller"));
             }
             // What is inside was looked at before; that it is there had to be looked at again.
-            let is_known = || self.inspected.lock().is_ok_and(|inspected| inspected.contains(digest));
+            let is_known = || self.inspected.lock().is_ok_and(|inspected| inspected.contains(&(*digest, role)));
             let _turn = self.inspecting.lock().await;
             if is_known() {
                 continue;
@@ -68,24 +70,21 @@ impl Admission {
             let bytes = self.platform.artifacts.get(*digest).await.map_err(|error| unavailable(&error))?;
             let bytes = bytes.ok_or_else(|| bad(format!("{digest} vanished from the object store")))?;
             let inspect = self.inspect.clone();
-            let verdict = match tokio::runtime::Handle::current().runtime_flavor() {
-                // The simulation's: it checks nothing long, and a second thread would make a seed not replay.
-                RuntimeFlavor::CurrentThread => inspect(&bytes),
-                // Parsing megabytes must not hold up what else this thread does.
-                _ => tokio::task::spawn_blocking(move || inspect(&bytes))
-                    .await
-                    .unwrap_or_else(|_| Err("its structure made the check fail".into())),
+            let verdict = blocking(move || inspect(&bytes, role).map_err(|unfit| unfit.message))
+                .await
+                .unwrap_or_else(|| Err("its structure made the check fail".into()));
+            let hint = match role {
+                Role::Whole => {
+                    "deploy a WebAssembly component that exports wasi:http/incoming-handler@0.2 or wasi:http/handler@0.3"
+                }
+                Role::Part => "build it as a WebAssembly component, for example for the target wasm32-wasip2",
             };
-            verdict.map_err(|why| {
-                bad(why).hint(
-                    "deploy a WebAssembly component that exports wasi:http/incoming-handler@0.2 or wasi:http/handler@0.3",
-                )
-            })?;
+            verdict.map_err(|why| bad(why).hint(hint))?;
             if let Ok(mut inspected) = self.inspected.lock() {
                 if inspected.len() >= 4096 {
                     inspected.clear();
                 }
-                inspected.insert(*digest);
+                inspected.insert((*digest, role));
             }
         }
         Ok(())
@@ -126,12 +125,17 @@ impl Admission {
             .hint(format!("choose another host or path, or delete {holder} first")))
     }
 
-    async fn preview(&self, spec: WorkloadSpec, expected: Option<Revision>) -> Result<PutReply, CtlError> {
+    async fn preview(
+        &self,
+        spec: WorkloadSpec,
+        artifact: Option<Digest>,
+        expected: Option<Revision>,
+    ) -> Result<PutReply, CtlError> {
         let current = self.current(&spec.name).await?;
         Self::check_expected(&current, expected)?;
         self.check_routes(&spec)?;
         let hash = spec.content_hash();
-        let changed = current.record.as_ref().is_none_or(|record| record.hash != hash);
+        let changed = current.record.as_ref().is_none_or(|record| record.hash != hash || record.artifact != artifact);
         let generation = current
             .record
             .as_ref()
@@ -146,11 +150,16 @@ impl Admission {
         })
     }
 
-    async fn admit(&self, spec: WorkloadSpec, expected: Option<Revision>) -> Result<PutReply, CtlError> {
+    async fn admit(
+        &self,
+        spec: WorkloadSpec,
+        artifact: Option<Digest>,
+        expected: Option<Revision>,
+    ) -> Result<PutReply, CtlError> {
         self.check_routes(&spec)?;
         let name = spec.name.clone();
         let before = self.current(&name).await?.record;
-        let reply = self.change(&name, expected, |_| Ok(spec.clone())).await?;
+        let reply = self.change(&name, expected, |_| Ok((spec.clone(), artifact))).await?;
         if reply.changed {
             self.settle_routes(&spec, &reply, before).await?;
         }
@@ -195,12 +204,13 @@ impl Admission {
         }
     }
 
-    /// Replace the spec by what `edit` makes of the current one, against other writers.
+    /// Replace the spec, and what its components were composed into, by what `edit` makes of the current one, against
+    /// other writers.
     async fn change(
         &self,
         name: &WorkloadName,
         expected: Option<Revision>,
-        edit: impl Fn(Option<&SpecRecord>) -> Result<WorkloadSpec, CtlError>,
+        edit: impl Fn(Option<&SpecRecord>) -> Result<(WorkloadSpec, Option<Digest>), CtlError>,
     ) -> Result<PutReply, CtlError> {
         let key = Key::Spec(name.clone()).to_string();
         let mut unanswered: Option<SpecRecord> = None;
@@ -212,10 +222,11 @@ impl Admission {
                 return Ok(self.admitted(sent, revision).await); // it landed
             }
             Self::check_expected(&current, expected)?;
-            let spec = edit(current.record.as_ref())?;
+            let (spec, artifact) = edit(current.record.as_ref())?;
             let hash = spec.content_hash();
             if let (Some(record), Some(revision)) = (&current.record, current.revision)
                 && record.hash == hash
+                && record.artifact == artifact
             {
                 let generation = record.generation;
                 return Ok(PutReply { workload: name.clone(), generation, revision, hash, changed: false, plan: None });
@@ -225,6 +236,7 @@ impl Admission {
                 uid: current.record.as_ref().map_or_else(|| self.platform.rng.uuid(), |record| record.uid),
                 generation: current.record.as_ref().map_or(Generation::FIRST, |record| record.generation.next()),
                 hash,
+                artifact,
                 admitted_at: self.platform.clock.unix_ms(),
             };
             let expect = current.revision.map_or(Precondition::Absent, Precondition::At);
@@ -261,7 +273,7 @@ impl Admission {
         }
         self.change(name, expected_revision(message)?, |current| {
             let current = current.ok_or_else(|| not_found(name))?;
-            Ok(WorkloadSpec { replicas, ..current.spec.clone() })
+            Ok((WorkloadSpec { replicas, ..current.spec.clone() }, current.artifact))
         })
         .await
     }
@@ -282,7 +294,7 @@ impl Admission {
             CtlError::new(ErrorCode::NotFound, text).hint(format!("see `lattice history {name}`"))
         })?;
         self.check_routes(&target.spec)?;
-        self.change(name, expected_revision(message)?, |_| Ok(target.spec.clone())).await
+        self.change(name, expected_revision(message)?, |_| Ok((target.spec.clone(), target.artifact))).await
     }
 
     pub(super) async fn delete(&self, name: &WorkloadName, message: &Message) -> Result<DeleteReply, CtlError> {

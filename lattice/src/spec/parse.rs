@@ -3,8 +3,8 @@
 
 use super::{Reuse, Source, WorkloadSpec, placement};
 use crate::limits::{
-    COMPONENTS_MAX, ENTRIES_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, QUEUE_MAX, REPLICAS_MAX, REQUIREMENTS_MAX,
-    ROUTES_MAX, SPEC_BYTES_MAX, SPEC_DEPTH_MAX, WALL_MAX,
+    COMPONENTS_MAX, ENTRIES_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, QUEUE_MAX,
+    REPLICAS_MAX, REQUIREMENTS_MAX, ROUTES_MAX, SPEC_BYTES_MAX, SPEC_DEPTH_MAX, WALL_MAX,
 };
 use serde_json::Value;
 
@@ -165,10 +165,7 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
             }
         }
     }
-    if spec.components.len() > 1 {
-        return Err(SpecError::new("components", "this version runs one component a workload")
-            .hint("compose them into one first, for example with `wac plug`"));
-    }
+    check_composition(spec)?;
     if spec.http.routes.len() > ROUTES_MAX {
         return Err(SpecError::new("http.routes", format!("at most {ROUTES_MAX} routes are allowed")));
     }
@@ -231,6 +228,52 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
     for (i, requirement) in spec.placement.require.iter().enumerate() {
         if !placement::is_label_key(requirement.key()) {
             return Err(SpecError::new(format!("placement.require[{i}]"), "bad label key"));
+        }
+    }
+    Ok(())
+}
+
+/// What several components must agree on.
+fn check_composition(spec: &WorkloadSpec) -> Result<(), SpecError> {
+    for (i, component) in spec.components.iter().enumerate() {
+        for (j, other) in spec.components.iter().enumerate().take(i) {
+            let both = [("env", &component.env, &other.env), ("config", &component.config, &other.config)];
+            for (what, entries, others) in both {
+                let differs = |(key, value): &(&String, &String)| others.get(*key).is_some_and(|other| other != *value);
+                if let Some((key, _)) = entries.iter().find(differs) {
+                    let message =
+                        format!("differs from components[{j}].{what}.{key}, and components share one instance");
+                    return Err(SpecError::new(format!("components[{i}].{what}.{key}"), message)
+                        .hint("set it in one of them, or to the same value in both"));
+                }
+            }
+        }
+    }
+    let links = &spec.compose.links;
+    if links.len() > LINKS_MAX {
+        return Err(SpecError::new("compose.links", format!("at most {LINKS_MAX} links are allowed")));
+    }
+    for (i, link) in links.iter().enumerate() {
+        let field = |name: &str| format!("compose.links[{i}].{name}");
+        for (name, component) in [("from", &link.from), ("to", &link.to)] {
+            if !spec.components.iter().any(|other| other.name == *component) {
+                return Err(SpecError::new(field(name), format!("there is no component {component}"))
+                    .hint("name one of `components`"));
+            }
+        }
+        if link.from == link.to {
+            return Err(SpecError::new(field("to"), format!("{} can't satisfy its own import", link.to))
+                .hint("name the component that exports what `from` imports"));
+        }
+        if link.import.is_empty() || link.import.len() > INTERFACE_BYTES_MAX {
+            return Err(SpecError::new(field("import"), "is not the name of an interface")
+                .hint("write it as the component does: acme:auth/check@1.0.0"));
+        }
+        if links.iter().take(i).any(|other| other.from == link.from && other.import == link.import) {
+            let message = format!("the import {} of {} is linked twice", link.import, link.from);
+            return Err(
+                SpecError::new(format!("compose.links[{i}]"), message).hint("an import comes from one component")
+            );
         }
     }
     Ok(())
@@ -306,6 +349,35 @@ mod tests {
         refuse(&deep, "", "nested deeper");
         let long = format!("name: {}", "a".repeat(SPEC_BYTES_MAX));
         refuse(&long, "", "bytes long");
+    }
+
+    #[test]
+    fn components_are_composed_as_links_say_and_share_their_environment() {
+        let two = "name: a\ncomponents:\n  - {name: a, source: 'file:a', env: {A: '1', C: x}, config: {k: v}}\n  \
+                   - {name: b, source: 'file:b', env: {B: '2', C: x}}\n";
+        let spec = parse(two.as_bytes()).unwrap();
+        assert_eq!(spec.only(), None);
+        let env: Vec<(String, String)> = spec.env().into_iter().collect();
+        assert_eq!(env, [("A", "1"), ("B", "2"), ("C", "x")].map(|(k, v)| (k.to_owned(), v.to_owned())));
+        assert_eq!(spec.config().len(), 1);
+
+        let linked = format!("{two}compose: {{links: [{{from: a, import: 'x:y/z@1.0.0', to: b}}]}}\n");
+        let spec = parse(linked.as_bytes()).unwrap();
+        assert_eq!(spec.compose.links.len(), 1);
+        assert_eq!(parse(&serde_json::to_vec(&spec).unwrap()).unwrap(), spec);
+
+        let conflict = two.replace("B: '2', C: x", "B: '2', C: z");
+        refuse(&conflict, "components[1].env.C", "components[0].env.C");
+        let link = |from: &str, import: &str, to: &str| format!("{{from: {from}, import: '{import}', to: {to}}}");
+        let with = |links: &str| format!("{two}compose: {{links: [{links}]}}");
+        refuse(&with(&link("c", "x:y/z", "b")), "compose.links[0].from", "no component c");
+        refuse(&with(&link("a", "x:y/z", "c")), "compose.links[0].to", "no component c");
+        refuse(&with(&link("a", "x:y/z", "a")), "compose.links[0].to", "its own import");
+        refuse(&with(&link("a", "", "b")), "compose.links[0].import", "not the name");
+        let twice = format!("{}, {}", link("a", "x:y/z", "b"), link("a", "x:y/z", "b"));
+        refuse(&with(&twice), "compose.links[1]", "linked twice");
+        refuse(&with("{from: a, to: b}"), "compose.links[0]", "missing field `import`");
+        refuse(&format!("{two}compose: {{link: []}}"), "compose.link", "unknown field");
     }
 
     #[test]

@@ -36,13 +36,14 @@ fn put(view: &mut LatticeView, workload: &str, revision: u64, routes: &[&str]) {
         replicas: 1,
         class: Class::Available,
         components: vec![main],
+        compose: Default::default(),
         http: HttpSpec { routes: routes.iter().map(route).collect() },
         reuse: Reuse::Default,
         limits: Limits::default(),
         placement: Placement::default(),
     };
     let (uid, hash) = (life(7), spec.content_hash());
-    let record = SpecRecord { spec, uid, generation: Generation::FIRST, hash, admitted_at: 0 };
+    let record = SpecRecord { spec, uid, generation: Generation::FIRST, hash, artifact: None, admitted_at: 0 };
     view.specs.insert(name(workload), Arc::new(Versioned { record, revision: Revision(revision) }));
 }
 

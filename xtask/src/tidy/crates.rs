@@ -10,7 +10,14 @@ use crate::workspace::{Dependency, Package};
 const LAYERS: [&[&str]; 4] = [
     &["lattice"],
     // What decides without acting, and what drives one library.
-    &["lattice-planner", "lattice-supervisor", "lattice-route-table", "lattice-runtime", "lattice-nats"],
+    &[
+        "lattice-composer",
+        "lattice-planner",
+        "lattice-supervisor",
+        "lattice-route-table",
+        "lattice-runtime",
+        "lattice-nats",
+    ],
     // Services.
     &["lattice-control-plane", "lattice-host-node", "lattice-router"],
     // What joins them.
@@ -18,12 +25,16 @@ const LAYERS: [&[&str]; 4] = [
 ];
 
 /// Libraries, by the start of their names, and the only crates that may name them.
-const OWNERS: [(&str, &[&str]); 2] =
-    [("async-nats", &["lattice-nats"]), ("wasmtime", &["lattice-runtime", "lattice-webgpu"])];
+const OWNERS: [(&str, &[&str]); 3] = [
+    ("async-nats", &["lattice-nats"]),
+    ("wac-graph", &["lattice-composer"]),
+    ("wasmtime", &["lattice-runtime", "lattice-webgpu"]),
+];
 
 /// Crates that compute and do nothing else: same input, same answer, on every node. With the folders of their sources.
-pub(super) const PURE: [(&str, &str); 4] = [
+pub(super) const PURE: [(&str, &str); 5] = [
     ("lattice", "lattice/src/"),
+    ("lattice-composer", "control-plane/composer/src/"),
     ("lattice-planner", "control-plane/planner/src/"),
     ("lattice-supervisor", "host-node/supervisor/src/"),
     ("lattice-route-table", "router/table/src/"),
@@ -31,7 +42,7 @@ pub(super) const PURE: [(&str, &str); 4] = [
 
 /// What pure crates may use: none of these has a clock, a socket, a thread or a generator of randomness that is used
 /// without being called for.
-const PURE_LIBRARIES: [&str; 16] = [
+const PURE_LIBRARIES: [&str; 19] = [
     "bytes",
     "futures-channel",
     "futures-core",
@@ -41,6 +52,7 @@ const PURE_LIBRARIES: [&str; 16] = [
     "humantime",
     "lattice",
     "schemars",
+    "semver",
     "serde",
     "serde-saphyr",
     "serde_json",
@@ -48,6 +60,8 @@ const PURE_LIBRARIES: [&str; 16] = [
     "sha2",
     "thiserror",
     "uuid",
+    "wac-graph",
+    "wasmparser",
 ];
 
 pub(super) fn check(packages: &[Package], files: &Files, root: &Path) -> Vec<Violation> {

@@ -1,0 +1,63 @@
+//! What a component imports and exports, read with full validation of its types: nothing else looks at its bytes before.
+
+use wasmparser::{
+    Chunk, ComponentExternalKind, ComponentTypeRef, Encoding, Parser, Payload, ValidPayload, Validator, WasmFeatures,
+};
+
+/// Names that can be wired: instances and functions. Types and the like are no business of composition.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Surface {
+    pub(crate) imports: Vec<String>,
+    pub(crate) exports: Vec<String>,
+}
+
+/// Read the outermost component of `bytes`. Function bodies are left to the compiler. `Err` says what is wrong with it.
+pub(crate) fn read(bytes: &[u8]) -> Result<Surface, String> {
+    if !Parser::is_component(bytes) {
+        return Err("it has not the first bytes of one".into());
+    }
+    // The encoder does not know functions of exact type.
+    let mut validator = Validator::new_with_features(WasmFeatures::all().difference(WasmFeatures::CUSTOM_DESCRIPTORS));
+    let mut parser = Parser::new(0);
+    let mut outer = Vec::new();
+    let mut rest = bytes;
+    let mut surface = Surface::default();
+    let malformed = |error: wasmparser::BinaryReaderError| error.to_string();
+    loop {
+        let (payload, length) = match parser.parse(rest, true).map_err(malformed)? {
+            Chunk::Parsed { payload, consumed } => (payload, consumed),
+            Chunk::NeedMoreData(_) => return Err("it ends in the middle".into()),
+        };
+        rest = rest.get(length..).unwrap_or_default();
+        let at_top = outer.is_empty();
+        match &payload {
+            Payload::Version { encoding: Encoding::Module, .. } if at_top => return Err("it is a core module".into()),
+            Payload::ComponentImportSection(section) if at_top => {
+                for import in section.clone() {
+                    let import = import.map_err(malformed)?;
+                    if matches!(import.ty, ComponentTypeRef::Instance(_) | ComponentTypeRef::Func(_)) {
+                        surface.imports.push(import.name.name.to_owned());
+                    }
+                }
+            }
+            Payload::ComponentExportSection(section) if at_top => {
+                for export in section.clone() {
+                    let export = export.map_err(malformed)?;
+                    if matches!(export.kind, ComponentExternalKind::Instance | ComponentExternalKind::Func) {
+                        surface.exports.push(export.name.name.to_owned());
+                    }
+                }
+            }
+            _ => {}
+        }
+        match validator.payload(&payload).map_err(malformed)? {
+            ValidPayload::Ok | ValidPayload::Func(..) => {}
+            ValidPayload::Parser(inner) => outer.push(std::mem::replace(&mut parser, inner)),
+            ValidPayload::End(_) => match outer.pop() {
+                Some(next) => parser = next,
+                None if rest.is_empty() => return Ok(surface),
+                None => return Err("there are bytes behind its end".into()),
+            },
+        }
+    }
+}

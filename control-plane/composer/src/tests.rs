@@ -1,0 +1,294 @@
+//! What is composed is what was asked for, and what can't be is said in a way that helps.
+
+use super::*;
+use proptest::prelude::*;
+
+fn name(text: &str) -> ComponentName {
+    ComponentName::new(text).unwrap()
+}
+
+fn part(part: &str, wat: &str) -> Part {
+    Part { name: name(part), bytes: wat::parse_str(wat).unwrap().into() }
+}
+
+fn link(from: &str, import: &str, to: &str) -> Link {
+    Link { from: name(from), import: import.into(), to: name(to) }
+}
+
+const HANDLER: &str = "wasi:http/incoming-handler@0.2.3";
+
+/// A component that exports all of `exports` and imports all of `imports`, each an instance with a function
+/// `f: func(n: u32) -> u32`.
+fn component(exports: &[&str], imports: &[&str]) -> String {
+    let f = r#"(export "f" (func (param "n" u32) (result u32)))"#;
+    let imports: String = imports.iter().map(|import| format!("(import {import:?} (instance {f}))")).collect();
+    let exports: String = exports.iter().map(|export| format!("(export {export:?} (instance $own))")).collect();
+    format!(
+        r#"(component {imports}
+            (core module $m (func (export "f") (param i32) (result i32) (i32.add (local.get 0) (i32.const 1))))
+            (core instance $i (instantiate $m))
+            (func $f (param "n" u32) (result u32) (canon lift (core func $i "f")))
+            (instance $own (export "f" (func $f)))
+            {exports})"#
+    )
+}
+
+fn make(part_name: &str, exports: &[&str], imports: &[&str]) -> Part {
+    part(part_name, &component(exports, imports))
+}
+
+/// Valid, with all function bodies, and with these names of imports and exports.
+fn check(composition: &Composition, imports: &[&str], exports: &[&str]) {
+    let features = wasmparser::WasmFeatures::all();
+    wasmparser::Validator::new_with_features(features).validate_all(&composition.bytes).unwrap();
+    let surface = surface::read(&composition.bytes).unwrap();
+    assert_eq!((surface.imports, surface.exports), (strings(imports), strings(exports)));
+    assert_eq!(composition.digest, Digest::of(&composition.bytes));
+}
+
+fn strings(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+fn names(names: &[ComponentName]) -> Vec<&str> {
+    names.iter().map(ComponentName::as_str).collect()
+}
+
+#[test]
+fn imports_are_satisfied_by_siblings_and_the_rest_stays() {
+    let parts = [
+        make("api", &[HANDLER], &["acme:auth/check@0.1.0", "acme:text/upper@1.0.0", "wasi:clocks/wall-clock@0.2.0"]),
+        make("auth", &["acme:auth/check@0.1.0"], &["acme:text/upper@1.0.0"]),
+        make("text", &["acme:text/upper@1.1.0"], &["wasi:random/random@0.2.0"]),
+        make("idle", &["acme:idle/idle@1.0.0"], &["acme:nobody/has@1.0.0"]),
+    ];
+    let composition = compose(&parts, &[]).unwrap();
+    check(&composition, &["wasi:clocks/wall-clock@0.2.0", "wasi:random/random@0.2.0"], &[HANDLER]);
+    assert_eq!(composition.entry, name("api"));
+    assert_eq!(names(&composition.used), ["api", "auth", "text"]);
+    assert_eq!(names(&composition.dropped), ["idle"]);
+    let edges: Vec<String> =
+        composition.graph.iter().map(|e| format!("{} {} {} {}", e.from, e.import, e.to, e.export)).collect();
+    assert_eq!(
+        edges,
+        [
+            "api acme:auth/check@0.1.0 auth acme:auth/check@0.1.0",
+            "api acme:text/upper@1.0.0 text acme:text/upper@1.1.0",
+            "auth acme:text/upper@1.0.0 text acme:text/upper@1.1.0",
+        ]
+    );
+    let open: Vec<&str> = composition.open.iter().map(|open| open.import.as_str()).collect();
+    assert_eq!(open, ["wasi:clocks/wall-clock@0.2.0", "wasi:random/random@0.2.0"]);
+}
+
+#[test]
+fn the_bytes_do_not_depend_on_the_order_of_the_parts() {
+    let mut parts = vec![
+        make("c", &[HANDLER], &["x:b/b@1.0.0", "x:a/a@1.0.0", "wasi:clocks/wall-clock@0.2.0"]),
+        make("b", &["x:b/b@1.0.0"], &["x:a/a@1.0.0", "wasi:clocks/wall-clock@0.2.6"]),
+        make("a", &["x:a/a@1.0.0"], &["wasi:random/random@0.2.0"]),
+    ];
+    let first = compose(&parts, &[]).unwrap();
+    check(&first, &["wasi:random/random@0.2.0", "wasi:clocks/wall-clock@0.2.6"], &[HANDLER]);
+    for _ in 0..3 {
+        parts.rotate_left(1);
+        assert_eq!(compose(&parts, &[]).unwrap(), first);
+    }
+    parts.swap(0, 1);
+    assert_eq!(compose(&parts, &[]).unwrap(), first);
+}
+
+#[test]
+fn a_part_that_needs_no_other_is_left_as_it_is() {
+    let alone = make("a", &[HANDLER], &["wasi:random/random@0.2.0"]);
+    let parts = [alone.clone(), make("b", &["x:b/b@1.0.0"], &[])];
+    let composition = compose(&parts, &[]).unwrap();
+    assert_eq!((composition.bytes, composition.digest), (alone.bytes.clone(), Digest::of(&alone.bytes)));
+    assert_eq!(names(&composition.dropped), ["b"]);
+}
+
+#[test]
+fn what_stands_in_front_of_a_handler_is_the_entry() {
+    // Built against other versions of WASI, either way round.
+    for (front, behind) in [(HANDLER, HANDLER), ("wasi:http/incoming-handler@0.2.0", HANDLER)] {
+        let parts = [make("app", &[behind], &[]), make("front", &[front], &[front])];
+        let composition = compose(&parts, &[]).unwrap();
+        check(&composition, &[], &[front]);
+        assert_eq!(composition.entry, name("front"));
+    }
+    let async_handler = "wasi:http/handler@0.3.0";
+    assert_eq!(compose(&[make("a", &[async_handler], &[])], &[]).unwrap().entry, name("a"));
+    // Two in front need to be told their order.
+    let chain =
+        [make("app", &[HANDLER], &[]), make("outer", &[HANDLER], &[HANDLER]), make("inner", &[HANDLER], &[HANDLER])];
+    assert!(matches!(compose(&chain, &[]), Err(ComposeError::AmbiguousImport { .. })));
+    let composition = compose(&chain, &[link("outer", HANDLER, "inner"), link("inner", HANDLER, "app")]).unwrap();
+    check(&composition, &[], &[HANDLER]);
+    assert_eq!((composition.entry, composition.used.len()), (name("outer"), 3));
+}
+
+#[test]
+fn an_exact_name_wins_and_a_link_decides_where_several_fit() {
+    let api = make("api", &[HANDLER], &["x:a/a@1.0.0"]);
+    let exporter = |part: &str, version: &str| make(part, &[&format!("x:a/a@{version}")], &[]);
+    let to = |parts: &[Part], links: &[Link]| compose(parts, links).map(|composition| composition.graph[0].to.clone());
+
+    let parts = [api.clone(), exporter("exact", "1.0.0"), exporter("newer", "1.1.0")];
+    assert_eq!(to(&parts, &[]), Ok(name("exact")));
+    assert_eq!(to(&parts, &[link("api", "x:a/a@1.0.0", "newer")]), Ok(name("newer")));
+
+    let parts = [api.clone(), exporter("one", "1.1.0"), exporter("two", "1.2.0")];
+    let error = compose(&parts, &[]).unwrap_err();
+    assert_eq!(error.to_string(), "the import x:a/a@1.0.0 of api is exported by one (x:a/a@1.1.0), two (x:a/a@1.2.0)");
+    assert!(error.hint().contains(r#"{from: api, import: "x:a/a@1.0.0", to: one}"#), "{}", error.hint());
+    assert_eq!(error.part(), Some(&name("api")));
+    assert_eq!(to(&parts, &[link("api", "x:a/a@1.0.0", "two")]), Ok(name("two")));
+
+    // Of one part, the newest that fits.
+    let both = make("both", &["x:a/a@1.1.0", "x:a/a@1.2.0", "x:a/a@2.0.0"], &[]);
+    assert_eq!(compose(&[api, both], &[]).unwrap().graph[0].export, "x:a/a@1.2.0");
+}
+
+#[test]
+fn an_import_that_only_nearly_fits_stays_open_and_says_who_was_near() {
+    let parts = [
+        make("api", &[HANDLER], &["x:a/a@1.1.0"]),
+        make("older", &["x:a/a@1.0.0"], &[]),
+        make("other", &["x:a/a@2.0.0"], &[]),
+    ];
+    let composition = compose(&parts, &[]).unwrap();
+    let near: Vec<String> = composition.open[0].near.iter().map(ToString::to_string).collect();
+    assert_eq!(near, ["older (x:a/a@1.0.0)", "other (x:a/a@2.0.0)"]);
+    let error = compose(&parts, &[link("api", "x:a/a@1.1.0", "older")]).unwrap_err();
+    assert!(matches!(error, ComposeError::UnmatchedLink { .. }), "{error:?}");
+    assert_eq!((error.hint().as_str(), error.link()), ("it exports x:a/a@1.0.0", Some((&name("api"), "x:a/a@1.1.0"))));
+}
+
+#[test]
+fn links_name_what_is_there() {
+    let parts = [make("api", &[HANDLER], &["x:a/a@1.0.0"]), make("a", &["x:a/a@1.0.0"], &[])];
+    let error = compose(&parts, &[link("api", "x:a/a@1.0.0", "b")]).unwrap_err();
+    assert_eq!(error, ComposeError::UnknownPart { name: name("b") });
+    let error = compose(&parts, &[link("api", "x:a/a", "a")]).unwrap_err();
+    assert_eq!(error.hint(), "it imports x:a/a@1.0.0");
+}
+
+#[test]
+fn a_circle_is_shown_whole() {
+    let parts = [
+        make("api", &[HANDLER], &["x:a/a@1.0.0"]),
+        make("a", &["x:a/a@1.0.0"], &["x:b/b@1.0.0"]),
+        make("b", &["x:b/b@1.0.0"], &["x:c/c@1.0.0"]),
+        make("c", &["x:c/c@1.0.0"], &["x:a/a@1.0.0"]),
+    ];
+    let error = compose(&parts, &[]).unwrap_err();
+    assert_eq!(error.to_string(), "the components need each other in a circle: a → b → c → a");
+    // Two handlers that use each other have no entry, for the same reason.
+    let parts = [make("a", &[HANDLER, "x:a/a"], &["x:b/b"]), make("b", &[HANDLER, "x:b/b"], &["x:a/a"])];
+    assert_eq!(compose(&parts, &[]).unwrap_err().to_string(), "the components need each other in a circle: a → b → a");
+}
+
+#[test]
+fn there_is_one_entry() {
+    let parts = [make("a", &["x:a/a"], &[]), make("b", &["wasi:http/incoming-handler@0.3.0"], &[])];
+    assert_eq!(compose(&parts, &[]), Err(ComposeError::NoEntry));
+    assert_eq!(compose(&[], &[]), Err(ComposeError::NoEntry));
+    let parts = [make("a", &[HANDLER], &[]), make("b", &[HANDLER], &[])];
+    let error = compose(&parts, &[]).unwrap_err();
+    assert_eq!(error, ComposeError::AmbiguousEntry { candidates: vec![name("a"), name("b")] });
+    assert!(error.to_string().starts_with("a, b all export"), "{error}");
+}
+
+#[test]
+fn types_that_differ_are_named_with_their_function() {
+    let api = part(
+        "api",
+        &component(&[HANDLER], &["x:a/a@1.0.0"]).replacen(r#"(param "n" u32)"#, r#"(param "n" string)"#, 1),
+    );
+    let error = compose(&[api, make("a", &["x:a/a@1.0.0"], &[])], &[]).unwrap_err();
+    let ComposeError::Mismatch { part: of, import, exporter, why, .. } = &error else { panic!("{error:?}") };
+    assert_eq!((of, import.as_str(), exporter), (&name("api"), "x:a/a@1.0.0", &name("a")));
+    assert!(why.contains("`f`") && why.contains("string") && why.contains("u32"), "{why}");
+
+    // The exporter lacks a function.
+    let api = component(&[HANDLER], &["x:a/a@1.0.0"]).replacen(r#"(export "f""#, r#"(export "g""#, 1);
+    let error = compose(&[part("api", &api), make("a", &["x:a/a@1.0.0"], &[])], &[]).unwrap_err();
+    assert!(error.to_string().contains("`g`"), "{error}");
+}
+
+#[test]
+fn parts_that_ask_the_host_for_different_things_by_one_name_are_named() {
+    let clock = "wasi:clocks/wall-clock@0.2.0";
+    let other = component(&["x:a/a"], &[clock]).replacen("(result u32)", "(result u64)", 1);
+    let parts = [make("api", &[HANDLER], &["x:a/a", clock]), part("a", &other)];
+    let error = compose(&parts, &[]).unwrap_err();
+    let ComposeError::ImportConflict { import, first, second, why } = &error else { panic!("{error:?}") };
+    let mut both = [first.as_str(), second.as_str()];
+    both.sort_unstable();
+    assert_eq!((import.as_str(), both), (clock, ["a", "api"]));
+    assert!(why.contains("`f`"), "{why}");
+}
+
+#[test]
+fn bytes_that_are_no_component_are_refused_by_name() {
+    let good = make("b", &[HANDLER], &["x:a/a"]);
+    let whole = make("a", &["x:a/a"], &[]).bytes;
+    let module = wat::parse_str("(module)").unwrap();
+    let cut = whole.slice(..whole.len() - 1);
+    let long = [&whole[..], b"\0"].concat();
+    for bytes in [Bytes::new(), Bytes::from_static(b"\0asm\x0d\0\x01\0\xff"), module.into(), cut, long.into()] {
+        let error = compose(&[good.clone(), Part { name: name("a"), bytes }], &[]).unwrap_err();
+        assert!(matches!(&error, ComposeError::Malformed { part, .. } if *part == name("a")), "{error:?}");
+    }
+    let error = compose(&[good.clone(), good.clone()], &[]).unwrap_err();
+    assert_eq!(error, ComposeError::DuplicateName { name: name("b") });
+    let many: Vec<Part> = (0..=COMPONENTS_MAX).map(|i| Part { name: name(&format!("p{i}")), ..good.clone() }).collect();
+    assert!(matches!(compose(&many, &[]), Err(ComposeError::TooManyParts { .. })));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever is broken in a part, the answer is a value.
+    #[test]
+    fn damaged_parts_are_no_panic(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4), cut in any::<prop::sample::Index>(), is_cut in any::<bool>()) {
+        let good = make("api", &[HANDLER], &["x:a/a@1.0.0", "wasi:random/random@0.2.0"]);
+        let mut bytes = make("a", &["x:a/a@1.0.0"], &["wasi:random/random@0.2.1"]).bytes.to_vec();
+        for (at, value) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        if is_cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        let _ = compose(&[good, Part { name: name("a"), bytes: bytes.into() }], &[]);
+    }
+
+    /// In any graph of parts that import only later ones: it composes to valid bytes, the same in any order, with all
+    /// and only what the entry reaches.
+    #[test]
+    fn any_graph_without_circles_is_composed(edges in prop::collection::vec(any::<bool>(), 15), turn in 0_usize..6) {
+        let interface = |i: usize| format!("x:p{i}/i@1.0.0");
+        let imports_of = |i: usize| -> Vec<String> {
+            let first: usize = (0..i).map(|k| 5 - k).sum();
+            (i + 1..6).filter(|j| edges[first + j - i - 1]).map(interface).collect()
+        };
+        let mut parts: Vec<Part> = (0..6).map(|i| {
+            let export = if i == 0 { HANDLER.to_owned() } else { interface(i) };
+            let imports = imports_of(i);
+            make(&format!("p{i}"), &[&export], &imports.iter().map(String::as_str).collect::<Vec<_>>())
+        }).collect();
+        let composition = compose(&parts, &[]).unwrap();
+        check(&composition, &[], &[HANDLER]);
+        let mut reached = std::collections::BTreeSet::from([interface(0)]);
+        for i in 0..6 {
+            if reached.contains(&interface(i)) {
+                reached.extend(imports_of(i));
+            }
+        }
+        prop_assert_eq!(composition.used.len(), reached.len());
+        prop_assert_eq!(composition.used.len() + composition.dropped.len(), 6);
+        parts.rotate_left(turn);
+        prop_assert_eq!(compose(&parts, &[]).unwrap(), composition);
+    }
+}
