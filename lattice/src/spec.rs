@@ -380,8 +380,8 @@ pub struct ReuseSpec {
     pub idle: Millis,
     /// Instances that are started before the replica is announced ready, and kept when idle. Default 1.
     pub min_warm: u32,
-    /// Most instances of one replica at a time. Default 64.
-    #[schemars(range(min = 1))]
+    /// Most instances of one replica at a time. 1 to 1024, default 64.
+    #[schemars(range(min = 1, max = 1024))]
     pub max_instances: u32,
 }
 
@@ -455,7 +455,8 @@ pub struct Limits {
     /// Requests that run at a time in one replica. Default 256.
     #[schemars(range(min = 1))]
     pub concurrency: u32,
-    /// Requests that wait when all are busy; more are answered 503. Default 1024.
+    /// Requests that wait when all are busy; more are answered 503. Up to 65536, default 1024.
+    #[schemars(range(max = 65_536))]
     pub queue: u32,
     /// Largest request body. Default `1GiB`.
     pub body: Bytes,

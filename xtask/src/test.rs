@@ -13,7 +13,8 @@ use anyhow::{Context as _, Result};
 use crate::{clients, guests, nats, tidy, workspace};
 
 /// The oldest recommended server, for tests that must hold on both.
-const OLDEST_SERVER_VARIABLE: &str = "LATTICE_NATS_SERVER_OLDEST";
+const RECOMMENDED_SERVER_VARIABLE: &str = "LATTICE_NATS_SERVER_RECOMMENDED";
+const LEAST_SERVER_VARIABLE: &str = "LATTICE_NATS_SERVER_LEAST";
 /// A server that nodes must refuse.
 const TOO_OLD_SERVER_VARIABLE: &str = "LATTICE_NATS_SERVER_TOO_OLD";
 /// A Python that has nats-py.
@@ -38,7 +39,8 @@ pub(crate) fn run() -> ExitCode {
     let servers = report.check("servers", || {
         Ok([
             (nats::SERVER_VARIABLE, named_or_pinned(nats::SERVER_VARIABLE, nats::NEWEST)?),
-            (OLDEST_SERVER_VARIABLE, named_or_pinned(OLDEST_SERVER_VARIABLE, nats::OLDEST)?),
+            (RECOMMENDED_SERVER_VARIABLE, named_or_pinned(RECOMMENDED_SERVER_VARIABLE, nats::RECOMMENDED)?),
+            (LEAST_SERVER_VARIABLE, named_or_pinned(LEAST_SERVER_VARIABLE, nats::LEAST)?),
             (TOO_OLD_SERVER_VARIABLE, named_or_pinned(TOO_OLD_SERVER_VARIABLE, nats::TOO_OLD)?),
         ])
     });

@@ -126,6 +126,7 @@ impl Home {
 
 /// One node as it was started.
 #[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
 struct NodeInfo {
     node: String,
     pid: u32,
@@ -135,6 +136,7 @@ struct NodeInfo {
 
 /// One request through one node.
 #[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
 struct Probe {
     workload: String,
     host: String,
@@ -148,6 +150,7 @@ struct Probe {
 
 /// What runs, and where.
 #[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
 struct Summary {
     lattice: LatticeId,
     nats: String,

@@ -60,7 +60,7 @@ async fn up_starts_deploys_shows_and_leaves_nothing_behind() {
 
     let pid = |value: &Value| u32::try_from(value.as_u64().unwrap()).unwrap();
     let mut pids: Vec<u32> = nodes.iter().map(|node| pid(&node["pid"])).collect();
-    pids.push(pid(&summary["nats_pid"]));
+    pids.push(pid(&summary["nats-pid"]));
     assert!(pids.iter().all(|pid| is_alive(*pid)), "{summary}");
     assert!(std::fs::read_dir(&temporary).unwrap().count() > 0, "it keeps its data elsewhere");
     up.signal(Signal::TERM);
@@ -82,7 +82,7 @@ async fn killing_up_takes_everything_with_it() {
     });
     let summary = summary(&up).await;
     let pid = |value: &Value| u32::try_from(value.as_u64().unwrap()).unwrap();
-    let pids = [pid(&summary["nats_pid"]), pid(&summary["nodes"][0]["pid"])];
+    let pids = [pid(&summary["nats-pid"]), pid(&summary["nodes"][0]["pid"])];
     up.kill9().await;
     eventually("its children are gone", PATIENCE, async || match pids.iter().filter(|pid| is_alive(**pid)).count() {
         0 => Ok(()),

@@ -172,7 +172,8 @@ fn error_answer(error: &CtlError) -> Answer {
 fn unavailable(error: &StoreError) -> CtlError {
     match error {
         StoreError::Conflict { .. } => CtlError::new(ErrorCode::Conflict, error.to_string()),
-        _ => CtlError::new(ErrorCode::Unavailable, error.to_string()).hint("try again: the request is idempotent"),
+        _ => CtlError::new(ErrorCode::Unavailable, error.to_string())
+            .hint("look at the state, then try again; putting a spec once more is harmless"),
     }
 }
 

@@ -17,7 +17,7 @@ use wasmtime_wasi::{
 };
 
 /// Longest line that is passed on; what follows it is cut off, and the line says so.
-pub(crate) const LINE_BYTES_MAX: usize = 8 << 10;
+pub(crate) const LINE_BYTES_MAX: usize = lattice::limits::LOG_LINE_BYTES_MAX;
 /// Lines of one unit that are passed on in one second; more are dropped, and their number is told.
 pub(crate) const LINES_PER_SECOND_MAX: u32 = 1000;
 

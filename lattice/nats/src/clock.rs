@@ -31,15 +31,13 @@ impl Clock for SystemClock {
     }
 }
 
-/// The operating system's randomness, through uuid's generator.
+/// A generator in each thread, seeded by the operating system: a request asks for numbers too often for a system call each.
 #[derive(Debug, Clone, Default)]
 pub struct SystemRng;
 
 impl Rng for SystemRng {
     fn u64(&self) -> u64 {
-        // The high half of a version 4 UUID has four fixed bits; fold them away with the low half's random ones.
-        let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
-        high ^ low.rotate_left(32)
+        rand::random()
     }
     fn uuid(&self) -> uuid::Uuid {
         uuid::Uuid::new_v4()

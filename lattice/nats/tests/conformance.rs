@@ -14,7 +14,7 @@ use lattice::{
 };
 use lattice_nats::{ConnectError, ConnectOptions, connect};
 use std::time::Duration;
-use support::{Server, id, newest, newest_and_oldest, options, soon};
+use support::{Server, all_supported, id, newest, options, soon};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpListener,
@@ -22,7 +22,7 @@ use tokio::{
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_have_the_semantics_that_the_services_rely_on() {
-    for binary in newest_and_oldest() {
+    for binary in all_supported() {
         let server = Server::start(&binary).await;
         let nats = server.connect().await;
         eprintln!("{}", nats.server().version);
@@ -44,7 +44,7 @@ async fn put(lattice: &Platform, key: &str, text: &'static str) -> Revision {
 
 #[tokio::test]
 async fn a_server_that_was_killed_comes_back_with_all_that_it_acknowledged_and_feeds_show_a_gap() {
-    for binary in newest_and_oldest() {
+    for binary in all_supported() {
         let mut server = Server::start(&binary).await;
         let lattice = server.open("restart").await;
         let mut feed = lattice.store.feed().await.unwrap();
@@ -79,7 +79,7 @@ async fn a_server_that_was_killed_comes_back_with_all_that_it_acknowledged_and_f
 
 #[tokio::test]
 async fn keys_that_expire_are_seen_as_deletions() {
-    for binary in newest_and_oldest() {
+    for binary in all_supported() {
         let server = Server::start(&binary).await;
         let lattice = server.open("expiry").await;
         let mut feed = lattice.store.feed().await.unwrap();
@@ -108,7 +108,7 @@ async fn keys_that_expire_are_seen_as_deletions() {
 
 #[tokio::test]
 async fn a_bucket_that_was_made_anew_is_another_one() {
-    for binary in newest_and_oldest() {
+    for binary in all_supported() {
         let server = Server::start(&binary).await;
         let lattice = server.open("anew").await;
         put(&lattice, "slot.a.0", "old").await;

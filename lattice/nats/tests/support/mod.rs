@@ -20,7 +20,8 @@ use tokio::{
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 const NEWEST: (&str, &str) = ("LATTICE_NATS_SERVER", "2.15.1");
-const OLDEST: (&str, &str) = ("LATTICE_NATS_SERVER_OLDEST", "2.12.8");
+const RECOMMENDED: (&str, &str) = ("LATTICE_NATS_SERVER_RECOMMENDED", "2.12.8");
+const LEAST: (&str, &str) = ("LATTICE_NATS_SERVER_LEAST", "2.11.11");
 
 /// The binary that the variable names, or the one that `cargo xtask nats` installs.
 fn binary((variable, version): (&str, &str)) -> PathBuf {
@@ -40,8 +41,8 @@ pub(crate) fn newest() -> PathBuf {
     binary(NEWEST)
 }
 
-pub(crate) fn newest_and_oldest() -> [PathBuf; 2] {
-    [binary(NEWEST), binary(OLDEST)]
+pub(crate) fn all_supported() -> [PathBuf; 3] {
+    [binary(NEWEST), binary(RECOMMENDED), binary(LEAST)]
 }
 
 pub(crate) struct Server {
