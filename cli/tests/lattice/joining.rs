@@ -3,6 +3,7 @@
 use crate::harness::{
     Lattice, PATIENCE, Server, cluster::lattice_program, free_port, process::Process, server::named_or_installed,
 };
+use rustix::process::Signal;
 use std::process::ExitStatus;
 
 /// The newest server without a JetStream API level.
@@ -57,4 +58,47 @@ async fn a_second_process_with_the_same_data_or_the_same_id_is_refused() {
         _ = second.wait_line(told, PATIENCE) => assert_eq!(second.wait_exit(PATIENCE).await.code(), Some(4)),
     }
     lattice.listed(1).await;
+}
+
+/// Runs a node with more options until it has joined, then asks it to leave.
+async fn joins(url: &str, options: &[&str]) {
+    let data = tempfile::tempdir().unwrap();
+    let address = || format!("127.0.0.1:{}", free_port());
+    let (http, admin) = (address(), address());
+    let arguments = ["node", "--timing", "dev", "--nats", url, "--id", "n1", "--http", &http, "--admin", &admin];
+    let arguments = arguments.iter().chain(options).chain(&["--data"]).copied().chain(data.path().to_str());
+    let node = Process::start("n1", lattice_program(), arguments);
+    node.wait_line("joined", PATIENCE).await;
+    node.signal(Signal::TERM);
+    assert!(node.wait_exit(PATIENCE).await.success(), "{}", node.log());
+}
+
+#[tokio::test]
+async fn a_node_logs_in_with_its_nkey_and_nobody_without() {
+    // A key pair of this test's own.
+    let public = "UDJSYWHPEE72HRSSQ2QHZYIH5A5562CQYBBR2LQEKNHKHM4Y7PWUCF5X";
+    let seed = "SUADHNVY64JZBM7EBTCRU3N566HGHWWWKPCLUIV2HHRKV7W3DZRC4RBOVQ";
+    let server = Server::start_configured(&format!("authorization {{ users: [{{ nkey: {public} }}] }}")).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), seed).unwrap();
+    joins(&server.url(), &["--nkey", file.path().to_str().unwrap()]).await;
+
+    let data = tempfile::tempdir().unwrap();
+    let (status, log) = refused(&server.url(), "n2", data.path()).await;
+    assert_eq!(status.code(), Some(5), "{log}");
+    assert!(log.contains("refused the credentials"), "{log}");
+    assert!(!log.contains(seed));
+}
+
+#[tokio::test]
+async fn a_node_and_its_server_prove_who_they_are_by_certificates() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lattice/certificates");
+    let path = |name: &str| format!("{folder}/{name}");
+    let (ca, certificate, key) = (path("authority.pem"), path("client.pem"), path("client.key"));
+    let (server_certificate, server_key) = (path("server.pem"), path("server.key"));
+    let config =
+        format!("tls {{ cert_file: {server_certificate:?}, key_file: {server_key:?}, ca_file: {ca:?}, verify: true }}");
+    let server = Server::start_configured(&config).await;
+    let url = format!("tls://localhost:{}", server.port());
+    joins(&url, &["--tlsca", &ca, "--tlscert", &certificate, "--tlskey", &key]).await;
 }

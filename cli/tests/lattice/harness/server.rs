@@ -1,7 +1,7 @@
 //! A nats-server of a test's own: JetStream, own directory, same port and data after a restart.
 
 use super::{PATIENCE, free_port, process::Process, workspace};
-use std::{env, path::PathBuf};
+use std::{env, io::Write as _, path::PathBuf};
 
 const VARIABLE: &str = "LATTICE_NATS_SERVER";
 const VERSION: &str = "2.15.1";
@@ -11,6 +11,8 @@ pub struct Server {
     program: PathBuf,
     port: u16,
     dir: tempfile::TempDir,
+    /// A configuration file beside what the command line says.
+    config: Option<tempfile::NamedTempFile>,
 }
 
 /// The server that `cargo xtask test` names, or the one that `cargo xtask nats` installed.
@@ -33,8 +35,19 @@ impl Server {
     }
 
     pub async fn start_program(program: PathBuf) -> Self {
+        Self::start_with(program, None).await
+    }
+
+    /// With more than a port and a directory, as nats-server's configuration has it.
+    pub async fn start_configured(config: &str) -> Self {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(config.as_bytes()).unwrap();
+        Self::start_with(program(), Some(file)).await
+    }
+
+    async fn start_with(program: PathBuf, config: Option<tempfile::NamedTempFile>) -> Self {
         let dir = tempfile::Builder::new().prefix("lattice-test-nats-").tempdir().unwrap();
-        let mut server = Self { process: None, program, port: free_port(), dir };
+        let mut server = Self { process: None, program, port: free_port(), dir, config };
         server.start_again().await;
         server
     }
@@ -65,7 +78,10 @@ impl Server {
     pub async fn start_again(&mut self) {
         let port = self.port.to_string();
         let dir = self.dir.path().to_str().unwrap();
-        let process = Process::start("nats-server", &self.program, ["-a", "127.0.0.1", "-p", &port, "-js", "-sd", dir]);
+        let config = self.config.as_ref().map(|file| ["-c", file.path().to_str().unwrap()]);
+        let arguments =
+            ["-a", "127.0.0.1", "-p", &port, "-js", "-sd", dir].into_iter().chain(config.into_iter().flatten());
+        let process = Process::start("nats-server", &self.program, arguments);
         process.wait_line("Server is ready", PATIENCE).await;
         self.process = Some(process);
     }
