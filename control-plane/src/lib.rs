@@ -211,7 +211,7 @@ async fn report_health(
     loop {
         let now = Health {
             connected: platform.bus.connection() == Connection::Up,
-            loaded: !view.borrow().seen.is_empty(),
+            loaded: view.borrow().is_loaded(),
             member: member.is_current(platform.clock.now()),
             draining: member.is_draining(),
         };

@@ -37,13 +37,13 @@ pub(crate) struct Reconciler {
     /// Since when this node has been connected without a break; dead holders are left alone for the kill time after it.
     connected_since: Option<Duration>,
     /// When a claim or a collection was first planned, at the expectation that it was planned with.
-    planned: BTreeMap<(SlotId, Precondition0), Duration>,
+    planned: BTreeMap<(SlotId, Precondition), Duration>,
     /// Claims that the view does not show, though they landed or may yet. They use up capacity like those that it shows.
     unsettled: BTreeMap<SlotId, Unsettled>,
 }
 
 struct Unsettled {
-    expect: Precondition0,
+    expect: Precondition,
     record: Slot,
     /// When it was sent last.
     sent: Duration,
@@ -51,14 +51,10 @@ struct Unsettled {
     made: Option<Revision>,
 }
 
-/// A precondition as a key of a map.
-type Precondition0 = Option<Revision>;
-
-fn expectation(action: &Action) -> Precondition0 {
+fn expectation(action: &Action) -> Precondition {
     match action {
-        Action::Claim { expect: Precondition::At(revision), .. } => Some(*revision),
-        Action::Claim { expect: Precondition::Absent, .. } => None,
-        Action::Release { expect, .. } | Action::Collect { expect, .. } => Some(*expect),
+        Action::Claim { expect, .. } => *expect,
+        Action::Release { expect, .. } | Action::Collect { expect, .. } => Precondition::At(*expect),
     }
 }
 
@@ -81,7 +77,7 @@ impl Unsettled {
         match self.made {
             Some(made) => view.seen.get(&Bucket::State).is_none_or(|seen| seen.head < made.0),
             None => {
-                let shown = view.slots.get(slot).map(|slot| slot.revision);
+                let shown = view.slots.get(slot).map_or(Precondition::Absent, |slot| Precondition::At(slot.revision));
                 shown == self.expect && now.saturating_sub(self.sent) < LANDS_WITHIN
             }
         }
@@ -211,8 +207,7 @@ impl Reconciler {
     async fn pass(&mut self) -> Duration {
         let now = self.platform.clock.now();
         let view = self.view.borrow_and_update().clone();
-        let is_loaded = Bucket::ALL.iter().all(|bucket| view.seen.contains_key(bucket));
-        if !is_loaded {
+        if !view.is_loaded() {
             return TICK;
         }
         match self.platform.bus.connection() {
@@ -429,11 +424,7 @@ impl Reconciler {
     async fn write(&mut self, writes: Vec<Write>, now: Duration) -> Option<Revision> {
         for write in &writes {
             if let Write::Put { slot, record, expect, is_claim: true, .. } = write {
-                let expect = match expect {
-                    Precondition::At(revision) => Some(*revision),
-                    Precondition::Absent => None,
-                };
-                let claim = Unsettled { expect, record: record.clone(), sent: now, made: None };
+                let claim = Unsettled { expect: *expect, record: record.clone(), sent: now, made: None };
                 self.unsettled.insert(slot.clone(), claim);
             }
         }

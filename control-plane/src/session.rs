@@ -134,11 +134,10 @@ impl Keeper {
     ) -> Result<(), ControlPlaneError> {
         let renew = self.member.options.timing.renew;
         // A node that is seen before it can plan would lose its slots to others that can.
-        let is_loaded = |view: &Arc<LatticeView>| Bucket::ALL.iter().all(|bucket| view.seen.contains_key(bucket));
         tokio::select! { // cancel-safe: both only wait
             biased;
             () = stop.cancelled() => return Ok(()),
-            loaded = view.wait_for(is_loaded) => if loaded.is_err() { return Ok(()) },
+            loaded = view.wait_for(|view| view.is_loaded()) => if loaded.is_err() { return Ok(()) },
         }
         loop {
             let current = view.borrow_and_update().clone();

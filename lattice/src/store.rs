@@ -36,7 +36,7 @@ impl fmt::Display for Bucket {
 
 /// What must hold for a write to be accepted. There is no write without one: a put that timed out can land after a
 /// reconnect, over a newer value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Precondition {
     /// The key has no value (it never had one, or it was deleted).
     Absent,

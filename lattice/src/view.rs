@@ -2,7 +2,7 @@
 //! cost a write that fails. A pure fold over snapshots and changes.
 
 use crate::{
-    id::{Digest, Generation, NodeId, Revision, SlotId, WorkloadName},
+    id::{NodeId, Revision, SlotId, WorkloadName},
     record::{DecodeError, Holder, Key, Record, Session, Slot, SpecRecord},
     store::{Bucket, Change, Snapshot},
 };
@@ -148,10 +148,9 @@ impl LatticeView {
         self.slots.range(first..=last)
     }
 
-    /// Life and generation of each known spec, for comparing with what is on disk.
-    pub fn generations(&self) -> BTreeMap<WorkloadName, (uuid::Uuid, Generation, Digest)> {
-        let row = |spec: &Arc<Versioned<SpecRecord>>| (spec.record.uid, spec.record.generation, spec.record.hash);
-        self.specs.iter().map(|(name, spec)| (name.clone(), row(spec))).collect()
+    /// Whether every bucket was seen at least once. Before, an absent record says nothing.
+    pub fn is_loaded(&self) -> bool {
+        Bucket::ALL.iter().all(|bucket| self.seen.contains_key(bucket))
     }
 }
 

@@ -22,7 +22,7 @@ use lattice::{
     id::{Incarnation, NodeId, Revision, SlotId, WorkloadName},
     record::{Holder, Phase, Slot},
     spec::{Class, WorkloadSpec},
-    store::{Bucket, Precondition},
+    store::Precondition,
     view::{LatticeView, Versioned},
 };
 use placement::{Occupancy, Vacancy};
@@ -97,7 +97,7 @@ impl Action {
 /// The view must contain this node's own acknowledged writes: a plan made without a claim that landed could claim beyond
 /// the node's capacity. A view in which a bucket was never seen plans nothing and assigns nothing; do not apply it.
 pub fn plan(view: &LatticeView, me: &Me, situation: Situation) -> Plan {
-    if !Bucket::ALL.iter().all(|bucket| view.seen.contains_key(bucket)) {
+    if !view.is_loaded() {
         return Plan::default();
     }
     let mut plan = Plan { actions: Vec::new(), assignments: assignments(view, me) };

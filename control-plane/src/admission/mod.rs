@@ -136,7 +136,7 @@ impl Admission {
     /// The view, once it was loaded: an empty one would answer "not found" to everything.
     fn view(&self) -> Result<Arc<LatticeView>, CtlError> {
         let view = self.view.borrow().clone();
-        if view.seen.is_empty() {
+        if !view.is_loaded() {
             return Err(CtlError::new(ErrorCode::Unavailable, "this node has not loaded the lattice yet")
                 .hint("try again in a moment"));
         }
