@@ -2,7 +2,10 @@
 
 use super::{PATIENCE, eventually, guest};
 use lattice::{
-    ctl::{CtlError, DeleteReply, NodeReply, PutReply, Reply, SpecReply, StatusReply, WorkloadState, WorkloadSummary},
+    ctl::{
+        CtlError, DeleteReply, ErrorCode, NodeReply, PutReply, Reply, SpecReply, StatusReply, WorkloadState,
+        WorkloadSummary,
+    },
     id::{Digest, LatticeId, NodeId, WorkloadName},
     store::{Bucket, Bus, BusError, Headers, Message, Platform, Snapshot},
     subject::{Topic, WorkloadVerb},
@@ -67,8 +70,9 @@ impl Api {
         payload: &[u8],
     ) -> Result<T, CtlError> {
         let subject = topic.subject(&self.lattice);
-        let message = self.request(&subject, headers, payload).await;
-        reply(&message.unwrap_or_else(|error| panic!("{subject}: {error}")))
+        // Right after a server came back nobody may listen yet: who waits for something asks again, all others fail on it.
+        let unanswered = |error| CtlError::new(ErrorCode::Unavailable, format!("{subject}: {error}"));
+        reply(&self.request(&subject, headers, payload).await.map_err(unanswered)?)
     }
 
     async fn verb<T: DeserializeOwned>(&self, verb: WorkloadVerb, name: &str, payload: &Value) -> Result<T, CtlError> {
