@@ -3,7 +3,7 @@
 use lattice::{
     id::{Digest, Generation, Incarnation, NodeId, Revision, SlotId, WorkloadName},
     record::{Capacity, Holder, Phase, Session, Slot, SpecRecord},
-    spec::{Class, ComponentSpec, HttpSpec, Limits, Placement, Reuse, Route, Source, WorkloadSpec},
+    spec::{ComponentSpec, HttpSpec, Route, Source, WorkloadSpec},
     store::Bucket,
     view::{LatticeView, Seen, Versioned},
 };
@@ -49,32 +49,10 @@ pub fn nodes(count: u32) -> LatticeView {
 
 /// Ask for a workload, and answer its name.
 pub fn ask_for(view: &mut LatticeView, number: u32, replicas: u32, routes: Vec<Route>) -> WorkloadName {
-    let main = ComponentSpec {
-        name: "main".parse().expect("a good name"),
-        source: Source::Stored(Digest::of(b"")),
-        env: BTreeMap::new(),
-        config: BTreeMap::new(),
-    };
+    let main = ComponentSpec::new("main".parse().expect("a good name"), Source::Stored(Digest::of(b"")));
     let name = workload_name(number);
-    let spec = WorkloadSpec {
-        name: name.clone(),
-        replicas,
-        class: Class::Available,
-        components: vec![main],
-        compose: Default::default(),
-        http: HttpSpec { routes },
-        reuse: Reuse::Default,
-        limits: Limits::default(),
-        placement: Placement::default(),
-    };
-    let record = SpecRecord {
-        uid: Uuid::from_u128(u128::from(number) + 1),
-        generation: Generation::FIRST,
-        hash: spec.content_hash(),
-        artifact: None,
-        admitted_at: 0,
-        spec,
-    };
+    let spec = WorkloadSpec { replicas, http: HttpSpec { routes }, ..WorkloadSpec::new(name.clone(), main) };
+    let record = SpecRecord::new(spec, Uuid::from_u128(u128::from(number) + 1), Generation::FIRST);
     // In the order in which they were asked for.
     let revision = Revision(u64::from(number) + 1);
     view.specs.insert(name.clone(), Arc::new(Versioned { record, revision }));

@@ -108,22 +108,8 @@ impl Running {
 
     /// Assign replicas of the component with this digest.
     fn assign(&self, digest: Digest, replicas: u32) {
-        let spec = WorkloadSpec {
-            name: workload(),
-            replicas,
-            class: Default::default(),
-            components: vec![ComponentSpec {
-                name: "main".parse().unwrap(),
-                source: Source::Stored(digest),
-                env: Default::default(),
-                config: Default::default(),
-            }],
-            compose: Default::default(),
-            http: Default::default(),
-            reuse: Default::default(),
-            limits: Default::default(),
-            placement: Default::default(),
-        };
+        let main = ComponentSpec::new("main".parse().unwrap(), Source::Stored(digest));
+        let spec = WorkloadSpec { replicas, ..WorkloadSpec::new(workload(), main) };
         let assignment = Assignment {
             spec: Arc::new(spec),
             artifact: Some(digest),

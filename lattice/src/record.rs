@@ -111,6 +111,11 @@ impl Record for SpecRecord {
 }
 
 impl SpecRecord {
+    /// A record of a spec that has one component, which runs as it is.
+    pub fn new(spec: WorkloadSpec, uid: uuid::Uuid, generation: Generation) -> Self {
+        Self { uid, generation, hash: spec.content_hash(), artifact: None, admitted_at: 0, spec }
+    }
+
     /// The object that a node runs.
     pub fn runs(&self) -> Option<Digest> {
         self.artifact.or_else(|| match self.spec.only()?.source {
@@ -249,8 +254,7 @@ mod tests {
         let (one, whole) = (Digest::of(b"one"), Digest::of(b"whole"));
         let of = |components: &str, artifact: Option<Digest>| {
             let spec = crate::spec::parse(format!("name: a\ncomponents: [{components}]").as_bytes()).unwrap();
-            let (uid, hash) = (uuid::Uuid::nil(), spec.content_hash());
-            SpecRecord { spec, uid, generation: Generation::FIRST, hash, artifact, admitted_at: 0 }
+            SpecRecord { artifact, ..SpecRecord::new(spec, uuid::Uuid::nil(), Generation::FIRST) }
         };
         let a = format!("{{name: a, source: '{one}'}}");
         let b = format!("{{name: b, source: '{one}'}}");

@@ -61,6 +61,21 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl WorkloadSpec {
+    /// One replica of one component, with the default of everything else.
+    pub fn new(name: WorkloadName, component: ComponentSpec) -> Self {
+        Self {
+            name,
+            replicas: one(),
+            class: Class::default(),
+            components: vec![component],
+            compose: ComposeSpec::default(),
+            http: HttpSpec::default(),
+            reuse: Reuse::default(),
+            limits: Limits::default(),
+            placement: Placement::default(),
+        }
+    }
+
     /// SHA-256 of the canonical JSON form: equal specs have equal hashes, however they were written.
     pub fn content_hash(&self) -> Digest {
         // The form has no maps with unordered keys and no floats, so serialising it cannot fail or vary.
@@ -112,6 +127,13 @@ pub struct ComponentSpec {
     /// What the guest reads through `wasi:config/store`. Shared like `env`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub config: BTreeMap<String, String>,
+}
+
+impl ComponentSpec {
+    /// With the default of everything else.
+    pub fn new(name: ComponentName, source: Source) -> Self {
+        Self { name, source, env: BTreeMap::new(), config: BTreeMap::new() }
+    }
 }
 
 /// How several components are joined into one.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use lattice::{
     id::{Digest, NodeId, WorkloadName},
     record::Capacity,
-    spec::{Class, ComponentSpec, HttpSpec, Limits, Placement, Reuse, Source, WorkloadSpec},
+    spec::{Class, ComponentSpec, Limits, Placement, Source, WorkloadSpec},
     store::{Headers, Platform},
     subject::{Topic, WorkloadVerb},
     testing::MemoryLattice,
@@ -313,7 +313,7 @@ impl World {
         let Some(Workload { name, class, memory }) = self.workloads.get(i) else { return };
         let source = Source::Stored(self.component);
         let env = BTreeMap::from([("VERSION".to_owned(), self.rng.between(0, 9).to_string())]);
-        let main = ComponentSpec { name: "main".parse().expect("it is a name"), source, env, config: BTreeMap::new() };
+        let main = ComponentSpec { env, ..ComponentSpec::new("main".parse().expect("it is a name"), source) };
         let mut placement = Placement::default();
         if self.rng.happens(200) {
             let requirement = if self.rng.happens(500) { "zone == a" } else { "zone == b" };
@@ -321,15 +321,11 @@ impl World {
         }
         let most = if *class == Class::Strict { 2 } else { 6 };
         let spec = WorkloadSpec {
-            name: name.clone(),
             replicas: u32::try_from(self.rng.between(0, most)).unwrap_or(1),
             class: *class,
-            components: vec![main],
-            compose: Default::default(),
-            http: HttpSpec::default(),
-            reuse: Reuse::Default,
             limits: Limits { memory: *memory, ..Limits::default() },
             placement,
+            ..WorkloadSpec::new(name.clone(), main)
         };
         let payload = serde_json::to_vec(&spec).expect("a spec has a JSON form");
         self.ask(Topic::WorkloadPut, payload.into());

@@ -81,14 +81,9 @@ pub fn explain_workload(view: &LatticeView, workload: &WorkloadName) -> BTreeMap
 pub fn preview(view: &LatticeView, spec: &WorkloadSpec) -> Vec<PlannedSlot> {
     let mut after = view.clone();
     let before = view.specs.get(&spec.name);
-    let record = SpecRecord {
-        spec: spec.clone(),
-        uid: before.map_or(uuid::Uuid::nil(), |before| before.record.uid),
-        generation: before.map_or(Generation::FIRST, |before| before.record.generation.next()),
-        hash: spec.content_hash(),
-        artifact: None,
-        admitted_at: 0,
-    };
+    let uid = before.map_or(uuid::Uuid::nil(), |before| before.record.uid);
+    let generation = before.map_or(Generation::FIRST, |before| before.record.generation.next());
+    let record = SpecRecord::new(spec.clone(), uid, generation);
     after.specs.insert(spec.name.clone(), Arc::new(Versioned { record, revision: Revision(0) }));
     let planned = explain_workload(&after, &spec.name).into_iter().map(|(slot, explanation)| {
         // A holder that is leaving counts as one that stays where nobody else can take the slot.

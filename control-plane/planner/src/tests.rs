@@ -4,7 +4,7 @@ use crate::{Action, Me, Plan, Situation, Standing, conflict, explain, ledger::Le
 use lattice::{
     id::{Generation, Incarnation, NodeId, Revision, SlotId, WorkloadName},
     record::{Capacity, Holder, Key, Phase, Record as _, Session, Slot, SpecRecord},
-    spec::{Class, ComponentSpec, HttpSpec, Limits, Placement, Reuse, Source, WorkloadSpec},
+    spec::{Class, ComponentSpec, Limits, Source, WorkloadSpec},
     store::{Bucket, Entry, Precondition, Snapshot},
     units::Bytes,
     view::{LatticeView, Seen, Versioned},
@@ -30,18 +30,9 @@ fn life(number: u128) -> Incarnation {
 
 fn spec(workload: &str, replicas: u32) -> WorkloadSpec {
     let source = Source::Stored(lattice::id::Digest::of(b""));
-    let main = ComponentSpec { name: "main".parse().unwrap(), source, env: BTreeMap::new(), config: BTreeMap::new() };
-    WorkloadSpec {
-        name: name(workload),
-        replicas,
-        class: Class::Available,
-        components: vec![main],
-        compose: Default::default(),
-        http: HttpSpec::default(),
-        reuse: Reuse::Default,
-        limits: Limits { memory: Bytes::mib(100), ..Limits::default() },
-        placement: Placement::default(),
-    }
+    let main = ComponentSpec::new("main".parse().unwrap(), source);
+    let limits = Limits { memory: Bytes::mib(100), ..Limits::default() };
+    WorkloadSpec { replicas, limits, ..WorkloadSpec::new(name(workload), main) }
 }
 
 /// The store, and a view of it that is always up to date.
@@ -85,21 +76,14 @@ impl World {
     }
     fn put(&mut self, spec: WorkloadSpec) {
         let before = self.view.specs.get(&spec.name);
-        let record = SpecRecord {
-            uid: before.map_or(life(7), |before| before.record.uid),
-            generation: before.map_or(Generation::FIRST, |before| before.record.generation.next()),
-            hash: spec.content_hash(),
-            artifact: None,
-            admitted_at: 0,
-            spec,
-        };
-        self.put_record(record);
+        let uid = before.map_or(life(7), |before| before.record.uid);
+        let generation = before.map_or(Generation::FIRST, |before| before.record.generation.next());
+        self.put_record(SpecRecord::new(spec, uid, generation));
     }
     /// Deleted and put again: another life of the workload.
     fn put_anew(&mut self, spec: WorkloadSpec) {
         let uid = uuid::Uuid::from_u128(1000 + u128::from(self.revision));
-        let hash = spec.content_hash();
-        self.put_record(SpecRecord { uid, generation: Generation::FIRST, hash, artifact: None, admitted_at: 0, spec });
+        self.put_record(SpecRecord::new(spec, uid, Generation::FIRST));
     }
     fn put_record(&mut self, record: SpecRecord) {
         let revision = self.next();

@@ -4,9 +4,7 @@ use crate::{Conflict, Endpoint, RouteEntry, RouteState, RouteTable};
 use lattice::{
     id::{Digest, Generation, NodeId, Revision, SlotId, WorkloadName},
     record::{Capacity, Holder, Phase, Session, Slot, SpecRecord},
-    spec::{
-        Class, ComponentSpec, HostPattern, HttpSpec, Limits, PathPrefix, Placement, Reuse, Route, Source, WorkloadSpec,
-    },
+    spec::{ComponentSpec, HostPattern, HttpSpec, PathPrefix, Route, Source, WorkloadSpec},
     units::Millis,
     view::{LatticeView, Versioned},
 };
@@ -30,20 +28,10 @@ fn put(view: &mut LatticeView, workload: &str, revision: u64, routes: &[&str]) {
         Route { host: host.parse().unwrap(), path: path.parse().unwrap(), timeout: None }
     };
     let source = Source::Stored(Digest::of(b""));
-    let main = ComponentSpec { name: "main".parse().unwrap(), source, env: BTreeMap::new(), config: BTreeMap::new() };
-    let spec = WorkloadSpec {
-        name: name(workload),
-        replicas: 1,
-        class: Class::Available,
-        components: vec![main],
-        compose: Default::default(),
-        http: HttpSpec { routes: routes.iter().map(route).collect() },
-        reuse: Reuse::Default,
-        limits: Limits::default(),
-        placement: Placement::default(),
-    };
-    let (uid, hash) = (life(7), spec.content_hash());
-    let record = SpecRecord { spec, uid, generation: Generation::FIRST, hash, artifact: None, admitted_at: 0 };
+    let main = ComponentSpec::new("main".parse().unwrap(), source);
+    let http = HttpSpec { routes: routes.iter().map(route).collect() };
+    let spec = WorkloadSpec { http, ..WorkloadSpec::new(name(workload), main) };
+    let record = SpecRecord::new(spec, life(7), Generation::FIRST);
     view.specs.insert(name(workload), Arc::new(Versioned { record, revision: Revision(revision) }));
 }
 

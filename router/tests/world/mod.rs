@@ -241,8 +241,7 @@ impl World {
         let generation = Generation::FIRST;
         self.view.send_modify(|view| {
             let view = Arc::make_mut(view);
-            let hash = spec.content_hash();
-            let record = SpecRecord { spec, uid, generation, hash, artifact: None, admitted_at: 0 };
+            let record = SpecRecord::new(spec, uid, generation);
             view.specs.insert(name(workload), Arc::new(Versioned { record, revision: Revision(1) }));
             view.slots.retain(|slot, _| slot.workload != name(workload));
             for (index, node) in ready_on.iter().enumerate() {
