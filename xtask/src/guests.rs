@@ -32,6 +32,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             workshop.build_javascript(guest)?;
         }
         workshop.build_python(PYTHON)?;
+        workshop.build_c(C)?;
     }
     eprintln!("guests: up to date in {}", workshop.components.display());
     Ok(())
@@ -55,12 +56,14 @@ const RUST: [&str; 10] = [
 const JAVASCRIPT: [&str; 2] = ["hello-js", "hello-js-fetch"];
 /// The folder of the guest in Python; it holds a `hello.py`.
 const PYTHON: &str = "hello-python";
+/// The folder of the guest in C; it holds a `hello.c`.
+const C: &str = "hello-c";
 
 /// The first bytes of a component: magic, then version 13 of layer 1. A core module has layer 0.
 const COMPONENT_PREAMBLE: &[u8] = b"\0asm\x0d\0\x01\0";
 
 const PYTHON_REMEDY: &str =
-    "The guests in JavaScript and Python are built with python3 and its module venv. Install them:
+    "The guests in JavaScript, Python and C are built with python3 and its module venv. Install them:
     apt-get install python3 python3-venv     (Debian, Ubuntu)
     dnf install python3                      (Fedora)
     brew install python                      (macOS)
@@ -189,6 +192,50 @@ impl Workshop {
         stamp.set()
     }
 
+    /// Zig brings the C compiler, the linker and nothing else; jco makes a component of what they make.
+    fn build_c(&self, name: &str) -> Result<()> {
+        let source = self.guests.join(name).join("hello.c");
+        let wit = self.guests.join("wit/0.2");
+        let mut inputs = self.javascript_tools()?;
+        inputs.add(&self.guests.join(name).join("build.mjs"))?;
+        inputs.add(&source)?;
+        inputs.add(&wit)?;
+        inputs.add_recipe();
+        let stamp = self.stamp(name, inputs);
+        if stamp.is_fresh([self.component(name)]) {
+            return Ok(());
+        }
+        let venv = self.install_python_tools()?;
+        let tools = self.install_javascript_tools()?;
+        let core = self.builds.join(format!("{name}.core.wasm"));
+        let mut compile = Command::new(venv.join("bin/python"));
+        compile.args([
+            "-m",
+            "ziglang",
+            "cc",
+            "--target=wasm32-freestanding",
+            "-std=c17",
+            "-Os",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+        ]);
+        compile.args(["-nostdlib", "-Wl,--no-entry", "-Wl,--strip-all", "-o"]).arg(&core).arg(source);
+        // Zig keeps what it compiled in the caller's home otherwise.
+        compile
+            .env("ZIG_GLOBAL_CACHE_DIR", self.builds.join("zig"))
+            .env("ZIG_LOCAL_CACHE_DIR", self.builds.join("zig"));
+        step(&format!("C: {name}"), &mut compile)?;
+        let script = tools.folder.join("build-c.mjs");
+        fs::copy(self.guests.join(name).join("build.mjs"), &script)?;
+        let built = self.builds.join(format!("{name}.wasm"));
+        let mut node = Command::new(&tools.node);
+        node.current_dir(&tools.folder).arg(script).arg(core).arg(&built).arg(wit).arg(name);
+        step(&format!("C: making a component of {name}"), &mut node)?;
+        self.publish(name, &built)?;
+        stamp.set()
+    }
+
     fn python_tools(&self) -> Result<Inputs> {
         let mut inputs = Inputs::default();
         inputs.add(&self.guests.join("requirements.txt"))?;
@@ -208,7 +255,7 @@ impl Workshop {
         let mut install = Command::new(venv.join("bin/python"));
         install.args(["-m", "pip", "install", "--disable-pip-version-check", "--only-binary=:all:", "--requirement"]);
         install.arg(self.guests.join("requirements.txt"));
-        step("installing componentize-py and Node with pip", &mut install)?;
+        step("installing componentize-py, Node and Zig with pip", &mut install)?;
         stamp.set()?;
         Ok(venv)
     }
@@ -441,6 +488,8 @@ mod tests {
                 JAVASCRIPT.contains(&name)
             } else if folder.join("hello.py").exists() {
                 PYTHON == name
+            } else if folder.join("hello.c").exists() {
+                C == name
             } else {
                 continue;
             };

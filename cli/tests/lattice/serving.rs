@@ -47,10 +47,10 @@ async fn replicas_are_spread_evenly_and_each_node_prefers_its_own() {
 }
 
 #[tokio::test]
-async fn javascript_and_python_answer() {
+async fn javascript_python_and_c_answer() {
     let lattice = shared().await;
     let api = lattice.api().await;
-    let guests = ["hello-js", "hello-python"];
+    let guests = ["hello-js", "hello-python", "hello-c"];
     // Each takes seconds to compile: let them do so side by side.
     for guest in guests {
         api.submit(guest, guest, 1).await;

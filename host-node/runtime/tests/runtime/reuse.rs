@@ -69,8 +69,8 @@ async fn idle_instances_expire_but_the_warm_ones() {
 
 /// Interpreters hold on to handles until they collect garbage: that is no leak, and their instances live on.
 #[tokio::test]
-async fn instances_of_interpreters_are_reused() {
-    for name in ["hello-js", "hello-python"] {
+async fn instances_of_other_languages_are_reused() {
+    for name in ["hello-js", "hello-python", "hello-c"] {
         let unit = start(name, |_| ()).await;
         for n in 0..20 {
             assert_eq!(text(&unit, get("/")).await.unwrap().0, 200, "{name} {n}");
