@@ -16,6 +16,8 @@
 //! | `/stall`          | promises 16 bytes, sends 8, waits for ever                                               |
 //! | `/log/N`          | prints N numbered lines on stdout and as many on stderr, then answers                    |
 //! | `/big-headers/KB` | answers with so many KiB of headers; 500 or a trap where the host refuses to hold them    |
+//! | `/handles`        | takes handles of the host without end, and gives none back                               |
+//! | `/fields`         | keeps headers of 32 KiB each in the host, without end                                    |
 //! | any other         | answers `ok`                                                                             |
 
 use std::io::Write as _;
@@ -52,6 +54,10 @@ impl Guest for Faults {
             "partial" | "short" | "stall" => return half_a_body(response_out, fault),
             "sleep" => monotonic_clock::subscribe_duration(argument.saturating_mul(NANOS_PER_MILLI)).block(),
             "log" => print_lines(argument),
+            "handles" => loop {
+                std::mem::forget(monotonic_clock::subscribe_duration(u64::MAX / 2));
+            },
+            "fields" => keep_fields(),
             "big-headers" => return big_headers(response_out, argument),
             _ => {}
         }
@@ -71,6 +77,17 @@ fn eat_memory() -> ! {
     let mut eaten = Vec::new();
     loop {
         eaten.push(std::hint::black_box(vec![1u8; 1024 * 1024]));
+    }
+}
+
+fn keep_fields() -> ! {
+    let value = vec![b'x'; 32 * 1024];
+    loop {
+        let fields = Fields::new();
+        if fields.set("x-kept", &[value.clone()]).is_err() {
+            core::arch::wasm32::unreachable();
+        }
+        std::mem::forget(fields);
     }
 }
 

@@ -16,6 +16,9 @@
 //! | `/short`          | promises 16 bytes, sends 8, ends the body as if it were whole                            |
 //! | `/stall`          | promises 16 bytes, sends 8, waits for ever                                               |
 //! | `/log/N`          | prints N numbered lines on stdout and as many on stderr, then answers                    |
+//! | `/fields`         | keeps headers of 32 KiB each in the host, without end                                    |
+//! | `/tasks`          | starts calls of the host without end, and waits for none                                 |
+//! | `/streams`        | makes streams without end, and uses none                                                 |
 //! | any other         | answers `ok`                                                                             |
 //!
 //! One instance may hold several requests at a time: a fault here hits those of its neighbours that are unanswered, too.
@@ -57,6 +60,14 @@ impl Guest for Faults {
                 });
             }
             "memory" => eat_memory(),
+            "fields" => keep_fields(),
+            "tasks" => loop {
+                spawn_local(sleep(FOREVER_MILLIS));
+                wasip3::wit_bindgen::yield_async().await;
+            },
+            "streams" => loop {
+                std::mem::forget(wit_stream::new::<u8>());
+            },
             "exit" => std::process::exit(1),
             "no-response" => sleep(FOREVER_MILLIS).await,
             "refuse" => return Err(ErrorCode::InternalError(Some("asked to refuse".to_owned()))),
@@ -117,6 +128,17 @@ fn eat_memory() -> ! {
     let mut eaten = Vec::new();
     loop {
         eaten.push(std::hint::black_box(vec![1u8; 1024 * 1024]));
+    }
+}
+
+fn keep_fields() -> ! {
+    let value = vec![b'x'; 32 * 1024];
+    loop {
+        let fields = Fields::new();
+        if fields.set("x-kept", &[value.clone()]).is_err() {
+            core::arch::wasm32::unreachable();
+        }
+        std::mem::forget(fields);
     }
 }
 

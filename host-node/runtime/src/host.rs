@@ -16,8 +16,12 @@ use wasmtime_wasi_http::{
     WasiHttpHooks, WasiHttpView,
 };
 
-/// Handles that one instance may hold. A guest that drops what it uses needs a few dozen.
-const HANDLES_MAX: usize = 10_000;
+/// Handles that one instance may hold: ours, and wasmtime's own for streams, futures and tasks. A guest that drops what it
+/// uses needs a few dozen for each request; one that collects garbage some hundreds.
+const HANDLES_MAX: usize = 2_000;
+/// Size of one set of headers that a guest makes, in memory. With [`HANDLES_MAX`] it bounds what headers a guest can make
+/// the host keep: they are not part of its own memory.
+const FIELDS_BYTES_MAX: usize = 64 << 10;
 /// Data that one call of the host may take out of a guest.
 const CALL_BYTES_MAX: usize = 32 << 20;
 /// Random bytes that one call may ask for.
@@ -51,6 +55,8 @@ pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>, memory: Arc<Nod
     }
     let mut table = ResourceTable::new();
     table.set_max_capacity(HANDLES_MAX);
+    let mut http = WasiHttpCtx::new();
+    http.set_field_size_limit(FIELDS_BYTES_MAX);
     let host = Host {
         table,
         memory: MemoryLimiter::new(blueprint.limits.memory_bytes, memory),
@@ -59,11 +65,12 @@ pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>, memory: Arc<Nod
         config: blueprint.config.config.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
         identity: Identity { workload: blueprint.config.workload.clone(), replica: blueprint.config.replica },
         wasi: wasi.build(),
-        http: WasiHttpCtx::new(),
+        http,
         hooks: Hooks,
     };
     let mut store = Store::new(blueprint.component.engine(), host);
     store.set_hostcall_fuel(CALL_BYTES_MAX);
+    store.set_max_component_handles(HANDLES_MAX);
     crate::limits::apply(&mut store);
     store
 }

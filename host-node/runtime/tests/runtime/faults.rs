@@ -137,6 +137,66 @@ async fn a_memory_hog_is_refused() {
     }
 }
 
+/// What a guest makes the host keep is no part of its own memory, and bounded all the same.
+#[tokio::test]
+async fn a_guest_can_make_the_host_keep_so_much_and_no_more() {
+    let attacks = [("02", "/handles"), ("02", "/fields"), ("03", "/fields"), ("03", "/tasks"), ("03", "/streams")];
+    for (version, path) in attacks {
+        let unit = start(faults(version), |_| ()).await;
+        let error = text(&unit, get(path)).await.unwrap_err();
+        assert!(matches!(error, CallError::Failed { .. }), "{version} {path}: {error}");
+        assert_eq!(text(&unit, get("/")).await.unwrap(), (200, "ok\n".into()), "{version} {path}");
+        assert_eq!(unit.stats().instances_retired, [(Retirement::Trap, 1)].into(), "{version} {path}");
+    }
+}
+
+#[tokio::test]
+async fn headers_of_a_response_are_bounded() {
+    let unit = start("faults", |_| ()).await;
+    assert_eq!(text(&unit, get("/big-headers/16")).await.unwrap().0, 200);
+    let error = text(&unit, get("/big-headers/100")).await.unwrap_err();
+    assert!(error.to_string().contains("total size of fields exceeds limit"), "{error}");
+    assert_eq!(text(&unit, get("/")).await.unwrap(), (200, "ok\n".into()));
+}
+
+#[tokio::test]
+async fn tables_are_counted_together() {
+    // Five instances, each with a table of nearly a hundred thousand elements: one more than the limit holds. The last
+    // one must not get its own; if all do, the guest traps.
+    let greedy = r#"(core module $greedy
+        (table 1 funcref)
+        (func (export "grow") (result i32) (table.grow (ref.null func) (i32.const 99000))))"#;
+    let instances: String = (0..5).map(|n| format!("(core instance $g{n} (instantiate $greedy))")).collect();
+    let imports: String = (0..5).map(|n| format!("(import \"g{n}\" \"grow\" (func $g{n} (result i32)))")).collect();
+    let with: String = (0..5).map(|n| format!("(with \"g{n}\" (instance $g{n}))")).collect();
+    let granted: String =
+        (0..4).map(|n| format!("(if (i32.lt_s (call $g{n}) (i32.const 0)) (then unreachable))")).collect();
+    let text_form = format!(
+        r#"(component
+            (import "wasi:http/types@0.2.0" (instance $types
+                (export "incoming-request" (type (sub resource)))
+                (export "response-outparam" (type (sub resource)))))
+            (alias export $types "incoming-request" (type $request))
+            (alias export $types "response-outparam" (type $out))
+            {greedy} {instances}
+            (core module $main {imports}
+                (func (export "handle") (param i32 i32)
+                    {granted}
+                    (if (i32.ge_s (call $g4) (i32.const 0)) (then unreachable))))
+            (core instance $main (instantiate $main {with}))
+            (func $handle (param "request" (own $request)) (param "response-out" (own $out))
+                (canon lift (core func $main "handle")))
+            (instance $handler (export "handle" (func $handle)))
+            (export "wasi:http/incoming-handler@0.2.0" (instance $handler)))"#
+    );
+    let bytes = Bytes::from(wat::parse_str(text_form).unwrap());
+    let component = RUNTIME.load(Digest::of(&bytes), bytes).await.unwrap();
+    let unit = Unit::start(&RUNTIME, component, config()).await.unwrap();
+    // It returns without an answer, and did not trap.
+    text(&unit, get("/")).await.unwrap_err();
+    assert_eq!(unit.stats().instances_retired, [(Retirement::NoResponse, 1)].into());
+}
+
 #[tokio::test]
 async fn a_unit_that_cannot_start_says_why() {
     let mut config = config();
