@@ -1,6 +1,10 @@
 //! Messages of the control interface. Every reply is `{"ok": …}` or `{"error": {code, message, field?, hint?}}`; errors
 //! also carry the micro service headers (ADR-32).
 
+mod composed;
+
+pub use composed::{Composed, ComposedEdge};
+
 use crate::{
     event::CloudEvent,
     id::{Digest, Generation, NodeId, Revision, WorkloadName},
@@ -151,6 +155,9 @@ pub struct PutReply {
     /// With a dry run only: where each replica would run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<Vec<PlannedSlot>>,
+    /// Of `workload.put` only, where the workload has several components: what they were composed into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub composition: Option<Composed>,
 }
 
 /// Where a replica would run, or why it would not.

@@ -10,10 +10,11 @@ use crate::{
     Context,
     client::Client,
     error::Exit,
-    output::{Cell, Table, Tone},
+    output::{Cell, Table, Tone, plain},
 };
 use lattice::{
-    ctl::{HEADER_DRY_RUN, HEADER_EXPECTED_REVISION, PlannedSlot, PutReply},
+    ctl::{Composed, ComposedEdge, HEADER_DRY_RUN, HEADER_EXPECTED_REVISION, PlannedSlot, PutReply},
+    id::ComponentName,
     store::Headers,
     subject::Topic,
 };
@@ -57,6 +58,9 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         headers.insert(HEADER_DRY_RUN.into(), "true".into());
     }
     let reply = submit(&client, context, &prepared, headers).await?;
+    if let Some(composed) = &reply.composition {
+        context.out.note(composition(composed));
+    }
     if args.dry_run {
         let plan = reply.plan.as_deref().unwrap_or_default();
         let nodes = || plan.iter().filter_map(|slot| slot.node.as_ref().map(ToString::to_string)).collect();
@@ -83,6 +87,23 @@ pub async fn submit(
 /// The header of a conditional change.
 pub fn expected_revision(revision: Option<u64>) -> Headers {
     revision.map(|revision| (HEADER_EXPECTED_REVISION.to_owned(), revision.to_string())).into_iter().collect()
+}
+
+/// What the components became: who gets what from whom, and who is not needed.
+fn composition(composed: &Composed) -> String {
+    let mut text = format!("composed, with {} in front", composed.entry);
+    for ComposedEdge { from, import, to, export } in &composed.edges {
+        let export = export.as_ref().map_or_else(String::new, |export| format!(" ({})", plain(export)));
+        text += &format!("\n  {from} gets {} from {to}{export}", plain(import));
+    }
+    if composed.edges_omitted > 0 {
+        text += &format!("\n  and {} more", composed.edges_omitted);
+    }
+    if !composed.dropped.is_empty() {
+        let names: Vec<&str> = composed.dropped.iter().map(ComponentName::as_str).collect();
+        text += &format!("\n  left out, since nothing needs it: {}", names.join(", "));
+    }
+    text
 }
 
 fn plan_table(plan: &[PlannedSlot]) -> Table {
@@ -116,6 +137,18 @@ mod tests {
         assert_eq!(
             plan_table(&plan).render(Paint::off()),
             "REPLICA  NODE  NOTE\n0        n1    stays\n1        n2    new\n2        none  n1: memory is full\n"
+        );
+    }
+
+    #[test]
+    fn a_composition_shows_its_edges_and_what_was_left_out() {
+        let name = |text: &str| ComponentName::new(text).unwrap();
+        let edge = ComposedEdge::new(name("api"), "acme:auth/check@1.0.0", name("auth"), "acme:auth/check@1.1.0");
+        let composed = Composed::new(name("api"), [edge].into_iter(), vec![name("old")]);
+        assert_eq!(
+            composition(&composed),
+            "composed, with api in front\n  api gets acme:auth/check@1.0.0 from auth (acme:auth/check@1.1.0)\n  \
+             left out, since nothing needs it: old"
         );
     }
 

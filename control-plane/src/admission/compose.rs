@@ -3,7 +3,7 @@
 
 use super::{Admission, blocking, unavailable};
 use lattice::{
-    ctl::{CtlError, ErrorCode},
+    ctl::{Composed, ComposedEdge, CtlError, ErrorCode},
     host::{Role, Unfit},
     id::{ComponentName, Digest},
     limits::COMPONENT_BYTES_MAX,
@@ -11,8 +11,16 @@ use lattice::{
 };
 use lattice_composer::{ComposeError, Composition, Part};
 
-/// Compositions that a node remembers.
-const REMEMBERED: usize = 4096;
+/// Compositions that a node remembers. Each takes a kilobyte or so, and never more than 100.
+const REMEMBERED: usize = 1024;
+
+/// What several components were composed into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Artifact {
+    pub(super) digest: Digest,
+    /// For whoever put the spec.
+    pub(super) brief: Composed,
+}
 
 /// Why parts make no unit.
 enum Refused {
@@ -24,35 +32,35 @@ enum Refused {
 impl Admission {
     /// What nodes are to run for a spec whose components were checked: nothing of its own where there is one component.
     /// With `store` the object is in the object store afterwards.
-    pub(super) async fn artifact(&self, spec: &WorkloadSpec, store: bool) -> Result<Option<Digest>, CtlError> {
+    pub(super) async fn artifact(&self, spec: &WorkloadSpec, store: bool) -> Result<Option<Artifact>, CtlError> {
         if spec.only().is_some() {
             return Ok(None);
         }
         let inputs = inputs(spec);
         let _turn = self.inspecting.lock().await;
-        let known = self.composed.lock().ok().and_then(|composed| composed.get(&inputs).copied());
-        if let Some(digest) = known
-            && (!store || self.is_stored(digest).await?)
+        let known = self.composed.lock().ok().and_then(|composed| composed.get(&inputs).cloned());
+        if let Some(artifact) = known
+            && (!store || self.is_stored(artifact.digest).await?)
         {
-            return Ok(Some(digest));
+            return Ok(Some(artifact));
         }
         let composition = self.compose(spec).await?;
         tracing::info!(
             workload = %spec.name, artifact = %composition.digest, entry = %composition.entry,
             used = ?composition.used, unused = ?composition.dropped, "composed"
         );
-        let digest = composition.digest;
+        let artifact = Artifact { digest: composition.digest, brief: brief(&composition) };
         // A single part may be all that is used, and that one is there.
-        if store && !self.is_stored(digest).await? {
+        if store && !self.is_stored(artifact.digest).await? {
             self.platform.artifacts.put(composition.bytes).await.map_err(|error| unavailable(&error))?;
         }
         if let Ok(mut composed) = self.composed.lock() {
             if composed.len() >= REMEMBERED {
                 composed.clear();
             }
-            composed.insert(inputs, digest);
+            composed.insert(inputs, artifact.clone());
         }
-        Ok(Some(digest))
+        Ok(Some(artifact))
     }
 
     async fn is_stored(&self, digest: Digest) -> Result<bool, CtlError> {
@@ -96,6 +104,14 @@ impl Admission {
                 .hint("compose them beforehand, for example with `wac`, and deploy the result")),
         }
     }
+}
+
+/// What a person wants to know of a composition.
+fn brief(composition: &Composition) -> Composed {
+    let edge = |edge: &lattice_composer::Edge| {
+        ComposedEdge::new(edge.from.clone(), &edge.import, edge.to.clone(), &edge.export)
+    };
+    Composed::new(composition.entry.clone(), composition.graph.iter().map(edge), composition.dropped.clone())
 }
 
 /// A digest of all that a composition depends on: equal for specs that differ in the order of their components only.
@@ -219,12 +235,15 @@ mod tests {
         wat::parse_str(text).unwrap().into()
     }
 
-    /// A spec of two components that fit together, both in the object store.
+    /// A spec of two components that fit together and a third that nothing needs, all in the object store.
     async fn hello(platform: &Platform) -> String {
         let front = component("wasi:http/incoming-handler@0.2.0", Some("x:y/z@1.0.0"));
         let front = platform.artifacts.put(front).await.unwrap();
         let back = platform.artifacts.put(component("x:y/z@1.0.0", None)).await.unwrap();
-        format!("name: hello\ncomponents: [{{name: front, source: '{front}'}}, {{name: back, source: '{back}'}}]\n")
+        let spare = platform.artifacts.put(component("x:y/w@1.0.0", None)).await.unwrap();
+        let parts = [("front", front), ("back", back), ("spare", spare)];
+        let parts: Vec<String> = parts.iter().map(|(name, at)| format!("{{name: {name}, source: '{at}'}}")).collect();
+        format!("name: hello\ncomponents: [{}]\n", parts.join(", "))
     }
 
     async fn record(platform: &Platform) -> SpecRecord {
@@ -245,14 +264,20 @@ mod tests {
         let mut preview = message(&text);
         preview.headers.insert(HEADER_DRY_RUN.to_owned(), "true".to_owned());
         assert!(admission.put(&preview).await.unwrap().changed);
-        let artifact = admission.artifact(&parsed, false).await.unwrap().unwrap();
+        let artifact = admission.artifact(&parsed, false).await.unwrap().unwrap().digest;
         assert_eq!(platform.artifacts.size(artifact).await.unwrap(), None, "a dry run stores nothing");
 
-        assert!(admission.put(&message(&text)).await.unwrap().changed);
+        let first = admission.put(&message(&text)).await.unwrap();
+        assert!(first.changed);
+        let name = |text: &str| ComponentName::new(text).unwrap();
+        let edge = ComposedEdge::new(name("front"), "x:y/z@1.0.0", name("back"), "x:y/z@1.0.0");
+        let expected = Composed::new(name("front"), [edge].into_iter(), vec![name("spare")]);
+        assert_eq!(first.composition.as_ref(), Some(&expected));
         assert!(platform.artifacts.size(artifact).await.unwrap().is_some());
         let first = record(&platform).await;
         assert_eq!((first.artifact, first.runs()), (Some(artifact), Some(artifact)));
-        assert!(!admission.put(&message(&text)).await.unwrap().changed);
+        let again = admission.put(&message(&text)).await.unwrap();
+        assert_eq!((again.changed, again.composition), (false, Some(expected)));
         assert!(!admission.put(&preview).await.unwrap().changed);
 
         admission.scale(&first.spec.name, &message(r#"{"replicas": 2}"#)).await.unwrap();
@@ -266,9 +291,9 @@ mod tests {
     async fn what_is_remembered_is_composed_again_when_the_object_store_lost_it() {
         let (admission, platform) = admission();
         let parsed = spec(&hello(&platform).await);
-        let artifact = admission.artifact(&parsed, false).await.unwrap().unwrap();
+        let artifact = admission.artifact(&parsed, false).await.unwrap().unwrap().digest;
         // Remembered, but not stored.
-        assert_eq!(admission.artifact(&parsed, true).await.unwrap(), Some(artifact));
+        assert_eq!(admission.artifact(&parsed, true).await.unwrap().unwrap().digest, artifact);
         assert!(platform.artifacts.size(artifact).await.unwrap().is_some());
     }
 

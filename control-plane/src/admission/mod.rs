@@ -41,7 +41,7 @@ pub(crate) struct Admission {
     /// Digests that were inspected and found good; what they name can't change.
     inspected: Arc<Mutex<BTreeSet<(Digest, Role)>>>,
     /// What was composed, by a digest of all that went into it.
-    composed: Arc<Mutex<BTreeMap<Digest, Digest>>>,
+    composed: Arc<Mutex<BTreeMap<Digest, compose::Artifact>>>,
     /// One component, or one composition, at a time is fetched and inspected: each may be as large as a component can be.
     inspecting: Arc<tokio::sync::Mutex<()>>,
 }

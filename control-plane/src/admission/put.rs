@@ -37,8 +37,14 @@ impl Admission {
         };
         self.check_components(&spec).await?;
         let expected = expected_revision(message)?;
-        let artifact = self.artifact(&spec, !dry_run).await?;
-        if dry_run { self.preview(spec, artifact, expected).await } else { self.admit(spec, artifact, expected).await }
+        let composed = self.artifact(&spec, !dry_run).await?;
+        let artifact = composed.as_ref().map(|composed| composed.digest);
+        let reply = if dry_run {
+            self.preview(spec, artifact, expected).await?
+        } else {
+            self.admit(spec, artifact, expected).await?
+        };
+        Ok(PutReply { composition: composed.map(|composed| composed.brief), ..reply })
     }
 
     /// Every component is in the store, and can run or be part of what does.
@@ -147,6 +153,7 @@ impl Admission {
             hash,
             changed,
             plan: Some(lattice_planner::preview(&*self.view()?, &spec)),
+            composition: None,
         })
     }
 
@@ -229,7 +236,8 @@ impl Admission {
                 && record.artifact == artifact
             {
                 let generation = record.generation;
-                return Ok(PutReply { workload: name.clone(), generation, revision, hash, changed: false, plan: None });
+                let (workload, plan, composition) = (name.clone(), None, None);
+                return Ok(PutReply { workload, generation, revision, hash, changed: false, plan, composition });
             }
             let record = SpecRecord {
                 spec,
@@ -262,6 +270,7 @@ impl Admission {
             hash: *hash,
             changed: true,
             plan: None,
+            composition: None,
         }
     }
 
