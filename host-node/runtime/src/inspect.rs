@@ -20,7 +20,7 @@ pub struct Inspection {
     pub exports: Vec<String>,
     /// Imports that this node does not offer. Empty if the component can be linked here.
     pub missing: Vec<String>,
-    /// It uses asynchronous functions, streams or futures, so it runs on the engine that has them.
+    /// It uses asynchronous functions, streams or futures, or imports WASI 0.3, so it runs on the engine that has them.
     pub needs_concurrency: bool,
 }
 
@@ -76,6 +76,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, LoadError> {
         Err(_) => (read(bytes, concurrent)?, true),
     };
     let Read { imports, exports, types } = read;
+    let needs_concurrency = needs_concurrency || imports.iter().any(|import| linker::needs_concurrency(import));
     let missing = imports.iter().filter(|name| !linker::is_offered(name) && must_be_given(&types, name)).cloned();
     Ok(Inspection { kind: Kind::of(&exports), missing: missing.collect(), imports, exports, needs_concurrency })
 }

@@ -5,7 +5,8 @@ use crate::host::Host;
 use wasmtime::{Engine, component::Linker};
 use wasmtime_wasi_config::WasiConfig;
 
-/// Interfaces on offer, by name and version. Within 0.2 any patch version is served, as semver has it.
+/// Interfaces on offer, by name and version. Within 0.2 any patch version is served, as semver has it. Those of plain
+/// types alone (`wasi:cli/types@0.3`) are not asked of anybody.
 pub(crate) const OFFERED: &[(&str, &str)] = &[
     ("lattice:node/identity", "0.1"),
     ("wasi:cli/environment", "0.2"),
@@ -48,7 +49,6 @@ pub(crate) const OFFERED: &[(&str, &str)] = &[
     ("wasi:cli/terminal-stderr", "0.3"),
     ("wasi:cli/terminal-stdin", "0.3"),
     ("wasi:cli/terminal-stdout", "0.3"),
-    ("wasi:cli/types", "0.3"),
     ("wasi:clocks/monotonic-clock", "0.3"),
     ("wasi:clocks/system-clock", "0.3"),
     ("wasi:clocks/types", "0.3"),
@@ -62,6 +62,12 @@ pub(crate) const OFFERED: &[(&str, &str)] = &[
     ("wasi:sockets/ip-name-lookup", "0.3"),
     ("wasi:sockets/types", "0.3"),
 ];
+
+/// Whether only the linker for concurrent components has it: all of WASI 0.3, also what there is no async in.
+pub(crate) fn needs_concurrency(import: &str) -> bool {
+    let (interface, version) = split(import);
+    version == "0.3" && interface.starts_with("wasi:")
+}
 
 /// Interfaces to name beside one that is not offered.
 const NEAR_MISSES_MAX: usize = 3;
@@ -117,6 +123,11 @@ pub(crate) fn near_misses(import: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{
+        collections::BTreeSet,
+        fs::File,
+        io::{BufRead as _, BufReader},
+    };
 
     #[test]
     fn versions_agree_as_semver_has_it() {
@@ -130,6 +141,56 @@ mod tests {
         ] {
             assert_eq!(split(name), expect, "{name}");
         }
+    }
+
+    /// Names of interfaces that the program contains, in their versions. wasmtime's linkers tell nobody what is in them,
+    /// but whoever defines an interface writes its name as a literal, and this test's program holds all of them.
+    fn literals() -> BTreeSet<String> {
+        let is_name = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b":/-".contains(byte);
+        let is_version = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(byte);
+        let mut program = BufReader::with_capacity(1 << 20, File::open(std::env::current_exe().unwrap()).unwrap());
+        let (mut before, mut found) = (Vec::new(), BTreeSet::new());
+        loop {
+            let mut after = Vec::new();
+            if program.read_until(b'@', &mut after).unwrap() == 0 {
+                return found;
+            }
+            let version: Vec<u8> = after.iter().take(24).take_while(|byte| is_version(byte)).copied().collect();
+            let interface: Vec<u8> =
+                before.iter().rev().skip(1).take(64).take_while(|byte| is_name(byte)).copied().collect();
+            // Literals lie side by side, so one may seem to begin before its start and to go on behind its end.
+            if version.first().is_some_and(u8::is_ascii_digit) && interface.contains(&b'/') && interface.contains(&b':')
+            {
+                let interface = String::from_utf8(interface.into_iter().rev().collect()).unwrap();
+                let version = String::from_utf8(version).unwrap();
+                let colon = interface.find(':').unwrap();
+                for start in 0..colon {
+                    for end in 5..=version.len() {
+                        found.insert(format!("{}@{}", &interface[start..], &version[..end]));
+                    }
+                }
+            }
+            before = after;
+        }
+    }
+
+    /// What a linker has under exactly one of these names, as [`split`] gives it.
+    fn defined(mut linker: Linker<Host>, names: &BTreeSet<String>) -> BTreeSet<(&str, &str)> {
+        // A linker refuses a name that is taken.
+        let mut is_taken = |name: &str| linker.root().func_wrap(name, |_, (): ()| Ok(())).is_err();
+        names.iter().filter(|name| is_taken(name)).map(|name| split(name)).collect()
+    }
+
+    #[test]
+    fn what_is_said_to_be_offered_is_what_the_linkers_have() {
+        let names = literals();
+        let engine = |concurrency| Engine::new(&crate::engine::config(concurrency)).unwrap();
+        let offered: BTreeSet<(&str, &str)> = OFFERED.iter().copied().collect();
+        assert_eq!(offered.len(), OFFERED.len(), "something is listed twice");
+        assert_eq!(defined(concurrent(&engine(true)).unwrap(), &names), offered);
+        let without: BTreeSet<(&str, &str)> =
+            offered.into_iter().filter(|(name, version)| !needs_concurrency(&format!("{name}@{version}.0"))).collect();
+        assert_eq!(defined(plain(&engine(false)).unwrap(), &names), without);
     }
 
     #[test]

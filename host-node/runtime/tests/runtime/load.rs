@@ -131,6 +131,10 @@ fn missing_imports_are_named_with_what_is_near() {
         assert_eq!(inspection.imports, [name]);
         assert_eq!(!inspection.missing.is_empty(), missing, "{name}");
     }
+    // There is no async in it, and only the engine for concurrent components has it.
+    for (name, expected) in [("wasi:random/insecure-seed@0.3.0", true), ("wasi:random/insecure-seed@0.2.0", false)] {
+        assert_eq!(inspect(&importing(name)).unwrap().needs_concurrency, expected, "{name}");
+    }
     let error = LoadError::MissingImport { name: "a:b/c@1.0.0".into(), near: vec!["a:b/c@2".into()] };
     let expect = "the component imports a:b/c@1.0.0, which is not offered here; near it: a:b/c@2";
     assert_eq!(error.to_string(), expect);
