@@ -2,8 +2,9 @@
 //! the node's own directory, and each file is sealed with a key that never leaves the machine; the seal is checked
 //! before anything else looks at the bytes. Nothing here ever comes from the object store or from a registry.
 //!
-//! A file is 32 bytes of HMAC-SHA256 over (digest, compatibility hash, code), then the code. One that does not fit is
-//! deleted and made again. No failure here is worse than compiling.
+//! A file is the code, then 32 bytes of HMAC-SHA256 over (digest, compatibility hash, code): the code comes first because
+//! it is mapped from the file, not copied, and what is mapped begins at a page. One that does not fit is deleted and made
+//! again. No failure here is worse than compiling.
 
 use crate::engine::RuntimeError;
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -13,13 +14,18 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     hash::{Hash, Hasher},
     io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    },
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 use wasmtime::{Engine, component::Component};
 
 const SEAL_BYTES: usize = 32;
+/// Read at a time while a seal is checked.
+const READ_BYTES: usize = 256 << 10;
 /// One block of SHA-256, the longest key that HMAC takes as it is.
 const KEY_BYTES: usize = 64;
 /// Ends the names of files that are whole.
@@ -45,19 +51,20 @@ impl CodeCache {
     pub(crate) fn read(&self, engine: &Engine, digest: Digest) -> Option<Component> {
         let compatibility = compatibility(engine);
         let path = self.path(&digest, &compatibility);
-        let bytes = match read_own_file(&path) {
-            Ok(bytes) => bytes,
+        let mut file = match open_own_file(&path) {
+            Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => return self.discard(&path, &error.to_string()),
         };
-        let (seal, code) = bytes.split_at_checked(SEAL_BYTES)?;
-        if self.mac(&digest, &compatibility, code).verify_slice(seal).is_err() {
-            return self.discard(&path, "its seal is broken");
+        match self.is_sealed(&mut file, &digest, &compatibility) {
+            Ok(true) => {}
+            Ok(false) => return self.discard(&path, "its seal is broken"),
+            Err(error) => return self.discard(&path, &error.to_string()),
         }
-        match map_code(engine, code) {
+        match map_code(engine, &file) {
             Ok(component) => {
                 // What is used is kept: the oldest files go first.
-                let _ = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+                let _ = file.set_modified(SystemTime::now());
                 Some(component)
             }
             Err(error) => self.discard(&path, &format!("{error:#}")),
@@ -68,12 +75,14 @@ impl CodeCache {
     pub(crate) fn write(&self, engine: &Engine, digest: Digest, code: &[u8]) {
         let compatibility = compatibility(engine);
         let path = self.path(&digest, &compatibility);
-        let seal = self.mac(&digest, &compatibility, code).finalize().into_bytes();
+        let mut mac = self.mac(&digest, &compatibility);
+        mac.update(code);
+        let seal = mac.finalize().into_bytes();
         // Whole or not at all, under its name: another process may read it at any time.
         let part = path.with_extension(format!("{}.part", std::process::id()));
         let written = create_private(&part).and_then(|mut file| {
-            file.write_all(&seal)?;
-            file.write_all(code)
+            file.write_all(code)?;
+            file.write_all(&seal)
         });
         if let Err(error) = written.and_then(|()| fs::rename(&part, &path)) {
             let _ = fs::remove_file(&part);
@@ -110,12 +119,28 @@ impl CodeCache {
         self.dir.join(format!("{}-{short}.{SUFFIX}", digest.to_hex()))
     }
 
-    fn mac(&self, digest: &Digest, compatibility: &[u8; 32], code: &[u8]) -> Hmac<Sha256> {
-        // All parts before the last have a fixed length, so no two inputs read the same.
+    /// Reads the whole file once, through a small buffer: its pages are then in the system's cache for the mapping.
+    fn is_sealed(&self, file: &mut File, digest: &Digest, compatibility: &[u8; 32]) -> io::Result<bool> {
+        let Some(mut left) = file.metadata()?.len().checked_sub(SEAL_BYTES as u64) else { return Ok(false) };
+        let mut mac = self.mac(digest, compatibility);
+        let mut buffer = vec![0; READ_BYTES];
+        while left > 0 {
+            let wanted = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let Some(part) = buffer.get_mut(..wanted) else { break };
+            file.read_exact(part)?;
+            mac.update(part);
+            left -= wanted as u64;
+        }
+        let mut seal = [0; SEAL_BYTES];
+        file.read_exact(&mut seal)?;
+        Ok(mac.verify_slice(&seal).is_ok())
+    }
+
+    /// The code is still to be added. All parts before it have a fixed length, so no two inputs read the same.
+    fn mac(&self, digest: &Digest, compatibility: &[u8; 32]) -> Hmac<Sha256> {
         let mut mac = Hmac::<Sha256>::new(&self.key.into());
         mac.update(digest.to_hex().as_bytes());
         mac.update(compatibility);
-        mac.update(code);
         mac
     }
 
@@ -128,12 +153,16 @@ impl CodeCache {
 
 /// The only place where bytes become native code.
 #[allow(unsafe_code)]
-fn map_code(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: `deserialize` trusts its input to come from `Component::serialize`. The seal over these very bytes was
-    // checked above, with a key that only this node has, for this component and this engine's compatibility hash; the
-    // bytes are in our memory, so nobody changes them in between. Needed because compiling takes seconds where this
-    // takes milliseconds: 5.4 s for a JavaScript guest of 13 MB, at each start of a node, for each component.
-    unsafe { Component::deserialize(engine, code) }
+fn map_code(engine: &Engine, file: &File) -> wasmtime::Result<Component> {
+    // By its number, so that it is the file whose seal was checked, whatever is under its name by now.
+    let path = format!("/dev/fd/{}", file.as_raw_fd());
+    // SAFETY: `deserialize_file` trusts the file to come from `Component::serialize` and not to change while it is mapped.
+    // The seal over these very bytes was checked above, with a key that only this node has, for this component and this
+    // engine's compatibility hash. The file belongs to this user alone, nothing here writes to one that is in place (a
+    // new one replaces it, with pages of its own), and a process of this user that means harm could write to our memory
+    // as well. Needed because compiling takes seconds where this takes milliseconds: 5.4 s for a JavaScript guest of
+    // 13 MB, at each start of a node, for each component; mapped, its 60 MB of code cost memory only where they are used.
+    unsafe { Component::deserialize_file(engine, path) }
 }
 
 /// Names everything that compiled code depends on: the version and the settings of wasmtime, and the processor.
@@ -174,28 +203,24 @@ fn create_private(path: &Path) -> io::Result<File> {
 }
 
 /// Follows no link: a link could lead to bytes of somebody else. Nor are those read that others may have written or read.
-fn read_own_file(path: &Path) -> io::Result<Vec<u8>> {
+fn open_own_file(path: &Path) -> io::Result<File> {
     let no_links = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
-    let mut file = OpenOptions::new().read(true).custom_flags(no_links).open(path)?;
+    let file = OpenOptions::new().read(true).custom_flags(no_links).open(path)?;
     let about = file.metadata()?;
     if !about.is_file() || about.uid() != rustix::process::geteuid().as_raw() || about.mode() & 0o077 != 0 {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not a file of this user alone; remove it"));
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(about.len()).unwrap_or(0));
-    file.read_to_end(&mut bytes)?;
-    Ok(bytes)
+    Ok(file)
 }
 
 /// A damaged key is replaced: what it sealed is compiled again.
 fn read_or_make_key(path: &Path) -> io::Result<[u8; KEY_BYTES]> {
-    match read_own_file(path) {
-        Ok(key) => match key.try_into() {
-            Ok(key) => return Ok(key),
-            Err(_) => {
-                tracing::warn!(path = %path.display(), "the key of cached code is damaged and made anew");
-                fs::remove_file(path)?;
-            }
-        },
+    match read_key(path) {
+        Ok(Some(key)) => return Ok(key),
+        Ok(None) => {
+            tracing::warn!(path = %path.display(), "the key of cached code is damaged and made anew");
+            fs::remove_file(path)?;
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
@@ -212,6 +237,12 @@ fn read_or_make_key(path: &Path) -> io::Result<[u8; KEY_BYTES]> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    let key = read_own_file(path)?;
-    key.try_into().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the key is damaged; remove it"))
+    read_key(path)?.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the key is damaged; remove it"))
+}
+
+/// Nothing where the file has another length than a key.
+fn read_key(path: &Path) -> io::Result<Option<[u8; KEY_BYTES]>> {
+    let mut bytes = Vec::with_capacity(KEY_BYTES + 1);
+    open_own_file(path)?.take(KEY_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes.try_into().ok())
 }

@@ -78,6 +78,8 @@ async fn code_is_found_without_the_bytes() {
         assert_eq!(cached.inspection(), compiled.inspection(), "{name}");
         assert_eq!(runtime.load_stats(), FROM_DISK, "{name}");
         assert!(runtime.loaded(&digest).is_some(), "{name}");
+        let is_mapped = || fs::read_to_string("/proc/self/maps").unwrap().contains(&digest.to_hex());
+        assert!(is_mapped(), "{name}: its code is used where it lies, not copied");
         let unit = Unit::start(&runtime, cached, config()).await.unwrap();
         assert_eq!(text(&unit, get("/")).await.unwrap().0, 200, "{name}");
         drop(unit);
