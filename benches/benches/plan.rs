@@ -9,7 +9,7 @@ use lattice_benches::world;
 use lattice_planner::{Me, Plan, Situation};
 
 /// Nodes, replicas. Ten replicas a workload.
-const SIZES: [(u32, u32); 2] = [(100, 1_000), (1_000, 10_000)];
+const SIZES: [(u32, u32); 3] = [(100, 1_000), (1_000, 10_000), (1_000, 100_000)];
 const REPLICAS: u32 = 10;
 
 fn plan(view: &LatticeView) -> Plan {

@@ -23,7 +23,7 @@ pub fn workload_name(number: u32) -> WorkloadName {
     WorkloadName::new(format!("workload-{number}")).expect("a good name")
 }
 
-/// A view with so many living nodes and nothing to run. Each has room for 64 replicas.
+/// A view with so many living nodes and nothing to run. Each has room for 256 replicas.
 pub fn nodes(count: u32) -> LatticeView {
     let mut view = LatticeView::default();
     for bucket in Bucket::ALL {
@@ -36,7 +36,7 @@ pub fn nodes(count: u32) -> LatticeView {
             incarnation,
             labels: BTreeMap::from([("zone".to_owned(), format!("zone-{}", number % 3))]),
             version: "0.1.0".to_owned(),
-            capacity: Capacity { memory: 64 << 30, slots: 64 },
+            capacity: Capacity { memory: 256 << 30, slots: 256 },
             http: None,
             draining: false,
             started_at: 0,

@@ -64,9 +64,9 @@ pub fn explain(view: &LatticeView, slot: &SlotId) -> Explanation {
 pub fn explain_workload(view: &LatticeView, workload: &WorkloadName) -> BTreeMap<SlotId, Explanation> {
     let Some(spec) = view.specs.get(workload).map(|spec| &spec.record.spec) else { return BTreeMap::new() };
     let mut explanations = BTreeMap::new();
-    let ledger = placement::walk(view, |vacancy, ranking, ledger| {
+    let ledger = placement::walk(view, placement::vacancies(view), |vacancy, ranking, ledger| {
         if vacancy.slot.workload == *workload {
-            explanations.insert(vacancy.slot.clone(), explain_one(view, &vacancy.slot, spec, ranking, ledger));
+            explanations.insert(vacancy.slot.clone(), explain_one(view, &vacancy.slot, spec, &ranking.all(), ledger));
         }
     });
     for index in 0..spec.replicas {

@@ -174,15 +174,20 @@ fn collections(view: &LatticeView, me: &Me, situation: Situation) -> Vec<Action>
     });
     left_behind
         .filter_map(|(slot, Versioned { record, revision })| {
-            let mut order: Vec<&NodeId> = view.sessions.keys().collect();
-            order.sort_by_key(|node| (**node != record.holder.node, ledger::rendezvous(slot, node), *node));
-            let rank = position(&order, &me.node)?;
+            let order = |node: &NodeId| (*node != record.holder.node, ledger::rendezvous(slot, node));
+            let mine = (order(&me.node), &me.node);
+            let before_me = view.sessions.keys().filter(|node| (order(node), *node) < mine).count();
+            let rank = u32::try_from(before_me).ok()?;
             Some(Action::Collect { slot: slot.clone(), expect: *revision, rank })
         })
         .collect()
 }
 
 fn claims(view: &LatticeView, me: &Me, situation: Situation) -> Vec<Action> {
+    let vacancies = placement::vacancies(view);
+    if vacancies.is_empty() {
+        return Vec::new(); // at rest: what everybody holds need not be added up
+    }
     let mut claims = Vec::new();
     let mut reserves: Vec<(u32, Vacancy<'_>)> = Vec::new();
     let may_touch = |vacancy: &Vacancy<'_>| {
@@ -190,8 +195,8 @@ fn claims(view: &LatticeView, me: &Me, situation: Situation) -> Vec<Action> {
             |slot: &Versioned<Slot>| slot.record.holder.node != me.node && view.live(&slot.record.holder).is_none();
         !(situation.settling && vacancy.record.is_some_and(left_by_another))
     };
-    let mut ledger = placement::walk(view, |vacancy, ranking, _| {
-        let Some(rank) = position(ranking, &me.node).filter(|_| may_touch(vacancy)) else { return };
+    let mut ledger = placement::walk(view, vacancies, |vacancy, ranking, _| {
+        let Some(rank) = may_touch(vacancy).then(|| ranking.of(&me.node)).flatten() else { return };
         match rank {
             0 => claims.push(claim(view, vacancy, 0)),
             _ => reserves.push((rank, vacancy.clone())),
@@ -217,8 +222,4 @@ fn claim(view: &LatticeView, vacancy: &Vacancy<'_>, rank: u32) -> Action {
         .filter(|serving| view.live(serving).is_some())
         .cloned();
     Action::Claim { slot: vacancy.slot.clone(), expect, rank, handover_from }
-}
-
-fn position(order: &[&NodeId], node: &NodeId) -> Option<u32> {
-    order.iter().position(|ranked| *ranked == node).and_then(|position| u32::try_from(position).ok())
 }

@@ -1,9 +1,9 @@
 //! The walk over vacant slots that [`crate::plan`], [`crate::explain`] and [`crate::preview`] share. Every node walks in
 //! the same order and books each slot on the node that ranks first, so all of them expect the same outcome.
 
-use crate::ledger::Ledger;
+use crate::ledger::{Contest, Ledger, Ranking};
 use lattice::{
-    id::{NodeId, SlotId},
+    id::{NodeId, SlotId, WorkloadName},
     record::{Holder, Key, Session, Slot, SpecRecord},
     spec::{Class, WorkloadSpec},
     view::{LatticeView, Versioned},
@@ -55,14 +55,14 @@ pub(crate) fn is_unwanted(view: &LatticeView, slot: &SlotId) -> bool {
     }
 }
 
-/// Visit each vacancy in the order of slots, with the nodes that can take it, best first, and the ledger that they were
-/// ranked by. Returns the ledger with all first choices booked.
+/// Visit all [`vacancies`] in the order of slots, each with the nodes that can take it and the ledger that they are ranked by.
+/// Returns the ledger with all first choices booked.
 pub(crate) fn walk<'a>(
     view: &'a LatticeView,
-    mut visit: impl FnMut(&Vacancy<'a>, &[&'a NodeId], &Ledger<'a>),
+    mut vacancies: Vec<Vacancy<'a>>,
+    mut visit: impl FnMut(&Vacancy<'a>, &Ranking<'_, 'a>, &Ledger<'a>),
 ) -> Ledger<'a> {
     let mut ledger = Ledger::of(view);
-    let mut vacancies = vacancies(view);
     // Incumbents are booked before anything else, so that nothing takes the room that they come back to.
     for vacancy in &mut vacancies {
         vacancy.incumbent = vacancy.incumbent.filter(|node| ledger.refusal(node, &vacancy.spec.spec).is_none());
@@ -70,33 +70,49 @@ pub(crate) fn walk<'a>(
             ledger.take(node, &vacancy.spec.spec);
         }
     }
+    let mut current: Option<Contest<'a>> = None;
     for vacancy in &vacancies {
-        let mut ranking = ledger.rank(&vacancy.slot, &vacancy.spec.spec);
-        if let Some(incumbent) = vacancy.incumbent {
-            ranking.retain(|node| *node != incumbent);
-            ranking.insert(0, incumbent);
-        }
+        let spec = &vacancy.spec.spec;
+        let contest = match &mut current {
+            Some(contest) if contest.is_of(spec) => contest,
+            other => other.insert(Contest::new(&ledger, spec)),
+        };
+        let ranking = Ranking::new(&ledger, contest, &vacancy.slot, vacancy.incumbent);
         visit(vacancy, &ranking, &ledger);
         if let (None, Some(first)) = (vacancy.incumbent, ranking.first()) {
-            ledger.take(first, &vacancy.spec.spec);
+            contest.take(&mut ledger, first);
         }
     }
     ledger
 }
 
-fn vacancies(view: &LatticeView) -> Vec<Vacancy<'_>> {
-    let wanted = view.specs.iter().flat_map(|(name, spec)| {
-        (0..spec.record.spec.replicas).map(move |index| (SlotId::new(name.clone(), index), &spec.record))
-    });
-    wanted.filter_map(|(slot, spec)| vacancy(view, slot, spec)).collect()
+/// The wanted slots that may be claimed, in order.
+pub(crate) fn vacancies(view: &LatticeView) -> Vec<Vacancy<'_>> {
+    let mut vacancies = Vec::new();
+    for (name, spec) in &view.specs {
+        let mut slots = view.slots_of(name).peekable();
+        for index in 0..spec.record.spec.replicas {
+            while slots.next_if(|(slot, _)| slot.index < index).is_some() {}
+            let kept = slots.next_if(|(slot, _)| slot.index == index).map(|(_, slot)| slot);
+            vacancies.extend(vacancy(view, name, index, &spec.record, kept));
+        }
+    }
+    vacancies
 }
 
-fn vacancy<'a>(view: &'a LatticeView, slot: SlotId, spec: &'a SpecRecord) -> Option<Vacancy<'a>> {
-    if is_slot_corrupt(view, &slot) {
+fn vacancy<'a>(
+    view: &'a LatticeView,
+    workload: &WorkloadName,
+    index: u32,
+    spec: &'a SpecRecord,
+    record: Option<&'a Versioned<Slot>>,
+) -> Option<Vacancy<'a>> {
+    let slot = || SlotId::new(workload.clone(), index);
+    if !view.corrupt.is_empty() && is_slot_corrupt(view, &slot()) {
         return None;
     }
-    let Some(versioned) = view.slots.get(&slot) else {
-        return Some(Vacancy { slot, spec, record: None, incumbent: None });
+    let Some(versioned) = record else {
+        return Some(Vacancy { slot: slot(), spec, record, incumbent: None });
     };
     let of_this_life = versioned.record.uid == spec.uid;
     let holder = &versioned.record.holder;
@@ -111,5 +127,5 @@ fn vacancy<'a>(view: &'a LatticeView, slot: SlotId, spec: &'a SpecRecord) -> Opt
         }
     };
     let incumbent = Some(&holder.node).filter(|_| of_this_life && view.live(holder).is_none());
-    vacant.then_some(Vacancy { slot, spec, record: Some(versioned), incumbent })
+    vacant.then(|| Vacancy { slot: slot(), spec, record, incumbent })
 }
