@@ -8,6 +8,7 @@ mod doctor;
 mod events;
 mod get;
 mod history;
+mod inspect;
 mod list;
 mod logs;
 mod node;
@@ -34,6 +35,7 @@ pub enum Command {
     List(list::Args),
     Status(status::Args),
     Get(get::Args),
+    Inspect(inspect::Args),
     Scale(scale::Args),
     #[command(visible_alias = "rm")]
     Delete(delete::Args),
@@ -75,6 +77,7 @@ async fn run_client(command: Command, context: &Context) -> anyhow::Result<Exit>
         Command::List(_) => list::run(context).await,
         Command::Status(args) => status::run(args, context).await,
         Command::Get(args) => get::run(args, context).await,
+        Command::Inspect(args) => inspect::run(args, context).await,
         Command::Scale(args) => scale::run(args, context).await,
         Command::Delete(args) => delete::run(args, context).await,
         Command::History(args) => history::run(args, context).await,

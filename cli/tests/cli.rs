@@ -34,13 +34,14 @@ fn err(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "up",
     "node",
     "deploy",
     "list",
     "status",
     "get",
+    "inspect",
     "scale",
     "delete",
     "history",
@@ -116,6 +117,7 @@ fn without_a_server_every_command_says_so() {
         &["list"][..],
         &["status", "hello"],
         &["get", "hello"],
+        &["inspect", "hello"],
         &["scale", "hello", "2"],
         &["delete", "hello"],
         &["history", "hello"],
@@ -162,6 +164,56 @@ fn a_bad_spec_is_refused_before_anything_is_sent() {
     let output = lattice(&["deploy", "/not/there.yaml"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(err(&output).contains("/not/there.yaml"), "{}", err(&output));
+}
+
+/// A component that exports an instance with a function `f` under that name.
+fn component(export: &str, import: &str) -> Vec<u8> {
+    let text = format!(
+        r#"(component {import}
+            (core module $m (func (export "f") (result i32) (i32.const 1)))
+            (core instance $i (instantiate $m))
+            (func $f (result u32) (canon lift (core func $i "f")))
+            (instance $own (export "f" (func $f)))
+            (export "{export}" (instance $own)))"#
+    );
+    wat::parse_str(text).unwrap()
+}
+
+#[test]
+fn files_are_inspected_without_a_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let import = r#"(import "x:y/z@1.0.0" (instance (export "f" (func (result u32)))))"#;
+    std::fs::write(path("front.wasm"), component("wasi:http/incoming-handler@0.2.0", import)).unwrap();
+    std::fs::write(path("back.wasm"), component("x:y/z@1.2.0", "")).unwrap();
+    let spec =
+        "name: shop\ncomponents: [{name: front, source: 'file:front.wasm'}, {name: back, source: 'file:back.wasm'}]";
+    std::fs::write(path("shop.yaml"), spec).unwrap();
+
+    let shown = lattice(&["inspect", &path("shop.yaml")]);
+    assert!(shown.status.success(), "{}", err(&shown));
+    assert!(out(&shown).contains("front\n└─ x:y/z@1.0.0 → back (x:y/z@1.2.0)\n"), "{}", out(&shown));
+    let json = lattice(&["inspect", &path("shop.yaml"), "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json.pointer("/edges/0/export").unwrap(), "x:y/z@1.2.0");
+    assert_eq!(json.pointer("/components/0/exports/0/functions/0").unwrap(), "f: func() -> u32");
+    assert!(out(&lattice(&["inspect", &path("shop.yaml"), "--svg"])).starts_with("<svg "));
+    assert!(out(&lattice(&["inspect", &path("shop.yaml"), "--dot"])).starts_with("digraph "));
+    assert_eq!(lattice(&["inspect", &path("shop.yaml"), "--dot", "--svg"]).status.code(), Some(2));
+
+    // A part alone is fine; a workload that can't run is not.
+    let part = lattice(&["inspect", &path("back.wasm")]);
+    assert!(part.status.success() && out(&part).contains("a part for others"), "{}", out(&part));
+    std::fs::write(path("shop.yaml"), spec.replace("{name: back, source: 'file:back.wasm'}", "")).unwrap();
+    let broken = lattice(&["inspect", &path("shop.yaml")]);
+    assert_eq!(broken.status.code(), Some(1));
+    assert!(err(&broken).contains("x:y/z@1.0.0") && out(&broken).contains("nothing"), "{}", err(&broken));
+
+    std::fs::write(path("core.wasm"), b"\0asm\x01\0\0\0").unwrap();
+    let core = lattice(&["inspect", &path("core.wasm")]);
+    assert_eq!(core.status.code(), Some(1));
+    assert!(err(&core).contains("wasm32-wasip2"), "{}", err(&core));
+    assert_eq!(lattice(&["inspect", "Not_a_name"]).status.code(), Some(2));
 }
 
 #[test]

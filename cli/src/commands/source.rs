@@ -163,7 +163,7 @@ fn component_alone(
 }
 
 /// `target/hello_http.wasm` to `hello-http`.
-fn name_of(path: &Path) -> Option<WorkloadName> {
+pub(super) fn name_of(path: &Path) -> Option<WorkloadName> {
     let stem = path.file_stem()?.to_str()?.to_ascii_lowercase();
     let name: String = stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     WorkloadName::new(name.trim_matches('-')).ok()

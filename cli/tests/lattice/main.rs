@@ -11,6 +11,7 @@
 mod harness;
 
 mod clients;
+mod composition;
 mod control;
 mod faults;
 mod isolation;

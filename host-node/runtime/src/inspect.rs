@@ -65,20 +65,24 @@ impl Kind {
 /// Read a component. Fails for what is not a component, and for one that is malformed or uses what no engine here has.
 /// Missing imports are no failure: see [`Inspection::missing`].
 pub fn inspect(bytes: &[u8]) -> Result<Inspection, LoadError> {
+    let (Read { imports, exports, types }, needs_concurrency) = read_any(bytes)?;
+    let needs_concurrency = needs_concurrency || imports.iter().any(|import| linker::needs_concurrency(import));
+    let missing = imports.iter().filter(|name| !linker::is_offered(name) && must_be_given(&types, name)).cloned();
+    Ok(Inspection { kind: Kind::of(&exports), missing: missing.collect(), imports, exports, needs_concurrency })
+}
+
+/// The structure of a component, and whether only the engine with concurrency takes it.
+pub(crate) fn read_any(bytes: &[u8]) -> Result<(Read, bool), LoadError> {
     match bytes.get(..8) {
         Some([b'\0', b'a', b's', b'm', ..]) if Parser::is_component(bytes) => {}
         Some([b'\0', b'a', b's', b'm', ..]) if Parser::is_core_wasm(bytes) => return Err(LoadError::CoreModule),
         _ => return Err(LoadError::NotWasm),
     }
     let [plain, concurrent] = features()?;
-    let (read, needs_concurrency) = match read(bytes, plain) {
-        Ok(read) => (read, false),
-        Err(_) => (read(bytes, concurrent)?, true),
-    };
-    let Read { imports, exports, types } = read;
-    let needs_concurrency = needs_concurrency || imports.iter().any(|import| linker::needs_concurrency(import));
-    let missing = imports.iter().filter(|name| !linker::is_offered(name) && must_be_given(&types, name)).cloned();
-    Ok(Inspection { kind: Kind::of(&exports), missing: missing.collect(), imports, exports, needs_concurrency })
+    match read(bytes, plain) {
+        Ok(read) => Ok((read, false)),
+        Err(_) => Ok((read(bytes, concurrent)?, true)),
+    }
 }
 
 /// What the two engines accept, asked of engines of the same configuration.
@@ -93,10 +97,10 @@ fn features() -> Result<[WasmFeatures; 2], LoadError> {
     FEATURES.clone().map_err(LoadError::Compile)
 }
 
-struct Read {
-    imports: Vec<String>,
-    exports: Vec<String>,
-    types: Types,
+pub(crate) struct Read {
+    pub(crate) imports: Vec<String>,
+    pub(crate) exports: Vec<String>,
+    pub(crate) types: Types,
 }
 
 fn read(bytes: &[u8], features: WasmFeatures) -> Result<Read, LoadError> {

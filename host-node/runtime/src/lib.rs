@@ -15,6 +15,7 @@
 mod admission;
 mod body;
 mod cache;
+mod capability;
 mod engine;
 mod exchange;
 mod exchange02;
@@ -28,14 +29,17 @@ mod linker;
 mod load;
 mod logs;
 mod pool;
+mod signature;
 mod unit;
 
+pub use capability::{Capability, capability};
 pub use engine::{RuntimeError, RuntimeOptions};
 pub use inspect::{Inspection, Kind, inspect};
 pub use limits::Limits;
 pub use load::{Component, LoadError, LoadStats, Runtime, admissible};
 pub use logs::{LogSink, LogStream};
 pub use pool::{Retirement, Reuse};
+pub use signature::{Interface, Signatures, signatures};
 pub use unit::{StartError, Unit, UnitConfig, UnitStats};
 
 /// A lock whose holder panicked is taken all the same: what these locks guard is whole between any two statements.

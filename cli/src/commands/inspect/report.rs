@@ -1,0 +1,316 @@
+//! What `lattice inspect` says, as data: it is what `-o json` prints, and what the other forms are drawn from. Computed
+//! from a spec and its components' bytes alone, by the code that admission and nodes use.
+
+use crate::error::Failure;
+use bytes::Bytes;
+use lattice::{
+    ctl::StatusReply,
+    id::{ComponentName, Digest, Generation, WorkloadName},
+    spec::{Requirement, WorkloadSpec},
+};
+use lattice_composer::{ComposeError, Composition, OpenImport, Part};
+use lattice_runtime::{Inspection, Interface, Kind};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A workload, taken apart.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Report {
+    pub workload: WorkloadName,
+    /// Of what is deployed only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<Generation>,
+    /// By name.
+    pub components: Vec<Component>,
+    /// Which import another component satisfies.
+    pub edges: Vec<Edge>,
+    /// What is behind the imports that are left.
+    pub bindings: Vec<Binding>,
+    /// What nodes run. Absent where the components can't be composed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub whole: Option<Whole>,
+    /// Why no node of this version can run it. Nothing if one can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Problem>,
+    /// Conditions on the nodes that may run it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<Requirement>,
+    /// Of what is deployed only: where its replicas are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<StatusReply>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Component {
+    pub name: ComponentName,
+    pub digest: Digest,
+    pub bytes: u64,
+    pub role: Role,
+    pub imports: Vec<Face>,
+    pub exports: Vec<Face>,
+}
+
+/// What a component is in the whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Its exports are those of the whole.
+    Entry,
+    /// The entry needs it.
+    Part,
+    /// Nothing needs it: it does not run.
+    Unused,
+    /// Not known, since the components can't be composed.
+    Unknown,
+}
+
+/// An import or export with its functions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Face {
+    pub name: String,
+    /// `greet: func(name: string) -> string`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub functions: Vec<String>,
+}
+
+impl Face {
+    /// The project's own interfaces are what a person looks for; those of WASI everybody has.
+    pub fn is_wasi(&self) -> bool {
+        self.name.starts_with("wasi:")
+    }
+}
+
+impl From<Interface> for Face {
+    fn from(interface: Interface) -> Self {
+        Self { name: interface.name, functions: interface.functions }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Edge {
+    pub from: ComponentName,
+    pub import: String,
+    pub to: ComponentName,
+    pub export: String,
+}
+
+/// An import that no component satisfies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Binding {
+    pub import: String,
+    /// Who asks for it.
+    pub of: Vec<ComponentName>,
+    pub to: BoundTo,
+    pub note: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BoundTo {
+    /// The node has it.
+    Host,
+    /// It can be imported; the node refuses each use.
+    Denied,
+    /// Types alone, which nobody has to have.
+    Types,
+    /// No node offers it.
+    Nothing,
+}
+
+impl BoundTo {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            BoundTo::Host => "host",
+            BoundTo::Denied => "denied",
+            BoundTo::Types => "types only",
+            BoundTo::Nothing => "nothing",
+        }
+    }
+}
+
+/// What a node runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Whole {
+    pub digest: Digest,
+    pub bytes: u64,
+    pub kind: WholeKind,
+    pub engine: Engine,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum WholeKind {
+    #[serde(rename = "wasi:http@0.2")]
+    Http02,
+    #[serde(rename = "wasi:http@0.3")]
+    Http03,
+    #[serde(rename = "wasi:cli/run")]
+    Command,
+    #[serde(rename = "library")]
+    Library,
+}
+
+impl WholeKind {
+    pub fn describe(self) -> &'static str {
+        match self {
+            WholeKind::Http02 => "answers HTTP by wasi:http 0.2",
+            WholeKind::Http03 => "answers HTTP by wasi:http 0.3",
+            WholeKind::Command => "a program with a beginning and an end",
+            WholeKind::Library => "a part for others",
+        }
+    }
+}
+
+/// Which of a node's engines runs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Engine {
+    /// Without support for async functions, streams and futures, which costs each call some time.
+    Plain,
+    Concurrent,
+}
+
+impl Engine {
+    pub fn describe(self) -> &'static str {
+        match self {
+            Engine::Plain => "plain engine (no async functions, streams or futures)",
+            Engine::Concurrent => "concurrent engine (async functions, streams or futures)",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Problem {
+    pub message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// Take a workload apart. `sources` are the bytes of its components, in the spec's order.
+pub fn report(spec: &WorkloadSpec, sources: &[Bytes]) -> anyhow::Result<Report> {
+    let mut parts: Vec<Part> = Vec::new();
+    let mut inspected: BTreeMap<ComponentName, Inspection> = BTreeMap::new();
+    let mut components = Vec::new();
+    for (i, (component, bytes)) in spec.components.iter().zip(sources).enumerate() {
+        let unreadable =
+            |error: lattice_runtime::LoadError| Failure::failed(format!("components[{i}].source: {error}"));
+        let signatures = lattice_runtime::signatures(bytes).map_err(unreadable)?;
+        inspected.insert(component.name.clone(), lattice_runtime::inspect(bytes).map_err(unreadable)?);
+        components.push(Component {
+            name: component.name.clone(),
+            digest: Digest::of(bytes),
+            bytes: bytes.len() as u64,
+            role: Role::Unknown,
+            imports: signatures.imports.into_iter().map(Face::from).collect(),
+            exports: signatures.exports.into_iter().map(Face::from).collect(),
+        });
+        parts.push(Part { name: component.name.clone(), bytes: bytes.clone() });
+    }
+    components.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut report = Report {
+        workload: spec.name.clone(),
+        generation: None,
+        components,
+        edges: Vec::new(),
+        bindings: Vec::new(),
+        whole: None,
+        problem: None,
+        requires: spec.placement.require.clone(),
+        status: None,
+    };
+    match compose(&parts, spec) {
+        Ok(composition) => describe(&mut report, &composition, &inspected)?,
+        Err(error) => report.problem = Some(Problem { message: error.to_string(), hint: Some(error.hint()) }),
+    }
+    Ok(report)
+}
+
+/// What the parts become. One alone runs as it is, whatever it exports.
+fn compose(parts: &[Part], spec: &WorkloadSpec) -> Result<Composition, ComposeError> {
+    let [only] = parts else { return lattice_composer::compose(parts, &spec.compose.links) };
+    let open = |import| OpenImport { part: only.name.clone(), import, near: Vec::new() };
+    let imports = lattice_runtime::inspect(&only.bytes).map(|inspection| inspection.imports).unwrap_or_default();
+    Ok(Composition {
+        bytes: only.bytes.clone(),
+        digest: Digest::of(&only.bytes),
+        entry: only.name.clone(),
+        graph: Vec::new(),
+        used: vec![only.name.clone()],
+        dropped: Vec::new(),
+        open: imports.into_iter().map(open).collect(),
+    })
+}
+
+fn describe(
+    report: &mut Report,
+    composition: &Composition,
+    inspected: &BTreeMap<ComponentName, Inspection>,
+) -> anyhow::Result<()> {
+    for component in &mut report.components {
+        component.role = match &component.name {
+            name if *name == composition.entry => Role::Entry,
+            name if composition.used.contains(name) => Role::Part,
+            _ => Role::Unused,
+        };
+    }
+    report.edges = composition
+        .graph
+        .iter()
+        .map(|edge| Edge {
+            from: edge.from.clone(),
+            import: edge.import.clone(),
+            to: edge.to.clone(),
+            export: edge.export.clone(),
+        })
+        .collect();
+    report.bindings = bindings(&composition.open, inspected);
+
+    let whole = lattice_runtime::inspect(&composition.bytes)
+        .map_err(|error| Failure::failed(format!("the composition can't be read: {error}")))?;
+    report.whole = Some(Whole {
+        digest: composition.digest,
+        bytes: composition.bytes.len() as u64,
+        kind: match whole.kind {
+            Kind::Http02 => WholeKind::Http02,
+            Kind::Http03 => WholeKind::Http03,
+            Kind::Command => WholeKind::Command,
+            Kind::Other => WholeKind::Library,
+        },
+        engine: if whole.needs_concurrency { Engine::Concurrent } else { Engine::Plain },
+    });
+    report.problem = lattice_runtime::admissible(whole).err().map(|error| {
+        let missing = report.bindings.iter().find(|binding| binding.to == BoundTo::Nothing);
+        let near = missing.and_then(|missing| composition.open.iter().find(|open| open.import == missing.import));
+        let near: Vec<String> = near.into_iter().flat_map(|open| &open.near).map(ToString::to_string).collect();
+        let hint =
+            (!near.is_empty()).then(|| format!("a version that does not fit is exported by {}", near.join(", ")));
+        Problem { message: error.to_string(), hint }
+    });
+    Ok(())
+}
+
+fn bindings(open: &[OpenImport], inspected: &BTreeMap<ComponentName, Inspection>) -> Vec<Binding> {
+    let mut of: BTreeMap<&str, BTreeSet<&ComponentName>> = BTreeMap::new();
+    for OpenImport { part, import, .. } in open {
+        of.entry(import).or_default().insert(part);
+    }
+    let bind = |(import, of): (&str, BTreeSet<&ComponentName>)| {
+        let is_missing = |part: &&ComponentName| {
+            inspected.get(*part).is_some_and(|inspection| inspection.missing.iter().any(|missing| missing == import))
+        };
+        let (to, note) = match lattice_runtime::capability(import) {
+            Some(capability) if capability.granted => (BoundTo::Host, capability.what),
+            Some(capability) => (BoundTo::Denied, capability.what),
+            None if of.iter().any(is_missing) => (BoundTo::Nothing, "no node offers it, and no component exports it"),
+            None => (BoundTo::Types, ""),
+        };
+        Binding { import: import.to_owned(), of: of.into_iter().cloned().collect(), to, note: note.to_owned() }
+    };
+    of.into_iter().map(bind).collect()
+}
