@@ -369,6 +369,7 @@ fn unit_config(slot: &SlotId, spec: &WorkloadSpec, logs: Arc<dyn LogSink>) -> Un
             queue: spec.limits.queue,
             body_bytes: spec.limits.body.0,
         },
+        grants: spec.grants.clone(),
         logs,
     }
 }

@@ -18,6 +18,7 @@ use lattice::{
     id::{LatticeId, NodeId, SlotId, WorkloadName},
     store::Platform,
 };
+pub use lattice_runtime::NetworkOptions;
 use lattice_runtime::{LoadError, Runtime, RuntimeError, RuntimeOptions};
 use logs::Logs;
 use prometheus_client::registry::Registry;
@@ -47,6 +48,8 @@ pub struct HostOptions {
     /// The same for class `strict`. It must end before another node may start the replica: less than the time between
     /// fence and kill. Default 500 ms.
     pub strict_drain: Duration,
+    /// What guests may reach outside, as far as it is this node's to decide.
+    pub network: NetworkOptions,
 }
 
 impl HostOptions {
@@ -59,6 +62,7 @@ impl HostOptions {
             memory_bytes_total: u64::MAX,
             drain: Duration::from_secs(20),
             strict_drain: Duration::from_millis(500),
+            network: NetworkOptions::default(),
         }
     }
 }
@@ -103,6 +107,7 @@ impl HostNode {
         let mut runtime = RuntimeOptions::new(&options.cache_dir);
         runtime.max_instances = options.max_instances;
         runtime.memory_bytes_total = options.memory_bytes_total;
+        runtime.network = options.network.clone();
         let runtime = Runtime::new(runtime)?;
         let units = Arc::<ReadyUnits>::default();
         metrics::register(metrics, units.clone(), runtime.clone());

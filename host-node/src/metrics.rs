@@ -28,13 +28,21 @@ impl std::fmt::Debug for Units {
 
 /// A counter of each unit: name, help, value.
 type Sum = (&'static str, &'static str, fn(&UnitStats) -> u64);
-const SUMS: [Sum; 6] = [
+const SUMS: [Sum; 10] = [
     ("lattice_unit_requests", "Calls of a replica, refused ones too", |stats| stats.requests),
     ("lattice_unit_refused", "Calls refused before any guest code ran", |stats| stats.refused),
     ("lattice_unit_failures", "Calls that the guest failed", |stats| stats.failures),
     ("lattice_unit_reuse_hits", "Calls that found an instance that had served before", |stats| stats.reuse_hits),
     ("lattice_unit_instances_created", "Instances made", |stats| stats.instances_created),
     ("lattice_unit_instances_retired", "Instances dropped", |stats| stats.instances_retired.values().sum()),
+    ("lattice_unit_outgoing_requests", "HTTP requests that guests sent, denied ones too", |stats| {
+        stats.network.requests
+    }),
+    ("lattice_unit_outgoing_failures", "Those without a response, denied ones not counted", |stats| {
+        stats.network.failures
+    }),
+    ("lattice_unit_outgoing_connections", "Connections opened for them", |stats| stats.network.connections),
+    ("lattice_unit_outgoing_denied", "Requests, lookups and sockets that were denied", |stats| stats.network.denied),
 ];
 
 /// A level of each unit.

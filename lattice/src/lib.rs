@@ -4,6 +4,7 @@
 //! Start at [`spec`] (what a person asks for), [`record`] (what nodes decide and observe) and [`subject`] (where it
 //! travels).
 
+pub mod address;
 pub mod ctl;
 pub mod event;
 pub mod exchange;

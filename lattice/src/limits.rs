@@ -24,6 +24,8 @@ pub const LINKS_MAX: usize = 256;
 pub const INTERFACE_BYTES_MAX: usize = 512;
 /// Routes of one workload.
 pub const ROUTES_MAX: usize = 256;
+/// Grants of one kind of one workload.
+pub const GRANTS_MAX: usize = 256;
 /// Replicas of one workload.
 pub const REPLICAS_MAX: u32 = 10_000;
 /// Environment variables or configuration entries of one component.

@@ -3,9 +3,11 @@
 //!
 //! The field docs below are the reference that people read: `docs/workload-spec.schema.json` is generated from them.
 
+pub mod grants;
 mod parse;
 mod placement;
 
+pub use grants::Grants;
 pub use parse::{SpecError, parse, parse_value, unresolved};
 pub use placement::{Requirement, RequirementError, is_label_key, is_label_value};
 
@@ -47,6 +49,9 @@ pub struct WorkloadSpec {
     /// Bounds on what one replica may use.
     #[serde(default, skip_serializing_if = "is_default")]
     pub limits: Limits,
+    /// What it may reach outside: nothing, unless it is listed. All components that are composed share these.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub grants: Grants,
     /// Which nodes may run it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub placement: Placement,
@@ -72,6 +77,7 @@ impl WorkloadSpec {
             http: HttpSpec::default(),
             reuse: Reuse::default(),
             limits: Limits::default(),
+            grants: Grants::default(),
             placement: Placement::default(),
         }
     }

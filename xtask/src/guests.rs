@@ -40,12 +40,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 10] = [
+const RUST: [&str; 12] = [
     "config",
     "echo",
     "echo02",
     "faults",
     "faults03",
+    "fetcher",
+    "fetcher03",
     "greeter",
     "hello-composed",
     "hello-http02",

@@ -15,6 +15,7 @@ use admin::{Admin, Parts};
 use anyhow::Context as _;
 use data_dir::DataDir;
 use lattice::{
+    address::{AddressPolicy, Cidr},
     id::{LatticeId, NodeId},
     limits::LABELS_MAX,
     record::Capacity,
@@ -22,7 +23,7 @@ use lattice::{
     units::{Bytes, Millis},
 };
 use lattice_control_plane::{ControlPlane, ControlPlaneError, NodeOptions, Timing};
-use lattice_host_node::{HostNode, HostOptions};
+use lattice_host_node::{HostNode, HostOptions, NetworkOptions};
 use lattice_router::{Router, RouterOptions};
 pub use machine::memory;
 use prometheus_client::registry::Registry;
@@ -81,6 +82,12 @@ pub struct Args {
     /// Replicas that it takes at a time
     #[arg(long, default_value_t = 256, value_name = "N")]
     slots: u32,
+    /// Addresses beyond the public internet that guests with a grant may reach, such as 10.1.0.0/16. Repeat it for more
+    #[arg(long, env = "LATTICE_ALLOW_EGRESS", value_delimiter = ',', value_name = "CIDR")]
+    allow_egress: Vec<Cidr>,
+    /// Certificate authorities that guests' requests trust beside the system's, in PEM
+    #[arg(long, env = "LATTICE_EGRESS_CA", value_name = "FILE")]
+    egress_ca: Option<PathBuf>,
     /// How fast failures are noticed; the same on all nodes of a lattice
     #[arg(long, value_enum, default_value_t, value_name = "PRESET")]
     timing: TimingPreset,
@@ -141,6 +148,16 @@ fn labels(given: &[(String, String)]) -> anyhow::Result<BTreeMap<String, String>
         return Err(Failure::usage(format!("{} labels; at most {LABELS_MAX} are allowed", labels.len())).into());
     }
     Ok(labels)
+}
+
+/// What this node's guests may reach beyond what their grants say.
+fn network(args: &Args) -> anyhow::Result<NetworkOptions> {
+    let mut network = NetworkOptions { addresses: AddressPolicy::new(args.allow_egress.clone()), ..Default::default() };
+    if let Some(file) = &args.egress_ca {
+        let read = std::fs::read(file);
+        network.authorities_pem = read.with_context(|| Failure::usage(format!("can't read {}", file.display())))?;
+    }
+    Ok(network)
 }
 
 fn start_logging(args: &Args) -> anyhow::Result<()> {
@@ -219,6 +236,7 @@ async fn serve(args: Args, context: &Context, control_thread: &Handle) -> anyhow
     // What can be wrong here is found before anything is joined.
     let settings = connection::resolve(&context.nats, &Surroundings::of_process())?;
     let labels = labels(&args.labels)?;
+    let network = network(&args)?;
     let dir = args.data.clone().or_else(|| default_data_dir(&context.lattice)).ok_or_else(|| {
         Failure::usage("there is no home directory for the node's data").hint("name a directory: --data DIR")
     })?;
@@ -267,6 +285,7 @@ async fn serve(args: Args, context: &Context, control_thread: &Handle) -> anyhow
     let mut host = HostOptions::new(context.lattice.clone(), node.clone(), data.part("code"));
     host.drain = host.drain.min(leave);
     host.memory_bytes_total = options.capacity.memory;
+    host.network = network;
     let timing = Timing::from(args.timing);
     host.strict_drain = (timing.kill - timing.fence) / 2;
     let host = HostNode::new(host, data_platform.clone(), &mut metrics).context("can't start the host")?;

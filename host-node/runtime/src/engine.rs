@@ -1,6 +1,7 @@
 //! The two engines and the thread that ticks them. What is switched on or off here is part of the compatibility hash,
 //! so a change makes all cached code be compiled again.
 
+use crate::network::NetworkOptions;
 use std::{
     path::PathBuf,
     sync::mpsc::{self, RecvTimeoutError},
@@ -29,6 +30,8 @@ pub struct RuntimeOptions {
     pub max_memory_bytes: u64,
     /// Largest component that is compiled. Default 128 MiB.
     pub component_bytes_max: u64,
+    /// What guests may reach outside, as far as it is this node's to decide.
+    pub network: NetworkOptions,
 }
 
 impl RuntimeOptions {
@@ -40,6 +43,7 @@ impl RuntimeOptions {
             memory_bytes_total: u64::MAX,
             max_memory_bytes: lattice::limits::INSTANCE_MEMORY_BYTES_MAX,
             component_bytes_max: 128 << 20,
+            network: NetworkOptions::default(),
         }
     }
 }
@@ -55,6 +59,8 @@ pub enum RuntimeError {
         #[source]
         source: std::io::Error,
     },
+    #[error("the certificate authorities for outgoing requests: {0}")]
+    Authorities(String),
 }
 
 /// Two engines, since support for concurrency costs each call of a 0.2 component about 3 µs of 15.

@@ -1,10 +1,11 @@
 //! What belongs to one instance on our side: its WASI contexts, its handles, its limits. Everything a guest is not
-//! given here it does not have: no files, no sockets, no requests of its own, an empty stdin.
+//! given here it does not have: no files, no sockets, no requests but those that are granted, an empty stdin.
 
 use crate::{
     identity::Identity,
     limits::{CpuMeter, Limits, MemoryLimiter, NodeMemory},
     logs::GuestLog,
+    network::Network,
     unit::Blueprint,
 };
 use std::sync::{Arc, LazyLock};
@@ -66,7 +67,7 @@ pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>, memory: Arc<Nod
         identity: Identity { workload: blueprint.config.workload.clone(), replica: blueprint.config.replica },
         wasi: wasi.build(),
         http,
-        hooks: Hooks,
+        hooks: Hooks { network: blueprint.network.clone() },
     };
     let mut store = Store::new(blueprint.component.engine(), host);
     store.set_hostcall_fuel(CALL_BYTES_MAX);
@@ -87,7 +88,9 @@ impl WasiHttpView for Host {
     }
 }
 
-struct Hooks;
+struct Hooks {
+    network: Arc<Network>,
+}
 
 /// One for all: it is asked for by each request.
 static FORBIDDEN: LazyLock<ForbiddenHeaderFilter> =
@@ -104,13 +107,22 @@ impl WasiHttpHooks for Hooks {
         FORBIDDEN.clone()
     }
 
-    /// A guest may send requests only where that was granted to it, and nothing grants it here.
+    /// The client writes it, from what was judged.
+    fn set_host_header(&mut self) -> bool {
+        false
+    }
+
+    /// The response ends with its body, and what the guest says of how it read it interests nobody.
     fn send_request(
         &mut self,
-        _: http::Request<WasiBody>,
-        _: Option<RequestOptions>,
+        request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
         _: Sending,
     ) -> Box<dyn Future<Output = Result<(http::Response<WasiBody>, Sending), Error>> + Send> {
-        Box::new(std::future::ready(Err(Error::HttpRequestDenied)))
+        let sending = self.network.clone().send(request, options);
+        Box::new(async move {
+            let response = sending.await?;
+            Ok((response, Box::new(std::future::ready(Ok(()))) as Sending))
+        })
     }
 }

@@ -7,6 +7,8 @@ use crate::{
     inspect::{self, Inspection, Kind},
     limits::NodeMemory,
     linker, lock,
+    network::{Network, NodeNetwork},
+    unit::UnitConfig,
 };
 use bytes::Bytes;
 use lattice::id::Digest;
@@ -42,6 +44,7 @@ struct RuntimeInner {
     /// One for each instance. A pool counts its places as well, but each engine has one of its own, or none.
     places: Arc<Semaphore>,
     memory: Arc<NodeMemory>,
+    network: Arc<NodeNetwork>,
     compiled: AtomicU64,
     from_disk: AtomicU64,
 }
@@ -135,6 +138,7 @@ impl Runtime {
             max_memory_bytes: options.max_memory_bytes,
             places: Arc::new(Semaphore::new((options.max_instances as usize).clamp(1, Semaphore::MAX_PERMITS))),
             memory: NodeMemory::new(options.memory_bytes_total),
+            network: NodeNetwork::new(&options.network).map_err(RuntimeError::Authorities)?,
             compiled: AtomicU64::new(0),
             from_disk: AtomicU64::new(0),
         })))
@@ -190,6 +194,12 @@ impl Runtime {
 
     pub(crate) fn memory(&self) -> &Arc<NodeMemory> {
         &self.0.memory
+    }
+
+    /// What the guests of one unit reach outside.
+    pub(crate) fn network(&self, config: &UnitConfig) -> Arc<Network> {
+        let name = format!("{}.{}", config.workload, config.replica);
+        Network::new(self.0.network.clone(), config.grants.clone(), name, config.logs.clone())
     }
 
     /// A place for one more instance, if there is one.

@@ -8,12 +8,14 @@ use crate::{
     limits::{CpuMeter, Limits},
     load::{Component, Pre, Runtime},
     logs::{LogGate, LogSink},
+    network::{Network, NetworkStats},
     pool::{Guest, Instance, Pool, Retirement, Reuse},
 };
 use http_body::Body as _;
 use lattice::{
     http::{BodyError, CallError, Request, Response},
     id::WorkloadName,
+    spec::Grants,
 };
 use std::{
     collections::BTreeMap,
@@ -37,6 +39,8 @@ pub struct UnitConfig {
     pub config: BTreeMap<String, String>,
     pub reuse: Reuse,
     pub limits: Limits,
+    /// What the guest may reach outside. Default nothing.
+    pub grants: Grants,
     /// Where the guest's stdout and stderr go.
     pub logs: Arc<dyn LogSink>,
 }
@@ -77,6 +81,8 @@ pub struct UnitStats {
     pub strikes: u64,
     /// Why instances are no longer kept, though the configuration says so.
     pub reuse_disabled: Option<String>,
+    /// What guests did outside.
+    pub network: NetworkStats,
 }
 
 /// Running instances of a component. Dropping it ends them and what they are doing.
@@ -89,12 +95,13 @@ impl Unit {
         let memory_bytes = config.limits.memory_bytes.min(runtime.max_memory_bytes());
         let limits = Arc::new(Limits { memory_bytes, ..config.limits.clone() });
         let turns = config.limits.concurrency.min(config.reuse.max_instances);
+        let network = runtime.network(&config);
         let inner = Arc::new(Inner {
             admission: Admission::new(turns, config.limits.queue),
             pool: Pool::new(config.reuse.clone()),
             stop: CancellationToken::new(),
             counters: Counters::default(),
-            blueprint: Blueprint { component, limits, logs: LogGate::new(config.logs.clone()), config },
+            blueprint: Blueprint { component, limits, logs: LogGate::new(config.logs.clone()), network, config },
             runtime: runtime.clone(),
         });
         for _ in 0..inner.pool.cold().max(1) {
@@ -138,6 +145,7 @@ impl Unit {
             instances_retired: pool.retired(),
             strikes: counters.strikes.load(Relaxed),
             reuse_disabled: pool.off().map(str::to_owned),
+            network: self.0.blueprint.network.stats(),
         }
     }
 
@@ -170,6 +178,7 @@ pub(crate) struct Blueprint {
     pub(crate) config: UnitConfig,
     pub(crate) limits: Arc<Limits>,
     pub(crate) logs: Arc<LogGate>,
+    pub(crate) network: Arc<Network>,
 }
 
 pub(crate) struct Inner {

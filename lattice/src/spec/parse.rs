@@ -3,8 +3,8 @@
 
 use super::{Reuse, Source, WorkloadSpec, placement};
 use crate::limits::{
-    COMPONENTS_MAX, ENTRIES_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, QUEUE_MAX,
-    REPLICAS_MAX, REQUIREMENTS_MAX, ROUTES_MAX, SPEC_BYTES_MAX, SPEC_DEPTH_MAX, WALL_MAX,
+    COMPONENTS_MAX, ENTRIES_MAX, GRANTS_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX,
+    QUEUE_MAX, REPLICAS_MAX, REQUIREMENTS_MAX, ROUTES_MAX, SPEC_BYTES_MAX, SPEC_DEPTH_MAX, WALL_MAX,
 };
 use serde_json::Value;
 
@@ -225,6 +225,13 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
         let most = crate::units::Bytes(INSTANCE_MEMORY_BYTES_MAX);
         return Err(SpecError::new("limits.memory", format!("{} is more than {most}", limits.memory)));
     }
+    for (field, count) in
+        [("grants.http-out", spec.grants.http_out.len()), ("grants.connect", spec.grants.connect.len())]
+    {
+        if count > GRANTS_MAX {
+            return Err(SpecError::new(field, format!("at most {GRANTS_MAX} grants are allowed")));
+        }
+    }
     for (i, requirement) in spec.placement.require.iter().enumerate() {
         if !placement::is_label_key(requirement.key()) {
             return Err(SpecError::new(format!("placement.require[{i}]"), "bad label key"));
@@ -378,6 +385,20 @@ mod tests {
         refuse(&with(&twice), "compose.links[1]", "linked twice");
         refuse(&with("{from: a, to: b}"), "compose.links[0]", "missing field `import`");
         refuse(&format!("{two}compose: {{link: []}}"), "compose.link", "unknown field");
+    }
+
+    #[test]
+    fn a_bad_grant_is_named() {
+        let with = |grants: &str| format!("{SMALLEST}grants: {grants}\n");
+        let spec = parse(with("{http-out: ['https://A.test'], connect: ['tcp://db.test:5432']}").as_bytes()).unwrap();
+        assert_eq!(spec.grants.http_out.first().unwrap().to_string(), "https://a.test");
+        assert_eq!(parse(&serde_json::to_vec(&spec).unwrap()).unwrap(), spec);
+        refuse(&with("{http-out: ['https://a.test', 'a.test']}"), "grants.http-out[1]", "not a grant of HTTP");
+        refuse(&with("{http-out: ['https://bücher.test']}"), "grants.http-out[0]", "punycode");
+        refuse(&with("{connect: ['tcp://db.test']}"), "grants.connect[0]", "needs a port");
+        refuse(&with("{http: []}"), "grants.http", "unknown field");
+        let many = vec!["https://a.test"; GRANTS_MAX + 1].join(", ");
+        refuse(&with(&format!("{{http-out: [{many}]}}")), "grants.http-out", "at most");
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod cache;
 mod exchange;
 mod faults;
 mod load;
+mod network;
 mod reuse;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use http_body_util::BodyExt as _;
 use lattice::{
     http::{Body, CallError, Request},
     id::{Digest, WorkloadName},
+    spec::Grants,
 };
 use lattice_runtime::{Component, Limits, LogSink, LogStream, Reuse, Runtime, RuntimeOptions, Unit, UnitConfig};
 use std::{
@@ -73,6 +75,7 @@ fn config() -> UnitConfig {
         config: [("currency".to_owned(), "eur".to_owned())].into(),
         reuse: Reuse::default(),
         limits: Limits { wall: Duration::from_secs(60), cpu: Duration::from_secs(30), ..Limits::default() },
+        grants: Grants::default(),
         logs: Arc::new(Kept::default()),
     }
 }

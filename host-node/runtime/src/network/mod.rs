@@ -1,0 +1,163 @@
+//! What guests reach outside of their instance: HTTP requests, sockets, and the private loopback of their replica. Denied
+//! unless granted; what is granted leads to public addresses, or to those that the node's operator allows.
+//!
+//! Two judgements, and both must be passed by what is really used. The *grants* of the workload are about names
+//! (`lattice/src/spec/grants.rs`); the *address policy* of the node is about addresses (`lattice/src/address.rs`). A name is
+//! resolved once, its addresses are judged, and a connection goes to one that was: a name that answers differently the
+//! second time is never asked a second time.
+//!
+//! Start at [`Network`], one for each replica and set of grants. `client.rs` sends HTTP requests, `connect.rs` opens their
+//! connections, `loopback.rs` is the private loopback.
+
+mod body;
+mod client;
+mod connect;
+mod denial;
+mod failure;
+mod loopback;
+mod resolve;
+mod stream;
+mod tls;
+
+pub use resolve::{Lookup, LookupError, Resolver, SystemResolver};
+
+use crate::{logs::LogSink, network::denial::Denials};
+use connect::Connector;
+use hyper_util::client::legacy::Client;
+use lattice::{address::AddressPolicy, spec::Grants};
+use loopback::Loopback;
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+use tls::Tls;
+use tokio::sync::Semaphore;
+use wasmtime_wasi_http::WasiBody;
+
+/// Connections of HTTP clients that a node has open at a time, idle ones too.
+const NODE_CONNECTIONS_MAX: usize = 8192;
+/// Connections of one replica's HTTP client, idle ones too.
+const CONNECTIONS_MAX: usize = 512;
+/// Requests of one replica under way at a time, until the end of the response's body. One more fails.
+const REQUESTS_MAX: usize = 256;
+/// Names that a node looks up at a time: each takes a thread for as long as the system's resolver likes.
+const NODE_LOOKUPS_MAX: usize = 64;
+/// Names that one replica looks up at a time, so that none takes all of the node's.
+const LOOKUPS_MAX: usize = 8;
+
+/// What the operator of a node decides about all guests' requests and sockets.
+#[derive(Debug, Clone)]
+pub struct NetworkOptions {
+    /// Which addresses beyond the public internet may be reached. Default none.
+    pub addresses: AddressPolicy,
+    /// Certificate authorities to trust beside the system's, in PEM. Default none.
+    pub authorities_pem: Vec<u8>,
+    /// Who turns names into addresses. Default the system.
+    pub resolver: Arc<dyn Resolver>,
+}
+
+impl Default for NetworkOptions {
+    fn default() -> Self {
+        Self { addresses: AddressPolicy::default(), authorities_pem: Vec::new(), resolver: Arc::new(SystemResolver) }
+    }
+}
+
+/// What all networks of a node share.
+pub(crate) struct NodeNetwork {
+    addresses: AddressPolicy,
+    resolver: Arc<dyn Resolver>,
+    tls: Tls,
+    connections: Arc<Semaphore>,
+    lookups: Arc<Semaphore>,
+}
+
+impl NodeNetwork {
+    /// Fails where the operator's certificates cannot be read.
+    pub(crate) fn new(options: &NetworkOptions) -> Result<Arc<Self>, String> {
+        Ok(Arc::new(Self {
+            addresses: options.addresses.clone(),
+            resolver: options.resolver.clone(),
+            tls: Tls::new(&options.authorities_pem)?,
+            connections: Arc::new(Semaphore::new(NODE_CONNECTIONS_MAX)),
+            lookups: Arc::new(Semaphore::new(NODE_LOOKUPS_MAX)),
+        }))
+    }
+}
+
+/// What one replica did outside, since its start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NetworkStats {
+    /// HTTP requests that guests sent, denied ones too.
+    pub requests: u64,
+    /// Those without a response, denied ones not counted.
+    pub failures: u64,
+    /// Connections that were opened for them.
+    pub connections: u64,
+    /// Requests, lookups and sockets that no grant covers or whose address may not be reached.
+    pub denied: u64,
+}
+
+#[derive(Default)]
+struct Counters {
+    requests: AtomicU64,
+    failures: AtomicU64,
+    connections: AtomicU64,
+}
+
+/// What the guests of one replica reach, by one set of grants. Parts of a replica with other grants have another one,
+/// which shares the private loopback: [`Network::with_grants`].
+pub(crate) struct Network {
+    grants: Grants,
+    node: Arc<NodeNetwork>,
+    loopback: Arc<Loopback>,
+    client: Client<Connector, WasiBody>,
+    requests: Arc<Semaphore>,
+    counters: Arc<Counters>,
+    denials: Arc<Denials>,
+}
+
+impl Network {
+    /// `name` is the replica's, for the node's log; the workload's own log gets a line about what is denied, too.
+    pub(crate) fn new(node: Arc<NodeNetwork>, grants: Grants, name: String, logs: Arc<dyn LogSink>) -> Arc<Self> {
+        Self::assemble(node, grants, Arc::default(), Arc::default(), Arc::new(Denials::new(name, logs)))
+    }
+
+    /// For a part of the same replica.
+    #[allow(dead_code, reason = "parts with grants of their own are started by whoever links them")]
+    pub(crate) fn with_grants(&self, grants: Grants) -> Arc<Self> {
+        let (loopback, counters) = (self.loopback.clone(), self.counters.clone());
+        Self::assemble(self.node.clone(), grants, loopback, counters, self.denials.clone())
+    }
+
+    fn assemble(
+        node: Arc<NodeNetwork>,
+        grants: Grants,
+        loopback: Arc<Loopback>,
+        counters: Arc<Counters>,
+        denials: Arc<Denials>,
+    ) -> Arc<Self> {
+        let connector = Connector::new(node.clone(), loopback.clone(), counters.clone(), denials.clone());
+        let client = client::new(connector);
+        let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
+        Arc::new(Self { grants, node, loopback, client, requests, counters, denials })
+    }
+
+    pub(crate) fn stats(&self) -> NetworkStats {
+        let Counters { requests, failures, connections } = &*self.counters;
+        NetworkStats {
+            requests: requests.load(Relaxed),
+            failures: failures.load(Relaxed),
+            connections: connections.load(Relaxed),
+            denied: self.denials.count(),
+        }
+    }
+}
+
+impl fmt::Debug for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Network({:?})", self.grants)
+    }
+}
