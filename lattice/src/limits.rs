@@ -26,6 +26,8 @@ pub const INTERFACE_BYTES_MAX: usize = 512;
 pub const ROUTES_MAX: usize = 256;
 /// Grants of one kind of one workload.
 pub const GRANTS_MAX: usize = 256;
+/// Schedules of one workload.
+pub const SCHEDULES_MAX: usize = 16;
 /// Replicas of one workload.
 pub const REPLICAS_MAX: u32 = 10_000;
 /// Environment variables or configuration entries of one component.

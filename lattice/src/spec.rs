@@ -4,12 +4,16 @@
 //! The field docs below are the reference that people read: `docs/workload-spec.schema.json` is generated from them.
 
 pub mod grants;
+mod cron;
 mod parse;
 mod placement;
+mod schedule;
 
 pub use grants::Grants;
+pub use cron::{Cron, Zone};
 pub use parse::{SpecError, parse, parse_value, unresolved};
 pub use placement::{Requirement, RequirementError, is_label_key, is_label_value};
+pub use schedule::{RequestPath, ScheduleSpec};
 
 use crate::{
     id::{ComponentName, Digest, WorkloadName},
@@ -43,6 +47,10 @@ pub struct WorkloadSpec {
     /// How HTTP reaches the workload.
     #[serde(default, skip_serializing_if = "is_default")]
     pub http: HttpSpec,
+    /// Requests that the lattice itself sends to the workload, by the clock.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub schedule: Vec<ScheduleSpec>,
     /// Reuse of instances over requests. `off` gives each request a fresh instance.
     #[serde(default, skip_serializing_if = "is_default")]
     pub reuse: Reuse,
@@ -75,6 +83,7 @@ impl WorkloadSpec {
             components: vec![component],
             compose: ComposeSpec::default(),
             http: HttpSpec::default(),
+            schedule: Vec::new(),
             reuse: Reuse::default(),
             limits: Limits::default(),
             grants: Grants::default(),
@@ -375,6 +384,9 @@ macro_rules! text_form {
 text_form!(HostPattern, "hello.test");
 text_form!(PathPrefix, "/api");
 text_form!(Requirement, "zone in (eu-1, eu-2)");
+text_form!(Cron, "*/5 * * * *");
+text_form!(Zone, "Europe/Berlin");
+text_form!(RequestPath, "/tick");
 
 /// Reuse of instances: several times the throughput of one instance a request. A guest then sees many requests in one
 /// life; what it keeps in memory stays until the instance is retired.

@@ -1,7 +1,7 @@
 //! Text to `WorkloadSpec`: strict, with errors that name the field path and the remedy. A stranger's input arrives
 //! here, so size and depth are bounded before anything is built.
 
-use super::{Reuse, Source, WorkloadSpec, placement};
+use super::{Reuse, Source, WorkloadSpec, placement, schedule};
 use crate::limits::{
     COMPONENTS_MAX, ENTRIES_MAX, GRANTS_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX,
     QUEUE_MAX, REPLICAS_MAX, REQUIREMENTS_MAX, ROUTES_MAX, SPEC_BYTES_MAX, SPEC_DEPTH_MAX, WALL_MAX,
@@ -179,6 +179,7 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
             return Err(SpecError::new(format!("http.routes[{i}].timeout"), "must be longer than zero"));
         }
     }
+    schedule::check(&spec.schedule)?;
     if let Reuse::On(reuse) = &spec.reuse {
         if reuse.requests == 0 {
             return Err(

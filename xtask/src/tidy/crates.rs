@@ -42,7 +42,7 @@ pub(super) const PURE: [(&str, &str); 5] = [
 
 /// What pure crates may use: none of these has a clock, a socket, a thread or a generator of randomness that is used
 /// without being called for.
-const PURE_LIBRARIES: [&str; 19] = [
+const PURE_LIBRARIES: [&str; 20] = [
     "bytes",
     "futures-channel",
     "futures-core",
@@ -50,6 +50,7 @@ const PURE_LIBRARIES: [&str; 19] = [
     "http-body",
     "http-body-util",
     "humantime",
+    "jiff",
     "lattice",
     "schemars",
     "semver",
