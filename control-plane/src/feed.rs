@@ -5,7 +5,7 @@ use crate::{NodeOptions, events::Events, memory::Memory, session::Member};
 use futures_util::StreamExt as _;
 use lattice::{
     event::EventKind,
-    record::{DecodeError, Key, Record as _, SpecRecord},
+    record::{DecodeError, Key, Record as _, SpecRecord, Ticks},
     store::{Bucket, FeedItem, Items, Platform, Precondition, Snapshot, StoreError},
     view::{Applied, Corrupt, LatticeView},
 };
@@ -170,6 +170,19 @@ impl Feed {
                         None => writes.push((key, known.record.encode(), Precondition::Absent)),
                         Some(older) if known.record.holder == me && older.revision < known.revision => {
                             writes.push((key, known.record.encode(), Precondition::At(older.revision)));
+                        }
+                        Some(_) => {}
+                    }
+                }
+                // Whoever knows the most: what is settled must not fire again.
+                for (workload, known) in &view.ticks {
+                    let key = Key::Cron(workload.clone()).to_string();
+                    match entry(&key).map(|entry| (entry.revision, Ticks::decode(&entry.value))) {
+                        None => writes.push((key, known.record.encode(), Precondition::Absent)),
+                        Some((revision, Ok(there)))
+                            if there.uid == known.record.uid && there.latest() < known.record.latest() =>
+                        {
+                            writes.push((key, known.record.encode(), Precondition::At(revision)));
                         }
                         Some(_) => {}
                     }

@@ -5,13 +5,14 @@
 //! host's, behind [`lattice::host::Host`]) nor how HTTP travels.
 //!
 //! Start at [`ControlPlane::run`]; then `feed.rs` (how the view is kept), `session.rs` (being alive), `reconcile.rs`
-//! (claims), `admission/` (what people ask).
+//! (claims), `scheduler.rs` (ticks), `admission/` (what people ask).
 
 mod admission;
 mod events;
 mod feed;
 mod memory;
 mod reconcile;
+mod scheduler;
 mod session;
 
 use admission::Admission;
@@ -23,10 +24,12 @@ use lattice::{
     id::{LatticeId, NodeId},
     record::Capacity,
     store::{Connection, Platform},
+    trigger::Trigger,
     view::LatticeView,
 };
 use memory::Memory;
 use reconcile::Reconciler;
+use scheduler::Scheduler;
 use session::Member;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::watch;
@@ -151,8 +154,9 @@ impl ControlPlane {
         self.health.subscribe()
     }
 
-    /// Be a node until `stop`, then hand over, drain and leave. Returns when nothing of this node runs any more.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), ControlPlaneError> {
+    /// Be a node until `stop`, then hand over, drain and leave. `trigger` delivers the ticks of schedules. Returns when
+    /// nothing of this node runs any more.
+    pub async fn run(self, trigger: Arc<dyn Trigger>, stop: CancellationToken) -> Result<(), ControlPlaneError> {
         let Self { options, platform, host, inspect, view, health } = self;
         let events = Events::new(&options, &platform);
         let memory = Memory::open(options.data_dir.as_deref()).await?;
@@ -163,6 +167,14 @@ impl ControlPlane {
         let feed = Feed::new(&options, &platform, &events, memory, member.clone(), view.clone());
         let resync = feed.resync_requests();
         let admission = Admission::new(options.clone(), platform.clone(), events.clone(), inspect, view.subscribe());
+        let scheduler = Scheduler::new(
+            options.clone(),
+            platform.clone(),
+            events.clone(),
+            member.clone(),
+            view.subscribe(),
+            trigger,
+        );
         let reconciler = Reconciler::new(
             options.clone(),
             platform.clone(),
@@ -180,7 +192,7 @@ impl ControlPlane {
                 () = feed.run() => Ok(()),
                 () = admission.run() => Ok(()),
                 () = report_health(&platform, &member, view.subscribe(), &health) => Ok(()),
-                () = reconciler.run(stop.clone()) => Ok(()),
+                ((), ()) = async { tokio::join!(reconciler.run(stop.clone()), scheduler.run(stop.clone())) } => Ok(()),
             }
         };
         let result = work.await;

@@ -8,8 +8,8 @@ pub use composed::{Composed, ComposedEdge};
 use crate::{
     event::CloudEvent,
     id::{Digest, Generation, NodeId, Revision, WorkloadName},
-    record::{Phase, Session},
-    spec::{SpecError, WorkloadSpec},
+    record::{Outcome, Phase, Session},
+    spec::{ScheduleSpec, SpecError, WorkloadSpec},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -226,6 +226,31 @@ pub struct StatusReply {
     pub replicas: u32,
     pub ready: u32,
     pub slots: Vec<SlotStatus>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schedules: Vec<ScheduleStatus>,
+}
+
+/// Where a schedule is. Times are RFC 3339 in UTC.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct ScheduleStatus {
+    pub schedule: ScheduleSpec,
+    /// The next tick; none while the workload is scaled to none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<LastFiring>,
+}
+
+/// The last tick that a node took.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct LastFiring {
+    pub tick: String,
+    pub node: NodeId,
+    /// None while it is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

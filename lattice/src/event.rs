@@ -24,6 +24,12 @@ pub enum EventKind {
     SlotReady,
     SlotFailed,
     SlotReleased,
+    /// A tick of a schedule was answered.
+    ScheduleFired,
+    /// A tick was answered with an error, or not at all.
+    ScheduleFailed,
+    /// Ticks that no node took in time, or whose node was lost.
+    ScheduleMissed,
     /// A record that does not parse was found.
     RecordCorrupt,
     /// The store went back in time or was made anew.
@@ -43,6 +49,9 @@ impl EventKind {
             EventKind::SlotReady => "slot-ready",
             EventKind::SlotFailed => "slot-failed",
             EventKind::SlotReleased => "slot-released",
+            EventKind::ScheduleFired => "schedule-fired",
+            EventKind::ScheduleFailed => "schedule-failed",
+            EventKind::ScheduleMissed => "schedule-missed",
             EventKind::RecordCorrupt => "record-corrupt",
             EventKind::StoreRegressed => "store-regressed",
         }

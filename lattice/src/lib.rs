@@ -19,6 +19,7 @@ pub mod store;
 pub mod subject;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod trigger;
 pub mod units;
 pub mod view;
 

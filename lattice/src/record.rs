@@ -2,6 +2,10 @@
 //! A record of a newer minor schema may carry fields that we do not know: they are ignored, never refused. A record that
 //! does not parse is *corrupt*, which is not the same as absent: see [`crate::view`].
 
+mod ticks;
+
+pub use ticks::{Firing, Outcome, Settled, Ticks};
+
 use crate::{
     id::{Digest, Generation, Incarnation, NodeId, SlotId, WorkloadName},
     limits::{MESSAGE_BYTES_MAX, one_line},
@@ -58,13 +62,14 @@ pub enum Key {
     Spec(WorkloadName),
     Session(NodeId),
     Slot(SlotId),
+    Cron(WorkloadName),
 }
 
 impl Key {
     pub fn bucket(&self) -> Bucket {
         match self {
             Key::Spec(_) => Bucket::Specs,
-            Key::Session(_) | Key::Slot(_) => Bucket::State,
+            Key::Session(_) | Key::Slot(_) | Key::Cron(_) => Bucket::State,
         }
     }
 
@@ -74,6 +79,7 @@ impl Key {
             Bucket::State => match text.split_once('.')? {
                 ("session", rest) => NodeId::new(rest).ok().map(Key::Session),
                 ("slot", rest) => rest.parse().ok().map(Key::Slot),
+                ("cron", rest) => WorkloadName::new(rest).ok().map(Key::Cron),
                 _ => None,
             },
         }
@@ -86,6 +92,7 @@ impl std::fmt::Display for Key {
             Key::Spec(name) => write!(f, "spec.{name}"),
             Key::Session(node) => write!(f, "session.{node}"),
             Key::Slot(slot) => write!(f, "slot.{slot}"),
+            Key::Cron(name) => write!(f, "cron.{name}"),
         }
     }
 }
@@ -275,10 +282,11 @@ mod tests {
             Key::Spec(WorkloadName::new("hello").unwrap()),
             Key::Session(NodeId::new("n1").unwrap()),
             Key::Slot("hello.3".parse().unwrap()),
+            Key::Cron(WorkloadName::new("hello").unwrap()),
         ] {
             assert_eq!(Key::parse(key.bucket(), &key.to_string()), Some(key));
         }
-        for bad in ["slot.hello", "slot.Hello.1", "session.a.b", "other.x", "", "slot.hello.01"] {
+        for bad in ["slot.hello", "slot.Hello.1", "cron.hello.0", "session.a.b", "other.x", "", "slot.hello.01"] {
             assert_eq!(Key::parse(Bucket::State, bad), None, "{bad}");
         }
     }

@@ -3,7 +3,7 @@
 
 use crate::{
     id::{NodeId, Revision, SlotId, WorkloadName},
-    record::{DecodeError, Holder, Key, Record, Session, Slot, SpecRecord},
+    record::{DecodeError, Holder, Key, Record, Session, Slot, SpecRecord, Ticks},
     store::{Bucket, Change, Snapshot},
 };
 use std::{
@@ -41,6 +41,8 @@ pub struct LatticeView {
     pub specs: BTreeMap<WorkloadName, Arc<Versioned<SpecRecord>>>,
     pub sessions: BTreeMap<NodeId, Versioned<Session>>,
     pub slots: BTreeMap<SlotId, Versioned<Slot>>,
+    /// Of workloads that have schedules.
+    pub ticks: BTreeMap<WorkloadName, Versioned<Ticks>>,
     /// Keys (as text) whose record does not parse.
     pub corrupt: BTreeMap<String, Corrupt>,
     pub seen: BTreeMap<Bucket, Seen>,
@@ -68,6 +70,7 @@ impl LatticeView {
             Bucket::State => {
                 self.sessions.retain(|node, _| is_there(Key::Session(node.clone())));
                 self.slots.retain(|slot, _| is_there(Key::Slot(slot.clone())));
+                self.ticks.retain(|name, _| is_there(Key::Cron(name.clone())));
             }
         }
         self.corrupt.retain(|_, corrupt| corrupt.bucket != bucket);
@@ -124,6 +127,13 @@ impl LatticeView {
             }
             (Key::Slot(slot), Some(bytes)) => Slot::decode(bytes).map(|record| {
                 self.slots.insert(slot, Versioned { record, revision });
+            }),
+            (Key::Cron(name), None) => {
+                self.ticks.remove(&name);
+                Ok(())
+            }
+            (Key::Cron(name), Some(bytes)) => Ticks::decode(bytes).map(|record| {
+                self.ticks.insert(name, Versioned { record, revision });
             }),
         };
         if let Err(error) = outcome {

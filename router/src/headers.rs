@@ -6,6 +6,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{CONNECTION, EXPECT, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE},
 };
+use lattice::trigger::{HEADER_SCHEDULE, HEADER_TICK};
 use std::{net::IpAddr, str::FromStr};
 
 /// The node whose instance answered.
@@ -116,6 +117,9 @@ pub(crate) fn to_component(headers: &mut HeaderMap, client: Client<'_>) -> bool 
         }
         headers.remove(FORWARDED);
     }
+    for name in [HEADER_SCHEDULE, HEADER_TICK] {
+        headers.remove(name);
+    }
     let address = client.address.to_canonical();
     let https = headers.get(X_FORWARDED_PROTO).is_some_and(|proto| proto.as_bytes() == b"https");
     let proto = if https { "https" } else { "http" };
@@ -207,6 +211,8 @@ mod tests {
             ("forwarded", "for=1.1.1.1"),
             ("host", "old.test"),
             ("expect", "100-continue"),
+            (HEADER_SCHEDULE, "* * * * * UTC"),
+            (HEADER_TICK, "2026-11-22T14:00:00Z"),
         ];
         let client = Client { address: "::ffff:9.9.9.9".parse().unwrap(), trusted: false, host: "h.test:8080" };
         let mut headers = map(&sent);
@@ -226,6 +232,8 @@ mod tests {
         assert_eq!(headers["forwarded"], "for=1.1.1.1, for=\"[::1]\";host=\"h.test:8080\";proto=https");
         assert_eq!(headers["x-forwarded-host"], "evil.test");
         assert_eq!(headers["host"], "h.test:8080");
+        // These are the lattice's alone.
+        assert!(!headers.contains_key(HEADER_SCHEDULE) && !headers.contains_key(HEADER_TICK));
     }
 
     #[test]

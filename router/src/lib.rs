@@ -7,6 +7,7 @@
 mod body;
 mod dispatch;
 mod error;
+mod fire;
 mod headers;
 mod ingress;
 mod limits;
@@ -152,6 +153,8 @@ struct Outbound {
     target: Target,
     headers: HeaderMap,
     body: Source,
+    /// Longest time until the head of the response, where it is not for the route to say.
+    timeout: Option<Duration>,
 }
 
 impl Router {
@@ -278,6 +281,7 @@ impl Inner {
             target,
             headers,
             body: Source::new(body),
+            timeout: None,
         };
         let response = self.send(outbound, table, started, account).await?;
         Ok((response, place))
@@ -300,7 +304,7 @@ impl Inner {
         let mut failed = false;
         loop {
             let route = request.target.find(&table)?;
-            let deadline = started.saturating_add(route.time_limit());
+            let deadline = started.saturating_add(request.timeout.unwrap_or_else(|| route.time_limit()));
             let round = self.clock.now();
             let mut tried = Vec::new();
             let mut last = RouteError::NotReady;

@@ -7,6 +7,7 @@ use http::{
     header::{HOST, UPGRADE},
     uri::{Authority, PathAndQuery},
 };
+use lattice::id::WorkloadName;
 use lattice_route_table::{RouteEntry, RouteTable, normalize_host};
 
 /// Host and path of a request.
@@ -15,8 +16,16 @@ pub(crate) struct Target {
     /// As the client wrote it, port included.
     pub(crate) authority: Authority,
     pub(crate) path_and_query: PathAndQuery,
-    /// The host in the form that the route table takes.
-    host: String,
+    to: To,
+}
+
+/// What the route table is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum To {
+    /// A host, in the form that the table takes.
+    Host(String),
+    /// A workload that the lattice itself has something to ask of, whether it has routes or not.
+    Workload(WorkloadName),
 }
 
 impl Target {
@@ -50,11 +59,22 @@ impl Target {
         if !is_plain(path_and_query.path()) {
             return Err(RouteError::BadTarget("the path has a segment `.` or `..`, or a backslash"));
         }
-        Ok(Self { authority, path_and_query, host })
+        Ok(Self { authority, path_and_query, to: To::Host(host) })
+    }
+
+    /// A request of the lattice's own, with the workload's name for a host.
+    pub(crate) fn of_workload(workload: &WorkloadName, path_and_query: PathAndQuery) -> Result<Self, RouteError> {
+        let authority = Authority::try_from(workload.as_str())
+            .map_err(|_| RouteError::BadTarget("the workload's name is not a host"))?;
+        Ok(Self { authority, path_and_query, to: To::Workload(workload.clone()) })
     }
 
     pub(crate) fn find<'a>(&self, table: &'a RouteTable) -> Result<&'a RouteEntry, RouteError> {
-        table.find(&self.host, self.path_and_query.path()).ok_or(RouteError::NoRoute)
+        let entry = match &self.to {
+            To::Host(host) => table.find(host, self.path_and_query.path()),
+            To::Workload(workload) => table.workload(workload),
+        };
+        entry.ok_or(RouteError::NoRoute)
     }
 }
 

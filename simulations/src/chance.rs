@@ -52,14 +52,16 @@ pub struct SimClock {
     born: Instant,
     offset: Duration,
     rate: f64,
+    /// How far ahead of the others its wall clock is.
+    skew: Duration,
 }
 
 impl SimClock {
-    /// At most 5 % fast or slow, and up to a day ahead.
+    /// At most 5 % fast or slow, and up to a day ahead. The wall clock is kept right by somebody, within two seconds.
     pub fn new(rng: &SimRng) -> Self {
         let born = Instant::now();
         let rate = rng.between(950, 1050) as f64 / 1000.0;
-        Self { born, offset: rng.millis(0, 24 * 3600 * 1000), rate }
+        Self { born, offset: rng.millis(0, 24 * 3600 * 1000), rate, skew: rng.millis(0, 2_000) }
     }
 }
 
@@ -68,7 +70,8 @@ impl Clock for SimClock {
         self.offset + self.born.elapsed().mul_f64(self.rate)
     }
     fn unix_ms(&self) -> u64 {
-        u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX)
+        const BEGIN: Duration = Duration::from_secs(1_795_345_200);
+        u64::try_from((BEGIN + self.born.elapsed() + self.skew).as_millis()).unwrap_or(u64::MAX)
     }
     fn sleep(&self, duration: Duration) -> Fut<'static, ()> {
         Box::pin(tokio::time::sleep(duration.div_f64(self.rate)))

@@ -83,6 +83,7 @@ impl History {
                         asked.extend(spec.record.spec.placement.require.iter().cloned());
                     }
                 }
+                Some(Key::Cron(name)) => trace.note(ticks_line(&self.view, &name, change.revision)),
                 None => return Err(format!("a node wrote to {}", change.key)),
             }
             self.capacity_is_kept()?;
@@ -148,6 +149,17 @@ fn slot_line(slot: &SlotId, revision: Revision, record: Option<&Slot>) -> String
     let from = handover_from.as_ref().map(|from| format!(" from {}", from.node)).unwrap_or_default();
     let life = short(&holder.incarnation);
     format!("#{revision} slot {slot} {}:{life} g{generation} {phase:?}{from}", holder.node)
+}
+
+fn ticks_line(view: &LatticeView, workload: &WorkloadName, revision: Revision) -> String {
+    let Some(ticks) = view.ticks.get(workload).map(|ticks| &ticks.record) else {
+        return format!("#{revision} ticks of {workload} are gone");
+    };
+    let settled = ticks.schedules.iter().map(|(key, settled)| {
+        let last = settled.last.as_ref().map(|last| format!(" {} {:?}", last.holder.node, last.outcome));
+        format!("{key} until {}{}", settled.until % 1_000_000, last.unwrap_or_default())
+    });
+    format!("#{revision} ticks of {workload} g{}: {}", ticks.generation, settled.collect::<Vec<_>>().join(", "))
 }
 
 fn spec_line(view: &LatticeView, change: &Change) -> String {

@@ -14,6 +14,7 @@ mod checkers;
 mod host;
 mod network;
 mod node;
+mod ticks;
 mod trace;
 mod world;
 
@@ -58,6 +59,8 @@ pub struct Facts {
     pub faults: u64,
     pub claims: u64,
     pub slot_writes: u64,
+    /// Ticks of schedules.
+    pub fired: u64,
     /// From the end of the faults until everything asked for ran.
     pub converged_after: Option<Duration>,
 }

@@ -103,9 +103,10 @@ fn report(outcome: &Outcome, options: Options, show: bool) {
             println!("again: cargo run -p lattice-simulations -- --seed {seed} --faults {faults}");
         }
         None => println!(
-            "seed {seed}: {} faults, {} claims, at rest after {:.1} s, trace {:016x}",
+            "seed {seed}: {} faults, {} claims, {} ticks, at rest after {:.1} s, trace {:016x}",
             facts.faults,
             facts.claims,
+            facts.fired,
             facts.converged_after.unwrap_or_default().as_secs_f64(),
             trace.hash()
         ),

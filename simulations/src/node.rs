@@ -5,6 +5,7 @@ use crate::{
     chance::{SimClock, SimRng},
     host::StubHost,
     network::{Link, Sky, Wire},
+    ticks::{Fired, StubTrigger},
 };
 use lattice::{id::NodeId, record::Capacity, store::Clock, testing::MemoryLattice, view::LatticeView};
 use lattice_control_plane::{ControlPlane, ControlPlaneError, NodeOptions, Timing};
@@ -28,6 +29,7 @@ pub(crate) struct SimNode {
     lattice: MemoryLattice,
     clock: Arc<SimClock>,
     gate: Arc<Gate>,
+    fired: Fired,
     seed: u64,
     number: u64,
     /// Counts starts of the process.
@@ -55,6 +57,7 @@ impl SimNode {
         capacity: Capacity,
         sky: Sky,
         lattice: &MemoryLattice,
+        fired: Fired,
     ) -> SimNode {
         let rng = SimRng::new(seed, 1000 * number);
         let zone = if number.is_multiple_of(2) { "a" } else { "b" };
@@ -76,6 +79,7 @@ impl SimNode {
             lattice: lattice.clone(),
             clock: Arc::new(SimClock::new(&rng)),
             gate: Arc::default(),
+            fired,
             seed,
             number,
             lives: 0,
@@ -96,6 +100,8 @@ impl SimNode {
         let platform = self.wire.platform(&self.lattice, clock, rng);
         let control = ControlPlane::new(self.options.clone(), platform, host.clone(), Arc::new(|_, _| Ok(())));
         let view = control.view();
+        let rng = SimRng::new(self.seed, stream + 2);
+        let trigger = Arc::new(StubTrigger { node: self.id.clone(), fired: self.fired.clone(), rng });
         let stop = CancellationToken::new();
         self.gate.open();
         let process = {
@@ -103,7 +109,7 @@ impl SimNode {
             async move {
                 tokio::select! { // the host never ends
                     biased;
-                    ended = control.run(stop) => ended,
+                    ended = control.run(trigger, stop) => ended,
                     () = host.run() => Ok(()),
                 }
             }

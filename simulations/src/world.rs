@@ -7,13 +7,14 @@ use crate::{
     lattice_id,
     network::{Link, Sky},
     node::SimNode,
+    ticks::Fired,
     trace::Trace,
 };
 use bytes::Bytes;
 use lattice::{
     id::{Digest, NodeId, WorkloadName},
     record::Capacity,
-    spec::{Class, ComponentSpec, Limits, Placement, Source, WorkloadSpec},
+    spec::{Class, ComponentSpec, Limits, Placement, RequestPath, ScheduleSpec, Source, WorkloadSpec, Zone},
     store::{Headers, Platform},
     subject::{Topic, WorkloadVerb},
     testing::MemoryLattice,
@@ -44,6 +45,7 @@ struct World {
     sessions_expire: bool,
     /// Nothing goes wrong any more.
     peace: bool,
+    fired: Fired,
     trace: Trace,
     faults: u64,
 }
@@ -73,7 +75,13 @@ pub(crate) async fn play(seed: u64, options: Options) -> Outcome {
     if let Err(violation) = &played {
         world.trace.note(format!("VIOLATION {violation}"));
     }
-    facts = Facts { faults: world.faults, claims: history.claims, slot_writes: history.slot_writes, ..facts };
+    facts = Facts {
+        faults: world.faults,
+        claims: history.claims,
+        slot_writes: history.slot_writes,
+        fired: world.fired.count(),
+        ..facts
+    };
     Outcome { seed, violation: played.err(), trace: world.trace, facts }
 }
 
@@ -81,7 +89,7 @@ impl World {
     async fn new(seed: u64) -> World {
         let rng = SimRng::new(seed, 1);
         let lattice = MemoryLattice::new();
-        let sky = Sky::default();
+        let (sky, fired) = (Sky::default(), Fired::default());
         let person = lattice.platform(Arc::new(SimClock::new(&rng)), Arc::new(SimRng::new(seed, 2)));
         let component = person.artifacts.put(Bytes::from_static(b"component")).await;
         let sessions_expire = rng.happens(250);
@@ -90,7 +98,7 @@ impl World {
             let slots = u32::try_from(rng.between(2, 5)).unwrap_or(2);
             let capacity = Capacity { slots, memory: (rng.between(2, 8) * 64) << 20 };
             let id = NodeId::new(format!("n{number}")).expect("it is a name");
-            SimNode::new(seed, number, id, capacity, sky.clone(), &lattice)
+            SimNode::new(seed, number, id, capacity, sky.clone(), &lattice, fired.clone())
         });
         let nodes = nodes.collect();
         let workloads = (0..WORKLOADS).map(|i| Workload {
@@ -112,6 +120,7 @@ impl World {
             cures: Vec::new(),
             sessions_expire,
             peace: false,
+            fired,
             trace: Trace::new(),
             faults: 0,
         }
@@ -177,6 +186,7 @@ impl World {
         history.follow(&mut self.trace)?;
         strict_runs_once(&self.nodes)?;
         plans_agree(&history.view)?;
+        self.fired.check()?;
         for node in &mut self.nodes {
             match node.ended().await {
                 None => {}
@@ -325,10 +335,22 @@ impl World {
             class: *class,
             limits: Limits { memory: *memory, ..Limits::default() },
             placement,
+            schedule: self.schedule(),
             ..WorkloadSpec::new(name.clone(), main)
         };
         let payload = serde_json::to_vec(&spec).expect("a spec has a JSON form");
         self.ask(Topic::WorkloadPut, payload.into());
+    }
+
+    /// Schedules come and go, so that what was settled before must count when they are back.
+    fn schedule(&self) -> Vec<ScheduleSpec> {
+        let of = |cron: &str| ScheduleSpec {
+            cron: cron.parse().expect("it is a cron expression"),
+            zone: Zone::default(),
+            path: RequestPath::default(),
+            timeout: None,
+        };
+        ["* * * * * *", "*/7 * * * * *", "* * * * *"].into_iter().filter(|_| self.rng.happens(400)).map(of).collect()
     }
 
     fn scale(&mut self, i: usize) {

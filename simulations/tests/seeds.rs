@@ -39,7 +39,9 @@ fn sixty_seeds_hold_the_invariants() {
     let failed: Vec<u64> = outcomes.iter().filter(|o| o.violation.is_some()).map(|o| o.seed).collect();
     assert!(failed.is_empty(), "play them with --seed N --faults {}: {failed:?}", QUICK.faults.as_secs());
     let (faults, claims) = outcomes.iter().fold((0, 0), |(f, c), o| (f + o.facts.faults, c + o.facts.claims));
-    assert!(faults > 300 && claims > 600, "these seeds test little: {faults} faults, {claims} claims");
+    let fired: u64 = outcomes.iter().map(|outcome| outcome.facts.fired).sum();
+    let little = format!("these seeds test little: {faults} faults, {claims} claims, {fired} ticks");
+    assert!(faults > 300 && claims > 600 && fired > 1000, "{little}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod admin;
 mod data_dir;
 mod join;
 mod machine;
+mod trigger;
 
 use crate::{
     Context,
@@ -42,6 +43,7 @@ use tokio::{
     task::JoinError,
 };
 use tokio_util::sync::CancellationToken;
+use trigger::RouterTrigger;
 
 pub const DEFAULT_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000);
 pub const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9000);
@@ -320,7 +322,8 @@ async fn run_parts(
 ) -> anyhow::Result<()> {
     let (leave, stop_router, stop_host) =
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-    let mut controlling = control_thread.spawn(control.run(leave.clone()));
+    let trigger = Arc::new(RouterTrigger { router: router.clone(), runtime: Handle::current() });
+    let mut controlling = control_thread.spawn(control.run(trigger, leave.clone()));
     let mut hosting = tokio::spawn({
         let stop = stop_host.clone();
         async move { host.run(stop).await }

@@ -219,6 +219,7 @@ mod tests {
             replicas,
             ready: 0,
             slots,
+            schedules: vec![],
         }
     }
 

@@ -6,7 +6,7 @@ use crate::{
     output::{Cell, Paint, Table, Tone},
 };
 use lattice::{
-    ctl::{Refusal, SlotStatus, StatusReply, WorkloadState},
+    ctl::{Refusal, ScheduleStatus, SlotStatus, StatusReply, WorkloadState},
     id::WorkloadName,
     record::Phase,
     subject::{Topic, WorkloadVerb},
@@ -81,7 +81,7 @@ pub fn refusals(refused: &[Refusal]) -> String {
 }
 
 fn render(status: &StatusReply, paint: Paint) -> String {
-    let StatusReply { workload, state, generation, revision, replicas, ready, slots } = status;
+    let StatusReply { workload, state, generation, revision, replicas, ready, slots, schedules } = status;
     let word = state_cell(*state);
     let mut head = Table::new(&["WORKLOAD", "STATE", "READY", "GENERATION", "REVISION"]);
     head.row([
@@ -92,9 +92,18 @@ fn render(status: &StatusReply, paint: Paint) -> String {
         revision.into(),
     ]);
     let mut text = head.render(paint);
-    if slots.is_empty() {
-        return text;
+    if !slots.is_empty() {
+        text.push('\n');
+        text += &replicas_table(slots).render(paint);
     }
+    if !schedules.is_empty() {
+        text.push('\n');
+        text += &schedules_table(schedules).render(paint);
+    }
+    text
+}
+
+fn replicas_table(slots: &[SlotStatus]) -> Table {
     let mut table = Table::new(&["REPLICA", "NODE", "PHASE", "GENERATION", "NOTE"]);
     for slot in slots {
         let note = slot.message.clone().unwrap_or_else(|| refusals(&slot.refused));
@@ -106,8 +115,30 @@ fn render(status: &StatusReply, paint: Paint) -> String {
             note.into(),
         ]);
     }
-    text.push('\n');
-    text + &table.render(paint)
+    table
+}
+
+fn schedules_table(schedules: &[ScheduleStatus]) -> Table {
+    let mut table = Table::new(&["SCHEDULE", "ZONE", "PATH", "NEXT", "LAST", "NODE", "OUTCOME"]);
+    for ScheduleStatus { schedule, next, last } in schedules {
+        let outcome = match last.as_ref().map(|last| &last.outcome) {
+            None => Cell::new("-", Tone::Dim),
+            Some(None) => Cell::new("under way", Tone::Warn),
+            Some(Some(outcome)) => {
+                Cell::new(outcome.to_string(), if outcome.is_good() { Tone::Good } else { Tone::Bad })
+            }
+        };
+        table.row([
+            schedule.cron.to_string().into(),
+            schedule.zone.to_string().into(),
+            schedule.path.to_string().into(),
+            next.as_deref().unwrap_or("-").into(),
+            last.as_ref().map_or("-", |last| last.tick.as_str()).into(),
+            last.as_ref().map_or("-", |last| last.node.as_str()).into(),
+            outcome,
+        ]);
+    }
+    table
 }
 
 #[cfg(test)]
@@ -143,6 +174,7 @@ mod tests {
                     refused: vec![refusal("n1"), refusal("n2")],
                 },
             ],
+            schedules: vec![],
         };
         assert_eq!(
             render(&status, Paint::off()),

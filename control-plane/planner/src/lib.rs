@@ -2,13 +2,15 @@
 //! and each node carries out the part that concerns itself.
 //!
 //! Start at [`plan`]. The walk over vacant slots that all answers share is in `placement.rs`; what fits where, and what
-//! is better, is in `ledger.rs`. [`Observer`] decides when a session counts as dead, [`conflict`] which routes clash.
+//! is better, is in `ledger.rs`. [`Observer`] decides when a session counts as dead, [`conflict`] which routes clash,
+//! [`turn`] who takes which tick of a schedule.
 
 mod explain;
 mod ledger;
 mod liveness;
 mod placement;
 mod routes;
+mod schedule;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +18,7 @@ pub use explain::{Explanation, Standing, explain, explain_workload, preview};
 pub use ledger::Reason;
 pub use liveness::Observer;
 pub use routes::conflict;
+pub use schedule::{LATE_MS, MISSED_COUNTED_MAX, Missed, TicksWrite, Turn, turn};
 
 use lattice::{
     host::Assignment,

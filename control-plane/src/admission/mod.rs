@@ -6,6 +6,7 @@
 mod compose;
 mod put;
 mod read;
+mod schedules;
 
 use crate::{Inspector, NodeOptions, events::Events};
 use bytes::Bytes;

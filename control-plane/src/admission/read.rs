@@ -65,7 +65,8 @@ impl Admission {
     pub(super) fn status(&self, name: &WorkloadName) -> Result<StatusReply, CtlError> {
         let view = self.view()?;
         let spec = view.specs.get(name).ok_or_else(|| not_found(name))?;
-        Ok(status(&view, spec, lattice_planner::explain_workload(&view, name)))
+        let status = status(&view, spec, lattice_planner::explain_workload(&view, name));
+        Ok(StatusReply { schedules: self.schedules(&view, &spec.record), ..status })
     }
 
     pub(super) fn list(&self) -> Result<Vec<WorkloadSummary>, CtlError> {
@@ -168,5 +169,6 @@ fn status(
         replicas: asked.replicas,
         ready: u32::try_from(ready).unwrap_or(u32::MAX),
         slots,
+        schedules: Vec::new(),
     }
 }

@@ -29,6 +29,8 @@ pub struct RouteTable {
     /// By the labels behind `*.`.
     under: BTreeMap<String, Paths>,
     any: Paths,
+    /// Those that have schedules.
+    scheduled: BTreeMap<WorkloadName, RouteEntry>,
     conflicts: Vec<Conflict>,
 }
 
@@ -85,15 +87,19 @@ impl RouteTable {
         for Versioned { record, .. } in specs {
             let spec = &record.spec;
             let (local_slots, endpoints) = endpoints(view, record, me);
+            let entry = RouteEntry {
+                workload: spec.name.clone(),
+                timeout: None,
+                wall: spec.limits.wall.into(),
+                body_limit: spec.limits.body.0,
+                local_slots,
+                endpoints,
+            };
+            if !spec.schedule.is_empty() {
+                table.scheduled.insert(spec.name.clone(), entry.clone());
+            }
             for route in &spec.http.routes {
-                let entry = RouteEntry {
-                    workload: spec.name.clone(),
-                    timeout: route.timeout.map(Duration::from),
-                    wall: spec.limits.wall.into(),
-                    body_limit: spec.limits.body.0,
-                    local_slots,
-                    endpoints: endpoints.clone(),
-                };
+                let entry = RouteEntry { timeout: route.timeout.map(Duration::from), ..entry.clone() };
                 if let Err(holder) = table.paths_of(&route.host).insert(&route.path, entry)
                     && holder != spec.name
                 {
@@ -117,10 +123,16 @@ impl RouteTable {
         exact.into_iter().chain(under).chain([&self.any]).find_map(|paths| paths.find(path))
     }
 
-    /// Workloads that have a route.
+    /// Where the ticks of a workload's schedules go. It need not have a route.
+    pub fn workload(&self, name: &WorkloadName) -> Option<&RouteEntry> {
+        self.scheduled.get(name)
+    }
+
+    /// Workloads that have a route or a schedule.
     pub fn workloads(&self) -> BTreeSet<&WorkloadName> {
         let paths = self.exact.values().chain(self.under.values()).chain([&self.any]);
-        paths.flat_map(|paths| paths.entries.values()).map(|entry| &entry.workload).collect()
+        let entries = paths.flat_map(|paths| paths.entries.values()).chain(self.scheduled.values());
+        entries.map(|entry| &entry.workload).collect()
     }
 
     /// Routes that were refused because another workload has them.
