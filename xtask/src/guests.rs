@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 12] = [
+const RUST: [&str; 13] = [
     "config",
     "echo",
     "echo02",
@@ -52,6 +52,7 @@ const RUST: [&str; 12] = [
     "hello-composed",
     "hello-http02",
     "hello-http03",
+    "ticker",
     "whoami",
 ];
 /// Folders of guests in JavaScript; each holds a `hello.js`.
