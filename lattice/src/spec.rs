@@ -3,14 +3,14 @@
 //!
 //! The field docs below are the reference that people read: `docs/workload-spec.schema.json` is generated from them.
 
-pub mod grants;
 mod cron;
+pub mod grants;
 mod parse;
 mod placement;
 mod schedule;
 
-pub use grants::Grants;
 pub use cron::{Cron, Zone};
+pub use grants::Grants;
 pub use parse::{SpecError, parse, parse_value, unresolved};
 pub use placement::{Requirement, RequirementError, is_label_key, is_label_value};
 pub use schedule::{RequestPath, ScheduleSpec};
