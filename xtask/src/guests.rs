@@ -40,8 +40,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 13] = [
+const RUST: [&str; 17] = [
+    "border",
+    "border02",
+    "border03",
     "config",
+    "config-view",
     "echo",
     "echo02",
     "faults",

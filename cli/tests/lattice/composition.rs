@@ -1,7 +1,8 @@
 //! Workloads of several components, as the examples of `guests/` have them: deployed from their specs, asked over HTTP,
 //! and inspected.
 
-use super::harness::{shared, workspace};
+use super::harness::{http, shared, workspace};
+use hyper::Method;
 use serde_json::Value;
 
 /// The spec of an example.
@@ -33,4 +34,55 @@ async fn a_composed_workload_is_deployed_told_about_and_inspected() {
     assert_eq!(there.pointer("/status/ready").unwrap(), 1);
     let nowhere = lattice.cli(&["inspect", "not-there"]).await;
     assert_eq!(nowhere.status.code(), Some(3));
+}
+
+#[tokio::test]
+async fn a_component_that_virtualizes_an_interface_shows_a_part_of_it() {
+    let lattice = shared().await;
+    lattice.cli_ok(&["deploy", &example("config-view")]).await;
+    lattice.serving("config-view.test", "/").await;
+    let n1 = lattice.node("n1");
+    assert_eq!(n1.get("config-view.test", "/").await.text(), "currency=eur\ngreeting=hello\n");
+    assert_eq!(n1.get("config-view.test", "/currency").await.text(), "eur\n");
+    for hidden in ["/payments.account", "/shop.currency"] {
+        assert_eq!(n1.get("config-view.test", hidden).await.status, 404, "{hidden}");
+    }
+}
+
+#[tokio::test]
+async fn resources_streams_futures_and_async_functions_cross_the_border() {
+    let lattice = shared().await;
+    lattice.cli_ok(&["deploy", &example("border03")]).await;
+    lattice.serving("border03.test", "/").await;
+    let n1 = lattice.node("n1");
+    let expected = "sum 5\npage one two, 7 bytes\nread three\nupper ASYNC\nstream A STREAM OF BYTES\nfuture 42\n\
+                    greeting Hello, border\n";
+    // Twice: what one request left behind would disturb the next.
+    for _ in 0..2 {
+        assert_eq!(n1.get("border03.test", "/").await.text(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_body_streams_through_two_components() {
+    let lattice = shared().await;
+    lattice.cli_ok(&["deploy", &example("border03"), "--name", "border-stream", "--host", "border-stream.test"]).await;
+    lattice.serving("border-stream.test", "/").await;
+    let body: Vec<u8> = (0..3 << 20).map(|i: u32| b'a' + (i % 26) as u8).collect();
+    let address = lattice.node("n1").http();
+    let sent = http::send(&address, Method::POST, "border-stream.test", "/upper", &[], http::full(body.clone())).await;
+    let answer = http::whole(sent.unwrap()).await.unwrap();
+    assert_eq!(answer.status, 200);
+    assert!(answer.body == body.to_ascii_uppercase(), "{} bytes came back", answer.body.len());
+}
+
+#[tokio::test]
+async fn a_component_of_0_2_calls_one_of_0_3() {
+    let lattice = shared().await;
+    lattice.cli_ok(&["deploy", &example("border02")]).await;
+    lattice.serving("border02.test", "/").await;
+    let answer = lattice.node("n1").get("border02.test", "/").await;
+    assert_eq!(answer.text(), "sum 5\npage one two, 7 bytes\n");
+    let shown = lattice.cli_ok(&["inspect", "border02"]).await;
+    assert!(shown.contains("wasi:http 0.2") && shown.contains("concurrent engine"), "{shown}");
 }

@@ -1,3 +1,5 @@
+//! Components of one function each, taken apart: what is shown, what is refused, and what pictures have in them.
+
 use super::{
     picture,
     report::{BoundTo, Report, Role, report},
