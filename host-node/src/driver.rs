@@ -8,7 +8,7 @@ use lattice::{
     spec::{Class, WorkloadSpec},
     store::Platform,
 };
-use lattice_runtime::{Component, Limits, LogSink, Reuse, Runtime, Unit, UnitConfig};
+use lattice_runtime::{Assembly, Component, Limits, LogSink, Reuse, Runtime, Unit, UnitConfig};
 use lattice_supervisor::{Effect, Event, Slot, Target, UnitId};
 use std::{
     collections::BTreeMap,
@@ -53,7 +53,7 @@ struct UnitState {
     spec: Arc<WorkloadSpec>,
     artifact: Option<Digest>,
     fetched: Option<Fetched>,
-    component: Option<Component>,
+    assembly: Option<Assembly>,
     unit: Option<Arc<Unit>>,
     work: Option<Work>,
 }
@@ -78,7 +78,7 @@ enum Fetched {
 /// What a piece of work brought.
 enum Done {
     Fetched(Fetched),
-    Compiled(Component),
+    Compiled(Assembly),
     Warmed(Arc<Unit>),
     Failed(String),
     RetryDue,
@@ -173,8 +173,8 @@ impl Driver {
                 state.fetched = Some(fetched);
                 Event::Fetched(unit)
             }
-            Done::Compiled(component) => {
-                state.component = Some(component);
+            Done::Compiled(assembly) => {
+                state.assembly = Some(assembly);
                 Event::Compiled(unit)
             }
             Done::Warmed(running) => {
@@ -208,7 +208,7 @@ impl Driver {
                     |unit| (unit.spec.clone(), unit.artifact),
                 );
                 let work = self.fetch(slot, id, artifact);
-                let unit = UnitState { spec, artifact, fetched: None, component: None, unit: None, work: Some(work) };
+                let unit = UnitState { spec, artifact, fetched: None, assembly: None, unit: None, work: Some(work) };
                 self.unit(slot, id, |state| *state = Some(unit));
             }
             Effect::Compile(id) => {
@@ -216,12 +216,12 @@ impl Driver {
                 let (Some(digest), Some(fetched)) = (unit.artifact, unit.fetched.take()) else { return };
                 let runtime = self.runtime.clone();
                 let work = self.spawn(slot, id, async move {
-                    let (bytes, _permit) = match fetched {
-                        Fetched::Component(component) => return Done::Compiled(component),
-                        Fetched::Bytes(bytes, permit) => (bytes, permit),
+                    let component = match fetched {
+                        Fetched::Component(component) => Ok(component),
+                        Fetched::Bytes(bytes, _permit) => runtime.load(digest, bytes).await,
                     };
-                    match runtime.load(digest, bytes).await {
-                        Ok(component) => Done::Compiled(component),
+                    match component.and_then(|component| runtime.assemble(component, Vec::new(), Vec::new())) {
+                        Ok(assembly) => Done::Compiled(assembly),
                         Err(error) => Done::Failed(error.to_string()),
                     }
                 });
@@ -229,11 +229,11 @@ impl Driver {
             }
             Effect::Warm(id) => {
                 let Some(unit) = state.units.get(&id) else { return };
-                let Some(component) = unit.component.clone() else { return };
+                let Some(assembly) = unit.assembly.clone() else { return };
                 let config = unit_config(slot, &unit.spec, self.logs.sink(slot.clone()));
                 let runtime = self.runtime.clone();
                 let work = self.spawn(slot, id, async move {
-                    match Unit::start(&runtime, component, config).await {
+                    match Unit::start(&runtime, assembly, config).await {
                         Ok(unit) => Done::Warmed(Arc::new(unit)),
                         Err(error) => Done::Failed(error.to_string()),
                     }
@@ -272,7 +272,7 @@ impl Driver {
                             spec: unit.spec.clone(),
                             artifact: unit.artifact,
                             fetched: None,
-                            component: None,
+                            assembly: None,
                             unit: None,
                             work: Some(work),
                         };

@@ -77,7 +77,7 @@ pub enum HostError {
 /// Whether bytes are a component that a node of this version can use.
 pub fn inspect(bytes: &[u8], role: Role) -> Result<(), Unfit> {
     let verdict = lattice_runtime::inspect(bytes).and_then(|inspection| match role {
-        Role::Whole => lattice_runtime::admissible(inspection).map(drop),
+        Role::Whole => lattice_runtime::admissible(&inspection),
         Role::Part => Ok(()),
     });
     verdict.map_err(|error| Unfit {

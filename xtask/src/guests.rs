@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 17] = [
+const RUST: [&str; 21] = [
     "border",
     "border02",
     "border03",
@@ -56,6 +56,10 @@ const RUST: [&str; 17] = [
     "hello-composed",
     "hello-http02",
     "hello-http03",
+    "part",
+    "part-caller",
+    "part-caller03",
+    "part03",
     "ticker",
     "whoami",
 ];

@@ -3,6 +3,7 @@
 use crate::{
     host::Host,
     limits::{CpuSpent, MemoryRefusal},
+    parts::{PartError, PartFault},
     pool::Retirement,
 };
 use lattice::{
@@ -36,6 +37,8 @@ pub(crate) enum Failure {
     /// The guest was done without having finished the body.
     Unfinished,
     RequestBody(BodyError),
+    /// A part that the guest called failed.
+    Part(PartError),
     /// A host function panicked.
     Panic,
     /// No place or no memory for one more instance on this node.
@@ -50,6 +53,9 @@ impl Failure {
     pub(crate) fn of(error: &wasmtime::Error, host: &Host) -> Self {
         if error.is::<CpuSpent>() {
             return Self::Cpu { limit: host.limits.cpu };
+        }
+        if let Some(error) = error.downcast_ref::<PartError>() {
+            return Self::Part(error.clone());
         }
         if let Some(I32Exit(status)) = error.downcast_ref() {
             return Self::Exit(*status);
@@ -78,6 +84,7 @@ impl Failure {
             Self::Refused(code) => format!("answered with the error {code}"),
             Self::Unfinished => "returned without finishing the body".into(),
             Self::RequestBody(error) => error.to_string(),
+            Self::Part(error) => error.message(),
             Self::Panic => "a host function panicked".into(),
             Self::NoRoom => "no room for one more instance".into(),
             Self::Cancelled => "the caller went away".into(),
@@ -91,6 +98,11 @@ impl Failure {
             // The time that counts for the caller: there is no answer within it.
             Self::Cpu { limit } | Self::Wall { limit } => CallError::Timeout { limit: *limit },
             Self::RequestBody(error) => CallError::Body(error.clone()),
+            Self::Part(PartError { fault: PartFault::Failed(failure), .. }) => match failure.call_error() {
+                timeout @ CallError::Timeout { .. } => timeout,
+                // Whatever the part's error says of itself, the guest that called it had begun.
+                _ => CallError::Failed { message: self.message() },
+            },
             Self::NoRoom => CallError::Overloaded { retry_after: crate::admission::RETRY_AFTER },
             _ => CallError::Failed { message: self.message() },
         }
@@ -107,6 +119,7 @@ impl Failure {
     pub(crate) fn retirement(&self) -> Retirement {
         match self {
             Self::Trap(_) | Self::Exit(_) | Self::Panic => Retirement::Trap,
+            Self::Part(_) => Retirement::Part,
             Self::Memory { .. } | Self::NodeMemory => Retirement::Memory,
             Self::Cpu { .. } | Self::Wall { .. } => Retirement::Timeout,
             Self::NoResponse | Self::Refused(_) | Self::Unfinished => Retirement::NoResponse,

@@ -6,9 +6,10 @@ use crate::{
     limits::{CpuMeter, Limits, MemoryLimiter, NodeMemory},
     logs::GuestLog,
     network::Network,
+    parts::Parts,
     unit::Blueprint,
 };
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Weak};
 use wasmtime::{Store, component::ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_config::WasiConfigVariables;
@@ -35,6 +36,8 @@ pub(crate) struct Host {
     pub(crate) meter: Arc<CpuMeter>,
     pub(crate) config: WasiConfigVariables,
     pub(crate) identity: Identity,
+    /// The other parts of its unit.
+    pub(crate) parts: Weak<Parts>,
     wasi: WasiCtx,
     http: WasiHttpCtx,
     hooks: Hooks,
@@ -65,6 +68,7 @@ pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>, memory: Arc<Nod
         meter,
         config: blueprint.config.config.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
         identity: Identity { workload: blueprint.config.workload.clone(), replica: blueprint.config.replica },
+        parts: blueprint.parts.clone(),
         wasi: wasi.build(),
         http,
         hooks: Hooks { network: blueprint.network.clone() },

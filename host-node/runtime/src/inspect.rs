@@ -3,12 +3,12 @@
 
 use crate::{engine, linker, load::LoadError};
 use std::sync::LazyLock;
-use wasmtime::Engine;
 use wasmtime::wasmparser::{
     Chunk, Encoding, Parser, Payload, ValidPayload, Validator, WasmFeatures,
     component_types::{ComponentAnyTypeId, ComponentEntityType},
     types::Types,
 };
+use wasmtime::{Engine, component::types::ComponentItem};
 
 /// What a component asks for and gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,12 +25,21 @@ pub struct Inspection {
 }
 
 impl Inspection {
-    /// What was inspected before it was compiled, and found to miss nothing.
+    /// The same, read from compiled code.
     pub(crate) fn of_code(code: &wasmtime::component::Component, needs_concurrency: bool) -> Self {
-        let ty = code.component_type();
-        let exports: Vec<String> = ty.exports(code.engine()).map(|(name, _)| name.to_owned()).collect();
-        let imports = ty.imports(code.engine()).map(|(name, _)| name.to_owned()).collect();
-        Self { kind: Kind::of(&exports), imports, exports, missing: Vec::new(), needs_concurrency }
+        let (ty, engine) = (code.component_type(), code.engine());
+        let exports: Vec<String> = ty.exports(engine).map(|(name, _)| name.to_owned()).collect();
+        let imports = ty.imports(engine).map(|(name, _)| name.to_owned()).collect();
+        let is_a_plain_type = |item: &ComponentItem| matches!(item, ComponentItem::Type(_));
+        let must_be_given = |item: &ComponentItem| match item {
+            ComponentItem::ComponentInstance(instance) => {
+                !instance.exports(engine).all(|(_, export)| is_a_plain_type(&export.ty))
+            }
+            item => !is_a_plain_type(item),
+        };
+        let missing = ty.imports(engine).filter(|(name, item)| !linker::is_offered(name) && must_be_given(&item.ty));
+        let missing = missing.map(|(name, _)| name.to_owned()).collect();
+        Self { kind: Kind::of(&exports), imports, exports, missing, needs_concurrency }
     }
 }
 

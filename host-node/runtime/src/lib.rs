@@ -5,8 +5,12 @@
 //! replica). One request goes through `admission.rs`, `pool.rs` and `exchange.rs`, in that order.
 //!
 //! ```text
-//! bytes ─ Runtime::load ─► Component ─ Unit::start ─► Unit ─ call(request) ─► admission ─► pool ─► exchange ─► response
+//! bytes ─ Runtime::load ─► Component ─ Runtime::assemble ─► Assembly ─ Unit::start ─► Unit
+//! Unit ─ call(request) ─► admission ─► pool ─► exchange ─► response
 //! ```
+//!
+//! A unit may have parts: components with stores and lives of their own, which its main component calls through the host
+//! (`parts/`, what is alive; `bridge/`, how a call crosses).
 //!
 //! Guests run on the caller's tokio workers and give them back every 10 ms. By default tokio looks at sockets and timers
 //! once in 61 turns of a worker, which is then 0.6 s: build its runtime with an `event_interval` of 8 or less, so that a
@@ -14,6 +18,7 @@
 
 mod admission;
 mod body;
+mod bridge;
 mod cache;
 mod capability;
 mod engine;
@@ -29,10 +34,12 @@ mod linker;
 mod load;
 mod logs;
 mod network;
+mod parts;
 mod pool;
 mod signature;
 mod unit;
 
+pub use bridge::crossing::{CannotCross, Uncrossable, crossing};
 pub use capability::{Capability, capability};
 pub use engine::{RuntimeError, RuntimeOptions};
 pub use inspect::{Inspection, Kind, inspect};
@@ -40,6 +47,7 @@ pub use limits::Limits;
 pub use load::{Component, LoadError, LoadStats, Runtime, admissible};
 pub use logs::{LogSink, LogStream};
 pub use network::{Lookup, LookupError, NetworkOptions, NetworkStats, Resolver, SystemResolver};
+pub use parts::{Assembly, Edge, EdgeError, Part, PartRole, PartState, PartStats, Restart};
 pub use pool::{Retirement, Reuse};
 pub use signature::{Interface, Signatures, signatures};
 pub use unit::{StartError, Unit, UnitConfig, UnitStats};

@@ -253,6 +253,11 @@ pub(crate) fn apply(store: &mut Store<crate::host::Host>) {
     store.set_epoch_deadline(TICKS_BEFORE_METERING);
 }
 
+/// Before a call of a part: its time counts as that of the request that calls, whose meter goes on.
+pub(crate) fn begin_part_call(store: &mut Store<crate::host::Host>) {
+    store.set_epoch_deadline(TICKS_BEFORE_METERING);
+}
+
 /// Before each request: its time starts to count, and a kept instance's old deadline is forgotten.
 pub(crate) fn begin_request(store: &mut Store<crate::host::Host>) {
     store.data().meter.reset();

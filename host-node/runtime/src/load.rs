@@ -1,4 +1,4 @@
-//! From bytes to a component that can be instantiated: inspected, compiled or taken from the cache, linked.
+//! From bytes to a component: inspected, compiled or taken from the cache. `parts/assemble.rs` links it.
 
 use crate::{
     cache::CodeCache,
@@ -8,15 +8,16 @@ use crate::{
     limits::NodeMemory,
     linker, lock,
     network::{Network, NodeNetwork},
+    parts::EdgeError,
     unit::UnitConfig,
 };
 use bytes::Bytes;
-use lattice::id::Digest;
+use lattice::id::{ComponentName, Digest};
 use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc, Mutex, Weak,
+        Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -88,6 +89,11 @@ pub enum LoadError {
     Link(String),
     #[error("the component cannot be compiled: {0}")]
     Compile(String),
+    /// Something about one of the parts beside the main component.
+    #[error("{part}: {error}")]
+    Part { part: ComponentName, error: Box<LoadError> },
+    #[error(transparent)]
+    Edge(#[from] EdgeError),
     /// The thread that compiled it ended early.
     #[error("the component was not loaded: {0}")]
     Interrupted(String),
@@ -101,14 +107,16 @@ fn list(exports: &[String]) -> String {
     if exports.is_empty() { "nothing".into() } else { exports.join(", ") }
 }
 
-/// A component, compiled and linked. Cheap to clone; the code goes with its last clone.
+/// A component, compiled. Cheap to clone; the code goes with its last clone.
 #[derive(Clone)]
 pub struct Component(Arc<Loaded>);
 
 struct Loaded {
     digest: Digest,
     inspection: Inspection,
-    pre: Pre,
+    code: wasmtime::component::Component,
+    /// Linked to what the node offers and to nothing else: what most units run, linked once for all of them.
+    alone: OnceLock<Pre>,
 }
 
 enum Checked {
@@ -116,6 +124,8 @@ enum Checked {
     ToCompile(Inspection),
 }
 
+/// A main component, linked.
+#[derive(Clone)]
 pub(crate) enum Pre {
     Http02(p2::bindings::ProxyPre<Host>),
     Http03(p3::bindings::ServicePre<Host>),
@@ -159,7 +169,8 @@ impl Runtime {
         task::spawn_blocking(move || runtime.read_cached(digest)).await.ok()?
     }
 
-    /// The component of these bytes, which must have this digest. From memory, else from the cache on disk, else
+    /// The component of these bytes, which must have this digest. Whether it can be linked is found out by
+    /// [`Runtime::assemble`]. From memory, else from the cache on disk, else
     /// compiled, which takes up to some seconds on threads of their own.
     pub async fn load(&self, digest: Digest, bytes: Bytes) -> Result<Component, LoadError> {
         if let Some(component) = self.0.in_memory(&digest) {
@@ -183,7 +194,7 @@ impl Runtime {
                 return Ok(component); // somebody else compiled it meanwhile
             }
             let code = runtime.compile(digest, &inspection, &bytes)?;
-            runtime.keep(digest, inspection, &code)
+            Ok(runtime.keep(digest, inspection, code))
         })
         .await
     }
@@ -200,6 +211,11 @@ impl Runtime {
     pub(crate) fn network(&self, config: &UnitConfig) -> Arc<Network> {
         let name = format!("{}.{}", config.workload, config.replica);
         Network::new(self.0.network.clone(), config.grants.clone(), name, config.logs.clone())
+    }
+
+    /// What the node offers to this component.
+    pub(crate) fn linker(&self, component: &Component) -> &Linker<Host> {
+        if component.inspection().needs_concurrency { &self.0.concurrent } else { &self.0.plain }
     }
 
     /// A place for one more instance, if there is one.
@@ -234,12 +250,12 @@ impl RuntimeInner {
         if found != digest {
             return Err(LoadError::DigestMismatch { expected: digest, found });
         }
-        let inspection = admissible(inspect::inspect(bytes)?)?;
+        let inspection = inspect::inspect(bytes)?;
         let Some(code) = self.cache.read(self.engine(&inspection), digest) else {
             return Ok(Checked::ToCompile(inspection));
         };
         self.from_disk.fetch_add(1, Relaxed);
-        self.keep(digest, inspection, &code).map(Checked::Loaded)
+        Ok(Checked::Loaded(self.keep(digest, inspection, code)))
     }
 
     /// Each engine's code has a name of its own, so where it is found tells which engine it needs.
@@ -248,10 +264,9 @@ impl RuntimeInner {
             Some(code) => (code, false),
             None => (self.cache.read(&self.engines.concurrent, digest)?, true),
         };
-        let inspection = admissible(Inspection::of_code(&code, needs_concurrency)).ok()?;
-        let component = self.keep(digest, inspection, &code).ok()?;
+        let inspection = Inspection::of_code(&code, needs_concurrency);
         self.from_disk.fetch_add(1, Relaxed);
-        Some(component)
+        Some(self.keep(digest, inspection, code))
     }
 
     fn compile(
@@ -271,35 +286,23 @@ impl RuntimeInner {
         Ok(code)
     }
 
-    fn keep(
-        &self,
-        digest: Digest,
-        inspection: Inspection,
-        code: &wasmtime::component::Component,
-    ) -> Result<Component, LoadError> {
-        let linker = if inspection.needs_concurrency { &self.concurrent } else { &self.plain };
-        let link = |error: wasmtime::Error| LoadError::Link(format!("{error:#}"));
-        let pre = linker.instantiate_pre(code).map_err(link)?;
-        let pre = match inspection.kind {
-            Kind::Http03 => Pre::Http03(p3::bindings::ServicePre::new(pre).map_err(link)?),
-            _ => Pre::Http02(p2::bindings::ProxyPre::new(pre).map_err(link)?),
-        };
-        let loaded = Arc::new(Loaded { digest, inspection, pre });
+    fn keep(&self, digest: Digest, inspection: Inspection, code: wasmtime::component::Component) -> Component {
+        let loaded = Arc::new(Loaded { digest, inspection, code, alone: OnceLock::new() });
         let mut map = lock(&self.loaded);
         map.retain(|_, kept| kept.strong_count() > 0);
         map.insert(digest, Arc::downgrade(&loaded));
-        Ok(Component(loaded))
+        Component(loaded)
     }
 }
 
 /// Whether a component with this structure can serve HTTP here.
-pub fn admissible(inspection: Inspection) -> Result<Inspection, LoadError> {
+pub fn admissible(inspection: &Inspection) -> Result<(), LoadError> {
     if !matches!(inspection.kind, Kind::Http02 | Kind::Http03) {
-        return Err(LoadError::NoHttpHandler { exports: inspection.exports });
+        return Err(LoadError::NoHttpHandler { exports: inspection.exports.clone() });
     }
     match inspection.missing.first() {
         Some(name) => Err(LoadError::MissingImport { near: linker::near_misses(name), name: name.clone() }),
-        None => Ok(inspection),
+        None => Ok(()),
     }
 }
 
@@ -321,19 +324,35 @@ impl Component {
         &self.0.inspection
     }
 
-    pub(crate) fn pre(&self) -> &Pre {
-        &self.0.pre
+    pub(crate) fn code(&self) -> &wasmtime::component::Component {
+        &self.0.code
+    }
+
+    /// Linked to what the node offers alone, made at the first call.
+    pub(crate) fn alone(&self, linker: &Linker<Host>) -> Result<Pre, LoadError> {
+        if let Some(pre) = self.0.alone.get() {
+            return Ok(pre.clone());
+        }
+        let pre = self.link(linker)?;
+        Ok(self.0.alone.get_or_init(|| pre).clone())
+    }
+
+    /// Linked as a main component.
+    pub(crate) fn link(&self, linker: &Linker<Host>) -> Result<Pre, LoadError> {
+        let link = |error: wasmtime::Error| LoadError::Link(format!("{error:#}"));
+        let pre = linker.instantiate_pre(self.code()).map_err(link)?;
+        Ok(match self.is_http03() {
+            true => Pre::Http03(p3::bindings::ServicePre::new(pre).map_err(link)?),
+            false => Pre::Http02(p2::bindings::ProxyPre::new(pre).map_err(link)?),
+        })
     }
 
     pub(crate) fn is_http03(&self) -> bool {
-        matches!(self.0.pre, Pre::Http03(_))
+        self.0.inspection.kind == Kind::Http03
     }
 
     pub(crate) fn engine(&self) -> &Engine {
-        match &self.0.pre {
-            Pre::Http02(pre) => pre.engine(),
-            Pre::Http03(pre) => pre.engine(),
-        }
+        self.0.code.engine()
     }
 }
 

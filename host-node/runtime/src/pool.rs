@@ -52,6 +52,8 @@ pub enum Retirement {
     Trap,
     /// Its memory reached the limit, or three quarters of it, or the node had no more.
     Memory,
+    /// A part that it called failed, and it did not survive that.
+    Part,
     /// Wall or processor time ran out.
     Timeout,
     /// It ended without a response, or without all of it.
@@ -105,6 +107,13 @@ impl Instance {
 
 /// Counts an instance for as long as it lives, wherever it is dropped.
 pub(crate) struct Alive(Arc<AtomicU32>);
+
+impl Alive {
+    pub(crate) fn count(live: &Arc<AtomicU32>) -> Self {
+        live.fetch_add(1, Relaxed);
+        Self(live.clone())
+    }
+}
 
 impl Drop for Alive {
     fn drop(&mut self) {
@@ -202,8 +211,7 @@ impl Pool {
 
     pub(crate) fn created(&self) -> Alive {
         self.created.fetch_add(1, Relaxed);
-        self.live.fetch_add(1, Relaxed);
-        Alive(self.live.clone())
+        Alive::count(&self.live)
     }
 
     pub(crate) fn retire(&self, reason: Retirement) {

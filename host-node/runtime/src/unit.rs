@@ -9,6 +9,7 @@ use crate::{
     load::{Component, Pre, Runtime},
     logs::{LogGate, LogSink},
     network::{Network, NetworkStats},
+    parts::{Assembly, PartStats, Parts},
     pool::{Guest, Instance, Pool, Retirement, Reuse},
 };
 use http_body::Body as _;
@@ -21,7 +22,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -83,25 +84,42 @@ pub struct UnitStats {
     pub reuse_disabled: Option<String>,
     /// What guests did outside.
     pub network: NetworkStats,
+    /// Its parts, in the order in which they were given.
+    pub parts: Vec<PartStats>,
 }
 
 /// Running instances of a component. Dropping it ends them and what they are doing.
 pub struct Unit(Arc<Inner>);
 
 impl Unit {
-    /// Make the first instances, so that a component that cannot start fails here. At least one is made, which shows
-    /// that it can; more than [`Reuse::min_warm`] are dropped again when they are idle.
-    pub async fn start(runtime: &Runtime, component: Component, config: UnitConfig) -> Result<Self, StartError> {
+    /// Start the services, then make the first instances, so that a component that cannot start fails here. At least one
+    /// is made, which shows that it can; more than [`Reuse::min_warm`] are dropped again when they are idle.
+    pub async fn start(runtime: &Runtime, assembly: Assembly, config: UnitConfig) -> Result<Self, StartError> {
         let memory_bytes = config.limits.memory_bytes.min(runtime.max_memory_bytes());
         let limits = Arc::new(Limits { memory_bytes, ..config.limits.clone() });
         let turns = config.limits.concurrency.min(config.reuse.max_instances);
         let network = runtime.network(&config);
+        let parts = Parts::start(&assembly, &config, &network, runtime).await;
+        let parts = parts.map_err(|(part, failure)| {
+            let (workload, replica) = (config.workload.clone(), config.replica);
+            match failure {
+                Failure::NoRoom => StartError::NoRoom { workload, replica },
+                failure => {
+                    let message = format!("needs {part}, which failed: {}", failure.message());
+                    StartError::Failed { workload, replica, message }
+                }
+            }
+        })?;
+        let component = assembly.main().clone();
+        let logs = LogGate::new(config.logs.clone());
         let inner = Arc::new(Inner {
             admission: Admission::new(turns, config.limits.queue),
             pool: Pool::new(config.reuse.clone()),
             stop: CancellationToken::new(),
             counters: Counters::default(),
-            blueprint: Blueprint { component, limits, logs: LogGate::new(config.logs.clone()), network, config },
+            blueprint: Blueprint { component, limits, logs, network, config, parts: Arc::downgrade(&parts) },
+            assembly,
+            parts,
             runtime: runtime.clone(),
         });
         for _ in 0..inner.pool.cold().max(1) {
@@ -131,7 +149,7 @@ impl Unit {
     }
 
     pub fn stats(&self) -> UnitStats {
-        let Inner { admission, pool, counters, .. } = &*self.0;
+        let Inner { admission, pool, counters, parts, .. } = &*self.0;
         UnitStats {
             requests: counters.requests.load(Relaxed),
             refused: counters.refused.load(Relaxed),
@@ -146,6 +164,7 @@ impl Unit {
             strikes: counters.strikes.load(Relaxed),
             reuse_disabled: pool.off().map(str::to_owned),
             network: self.0.blueprint.network.stats(),
+            parts: parts.stats(),
         }
     }
 
@@ -153,7 +172,11 @@ impl Unit {
     /// all of them were done.
     pub async fn drain(&self, limit: Duration) -> bool {
         self.0.admission.close();
-        let all_done = tokio::time::timeout(limit, self.0.admission.until_empty()).await.is_ok();
+        let empty = async {
+            self.0.admission.until_empty().await;
+            self.0.parts.until_idle().await;
+        };
+        let all_done = tokio::time::timeout(limit, empty).await.is_ok();
         self.0.stop();
         all_done
     }
@@ -179,6 +202,8 @@ pub(crate) struct Blueprint {
     pub(crate) limits: Arc<Limits>,
     pub(crate) logs: Arc<LogGate>,
     pub(crate) network: Arc<Network>,
+    /// What it may call in other stores.
+    pub(crate) parts: Weak<Parts>,
 }
 
 pub(crate) struct Inner {
@@ -188,6 +213,8 @@ pub(crate) struct Inner {
     pub(crate) stop: CancellationToken,
     pub(crate) counters: Counters,
     admission: Admission,
+    assembly: Assembly,
+    parts: Arc<Parts>,
     /// Its ticker must go on for as long as there are guests to interrupt.
     runtime: Runtime,
 }
@@ -246,7 +273,7 @@ impl Inner {
     pub(crate) async fn instantiate(&self, meter: Arc<CpuMeter>) -> Result<Instance, Failure> {
         let place = self.runtime.place().ok_or(Failure::NoRoom)?;
         let mut store = host::store(&self.blueprint, meter, self.runtime.memory().clone());
-        let guest = match self.blueprint.component.pre() {
+        let guest = match self.assembly.pre() {
             Pre::Http02(pre) => pre.instantiate_async(&mut store).await.map(Guest::Http02),
             Pre::Http03(pre) => pre.instantiate_async(&mut store).await.map(Guest::Http03),
         };
@@ -298,6 +325,7 @@ impl Inner {
         self.admission.stop();
         self.stop.cancel();
         self.pool.clear();
+        self.parts.stop();
     }
 }
 

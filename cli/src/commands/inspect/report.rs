@@ -284,7 +284,7 @@ fn describe(
         },
         engine: if whole.needs_concurrency { Engine::Concurrent } else { Engine::Plain },
     });
-    report.problem = lattice_runtime::admissible(whole).err().map(|error| {
+    report.problem = lattice_runtime::admissible(&whole).err().map(|error| {
         let missing = report.bindings.iter().find(|binding| binding.to == BoundTo::Nothing);
         let near = missing.and_then(|missing| composition.open.iter().find(|open| open.import == missing.import));
         let near: Vec<String> = near.into_iter().flat_map(|open| &open.near).map(ToString::to_string).collect();

@@ -9,7 +9,7 @@ async fn loaded(cache: &Path) -> LoadStats {
     let bytes = guest("hello-http02");
     let component = runtime.load(Digest::of(&bytes), bytes.clone()).await.unwrap();
     let again = runtime.load(Digest::of(&bytes), bytes).await.unwrap();
-    let unit = Unit::start(&runtime, again, config()).await.unwrap();
+    let unit = Unit::start(&runtime, alone(&runtime, again), config()).await.unwrap();
     drop((runtime, component));
     assert_eq!(text(&unit, get("/")).await.unwrap().0, 200, "a unit keeps what it needs of the runtime");
     let runtime = Runtime::new(RuntimeOptions::new(cache)).unwrap();
@@ -80,7 +80,7 @@ async fn code_is_found_without_the_bytes() {
         assert!(runtime.loaded(&digest).is_some(), "{name}");
         let is_mapped = || fs::read_to_string("/proc/self/maps").unwrap().contains(&digest.to_hex());
         assert!(is_mapped(), "{name}: its code is used where it lies, not copied");
-        let unit = Unit::start(&runtime, cached, config()).await.unwrap();
+        let unit = Unit::start(&runtime, alone(&runtime, cached), config()).await.unwrap();
         assert_eq!(text(&unit, get("/")).await.unwrap().0, 200, "{name}");
         drop(unit);
         until("the code goes with its last user", || runtime.loaded(&digest).is_none()).await;

@@ -191,7 +191,7 @@ async fn tables_are_counted_together() {
     );
     let bytes = Bytes::from(wat::parse_str(text_form).unwrap());
     let component = RUNTIME.load(Digest::of(&bytes), bytes).await.unwrap();
-    let unit = Unit::start(&RUNTIME, component, config()).await.unwrap();
+    let unit = Unit::start(&RUNTIME, alone(&RUNTIME, component), config()).await.unwrap();
     // It returns without an answer, and did not trap.
     text(&unit, get("/")).await.unwrap_err();
     assert_eq!(unit.stats().instances_retired, [(Retirement::NoResponse, 1)].into());
@@ -201,7 +201,8 @@ async fn tables_are_counted_together() {
 async fn a_unit_that_cannot_start_says_why() {
     let mut config = config();
     config.limits.memory_bytes = 64 << 10;
-    let error = Unit::start(&RUNTIME, component("faults").await, config).await.unwrap_err().to_string();
+    let error =
+        Unit::start(&RUNTIME, alone(&RUNTIME, component("faults").await), config).await.unwrap_err().to_string();
     assert!(error.starts_with("shop.0 does not start: the component needs more than its 65536 bytes"), "{error}");
 }
 

@@ -4,7 +4,8 @@ use super::*;
 use lattice_runtime::{Kind, LoadError, Retirement, StartError, inspect};
 
 async fn refusal(bytes: &[u8]) -> LoadError {
-    RUNTIME.load(Digest::of(bytes), Bytes::copy_from_slice(bytes)).await.unwrap_err()
+    let loaded = RUNTIME.load(Digest::of(bytes), Bytes::copy_from_slice(bytes)).await;
+    loaded.and_then(|component| RUNTIME.assemble(component, Vec::new(), Vec::new())).unwrap_err()
 }
 
 /// Sections of a component, each of fewer than 128 bytes.
@@ -65,19 +66,19 @@ async fn a_pool_that_has_no_room_refuses_and_one_that_does_not_fit_is_done_witho
     let without_pool = RuntimeOptions { max_memory_bytes: 1 << 40, ..options.clone() }; // more than a place can hold
     for options in [options.clone(), without_pool] {
         let runtime = Runtime::new(options).unwrap();
-        let faults = runtime.load(Digest::of(&bytes), bytes.clone()).await.unwrap();
+        let faults = alone(&runtime, runtime.load(Digest::of(&bytes), bytes.clone()).await.unwrap());
         has_room_for_one(&runtime, faults).await;
     }
 
     options.max_instances = 10_000_000; // more address space than there is
     let runtime = Runtime::new(options).unwrap();
-    let faults = runtime.load(Digest::of(&bytes), bytes).await.unwrap();
+    let faults = alone(&runtime, runtime.load(Digest::of(&bytes), bytes).await.unwrap());
     let unit = Unit::start(&runtime, faults, config()).await.unwrap();
     assert_eq!(text(&unit, get("/")).await.unwrap().0, 200);
 }
 
 /// A second instance is refused, whoever asks for it, until the first one is gone.
-async fn has_room_for_one(runtime: &Runtime, faults: Component) {
+async fn has_room_for_one(runtime: &Runtime, faults: Assembly) {
     let unit = Unit::start(runtime, faults.clone(), config()).await.unwrap();
     let error = Unit::start(runtime, faults.clone(), config()).await.unwrap_err();
     assert!(matches!(error, StartError::NoRoom { .. }), "{error}");
@@ -97,20 +98,20 @@ async fn units_share_the_memory_of_the_node() {
     let mut options = RuntimeOptions::new(dir.path().join("code"));
     let bytes = guest("faults");
     let runtime = Runtime::new(options.clone()).unwrap();
-    let faults = runtime.load(Digest::of(&bytes), bytes.clone()).await.unwrap();
+    let faults = alone(&runtime, runtime.load(Digest::of(&bytes), bytes.clone()).await.unwrap());
     let _unit = Unit::start(&runtime, faults, config()).await.unwrap();
     let one = runtime.memory_bytes_used();
     assert!(one >= 64 << 10, "{one} bytes: an instance has a page at least");
 
     options.memory_bytes_total = one + one / 2;
     let runtime = Runtime::new(options.clone()).unwrap();
-    let faults = runtime.load(Digest::of(&bytes), bytes.clone()).await.unwrap();
+    let faults = alone(&runtime, runtime.load(Digest::of(&bytes), bytes.clone()).await.unwrap());
     has_room_for_one(&runtime, faults).await;
 
     // What a guest that runs asks for in vain costs its own request alone.
     options.memory_bytes_total = 16 << 20;
     let runtime = Runtime::new(options).unwrap();
-    let faults = runtime.load(Digest::of(&bytes), bytes).await.unwrap();
+    let faults = alone(&runtime, runtime.load(Digest::of(&bytes), bytes).await.unwrap());
     let unit = Unit::start(&runtime, faults, config()).await.unwrap();
     let error = text(&unit, get("/memory")).await.unwrap_err();
     assert!(matches!(error, CallError::Failed { .. }), "{error:?}");

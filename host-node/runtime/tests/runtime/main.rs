@@ -8,6 +8,7 @@ mod exchange;
 mod faults;
 mod load;
 mod network;
+mod parts;
 mod reuse;
 
 use bytes::Bytes;
@@ -17,7 +18,9 @@ use lattice::{
     id::{Digest, WorkloadName},
     spec::Grants,
 };
-use lattice_runtime::{Component, Limits, LogSink, LogStream, Reuse, Runtime, RuntimeOptions, Unit, UnitConfig};
+use lattice_runtime::{
+    Assembly, Component, Limits, LogSink, LogStream, Reuse, Runtime, RuntimeOptions, Unit, UnitConfig,
+};
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, LazyLock, Mutex},
@@ -80,10 +83,15 @@ fn config() -> UnitConfig {
     }
 }
 
+/// A component with what the node offers, and no parts.
+fn alone(runtime: &Runtime, component: Component) -> Assembly {
+    runtime.assemble(component, Vec::new(), Vec::new()).unwrap()
+}
+
 async fn start(name: &str, change: impl FnOnce(&mut UnitConfig)) -> Unit {
     let mut config = config();
     change(&mut config);
-    Unit::start(&RUNTIME, component(name).await, config).await.unwrap()
+    Unit::start(&RUNTIME, alone(&RUNTIME, component(name).await), config).await.unwrap()
 }
 
 fn request(method: &str, path: &str, body: Body) -> Request {

@@ -75,7 +75,7 @@ async fn fetcher(guest_name: &str, http_out: &[&str]) -> (Unit, Arc<Kept>) {
     let component = OUTSIDE.load(Digest::of(&bytes), bytes).await.unwrap();
     let logs = Arc::new(Kept::default());
     let config = UnitConfig { grants: grants(http_out), logs: logs.clone(), ..config() };
-    (Unit::start(&OUTSIDE, component, config).await.unwrap(), logs)
+    (Unit::start(&OUTSIDE, alone(&OUTSIDE, component), config).await.unwrap(), logs)
 }
 
 fn fetch(target: &str, options: &[(&str, &str)]) -> Request {

@@ -1,0 +1,346 @@
+//! The parts of one unit while it runs, and one call of one of them.
+//!
+//! A call runs on its caller's task wherever it can, store within store: no queue, no wake-up, and a caller that goes
+//! away takes its call along. Services differ: see `service.rs`.
+
+use super::{
+    Part, PartRole, PartState, PartStats,
+    assemble::{AssembledPart, Assembly, Target},
+    pool::{Idle, Maker},
+    service::{self, Service},
+};
+use crate::{
+    admission::Admission, bridge::Values, failure::Failure, host::Host, limits::CpuMeter, load::Runtime, lock,
+    network::Network, unit::UnitConfig,
+};
+use lattice::{http::CallError, id::ComponentName};
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use wasmtime::component::Accessor;
+
+/// A call of a part failed. Travels through the caller's store as the error of a host function, which ends the caller.
+#[derive(Debug, Clone)]
+pub(crate) struct PartError {
+    part: ComponentName,
+    pub(crate) fault: PartFault,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum PartFault {
+    /// It was called, or was being made for the call.
+    Failed(Box<Failure>),
+    /// Its queue is full, or moved too slowly.
+    Busy,
+    /// A service that is not there now.
+    Down { state: PartState, last_error: Option<String> },
+}
+
+impl PartError {
+    /// For people; one line.
+    pub(crate) fn message(&self) -> String {
+        let part = &self.part;
+        match &self.fault {
+            PartFault::Failed(failure) => format!("its part {part} failed: {}", failure.message()),
+            PartFault::Busy => format!("its part {part} is busy: too many calls wait for it"),
+            PartFault::Down { state, last_error } => {
+                let state = match state {
+                    PartState::GivenUp => "ended too often and is not started again",
+                    PartState::Done => "has ended",
+                    PartState::Stopped => "was stopped",
+                    PartState::Starting | PartState::Ready | PartState::Restarting => "is being started again",
+                };
+                let why = last_error.as_ref().map(|why| format!("; it failed last: {why}")).unwrap_or_default();
+                format!("its part {part} {state}{why}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for PartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message())
+    }
+}
+
+impl std::error::Error for PartError {}
+
+/// All parts of one unit. Dropping it ends them.
+pub(crate) struct Parts {
+    parts: Vec<Arc<Running>>,
+    stop: CancellationToken,
+}
+
+impl Parts {
+    /// Nothing but the main component.
+    pub(crate) fn none() -> Arc<Self> {
+        Arc::new(Self { parts: Vec::new(), stop: CancellationToken::new() })
+    }
+
+    /// Starts those that are to be there before the first request: services and isolated parts.
+    pub(crate) async fn start(
+        assembly: &Assembly,
+        unit: &UnitConfig,
+        network: &Arc<Network>,
+        runtime: &Runtime,
+    ) -> Result<Arc<Self>, (ComponentName, Failure)> {
+        if assembly.parts().is_empty() {
+            return Ok(Self::none());
+        }
+        let stop = CancellationToken::new();
+        let parts = Arc::new_cyclic(|parts: &Weak<Self>| Self {
+            parts: (0..assembly.parts().len())
+                .filter_map(|at| {
+                    let maker = Maker::new(assembly, at, (unit, network), runtime, parts.clone())?;
+                    Some(Arc::new(Running::new(assembly.parts().get(at)?, maker, stop.clone())))
+                })
+                .collect(),
+            stop: stop.clone(),
+        });
+        for part in assembly.start_order().iter().filter_map(|at| parts.parts.get(*at)) {
+            let started = match (&part.kind, &part.role) {
+                (Kind::Service(service), _) => service.start(part).await,
+                (Kind::ByCall(idle), PartRole::Isolated) => part.maker.warm().await.map(|instance| idle.give(instance)),
+                (Kind::ByCall(_), _) => Ok(()),
+            };
+            started.map_err(|failure| (part.name.clone(), failure))?;
+        }
+        tokio::spawn(keep_house(parts.parts.clone(), stop));
+        Ok(parts)
+    }
+
+    pub(crate) fn stats(&self) -> Vec<PartStats> {
+        self.parts.iter().map(|part| part.stats()).collect()
+    }
+
+    /// Waits until nobody calls a part. Only of use once no request can begin.
+    pub(crate) async fn until_idle(&self) {
+        for part in &self.parts {
+            part.door.until_empty().await;
+        }
+    }
+
+    /// Ends all parts; whoever waits for one is turned away.
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
+        for part in &self.parts {
+            part.door.stop();
+            if let Kind::ByCall(idle) = &part.kind {
+                idle.clear();
+            }
+        }
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Drops instances that nobody needs, tells what was not logged.
+async fn keep_house(parts: Vec<Arc<Running>>, stop: CancellationToken) {
+    let periods = parts.iter().filter_map(|part| match &part.kind {
+        Kind::ByCall(idle) => Some(idle.period()),
+        Kind::Service(_) => None,
+    });
+    let mut period = tokio::time::interval(periods.min().unwrap_or(Duration::from_secs(1)));
+    period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(period.tick()).await.is_some() {
+        let now = Instant::now();
+        for part in &parts {
+            part.maker.blueprint.logs.tell_dropped(now);
+            if let Kind::ByCall(idle) = &part.kind {
+                idle.expire(now);
+            }
+        }
+    }
+}
+
+/// One part while its unit runs.
+pub(crate) struct Running {
+    pub(crate) name: ComponentName,
+    pub(crate) role: PartRole,
+    pub(crate) maker: Maker,
+    pub(crate) stop: CancellationToken,
+    door: Admission,
+    kind: Kind,
+    calls: AtomicU64,
+    failures: AtomicU64,
+    refused: AtomicU64,
+    last_error: Mutex<Option<String>>,
+}
+
+enum Kind {
+    /// Instances are made when they are called.
+    ByCall(Idle),
+    Service(Box<Service>),
+}
+
+impl Running {
+    fn new(assembled: &AssembledPart, maker: Maker, stop: CancellationToken) -> Self {
+        let Part { name, role, instances_max, queue_max, .. } = &assembled.part;
+        let (kind, turns) = match role {
+            PartRole::Service { restart } => {
+                let service = Service::new(assembled, restart.clone());
+                let turns = service.calls_max();
+                (Kind::Service(Box::new(service)), turns)
+            }
+            PartRole::Lazy { .. } | PartRole::Isolated => (Kind::ByCall(Idle::new(role)), *instances_max),
+        };
+        Self {
+            name: name.clone(),
+            role: role.clone(),
+            maker,
+            stop,
+            door: Admission::new(turns, *queue_max),
+            kind,
+            calls: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            last_error: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn note_failure(&self, failure: &Failure) {
+        let message = failure.message();
+        let config = &self.maker.blueprint.config;
+        tracing::debug!(workload = %config.workload, replica = config.replica, part = %self.name, message, "a part failed");
+        *lock(&self.last_error) = Some(message);
+    }
+
+    pub(crate) fn service(&self) -> Option<&Service> {
+        match &self.kind {
+            Kind::Service(service) => Some(service),
+            Kind::ByCall(_) => None,
+        }
+    }
+
+    pub(crate) fn last_error(&self) -> Option<String> {
+        lock(&self.last_error).clone()
+    }
+
+    fn stats(&self) -> PartStats {
+        let (state, restarts) = match &self.kind {
+            Kind::ByCall(_) if self.stop.is_cancelled() => (PartState::Stopped, 0),
+            Kind::ByCall(_) => (PartState::Ready, 0),
+            Kind::Service(service) => (service.state(), service.restarts()),
+        };
+        PartStats {
+            name: self.name.clone(),
+            role: self.role.clone(),
+            state,
+            instances_live: self.maker.live(),
+            instances_created: self.maker.created_so_far(),
+            calls: self.calls.load(Relaxed),
+            failures: self.failures.load(Relaxed),
+            refused: self.refused.load(Relaxed),
+            in_flight: self.door.inside(),
+            queued: self.door.waiting(),
+            restarts,
+            last_error: self.last_error(),
+        }
+    }
+}
+
+/// One call of one function.
+pub(crate) struct PartCall {
+    part: Arc<Running>,
+    function: usize,
+    /// Whose processor time it costs.
+    meter: Arc<CpuMeter>,
+}
+
+impl PartCall {
+    /// A call by the guest of this host.
+    pub(crate) fn of(host: &Host, target: Target) -> wasmtime::Result<Self> {
+        let parts = host.parts.upgrade();
+        let Some(part) = parts.as_ref().and_then(|parts| parts.parts.get(target.part)) else {
+            return Err(wasmtime::Error::msg("the unit has ended"));
+        };
+        Ok(Self { part: part.clone(), function: target.function, meter: host.meter.clone() })
+    }
+
+    pub(crate) fn new(accessor: &Accessor<Host>, target: Target) -> wasmtime::Result<Self> {
+        accessor.with(|mut store| Self::of(store.data_mut(), target))
+    }
+
+    /// On the caller's own task, which waits for it. Answers with the values, now those of the results.
+    pub(crate) async fn run(self, values: Box<dyn Values>) -> wasmtime::Result<Box<dyn Values>> {
+        let part = self.part.clone();
+        let result = match &part.kind {
+            Kind::ByCall(idle) => self.by_call(idle, values).await,
+            Kind::Service(service) => {
+                part.calls.fetch_add(1, Relaxed);
+                service::call(&part, service, self.function, values).await
+            }
+        };
+        part.outcome(result)
+    }
+
+    /// The same from a caller that goes on meanwhile: the callee's loop must not run within the caller's.
+    pub(crate) async fn run_apart(self, values: Box<dyn Values>) -> wasmtime::Result<Box<dyn Values>> {
+        if let Kind::Service(_) = &self.part.kind {
+            return self.run(values).await; // it has a task of its own
+        }
+        let meter = Arc::<CpuMeter>::default();
+        let call = Self { meter: meter.clone(), ..self };
+        let task = tokio::spawn(meter.measure(call.run(values)));
+        AbortOnDropHandle::new(task).await?
+    }
+
+    async fn by_call(self, idle: &Idle, mut values: Box<dyn Values>) -> Result<Box<dyn Values>, PartFault> {
+        let part = &self.part;
+        let _turn = part.enter().await?;
+        part.calls.fetch_add(1, Relaxed);
+        let failed = |failure| PartFault::Failed(Box::new(failure));
+        let mut instance = match idle.take() {
+            Some(instance) => instance,
+            None => part.maker.make(self.meter.clone()).await.map_err(failed)?,
+        };
+        instance.begin_call(self.meter);
+        let Some(function) = instance.functions().get(self.function).copied() else {
+            return Err(failed(Failure::Trap("a function that it exported is not there".into())));
+        };
+        if let Err(error) = values.call(&mut instance.store, function).await {
+            return Err(failed(Failure::of(&error, instance.store.data())));
+        }
+        idle.give(instance);
+        if part.stop.is_cancelled() {
+            idle.clear(); // it was cleared before this one came back
+        }
+        Ok(values)
+    }
+}
+
+impl Running {
+    /// A turn to call it, kept until the call's end.
+    pub(crate) async fn enter(&self) -> Result<tokio::sync::OwnedSemaphorePermit, PartFault> {
+        let wall = self.maker.blueprint.limits.wall;
+        match self.door.enter(tokio::time::Instant::now() + wall).await {
+            Ok(turn) => Ok(turn),
+            Err(CallError::NotHere) => Err(PartFault::Down { state: PartState::Stopped, last_error: None }),
+            Err(_) => Err(PartFault::Busy),
+        }
+    }
+
+    fn outcome<T>(&self, result: Result<T, PartFault>) -> wasmtime::Result<T> {
+        result.map_err(|fault| {
+            match &fault {
+                PartFault::Busy => self.refused.fetch_add(1, Relaxed),
+                PartFault::Failed(_) | PartFault::Down { .. } => self.failures.fetch_add(1, Relaxed),
+            };
+            // A service's own errors are noted where it ends.
+            if let (PartFault::Failed(failure), Kind::ByCall(_)) = (&fault, &self.kind) {
+                self.note_failure(failure);
+            }
+            PartError { part: self.name.clone(), fault }.into()
+        })
+    }
+}
