@@ -35,8 +35,8 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Says whether bytes are a component that some node could use.
-pub type Inspector = Arc<dyn Fn(&[u8], Role) -> Result<(), Unfit> + Send + Sync>;
+/// Says whether bytes are a component that some node could use in this role, where other parts satisfy these imports.
+pub type Inspector = Arc<dyn Fn(&[u8], Role, &[String]) -> Result<(), Unfit> + Send + Sync>;
 
 /// How fast a lattice notices and how much it writes at rest. All nodes of a lattice use the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -306,7 +306,7 @@ impl Reconciler {
             if still_wanted && observed.contains_key(slot) {
                 wanted.entry(slot.clone()).or_insert_with(|| Assignment {
                     spec: Arc::new(spec.record.spec.clone()),
-                    artifact: spec.record.runs(),
+                    recipe: Arc::new(spec.record.runs()),
                     uid: spec.record.uid,
                     generation: spec.record.generation,
                 });

@@ -204,7 +204,7 @@ impl Driver {
             Effect::Fetch(id, _) => {
                 let Some(assignment) = &state.wanted else { return };
                 let (spec, artifact) = state.units.get(&id).map_or_else(
-                    || (assignment.spec.clone(), assignment.artifact),
+                    || (assignment.spec.clone(), assignment.recipe.artifact),
                     |unit| (unit.spec.clone(), unit.artifact),
                 );
                 let work = self.fetch(slot, id, artifact);

@@ -5,21 +5,23 @@
 //! Start at [`HostNode`]; `driver.rs` carries out what the supervisor says.
 
 mod driver;
+mod inspect;
 mod instances;
 mod logs;
 mod metrics;
 
 use driver::Driver;
+pub use inspect::inspect;
 use instances::ReadyUnits;
 use lattice::{
     Fut,
-    host::{Assignment, Host, Observed, Role, Unfit},
+    host::{Assignment, Host, Observed},
     http::{CallError, Instances, Request, Response},
     id::{LatticeId, NodeId, SlotId, WorkloadName},
     store::Platform,
 };
 pub use lattice_runtime::NetworkOptions;
-use lattice_runtime::{LoadError, Runtime, RuntimeError, RuntimeOptions};
+use lattice_runtime::{Runtime, RuntimeError, RuntimeOptions};
 use logs::Logs;
 use prometheus_client::registry::Registry;
 use std::{
@@ -72,21 +74,6 @@ impl HostOptions {
 pub enum HostError {
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
-}
-
-/// Whether bytes are a component that a node of this version can use.
-pub fn inspect(bytes: &[u8], role: Role) -> Result<(), Unfit> {
-    let verdict = lattice_runtime::inspect(bytes).and_then(|inspection| match role {
-        Role::Whole => lattice_runtime::admissible(&inspection),
-        Role::Part => Ok(()),
-    });
-    verdict.map_err(|error| Unfit {
-        message: error.to_string(),
-        missing: match error {
-            LoadError::MissingImport { name, .. } => Some(name),
-            _ => None,
-        },
-    })
 }
 
 /// The host of one node. Its handle: what runs is driven by [`HostNode::run`].

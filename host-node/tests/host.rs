@@ -9,6 +9,7 @@ use lattice::{
     host::{Assignment, Host as _},
     http::{Instances as _, empty},
     id::{Digest, Generation, LatticeId, NodeId, SlotId, WorkloadName},
+    recipe::Recipe,
     record::Phase,
     spec::{ComponentSpec, Source, WorkloadSpec},
     store::{Artifacts, Clock, Platform, Rng, StoreError},
@@ -112,7 +113,7 @@ impl Running {
         let spec = WorkloadSpec { replicas, ..WorkloadSpec::new(workload(), main) };
         let assignment = Assignment {
             spec: Arc::new(spec),
-            artifact: Some(digest),
+            recipe: Arc::new(Recipe { artifact: Some(digest), ..Recipe::default() }),
             uid: uuid::Uuid::from_u128(1),
             generation: Generation::FIRST,
         };

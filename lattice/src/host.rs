@@ -3,9 +3,10 @@
 
 use crate::{
     Fut,
-    id::{Digest, Generation, SlotId},
+    id::{Generation, SlotId},
+    recipe::Recipe,
     record::Phase,
-    spec::WorkloadSpec,
+    spec::{PartRole, WorkloadSpec},
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -13,8 +14,8 @@ use std::{collections::BTreeMap, sync::Arc};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Assignment {
     pub spec: Arc<WorkloadSpec>,
-    /// The component to run: [`crate::record::SpecRecord::runs`].
-    pub artifact: Option<Digest>,
+    /// What to run: [`crate::record::SpecRecord::runs`].
+    pub recipe: Arc<Recipe>,
     pub uid: uuid::Uuid,
     pub generation: Generation,
 }
@@ -24,8 +25,14 @@ pub struct Assignment {
 pub enum Role {
     /// It runs: it must answer HTTP and import only what nodes offer.
     Whole,
-    /// It is composed with others, so that it is not asked for either.
+    /// It is to be joined with others in some way, so that it is not asked for either.
     Part,
+    /// It is linked to others by the host: it must import only what nodes offer, and have something to do.
+    Hosted {
+        role: PartRole,
+        /// Another part calls it.
+        is_called: bool,
+    },
 }
 
 /// Why no node can use a component. For the person who sent it.
@@ -35,6 +42,8 @@ pub struct Unfit {
     pub message: String,
     /// The import that no node offers, where that is why.
     pub missing: Option<String>,
+    /// The import that is linked and that can't be, since what its functions pass can't leave its store.
+    pub uncrossable: Option<String>,
 }
 
 /// What runs in a slot.

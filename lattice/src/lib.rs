@@ -13,6 +13,7 @@ pub mod host;
 pub mod http;
 pub mod id;
 pub mod limits;
+pub mod recipe;
 pub mod record;
 pub mod spec;
 pub mod store;

@@ -9,6 +9,7 @@ pub use ticks::{Firing, Outcome, Settled, Ticks};
 use crate::{
     id::{Digest, Generation, Incarnation, NodeId, SlotId, WorkloadName},
     limits::{MESSAGE_BYTES_MAX, one_line},
+    recipe::Recipe,
     spec::{Source, WorkloadSpec},
     store::Bucket,
 };
@@ -107,9 +108,9 @@ pub struct SpecRecord {
     pub generation: Generation,
     /// [`WorkloadSpec::content_hash`].
     pub hash: Digest,
-    /// What the components were composed into. Absent where there is only one, which runs as it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub artifact: Option<Digest>,
+    /// What the components were made into. Use [`SpecRecord::runs`].
+    #[serde(flatten)]
+    pub recipe: Recipe,
     /// Milliseconds since 1970, by the clock of the node that admitted it. For people only.
     pub admitted_at: u64,
 }
@@ -120,15 +121,16 @@ impl Record for SpecRecord {
 impl SpecRecord {
     /// A record of a spec that has one component, which runs as it is.
     pub fn new(spec: WorkloadSpec, uid: uuid::Uuid, generation: Generation) -> Self {
-        Self { uid, generation, hash: spec.content_hash(), artifact: None, admitted_at: 0, spec }
+        Self { uid, generation, hash: spec.content_hash(), recipe: Recipe::default(), admitted_at: 0, spec }
     }
 
-    /// The object that a node runs.
-    pub fn runs(&self) -> Option<Digest> {
-        self.artifact.or_else(|| match self.spec.only()?.source {
+    /// What a node runs: with the digest of the only component where nothing was made of it.
+    pub fn runs(&self) -> Recipe {
+        let only = || match self.spec.only()?.source {
             Source::Stored(digest) => Some(digest),
             Source::File(_) => None,
-        })
+        };
+        Recipe { artifact: self.recipe.artifact.or_else(only), ..self.recipe.clone() }
     }
 }
 
@@ -136,7 +138,7 @@ impl SpecRecord {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Capacity {
-    /// Bytes that replicas may reserve (`limits.memory` each).
+    /// Bytes that replicas may reserve ([`WorkloadSpec::memory_reserved`] each).
     pub memory: u64,
     /// Replicas at a time.
     pub slots: u32,
@@ -231,6 +233,11 @@ impl Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        id::ComponentName,
+        recipe::{HostEdge, HostedPart},
+        spec::PartRole,
+    };
 
     fn slot() -> Slot {
         Slot {
@@ -261,19 +268,52 @@ mod tests {
         let (one, whole) = (Digest::of(b"one"), Digest::of(b"whole"));
         let of = |components: &str, artifact: Option<Digest>| {
             let spec = crate::spec::parse(format!("name: a\ncomponents: [{components}]").as_bytes()).unwrap();
-            SpecRecord { artifact, ..SpecRecord::new(spec, uuid::Uuid::nil(), Generation::FIRST) }
+            let recipe = Recipe { artifact, ..Recipe::default() };
+            SpecRecord { recipe, ..SpecRecord::new(spec, uuid::Uuid::nil(), Generation::FIRST) }
         };
         let a = format!("{{name: a, source: '{one}'}}");
         let b = format!("{{name: b, source: '{one}'}}");
         let alone = of(&a, None);
-        assert_eq!(alone.runs(), Some(one));
+        assert_eq!(alone.runs().artifact, Some(one));
         // As it was written before several components could be.
-        assert!(!String::from_utf8_lossy(&alone.encode()).contains("artifact"));
+        let text = String::from_utf8(alone.encode().to_vec()).unwrap();
+        assert!(["artifact", "parts", "edges", "recipe"].iter().all(|field| !text.contains(field)), "{text}");
         assert_eq!(SpecRecord::decode(&alone.encode()).unwrap(), alone);
         let composed = of(&format!("{a}, {b}"), Some(whole));
-        assert_eq!(composed.runs(), Some(whole));
+        assert_eq!(composed.runs().artifact, Some(whole));
         assert_eq!(SpecRecord::decode(&composed.encode()).unwrap(), composed);
-        assert_eq!(of(&format!("{a}, {b}"), None).runs(), None);
+        assert_eq!(of(&format!("{a}, {b}"), None).runs().artifact, None);
+    }
+
+    #[test]
+    fn what_the_host_links_is_in_the_record_beside_the_artifact() {
+        let (one, two) = (Digest::of(b"one"), Digest::of(b"two"));
+        let text = format!(
+            "name: a\ncomponents: [{{name: api, source: '{one}'}}]\nservices: [{{name: pool, source: '{two}'}}]\n"
+        );
+        let spec = crate::spec::parse(text.as_bytes()).unwrap();
+        let pool = ComponentName::new("pool").unwrap();
+        let edge =
+            HostEdge { from: None, import: "x:y/z@1.0.0".into(), to: pool.clone(), export: "x:y/z@1.1.0".into() };
+        let recipe = Recipe {
+            artifact: Some(one),
+            parts: vec![HostedPart { name: pool, digest: two, role: PartRole::Service }],
+            edges: vec![edge],
+        };
+        let record = SpecRecord { recipe, ..SpecRecord::new(spec, uuid::Uuid::nil(), Generation::FIRST) };
+        assert_eq!(SpecRecord::decode(&record.encode()).unwrap(), record);
+        assert_eq!(record.runs(), record.recipe);
+        assert_eq!(record.runs().digests().collect::<Vec<_>>(), [one, two]);
+        let value: serde_json::Value = serde_json::from_slice(&record.encode()).unwrap();
+        assert_eq!(value["artifact"], one.to_string());
+        assert_eq!(
+            value["parts"][0],
+            serde_json::json!({"name": "pool", "digest": two.to_string(), "role": "service"})
+        );
+        assert!(value["edges"][0].get("from").is_none());
+        // Without the service, there is nothing that a node could run alone.
+        let recipe = Recipe { artifact: None, ..record.recipe.clone() };
+        assert_eq!(SpecRecord { recipe, ..record }.runs().artifact, None);
     }
 
     #[test]

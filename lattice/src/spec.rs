@@ -6,12 +6,14 @@
 mod cron;
 pub mod grants;
 mod parse;
+mod parts;
 mod placement;
 mod schedule;
 
 pub use cron::{Cron, Zone};
 pub use grants::Grants;
 pub use parse::{SpecError, parse, parse_value, unresolved};
+pub use parts::{PartRole, PartSpec, RestartSpec, ServiceLimits, ServiceSpec};
 pub use placement::{Requirement, RequirementError, is_label_key, is_label_value};
 pub use schedule::{RequestPath, ScheduleSpec};
 
@@ -37,10 +39,15 @@ pub struct WorkloadSpec {
     #[serde(default, skip_serializing_if = "is_default")]
     pub class: Class,
     /// The WebAssembly components: one that answers HTTP, and those that it uses. Several are composed into one when the
-    /// workload is put, which is what nodes run: they share one instance, its limits and its fate. The order is of no
-    /// account.
+    /// workload is put, which is what nodes run: they share one instance, its limits and its fate. Those that are `lazy`
+    /// or `isolate`d stay apart. The order is of no account.
     #[schemars(length(min = 1, max = 32))]
     pub components: Vec<ComponentSpec>,
+    /// Long-lived components beside those that answer HTTP, one instance of each for each replica: what outlives a
+    /// request and belongs to all instances. At most 32 together with the components.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 31))]
+    pub services: Vec<ServiceSpec>,
     /// How several components are joined, where that is not clear from what they import and export.
     #[serde(default, skip_serializing_if = "is_default")]
     pub compose: ComposeSpec,
@@ -81,6 +88,7 @@ impl WorkloadSpec {
             replicas: one(),
             class: Class::default(),
             components: vec![component],
+            services: Vec::new(),
             compose: ComposeSpec::default(),
             http: HttpSpec::default(),
             schedule: Vec::new(),
@@ -97,22 +105,27 @@ impl WorkloadSpec {
         Digest::of(&serde_json::to_vec(self).unwrap_or_default())
     }
 
-    /// The only component, where there is one.
+    /// The only component, where it is all that there is.
     pub fn only(&self) -> Option<&ComponentSpec> {
-        match self.components.as_slice() {
-            [only] => Some(only),
+        match (self.components.as_slice(), self.services.as_slice()) {
+            ([only], []) => Some(only),
             _ => None,
         }
     }
 
-    /// Environment variables of the guest: those of all components, which agree where they set the same one.
-    pub fn env(&self) -> BTreeMap<String, String> {
-        self.components.iter().flat_map(|component| component.env.clone()).collect()
+    /// The components that are composed into the whole.
+    pub fn composed(&self) -> impl Iterator<Item = &ComponentSpec> {
+        self.components.iter().filter(|component| component.role().is_none())
     }
 
-    /// Configuration of the guest, merged like [`WorkloadSpec::env`].
+    /// Environment variables of the whole: those of all components in it, which agree where they set the same one.
+    pub fn env(&self) -> BTreeMap<String, String> {
+        self.composed().flat_map(|component| component.env.clone()).collect()
+    }
+
+    /// Configuration of the whole, merged like [`WorkloadSpec::env`].
     pub fn config(&self) -> BTreeMap<String, String> {
-        self.components.iter().flat_map(|component| component.config.clone()).collect()
+        self.composed().flat_map(|component| component.config.clone()).collect()
     }
 }
 
@@ -135,19 +148,32 @@ pub struct ComponentSpec {
     pub name: ComponentName,
     /// Where its bytes are: `sha256:…` in the lattice's object store, or `file:PATH` (the CLI uploads it).
     pub source: Source,
-    /// Environment variables of the guest. Components of one workload share theirs: each sees those of all, and two that
-    /// set the same one to different values are refused.
+    /// Environment variables of the guest. Components that are composed share theirs: each sees those of all, and two
+    /// that set the same one to different values are refused. One that is lazy or isolated has its own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
     /// What the guest reads through `wasi:config/store`. Shared like `env`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub config: BTreeMap<String, String>,
+    /// Keep it out of the composition, and make an instance of it only when it is called: for what few requests need. A
+    /// call costs about a microsecond more than one within the composition, and only plain values can be passed. Not for
+    /// the component that answers HTTP. Default `false`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub lazy: bool,
+    /// How long a lazy component's unused instance is kept. Up to `1h`, default `30s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Millis>,
+    /// Keep it out of the composition: instances, memory, environment and traps of its own. Calls cost and pass what they
+    /// do for a lazy one. Not for the component that answers HTTP. Default `false`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub isolate: bool,
 }
 
 impl ComponentSpec {
     /// With the default of everything else.
     pub fn new(name: ComponentName, source: Source) -> Self {
-        Self { name, source, env: BTreeMap::new(), config: BTreeMap::new() }
+        let (env, config) = (BTreeMap::new(), BTreeMap::new());
+        Self { name, source, env, config, lazy: false, idle: None, isolate: false }
     }
 }
 
@@ -165,12 +191,12 @@ pub struct ComposeSpec {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Link {
-    /// The component that imports.
+    /// The component or service that imports.
     pub from: ComponentName,
     /// What it imports, as it names it: `acme:auth/check@1.0.0`.
     #[schemars(length(min = 1, max = 512))]
     pub import: String,
-    /// The component that exports it: the same version, or a compatible one that is not older.
+    /// The component or service that exports it: the same version, or a compatible one that is not older.
     pub to: ComponentName,
 }
 
@@ -485,7 +511,8 @@ impl JsonSchema for Reuse {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Limits {
-    /// Linear memory of one instance; what a replica reserves of its node's capacity. Default `128MiB`.
+    /// Linear memory of one instance; what a replica reserves of its node's capacity. Lazy and isolated components
+    /// reserve as much again each, services what their own limits say. Default `128MiB`.
     pub memory: Bytes,
     /// CPU time of one request. Default `10s`.
     pub cpu: Millis,

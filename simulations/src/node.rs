@@ -98,7 +98,7 @@ impl SimNode {
         }
         let clock: Arc<dyn Clock> = self.clock.clone();
         let platform = self.wire.platform(&self.lattice, clock, rng);
-        let control = ControlPlane::new(self.options.clone(), platform, host.clone(), Arc::new(|_, _| Ok(())));
+        let control = ControlPlane::new(self.options.clone(), platform, host.clone(), Arc::new(|_, _, _| Ok(())));
         let view = control.view();
         let rng = SimRng::new(self.seed, stream + 2);
         let trigger = Arc::new(StubTrigger { node: self.id.clone(), fired: self.fired.clone(), rng });

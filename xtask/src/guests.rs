@@ -518,7 +518,7 @@ mod tests {
             let spec = lattice::spec::parse(&text).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
             let name = folder.file_name().unwrap().to_str().unwrap();
             assert_eq!(spec.name.to_string(), name);
-            let sources: Vec<String> = spec.components.iter().map(|part| part.source.to_string()).collect();
+            let sources: Vec<String> = spec.parts().map(|part| part.source.to_string()).collect();
             assert!(sources.contains(&format!("file:../../target/guests/{name}.wasm")), "{name}: {sources:?}");
             count += 1;
         }

@@ -36,10 +36,10 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// The only component's source, or how many there are.
+/// The only component's source, or how many components and services there are.
 fn source(spec: &WorkloadSpec) -> String {
     spec.only().map_or_else(
-        || format!("{} composed", spec.components.len()),
+        || format!("{} parts", spec.parts().count()),
         |only| lattice::limits::clip(&only.source.to_string(), 19).to_owned(),
     )
 }

@@ -95,9 +95,9 @@ struct Sources<'a> {
 impl Sources<'_> {
     async fn report(mut self, spec: &WorkloadSpec) -> anyhow::Result<Report> {
         let mut sources = Vec::new();
-        for (i, component) in spec.components.iter().enumerate() {
-            let bytes = self.bytes(&component.source).await;
-            sources.push(bytes.with_context(|| format!("components[{i}].source: {} can't be read", component.source))?);
+        for part in spec.parts() {
+            let bytes = self.bytes(part.source).await;
+            sources.push(bytes.with_context(|| format!("{}.source: {} can't be read", part.field, part.source))?);
         }
         report::report(spec, &sources)
     }

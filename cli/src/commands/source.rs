@@ -80,15 +80,15 @@ fn prepare(bytes: Vec<u8>, path: Option<&Path>, overrides: &Overrides) -> anyhow
     apply(&mut spec, overrides);
     let base = path.and_then(Path::parent).unwrap_or(Path::new(""));
     let mut files = Vec::new();
-    for (index, component) in spec.components.iter_mut().enumerate() {
-        let Source::File(name) = &component.source else { continue };
+    for (field, source) in spec.sources_mut() {
+        let Source::File(name) = source else { continue };
         let path: PathBuf = base.join(name);
         let read = read_bounded(&path).with_context(|| {
-            Failure::failed(format!("{shown}: components[{index}].source: {} can't be read", path.display()))
+            Failure::failed(format!("{shown}: {field}: {} can't be read", path.display()))
                 .hint("paths are relative to the spec's directory; has the component been built?")
         })?;
         let file = checked(read, path.display().to_string())?;
-        component.source = Source::Stored(file.digest);
+        *source = Source::Stored(file.digest);
         files.push(file);
     }
     Ok(Prepared { spec, files })

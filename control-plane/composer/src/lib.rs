@@ -1,5 +1,7 @@
 //! Composes the components of a workload into one, ahead of time: what one part imports and another exports is joined, so
-//! that a call between them is a call within one instance and nodes see a single component.
+//! that a call between them is a call within one instance and nodes see a single component. Parts that are *hosted*
+//! (services, lazy and isolated components) stay apart: which import of whom they satisfy is worked out here, and joined
+//! by the host ([`Composition::host_edges`]).
 //!
 //! Same parts and links, same bytes, in whatever order they come: the result is stored by its digest. It must not read,
 //! write or wait, and knows nothing of what nodes offer: an import that no part satisfies stays an import of the whole
@@ -20,16 +22,19 @@ use bytes::Bytes;
 use lattice::{
     id::{ComponentName, Digest},
     limits::COMPONENTS_MAX,
-    spec::Link,
+    recipe::HostEdge,
+    spec::{Link, PartRole},
 };
 use std::{collections::BTreeMap, fmt};
 
-/// A component to be composed.
+/// A component of a workload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
     /// Unique among the parts.
     pub name: ComponentName,
     pub bytes: Bytes,
+    /// Why it is hosted; `None`: it is to be composed.
+    pub role: Option<PartRole>,
 }
 
 /// One component made of several.
@@ -41,13 +46,17 @@ pub struct Composition {
     pub digest: Digest,
     /// The part whose exports are those of the whole.
     pub entry: ComponentName,
-    /// Which import is satisfied by which export, in order.
+    /// Which import of which part is satisfied by which export, in order. Within the whole, and over its border.
     pub graph: Vec<Edge>,
     /// The parts in the composition, in order.
     pub used: Vec<ComponentName>,
-    /// The parts that the entry does not need, directly or through others. They are not in it.
+    /// The hosted parts that run beside it, in order: all services, and what is needed of the others.
+    pub hosted: Vec<ComponentName>,
+    /// What the host joins, in order: imports of the whole, and of hosted parts.
+    pub host_edges: Vec<HostEdge>,
+    /// The parts that neither the entry nor a service needs, directly or through others. They are not in it.
     pub dropped: Vec<ComponentName>,
-    /// What the whole still imports, and which parts ask for it.
+    /// What is still imported, and which parts ask for it: it must come from the node.
     pub open: Vec<OpenImport>,
 }
 
@@ -105,6 +114,9 @@ pub enum ComposeError {
     /// No part can answer requests.
     #[error("no component exports wasi:http/incoming-handler@0.2 or wasi:http/handler@0.3")]
     NoEntry,
+    /// What answers requests can't be apart from what is composed: it is what the whole is for.
+    #[error("{part} is the only one that exports an HTTP handler, and it is {}", kind(*role))]
+    HostedEntry { part: ComponentName, role: PartRole },
     #[error(
         "{} all export an HTTP handler, and none uses another's: which one answers requests is not clear",
         list(candidates)
@@ -112,6 +124,20 @@ pub enum ComposeError {
     AmbiguousEntry { candidates: Vec<ComponentName> },
     #[error("the import {import} of {part} is exported by {}", list(candidates))]
     AmbiguousImport { part: ComponentName, import: String, candidates: Vec<Exporter> },
+    /// A hosted part can't call into the composition: there are many instances of it, or none.
+    #[error(
+        "{part} is {} and imports {import}, which only what is composed exports: {}",
+        kind(*role),
+        list(candidates)
+    )]
+    OnlyComposed { part: ComponentName, role: PartRole, import: String, candidates: Vec<Exporter> },
+    /// Imports of one interface by several composed parts are one import of the whole, so they come from one place.
+    #[error("{first} and {second} both import {import}, which the whole imports once, but {why}")]
+    SplitImport { import: String, first: ComponentName, second: ComponentName, why: String },
+    #[error(
+        "{part} is a service, and exports neither wasi:cli/run nor what another part imports: nothing would call it"
+    )]
+    IdleService { part: ComponentName, exports: Vec<String> },
     /// `path` begins and ends with the same part.
     #[error("the components need each other in a circle: {}", arrows(path))]
     Cycle { path: Vec<ComponentName> },
@@ -133,8 +159,11 @@ impl ComposeError {
             Self::DuplicateName { name: part }
             | Self::Malformed { part, .. }
             | Self::AmbiguousImport { part, .. }
+            | Self::HostedEntry { part, .. }
+            | Self::OnlyComposed { part, .. }
+            | Self::IdleService { part, .. }
             | Self::Mismatch { part, .. } => Some(part),
-            Self::ImportConflict { second, .. } => Some(second),
+            Self::ImportConflict { second, .. } | Self::SplitImport { second, .. } => Some(second),
             Self::Cycle { path } => path.first(),
             Self::TooManyParts { .. }
             | Self::UnknownPart { .. }
@@ -164,6 +193,20 @@ impl ComposeError {
             Self::UnusedLink { imports, .. } => format!("it imports {}", or_nothing(imports)),
             Self::UnmatchedLink { exports, .. } => format!("it exports {}", or_nothing(exports)),
             Self::NoEntry => "one component of the workload must answer HTTP; the others are what it uses".into(),
+            Self::HostedEntry { role: PartRole::Service, .. } => {
+                "list it under `components`: a service is what the component that answers HTTP calls".into()
+            }
+            Self::HostedEntry { .. } => "leave that out: set it on the components that this one calls".into(),
+            Self::OnlyComposed { candidates, .. } => {
+                let exporter = candidates.first().map_or("NAME", |exporter| exporter.part.as_str());
+                format!("write `isolate: true` on {exporter} as well, so that both can call it")
+            }
+            Self::SplitImport { import, second, .. } => {
+                format!(
+                    "link both to the same one under `compose.links`, or write `isolate: true` on {second} ({import})"
+                )
+            }
+            Self::IdleService { exports, .. } => format!("it exports {}", or_nothing(exports)),
             Self::AmbiguousEntry { .. } => "keep one of them, or deploy them as workloads of their own".into(),
             Self::AmbiguousImport { part, import, candidates } => {
                 let to = candidates.first().map_or("NAME", |exporter| exporter.part.as_str());
@@ -174,6 +217,14 @@ impl ComposeError {
             Self::ImportConflict { .. } => "build both from the same version of the interface".into(),
             Self::Encoding(_) => "compose the components beforehand, for example with `wac`".into(),
         }
+    }
+}
+
+fn kind(role: PartRole) -> &'static str {
+    match role {
+        PartRole::Service => "a service",
+        PartRole::Lazy => "lazy",
+        PartRole::Isolated => "isolated",
     }
 }
 
@@ -193,38 +244,58 @@ fn or_nothing(names: &[String]) -> String {
 ///
 /// The entry is the part that exports an HTTP handler and whose exports no other part uses. An import is satisfied by the
 /// sibling that exports the same name, else by one that exports the interface in a later version that is compatible (the
-/// same major, or the same minor below 1.0). A link decides where several siblings could.
+/// same major, or the same minor below 1.0). A link decides where several siblings could. What a hosted part exports
+/// satisfies imports in the same way, but is not put into the bytes: it stays an import of the whole.
 pub fn compose(parts: &[Part], links: &[Link]) -> Result<Composition, ComposeError> {
     if parts.len() > COMPONENTS_MAX {
         return Err(ComposeError::TooManyParts { count: parts.len() });
     }
     // By name, so that neither errors nor bytes depend on the order in which the parts come.
     let mut sorted = BTreeMap::new();
-    let mut surfaces = BTreeMap::new();
+    let mut known = BTreeMap::new();
     for part in parts {
         let malformed = |why| ComposeError::Malformed { part: part.name.clone(), why };
         let surface = surface::read(&part.bytes).map_err(malformed)?;
         if sorted.insert(&part.name, &part.bytes).is_some() {
             return Err(ComposeError::DuplicateName { name: part.name.clone() });
         }
-        surfaces.insert(&part.name, surface);
+        known.insert(&part.name, wiring::Known { role: part.role, surface });
     }
-    let plan = wiring::plan(&surfaces, links)?;
-    let dropped = sorted.keys().filter(|name| !plan.used.contains(**name)).map(|name| (*name).clone()).collect();
+    let plan = wiring::plan(&known, links)?;
+    let over_the_border: Vec<&Edge> = plan.edges.iter().filter(|edge| plan.hosted.contains(&edge.to)).collect();
+    encode::check(&sorted, &over_the_border)?;
+    let is_needed = |name: &ComponentName| plan.used.contains(name) || plan.hosted.contains(name);
+    let dropped = sorted.keys().filter(|name| !is_needed(name)).map(|name| (*name).clone()).collect();
     sorted.retain(|name, _| plan.used.contains(*name));
     let bytes = match (sorted.len(), sorted.first_key_value()) {
         (1, Some((_, alone))) => (*alone).clone(),
         _ => encode::encode(&sorted, &plan)?.into(),
     };
+    check_border(&bytes, &plan.host_edges)?;
     Ok(Composition {
         digest: Digest::of(&bytes),
         bytes,
         entry: plan.entry,
         graph: plan.edges,
         used: plan.used.into_iter().collect(),
+        hosted: plan.hosted.into_iter().collect(),
+        host_edges: plan.host_edges,
         dropped,
         open: plan.open,
     })
+}
+
+/// The names of imports that the encoder unified are its own: what the host is to join must be among them.
+fn check_border(whole: &[u8], edges: &[HostEdge]) -> Result<(), ComposeError> {
+    let mut of_the_whole = edges.iter().filter(|edge| edge.from.is_none()).peekable();
+    if of_the_whole.peek().is_none() {
+        return Ok(());
+    }
+    let surface = surface::read(whole).map_err(ComposeError::Encoding)?;
+    match of_the_whole.find(|edge| !surface.imports.contains(&edge.import)) {
+        Some(edge) => Err(ComposeError::Encoding(format!("{} is not an import of the whole", edge.import))),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

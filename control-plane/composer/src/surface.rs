@@ -1,7 +1,10 @@
 //! What a component imports and exports, read with full validation of its types: nothing else looks at its bytes before.
 
+use std::collections::BTreeSet;
 use wasmparser::{
     Chunk, ComponentExternalKind, ComponentTypeRef, Encoding, Parser, Payload, ValidPayload, Validator, WasmFeatures,
+    component_types::{ComponentAnyTypeId, ComponentEntityType},
+    types::Types,
 };
 
 /// Names that can be wired: instances and functions. Types and the like are no business of composition.
@@ -9,6 +12,8 @@ use wasmparser::{
 pub(crate) struct Surface {
     pub(crate) imports: Vec<String>,
     pub(crate) exports: Vec<String>,
+    /// Those of `imports` that are nothing but types of plain values: there is nothing in them to call.
+    pub(crate) types_only: BTreeSet<String>,
 }
 
 /// Read the outermost component of `bytes`. Function bodies are left to the compiler. `Err` says what is wrong with it.
@@ -53,11 +58,29 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Surface, String> {
         match validator.payload(&payload).map_err(malformed)? {
             ValidPayload::Ok | ValidPayload::Func(..) => {}
             ValidPayload::Parser(inner) => outer.push(std::mem::replace(&mut parser, inner)),
-            ValidPayload::End(_) => match outer.pop() {
+            ValidPayload::End(types) => match outer.pop() {
                 Some(next) => parser = next,
-                None if rest.is_empty() => return Ok(surface),
+                None if rest.is_empty() => {
+                    let types_only = surface.imports.iter().filter(|import| is_types_only(&types, import));
+                    surface.types_only = types_only.cloned().collect();
+                    return Ok(surface);
+                }
                 None => return Err("there are bytes behind its end".into()),
             },
         }
+    }
+}
+
+fn is_types_only(types: &Types, import: &str) -> bool {
+    let types = types.as_ref();
+    let is_plain = |ty: &ComponentEntityType| match ty {
+        ComponentEntityType::Type { created, .. } => !matches!(created, ComponentAnyTypeId::Resource(_)),
+        _ => false,
+    };
+    match types.component_item_for_import(import).map(|item| item.ty) {
+        Some(ComponentEntityType::Instance(id)) => {
+            types.get(id).is_some_and(|instance| instance.exports.values().all(|export| is_plain(&export.ty)))
+        }
+        _ => false,
     }
 }

@@ -8,7 +8,11 @@ fn name(text: &str) -> ComponentName {
 }
 
 fn part(part: &str, wat: &str) -> Part {
-    Part { name: name(part), bytes: wat::parse_str(wat).unwrap().into() }
+    Part { name: name(part), bytes: wat::parse_str(wat).unwrap().into(), role: None }
+}
+
+fn hosted(role: PartRole, part: Part) -> Part {
+    Part { role: Some(role), ..part }
 }
 
 fn link(from: &str, import: &str, to: &str) -> Link {
@@ -48,6 +52,10 @@ fn check(composition: &Composition, imports: &[&str], exports: &[&str]) {
 
 fn strings(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+fn refs(texts: &[String]) -> Vec<&str> {
+    texts.iter().map(String::as_str).collect()
 }
 
 fn names(names: &[ComponentName]) -> Vec<&str> {
@@ -237,13 +245,189 @@ fn bytes_that_are_no_component_are_refused_by_name() {
     let cut = whole.slice(..whole.len() - 1);
     let long = [&whole[..], b"\0"].concat();
     for bytes in [Bytes::new(), Bytes::from_static(b"\0asm\x0d\0\x01\0\xff"), module.into(), cut, long.into()] {
-        let error = compose(&[good.clone(), Part { name: name("a"), bytes }], &[]).unwrap_err();
+        let error = compose(&[good.clone(), Part { name: name("a"), bytes, role: None }], &[]).unwrap_err();
         assert!(matches!(&error, ComposeError::Malformed { part, .. } if *part == name("a")), "{error:?}");
     }
     let error = compose(&[good.clone(), good.clone()], &[]).unwrap_err();
     assert_eq!(error, ComposeError::DuplicateName { name: name("b") });
     let many: Vec<Part> = (0..=COMPONENTS_MAX).map(|i| Part { name: name(&format!("p{i}")), ..good.clone() }).collect();
     assert!(matches!(compose(&many, &[]), Err(ComposeError::TooManyParts { .. })));
+}
+
+fn host_edges(composition: &Composition) -> Vec<String> {
+    let from = |edge: &HostEdge| edge.from.as_ref().map_or("whole", ComponentName::as_str).to_owned();
+    let edges = composition.host_edges.iter();
+    edges.map(|edge| format!("{} {} {} {}", from(edge), edge.import, edge.to, edge.export)).collect()
+}
+
+const RUN: &str = "wasi:cli/run@0.2.0";
+
+#[test]
+fn what_is_hosted_stays_an_import_and_becomes_an_edge() {
+    let api = make("api", &[HANDLER], &["x:pool/pool@1.0.0", "x:text/text@1.0.0", "x:rare/rare@1.0.0"]);
+    let parts = [
+        api.clone(),
+        make("text", &["x:text/text@1.0.0"], &["x:pool/pool@1.0.0"]),
+        hosted(PartRole::Service, make("pool", &["x:pool/pool@1.1.0"], &["wasi:random/random@0.2.0"])),
+        hosted(PartRole::Lazy, make("rare", &["x:rare/rare@1.0.0"], &["x:pool/pool@1.0.0", "x:deep/deep@1.0.0"])),
+        hosted(PartRole::Isolated, make("deep", &["x:deep/deep@1.0.0"], &[])),
+        hosted(PartRole::Isolated, make("idle", &["x:idle/idle@1.0.0"], &[])),
+        hosted(PartRole::Service, make("clock", &[RUN], &["x:deep/deep@1.0.0"])),
+    ];
+    let composition = compose(&parts, &[]).unwrap();
+    let mut imports = surface::read(&composition.bytes).unwrap().imports;
+    imports.sort();
+    assert_eq!(imports, ["x:pool/pool@1.0.0", "x:rare/rare@1.0.0"]);
+    assert_eq!(names(&composition.used), ["api", "text"]);
+    assert_eq!(names(&composition.hosted), ["clock", "deep", "pool", "rare"]);
+    assert_eq!(names(&composition.dropped), ["idle"]);
+    assert_eq!(
+        host_edges(&composition),
+        [
+            "whole x:pool/pool@1.0.0 pool x:pool/pool@1.1.0",
+            "whole x:rare/rare@1.0.0 rare x:rare/rare@1.0.0",
+            "clock x:deep/deep@1.0.0 deep x:deep/deep@1.0.0",
+            "rare x:deep/deep@1.0.0 deep x:deep/deep@1.0.0",
+            "rare x:pool/pool@1.0.0 pool x:pool/pool@1.1.0",
+        ]
+    );
+    assert_eq!(composition.graph.len(), 7);
+    let open: Vec<(&str, &str)> =
+        composition.open.iter().map(|open| (open.part.as_str(), open.import.as_str())).collect();
+    assert_eq!(open, [("pool", "wasi:random/random@0.2.0")]);
+
+    // A component alone runs as it is, beside what is hosted.
+    let alone = compose(
+        &[
+            api.clone(),
+            parts[2].clone(),
+            hosted(PartRole::Lazy, make("rest", &["x:text/text@1.0.0", "x:rare/rare@1.0.0"], &[])),
+        ],
+        &[],
+    )
+    .unwrap();
+    assert_eq!(alone.bytes, api.bytes);
+    assert_eq!(alone.host_edges.len(), 3);
+}
+
+#[test]
+fn imports_that_become_one_lead_to_one_part() {
+    let pool = |part: &str, exports: &[&str]| hosted(PartRole::Service, make(part, exports, &[]));
+    let api = make("api", &[HANDLER], &["x:a/a@1.0.0", "x:text/text"]);
+    let text = make("text", &["x:text/text"], &["x:a/a@1.1.0"]);
+    // The later version decides what is called.
+    let parts = [api.clone(), text.clone(), pool("pool", &["x:a/a@1.0.0", "x:a/a@1.2.0"])];
+    let composition = compose(&parts, &[]).unwrap();
+    check(&composition, &["x:a/a@1.1.0"], &[HANDLER]);
+    assert_eq!(host_edges(&composition), ["whole x:a/a@1.1.0 pool x:a/a@1.2.0"]);
+    assert!(composition.graph.iter().filter(|edge| edge.to == name("pool")).all(|edge| edge.export == "x:a/a@1.2.0"));
+
+    // One part for the one, nobody for the other.
+    let parts = [api.clone(), text.clone(), pool("pool", &["x:a/a@1.0.0"])];
+    let error = compose(&parts, &[]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "api and text both import x:a/a@1.1.0, which the whole imports once, but that of api comes from pool and that \
+         of text from the node"
+    );
+    assert_eq!(error.part(), Some(&name("text")));
+    // Two parts.
+    let parts = [api.clone(), text.clone(), pool("one", &["x:a/a@1.0.0"]), pool("two", &["x:a/a@1.1.0"])];
+    let error = compose(&parts, &[]).unwrap_err();
+    assert!(error.to_string().contains("api comes from one and that of text from two"), "{error}");
+    let link = link("api", "x:a/a@1.0.0", "two");
+    let two_alone = compose(&[api.clone(), text.clone(), parts[3].clone()], std::slice::from_ref(&link)).unwrap();
+    assert_eq!(host_edges(&two_alone), ["whole x:a/a@1.1.0 two x:a/a@1.1.0"]);
+    // Composed into one, and imported by the other: each has its own.
+    let parts = [api, text, make("inside", &["x:a/a@1.0.0"], &[]), pool("two", &["x:a/a@1.1.0"])];
+    let composition = compose(&parts, &[]).unwrap();
+    check(&composition, &["x:a/a@1.1.0"], &[HANDLER]);
+    assert_eq!(host_edges(&composition), ["whole x:a/a@1.1.0 two x:a/a@1.1.0"]);
+}
+
+#[test]
+fn what_is_hosted_can_not_call_what_is_composed() {
+    let parts = [
+        make("api", &[HANDLER, "x:api/log@1.0.0"], &["x:a/a@1.0.0"]),
+        hosted(PartRole::Lazy, make("a", &["x:a/a@1.0.0"], &["x:api/log@1.0.0"])),
+    ];
+    let error = compose(&parts, &[]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "a is lazy and imports x:api/log@1.0.0, which only what is composed exports: api (x:api/log@1.0.0)"
+    );
+    assert_eq!((error.part(), error.hint().contains("`isolate: true` on api")), (Some(&name("a")), true));
+    let to_api = link("a", "x:api/log@1.0.0", "api");
+    assert_eq!(compose(&parts, &[to_api]).unwrap_err(), error);
+    // Another one that is hosted is asked first.
+    let log = hosted(PartRole::Isolated, make("log", &["x:api/log@1.1.0"], &[]));
+    let composition = compose(&[parts[0].clone(), parts[1].clone(), log], &[]).unwrap();
+    assert_eq!(host_edges(&composition), ["whole x:a/a@1.0.0 a x:a/a@1.0.0", "a x:api/log@1.0.0 log x:api/log@1.1.0"]);
+}
+
+#[test]
+fn what_answers_requests_is_composed() {
+    for (role, said) in [(PartRole::Lazy, "it is lazy"), (PartRole::Service, "it is a service")] {
+        let parts = [make("a", &["x:a/a"], &[]), hosted(role, make("api", &[HANDLER], &[]))];
+        let error = compose(&parts, &[]).unwrap_err();
+        assert_eq!(error, ComposeError::HostedEntry { part: name("api"), role });
+        assert!(error.to_string().ends_with(said), "{error}");
+    }
+    // One that is hosted is no rival.
+    let parts = [make("api", &[HANDLER], &[]), hosted(PartRole::Service, make("other", &[HANDLER, RUN], &[]))];
+    assert_eq!(compose(&parts, &[]).unwrap().entry, name("api"));
+}
+
+#[test]
+fn a_service_has_something_to_do() {
+    let parts = [make("api", &[HANDLER], &[]), hosted(PartRole::Service, make("s", &["x:a/a"], &[]))];
+    let error = compose(&parts, &[]).unwrap_err();
+    assert_eq!(error, ComposeError::IdleService { part: name("s"), exports: strings(&["x:a/a"]) });
+    let parts = [make("api", &[HANDLER], &[]), hosted(PartRole::Service, make("s", &["wasi:cli/run@0.3.0"], &[]))];
+    assert_eq!(names(&compose(&parts, &[]).unwrap().hosted), ["s"]);
+}
+
+#[test]
+fn a_circle_of_hosted_parts_is_shown_whole() {
+    let parts = [
+        make("api", &[HANDLER], &["x:a/a"]),
+        hosted(PartRole::Isolated, make("a", &["x:a/a"], &["x:b/b"])),
+        hosted(PartRole::Service, make("b", &["x:b/b"], &["x:a/a"])),
+    ];
+    let error = compose(&parts, &[]).unwrap_err();
+    assert_eq!(error.to_string(), "the components need each other in a circle: a → b → a");
+}
+
+#[test]
+fn types_are_compared_over_the_border_as_well() {
+    let string = |wat: String| wat.replacen(r#"(param "n" u32)"#, r#"(param "n" string)"#, 1);
+    let a = hosted(PartRole::Service, make("a", &["x:a/a@1.0.0"], &[]));
+    let api = part("api", &string(component(&[HANDLER], &["x:a/a@1.0.0"])));
+    let error = compose(&[api, a.clone()], &[]).unwrap_err();
+    let ComposeError::Mismatch { part: of, exporter, why, .. } = &error else { panic!("{error:?}") };
+    assert_eq!((of, exporter), (&name("api"), &name("a")));
+    assert!(why.contains("`f`") && why.contains("string") && why.contains("u32"), "{why}");
+    // Between two that are hosted.
+    let api = make("api", &[HANDLER], &["x:b/b"]);
+    let b = hosted(PartRole::Lazy, part("b", &string(component(&["x:b/b"], &["x:a/a@1.0.0"]))));
+    let error = compose(&[api, b, a], &[]).unwrap_err();
+    assert!(matches!(&error, ComposeError::Mismatch { part, .. } if *part == name("b")), "{error:?}");
+}
+
+#[test]
+fn types_alone_cross_no_border() {
+    let types = r#"(instance (type $e (enum "a" "b")) (export "t" (type (eq $e))))"#;
+    let with_types = |exports: &[&str], imports: &[&str]| {
+        component(exports, imports).replacen("(component", &format!(r#"(component (import "x:a/types" {types})"#), 1)
+    };
+    // Neither needs anybody for them, though another one exports an interface of that name.
+    let parts = [
+        part("api", &with_types(&[HANDLER], &["x:a/a", "x:b/b"])),
+        hosted(PartRole::Service, make("a", &["x:a/a", "x:a/types"], &[])),
+        hosted(PartRole::Lazy, part("b", &with_types(&["x:b/b"], &[]))),
+    ];
+    let composition = compose(&parts, &[]).unwrap();
+    assert_eq!(host_edges(&composition), ["whole x:a/a a x:a/a", "whole x:b/b b x:b/b"]);
 }
 
 proptest! {
@@ -261,7 +445,7 @@ proptest! {
         if is_cut {
             bytes.truncate(cut.index(bytes.len()));
         }
-        let _ = compose(&[good, Part { name: name("a"), bytes: bytes.into() }], &[]);
+        let _ = compose(&[good, Part { name: name("a"), bytes: bytes.into(), role: None }], &[]);
     }
 
     /// In any graph of parts that import only later ones: it composes to valid bytes, the same in any order, with all
@@ -288,6 +472,62 @@ proptest! {
         }
         prop_assert_eq!(composition.used.len(), reached.len());
         prop_assert_eq!(composition.used.len() + composition.dropped.len(), 6);
+        parts.rotate_left(turn);
+        prop_assert_eq!(compose(&parts, &[]).unwrap(), composition);
+    }
+
+    /// In any graph of parts of which some are hosted: what is composed is valid and the same in any order; each hosted
+    /// part that is needed is there once; each import is satisfied in one way; nobody hosted calls what is composed.
+    #[test]
+    fn any_graph_with_hosted_parts_is_joined(edges in prop::collection::vec(any::<bool>(), 15), roles in prop::collection::vec(0_u8..4, 5), turn in 0_usize..6) {
+        let interface = |i: usize| format!("x:p{i}/i@1.0.0");
+        let role = |i: usize| match i.checked_sub(1).map(|i| roles[i]) {
+            Some(1) => Some(PartRole::Service),
+            Some(2) => Some(PartRole::Lazy),
+            Some(3) => Some(PartRole::Isolated),
+            _ => None,
+        };
+        let imports_of = |i: usize| -> Vec<usize> {
+            let first: usize = (0..i).map(|k| 5 - k).sum();
+            (i + 1..6).filter(|j| edges[first + j - i - 1]).collect()
+        };
+        let mut parts: Vec<Part> = (0..6).map(|i| {
+            let mut exports = vec![if i == 0 { HANDLER.to_owned() } else { interface(i) }];
+            exports.extend((role(i) == Some(PartRole::Service)).then(|| RUN.to_owned()));
+            let imports: Vec<String> = imports_of(i).into_iter().map(interface).collect();
+            let part = make(&format!("p{i}"), &refs(&exports), &refs(&imports));
+            Part { role: role(i), ..part }
+        }).collect();
+        let mut reached = std::collections::BTreeSet::from([0]);
+        reached.extend((0..6).filter(|i| role(*i) == Some(PartRole::Service)));
+        for i in 0..6 {
+            if reached.contains(&i) {
+                reached.extend(imports_of(i));
+            }
+        }
+        let calls = || reached.iter().flat_map(|i| imports_of(*i).into_iter().map(move |j| (*i, j)));
+        let composed = compose(&parts, &[]);
+        if calls().any(|(i, j)| role(i).is_some() && role(j).is_none()) {
+            let is_refused = matches!(composed, Err(ComposeError::OnlyComposed { .. }));
+            prop_assert!(is_refused, "{composed:?}");
+            return Ok(());
+        }
+        let composition = composed.unwrap();
+        let to_hosted: std::collections::BTreeSet<usize> =
+            calls().filter(|(i, j)| role(*i).is_none() && role(*j).is_some()).map(|(_, j)| j).collect();
+        let mut imports: Vec<String> = to_hosted.iter().map(|j| interface(*j)).collect();
+        let mut found = surface::read(&composition.bytes).unwrap().imports;
+        imports.sort();
+        found.sort();
+        prop_assert_eq!(found, imports);
+        let names_of = |hosted: bool| -> Vec<String> {
+            reached.iter().filter(|i| role(**i).is_some() == hosted).map(|i| format!("p{i}")).collect()
+        };
+        prop_assert_eq!(names(&composition.used), names_of(false));
+        prop_assert_eq!(names(&composition.hosted), names_of(true));
+        let between_hosted = calls().filter(|(i, _)| role(*i).is_some()).count();
+        prop_assert_eq!(composition.host_edges.len(), to_hosted.len() + between_hosted);
+        prop_assert_eq!(composition.graph.len(), calls().count());
         parts.rotate_left(turn);
         prop_assert_eq!(compose(&parts, &[]).unwrap(), composition);
     }

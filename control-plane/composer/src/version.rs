@@ -29,6 +29,12 @@ pub(crate) fn fit(import: &str, export: &str) -> Option<Fit> {
     fits.then_some(Fit::Compatible(offered))
 }
 
+/// Whether two imports of different components become one import of the whole, in the later version of both.
+pub(crate) fn unify(a: &str, b: &str) -> bool {
+    let ((first, Some(one)), (second, Some(other))) = (split(a), split(b)) else { return a == b };
+    first == second && (one == other || is_compatible(&one, &other))
+}
+
 /// The same interface, in a version that does not fit.
 pub(crate) fn is_near(import: &str, export: &str) -> bool {
     split(import).0 == split(export).0 && fit(import, export).is_none()
@@ -69,6 +75,8 @@ mod tests {
         assert!(fit("a:b/c@1.0.0", "a:b/c@1.0.0") > fit("a:b/c@1.0.0", "a:b/c@1.1.0"));
         assert!(fit("a:b/c@1.0.0", "a:b/c@1.10.0") > fit("a:b/c@1.0.0", "a:b/c@1.9.0"));
         assert!(is_near("a:b/c@1.0.0", "a:b/c@2.0.0") && is_near("a:b/c@1.0.0", "a:b/c"));
+        assert!(unify("a:b/c@1.0.0", "a:b/c@1.2.0") && unify("a:b/c", "a:b/c") && unify("a:b/c@0.0.1", "a:b/c@0.0.1"));
+        assert!(!unify("a:b/c@1.0.0", "a:b/c@2.0.0") && !unify("a:b/c@1.0.0", "a:b/c") && !unify("a:b/c", "a:b/d"));
         assert!(!is_near("a:b/c@1.0.0", "a:b/c@1.1.0") && !is_near("a:b/c@1.0.0", "a:b/d@1.0.0"));
     }
 }

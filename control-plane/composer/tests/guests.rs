@@ -12,7 +12,7 @@ fn guest(part: &str, file: &str) -> Part {
     let folder = std::env::var_os("LATTICE_GUESTS").map_or_else(default, PathBuf::from);
     let path = folder.join(format!("{file}.wasm"));
     match std::fs::read(&path) {
-        Ok(bytes) => Part { name: ComponentName::new(part).unwrap(), bytes: bytes.into() },
+        Ok(bytes) => Part { name: ComponentName::new(part).unwrap(), bytes: bytes.into(), role: None },
         Err(error) => panic!("{}: {error}; run `cargo xtask guests --rust-only`", path.display()),
     }
 }

@@ -84,7 +84,7 @@ impl<'a> Ledger<'a> {
             // How much a workload that is gone had reserved is not known any more: until the holder has given it up,
             // which it does at once, nothing more fits there.
             let memory = |node: &NodeId| match spec {
-                Some(spec) => spec.spec.limits.memory.0,
+                Some(spec) => spec.spec.memory_reserved(),
                 None => view.sessions.get(node).map_or(0, |session| session.record.capacity.memory),
             };
             let old_holder = record.handover_from.as_ref();
@@ -101,12 +101,12 @@ impl<'a> Ledger<'a> {
     /// Why the node can't take one more replica, if it can't.
     pub(crate) fn refusal(&self, node: &NodeId, spec: &WorkloadSpec) -> Option<Reason> {
         let Some(account) = self.account(node) else { return Some(Reason::Slots { capacity: 0 }) };
-        account.rules_out(spec).or_else(|| account.is_full_for(spec.limits.memory.0))
+        account.rules_out(spec).or_else(|| account.is_full_for(spec.memory_reserved()))
     }
 
     /// Book a replica on a node.
     pub(crate) fn take(&mut self, node: &NodeId, spec: &'a WorkloadSpec) {
-        self.book(node, &spec.name, spec.limits.memory.0);
+        self.book(node, &spec.name, spec.memory_reserved());
     }
 
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &'a NodeId> + '_ {
@@ -256,7 +256,7 @@ impl<'l, 'a> Ranking<'l, 'a> {
         let &place = self.ledger.places.get(node)?;
         self.contest.entrants.binary_search(&place).ok()?;
         let account = self.ledger.accounts.get(place)?;
-        if !account.has_room(self.contest.spec.limits.memory.0) {
+        if !account.has_room(self.contest.spec.memory_reserved()) {
             return None;
         }
         let mine = self.score(place, account);
@@ -279,7 +279,7 @@ impl<'l, 'a> Ranking<'l, 'a> {
     }
 
     fn fitting(&self) -> impl Iterator<Item = (usize, &'l Account<'a>)> + '_ {
-        let needed = self.contest.spec.limits.memory.0;
+        let needed = self.contest.spec.memory_reserved();
         let entrants = self.contest.entrants.iter();
         let entrants = entrants.filter_map(|place| Some((*place, self.ledger.accounts.get(*place)?)));
         entrants.filter(move |(_, account)| account.has_room(needed))

@@ -23,6 +23,7 @@ pub use schedule::{LATE_MS, MISSED_COUNTED_MAX, Missed, TicksWrite, Turn, turn};
 use lattice::{
     host::Assignment,
     id::{Incarnation, NodeId, Revision, SlotId, WorkloadName},
+    recipe::Recipe,
     record::{Holder, Phase, Slot},
     spec::{Class, WorkloadSpec},
     store::Precondition,
@@ -117,7 +118,7 @@ pub fn plan(view: &LatticeView, me: &Me, situation: Situation) -> Plan {
 /// What runs here: what this node holds, and what it hands over until the new holder is ready.
 fn assignments(view: &LatticeView, me: &Me) -> BTreeMap<SlotId, Assignment> {
     let life = me.holder();
-    let mut specs = BTreeMap::<&WorkloadName, Arc<WorkloadSpec>>::new();
+    let mut shared = BTreeMap::<&WorkloadName, (Arc<WorkloadSpec>, Arc<Recipe>)>::new();
     let mut assignments = BTreeMap::new();
     for (slot, Versioned { record, .. }) in &view.slots {
         let hands_over = record.phase != Phase::Ready && record.handover_from.as_ref() == Some(&life);
@@ -133,9 +134,9 @@ fn assignments(view: &LatticeView, me: &Me) -> BTreeMap<SlotId, Assignment> {
         {
             continue;
         }
-        let shared = specs.entry(&slot.workload).or_insert_with(|| Arc::new(spec.spec.clone()));
-        let assignment =
-            Assignment { spec: shared.clone(), artifact: spec.runs(), uid: spec.uid, generation: spec.generation };
+        let share = || (Arc::new(spec.spec.clone()), Arc::new(spec.runs()));
+        let (asked, recipe) = shared.entry(&slot.workload).or_insert_with(share).clone();
+        let assignment = Assignment { spec: asked, recipe, uid: spec.uid, generation: spec.generation };
         assignments.insert(slot.clone(), assignment);
     }
     assignments

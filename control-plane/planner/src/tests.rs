@@ -202,7 +202,7 @@ impl World {
             let (mut slots, mut memory) = (0, 0);
             for (slot, _) in held {
                 slots += 1;
-                memory += self.view.specs.get(&slot.workload).map_or(0, |spec| spec.record.spec.limits.memory.0);
+                memory += self.view.specs.get(&slot.workload).map_or(0, |spec| spec.record.spec.memory_reserved());
             }
             let Capacity { slots: slots_max, memory: memory_max } = session.record.capacity;
             assert!(slots <= slots_max && memory <= memory_max, "{node}: {slots}/{slots_max}, {memory}/{memory_max}");

@@ -1,96 +1,107 @@
-//! Several components to one, before anything is written: nodes see only the result, in the object store by its digest.
-//! The rules are in `lattice-composer`; here is where the bytes come from and go to, and what a person is told.
+//! Several components to one, and what the host joins to it, before anything is written: nodes see only the result, in
+//! the object store by its digest, and a recipe. The rules are in `lattice-composer`; here is where the bytes come from
+//! and go to, and what a person is told.
 
+use super::explain::{explain, explain_unfit};
 use super::{Admission, blocking, unavailable};
+use crate::Inspector;
 use lattice::{
     ctl::{Composed, ComposedEdge, CtlError, ErrorCode},
     host::{Role, Unfit},
     id::{ComponentName, Digest},
     limits::COMPONENT_BYTES_MAX,
-    spec::{Source, WorkloadSpec},
+    recipe::{HostedPart, Recipe},
+    spec::{PartRole, PartSpec, Source, WorkloadSpec},
 };
 use lattice_composer::{ComposeError, Composition, Part};
 
 /// Compositions that a node remembers. Each takes a kilobyte or so, and never more than 100.
 const REMEMBERED: usize = 1024;
 
-/// What several components were composed into.
+/// What was made of several components and services.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Artifact {
-    pub(super) digest: Digest,
+pub(super) struct Made {
+    /// It has an artifact.
+    pub(super) recipe: Recipe,
     /// For whoever put the spec.
     pub(super) brief: Composed,
 }
 
 /// Why parts make no unit.
 enum Refused {
-    Compose(ComposeError),
-    /// They can be composed, but no node can run what comes out.
-    Whole(Box<Composition>, Unfit),
+    Compose(Box<ComposeError>),
+    /// They can be composed, but no node can run the whole (`None`) or what is to be linked to it.
+    Unfit(Box<Composition>, Option<ComponentName>, Unfit),
 }
 
 impl Admission {
-    /// What nodes are to run for a spec whose components were checked: nothing of its own where there is one component.
-    /// With `store` the object is in the object store afterwards.
-    pub(super) async fn artifact(&self, spec: &WorkloadSpec, store: bool) -> Result<Option<Artifact>, CtlError> {
+    /// What nodes are to run for a spec whose components were checked: nothing is made where there is one component only.
+    /// With `store` all objects are in the object store afterwards.
+    pub(super) async fn made_of(&self, spec: &WorkloadSpec, store: bool) -> Result<Option<Made>, CtlError> {
         if spec.only().is_some() {
             return Ok(None);
         }
         let inputs = inputs(spec);
         let _turn = self.inspecting.lock().await;
         let known = self.composed.lock().ok().and_then(|composed| composed.get(&inputs).cloned());
-        if let Some(artifact) = known
-            && (!store || self.is_stored(artifact.digest).await?)
+        if let Some(made) = known
+            && (!store || self.are_stored(&made.recipe).await?)
         {
-            return Ok(Some(artifact));
+            return Ok(Some(made));
         }
         let composition = self.compose(spec).await?;
         tracing::info!(
             workload = %spec.name, artifact = %composition.digest, entry = %composition.entry,
-            used = ?composition.used, unused = ?composition.dropped, "composed"
+            used = ?composition.used, hosted = ?composition.hosted, unused = ?composition.dropped, "composed"
         );
-        let artifact = Artifact { digest: composition.digest, brief: brief(&composition) };
-        // A single part may be all that is used, and that one is there.
-        if store && !self.is_stored(artifact.digest).await? {
+        let made = Made { recipe: recipe(spec, &composition), brief: brief(&composition) };
+        // A single part may be all that is composed, and that one is there.
+        if store && !self.are_stored(&made.recipe).await? {
             self.platform.artifacts.put(composition.bytes).await.map_err(|error| unavailable(&error))?;
         }
         if let Ok(mut composed) = self.composed.lock() {
             if composed.len() >= REMEMBERED {
                 composed.clear();
             }
-            composed.insert(inputs, artifact.clone());
+            composed.insert(inputs, made.clone());
         }
-        Ok(Some(artifact))
+        Ok(Some(made))
     }
 
-    async fn is_stored(&self, digest: Digest) -> Result<bool, CtlError> {
-        let size = self.platform.artifacts.size(digest).await.map_err(|error| unavailable(&error))?;
-        Ok(size.is_some())
+    async fn are_stored(&self, recipe: &Recipe) -> Result<bool, CtlError> {
+        for digest in recipe.digests() {
+            let size = self.platform.artifacts.size(digest).await.map_err(|error| unavailable(&error))?;
+            if size.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     async fn compose(&self, spec: &WorkloadSpec) -> Result<Composition, CtlError> {
         let bad = |text: String| CtlError::new(ErrorCode::BadComponent, text).field("components");
         let mut parts = Vec::new();
         let mut total = 0;
-        for (i, component) in spec.components.iter().enumerate() {
-            let Source::Stored(digest) = component.source else { continue };
+        for PartSpec { field, name, source, role, .. } in spec.parts() {
+            let Source::Stored(digest) = *source else { continue };
             let bytes = self.platform.artifacts.get(digest).await.map_err(|error| unavailable(&error))?;
-            let vanished = || bad(format!("{digest} vanished from the object store")).field(source_field(i));
+            let vanished = || bad(format!("{digest} vanished from the object store")).field(format!("{field}.source"));
             let bytes = bytes.ok_or_else(vanished)?;
             total += bytes.len() as u64;
             if total > COMPONENT_BYTES_MAX {
-                let text = format!("the components are more than {COMPONENT_BYTES_MAX} bytes together");
+                let text = format!("components and services are more than {COMPONENT_BYTES_MAX} bytes together");
                 return Err(bad(text).hint("strip them: release builds without debug information are much smaller"));
             }
-            parts.push(Part { name: component.name.clone(), bytes });
+            parts.push(Part { name: name.clone(), bytes, role });
         }
         let (links, inspect) = (spec.compose.links.clone(), self.inspect.clone());
         // Megabytes must not hold up what else this thread does, and a panic in it costs this request only.
         let composing = blocking(move || {
-            let composition = lattice_composer::compose(&parts, &links).map_err(Refused::Compose)?;
-            match inspect(&composition.bytes, Role::Whole) {
+            let composition =
+                lattice_composer::compose(&parts, &links).map_err(|error| Refused::Compose(Box::new(error)))?;
+            match check(&parts, &composition, &inspect) {
                 Ok(()) => Ok(composition),
-                Err(unfit) => Err(Refused::Whole(Box::new(composition), unfit)),
+                Err((part, unfit)) => Err(Refused::Unfit(Box::new(composition), part, unfit)),
             }
         });
         match composing.await {
@@ -99,11 +110,43 @@ impl Admission {
             }
             Some(Ok(composition)) => Ok(composition),
             Some(Err(Refused::Compose(error))) => Err(explain(spec, &error)),
-            Some(Err(Refused::Whole(composition, unfit))) => Err(explain_whole(spec, &composition, unfit)),
+            Some(Err(Refused::Unfit(composition, part, unfit))) => {
+                Err(explain_unfit(spec, &composition, part.as_ref(), unfit))
+            }
             None => Err(bad("their structure made the composition fail".into())
                 .hint("compose them beforehand, for example with `wac`, and deploy the result")),
         }
     }
+}
+
+/// Whether nodes can run the whole (`None`) and what is linked to it.
+fn check(parts: &[Part], composition: &Composition, inspect: &Inspector) -> Result<(), (Option<ComponentName>, Unfit)> {
+    let linked = |from: Option<&ComponentName>| -> Vec<String> {
+        let edges = composition.host_edges.iter().filter(|edge| edge.from.as_ref() == from);
+        edges.map(|edge| edge.import.clone()).collect()
+    };
+    inspect(&composition.bytes, Role::Whole, &linked(None)).map_err(|unfit| (None, unfit))?;
+    for part in parts.iter().filter(|part| composition.hosted.contains(&part.name)) {
+        let Some(role) = part.role else { continue };
+        let is_called = composition.host_edges.iter().any(|edge| edge.to == part.name);
+        inspect(&part.bytes, Role::Hosted { role, is_called }, &linked(Some(&part.name)))
+            .map_err(|unfit| (Some(part.name.clone()), unfit))?;
+    }
+    Ok(())
+}
+
+/// What nodes are told.
+fn recipe(spec: &WorkloadSpec, composition: &Composition) -> Recipe {
+    let mut parts: Vec<HostedPart> = spec
+        .parts()
+        .filter(|part| composition.hosted.contains(part.name))
+        .filter_map(|part| match (part.source, part.role) {
+            (Source::Stored(digest), Some(role)) => Some(HostedPart { name: part.name.clone(), digest: *digest, role }),
+            _ => None,
+        })
+        .collect();
+    parts.sort_by(|a, b| a.name.cmp(&b.name));
+    Recipe { artifact: Some(composition.digest), parts, edges: composition.host_edges.clone() }
 }
 
 /// What a person wants to know of a composition.
@@ -114,53 +157,15 @@ fn brief(composition: &Composition) -> Composed {
     Composed::new(composition.entry.clone(), composition.graph.iter().map(edge), composition.dropped.clone())
 }
 
-/// A digest of all that a composition depends on: equal for specs that differ in the order of their components only.
+/// A digest of all that a composition depends on: equal for specs that differ in the order of their parts only.
 fn inputs(spec: &WorkloadSpec) -> Digest {
-    let mut parts: Vec<(&ComponentName, String)> =
-        spec.components.iter().map(|part| (&part.name, part.source.to_string())).collect();
+    let mut parts: Vec<(&ComponentName, String, Option<PartRole>)> =
+        spec.parts().map(|part| (part.name, part.source.to_string(), part.role)).collect();
     parts.sort();
     let mut links: Vec<_> = spec.compose.links.iter().collect();
     links.sort();
     // Names and text only: it can't fail.
     Digest::of(&serde_json::to_vec(&(parts, links)).unwrap_or_default())
-}
-
-fn source_field(index: usize) -> String {
-    format!("components[{index}].source")
-}
-
-fn field_of(spec: &WorkloadSpec, part: &ComponentName) -> Option<String> {
-    spec.components.iter().position(|component| component.name == *part).map(source_field)
-}
-
-fn explain(spec: &WorkloadSpec, error: &ComposeError) -> CtlError {
-    let linked = error.link().and_then(|(part, import)| {
-        let links = &spec.compose.links;
-        links.iter().position(|link| link.from == *part && link.import == import).map(|i| format!("compose.links[{i}]"))
-    });
-    let field = linked.or_else(|| field_of(spec, error.part()?)).unwrap_or_else(|| "components".into());
-    CtlError::new(ErrorCode::BadComponent, error.to_string()).field(field).hint(error.hint())
-}
-
-/// Which part is to blame for what the whole lacks.
-fn explain_whole(spec: &WorkloadSpec, composition: &Composition, unfit: Unfit) -> CtlError {
-    let Unfit { message, missing } = unfit;
-    let open = composition.open.iter().find(|open| Some(&open.import) == missing.as_ref());
-    let Some(open) = open else {
-        return CtlError::new(ErrorCode::BadComponent, format!("the composition can't run: {message}"))
-            .field("components")
-            .hint("deploy the components in question alone to see which one it is");
-    };
-    let text =
-        format!("{} imports {}, which neither another component exports nor a node offers", open.part, open.import);
-    let near: Vec<String> = open.near.iter().map(ToString::to_string).collect();
-    let hint = if near.is_empty() {
-        "add the component that exports it".to_owned()
-    } else {
-        format!("a version that does not fit is exported by {}", near.join(", "))
-    };
-    let field = field_of(spec, &open.part).unwrap_or_else(|| "components".into());
-    CtlError::new(ErrorCode::BadComponent, text).field(field).hint(hint)
 }
 
 #[cfg(test)]
@@ -171,12 +176,12 @@ mod tests {
         Fut,
         ctl::HEADER_DRY_RUN,
         id::{LatticeId, NodeId, WorkloadName},
+        recipe::HostEdge,
         record::{Capacity, Key, Record as _, SpecRecord},
         store::{Bucket, Clock, Message, Platform, Rng},
         testing::MemoryLattice,
         view::{LatticeView, Seen},
     };
-    use lattice_composer::{Exporter, OpenImport};
     use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
     struct Fixed;
@@ -216,7 +221,7 @@ mod tests {
         view.seen.extend(Bucket::ALL.map(|bucket| (bucket, Seen::default())));
         let view = tokio::sync::watch::channel(Arc::new(view)).1;
         let events = Events::new(&options, &platform);
-        (Admission::new(options, platform.clone(), events, Arc::new(|_, _| Ok(())), view), platform)
+        (Admission::new(options, platform.clone(), events, Arc::new(|_, _, _| Ok(())), view), platform)
     }
 
     /// A component that imports and exports instances with a function `f`.
@@ -264,7 +269,7 @@ mod tests {
         let mut preview = message(&text);
         preview.headers.insert(HEADER_DRY_RUN.to_owned(), "true".to_owned());
         assert!(admission.put(&preview).await.unwrap().changed);
-        let artifact = admission.artifact(&parsed, false).await.unwrap().unwrap().digest;
+        let artifact = admission.made_of(&parsed, false).await.unwrap().unwrap().recipe.artifact.unwrap();
         assert_eq!(platform.artifacts.size(artifact).await.unwrap(), None, "a dry run stores nothing");
 
         let first = admission.put(&message(&text)).await.unwrap();
@@ -275,25 +280,25 @@ mod tests {
         assert_eq!(first.composition.as_ref(), Some(&expected));
         assert!(platform.artifacts.size(artifact).await.unwrap().is_some());
         let first = record(&platform).await;
-        assert_eq!((first.artifact, first.runs()), (Some(artifact), Some(artifact)));
+        assert_eq!((first.recipe.artifact, first.runs().artifact), (Some(artifact), Some(artifact)));
         let again = admission.put(&message(&text)).await.unwrap();
         assert_eq!((again.changed, again.composition), (false, Some(expected)));
         assert!(!admission.put(&preview).await.unwrap().changed);
 
         admission.scale(&first.spec.name, &message(r#"{"replicas": 2}"#)).await.unwrap();
         let scaled = record(&platform).await;
-        assert_eq!((scaled.artifact, scaled.spec.replicas), (Some(artifact), 2));
+        assert_eq!((scaled.recipe.artifact, scaled.spec.replicas), (Some(artifact), 2));
         admission.rollback(&first.spec.name, &message("")).await.unwrap();
-        assert_eq!(record(&platform).await.artifact, Some(artifact));
+        assert_eq!(record(&platform).await.recipe.artifact, Some(artifact));
     }
 
     #[tokio::test]
     async fn what_is_remembered_is_composed_again_when_the_object_store_lost_it() {
         let (admission, platform) = admission();
         let parsed = spec(&hello(&platform).await);
-        let artifact = admission.artifact(&parsed, false).await.unwrap().unwrap().digest;
+        let artifact = admission.made_of(&parsed, false).await.unwrap().unwrap().recipe.artifact.unwrap();
         // Remembered, but not stored.
-        assert_eq!(admission.artifact(&parsed, true).await.unwrap().unwrap().digest, artifact);
+        assert_eq!(admission.made_of(&parsed, true).await.unwrap().unwrap().recipe.artifact, Some(artifact));
         assert!(platform.artifacts.size(artifact).await.unwrap().is_some());
     }
 
@@ -317,6 +322,73 @@ mod tests {
     const TWO: &str = "name: a\ncomponents: [{name: b, source: DIGEST}, {name: a, source: DIGEST}]\n\
                        compose: {links: [{from: a, import: 'x:y/z', to: b}]}";
 
+    #[tokio::test]
+    async fn what_is_hosted_is_recorded_and_asked_after() {
+        let (mut admission, platform) = admission();
+        let front = component("wasi:http/incoming-handler@0.2.0", Some("x:y/z@1.0.0"));
+        let front = platform.artifacts.put(front).await.unwrap();
+        let back = platform.artifacts.put(component("x:y/z@1.1.0", Some("x:y/w@1.0.0"))).await.unwrap();
+        let deep = platform.artifacts.put(component("x:y/w@1.0.0", None)).await.unwrap();
+        let text = format!(
+            "name: hello\ncomponents: [{{name: front, source: '{front}'}}, {{name: deep, source: '{deep}', lazy: true}}]\n\
+             services: [{{name: back, source: '{back}'}}]\n"
+        );
+        let asked = Arc::<std::sync::Mutex<Vec<String>>>::default();
+        let log = asked.clone();
+        admission.inspect = Arc::new(move |_, role, linked| {
+            if role != Role::Part {
+                log.lock().unwrap().push(format!("{role:?} {linked:?}"));
+            }
+            match linked.contains(&"x:y/w@1.0.0".to_owned()) {
+                true => Err(Unfit {
+                    message: "f passes a stream".into(),
+                    missing: None,
+                    uncrossable: linked.first().cloned(),
+                }),
+                false => Ok(()),
+            }
+        });
+        let error = admission.put(&message(&text)).await.unwrap_err();
+        assert_eq!((error.code, error.field.as_deref()), (ErrorCode::BadComponent, Some("components[1].lazy")));
+        assert_eq!(error.message, "back can't call deep, which is lazy: x:y/w@1.0.0: f passes a stream");
+        assert_eq!(
+            *asked.lock().unwrap(),
+            [
+                r#"Whole ["x:y/z@1.0.0"]"#,
+                "Hosted { role: Lazy, is_called: true } []",
+                r#"Hosted { role: Service, is_called: true } ["x:y/w@1.0.0"]"#
+            ]
+        );
+
+        admission.inspect = Arc::new(|_, _, _| Ok(()));
+        let reply = admission.put(&message(&text)).await.unwrap();
+        assert_eq!(reply.composition.map(|brief| brief.edges.len()), Some(2));
+        let name = |text: &str| ComponentName::new(text).unwrap();
+        let edge = |from: Option<&str>, import: &str, to: &str, export: &str| HostEdge {
+            from: from.map(name),
+            import: import.into(),
+            to: name(to),
+            export: export.into(),
+        };
+        let expected = Recipe {
+            artifact: Some(front),
+            parts: vec![
+                HostedPart { name: name("back"), digest: back, role: PartRole::Service },
+                HostedPart { name: name("deep"), digest: deep, role: PartRole::Lazy },
+            ],
+            edges: vec![
+                edge(None, "x:y/z@1.0.0", "back", "x:y/z@1.1.0"),
+                edge(Some("back"), "x:y/w@1.0.0", "deep", "x:y/w@1.0.0"),
+            ],
+        };
+        assert_eq!(record(&platform).await.recipe, expected);
+        assert!(!admission.put(&message(&text)).await.unwrap().changed);
+        // The same components in another role are another workload.
+        let isolated = text.replace("lazy: true", "isolate: true");
+        assert!(admission.put(&message(&isolated)).await.unwrap().changed);
+        assert_eq!(record(&platform).await.recipe.parts[1].role, PartRole::Isolated);
+    }
+
     #[test]
     fn the_inputs_are_parts_and_links_in_whatever_order() {
         let swapped = TWO.replace(
@@ -333,41 +405,5 @@ mod tests {
                 &TWO.replace("name: b, source: DIGEST", &format!("name: b, source: {}", Digest::of(b"other")))
             ))
         );
-    }
-
-    #[test]
-    fn errors_name_the_field_and_the_remedy() {
-        let spec = spec(TWO);
-        let name = |text: &str| ComponentName::new(text).unwrap();
-        let error = ComposeError::UnusedLink { part: name("a"), import: "x:y/z".into(), imports: vec!["x:y/w".into()] };
-        let error = explain(&spec, &error);
-        assert_eq!((error.code, error.field.as_deref()), (ErrorCode::BadComponent, Some("compose.links[0]")));
-        assert_eq!(error.hint.as_deref(), Some("it imports x:y/w"));
-        let error = explain(&spec, &ComposeError::Malformed { part: name("a"), why: "no".into() });
-        assert_eq!(error.field.as_deref(), Some("components[1].source"));
-        let error = explain(&spec, &ComposeError::NoEntry);
-        assert_eq!(error.field.as_deref(), Some("components"));
-        assert!(error.hint.is_some());
-
-        let composition = Composition {
-            bytes: Default::default(),
-            digest: Digest::of(b""),
-            entry: name("a"),
-            graph: Vec::new(),
-            used: vec![name("a")],
-            dropped: vec![name("b")],
-            open: vec![OpenImport {
-                part: name("a"),
-                import: "x:y/z@1.0.0".into(),
-                near: vec![Exporter { part: name("b"), export: "x:y/z@2.0.0".into() }],
-            }],
-        };
-        let unfit = |missing: &str| Unfit { message: "it lacks something".into(), missing: Some(missing.into()) };
-        let error = explain_whole(&spec, &composition, unfit("x:y/z@1.0.0"));
-        assert_eq!(error.field.as_deref(), Some("components[1].source"));
-        assert!(error.message.starts_with("a imports x:y/z@1.0.0"), "{error}");
-        assert!(error.hint.unwrap().contains("b (x:y/z@2.0.0)"));
-        let error = explain_whole(&spec, &composition, unfit("other"));
-        assert!(error.message.contains("it lacks something"), "{error}");
     }
 }

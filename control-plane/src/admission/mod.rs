@@ -4,6 +4,7 @@
 //! only: with a reply subject of its own choice a client could make a node publish where the client itself may not.
 
 mod compose;
+mod explain;
 mod put;
 mod read;
 mod schedules;
@@ -42,7 +43,7 @@ pub(crate) struct Admission {
     /// Digests that were inspected and found good; what they name can't change.
     inspected: Arc<Mutex<BTreeSet<(Digest, Role)>>>,
     /// What was composed, by a digest of all that went into it.
-    composed: Arc<Mutex<BTreeMap<Digest, compose::Artifact>>>,
+    composed: Arc<Mutex<BTreeMap<Digest, compose::Made>>>,
     /// One component, or one composition, at a time is fetched and inspected: each may be as large as a component can be.
     inspecting: Arc<tokio::sync::Mutex<()>>,
 }

@@ -5,8 +5,9 @@ use lattice::{
     ctl::{CtlError, DeleteReply, ErrorCode, HEADER_DRY_RUN, PutReply, RollbackRequest, ScaleRequest},
     event::EventKind,
     host::Role,
-    id::{Digest, Generation, Revision, WorkloadName},
+    id::{Generation, Revision, WorkloadName},
     limits::COMPONENT_BYTES_MAX,
+    recipe::Recipe,
     record::{DecodeError, Key, Record as _, SpecRecord},
     spec::{self, Source, WorkloadSpec},
     store::{Bucket, Entry, Message, Precondition, StoreError},
@@ -37,14 +38,14 @@ impl Admission {
         };
         self.check_components(&spec).await?;
         let expected = expected_revision(message)?;
-        let composed = self.artifact(&spec, !dry_run).await?;
-        let artifact = composed.as_ref().map(|composed| composed.digest);
+        let made = self.made_of(&spec, !dry_run).await?;
+        let recipe = made.as_ref().map(|made| made.recipe.clone()).unwrap_or_default();
         let reply = if dry_run {
-            self.preview(spec, artifact, expected).await?
+            self.preview(spec, &recipe, expected).await?
         } else {
-            self.admit(spec, artifact, expected).await?
+            self.admit(spec, recipe, expected).await?
         };
-        Ok(PutReply { composition: composed.map(|composed| composed.brief), ..reply })
+        Ok(PutReply { composition: made.map(|made| made.brief), ..reply })
     }
 
     /// Every component is in the store, and can run or be part of what does.
@@ -53,9 +54,9 @@ impl Admission {
             return Err(error.into());
         }
         let role = if spec.only().is_some() { Role::Whole } else { Role::Part };
-        for (i, component) in spec.components.iter().enumerate() {
-            let Source::Stored(digest) = &component.source else { continue };
-            let field = format!("components[{i}].source");
+        for part in spec.parts() {
+            let Source::Stored(digest) = part.source else { continue };
+            let field = format!("{}.source", part.field);
             let size = self.platform.artifacts.size(*digest).await.map_err(|error| unavailable(&error))?;
             let bad = |text: String| CtlError::new(ErrorCode::BadComponent, text).field(field.clone());
             let Some(size) = size else {
@@ -76,14 +77,16 @@ impl Admission {
             let bytes = self.platform.artifacts.get(*digest).await.map_err(|error| unavailable(&error))?;
             let bytes = bytes.ok_or_else(|| bad(format!("{digest} vanished from the object store")))?;
             let inspect = self.inspect.clone();
-            let verdict = blocking(move || inspect(&bytes, role).map_err(|unfit| unfit.message))
+            let verdict = blocking(move || inspect(&bytes, role, &[]).map_err(|unfit| unfit.message))
                 .await
                 .unwrap_or_else(|| Err("its structure made the check fail".into()));
             let hint = match role {
                 Role::Whole => {
                     "deploy a WebAssembly component that exports wasi:http/incoming-handler@0.2 or wasi:http/handler@0.3"
                 }
-                Role::Part => "build it as a WebAssembly component, for example for the target wasm32-wasip2",
+                Role::Part | Role::Hosted { .. } => {
+                    "build it as a WebAssembly component, for example for the target wasm32-wasip2"
+                }
             };
             verdict.map_err(|why| bad(why).hint(hint))?;
             if let Ok(mut inspected) = self.inspected.lock() {
@@ -134,14 +137,14 @@ impl Admission {
     async fn preview(
         &self,
         spec: WorkloadSpec,
-        artifact: Option<Digest>,
+        recipe: &Recipe,
         expected: Option<Revision>,
     ) -> Result<PutReply, CtlError> {
         let current = self.current(&spec.name).await?;
         Self::check_expected(&current, expected)?;
         self.check_routes(&spec)?;
         let hash = spec.content_hash();
-        let changed = current.record.as_ref().is_none_or(|record| record.hash != hash || record.artifact != artifact);
+        let changed = current.record.as_ref().is_none_or(|record| record.hash != hash || record.recipe != *recipe);
         let generation = current
             .record
             .as_ref()
@@ -160,13 +163,13 @@ impl Admission {
     async fn admit(
         &self,
         spec: WorkloadSpec,
-        artifact: Option<Digest>,
+        recipe: Recipe,
         expected: Option<Revision>,
     ) -> Result<PutReply, CtlError> {
         self.check_routes(&spec)?;
         let name = spec.name.clone();
         let before = self.current(&name).await?.record;
-        let reply = self.change(&name, expected, |_| Ok((spec.clone(), artifact))).await?;
+        let reply = self.change(&name, expected, |_| Ok((spec.clone(), recipe.clone()))).await?;
         if reply.changed {
             self.settle_routes(&spec, &reply, before).await?;
         }
@@ -211,13 +214,13 @@ impl Admission {
         }
     }
 
-    /// Replace the spec, and what its components were composed into, by what `edit` makes of the current one, against
-    /// other writers.
+    /// Replace the spec, and what its components were made into, by what `edit` makes of the current one, against other
+    /// writers.
     async fn change(
         &self,
         name: &WorkloadName,
         expected: Option<Revision>,
-        edit: impl Fn(Option<&SpecRecord>) -> Result<(WorkloadSpec, Option<Digest>), CtlError>,
+        edit: impl Fn(Option<&SpecRecord>) -> Result<(WorkloadSpec, Recipe), CtlError>,
     ) -> Result<PutReply, CtlError> {
         let key = Key::Spec(name.clone()).to_string();
         let mut unanswered: Option<SpecRecord> = None;
@@ -229,11 +232,11 @@ impl Admission {
                 return Ok(self.admitted(sent, revision).await); // it landed
             }
             Self::check_expected(&current, expected)?;
-            let (spec, artifact) = edit(current.record.as_ref())?;
+            let (spec, recipe) = edit(current.record.as_ref())?;
             let hash = spec.content_hash();
             if let (Some(record), Some(revision)) = (&current.record, current.revision)
                 && record.hash == hash
-                && record.artifact == artifact
+                && record.recipe == recipe
             {
                 let generation = record.generation;
                 let (workload, plan, composition) = (name.clone(), None, None);
@@ -244,7 +247,7 @@ impl Admission {
                 uid: current.record.as_ref().map_or_else(|| self.platform.rng.uuid(), |record| record.uid),
                 generation: current.record.as_ref().map_or(Generation::FIRST, |record| record.generation.next()),
                 hash,
-                artifact,
+                recipe,
                 admitted_at: self.platform.clock.unix_ms(),
             };
             let expect = current.revision.map_or(Precondition::Absent, Precondition::At);
@@ -282,7 +285,7 @@ impl Admission {
         }
         self.change(name, expected_revision(message)?, |current| {
             let current = current.ok_or_else(|| not_found(name))?;
-            Ok((WorkloadSpec { replicas, ..current.spec.clone() }, current.artifact))
+            Ok((WorkloadSpec { replicas, ..current.spec.clone() }, current.recipe.clone()))
         })
         .await
     }
@@ -303,7 +306,7 @@ impl Admission {
             CtlError::new(ErrorCode::NotFound, text).hint(format!("see `lattice history {name}`"))
         })?;
         self.check_routes(&target.spec)?;
-        self.change(name, expected_revision(message)?, |_| Ok((target.spec.clone(), target.artifact))).await
+        self.change(name, expected_revision(message)?, |_| Ok((target.spec.clone(), target.recipe.clone()))).await
     }
 
     pub(super) async fn delete(&self, name: &WorkloadName, message: &Message) -> Result<DeleteReply, CtlError> {

@@ -111,7 +111,7 @@ fn node_reply(view: &LatticeView, node: &NodeId) -> Option<NodeReply> {
     let (slots, memory): (Vec<String>, Vec<u64>) = held
         .map(|(slot, _)| {
             let spec = view.specs.get(&slot.workload);
-            (slot.to_string(), spec.map_or(0, |spec| spec.record.spec.limits.memory.0))
+            (slot.to_string(), spec.map_or(0, |spec| spec.record.spec.memory_reserved()))
         })
         .unzip();
     Some(NodeReply { session, slots, memory_reserved: memory.iter().sum() })

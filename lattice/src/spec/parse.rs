@@ -1,10 +1,10 @@
 //! Text to `WorkloadSpec`: strict, with errors that name the field path and the remedy. A stranger's input arrives
 //! here, so size and depth are bounded before anything is built.
 
-use super::{Reuse, Source, WorkloadSpec, placement, schedule};
+use super::{Reuse, Source, WorkloadSpec, parts, placement, schedule};
 use crate::limits::{
-    COMPONENTS_MAX, ENTRIES_MAX, GRANTS_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX,
-    QUEUE_MAX, REPLICAS_MAX, REQUIREMENTS_MAX, ROUTES_MAX, SPEC_BYTES_MAX, SPEC_DEPTH_MAX, WALL_MAX,
+    GRANTS_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, QUEUE_MAX, REPLICAS_MAX,
+    REQUIREMENTS_MAX, ROUTES_MAX, SPEC_BYTES_MAX, SPEC_DEPTH_MAX, WALL_MAX,
 };
 use serde_json::Value;
 
@@ -142,29 +142,7 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
         return Err(SpecError::new("components", "a workload needs a component")
             .hint("components: [{name: hello, source: file:./hello.wasm}]"));
     }
-    if spec.components.len() > COMPONENTS_MAX {
-        return Err(SpecError::new("components", format!("at most {COMPONENTS_MAX} components are allowed")));
-    }
-    for (i, component) in spec.components.iter().enumerate() {
-        if spec.components.iter().take(i).any(|other| other.name == component.name) {
-            return Err(SpecError::new(
-                format!("components[{i}].name"),
-                format!("{:?} is there twice", component.name),
-            ));
-        }
-        for (what, entries) in [("env", &component.env), ("config", &component.config)] {
-            let field = format!("components[{i}].{what}");
-            if entries.len() > ENTRIES_MAX {
-                return Err(SpecError::new(field, format!("at most {ENTRIES_MAX} entries are allowed")));
-            }
-            if let Some(key) = entries.keys().find(|key| key.is_empty() || key.contains(['=', '\0'])) {
-                return Err(SpecError::new(field, format!("{key:?} is not a name: it is empty or contains '='")));
-            }
-            if let Some((key, _)) = entries.iter().find(|(_, value)| value.contains('\0')) {
-                return Err(SpecError::new(format!("{field}.{key}"), "the value contains a NUL character"));
-            }
-        }
-    }
+    parts::check(spec)?;
     check_composition(spec)?;
     if spec.http.routes.len() > ROUTES_MAX {
         return Err(SpecError::new("http.routes", format!("at most {ROUTES_MAX} routes are allowed")));
@@ -241,10 +219,11 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// What several components must agree on.
+/// What components that are composed must agree on, and what links may say.
 fn check_composition(spec: &WorkloadSpec) -> Result<(), SpecError> {
-    for (i, component) in spec.components.iter().enumerate() {
-        for (j, other) in spec.components.iter().enumerate().take(i) {
+    let composed = || spec.components.iter().enumerate().filter(|(_, component)| component.role().is_none());
+    for (i, component) in composed() {
+        for (j, other) in composed().take_while(|(j, _)| *j < i) {
             let both = [("env", &component.env, &other.env), ("config", &component.config, &other.config)];
             for (what, entries, others) in both {
                 let differs = |(key, value): &(&String, &String)| others.get(*key).is_some_and(|other| other != *value);
@@ -264,9 +243,9 @@ fn check_composition(spec: &WorkloadSpec) -> Result<(), SpecError> {
     for (i, link) in links.iter().enumerate() {
         let field = |name: &str| format!("compose.links[{i}].{name}");
         for (name, component) in [("from", &link.from), ("to", &link.to)] {
-            if !spec.components.iter().any(|other| other.name == *component) {
-                return Err(SpecError::new(field(name), format!("there is no component {component}"))
-                    .hint("name one of `components`"));
+            if !spec.parts().any(|part| part.name == component) {
+                return Err(SpecError::new(field(name), format!("there is no component or service {component}"))
+                    .hint("name one of `components` or `services`"));
             }
         }
         if link.from == link.to {
@@ -287,11 +266,11 @@ fn check_composition(spec: &WorkloadSpec) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// The first component whose bytes are not in the object store yet.
+/// The first component or service whose bytes are not in the object store yet.
 pub fn unresolved(spec: &WorkloadSpec) -> Option<SpecError> {
-    spec.components.iter().enumerate().find_map(|(i, component)| match &component.source {
+    spec.parts().find_map(|part| match part.source {
         Source::File(path) => Some(
-            SpecError::new(format!("components[{i}].source"), format!("file:{path} is a file that no node can see"))
+            SpecError::new(format!("{}.source", part.field), format!("file:{path} is a file that no node can see"))
                 .hint("deploy with `lattice deploy`, which uploads it, or upload it under the name of its SHA-256 and write source: sha256:…"),
         ),
         Source::Stored(_) => None,
@@ -378,8 +357,8 @@ mod tests {
         refuse(&conflict, "components[1].env.C", "components[0].env.C");
         let link = |from: &str, import: &str, to: &str| format!("{{from: {from}, import: '{import}', to: {to}}}");
         let with = |links: &str| format!("{two}compose: {{links: [{links}]}}");
-        refuse(&with(&link("c", "x:y/z", "b")), "compose.links[0].from", "no component c");
-        refuse(&with(&link("a", "x:y/z", "c")), "compose.links[0].to", "no component c");
+        refuse(&with(&link("c", "x:y/z", "b")), "compose.links[0].from", "no component or service c");
+        refuse(&with(&link("a", "x:y/z", "c")), "compose.links[0].to", "no component or service c");
         refuse(&with(&link("a", "x:y/z", "a")), "compose.links[0].to", "its own import");
         refuse(&with(&link("a", "", "b")), "compose.links[0].import", "not the name");
         let twice = format!("{}, {}", link("a", "x:y/z", "b"), link("a", "x:y/z", "b"));

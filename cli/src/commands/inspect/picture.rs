@@ -44,6 +44,7 @@ pub fn dot(report: &Report) -> String {
         let style = match part.role {
             Role::Entry => ", penwidth=2",
             Role::Unused => ", style=dashed",
+            Role::Service | Role::Lazy | Role::Isolated => ", style=rounded",
             Role::Part | Role::Unknown => "",
         };
         let label = format!("{}, {}", part.name, size(part.bytes));
@@ -150,11 +151,15 @@ fn places(report: &Report, arrows: &BTreeMap<(String, String), BTreeSet<String>>
         let id = component(&part.name);
         let (x, y) = at(column.get(&id).copied().unwrap_or(0));
         let (note, class) = match part.role {
-            Role::Entry => ("entry, ", "fill=\"#e8f1ff\" stroke=\"#246\" stroke-width=\"2\""),
-            Role::Unused => ("unused, ", "fill=\"#fff\" stroke=\"#999\" stroke-dasharray=\"4 3\""),
+            Role::Entry => ("entry", "fill=\"#e8f1ff\" stroke=\"#246\" stroke-width=\"2\""),
+            Role::Unused => ("unused", "fill=\"#fff\" stroke=\"#999\" stroke-dasharray=\"4 3\""),
+            Role::Service | Role::Lazy | Role::Isolated => {
+                (part.role.as_str(), "fill=\"#fffbe8\" stroke=\"#652\" rx=\"8\"")
+            }
             Role::Part | Role::Unknown => ("", "fill=\"#f6f9fc\" stroke=\"#456\""),
         };
-        let note = format!("{note}{}", size(part.bytes));
+        let comma = if note.is_empty() { "" } else { ", " };
+        let note = format!("{note}{comma}{}", size(part.bytes));
         places.insert(id, Place { x, y, label: part.name.to_string(), note, class });
     }
     if arrows.keys().any(|(_, to)| to == HOST) {

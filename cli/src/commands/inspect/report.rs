@@ -6,7 +6,7 @@ use bytes::Bytes;
 use lattice::{
     ctl::StatusReply,
     id::{ComponentName, Digest, Generation, WorkloadName},
-    spec::{Requirement, WorkloadSpec},
+    spec::{PartRole, Requirement, WorkloadSpec},
 };
 use lattice_composer::{ComposeError, Composition, OpenImport, Part};
 use lattice_runtime::{Inspection, Interface, Kind};
@@ -60,10 +60,38 @@ pub enum Role {
     Entry,
     /// The entry needs it.
     Part,
+    /// The host links it to the others: see [`PartRole`].
+    Service,
+    Lazy,
+    Isolated,
     /// Nothing needs it: it does not run.
     Unused,
     /// Not known, since the components can't be composed.
     Unknown,
+}
+
+impl Role {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Entry => "entry",
+            Role::Part => "part",
+            Role::Service => "service",
+            Role::Lazy => "lazy",
+            Role::Isolated => "isolated",
+            Role::Unused => "unused",
+            Role::Unknown => "-",
+        }
+    }
+}
+
+impl From<PartRole> for Role {
+    fn from(role: PartRole) -> Self {
+        match role {
+            PartRole::Service => Role::Service,
+            PartRole::Lazy => Role::Lazy,
+            PartRole::Isolated => Role::Isolated,
+        }
+    }
 }
 
 /// An import or export with its functions.
@@ -192,25 +220,25 @@ pub struct Problem {
     pub hint: Option<String>,
 }
 
-/// Take a workload apart. `sources` are the bytes of its components, in the spec's order.
+/// Take a workload apart. `sources` are the bytes of its components and services, in the order of
+/// [`WorkloadSpec::parts`].
 pub fn report(spec: &WorkloadSpec, sources: &[Bytes]) -> anyhow::Result<Report> {
     let mut parts: Vec<Part> = Vec::new();
     let mut inspected: BTreeMap<ComponentName, Inspection> = BTreeMap::new();
     let mut components = Vec::new();
-    for (i, (component, bytes)) in spec.components.iter().zip(sources).enumerate() {
-        let unreadable =
-            |error: lattice_runtime::LoadError| Failure::failed(format!("components[{i}].source: {error}"));
+    for (part, bytes) in spec.parts().zip(sources) {
+        let unreadable = |error: lattice_runtime::LoadError| Failure::failed(format!("{}.source: {error}", part.field));
         let signatures = lattice_runtime::signatures(bytes).map_err(unreadable)?;
-        inspected.insert(component.name.clone(), lattice_runtime::inspect(bytes).map_err(unreadable)?);
+        inspected.insert(part.name.clone(), lattice_runtime::inspect(bytes).map_err(unreadable)?);
         components.push(Component {
-            name: component.name.clone(),
+            name: part.name.clone(),
             digest: Digest::of(bytes),
             bytes: bytes.len() as u64,
             role: Role::Unknown,
             imports: signatures.imports.into_iter().map(Face::from).collect(),
             exports: signatures.exports.into_iter().map(Face::from).collect(),
         });
-        parts.push(Part { name: component.name.clone(), bytes: bytes.clone() });
+        parts.push(Part { name: part.name.clone(), bytes: bytes.clone(), role: part.role });
     }
     components.sort_by(|a, b| a.name.cmp(&b.name));
     let mut report = Report {
@@ -225,7 +253,7 @@ pub fn report(spec: &WorkloadSpec, sources: &[Bytes]) -> anyhow::Result<Report> 
         status: None,
     };
     match compose(&parts, spec) {
-        Ok(composition) => describe(&mut report, &composition, &inspected)?,
+        Ok(composition) => describe(&mut report, spec, &composition, &inspected)?,
         Err(error) => report.problem = Some(Problem { message: error.to_string(), hint: Some(error.hint()) }),
     }
     Ok(report)
@@ -242,6 +270,8 @@ fn compose(parts: &[Part], spec: &WorkloadSpec) -> Result<Composition, ComposeEr
         entry: only.name.clone(),
         graph: Vec::new(),
         used: vec![only.name.clone()],
+        hosted: Vec::new(),
+        host_edges: Vec::new(),
         dropped: Vec::new(),
         open: imports.into_iter().map(open).collect(),
     })
@@ -249,6 +279,7 @@ fn compose(parts: &[Part], spec: &WorkloadSpec) -> Result<Composition, ComposeEr
 
 fn describe(
     report: &mut Report,
+    spec: &WorkloadSpec,
     composition: &Composition,
     inspected: &BTreeMap<ComponentName, Inspection>,
 ) -> anyhow::Result<()> {
@@ -256,6 +287,9 @@ fn describe(
         component.role = match &component.name {
             name if *name == composition.entry => Role::Entry,
             name if composition.used.contains(name) => Role::Part,
+            name if composition.hosted.contains(name) => {
+                spec.parts().find(|part| part.name == name).and_then(|part| part.role).map_or(Role::Unknown, Role::from)
+            }
             _ => Role::Unused,
         };
     }
@@ -271,7 +305,7 @@ fn describe(
         .collect();
     report.bindings = bindings(&composition.open, inspected);
 
-    let whole = lattice_runtime::inspect(&composition.bytes)
+    let mut whole = lattice_runtime::inspect(&composition.bytes)
         .map_err(|error| Failure::failed(format!("the composition can't be read: {error}")))?;
     report.whole = Some(Whole {
         digest: composition.digest,
@@ -284,6 +318,9 @@ fn describe(
         },
         engine: if whole.needs_concurrency { Engine::Concurrent } else { Engine::Plain },
     });
+    let is_linked =
+        |import: &String| composition.host_edges.iter().any(|edge| edge.from.is_none() && edge.import == *import);
+    whole.missing.retain(|import| !is_linked(import));
     report.problem = lattice_runtime::admissible(&whole).err().map(|error| {
         let missing = report.bindings.iter().find(|binding| binding.to == BoundTo::Nothing);
         let near = missing.and_then(|missing| composition.open.iter().find(|open| open.import == missing.import));

@@ -50,6 +50,7 @@ fn components(report: &Report) -> Table {
         let role = match component.role {
             Role::Entry => Cell::new("entry", Tone::Good),
             Role::Part => "part".into(),
+            Role::Service | Role::Lazy | Role::Isolated => component.role.as_str().into(),
             Role::Unused => Cell::new("unused", Tone::Warn),
             Role::Unknown => "-".into(),
         };

@@ -1,0 +1,43 @@
+//! Whether a component can be used at all, asked when a spec is put: nothing is compiled, nothing is written.
+
+use lattice::{
+    host::{Role, Unfit},
+    spec::PartRole,
+};
+use lattice_runtime::{LoadError, admissible, crossing};
+
+/// Whether bytes are a component that a node of this version can use in this role, where other parts satisfy the imports
+/// `linked` by calls through the host.
+pub fn inspect(bytes: &[u8], role: Role, linked: &[String]) -> Result<(), Unfit> {
+    let mut inspection = lattice_runtime::inspect(bytes).map_err(unfit)?;
+    for import in linked {
+        crossing(bytes, import).map_err(unfit)?.map_err(|why| Unfit {
+            message: why.to_string(),
+            missing: None,
+            uncrossable: Some(import.clone()),
+        })?;
+    }
+    inspection.missing.retain(|import| !linked.contains(import));
+    match role {
+        Role::Whole => admissible(&inspection).map_err(unfit),
+        Role::Part => Ok(()),
+        Role::Hosted { role: PartRole::Service, is_called: true } if !inspection.service_can_be_called() => {
+            let message = "it exports wasi:cli/run@0.2 and is called as well, but a component of WASI 0.2 does one thing \
+                           at a time: export one of both, or wasi:cli/run@0.3";
+            Err(Unfit { message: message.into(), missing: None, uncrossable: None })
+        }
+        Role::Hosted { .. } => match inspection.missing.into_iter().next() {
+            Some(name) => Err(unfit(LoadError::MissingImport { name, near: Vec::new() })),
+            None => Ok(()),
+        },
+    }
+}
+
+fn unfit(error: LoadError) -> Unfit {
+    let message = error.to_string();
+    let missing = match error {
+        LoadError::MissingImport { name, .. } => Some(name),
+        _ => None,
+    };
+    Unfit { message, missing, uncrossable: None }
+}
