@@ -21,7 +21,11 @@ impl Events {
     }
 
     pub(crate) async fn send(&self, kind: EventKind, about: impl ToString, message: impl Into<String>) {
-        let event = Event::new(kind, about, message);
+        self.tell(Event::new(kind, about, message)).await;
+    }
+
+    pub(crate) async fn tell(&self, event: Event) {
+        let kind = event.kind;
         tracing::info!(event = kind.as_str(), about = event.about, "{}", event.message);
         let id = self.platform.rng.uuid();
         let event = event.into_cloud_event(&self.lattice, &self.node, id, self.platform.clock.unix_ms());

@@ -5,13 +5,15 @@
 //! host's, behind [`lattice::host::Host`]) nor how HTTP travels.
 //!
 //! Start at [`ControlPlane::run`]; then `feed.rs` (how the view is kept), `session.rs` (being alive), `reconcile.rs`
-//! (claims), `scheduler.rs` (ticks), `admission/` (what people ask).
+//! (claims), `scheduler.rs` (ticks), `admission/` (what people ask), `reports.rs` (what nodes observe).
 
 mod admission;
 mod events;
 mod feed;
 mod memory;
+mod notices;
 mod reconcile;
+mod reports;
 mod scheduler;
 mod session;
 
@@ -29,6 +31,7 @@ use lattice::{
 };
 use memory::Memory;
 use reconcile::Reconciler;
+use reports::{Reporter, Reports};
 use scheduler::Scheduler;
 use session::Member;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
@@ -166,7 +169,24 @@ impl ControlPlane {
 
         let feed = Feed::new(&options, &platform, &events, memory, member.clone(), view.clone());
         let resync = feed.resync_requests();
-        let admission = Admission::new(options.clone(), platform.clone(), events.clone(), inspect, view.subscribe());
+        let reports = Reports::new(&platform);
+        let admission = Admission::new(
+            options.clone(),
+            platform.clone(),
+            events.clone(),
+            inspect,
+            view.subscribe(),
+            reports.clone(),
+        );
+        let reporter = Reporter::new(
+            options.clone(),
+            platform.clone(),
+            events.clone(),
+            host.clone(),
+            member.clone(),
+            view.subscribe(),
+            reports,
+        );
         let scheduler = Scheduler::new(
             options.clone(),
             platform.clone(),
@@ -191,6 +211,7 @@ impl ControlPlane {
                 result = keeper.run(view.subscribe(), ended.clone()) => result,
                 () = feed.run() => Ok(()),
                 () = admission.run() => Ok(()),
+                () = reporter.run() => Ok(()),
                 () = report_health(&platform, &member, view.subscribe(), &health) => Ok(()),
                 ((), ()) = async { tokio::join!(reconciler.run(stop.clone()), scheduler.run(stop.clone())) } => Ok(()),
             }

@@ -9,6 +9,7 @@ mod inspect;
 mod instances;
 mod logs;
 mod metrics;
+mod report;
 
 use driver::Driver;
 pub use inspect::inspect;
@@ -18,6 +19,7 @@ use lattice::{
     host::{Assignment, Host, Observed},
     http::{CallError, Instances, Request, Response},
     id::{LatticeId, NodeId, SlotId, WorkloadName},
+    report::HostReport,
     store::Platform,
 };
 pub use lattice_runtime::NetworkOptions;
@@ -142,6 +144,10 @@ impl Host for HostNode {
 
     fn observed(&self) -> BTreeMap<SlotId, Observed> {
         self.observed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn report(&self) -> HostReport {
+        report::report(&self.units, &self.runtime, &self.observed())
     }
 
     fn changed(&self) -> Fut<'_, ()> {

@@ -205,12 +205,13 @@ struct Sink {
 }
 
 impl LogSink for Sink {
-    fn line(&self, stream: lattice_runtime::LogStream, line: &str) {
+    fn line(&self, instance: Option<u64>, stream: lattice_runtime::LogStream, line: &str) {
         let SlotId { workload, index } = self.slot.clone();
         let line = Arc::new(LogLine {
             workload,
             replica: index,
             node: self.logs.node.clone(),
+            instance,
             stream: match stream {
                 lattice_runtime::LogStream::Stdout => LogStream::Stdout,
                 lattice_runtime::LogStream::Stderr => LogStream::Stderr,
@@ -218,7 +219,7 @@ impl LogSink for Sink {
             time: rfc3339(self.logs.platform.clock.unix_ms()),
             line: line.to_owned(),
         });
-        tracing::debug!(target: "guest", slot = %self.slot, "{}", line.line);
+        tracing::debug!(target: "guest", slot = %self.slot, instance, "{}", line.line);
         self.logs.kept.lock().unwrap_or_else(PoisonError::into_inner).keep(&self.slot, line.clone());
         if self.logs.queue.try_send((self.slot.clone(), line)).is_err() {
             self.logs.dropped.fetch_add(1, Relaxed);
@@ -239,6 +240,7 @@ mod tests {
             workload: slot.workload.clone(),
             replica: slot.index,
             node: NodeId::new("n").unwrap(),
+            instance: Some(1),
             stream: LogStream::Stdout,
             time: rfc3339(at),
             line: text.to_owned(),

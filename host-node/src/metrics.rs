@@ -28,13 +28,11 @@ impl std::fmt::Debug for Units {
 
 /// A counter of each unit: name, help, value.
 type Sum = (&'static str, &'static str, fn(&UnitStats) -> u64);
-const SUMS: [Sum; 10] = [
+const SUMS: [Sum; 9] = [
     ("lattice_unit_requests", "Calls of a replica, refused ones too", |stats| stats.requests),
     ("lattice_unit_refused", "Calls refused before any guest code ran", |stats| stats.refused),
-    ("lattice_unit_failures", "Calls that the guest failed", |stats| stats.failures),
     ("lattice_unit_reuse_hits", "Calls that found an instance that had served before", |stats| stats.reuse_hits),
     ("lattice_unit_instances_created", "Instances made", |stats| stats.instances_created),
-    ("lattice_unit_instances_retired", "Instances dropped", |stats| stats.instances_retired.values().sum()),
     ("lattice_unit_outgoing_requests", "HTTP requests that guests sent, denied ones too", |stats| {
         stats.network.requests
     }),
@@ -43,14 +41,42 @@ const SUMS: [Sum; 10] = [
     }),
     ("lattice_unit_outgoing_connections", "Connections opened for them", |stats| stats.network.connections),
     ("lattice_unit_outgoing_denied", "Requests, lookups and sockets that were denied", |stats| stats.network.denied),
+    ("lattice_unit_strikes", "Failures held against keeping instances", |stats| stats.strikes),
+];
+
+/// Counters of each unit by one more label, whose values are those of a closed set: name, help, label, values that are not
+/// zero.
+type SumBy = (&'static str, &'static str, &'static str, fn(&UnitStats) -> Vec<(&'static str, u64)>);
+const SUMS_BY: [SumBy; 3] = [
+    ("lattice_unit_failures", "Calls that failed once a guest had them", "kind", |stats| {
+        stats.tally.failures.iter().map(|(kind, count)| (kind.as_str(), *count)).collect()
+    }),
+    ("lattice_unit_limit_hits", "How often a replica reached a limit", "limit", |stats| {
+        stats.tally.limits.iter().map(|(limit, count)| (limit.as_str(), *count)).collect()
+    }),
+    ("lattice_unit_instances_retired", "Instances dropped", "reason", |stats| {
+        stats.instances_retired.iter().map(|(reason, count)| (reason.as_str(), *count)).collect()
+    }),
 ];
 
 /// A level of each unit.
-type Level = (&'static str, &'static str, fn(&UnitStats) -> u32);
-const LEVELS: [Level; 3] = [
-    ("lattice_unit_in_flight", "Calls inside a replica now", |stats| stats.in_flight),
-    ("lattice_unit_queued", "Calls that wait for a replica now", |stats| stats.queued),
-    ("lattice_unit_instances", "Instances alive now", |stats| stats.instances_live),
+type Level = (&'static str, &'static str, fn(&UnitStats) -> f64);
+const LEVELS: [Level; 7] = [
+    ("lattice_unit_in_flight", "Calls inside a replica now", |stats| stats.in_flight.into()),
+    ("lattice_unit_queued", "Calls that wait for a replica now", |stats| stats.queued.into()),
+    ("lattice_unit_instances", "Instances alive now", |stats| stats.instances_live.into()),
+    ("lattice_unit_instances_idle", "Instances that wait for a call", |stats| stats.instances_idle.into()),
+    ("lattice_unit_reuse_off", "1 where reuse was switched off by strikes", |stats| {
+        f64::from(u8::from(stats.reuse_disabled.is_some()))
+    }),
+    ("lattice_unit_memory_peak_bytes", "The most linear memory that one instance had", |stats| {
+        stats.tally.memory_peak as f64
+    }),
+    (
+        "lattice_unit_cpu_peak_seconds",
+        "The most processor time that one call took; short ones are not measured",
+        |stats| stats.tally.cpu_peak.as_secs_f64(),
+    ),
 ];
 
 impl Collector for Units {
@@ -70,11 +96,21 @@ impl Collector for Units {
                 ConstCounter::new(value(stats)).encode(family.encode_family(labels)?)?;
             }
         }
+        for (name, help, label, values) in SUMS_BY {
+            let kind = prometheus_client::metrics::MetricType::Counter;
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for ([workload, replica], stats) in &stats {
+                for (value, count) in values(stats) {
+                    let labels = [workload.clone(), replica.clone(), (label, value.to_owned())];
+                    ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+                }
+            }
+        }
         for (name, help, value) in LEVELS {
             let kind = prometheus_client::metrics::MetricType::Gauge;
             let mut family = encoder.encode_descriptor(name, help, None, kind)?;
             for (labels, stats) in &stats {
-                ConstGauge::new(i64::from(value(stats))).encode(family.encode_family(labels)?)?;
+                ConstGauge::new(value(stats)).encode(family.encode_family(labels)?)?;
             }
         }
         let loads = self.runtime.load_stats();
@@ -85,9 +121,24 @@ impl Collector for Units {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
-        let memory = ConstGauge::new(i64::try_from(self.runtime.memory_bytes_used()).unwrap_or(i64::MAX));
-        let (name, help) = ("lattice_instances_memory_bytes", "Linear memory of all instances together");
-        memory.encode(encoder.encode_descriptor(name, help, None, memory.metric_type())?)?;
+        let (instances, instances_limit) = self.runtime.instances();
+        for (name, help, value) in [
+            ("lattice_instances", "Instances of all replicas", instances as u64),
+            ("lattice_instances_limit", "Instances that there may be", instances_limit as u64),
+            (
+                "lattice_instances_memory_bytes",
+                "Linear memory of all instances together",
+                self.runtime.memory_bytes_used(),
+            ),
+            (
+                "lattice_instances_memory_limit_bytes",
+                "Linear memory that they may have together",
+                self.runtime.memory_bytes_total(),
+            ),
+        ] {
+            let level = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            level.encode(encoder.encode_descriptor(name, help, None, level.metric_type())?)?;
+        }
         Ok(())
     }
 }

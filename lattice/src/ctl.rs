@@ -9,6 +9,7 @@ use crate::{
     event::CloudEvent,
     id::{Digest, Generation, NodeId, Revision, WorkloadName},
     record::{Outcome, Phase, Session},
+    report::{NodeReport, NodeUsage, SlotReport},
     spec::{ScheduleSpec, SpecError, WorkloadSpec},
 };
 use schemars::JsonSchema;
@@ -265,6 +266,29 @@ pub struct SlotStatus {
     pub message: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<Refusal>,
+    /// What the holder said last of the replica. None from a node of an older version, from one that was not heard of for
+    /// long, and where a workload has so many replicas that there is no room for all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<Box<SlotReport>>,
+    /// How long ago the answering node heard that, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report_age: Option<u64>,
+}
+
+impl SlotStatus {
+    /// One that nobody holds.
+    pub fn vacant(replica: u32) -> Self {
+        Self {
+            replica,
+            node: None,
+            phase: None,
+            generation: None,
+            message: None,
+            refused: Vec::new(),
+            report: None,
+            report_age: None,
+        }
+    }
 }
 
 /// An item of `workload.list`.
@@ -279,6 +303,37 @@ pub struct WorkloadSummary {
     /// `host/path` of each route.
     pub routes: Vec<String>,
     pub nodes: Vec<NodeId>,
+    /// Of the replicas whose nodes reported.
+    #[serde(default)]
+    pub totals: Totals,
+}
+
+/// What the replicas of a workload did together, as far as their nodes reported it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct Totals {
+    /// Replicas that were reported.
+    pub reported: u32,
+    pub requests: u64,
+    pub failures: u64,
+    pub in_flight: u64,
+    pub waiting: u64,
+    pub instances: u64,
+    /// Age of the oldest of the reports, in milliseconds.
+    pub age: u64,
+}
+
+impl Totals {
+    pub fn add(&mut self, report: &SlotReport, age: u64) {
+        self.reported += 1;
+        let sum = |into: &mut u64, more: u64| *into = into.saturating_add(more);
+        sum(&mut self.requests, report.requests);
+        sum(&mut self.failures, report.failed());
+        sum(&mut self.in_flight, report.in_flight);
+        sum(&mut self.waiting, report.waiting);
+        sum(&mut self.instances, report.instances.live);
+        self.age = self.age.max(age);
+    }
 }
 
 /// Reply of `workload.delete`.
@@ -315,6 +370,13 @@ pub struct NodeReply {
     pub slots: Vec<String>,
     /// Memory that they reserve, in bytes.
     pub memory_reserved: u64,
+    /// What its replicas use, as the node said last. None from a node of an older version, or one that was not heard of
+    /// for long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<NodeUsage>,
+    /// How long ago the answering node heard that, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage_age: Option<u64>,
 }
 
 /// Which of the guest's outputs a line came from.
@@ -332,6 +394,10 @@ pub struct LogLine {
     pub workload: WorkloadName,
     pub replica: u32,
     pub node: NodeId,
+    /// Which of the replica's instances wrote it, counted from 1 at each start of the replica. None for a line about the
+    /// replica as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<u64>,
     pub stream: LogStream,
     /// RFC 3339.
     pub time: String,
@@ -356,6 +422,7 @@ pub fn json_schema() -> serde_json::Value {
         nodes: Reply<Vec<NodeReply>>,
         event: CloudEvent,
         log: LogLine,
+        report: NodeReport,
     }
     schemars::schema_for!(Messages).to_value()
 }

@@ -34,6 +34,14 @@ pub enum EventKind {
     RecordCorrupt,
     /// The store went back in time or was made anew.
     StoreRegressed,
+    /// A guest that does not survive being used again gets a fresh instance for each request from now on.
+    ReuseOff,
+    /// A replica reached one of its limits.
+    LimitHit,
+    /// Instances of a replica ended in a trap.
+    InstanceTrapped,
+    /// A part of a workload failed so often that it is not started again.
+    PartGaveUp,
 }
 
 impl EventKind {
@@ -54,6 +62,10 @@ impl EventKind {
             EventKind::ScheduleMissed => "schedule-missed",
             EventKind::RecordCorrupt => "record-corrupt",
             EventKind::StoreRegressed => "store-regressed",
+            EventKind::ReuseOff => "reuse-off",
+            EventKind::LimitHit => "limit-hit",
+            EventKind::InstanceTrapped => "instance-trapped",
+            EventKind::PartGaveUp => "part-gave-up",
         }
     }
 }
@@ -66,6 +78,8 @@ pub struct Event {
     pub about: String,
     /// One sentence for people.
     pub message: String,
+    /// What to do, where something can be done.
+    pub hint: Option<String>,
 }
 
 /// The envelope (CloudEvents 1.0 §3.1).
@@ -86,7 +100,12 @@ pub struct CloudEvent {
 
 impl Event {
     pub fn new(kind: EventKind, about: impl ToString, message: impl Into<String>) -> Self {
-        Self { kind, about: about.to_string(), message: message.into() }
+        Self { kind, about: about.to_string(), message: message.into(), hint: None }
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
     }
 
     pub fn into_cloud_event(self, lattice: &LatticeId, node: &NodeId, id: uuid::Uuid, unix_ms: u64) -> CloudEvent {
@@ -98,7 +117,11 @@ impl Event {
             subject: self.about,
             time: rfc3339(unix_ms),
             datacontenttype: "application/json".into(),
-            data: serde_json::json!({ "message": one_line(&self.message, MESSAGE_BYTES_MAX) }),
+            data: [("message", Some(&self.message)), ("hint", self.hint.as_ref())]
+                .into_iter()
+                .filter_map(|(name, text)| Some((name.to_owned(), one_line(text?, MESSAGE_BYTES_MAX).into())))
+                .collect::<serde_json::Map<_, _>>()
+                .into(),
         }
     }
 }

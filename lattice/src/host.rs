@@ -6,6 +6,7 @@ use crate::{
     id::{Generation, SlotId},
     recipe::Recipe,
     record::Phase,
+    report::HostReport,
     spec::{PartRole, WorkloadSpec},
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -62,6 +63,10 @@ pub trait Host: Send + Sync + 'static {
     fn apply(&self, wanted: BTreeMap<SlotId, Assignment>);
     /// What runs now, drained slots included until they are gone.
     fn observed(&self) -> BTreeMap<SlotId, Observed>;
+    /// What the replicas that take requests here did so far. Asked for every second or so.
+    fn report(&self) -> HostReport {
+        HostReport::default()
+    }
     /// Resolves when [`Host::observed`] may have changed since the last call.
     fn changed(&self) -> Fut<'_, ()>;
 }

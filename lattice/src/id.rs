@@ -158,6 +158,27 @@ impl FromStr for SlotId {
     }
 }
 
+impl Serialize for SlotId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SlotId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl JsonSchema for SlotId {
+    fn schema_name() -> Cow<'static, str> {
+        "SlotId".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "pattern": r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.(0|[1-9][0-9]*)$" })
+    }
+}
+
 /// Stream sequence of the write that made a record. It comes from NATS, restarts with a re-created bucket, and serves
 /// compare-and-set only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]

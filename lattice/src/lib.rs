@@ -15,6 +15,7 @@ pub mod id;
 pub mod limits;
 pub mod recipe;
 pub mod record;
+pub mod report;
 pub mod spec;
 pub mod store;
 pub mod subject;

@@ -51,6 +51,9 @@ pub const LOG_LINES_KEPT: usize = 500;
 /// Longest text of a failure that is stored in a slot or an event, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 2 * 1024;
 
+/// Largest report of a node, in bytes. A quarter of what servers carry by default: reports reach every node.
+pub const REPORT_BYTES_MAX: usize = NATS_PAYLOAD_BYTES_DEFAULT / 4;
+
 /// How long a client of the control interface waits for an answer by default.
 pub const CTL_TIMEOUT: Duration = Duration::from_secs(5);
 

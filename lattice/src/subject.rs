@@ -10,6 +10,7 @@
 //! | `lattice.{L}.http.{N}` | request, framed | [`crate::frame`] |
 //! | `lattice.{L}.state.>`, `lattice.{L}.specs.>` | republished by the server | records |
 //! | `lattice.{L}.evt.{kind}` | publish, stream | [`crate::event::CloudEvent`] |
+//! | `lattice.{L}.report.{N}` | publish | [`crate::report::NodeReport`] |
 //! | `lattice.{L}.log.{W}.{i}` | publish | [`crate::ctl::LogLine`] |
 //!
 //! Ids have no dots, wildcards or spaces, so joining them can't change a subject's shape.
@@ -72,6 +73,7 @@ pub enum Topic {
     NodeGet(NodeId),
     Http(NodeId),
     Event(EventKind),
+    Report(NodeId),
     Log(SlotId),
 }
 
@@ -86,6 +88,7 @@ impl Topic {
             Topic::NodeGet(node) => format!("lattice.{lattice}.ctl.node.get.{node}"),
             Topic::Http(node) => format!("lattice.{lattice}.http.{node}"),
             Topic::Event(kind) => format!("lattice.{lattice}.evt.{}", kind.as_str()),
+            Topic::Report(node) => format!("lattice.{lattice}.report.{node}"),
             Topic::Log(slot) => format!("lattice.{lattice}.log.{slot}"),
         }
     }
@@ -109,6 +112,7 @@ impl Topic {
             },
             ("http", node) => Topic::Http(NodeId::new(node).ok()?),
             ("evt", kind) => Topic::Event(serde_json::from_value(serde_json::Value::String(kind.to_owned())).ok()?),
+            ("report", node) => Topic::Report(NodeId::new(node).ok()?),
             ("log", slot) => Topic::Log(slot.parse().ok()?),
             _ => return None,
         };
@@ -133,6 +137,11 @@ pub fn republish_prefix(lattice: &LatticeId, bucket: Bucket) -> String {
 
 pub fn events_all(lattice: &LatticeId) -> String {
     format!("lattice.{lattice}.evt.>")
+}
+
+/// The reports of all nodes.
+pub fn reports_all(lattice: &LatticeId) -> String {
+    format!("lattice.{lattice}.report.*")
 }
 
 /// The output of all replicas of a workload.
@@ -181,6 +190,7 @@ mod tests {
             (verb, workload()).prop_map(|(verb, name)| Topic::Workload(verb, name)),
             node().prop_map(Topic::NodeGet),
             node().prop_map(Topic::Http),
+            node().prop_map(Topic::Report),
             (workload(), any::<u32>()).prop_map(|(name, i)| Topic::Log(SlotId::new(name, i))),
         ]
     }

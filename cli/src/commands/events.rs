@@ -48,14 +48,17 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
 fn line(event: &CloudEvent, paint: Paint) -> String {
     let kind = event.kind.strip_prefix("dev.lattice.").unwrap_or(&event.kind);
     let node = event.source.rsplit('/').next().unwrap_or_default();
-    let message = event.data.get("message").and_then(|message| message.as_str()).unwrap_or_default();
+    let text = |field: &str| event.data.get(field).and_then(|text| text.as_str());
+    let hint = text("hint").map_or_else(String::new, |hint| format!(" — {hint}"));
+    let message = text("message").unwrap_or_default().to_owned() + &hint;
     let kind = format!("{kind:<18}");
     let kind = match kind.trim_end() {
-        "node-lost" | "slot-failed" | "record-corrupt" | "store-regressed" => paint.bad(kind),
+        "node-lost" | "slot-failed" | "record-corrupt" | "store-regressed" | "part-gave-up" => paint.bad(kind),
+        "reuse-off" | "limit-hit" | "instance-trapped" => paint.warn(kind),
         "slot-ready" | "node-joined" => paint.good(kind),
         _ => kind,
     };
-    let message = plain(message);
+    let message = plain(&message);
     format!("{}  {kind} {:<12} {message} {}", paint.dim(&event.time), event.subject, paint.dim(format!("({node})")))
 }
 
@@ -78,6 +81,13 @@ mod tests {
         assert_eq!(
             line(&event, Paint::off()),
             "1970-01-01T00:00:01.000Z  slot-ready         hello.0      ready at generation 2 (n1)"
+        );
+        let event = Event::new(EventKind::LimitHit, "hello.0", "limit wall was reached").hint("raise it");
+        let id = (LatticeId::new("default").unwrap(), NodeId::new("n1").unwrap());
+        let event = event.into_cloud_event(&id.0, &id.1, uuid::Uuid::nil(), 1_000);
+        assert_eq!(
+            line(&event, Paint::off()),
+            "1970-01-01T00:00:01.000Z  limit-hit          hello.0      limit wall was reached — raise it (n1)"
         );
     }
 }

@@ -32,7 +32,7 @@ pub async fn run(context: &Context) -> anyhow::Result<Exit> {
 }
 
 fn table(workloads: &[WorkloadSummary]) -> Table {
-    let mut table = Table::new(&["WORKLOAD", "STATE", "READY", "GENERATION", "NODES", "ROUTES"]);
+    let mut table = Table::new(&["WORKLOAD", "STATE", "READY", "GENERATION", "REQUESTS", "NODES", "ROUTES"]);
     for workload in workloads {
         let ready = format!("{}/{}", workload.ready, workload.replicas);
         let tone = if workload.ready == workload.replicas { Tone::Plain } else { Tone::Warn };
@@ -42,6 +42,10 @@ fn table(workloads: &[WorkloadSummary]) -> Table {
             state_cell(workload.state),
             Cell::new(ready, tone),
             workload.generation.into(),
+            match workload.totals.reported {
+                0 => Cell::new("-", Tone::Dim),
+                _ => workload.totals.requests.into(),
+            },
             nodes.join(",").into(),
             workload.routes.join(" ").into(),
         ]);
@@ -54,7 +58,7 @@ mod tests {
     use super::*;
     use crate::output::Paint;
     use lattice::{
-        ctl::WorkloadState,
+        ctl::{Totals, WorkloadState},
         id::{Generation, NodeId, WorkloadName},
     };
 
@@ -68,11 +72,12 @@ mod tests {
             ready: 2,
             routes: vec!["hello.test/".into()],
             nodes: vec![NodeId::new("n1").unwrap(), NodeId::new("n2").unwrap()],
+            totals: Totals { reported: 2, requests: 1042, ..Totals::default() },
         };
         assert_eq!(
             table(&[hello]).render(Paint::off()),
-            "WORKLOAD  STATE        READY  GENERATION  NODES  ROUTES\n\
-             hello     progressing  2/3    2           n1,n2  hello.test/\n"
+            "WORKLOAD  STATE        READY  GENERATION  REQUESTS  NODES  ROUTES\n\
+             hello     progressing  2/3    2           1042      n1,n2  hello.test/\n"
         );
     }
 }

@@ -10,6 +10,8 @@ use lattice::{
 };
 
 /// Show what a workload's components wrote to stdout and stderr
+///
+/// `hello.2#3` is the third instance of replica 2 since that was started.
 #[derive(Debug, clap::Args)]
 #[command(before_help = "Examples:
   lattice logs hello
@@ -79,7 +81,8 @@ fn show(line: &LogLine, context: &Context) -> anyhow::Result<()> {
 
 fn render(line: &LogLine, paint: Paint) -> String {
     let replica = usize::try_from(line.replica).unwrap_or_default();
-    let who = paint.nth(replica, format!("{}.{} {}", line.workload, line.replica, line.node));
+    let instance = line.instance.map_or_else(String::new, |instance| format!("#{instance}"));
+    let who = paint.nth(replica, format!("{}.{}{instance} {}", line.workload, line.replica, line.node));
     // What a guest writes must not steer the terminal.
     let text: String = line.line.chars().filter(|c| !c.is_control() || *c == '\t').collect();
     let text = match line.stream {
@@ -100,10 +103,11 @@ mod tests {
             workload: WorkloadName::new("hello").unwrap(),
             replica: 2,
             node: NodeId::new("n1").unwrap(),
+            instance: Some(3),
             stream: LogStream::Stderr,
             time: "1970-01-01T00:00:01.000Z".into(),
             line: "a\tb\x1b[2J\u{7}\u{9b}c".into(),
         };
-        assert_eq!(render(&line, Paint::off()), "1970-01-01T00:00:01.000Z hello.2 n1  a\tb[2Jc");
+        assert_eq!(render(&line, Paint::off()), "1970-01-01T00:00:01.000Z hello.2#3 n1  a\tb[2Jc");
     }
 }

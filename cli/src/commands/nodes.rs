@@ -5,7 +5,7 @@ use crate::{
     error::Exit,
     output::{Cell, Table, Tone, age, size},
 };
-use lattice::{ctl::NodeReply, id::NodeId, subject::Topic};
+use lattice::{ctl::NodeReply, id::NodeId, report::NodeUsage, subject::Topic};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// List the nodes, or show one
@@ -38,8 +38,20 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
 }
 
 fn table(nodes: &[NodeReply], now: Duration) -> Table {
-    let mut table = Table::new(&["NODE", "STATE", "HTTP", "REPLICAS", "MEMORY", "AGE", "VERSION", "LABELS"]);
-    for NodeReply { session, slots, memory_reserved } in nodes {
+    let mut table = Table::new(&[
+        "NODE",
+        "STATE",
+        "HTTP",
+        "REPLICAS",
+        "RESERVED",
+        "IN USE",
+        "INSTANCES",
+        "IN FLIGHT",
+        "AGE",
+        "VERSION",
+        "LABELS",
+    ]);
+    for NodeReply { session, slots, memory_reserved, usage, .. } in nodes {
         let labels: Vec<String> = session.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         table.row([
             session.node.as_str().into(),
@@ -47,12 +59,20 @@ fn table(nodes: &[NodeReply], now: Duration) -> Table {
             session.http.as_deref().unwrap_or("-").into(),
             format!("{}/{}", slots.len(), session.capacity.slots).into(),
             format!("{}/{}", size(*memory_reserved), size(session.capacity.memory)).into(),
+            used(*usage, |usage| format!("{}/{}", size(usage.memory), size(usage.memory_limit))),
+            used(*usage, |usage| format!("{}/{}", usage.instances, usage.instances_limit)),
+            used(*usage, |usage| usage.in_flight.saturating_add(usage.waiting).to_string()),
             age(now.saturating_sub(Duration::from_millis(session.started_at))).into(),
             session.version.as_str().into(),
             labels.join(",").into(),
         ]);
     }
     table
+}
+
+/// Nothing is known of a node of an older version, or of one that has just come.
+fn used(usage: Option<NodeUsage>, text: impl Fn(NodeUsage) -> String) -> Cell {
+    usage.map_or_else(|| Cell::new("-", Tone::Dim), |usage| text(usage).into())
 }
 
 #[cfg(test)]
@@ -77,11 +97,23 @@ mod tests {
             },
             slots: vec!["hello.0".into()],
             memory_reserved: 128 << 20,
+            usage: Some(NodeUsage {
+                memory: 3 << 20,
+                memory_limit: 1 << 30,
+                instances: 2,
+                instances_limit: 1000,
+                in_flight: 1,
+                waiting: 4,
+                ..NodeUsage::default()
+            }),
+            usage_age: Some(900),
         };
+        let silent = NodeReply { usage: None, usage_age: None, ..node.clone() };
         assert_eq!(
-            table(&[node], Duration::from_secs(31)).render(Paint::off()),
-            "NODE  STATE  HTTP            REPLICAS  MEMORY         AGE  VERSION  LABELS\n\
-             n1    alive  127.0.0.1:8001  1/256     128 MiB/1 GiB  30s  0.1.0    zone=z1\n"
+            table(&[node, silent], Duration::from_secs(31)).render(Paint::off()),
+            "NODE  STATE  HTTP            REPLICAS  RESERVED       IN USE       INSTANCES  IN FLIGHT  AGE  VERSION  LABELS\n\
+             n1    alive  127.0.0.1:8001  1/256     128 MiB/1 GiB  3 MiB/1 GiB  2/1000     5          30s  0.1.0    zone=z1\n\
+             n1    alive  127.0.0.1:8001  1/256     128 MiB/1 GiB  -            -          -          30s  0.1.0    zone=z1\n"
         );
     }
 }

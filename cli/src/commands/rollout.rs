@@ -201,12 +201,11 @@ mod tests {
 
     fn slot(replica: u32, phase: Option<Phase>, generation: u64) -> SlotStatus {
         SlotStatus {
-            replica,
             node: phase.map(|_| NodeId::new("n1").unwrap()),
             phase,
             generation: phase.map(|_| Generation(generation)),
             message: (phase == Some(Phase::Failed)).then(|| "no export".into()),
-            refused: vec![],
+            ..SlotStatus::vacant(replica)
         }
     }
 

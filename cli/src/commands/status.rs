@@ -3,12 +3,14 @@
 use crate::{
     Context,
     error::Exit,
-    output::{Cell, Paint, Table, Tone},
+    output::{Cell, Paint, Table, Tone, plain, size},
 };
 use lattice::{
     ctl::{Refusal, ScheduleStatus, SlotStatus, StatusReply, WorkloadState},
+    event::rfc3339,
     id::WorkloadName,
     record::Phase,
+    report::{Counts, PartState, ReuseOff, SlotReport},
     subject::{Topic, WorkloadVerb},
 };
 use std::time::Duration;
@@ -16,8 +18,13 @@ use std::time::Duration;
 const WATCH_EVERY: Duration = Duration::from_millis(500);
 /// Refusals shown for a replica that finds no node; `-o json` has them all.
 const REFUSALS_SHOWN: usize = 5;
+/// Milliseconds after which a report's age is worth a word: nodes report every five seconds or so.
+const REPORT_IS_OLD: u64 = 15_000;
 
-/// Show where the replicas of a workload are
+/// Show where the replicas of a workload are, and how they do
+///
+/// Figures are those that the nodes reported last, some seconds ago; they count from the start of a replica's newest
+/// generation. `-o json` has all of them.
 #[derive(Debug, clap::Args)]
 #[command(before_help = "Examples:
   lattice status hello
@@ -42,9 +49,10 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let mut shown = None;
     let mut status = status;
     loop {
-        if shown.as_ref() != Some(&status) {
+        let essence = essence(&status);
+        if shown.as_ref() != Some(&essence) {
             context.out.show_item(&status, |paint| render(&status, paint), || status.workload.to_string())?;
-            shown = Some(status);
+            shown = Some(essence);
         }
         tokio::time::sleep(WATCH_EVERY).await;
         status = client.ask(topic.clone()).await?;
@@ -96,6 +104,14 @@ fn render(status: &StatusReply, paint: Paint) -> String {
         text.push('\n');
         text += &replicas_table(slots).render(paint);
     }
+    let remarks: Vec<String> = slots.iter().flat_map(remarks).collect();
+    if !remarks.is_empty() {
+        text.push('\n');
+    }
+    for remark in remarks {
+        text.push_str(&paint.warn(plain(&remark)));
+        text.push('\n');
+    }
     if !schedules.is_empty() {
         text.push('\n');
         text += &schedules_table(schedules).render(paint);
@@ -104,15 +120,53 @@ fn render(status: &StatusReply, paint: Paint) -> String {
 }
 
 fn replicas_table(slots: &[SlotStatus]) -> Table {
+    match slots.iter().any(|slot| slot.report.is_some()) {
+        true => with_figures(slots),
+        false => places(slots),
+    }
+}
+
+/// Where replicas are: all that is known where no node reports.
+fn places(slots: &[SlotStatus]) -> Table {
     let mut table = Table::new(&["REPLICA", "NODE", "PHASE", "GENERATION", "NOTE"]);
     for slot in slots {
-        let note = slot.message.clone().unwrap_or_else(|| refusals(&slot.refused));
+        let [replica, node, phase, generation] = place(slot);
+        table.row([replica, node, phase, generation, note(slot).into()]);
+    }
+    table
+}
+
+fn with_figures(slots: &[SlotStatus]) -> Table {
+    let mut table = Table::new(&[
+        "REPLICA",
+        "NODE",
+        "PHASE",
+        "GENERATION",
+        "REQUESTS",
+        "IN FLIGHT",
+        "INSTANCES",
+        "PEAK MEMORY",
+        "NOTE",
+    ]);
+    for slot in slots {
+        let [replica, node, phase, generation] = place(slot);
+        let figure = |text: &dyn Fn(&SlotReport) -> String| match &slot.report {
+            Some(report) => text(report).into(),
+            None => Cell::new("-", Tone::Dim),
+        };
         table.row([
-            slot.replica.into(),
-            slot.node.as_ref().map_or("-", |node| node.as_str()).into(),
-            phase_cell(slot),
-            slot.generation.map_or("-".to_owned(), |generation| generation.to_string()).into(),
-            note.into(),
+            replica,
+            node,
+            phase,
+            generation,
+            figure(&|report| report.requests.to_string()),
+            figure(&|report| match report.waiting {
+                0 => report.in_flight.to_string(),
+                waiting => format!("{}, {waiting} wait", report.in_flight),
+            }),
+            figure(&|report| report.instances.live.to_string()),
+            figure(&|report| format!("{} of {}", size(report.memory.peak), size(report.memory.limit))),
+            note(slot).into(),
         ]);
     }
     table
@@ -141,10 +195,92 @@ fn schedules_table(schedules: &[ScheduleStatus]) -> Table {
     table
 }
 
+fn place(slot: &SlotStatus) -> [Cell; 4] {
+    [
+        slot.replica.into(),
+        slot.node.as_ref().map_or("-", |node| node.as_str()).into(),
+        phase_cell(slot),
+        slot.generation.map_or("-".to_owned(), |generation| generation.to_string()).into(),
+    ]
+}
+
+/// What stands behind a replica, in short.
+fn note(slot: &SlotStatus) -> String {
+    let mut notes: Vec<String> = slot.message.iter().cloned().collect();
+    if !slot.refused.is_empty() {
+        notes.push(refusals(&slot.refused));
+    }
+    if let Some(report) = &slot.report {
+        if !report.failures.is_empty() {
+            notes.push(format!("{} failed: {}", report.failed(), counts(&report.failures)));
+        }
+        if report.refused > 0 {
+            notes.push(format!("{} refused", report.refused));
+        }
+        if !report.limits.is_empty() {
+            notes.push(format!("limits reached: {}", counts(&report.limits)));
+        }
+    }
+    if let Some(age) = slot.report_age.filter(|age| *age > REPORT_IS_OLD) {
+        notes.push(format!("as of {} ago", age_of(age)));
+    }
+    notes.join("; ")
+}
+
+fn age_of(millis: u64) -> String {
+    crate::output::age(Duration::from_millis(millis))
+}
+
+fn counts(counts: &Counts) -> String {
+    let mut counts: Vec<(&String, &u64)> = counts.iter().collect();
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    counts.into_iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
+}
+
+/// What wants a sentence, below the table.
+fn remarks(slot: &SlotStatus) -> Vec<String> {
+    let Some(report) = &slot.report else { return Vec::new() };
+    let mut remarks = Vec::new();
+    if let Some(ReuseOff { digest, reason, remedy, since }) = &report.reuse_off {
+        let since = rfc3339(*since);
+        remarks.push(format!("reuse off since {since} for {}…: {reason}; {remedy}", digest.short()));
+    }
+    for part in &report.parts {
+        let error = part.last_error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
+        match part.state {
+            PartState::GivenUp => {
+                remarks.push(format!("{} gave up after {} restarts{error}", part.name, part.restarts));
+            }
+            PartState::Restarting => remarks.push(format!("{} is started again soon{error}", part.name)),
+            _ if part.restarts > 0 => {
+                remarks.push(format!("{} was restarted {} times{error}", part.name, part.restarts))
+            }
+            _ => {}
+        }
+    }
+    if let Some(last) = &report.last_failure {
+        remarks.push(format!("last failure at {}: {}", rfc3339(last.at), last.message));
+    }
+    remarks.into_iter().map(|remark| format!("replica {}: {remark}", slot.replica)).collect()
+}
+
+/// Without what changes all the time.
+fn essence(status: &StatusReply) -> (StatusReply, Vec<String>) {
+    let remarks = status.slots.iter().flat_map(remarks).collect();
+    let mut status = status.clone();
+    for slot in &mut status.slots {
+        (slot.report, slot.report_age) = (None, None);
+    }
+    (status, remarks)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lattice::id::{Generation, NodeId, Revision};
+    use lattice::{
+        id::{Digest, Generation, NodeId, Revision},
+        report::{LastFailure, Peak},
+    };
 
     #[test]
     fn a_replica_without_a_node_says_why() {
@@ -158,21 +294,12 @@ mod tests {
             ready: 1,
             slots: vec![
                 SlotStatus {
-                    replica: 0,
                     node: NodeId::new("n1").ok(),
                     phase: Some(Phase::Ready),
                     generation: Some(Generation(3)),
-                    message: None,
-                    refused: vec![],
+                    ..SlotStatus::vacant(0)
                 },
-                SlotStatus {
-                    replica: 1,
-                    node: None,
-                    phase: None,
-                    generation: None,
-                    message: None,
-                    refused: vec![refusal("n1"), refusal("n2")],
-                },
+                SlotStatus { refused: vec![refusal("n1"), refusal("n2")], ..SlotStatus::vacant(1) },
             ],
             schedules: vec![],
         };
@@ -186,5 +313,49 @@ mod tests {
              1        -     no node  -           n1: zone is us-1; n2: zone is us-1\n"
         );
         assert!(refusals(&vec![refusal("n1"); 7]).ends_with("and 2 more nodes"));
+    }
+
+    #[test]
+    fn figures_and_remarks_are_shown_where_nodes_report() {
+        let slot = |replica| SlotStatus {
+            node: NodeId::new("n1").ok(),
+            phase: Some(Phase::Ready),
+            generation: Some(Generation(3)),
+            ..SlotStatus::vacant(replica)
+        };
+        let mut report = SlotReport::new(uuid::Uuid::nil(), Generation(3));
+        (report.requests, report.in_flight, report.waiting, report.instances.live) = (1042, 2, 5, 3);
+        report.memory = Peak { peak: 12 << 20, limit: 128 << 20 };
+        report.failures = [("trap".to_owned(), 1), ("wall".to_owned(), 3)].into();
+        report.limits = [("wall".to_owned(), 3)].into();
+        report.reuse_off = Some(ReuseOff {
+            digest: Digest::of(b"guest"),
+            reason: "a kept instance returned without a response".into(),
+            remedy: "build it anew".into(),
+            since: 0,
+        });
+        report.last_failure =
+            Some(LastFailure { kind: "wall".into(), message: "took longer\u{1b}[2J".into(), at: 1_000 });
+        let status = StatusReply {
+            workload: WorkloadName::new("hello").unwrap(),
+            state: WorkloadState::Ready,
+            generation: Generation(3),
+            revision: Revision(12),
+            replicas: 2,
+            ready: 2,
+            slots: vec![SlotStatus { report: Some(Box::new(report)), report_age: Some(20_000), ..slot(0) }, slot(1)],
+            schedules: vec![],
+        };
+        assert_eq!(
+            render(&status, Paint::off()).split_once("\n\n").unwrap().1,
+            "REPLICA  NODE  PHASE  GENERATION  REQUESTS  IN FLIGHT  INSTANCES  PEAK MEMORY        NOTE\n\
+             0        n1    ready  3           1042      2, 5 wait  3          12 MiB of 128 MiB  \
+             4 failed: wall 3, trap 1; limits reached: wall 3; as of 20s ago\n\
+             1        n1    ready  3           -         -          -          -\n\
+             \n\
+             replica 0: reuse off since 1970-01-01T00:00:00.000Z for 84983c60f7da…: a kept instance returned without a \
+             response; build it anew\n\
+             replica 0: last failure at 1970-01-01T00:00:01.000Z: took longer [2J\n"
+        );
     }
 }

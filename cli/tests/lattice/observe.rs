@@ -127,6 +127,97 @@ async fn the_commands_deploy_and_show() {
     assert_eq!(missing.status.code(), Some(3), "{missing:?}");
 }
 
+/// What one node observes of its replica, every node can tell.
+#[tokio::test]
+async fn figures_of_a_replica_reach_every_node() {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    let mut asked = crate::harness::api::spec("figured", api.upload("faults").await, 1);
+    asked["limits"] = serde_json::json!({ "memory": "16MiB" });
+    api.put(&asked).await.unwrap();
+    let holder = holders(&api.ready("figured").await)[0].clone();
+    lattice.serving("figured.test", "/").await;
+    let node = lattice.node(holder.as_str());
+    node.get("figured.test", "/memory").await;
+    node.get("figured.test", "/trap").await;
+    // The queue group gives each request to one node or another.
+    let mut answered = 0;
+    eventually("every node tells", PATIENCE, async || {
+        let status = api.status("figured").await.map_err(|error| error.to_string())?;
+        let slot = &status.slots[0];
+        let report = slot.report.as_ref().ok_or("no report")?;
+        let is_whole = report.limits.contains_key("memory") && report.retired.get("trap") == Some(&1);
+        answered = if is_whole { answered + 1 } else { 0 };
+        if answered < 20 {
+            return Err(format!("{answered} answers: {report:?}"));
+        }
+        assert!(slot.report_age.unwrap() < 60_000 && report.requests >= 3, "{slot:?}");
+        assert!((1 << 20..=16 << 20).contains(&report.memory.peak) && report.memory.limit == 16 << 20, "{report:?}");
+        Ok(())
+    })
+    .await;
+    let out = lattice.cli_ok(&["status", "figured"]).await;
+    for part in ["PEAK MEMORY", "of 16 MiB", "2 failed: memory 1, trap 1", "limits reached: memory", "last failure at"]
+    {
+        assert!(out.contains(part), "{part:?} is not in {out}");
+    }
+    let nodes = eventually("all nodes tell what they use", PATIENCE, async || {
+        let nodes = api.nodes().await;
+        if nodes.iter().all(|node| node.usage.is_some()) { Ok(nodes) } else { Err(format!("{nodes:?}")) }
+    });
+    let usage = nodes.await.into_iter().find(|node| node.session.node == holder).unwrap().usage.unwrap();
+    assert!(usage.instances > 0 && usage.instances <= usage.instances_limit, "{usage:?}");
+    assert!(usage.memory > 0 && usage.memory_limit == 4 << 30, "{usage:?}");
+    let events = eventually("the limit and the trap are told", PATIENCE, async || {
+        let out = lattice.cli_ok(&["events", "--last", "1000"]).await;
+        let mine: Vec<&str> = out.lines().filter(|line| line.contains("figured.0")).collect();
+        let told = ["limit-hit", "instance-trapped"].iter().all(|kind| mine.iter().any(|line| line.contains(kind)));
+        if told { Ok(mine.join("\n")) } else { Err(mine.join("\n")) }
+    });
+    assert!(events.await.contains("raise limits.memory"));
+    let metrics = crate::harness::http::get(&node.admin(), "x", "/metrics").await.ok().text();
+    let labels = "workload=\"figured\",replica=\"0\"";
+    for line in [
+        format!("lattice_unit_limit_hits_total{{{labels},limit=\"memory\"}}"),
+        format!("lattice_unit_failures_total{{{labels},kind=\"trap\"}} 1"),
+        format!("lattice_unit_instances_retired_total{{{labels},reason=\"trap\"}} 1"),
+        format!("lattice_unit_memory_peak_bytes{{{labels}}} "),
+        format!("lattice_unit_cpu_peak_seconds{{{labels}}} "),
+        format!("lattice_unit_reuse_off{{{labels}}} 0"),
+        "lattice_instances_limit 1000".to_owned(),
+    ] {
+        assert!(metrics.lines().any(|found| found.starts_with(&line)), "{line:?} is not in {metrics}");
+    }
+    api.delete("figured").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_guest_that_can_not_be_reused_is_told_with_the_remedy() {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    api.deploy("once-only", "hello-js-fetch", 1).await;
+    for _ in 0..3 {
+        lattice.nodes[0].get("once-only.test", "/").await.ok();
+    }
+    let status = eventually("the status says so", PATIENCE, async || {
+        let out = lattice.cli_ok(&["status", "once-only"]).await;
+        if out.contains("reuse off since") { Ok(out) } else { Err(out) }
+    });
+    let status = status.await;
+    assert!(status.contains("without a response") && status.contains("incomingHandler"), "{status}");
+    let digest = lattice::id::Digest::of(&std::fs::read(crate::harness::guest("hello-js-fetch")).unwrap());
+    let event = eventually("an event says so", PATIENCE, async || {
+        let out = lattice.cli_ok(&["events", "--last", "1000", "-o", "json"]).await;
+        let events = out.lines().map(|line| serde_json::from_str::<CloudEvent>(line).unwrap());
+        let mut mine = events.filter(|event| event.subject == "once-only.0");
+        mine.find(|event| event.kind == "dev.lattice.reuse-off").ok_or(out)
+    })
+    .await;
+    assert!(event.data["message"].as_str().unwrap().contains(&digest.to_string()), "{event:?}");
+    assert!(event.data["hint"].as_str().unwrap().contains("reuse: off"), "{event:?}");
+    api.delete("once-only").await.unwrap();
+}
+
 #[tokio::test]
 async fn logs_and_events_can_be_followed() {
     let lattice = shared().await;

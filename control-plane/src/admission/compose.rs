@@ -221,7 +221,8 @@ mod tests {
         view.seen.extend(Bucket::ALL.map(|bucket| (bucket, Seen::default())));
         let view = tokio::sync::watch::channel(Arc::new(view)).1;
         let events = Events::new(&options, &platform);
-        (Admission::new(options, platform.clone(), events, Arc::new(|_, _, _| Ok(())), view), platform)
+        let reports = crate::reports::Reports::new(&platform);
+        (Admission::new(options, platform.clone(), events, Arc::new(|_, _, _| Ok(())), view, reports), platform)
     }
 
     /// A component that imports and exports instances with a function `f`.

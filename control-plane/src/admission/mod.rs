@@ -9,7 +9,7 @@ mod put;
 mod read;
 mod schedules;
 
-use crate::{Inspector, NodeOptions, events::Events};
+use crate::{Inspector, NodeOptions, events::Events, reports::Reports};
 use bytes::Bytes;
 use lattice::{
     ctl::{CtlError, ErrorCode, HEADER_ERROR, HEADER_ERROR_CODE, Reply},
@@ -40,6 +40,7 @@ pub(crate) struct Admission {
     events: Events,
     inspect: Inspector,
     view: watch::Receiver<Arc<LatticeView>>,
+    reports: Reports,
     /// Digests that were inspected and found good; what they name can't change.
     inspected: Arc<Mutex<BTreeSet<(Digest, Role)>>>,
     /// What was composed, by a digest of all that went into it.
@@ -55,9 +56,10 @@ impl Admission {
         events: Events,
         inspect: Inspector,
         view: watch::Receiver<Arc<LatticeView>>,
+        reports: Reports,
     ) -> Self {
         let (inspected, composed, inspecting) = (Arc::default(), Arc::default(), Arc::default());
-        Self { options, platform, events, inspect, view, inspected, composed, inspecting }
+        Self { options, platform, events, inspect, view, reports, inspected, composed, inspecting }
     }
 
     /// Answer requests. Never returns.
@@ -131,7 +133,7 @@ impl Admission {
             },
             Topic::NodeList => ok(self.nodes()?),
             Topic::NodeGet(node) => ok(self.node(&node)?),
-            Topic::Http(_) | Topic::Event(_) | Topic::Log(_) => Err(unknown()),
+            Topic::Http(_) | Topic::Event(_) | Topic::Report(_) | Topic::Log(_) => Err(unknown()),
         }
     }
 

@@ -1,18 +1,24 @@
 //! Requests that only look. Specs are read from the store's leader; what is placed where comes from the view.
 
 use super::{Admission, put::not_found, unavailable};
+use crate::reports::Reported;
 use lattice::{
     ctl::{
-        CtlError, ErrorCode, HistoryItem, NodeReply, SlotStatus, SpecReply, StatusReply, WorkloadState, WorkloadSummary,
+        CtlError, ErrorCode, HistoryItem, NodeReply, SlotStatus, SpecReply, StatusReply, Totals, WorkloadState,
+        WorkloadSummary,
     },
     event::rfc3339,
     id::{NodeId, Revision, SlotId, WorkloadName},
-    record::{Key, Phase, Record as _, SpecRecord},
+    record::{Key, Phase, Record as _, Slot, SpecRecord},
+    report::SlotReport,
     store::{Bucket, Change},
     view::{LatticeView, Versioned},
 };
 use lattice_planner::Explanation;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Bytes of the reports in one answer, so that it fits a message however many replicas there are.
+const REPLY_REPORT_BYTES_MAX: usize = 256 * 1024;
 
 fn spec_reply(record: SpecRecord, revision: Revision) -> SpecReply {
     let SpecRecord { spec, generation, hash, admitted_at, .. } = record;
@@ -65,19 +71,26 @@ impl Admission {
     pub(super) fn status(&self, name: &WorkloadName) -> Result<StatusReply, CtlError> {
         let view = self.view()?;
         let spec = view.specs.get(name).ok_or_else(|| not_found(name))?;
-        let status = status(&view, spec, lattice_planner::explain_workload(&view, name));
+        let status = status(&view, spec, lattice_planner::explain_workload(&view, name), &self.reports.now());
         Ok(StatusReply { schedules: self.schedules(&view, &spec.record), ..status })
     }
 
     pub(super) fn list(&self) -> Result<Vec<WorkloadSummary>, CtlError> {
         let view = self.view()?;
+        let reported = self.reports.now();
         let summary = |spec: &Versioned<SpecRecord>| {
             let name = &spec.record.spec.name;
             let held = view.slots_of(name).filter(|(_, slot)| view.live(&slot.record.holder).is_some()).count();
             // Explaining walks the whole plan: only where there is something to explain.
             let all_held = u32::try_from(held).is_ok_and(|held| held >= spec.record.spec.replicas);
             let explanations = if all_held { BTreeMap::new() } else { lattice_planner::explain_workload(&view, name) };
-            let status = status(&view, spec, explanations);
+            let status = status(&view, spec, explanations, &Reported::new());
+            let mut totals = Totals::default();
+            for (slot, held) in view.slots_of(name) {
+                if let Some((report, age)) = of_slot(&reported, slot, &held.record) {
+                    totals.add(report, age);
+                }
+            }
             let routes = spec.record.spec.http.routes.iter();
             let nodes: BTreeSet<NodeId> = status.slots.iter().filter_map(|slot| slot.node.clone()).collect();
             WorkloadSummary {
@@ -88,24 +101,32 @@ impl Admission {
                 ready: status.ready,
                 routes: routes.map(|route| format!("{}{}", route.host, route.path)).collect(),
                 nodes: nodes.into_iter().collect(),
+                totals,
             }
         };
         Ok(view.specs.values().map(|spec| summary(spec)).collect())
     }
 
     pub(super) fn nodes(&self) -> Result<Vec<NodeReply>, CtlError> {
-        let view = self.view()?;
-        Ok(view.sessions.keys().filter_map(|node| node_reply(&view, node)).collect())
+        let (view, reported) = (self.view()?, self.reports.now());
+        Ok(view.sessions.keys().filter_map(|node| node_reply(&view, node, &reported)).collect())
     }
 
     pub(super) fn node(&self, node: &NodeId) -> Result<NodeReply, CtlError> {
         let missing =
             || CtlError::new(ErrorCode::NotFound, format!("there is no node {node}")).hint("see `lattice nodes`");
-        node_reply(&*self.view()?, node).ok_or_else(missing)
+        node_reply(&*self.view()?, node, &self.reports.now()).ok_or_else(missing)
     }
 }
 
-fn node_reply(view: &LatticeView, node: &NodeId) -> Option<NodeReply> {
+/// What the holder of a slot said of it.
+fn of_slot<'a>(reported: &'a Reported, slot: &SlotId, record: &Slot) -> Option<(&'a SlotReport, u64)> {
+    let (report, age) = reported.get(&record.holder.node)?;
+    let of_slot = report.host.slots.get(slot).filter(|of_slot| of_slot.uid == record.uid)?;
+    Some((of_slot, *age))
+}
+
+fn node_reply(view: &LatticeView, node: &NodeId, reported: &Reported) -> Option<NodeReply> {
     let session = view.sessions.get(node)?.record.clone();
     let held = view.slots.iter().filter(|(_, slot)| slot.record.holder.node == *node);
     let (slots, memory): (Vec<String>, Vec<u64>) = held
@@ -114,7 +135,8 @@ fn node_reply(view: &LatticeView, node: &NodeId) -> Option<NodeReply> {
             (slot.to_string(), spec.map_or(0, |spec| spec.record.spec.memory_reserved()))
         })
         .unzip();
-    Some(NodeReply { session, slots, memory_reserved: memory.iter().sum() })
+    let (usage, usage_age) = reported.get(node).map(|(report, age)| (report.host.usage, *age)).unzip();
+    Some(NodeReply { session, slots, memory_reserved: memory.iter().sum(), usage, usage_age })
 }
 
 /// `explanations` are for slots that nobody holds.
@@ -122,25 +144,37 @@ fn status(
     view: &LatticeView,
     spec: &Versioned<SpecRecord>,
     mut explanations: BTreeMap<SlotId, Explanation>,
+    reported: &Reported,
 ) -> StatusReply {
+    let mut room = REPLY_REPORT_BYTES_MAX;
     let SpecRecord { spec: asked, generation, uid, .. } = &spec.record;
     let slots: Vec<SlotStatus> = (0..asked.replicas)
         .map(|replica| {
             let slot = SlotId::new(asked.name.clone(), replica);
             let held = view.slots.get(&slot).map(|slot| &slot.record).filter(|slot| slot.uid == *uid);
             match held.filter(|slot| view.live(&slot.holder).is_some()) {
-                Some(record) => SlotStatus {
-                    replica,
-                    node: Some(record.holder.node.clone()),
-                    phase: Some(record.phase),
-                    generation: Some(record.generation),
-                    message: record.message.clone(),
-                    refused: Vec::new(),
-                },
+                Some(record) => {
+                    let report = of_slot(reported, &slot, record).filter(|(report, _)| {
+                        let length = serde_json::to_vec(report).map_or(usize::MAX, |json| json.len());
+                        let fits = length <= room;
+                        room = room.saturating_sub(length);
+                        fits
+                    });
+                    let (report, report_age) = report.map(|(report, age)| (Box::new(report.clone()), age)).unzip();
+                    SlotStatus {
+                        node: Some(record.holder.node.clone()),
+                        phase: Some(record.phase),
+                        generation: Some(record.generation),
+                        message: record.message.clone(),
+                        report,
+                        report_age,
+                        ..SlotStatus::vacant(replica)
+                    }
+                }
                 None => {
                     let explanation = explanations.remove(&slot).filter(|explanation| explanation.first().is_none());
                     let refused = explanation.map(|explanation| explanation.refused()).unwrap_or_default();
-                    SlotStatus { replica, node: None, phase: None, generation: None, message: None, refused }
+                    SlotStatus { refused, ..SlotStatus::vacant(replica) }
                 }
             }
         })

@@ -213,6 +213,7 @@ impl GuestRun {
         if std::mem::replace(&mut self.finished, true) {
             return result;
         }
+        self.unit.blueprint.tally.cpu(self.meter.spent());
         let answered = self.shared.answered();
         if result.is_ok() {
             result = match answered {

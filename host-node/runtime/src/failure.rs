@@ -1,7 +1,7 @@
 //! How an exchange with a guest fails, and what follows: for the caller, for the instance, for reuse.
 
 use crate::{
-    host::Host,
+    host::{HANDLES_MAX, Host},
     limits::{CpuSpent, MemoryRefusal},
     parts::{PartError, PartFault},
     pool::Retirement,
@@ -11,6 +11,7 @@ use lattice::{
     limits::{MESSAGE_BYTES_MAX, clip},
 };
 use std::time::Duration;
+use wasmtime::component::ResourceTableError;
 use wasmtime_wasi::I32Exit;
 
 #[derive(Debug, Clone)]
@@ -24,6 +25,8 @@ pub(crate) enum Failure {
     },
     /// The guest asked for more memory than the node had left and did not survive the refusal.
     NodeMemory,
+    /// The guest held as many handles as an instance may, and wanted one more.
+    Handles,
     Cpu {
         limit: Duration,
     },
@@ -60,6 +63,11 @@ impl Failure {
         if let Some(I32Exit(status)) = error.downcast_ref() {
             return Self::Exit(*status);
         }
+        // The second has no type. A test holds it to its text.
+        let is_full = matches!(error.downcast_ref(), Some(ResourceTableError::Full));
+        if is_full || error.root_cause().to_string().contains("store handle limit exceeded") {
+            return Self::Handles;
+        }
         if error.is::<wasmtime::PoolConcurrencyLimitError>() {
             return Self::NoRoom;
         }
@@ -78,6 +86,7 @@ impl Failure {
             Self::Exit(status) => format!("exited with status {status}"),
             Self::Memory { limit } => format!("needs more than its {limit} bytes of memory"),
             Self::NodeMemory => "needs more memory than is left on this node".into(),
+            Self::Handles => format!("holds more than {HANDLES_MAX} handles"),
             Self::Cpu { limit } => format!("computed for more than {} ms", limit.as_millis()),
             Self::Wall { limit } => format!("took longer than {} ms", limit.as_millis()),
             Self::NoResponse => "returned without a response".into(),
@@ -118,7 +127,7 @@ impl Failure {
 
     pub(crate) fn retirement(&self) -> Retirement {
         match self {
-            Self::Trap(_) | Self::Exit(_) | Self::Panic => Retirement::Trap,
+            Self::Trap(_) | Self::Exit(_) | Self::Handles | Self::Panic => Retirement::Trap,
             Self::Part(_) => Retirement::Part,
             Self::Memory { .. } | Self::NodeMemory => Retirement::Memory,
             Self::Cpu { .. } | Self::Wall { .. } => Retirement::Timeout,

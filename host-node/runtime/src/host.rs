@@ -9,7 +9,7 @@ use crate::{
     parts::Parts,
     unit::Blueprint,
 };
-use std::sync::{Arc, LazyLock, Weak};
+use std::sync::{Arc, LazyLock, Weak, atomic::Ordering::Relaxed};
 use wasmtime::{Store, component::ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_config::WasiConfigVariables;
@@ -20,7 +20,7 @@ use wasmtime_wasi_http::{
 
 /// Handles that one instance may hold: ours, and wasmtime's own for streams, futures and tasks. A guest that drops what it
 /// uses needs a few dozen for each request; one that collects garbage some hundreds.
-const HANDLES_MAX: usize = 2_000;
+pub(crate) const HANDLES_MAX: usize = 2_000;
 /// Size of one set of headers that a guest makes, in memory. With [`HANDLES_MAX`] it bounds what headers a guest can make
 /// the host keep: they are not part of its own memory.
 const FIELDS_BYTES_MAX: usize = 64 << 10;
@@ -45,14 +45,15 @@ pub(crate) struct Host {
 
 /// A store for one more instance of the unit.
 pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>, memory: Arc<NodeMemory>) -> Store<Host> {
+    let ordinal = blueprint.ordinals.fetch_add(1, Relaxed) + 1;
     let mut wasi = WasiCtx::builder();
     wasi.allow_blocking_current_thread(false)
         .max_random_size(RANDOM_BYTES_MAX)
         .allow_tcp(false)
         .allow_udp(false)
         .allow_ip_name_lookup(false)
-        .stdout(GuestLog::new(&blueprint.logs, crate::LogStream::Stdout))
-        .stderr(GuestLog::new(&blueprint.logs, crate::LogStream::Stderr))
+        .stdout(GuestLog::new(&blueprint.logs, ordinal, crate::LogStream::Stdout))
+        .stderr(GuestLog::new(&blueprint.logs, ordinal, crate::LogStream::Stderr))
         .arg(blueprint.config.workload.as_str());
     for (name, value) in &blueprint.config.env {
         wasi.env(name, value);
@@ -63,7 +64,7 @@ pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>, memory: Arc<Nod
     http.set_field_size_limit(FIELDS_BYTES_MAX);
     let host = Host {
         table,
-        memory: MemoryLimiter::new(blueprint.limits.memory_bytes, memory),
+        memory: MemoryLimiter::new(blueprint.limits.memory_bytes, memory, blueprint.tally.clone()),
         limits: blueprint.limits.clone(),
         meter,
         config: blueprint.config.config.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),

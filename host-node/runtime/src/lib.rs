@@ -37,6 +37,7 @@ mod network;
 mod parts;
 mod pool;
 mod signature;
+mod tally;
 mod unit;
 
 pub use bridge::crossing::{CannotCross, Uncrossable, crossing};
@@ -50,6 +51,7 @@ pub use network::{Lookup, LookupError, NetworkOptions, NetworkStats, Resolver, S
 pub use parts::{Assembly, Edge, EdgeError, Part, PartRole, PartState, PartStats, Restart};
 pub use pool::{Retirement, Reuse};
 pub use signature::{Interface, Signatures, signatures};
+pub use tally::{FailureKind, LastFailure, Limit, Tallied};
 pub use unit::{StartError, Unit, UnitConfig, UnitStats};
 
 /// A lock whose holder panicked is taken all the same: what these locks guard is whole between any two statements.

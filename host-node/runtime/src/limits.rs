@@ -1,6 +1,7 @@
 //! What one instance may take, and all instances of a node together: memory by a limiter that wasmtime asks, processor
 //! time by the epoch.
 
+use crate::tally::{Limit, Tally};
 use std::{
     fmt,
     future::poll_fn,
@@ -66,6 +67,10 @@ impl NodeMemory {
         self.used.load(Relaxed)
     }
 
+    pub(crate) fn total(&self) -> u64 {
+        self.total
+    }
+
     fn take(&self, bytes: u64) -> bool {
         let more = |used: u64| used.checked_add(bytes).filter(|used| *used <= self.total);
         self.used.try_update(Relaxed, Relaxed, more).is_ok()
@@ -94,11 +99,12 @@ pub(crate) struct MemoryLimiter {
     last_growth: u64,
     table_elements: usize,
     refused: Option<MemoryRefusal>,
+    tally: Arc<Tally>,
 }
 
 impl MemoryLimiter {
-    pub(crate) fn new(limit: u64, node: Arc<NodeMemory>) -> Self {
-        Self { limit, node, used: 0, used_at_start: 0, last_growth: 0, table_elements: 0, refused: None }
+    pub(crate) fn new(limit: u64, node: Arc<NodeMemory>, tally: Arc<Tally>) -> Self {
+        Self { limit, node, used: 0, used_at_start: 0, last_growth: 0, table_elements: 0, refused: None, tally }
     }
 
     /// The latest refusal, if there was one.
@@ -128,11 +134,16 @@ impl ResourceLimiter for MemoryLimiter {
         } else {
             None
         };
-        if refusal.is_some() {
-            self.refused = refusal;
+        if let Some(refusal) = refusal {
+            self.refused = Some(refusal);
+            self.tally.hit(match refusal {
+                MemoryRefusal::Limit => Limit::Memory,
+                MemoryRefusal::Node => Limit::NodeMemory,
+            });
             return Ok(false);
         }
         self.used = used;
+        self.tally.memory(used);
         self.last_growth = growth;
         Ok(true)
     }
@@ -149,8 +160,9 @@ impl ResourceLimiter for MemoryLimiter {
     fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
         let elements = self.table_elements.saturating_add(desired.saturating_sub(current));
         let granted = elements <= TABLE_ELEMENTS_MAX;
-        if granted {
-            self.table_elements = elements;
+        match granted {
+            true => self.table_elements = elements,
+            false => self.tally.hit(Limit::Tables),
         }
         Ok(granted)
     }
@@ -191,6 +203,11 @@ impl CpuMeter {
     pub(crate) fn reset(&self) {
         self.on.store(false, Relaxed);
         self.spent.store(0, Relaxed);
+    }
+
+    /// What the request took so far; zero while it is too short to be measured.
+    pub(crate) fn spent(&self) -> Duration {
+        Duration::from_nanos(self.spent.load(Relaxed))
     }
 
     /// A future that is measured whenever it is polled.
@@ -270,7 +287,7 @@ mod tests {
 
     #[test]
     fn memories_are_counted_together() {
-        let mut limiter = MemoryLimiter::new(100, NodeMemory::new(u64::MAX));
+        let mut limiter = MemoryLimiter::new(100, NodeMemory::new(u64::MAX), Arc::default());
         assert!(limiter.memory_growing(0, 60, None).unwrap());
         assert!(!limiter.is_nearly_used());
         assert!(!limiter.memory_growing(0, 60, None).unwrap(), "a second memory counts too");
@@ -284,7 +301,9 @@ mod tests {
     #[test]
     fn instances_share_the_memory_of_the_node() {
         let node = NodeMemory::new(100);
-        let (mut one, mut other) = (MemoryLimiter::new(80, node.clone()), MemoryLimiter::new(80, node.clone()));
+        let tally = Arc::<Tally>::default();
+        let limiter = || MemoryLimiter::new(80, node.clone(), tally.clone());
+        let (mut one, mut other) = (limiter(), limiter());
         assert!(one.memory_growing(0, 60, None).unwrap());
         assert!(!other.memory_growing(0, 60, None).unwrap());
         assert_eq!((one.refused(), other.refused()), (None, Some(MemoryRefusal::Node)));
@@ -299,6 +318,8 @@ mod tests {
         assert!(other.memory_growing(40, 80, None).unwrap());
         drop(other);
         assert_eq!(node.used(), 0);
+        let tallied = tally.read();
+        assert_eq!((tallied.memory_peak, tallied.limits), (80, [(Limit::Memory, 1), (Limit::NodeMemory, 1)].into()));
     }
 
     #[test]

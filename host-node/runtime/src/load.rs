@@ -44,6 +44,7 @@ struct RuntimeInner {
     max_memory_bytes: u64,
     /// One for each instance. A pool counts its places as well, but each engine has one of its own, or none.
     places: Arc<Semaphore>,
+    places_max: usize,
     memory: Arc<NodeMemory>,
     network: Arc<NodeNetwork>,
     compiled: AtomicU64,
@@ -135,6 +136,7 @@ impl Runtime {
     /// Make the engines and open the cache. Blocks for some milliseconds.
     pub fn new(options: RuntimeOptions) -> Result<Self, RuntimeError> {
         let engines = Engines::new(&options)?;
+        let places_max = (options.max_instances as usize).clamp(1, Semaphore::MAX_PERMITS);
         let link =
             |linker: wasmtime::Result<Linker<Host>>| linker.map_err(|error| RuntimeError::Engine(format!("{error:#}")));
         Ok(Self(Arc::new(RuntimeInner {
@@ -146,7 +148,8 @@ impl Runtime {
             compiling: Arc::new(Semaphore::new(1)),
             component_bytes_max: options.component_bytes_max,
             max_memory_bytes: options.max_memory_bytes,
-            places: Arc::new(Semaphore::new((options.max_instances as usize).clamp(1, Semaphore::MAX_PERMITS))),
+            places: Arc::new(Semaphore::new(places_max)),
+            places_max,
             memory: NodeMemory::new(options.memory_bytes_total),
             network: NodeNetwork::new(&options.network).map_err(RuntimeError::Authorities)?,
             compiled: AtomicU64::new(0),
@@ -226,6 +229,16 @@ impl Runtime {
     /// Bytes of linear memory that all instances have now.
     pub fn memory_bytes_used(&self) -> u64 {
         self.0.memory.used()
+    }
+
+    /// Bytes of linear memory that all instances may have together.
+    pub fn memory_bytes_total(&self) -> u64 {
+        self.0.memory.total()
+    }
+
+    /// Instances alive now, of all units, and how many there may be.
+    pub fn instances(&self) -> (usize, usize) {
+        (self.0.places_max.saturating_sub(self.0.places.available_permits()), self.0.places_max)
     }
 
     pub fn load_stats(&self) -> LoadStats {

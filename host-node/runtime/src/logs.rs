@@ -1,7 +1,10 @@
 //! What guests print: bytes in, whole lines out, bounded in length and number. A guest can neither fill the node's
 //! memory nor its log by printing, and it never waits for whoever reads.
 
-use crate::lock;
+use crate::{
+    lock,
+    tally::{Limit, Tally},
+};
 use bytes::Bytes;
 use std::{
     fmt, io,
@@ -23,8 +26,8 @@ pub(crate) const LINES_PER_SECOND_MAX: u32 = 1000;
 
 /// Takes what the guests of a unit print. It is called from within the guest's own call, so it must not block.
 pub trait LogSink: Send + Sync + 'static {
-    /// One line, without its end.
-    fn line(&self, stream: LogStream, line: &str);
+    /// One line, without its end. `instance` counts the unit's instances from 1; lines about the unit have none.
+    fn line(&self, instance: Option<u64>, stream: LogStream, line: &str);
 }
 
 /// Where a guest printed a line.
@@ -46,6 +49,7 @@ impl fmt::Display for LogStream {
 /// The way out for all lines of one unit.
 pub(crate) struct LogGate {
     sink: Arc<dyn LogSink>,
+    tally: Arc<Tally>,
     window: Mutex<Window>,
 }
 
@@ -56,23 +60,29 @@ struct Window {
 }
 
 impl LogGate {
-    pub(crate) fn new(sink: Arc<dyn LogSink>) -> Arc<Self> {
-        Arc::new(Self { sink, window: Mutex::new(Window { start: Instant::now(), lines: 0, dropped: 0 }) })
+    pub(crate) fn new(sink: Arc<dyn LogSink>, tally: Arc<Tally>) -> Arc<Self> {
+        Arc::new(Self { sink, tally, window: Mutex::new(Window { start: Instant::now(), lines: 0, dropped: 0 }) })
     }
 
-    fn line(&self, stream: LogStream, line: &str) {
+    fn line(&self, instance: u64, stream: LogStream, line: &str) {
         self.tell_dropped(Instant::now());
         let admitted = {
             let mut window = lock(&self.window);
             let admitted = window.lines < LINES_PER_SECOND_MAX;
             match admitted {
                 true => window.lines += 1,
-                false => window.dropped += 1,
+                false => {
+                    // A flood counts once a window.
+                    if window.dropped == 0 {
+                        self.tally.hit(Limit::LogLines);
+                    }
+                    window.dropped += 1;
+                }
             }
             admitted
         };
         if admitted {
-            self.sink.line(stream, line);
+            self.sink.line(Some(instance), stream, line);
         }
     }
 
@@ -90,7 +100,7 @@ impl LogGate {
         };
         if dropped > 0 {
             let text = format!("[{dropped} lines dropped: more than {LINES_PER_SECOND_MAX} in a second]");
-            self.sink.line(LogStream::Stderr, &text);
+            self.sink.line(None, LogStream::Stderr, &text);
         }
     }
 }
@@ -101,6 +111,7 @@ pub(crate) struct GuestLog(Arc<Mutex<Lines>>);
 
 struct Lines {
     gate: Arc<LogGate>,
+    instance: u64,
     stream: LogStream,
     /// The line so far, at most [`LINE_BYTES_MAX`].
     line: Vec<u8>,
@@ -109,8 +120,8 @@ struct Lines {
 }
 
 impl GuestLog {
-    pub(crate) fn new(gate: &Arc<LogGate>, stream: LogStream) -> Self {
-        Self(Arc::new(Mutex::new(Lines { gate: gate.clone(), stream, line: Vec::new(), cut: false })))
+    pub(crate) fn new(gate: &Arc<LogGate>, instance: u64, stream: LogStream) -> Self {
+        Self(Arc::new(Mutex::new(Lines { gate: gate.clone(), instance, stream, line: Vec::new(), cut: false })))
     }
 
     fn print(&self, bytes: &[u8]) {
@@ -140,7 +151,7 @@ impl Lines {
         if std::mem::take(&mut self.cut) {
             text.push_str(" …[cut]");
         }
-        self.gate.line(self.stream, &text);
+        self.gate.line(self.instance, self.stream, &text);
     }
 }
 
@@ -212,14 +223,14 @@ mod tests {
     struct Kept(Mutex<Vec<String>>);
 
     impl LogSink for Kept {
-        fn line(&self, _: LogStream, line: &str) {
+        fn line(&self, _: Option<u64>, _: LogStream, line: &str) {
             self.0.lock().unwrap().push(line.to_owned());
         }
     }
 
     fn printed(parts: &[&[u8]]) -> Vec<String> {
         let kept = Arc::new(Kept::default());
-        let log = GuestLog::new(&LogGate::new(kept.clone()), LogStream::Stdout);
+        let log = GuestLog::new(&LogGate::new(kept.clone(), Arc::default()), 1, LogStream::Stdout);
         for part in parts {
             log.print(part);
         }
@@ -244,8 +255,9 @@ mod tests {
     #[test]
     fn a_flood_is_dropped_and_counted() {
         let kept = Arc::new(Kept::default());
-        let gate = LogGate::new(kept.clone());
-        let log = GuestLog::new(&gate, LogStream::Stdout);
+        let tally = Arc::<Tally>::default();
+        let gate = LogGate::new(kept.clone(), tally.clone());
+        let log = GuestLog::new(&gate, 1, LogStream::Stdout);
         // Frozen time: the window cannot end by itself within the loop below on any machine.
         lock(&gate.window).start = Instant::now() + Duration::from_secs(3600);
         for _ in 0..LINES_PER_SECOND_MAX + 7 {
@@ -254,5 +266,6 @@ mod tests {
         assert_eq!(kept.0.lock().unwrap().len(), LINES_PER_SECOND_MAX as usize);
         gate.tell_dropped(Instant::now() + Duration::from_secs(3602));
         assert!(kept.0.lock().unwrap().last().unwrap().starts_with("[7 lines dropped"));
+        assert_eq!(tally.read().limits, [(Limit::LogLines, 1)].into());
     }
 }

@@ -12,7 +12,7 @@ use std::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::Store;
@@ -64,6 +64,25 @@ pub enum Retirement {
     Cancelled,
     /// The unit was stopped.
     Stopped,
+}
+
+impl Retirement {
+    /// The name in reports and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Retirement::Spent => "spent",
+            Retirement::Idle => "idle",
+            Retirement::Room => "room",
+            Retirement::Trap => "trap",
+            Retirement::Memory => "memory",
+            Retirement::Timeout => "timeout",
+            Retirement::NoResponse => "no-response",
+            Retirement::Leak => "leak",
+            Retirement::Cancelled => "cancelled",
+            Retirement::Part => "part",
+            Retirement::Stopped => "stopped",
+        }
+    }
 }
 
 /// A component in a store of its own, ready to be called.
@@ -141,7 +160,12 @@ pub(crate) struct Pool {
     /// A second use has succeeded.
     proved: AtomicBool,
     strikes: Mutex<VecDeque<u64>>,
-    off: OnceLock<String>,
+    off: OnceLock<Off>,
+}
+
+struct Off {
+    reason: String,
+    at: SystemTime,
 }
 
 impl Pool {
@@ -270,7 +294,7 @@ impl Pool {
         } else {
             return None;
         };
-        let is_new = self.off.set(reason).is_ok();
+        let is_new = self.off.set(Off { reason, at: SystemTime::now() }).is_ok();
         let used = lock(&self.idle).extract_if(.., |kept| kept.uses > 0).collect::<Vec<_>>();
         for instance in used {
             self.retire(Retirement::Spent);
@@ -280,7 +304,16 @@ impl Pool {
     }
 
     pub(crate) fn off(&self) -> Option<&str> {
-        self.off.get().map(String::as_str)
+        self.off.get().map(|off| off.reason.as_str())
+    }
+
+    /// When keeping ended.
+    pub(crate) fn off_at(&self) -> Option<SystemTime> {
+        self.off.get().map(|off| off.at)
+    }
+
+    pub(crate) fn idle(&self) -> u32 {
+        lock(&self.idle).len() as u32
     }
 
     fn is_on(&self) -> bool {

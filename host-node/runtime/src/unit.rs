@@ -11,11 +11,12 @@ use crate::{
     network::{Network, NetworkStats},
     parts::{Assembly, PartStats, Parts},
     pool::{Guest, Instance, Pool, Retirement, Reuse},
+    tally::{Tallied, Tally},
 };
 use http_body::Body as _;
 use lattice::{
     http::{BodyError, CallError, Request, Response},
-    id::WorkloadName,
+    id::{Digest, WorkloadName},
     spec::Grants,
 };
 use std::{
@@ -25,7 +26,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -75,6 +76,8 @@ pub struct UnitStats {
     /// Requests that wait for their turn.
     pub queued: u32,
     pub instances_live: u32,
+    /// Of those alive, those that wait for a request.
+    pub instances_idle: u32,
     pub instances_created: u64,
     /// Dropped instances by reason.
     pub instances_retired: BTreeMap<Retirement, u64>,
@@ -86,6 +89,10 @@ pub struct UnitStats {
     pub network: NetworkStats,
     /// Its parts, in the order in which they were given.
     pub parts: Vec<PartStats>,
+    /// When that was found, by the system's clock.
+    pub reuse_disabled_at: Option<SystemTime>,
+    /// Failures by kind, limits that were reached, peaks.
+    pub tally: Tallied,
 }
 
 /// Running instances of a component. Dropping it ends them and what they are doing.
@@ -111,13 +118,23 @@ impl Unit {
             }
         })?;
         let component = assembly.main().clone();
-        let logs = LogGate::new(config.logs.clone());
+        let tally = Arc::<Tally>::default();
+        let logs = LogGate::new(config.logs.clone(), tally.clone());
         let inner = Arc::new(Inner {
             admission: Admission::new(turns, config.limits.queue),
             pool: Pool::new(config.reuse.clone()),
             stop: CancellationToken::new(),
             counters: Counters::default(),
-            blueprint: Blueprint { component, limits, logs, network, config, parts: Arc::downgrade(&parts) },
+            blueprint: Blueprint {
+                component,
+                limits,
+                logs,
+                network,
+                config,
+                parts: Arc::downgrade(&parts),
+                tally,
+                ordinals: AtomicU64::new(0),
+            },
             assembly,
             parts,
             runtime: runtime.clone(),
@@ -148,8 +165,18 @@ impl Unit {
         admission.inside().saturating_add(admission.waiting())
     }
 
+    /// What it runs.
+    pub fn digest(&self) -> Digest {
+        self.0.blueprint.component.digest()
+    }
+
+    /// The limits that are in force: what was asked for, within what the runtime gives.
+    pub fn limits(&self) -> &Limits {
+        &self.0.blueprint.limits
+    }
+
     pub fn stats(&self) -> UnitStats {
-        let Inner { admission, pool, counters, parts, .. } = &*self.0;
+        let Inner { admission, pool, counters, blueprint, parts, .. } = &*self.0;
         UnitStats {
             requests: counters.requests.load(Relaxed),
             refused: counters.refused.load(Relaxed),
@@ -159,12 +186,15 @@ impl Unit {
             in_flight: admission.inside(),
             queued: admission.waiting(),
             instances_live: pool.live(),
+            instances_idle: pool.idle(),
             instances_created: pool.created_so_far(),
             instances_retired: pool.retired(),
             strikes: counters.strikes.load(Relaxed),
             reuse_disabled: pool.off().map(str::to_owned),
             network: self.0.blueprint.network.stats(),
             parts: parts.stats(),
+            reuse_disabled_at: pool.off_at(),
+            tally: blueprint.tally.read(),
         }
     }
 
@@ -204,6 +234,9 @@ pub(crate) struct Blueprint {
     pub(crate) network: Arc<Network>,
     /// What it may call in other stores.
     pub(crate) parts: Weak<Parts>,
+    pub(crate) tally: Arc<Tally>,
+    /// Instances so far, those that could not be made included: names them in the log.
+    pub(crate) ordinals: AtomicU64,
 }
 
 pub(crate) struct Inner {
@@ -242,6 +275,7 @@ impl Inner {
             Ok(turn) => turn,
             Err(refusal) => {
                 self.counters.refused.fetch_add(1, Relaxed);
+                self.blueprint.tally.refused(&refusal);
                 return Err(refusal);
             }
         };
@@ -304,7 +338,7 @@ impl Inner {
     }
 
     pub(crate) fn note_failure(&self, failure: &Failure) {
-        if matches!(failure, Failure::Cancelled | Failure::Stopped) {
+        if !self.blueprint.tally.failed(failure) {
             return;
         }
         self.counters.failures.fetch_add(1, Relaxed);

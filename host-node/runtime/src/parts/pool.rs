@@ -11,6 +11,7 @@ use crate::{
     network::Network,
     parts::{PartRole, Parts},
     pool::Alive,
+    tally::Tally,
     unit::{Blueprint, UnitConfig},
 };
 use std::{
@@ -96,13 +97,17 @@ impl Maker {
         if matches!(part.role, PartRole::Service { .. }) && assembly.parts().get(at)?.is_its_own_program() {
             limits.cpu = Duration::MAX;
         }
+        // Its own: what a part takes is not what an instance of the unit takes.
+        let tally = Arc::<Tally>::default();
         let blueprint = Blueprint {
             component: part.component.clone(),
             limits: Arc::new(limits),
-            logs: LogGate::new(config.logs.clone()),
+            logs: LogGate::new(config.logs.clone(), tally.clone()),
             network,
             config,
             parts,
+            tally,
+            ordinals: AtomicU64::new(0),
         };
         let (live, created) = (Arc::default(), AtomicU64::new(0));
         Some(Self { blueprint, assembly: assembly.clone(), at, runtime: runtime.clone(), live, created })

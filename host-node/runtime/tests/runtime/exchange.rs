@@ -141,7 +141,11 @@ async fn environment_reaches_the_guest_and_output_the_log() {
         assert_eq!(text(&unit, get("/env/GREETING")).await.unwrap(), (200, "moin\n".into()));
         assert_eq!(text(&unit, get("/env/PATH")).await.unwrap().0, 404, "the node's environment is its own");
         let lines = log.0.lock().unwrap().clone();
-        assert_eq!(lines.first().unwrap(), &(LogStream::Stdout, "request 1: /env/GREETING".into()), "{version}");
+        assert_eq!(
+            lines.first().unwrap(),
+            &(Some(1), LogStream::Stdout, "request 1: /env/GREETING".into()),
+            "{version}"
+        );
         assert_eq!(lines.len(), 2, "{version}");
     }
 }

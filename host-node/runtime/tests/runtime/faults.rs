@@ -2,7 +2,7 @@
 
 use super::*;
 use lattice::http::BodyError;
-use lattice_runtime::Retirement;
+use lattice_runtime::{FailureKind, Limit, Retirement};
 use std::{
     sync::atomic::{AtomicU32, Ordering::Relaxed},
     task::Poll,
@@ -30,7 +30,7 @@ async fn an_operator_can_read_what_went_wrong() {
     let error = text(&unit, get("/panic")).await.unwrap_err().to_string();
     assert!(error.contains("unreachable"), "{error}");
     assert!(!error.contains('\n'), "one line: {error}");
-    let said = log.0.lock().unwrap().iter().any(|(_, line)| line.contains("asked to panic"));
+    let said = log.0.lock().unwrap().iter().any(|(_, _, line)| line.contains("asked to panic"));
     assert!(said, "the guest's last words are in its log");
 }
 
@@ -112,7 +112,12 @@ async fn an_endless_loop_ends_in_time_and_blocks_nobody() {
             assert_eq!(error, CallError::Timeout { limit: Duration::from_millis(expect) }, "{version}");
             assert!(began.elapsed() < Duration::from_secs(20), "{version}: {:?}", began.elapsed());
             assert!(answers >= 10, "{version}: {answers} answers meanwhile");
-            assert_eq!(unit.stats().instances_retired, [(Retirement::Timeout, 1)].into());
+            let stats = unit.stats();
+            assert_eq!(stats.instances_retired, [(Retirement::Timeout, 1)].into());
+            let (limit, kind) =
+                if cpu < wall { (Limit::Cpu, FailureKind::Cpu) } else { (Limit::Wall, FailureKind::Wall) };
+            assert_eq!((stats.tally.limits, stats.tally.failures), ([(limit, 1)].into(), [(kind, 1)].into()));
+            assert!(stats.tally.cpu_peak >= Duration::from_millis(100), "{version}: {:?}", stats.tally.cpu_peak);
             assert_eq!(text(&unit, get("/")).await.unwrap().0, 200);
         }
     }
@@ -133,7 +138,12 @@ async fn a_memory_hog_is_refused() {
         let error = text(&unit, get("/memory")).await.unwrap_err();
         assert!(error.to_string().contains("more than its 16777216 bytes of memory"), "{version}: {error}");
         assert_eq!(text(&unit, get("/")).await.unwrap().0, 200, "{version}");
-        assert_eq!(unit.stats().instances_retired, [(Retirement::Memory, 1)].into(), "{version}");
+        let stats = unit.stats();
+        assert_eq!(stats.instances_retired, [(Retirement::Memory, 1)].into(), "{version}");
+        assert!(stats.tally.limits[&Limit::Memory] >= 1, "{version}: {stats:?}");
+        assert_eq!(stats.tally.failures, [(FailureKind::Memory, 1)].into(), "{version}");
+        let peak = stats.tally.memory_peak;
+        assert!((8 << 20..=16 << 20).contains(&peak), "{version}: {peak}");
     }
 }
 
@@ -146,7 +156,10 @@ async fn a_guest_can_make_the_host_keep_so_much_and_no_more() {
         let error = text(&unit, get(path)).await.unwrap_err();
         assert!(matches!(error, CallError::Failed { .. }), "{version} {path}: {error}");
         assert_eq!(text(&unit, get("/")).await.unwrap(), (200, "ok\n".into()), "{version} {path}");
-        assert_eq!(unit.stats().instances_retired, [(Retirement::Trap, 1)].into(), "{version} {path}");
+        let stats = unit.stats();
+        assert_eq!(stats.instances_retired, [(Retirement::Trap, 1)].into(), "{version} {path}");
+        assert_eq!(stats.tally.limits, [(Limit::Handles, 1)].into(), "{version} {path}: {error}");
+        assert_eq!(stats.tally.last_failure.map(|last| last.kind), Some(FailureKind::Trap), "{version} {path}");
     }
 }
 
@@ -194,7 +207,9 @@ async fn tables_are_counted_together() {
     let unit = Unit::start(&RUNTIME, alone(&RUNTIME, component), config()).await.unwrap();
     // It returns without an answer, and did not trap.
     text(&unit, get("/")).await.unwrap_err();
-    assert_eq!(unit.stats().instances_retired, [(Retirement::NoResponse, 1)].into());
+    let stats = unit.stats();
+    assert_eq!(stats.instances_retired, [(Retirement::NoResponse, 1)].into());
+    assert_eq!(stats.tally.limits, [(Limit::Tables, 1)].into(), "a limit is counted where the guest goes on as well");
 }
 
 #[tokio::test]
@@ -222,7 +237,8 @@ async fn a_full_queue_refuses() {
         assert!(matches!(refused, CallError::Overloaded { .. }) && refused.nothing_ran(), "{version}");
         assert_eq!(first.await.unwrap().unwrap().status(), 200, "{version}");
         assert_eq!(second.await.unwrap().unwrap().status(), 200, "{version}");
-        assert_eq!(unit.stats().refused, 1, "{version}");
+        let stats = unit.stats();
+        assert_eq!((stats.refused, stats.tally.limits), (1, [(Limit::Queue, 1)].into()), "{version}");
     }
 }
 

@@ -62,11 +62,11 @@ fn faults(version: &str) -> &'static str {
 }
 
 #[derive(Default)]
-struct Kept(Mutex<Vec<(LogStream, String)>>);
+struct Kept(Mutex<Vec<(Option<u64>, LogStream, String)>>);
 
 impl LogSink for Kept {
-    fn line(&self, stream: LogStream, line: &str) {
-        self.0.lock().unwrap().push((stream, line.to_owned()));
+    fn line(&self, instance: Option<u64>, stream: LogStream, line: &str) {
+        self.0.lock().unwrap().push((instance, stream, line.to_owned()));
     }
 }
 

@@ -194,7 +194,7 @@ async fn nothing_is_reached_without_a_grant() {
             assert_eq!(unit.stats().network.denied, 1);
             let lines = logs.0.lock().unwrap().clone();
             let remedy = format!("grants: {{http-out: [\"http://open.test:{port}\"]}}");
-            assert!(lines.iter().any(|(_, line)| line.contains(&remedy)), "{lines:?}");
+            assert!(lines.iter().any(|(_, _, line)| line.contains(&remedy)), "{lines:?}");
         }
     }
     assert_eq!((server.connections(), NAMES.asked("other.test")), (0, 0));
@@ -262,7 +262,7 @@ async fn a_name_that_is_rebound_leads_nowhere() {
         assert_eq!((status, why.as_str()), (502, "ErrorCode::DestinationIpProhibited\n"), "{version}");
         assert_eq!((secret.connections(), NAMES.asked(&name)), (0, 2), "{version}");
         let lines = logs.0.lock().unwrap().clone();
-        assert!(lines.iter().any(|(_, line)| line.contains("--allow-egress 127.0.0.2")), "{lines:?}");
+        assert!(lines.iter().any(|(_, _, line)| line.contains("--allow-egress 127.0.0.2")), "{lines:?}");
         // Among several addresses the allowed one is taken.
         NAMES.set(&name, &[&[ELSEWHERE, HERE, ELSEWHERE]]);
         assert_eq!(text(&unit, ask("/")).await.unwrap().0, 200, "{version}");

@@ -92,4 +92,5 @@ async fn a_guest_that_cannot_be_reused_is_found_out_unharmed() {
     let stats = unit.stats();
     assert_eq!((stats.retries, stats.strikes, stats.reuse_hits), (1, 1, 1), "{stats:?}");
     assert!(stats.reuse_disabled.unwrap().contains("without a response"));
+    assert!(stats.reuse_disabled_at.is_some());
 }

@@ -1,0 +1,229 @@
+//! What this node observes of its replicas is told to all nodes, and what they tell is kept for a while, so that any node
+//! can answer a person's question. Nothing is decided by a report: one that is lost costs some seconds of freshness.
+
+use crate::{NodeOptions, events::Events, notices::Notices, session::Member};
+use futures_util::StreamExt as _;
+use lattice::{
+    host::Host,
+    id::NodeId,
+    report::NodeReport,
+    store::{Clock, Message, Platform},
+    subject::{self, Topic},
+    view::LatticeView,
+};
+use lattice_planner::Me;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::sync::watch;
+
+/// Between two looks at what the host counts: so long may a strike or a limit go unnoticed.
+const LOOK: Duration = Duration::from_secs(1);
+/// Between two reports, give or take a fifth.
+const EVERY: Duration = Duration::from_secs(5);
+/// A node with many replicas reports less often instead of sending more: every node reads what every node says.
+const BYTES_PER_SECOND: u64 = 32 * 1024;
+/// After so long without a new one a report says nothing any more.
+const KEPT: Duration = Duration::from_secs(60);
+/// Reports that a node keeps, and bytes that they had on the way.
+const REPORTS_MAX: usize = 1024;
+const REPORT_BYTES_KEPT_MAX: usize = 64 * 1024 * 1024;
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What all nodes said last. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Reports {
+    clock: Arc<dyn Clock>,
+    kept: Arc<Mutex<Kept>>,
+}
+
+/// The reports of one moment, with their ages in milliseconds.
+pub(crate) type Reported = BTreeMap<NodeId, (Arc<NodeReport>, u64)>;
+
+#[derive(Default)]
+struct Kept {
+    reports: BTreeMap<NodeId, Heard>,
+    bytes: usize,
+}
+
+struct Heard {
+    report: Arc<NodeReport>,
+    bytes: usize,
+    at: Duration,
+}
+
+impl Reports {
+    pub(crate) fn new(platform: &Platform) -> Self {
+        Self { clock: platform.clock.clone(), kept: Arc::default() }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, report: NodeReport, bytes: usize) {
+        let at = self.clock.now();
+        self.kept().keep(Heard { report: Arc::new(report), bytes, at });
+    }
+
+    /// All that are fresh enough.
+    pub(crate) fn now(&self) -> Reported {
+        let now = self.clock.now();
+        let mut kept = self.kept();
+        kept.forget_old(now);
+        let aged = |(node, heard): (&NodeId, &Heard)| {
+            let age = u64::try_from(now.saturating_sub(heard.at).as_millis()).unwrap_or(u64::MAX);
+            (node.clone(), (heard.report.clone(), age))
+        };
+        kept.reports.iter().map(aged).collect()
+    }
+}
+
+impl Kept {
+    fn keep(&mut self, heard: Heard) {
+        self.forget_old(heard.at);
+        let node = heard.report.node.clone();
+        self.bytes += heard.bytes;
+        if let Some(before) = self.reports.insert(node, heard) {
+            self.bytes -= before.bytes;
+        }
+        while self.reports.len() > REPORTS_MAX || self.bytes > REPORT_BYTES_KEPT_MAX {
+            let oldest = self.reports.iter().min_by_key(|(_, heard)| heard.at).map(|(node, _)| node.clone());
+            let Some(gone) = oldest.and_then(|node| self.reports.remove(&node)) else { break };
+            self.bytes -= gone.bytes;
+        }
+    }
+
+    fn forget_old(&mut self, now: Duration) {
+        let bytes = &mut self.bytes;
+        self.reports.retain(|_, heard| {
+            let is_fresh = now.saturating_sub(heard.at) < KEPT;
+            if !is_fresh {
+                *bytes -= heard.bytes;
+            }
+            is_fresh
+        });
+    }
+}
+
+/// Publishes this node's report, and listens to the others'.
+pub(crate) struct Reporter {
+    options: Arc<NodeOptions>,
+    platform: Platform,
+    events: Events,
+    host: Arc<dyn Host>,
+    member: Member,
+    view: watch::Receiver<Arc<LatticeView>>,
+    reports: Reports,
+}
+
+impl Reporter {
+    pub(crate) fn new(
+        options: Arc<NodeOptions>,
+        platform: Platform,
+        events: Events,
+        host: Arc<dyn Host>,
+        member: Member,
+        view: watch::Receiver<Arc<LatticeView>>,
+        reports: Reports,
+    ) -> Self {
+        Self { options, platform, events, host, member, view, reports }
+    }
+
+    /// Never returns.
+    pub(crate) async fn run(self) {
+        tokio::join!(self.publish(), self.listen());
+    }
+
+    async fn publish(&self) {
+        let clock = &self.platform.clock;
+        let mut notices = Notices::default();
+        let mut is_news = false;
+        // Not all nodes that were started together in one moment.
+        let mut due = clock.now() + self.platform.rng.up_to(LOOK);
+        let mut earliest = due;
+        loop {
+            clock.sleep(LOOK).await;
+            let host = self.host.report();
+            let events = notices.due(&host, clock.now());
+            is_news |= !events.is_empty();
+            for event in events {
+                self.events.tell(event).await;
+            }
+            let Me { node, incarnation } = self.member.me();
+            let report = NodeReport { node, incarnation, host, left_out: 0 };
+            let now = clock.now();
+            if now >= due || is_news && now >= earliest {
+                let payload = report.clone().encode(self.platform.bus.payload_bytes_max());
+                let cost = Duration::from_secs(payload.len() as u64) / BYTES_PER_SECOND as u32;
+                let every = EVERY.max(cost);
+                earliest = now + cost;
+                due = now + every * 4 / 5 + self.platform.rng.up_to(every * 2 / 5);
+                is_news = false;
+                let subject = Topic::Report(self.options.node.clone()).subject(&self.options.lattice);
+                let message = Message { subject, payload, ..Message::default() };
+                if let Err(error) = self.platform.bus.publish(message).await {
+                    tracing::debug!(%error, "a report was not sent");
+                }
+            }
+            self.reports.keep(report, 0);
+        }
+    }
+
+    async fn listen(&self) {
+        let subject = subject::reports_all(&self.options.lattice);
+        loop {
+            match self.platform.bus.subscribe(subject.clone(), None).await {
+                Ok(mut reports) => {
+                    while let Some(message) = reports.next().await {
+                        self.hear(&message);
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "reports of other nodes are not heard; trying again"),
+            }
+            self.platform.clock.sleep(RETRY).await;
+        }
+    }
+
+    /// Only what is said under a living node's own name counts.
+    fn hear(&self, message: &Message) {
+        let Some((_, Topic::Report(node))) = Topic::parse(&message.subject) else { return };
+        if node == self.options.node || !self.view.borrow().sessions.contains_key(&node) {
+            return;
+        }
+        match NodeReport::decode(&message.payload) {
+            Ok(report) if report.node == node => self.reports.keep(report, message.payload.len()),
+            Ok(report) => tracing::debug!(%node, says = %report.node, "a report under another node's name"),
+            Err(error) => tracing::debug!(%node, %error, "a report that can't be read"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lattice::report::HostReport;
+
+    fn heard(node: usize, bytes: usize, at: u64) -> Heard {
+        let node = NodeId::new(format!("n{node}")).unwrap();
+        let report = NodeReport { node, incarnation: uuid::Uuid::nil(), host: HostReport::default(), left_out: 0 };
+        Heard { report: Arc::new(report), bytes, at: Duration::from_secs(at) }
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_ages() {
+        let mut kept = Kept::default();
+        for node in 0..REPORTS_MAX + 3 {
+            kept.keep(heard(node, 1, 1));
+        }
+        assert_eq!((kept.reports.len(), kept.bytes), (REPORTS_MAX, REPORTS_MAX));
+        kept.keep(heard(5, 9, 2));
+        assert_eq!(kept.bytes, REPORTS_MAX + 8, "the newest of a node only");
+        kept.keep(heard(0, REPORT_BYTES_KEPT_MAX, 3));
+        assert_eq!(kept.reports.len(), 1, "the oldest made room");
+        kept.forget_old(Duration::from_secs(3) + KEPT);
+        assert_eq!((kept.reports.len(), kept.bytes), (0, 0));
+    }
+}
