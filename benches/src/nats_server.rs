@@ -15,11 +15,9 @@ pub struct NatsServer {
 }
 
 impl NatsServer {
-    /// Start the one that `LATTICE_NATS_SERVER` names, else the newest that `cargo xtask nats` installed. Returns when
-    /// it listens.
+    /// Returns when it listens.
     pub fn start() -> Self {
-        let program = std::env::var_os("LATTICE_NATS_SERVER").map(PathBuf::from).or_else(newest_installed);
-        let program = program.expect("no nats-server: run `cargo xtask nats`, or name one in LATTICE_NATS_SERVER");
+        let program = program();
         let mut command = Command::new(&program);
         command.args(["--addr", "127.0.0.1", "--port", "-1"]).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot run {}: {error}", program.display()));
@@ -46,6 +44,12 @@ impl Drop for NatsServer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The one that `LATTICE_NATS_SERVER` names, else the newest that `cargo xtask nats` installed.
+pub fn program() -> PathBuf {
+    let program = std::env::var_os("LATTICE_NATS_SERVER").map(PathBuf::from).or_else(newest_installed);
+    program.expect("no nats-server: run `cargo xtask nats`, or name one in LATTICE_NATS_SERVER")
 }
 
 fn newest_installed() -> Option<PathBuf> {

@@ -1,0 +1,238 @@
+//! Hot paths to count instructions of: `counts PATH ITERATIONS` walks one so many times, `counts` names them. Meant to be
+//! run under callgrind by `cargo xtask count`, which takes the difference of two runs, so that what is set up does not
+//! count. One thread, and no sockets: the same input gives the same number of instructions.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "a path that can't be walked has nothing to count")]
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use http::{HeaderValue, Uri, header::HOST};
+use http_body_util::BodyExt as _;
+use lattice::{
+    Fut,
+    frame::Frame,
+    http::{Body, CallError, Instances, Request, Response, empty, full},
+    id::{LatticeId, WorkloadName},
+    limits::NATS_PAYLOAD_BYTES_DEFAULT,
+    store::{Bus, BusError, Clock, Connection, Handler, Headers, Items, Message, MicroService, Rng},
+    view::LatticeView,
+};
+use lattice_benches::{small, world};
+use lattice_route_table::RouteTable;
+use lattice_router::{Router, RouterOptions};
+use prometheus_client::registry::Registry;
+use std::{
+    hint::black_box,
+    net::{Ipv4Addr, SocketAddr},
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::watch;
+
+type Walk = fn(u64);
+
+const PATHS: &[(&str, Walk)] = &[
+    ("route/find", find_route),
+    ("frame/request-and-reply", carry_in_frames),
+    ("router/local-request", route_locally),
+    #[cfg(feature = "runtime")]
+    ("runtime/0.2-reused", |iterations| runtime::call("hello-http02", iterations)),
+    #[cfg(feature = "runtime")]
+    ("runtime/0.3-reused", |iterations| runtime::call("hello-http03", iterations)),
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [name, iterations] = arguments.as_slice() else {
+        PATHS.iter().for_each(|(name, _)| println!("{name}"));
+        return ExitCode::SUCCESS;
+    };
+    let walk = PATHS.iter().find(|(known, _)| known == name).map(|(_, walk)| walk);
+    let (Some(walk), Ok(iterations)) = (walk, iterations.parse()) else {
+        eprintln!("usage: counts [PATH ITERATIONS]");
+        return ExitCode::from(2);
+    };
+    walk(iterations);
+    ExitCode::SUCCESS
+}
+
+/// A look-up among a thousand routes.
+fn find_route(iterations: u64) {
+    let mut view = world::nodes(1);
+    for number in 0..500 {
+        let hosts = [format!("shop-{number}.example.org"), format!("*.shop-{number}.example.org")];
+        world::ask_for(&mut view, number, 1, hosts.map(|host| world::route(&host, "/api")).into());
+    }
+    let table = RouteTable::build(&view, &world::node_id(0));
+    for _ in 0..iterations {
+        let found = table.find(black_box("eu.shop-123.example.org"), black_box("/api/v1/orders/17"));
+        assert!(black_box(found).is_some());
+    }
+}
+
+/// A small request and its reply of 200 bytes, encoded and decoded.
+fn carry_in_frames(iterations: u64) {
+    let frames = [small::request_frame(small::request_head()), small::response_frame(small::response_head())];
+    for _ in 0..iterations {
+        for frame in &frames {
+            let message = black_box(frame).encode(0, NATS_PAYLOAD_BYTES_DEFAULT).expect("it fits");
+            black_box(Frame::decode(message).expect("what was encoded decodes"));
+        }
+    }
+}
+
+/// A request through the router of a node to an instance of its own, which answers at once.
+fn route_locally(iterations: u64) {
+    let client = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 9), 4711));
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    tokio.block_on(async {
+        let mut view = world::nodes(1);
+        world::ask_for(&mut view, 0, 1, vec![world::route(small::HOST, "/")]);
+        world::place_all(&mut view, 0, 1);
+        let router = router(view);
+        for _ in 0..iterations {
+            let response = router.handle(page_request(), client).now_or_never().expect("it does not wait");
+            assert!(response.status().is_success());
+            assert_eq!(read(response.into_body()), small::BODY);
+        }
+    });
+}
+
+fn page_request() -> Request {
+    let mut request = Request::new(empty());
+    *request.uri_mut() = Uri::from_static(small::PATH);
+    *request.headers_mut() = small::request_headers();
+    request.headers_mut().insert(HOST, HeaderValue::from_static(small::HOST));
+    request
+}
+
+fn read(body: Body) -> Bytes {
+    body.collect().now_or_never().expect("it is here").expect("it is whole").to_bytes()
+}
+
+fn router(view: LatticeView) -> Router {
+    let lattice = LatticeId::new("bench").expect("a good name");
+    // A view that never changes: the table of the first one stays in force.
+    let (_, view) = watch::channel(Arc::new(view));
+    Router::new(
+        RouterOptions::new(world::node_id(0), lattice),
+        Arc::new(NoBus),
+        Arc::new(RealClock(Instant::now())),
+        Arc::new(Seven),
+        Arc::new(Page),
+        view,
+        &mut Registry::default(),
+    )
+}
+
+/// Instances that answer the same page to everything.
+struct Page;
+
+impl Instances for Page {
+    fn is_ready(&self, _: &WorkloadName) -> bool {
+        true
+    }
+
+    fn call(&self, _: &WorkloadName, _: Request) -> Fut<'static, Result<Response, CallError>> {
+        let mut response = Response::new(full(small::BODY));
+        *response.headers_mut() = small::response_headers();
+        Box::pin(std::future::ready(Ok(response)))
+    }
+}
+
+struct RealClock(Instant);
+
+impl Clock for RealClock {
+    fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
+    fn unix_ms(&self) -> u64 {
+        0
+    }
+    fn sleep(&self, duration: Duration) -> Fut<'static, ()> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+}
+
+struct Seven;
+
+impl Rng for Seven {
+    fn u64(&self) -> u64 {
+        7
+    }
+}
+
+/// Carries nothing.
+struct NoBus;
+
+impl Bus for NoBus {
+    fn publish(&self, _: Message) -> Fut<'_, Result<(), BusError>> {
+        Box::pin(std::future::pending())
+    }
+    fn request(&self, _: String, _: Headers, _: Bytes, _: Duration) -> Fut<'_, Result<Message, BusError>> {
+        Box::pin(std::future::pending())
+    }
+    fn subscribe(&self, _: String, _: Option<String>) -> Fut<'_, Result<Items<Message>, BusError>> {
+        Box::pin(std::future::pending())
+    }
+    fn serve(&self, _: MicroService, _: Handler) -> Fut<'_, Result<(), BusError>> {
+        Box::pin(std::future::pending())
+    }
+    fn inbox(&self) -> String {
+        "_INBOX.none".to_owned()
+    }
+    fn payload_bytes_max(&self) -> usize {
+        NATS_PAYLOAD_BYTES_DEFAULT
+    }
+    fn connection(&self) -> Connection {
+        Connection::Down
+    }
+    fn flush(&self) -> Fut<'_, Result<(), BusError>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[cfg(feature = "runtime")]
+mod runtime {
+    //! A request through a unit whose instance is kept.
+
+    use super::{page_request, read};
+    use futures_util::FutureExt as _;
+    use lattice::id::Digest;
+    use lattice_runtime::{Limits, LogSink, LogStream, Reuse, Runtime, RuntimeOptions, Unit, UnitConfig};
+    use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+    pub(crate) fn call(guest: &str, iterations: u64) {
+        let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/guests");
+        let bytes = std::fs::read(guests.join(format!("{guest}.wasm"))).expect("run `cargo xtask guests --rust-only`");
+        let cache = tempfile::tempdir().expect("a temporary directory");
+        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        tokio.block_on(async {
+            let runtime = Runtime::new(RuntimeOptions::new(cache.path().join("code"))).expect("a runtime");
+            let component = runtime.load(Digest::of(&bytes), bytes.into()).await.expect("a good component");
+            let config = UnitConfig {
+                workload: "bench".parse().expect("a good name"),
+                replica: 0,
+                env: BTreeMap::new(),
+                config: BTreeMap::new(),
+                reuse: Reuse { requests: u32::MAX, ..Reuse::default() },
+                limits: Limits::default(),
+                logs: Arc::new(NoLogs),
+            };
+            let unit = Unit::start(&runtime, component, config).await.expect("the guest starts");
+            for _ in 0..iterations {
+                let mut request = page_request();
+                *request.uri_mut() = http::Uri::from_static("/quiet");
+                let response = unit.call(request).now_or_never().expect("it does not wait").expect("it answers");
+                assert!(!read(response.into_body()).is_empty());
+            }
+        });
+    }
+
+    struct NoLogs;
+
+    impl LogSink for NoLogs {
+        fn line(&self, _: LogStream, _: &str) {}
+    }
+}
