@@ -3,6 +3,7 @@
 //! Progress goes to stderr, results to stdout. Nothing is installed outside `target/` except, with rustup, a Rust target.
 
 mod clients;
+mod count;
 mod demo;
 mod guests;
 mod nats;
@@ -18,6 +19,7 @@ const USAGE: &str = "Usage: cargo xtask <task>
 Tasks:
   demo [--nodes N] [--release]   start a lattice of N (3) nodes on this machine, with a workload to send requests to
   test                           everything that CI runs: format, structure, lints, guests, tests, dependencies
+  count [--runtime] [--write]    count the instructions of hot paths and hold them against the record
   tidy                           check the structure alone: crates, sources, documents
   schema                         write the JSON Schemas in docs/ from the types
   guests [--rust-only]           build the components of guests/ into target/guests
@@ -35,6 +37,10 @@ fn main() -> ExitCode {
         }
         ["demo", options @ ..] => match demo::Options::parse(options) {
             Some(options) => demo::run(&options),
+            None => return misused(&arguments),
+        },
+        ["count", options @ ..] => match count::Options::parse(options) {
+            Some(options) => count::run(&options),
             None => return misused(&arguments),
         },
         ["clients"] => clients::run().map(|python| println!("{}", python.display())),

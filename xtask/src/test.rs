@@ -10,7 +10,7 @@ use std::{env, fs};
 
 use anyhow::{Context as _, Result};
 
-use crate::{clients, guests, nats, tidy, workspace};
+use crate::{clients, count, guests, nats, tidy, workspace};
 
 /// The oldest recommended server, for tests that must hold on both.
 const RECOMMENDED_SERVER_VARIABLE: &str = "LATTICE_NATS_SERVER_RECOMMENDED";
@@ -54,6 +54,11 @@ pub(crate) fn run() -> ExitCode {
             count_tests(&mut cargo, &mut std::io::stdout())
         }),
         _ => report.skip("tests", "they need the guests, the servers and the clients"),
+    }
+    if count::is_possible() {
+        report.check("instructions", || count::run(&count::Options::default()));
+    } else {
+        report.skip("instructions", "valgrind is not installed: apt-get install valgrind");
     }
     if Command::new("cargo-deny").arg("--version").output().is_ok_and(|output| output.status.success()) {
         report.check("dependencies", || {
