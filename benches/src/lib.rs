@@ -6,8 +6,10 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a bench that can't be set up has nothing to measure")]
 
 pub mod nats_server;
+#[cfg(feature = "criterion")]
 mod pairs;
 pub mod small;
 pub mod world;
 
+#[cfg(feature = "criterion")]
 pub use pairs::{Pairs, repeat};
