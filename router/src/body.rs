@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
-use lattice::http::{Body, BodyError};
+use lattice::http::{Body, BodyError, empty};
 use std::{
     pin::Pin,
     sync::{Arc, Mutex},
@@ -74,6 +74,7 @@ impl Source {
     /// The body, for one attempt.
     pub(crate) fn body(&self) -> Body {
         match self {
+            Source::Whole(whole) if whole.is_end_stream() => empty(),
             Source::Whole(whole) => whole.clone().boxed_unsync(),
             Source::Stream(Stream { kept, hint }) => {
                 Borrowed { kept: kept.clone(), taken: None, hint: *hint }.boxed_unsync()
@@ -264,19 +265,23 @@ impl http_body::Body for Pieces {
 }
 
 /// A body that holds something until it ends or is dropped: a place in the router, a gauge.
-pub(crate) struct Holding<H> {
-    body: Body,
+pub(crate) struct Holding<B, H> {
+    body: B,
     hold: Option<H>,
 }
 
-impl<H> Holding<H> {
-    pub(crate) fn new(body: Body, hold: H) -> Self {
-        let hold = (!body.is_end_stream()).then_some(hold);
+impl<B: http_body::Body, H> Holding<B, H> {
+    pub(crate) fn new(body: B, hold: Option<H>) -> Self {
+        let hold = hold.filter(|_| !body.is_end_stream());
         Self { body, hold }
     }
 }
 
-impl<H: Unpin> http_body::Body for Holding<H> {
+impl<B, H> http_body::Body for Holding<B, H>
+where
+    B: http_body::Body<Data = Bytes, Error = BodyError> + Unpin,
+    H: Unpin,
+{
     type Data = Bytes;
     type Error = BodyError;
 

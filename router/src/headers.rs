@@ -2,6 +2,7 @@
 //! the component. Pure.
 
 use crate::error::HEADER_ERROR;
+use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{CONNECTION, EXPECT, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE},
@@ -14,6 +15,10 @@ pub const HEADER_NODE: &str = "lattice-node";
 /// The node that took the request.
 pub const HEADER_ROUTER: &str = "lattice-router";
 
+const NODE: HeaderName = HeaderName::from_static(HEADER_NODE);
+pub(crate) const ROUTER: HeaderName = HeaderName::from_static(HEADER_ROUTER);
+const ERROR: HeaderName = HeaderName::from_static(HEADER_ERROR);
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -64,6 +69,10 @@ impl FromStr for Network {
 /// Remove what is meant for the next hop only (RFC 9110 §7.6.1): the named ones and those that `Connection` lists.
 /// `te: trailers` stays, since trailers are carried.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // Most messages have none of them, and one look at each name is cheaper than a search for each of these.
+    if !headers.keys().any(is_hop_by_hop) {
+        return;
+    }
     let listed: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
@@ -78,7 +87,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE] {
         headers.remove(name);
     }
-    for name in ["keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "http2-settings"] {
+    for name in HOP_BY_HOP {
         headers.remove(name);
     }
     if headers.contains_key(TE) {
@@ -94,72 +103,104 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Who asked.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Client<'a> {
-    pub(crate) address: IpAddr,
-    /// The peer is a proxy of ours: what it says about the client before it is believed.
-    pub(crate) trusted: bool,
-    /// The authority that the client asked for.
-    pub(crate) host: &'a str,
+/// Beside `connection`, `transfer-encoding`, `upgrade` and `te`.
+const HOP_BY_HOP: [&str; 5] =
+    ["keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "http2-settings"];
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    [CONNECTION, TRANSFER_ENCODING, UPGRADE, TE].contains(name) || HOP_BY_HOP.contains(&name.as_str())
 }
 
-/// Turn the headers of a client into those that a component sees. Returns whether the client's side is https.
-pub(crate) fn to_component(headers: &mut HeaderMap, client: Client<'_>) -> bool {
-    strip_hop_by_hop(headers);
-    // hyper answers `Expect: 100-continue` when the body is first read.
-    headers.remove(EXPECT);
-    if !client.trusted {
-        let says_who = |name: &&HeaderName| name.as_str().starts_with("x-forwarded-") || *name == "x-real-ip";
-        let forged: Vec<HeaderName> = headers.keys().filter(says_who).cloned().collect();
-        for name in forged {
-            headers.remove(name);
-        }
-        headers.remove(FORWARDED);
+/// Who asks over one connection: what its requests have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    /// The peer is a proxy of ours: what it says about the client before it is believed.
+    trusted: bool,
+    address: HeaderValue,
+    /// As `forwarded` wants it: an IPv6 address in brackets and quotes.
+    node: String,
+}
+
+impl Client {
+    pub(crate) fn new(address: IpAddr, trusted: bool) -> Self {
+        let address = address.to_canonical();
+        let node = match address {
+            IpAddr::V4(address) => address.to_string(),
+            IpAddr::V6(address) => format!("\"[{address}]\""),
+        };
+        Self { trusted, address: value(address.to_string()), node }
     }
-    for name in [HEADER_SCHEDULE, HEADER_TICK] {
+
+    /// Headers that a component must not see as the client sent them.
+    fn may_not_say(&self, name: &HeaderName) -> bool {
+        // hyper answers `Expect: 100-continue` when the body is first read.
+        let never = *name == EXPECT || [HEADER_SCHEDULE, HEADER_TICK].contains(&name.as_str());
+        let says_who = || name.as_str().starts_with("x-forwarded-") || *name == FORWARDED || *name == X_REAL_IP;
+        never || !self.trusted && says_who()
+    }
+}
+
+/// Turn the headers of a client into those that a component sees. `host` is the authority that it asked for. Returns
+/// whether the client's side is https.
+pub(crate) fn to_component(headers: &mut HeaderMap, client: &Client, host: &str) -> bool {
+    /// What is set here and by the trace context, beside the host.
+    const ADDED: usize = 5;
+    headers.reserve(ADDED);
+    strip_hop_by_hop(headers);
+    let removed: Vec<HeaderName> = headers.keys().filter(|name| client.may_not_say(name)).cloned().collect();
+    for name in removed {
         headers.remove(name);
     }
-    let address = client.address.to_canonical();
     let https = headers.get(X_FORWARDED_PROTO).is_some_and(|proto| proto.as_bytes() == b"https");
     let proto = if https { "https" } else { "http" };
-    let node = match address {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => format!("\"[{address}]\""),
+    let forwarded = ["for=", &client.node, ";host=\"", host, "\";proto=", proto].concat();
+    append(headers, X_FORWARDED_FOR, client.address.clone());
+    append(headers, FORWARDED, value(forwarded));
+    let host = match headers.get(HOST) {
+        Some(sent) if sent.as_bytes() == host.as_bytes() => sent.clone(),
+        _ => {
+            let host = value(host.to_owned());
+            headers.insert(HOST, host.clone());
+            host
+        }
     };
-    append(headers, X_FORWARDED_FOR, &address.to_string());
-    append(headers, FORWARDED, &format!("for={node};host=\"{}\";proto={proto}", client.host));
-    if headers.get_all(X_FORWARDED_PROTO).iter().count() != 1 {
-        set(headers, X_FORWARDED_PROTO, proto);
+    if !is_single(headers, &X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
     }
-    if headers.get_all(X_FORWARDED_HOST).iter().count() != 1 {
-        set(headers, X_FORWARDED_HOST, client.host);
+    if !is_single(headers, &X_FORWARDED_HOST) {
+        headers.insert(X_FORWARDED_HOST, host);
     }
-    set(headers, HOST, client.host);
     https
 }
 
 /// Turn the headers of a component into those that the client sees. `node` answered, `router` took the request.
-pub(crate) fn to_client(headers: &mut HeaderMap, node: &str, router: &str) {
+pub(crate) fn to_client(headers: &mut HeaderMap, node: HeaderValue, router: HeaderValue) {
     strip_hop_by_hop(headers);
-    headers.remove(HEADER_ERROR);
-    set(headers, HeaderName::from_static(HEADER_NODE), node);
-    set(headers, HeaderName::from_static(HEADER_ROUTER), router);
+    headers.remove(ERROR);
+    headers.insert(NODE, node);
+    headers.insert(ROUTER, router);
 }
 
-/// Authorities and ids are visible ASCII, so that setting can't fail.
-pub(crate) fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(name, value);
-    }
+/// Authorities, addresses and ids are visible ASCII, so that they are always a good value.
+pub(crate) fn value(text: String) -> HeaderValue {
+    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static(""))
+}
+
+fn is_single(headers: &HeaderMap, name: &HeaderName) -> bool {
+    let mut values = headers.get_all(name).iter();
+    values.next().is_some() && values.next().is_none()
 }
 
 /// Add to a list header, in one line.
-fn append(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+fn append(headers: &mut HeaderMap, name: HeaderName, added: HeaderValue) {
     let mut list: Vec<&str> = headers.get_all(&name).iter().filter_map(|value| value.to_str().ok()).collect();
-    list.push(value);
+    if list.is_empty() {
+        headers.insert(name, added);
+        return;
+    }
+    list.extend(added.to_str());
     let joined = list.join(", ");
-    set(headers, name, &joined);
+    headers.insert(name, value(joined));
 }
 
 #[cfg(test)]
@@ -214,9 +255,9 @@ mod tests {
             (HEADER_SCHEDULE, "* * * * * UTC"),
             (HEADER_TICK, "2026-11-22T14:00:00Z"),
         ];
-        let client = Client { address: "::ffff:9.9.9.9".parse().unwrap(), trusted: false, host: "h.test:8080" };
+        let client = Client::new("::ffff:9.9.9.9".parse().unwrap(), false);
         let mut headers = map(&sent);
-        assert!(!to_component(&mut headers, client));
+        assert!(!to_component(&mut headers, &client, "h.test:8080"));
         let expect = map(&[
             ("x-forwarded-for", "9.9.9.9"),
             ("x-forwarded-proto", "http"),
@@ -227,7 +268,7 @@ mod tests {
         assert_eq!(lines(&headers), lines(&expect));
 
         let mut headers = map(&sent);
-        assert!(to_component(&mut headers, Client { trusted: true, address: "::1".parse().unwrap(), ..client }));
+        assert!(to_component(&mut headers, &Client::new("::1".parse().unwrap(), true), "h.test:8080"));
         assert_eq!(headers["x-forwarded-for"], "1.1.1.1, 2.2.2.2, ::1");
         assert_eq!(headers["forwarded"], "for=1.1.1.1, for=\"[::1]\";host=\"h.test:8080\";proto=https");
         assert_eq!(headers["x-forwarded-host"], "evil.test");
@@ -240,7 +281,7 @@ mod tests {
     fn a_component_can_not_speak_as_the_router() {
         let mut headers =
             map(&[(HEADER_ERROR, "x"), (HEADER_NODE, "x"), (HEADER_ROUTER, "x"), ("connection", "close")]);
-        to_client(&mut headers, "n1", "n2");
+        to_client(&mut headers, HeaderValue::from_static("n1"), HeaderValue::from_static("n2"));
         assert_eq!(lines(&headers), lines(&map(&[(HEADER_NODE, "n1"), (HEADER_ROUTER, "n2")])));
     }
 

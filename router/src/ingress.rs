@@ -2,26 +2,29 @@
 //! prior knowledge (RFC 9113 §3.3).
 
 mod activity;
+mod rarely;
 
 use crate::{
-    Router,
+    Router, RouterOptions,
     limits::{AddressPlace, AddressPlaces, Place, Places},
     metrics::Up,
     seldom::Seldom,
 };
 use activity::{Activity, Lapse, Watched};
+use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use lattice::http::BodyError;
-use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Notify,
+use lattice::{
+    http::{BodyError, empty},
+    store::Clock,
 };
+use rarely::Rarely;
+use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Pause after a failed accept. The usual cause is that the process has no file descriptor left.
@@ -68,14 +71,8 @@ pub(crate) async fn serve(router: Router, listener: TcpListener, stop: Cancellat
                     },
                 };
                 let (router, builder) = (router.clone(), builder.clone());
-                let (stop, cut) = (stop.clone(), cut.clone());
-                connections.spawn(async move {
-                    tokio::select! {
-                        biased;
-                        () = cut.cancelled() => {}
-                        () = connection(router, builder, stream, peer, (place, own), stop) => {}
-                    }
-                });
+                let ends = Ends { stop: stop.clone(), cut: cut.clone() };
+                connections.spawn(connection(router, builder, stream, peer, (place, own), ends));
             }
             Err(error) => {
                 if let Some(suppressed) = not_accepted.pass(clock.now()) {
@@ -103,8 +100,8 @@ fn builder(router: &Router) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(options.idle_timeout)
+        // hyper would set a timer for each head; the connection's own limits are in [`Ends::wait`].
+        .header_read_timeout(None)
         .max_headers(options.headers_max)
         .max_buf_size(header_bytes)
         .http2()
@@ -118,63 +115,99 @@ fn builder(router: &Router) -> auto::Builder<TokioExecutor> {
     builder
 }
 
+/// What a connection ends by, beside its client.
+struct Ends {
+    /// Nothing more is taken.
+    stop: CancellationToken,
+    /// Nothing goes on.
+    cut: CancellationToken,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// What is under way is answered, and nothing more.
+    Soon,
+    Now,
+}
+
+impl Ends {
+    /// Waits for a reason to end the connection: at first for its first head, then for a lapse of its client.
+    async fn wait(&self, activity: &Activity, options: &RouterOptions, clock: &dyn Clock) -> End {
+        // hyper waits for the first bytes, which tell HTTP/1 from HTTP/2, without a limit of its own.
+        tokio::select! {
+            biased;
+            () = self.cut.cancelled() => return End::Now,
+            () = self.stop.cancelled() => return End::Soon,
+            () = activity.begun() => {}
+            () = clock.sleep(options.head_timeout) => return End::Now,
+        }
+        tokio::select! {
+            biased;
+            () = self.cut.cancelled() => End::Now,
+            () = self.stop.cancelled() => End::Soon,
+            lapse = activity.lapse(options.stall_timeout, options.idle_timeout) => match lapse {
+                Lapse::Stalled => End::Now,
+                Lapse::Idle => End::Soon,
+            },
+        }
+    }
+
+    /// The end of the last response may still be on its way, and a client may not take even that.
+    async fn wait_ending(&self, activity: &Activity, options: &RouterOptions) {
+        let idle = options.idle_timeout.saturating_add(options.stall_timeout);
+        tokio::select! {
+            biased;
+            () = self.cut.cancelled() => {}
+            _ = activity.lapse(options.stall_timeout, idle) => {}
+        }
+    }
+}
+
 async fn connection(
     router: Router,
     builder: auto::Builder<TokioExecutor>,
     stream: TcpStream,
     peer: SocketAddr,
     _places: (Option<Place>, Option<AddressPlace>),
-    stop: CancellationToken,
+    ends: Ends,
 ) {
     let _up = Up::new(&router.metrics().connections);
     // Small responses must not wait for an acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
-    let options = router.options();
-    let (stall, mut idle) = (options.stall_timeout, options.idle_timeout);
-    let deadline = router.clock().sleep(options.head_timeout);
     let activity = Activity::new(router.clock().clone());
-    let first_head = Arc::new(Notify::new());
-    let has_head = first_head.clone();
-    let (serves, watch) = (router.clone(), activity.clone());
+    let serves = Arc::new((router.clone(), router.client(peer)));
+    let watch = activity.clone();
     let service = service_fn(move |request: http::Request<Incoming>| {
-        has_head.notify_one();
-        let (router, open) = (serves.clone(), watch.begin());
+        let (serves, open) = (serves.clone(), watch.begin());
         async move {
-            let request =
-                request.map(|body| body.map_err(|error| BodyError::Aborted(error.to_string())).boxed_unsync());
-            let response = router.handle(request, peer).await;
+            let request = request.map(|body| match body.is_end_stream() {
+                true => empty(),
+                false => body.map_err(|error| BodyError::Aborted(error.to_string())).boxed_unsync(),
+            });
+            let (router, client) = &*serves;
+            let response = router.handle_from(client, request).await;
             Ok::<_, Infallible>(response.map(|body| Watched::new(body, open)))
         }
     });
     let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    // hyper waits for the first bytes, which tell HTTP/1 from HTTP/2, without a limit of its own.
-    let first = tokio::select! {
+    let ended = tokio::select! {
         biased;
-        ended = &mut serving => Some(ended),
-        () = stop.cancelled() => None,
-        () = first_head.notified() => None,
-        () = deadline => return,
-    };
-    let mut ending = false;
-    let ended = match first {
-        Some(ended) => ended,
-        None => loop {
-            tokio::select! {
-                biased;
-                ended = &mut serving => break ended,
-                () = stop.cancelled(), if !ending => {}
-                lapse = activity.lapse(stall, idle) => {
-                    if lapse == Lapse::Stalled || ending {
-                        tracing::debug!(%peer, ?lapse, "a connection is cut");
-                        return;
-                    }
-                }
+        ended = &mut serving => ended,
+        end = Rarely::new(ends.wait(&activity, router.options(), &**router.clock())) => {
+            if end == End::Now {
+                tracing::debug!(%peer, "a connection is cut");
+                return;
             }
             serving.as_mut().graceful_shutdown();
-            ending = true;
-            // The end of the last response may still be on its way, and a client may not take even that.
-            idle = idle.saturating_add(stall);
-        },
+            tokio::select! {
+                biased;
+                ended = &mut serving => ended,
+                () = Rarely::new(ends.wait_ending(&activity, router.options())) => {
+                    tracing::debug!(%peer, "a connection is cut while it ends");
+                    return;
+                }
+            }
+        }
     };
     if let Err(error) = ended {
         tracing::debug!(%peer, error, "a connection ended early");

@@ -26,16 +26,17 @@ use crate::{
     body::{Holding, Limited, Pieces, Source},
     dispatch::{SMALL_BODY_BYTES_MAX, local, peers::Peers, remote::Remote, until},
     error::RouteError,
+    headers::Client,
     limits::{Place, Places},
-    metrics::{Metrics, Path, Up},
+    metrics::{Counts, Metrics, Path, Up},
     retry::{ATTEMPTS_MAX, Unanswered},
     seldom::Seldom,
     table::Table,
     target::Target,
 };
-use http::{HeaderMap, HeaderName, Method, Uri, uri, uri::Scheme};
+use http::{HeaderMap, HeaderValue, Method, Uri, uri, uri::Scheme};
 use http_body::Body as _;
-use http_body_util::BodyExt as _;
+use http_body_util::BodyExt;
 use lattice::{
     frame::RequestHead,
     http::{Instances, Request, Response},
@@ -136,13 +137,19 @@ struct Inner {
     places: Places,
     waiting: Places,
     metrics: Metrics,
+    /// This node's id, as responses name it.
+    me: HeaderValue,
     failures: Seldom,
     not_final: Seldom,
 }
 
+/// The body of an answer. As long as it is under way, it holds the request's place.
+pub(crate) type Answer = Holding<Pieces, (Place, Up)>;
+
 /// What is learned about a request on its way, for the metrics.
 struct Account {
-    workload: Option<WorkloadName>,
+    /// Of the workload, once there is a route to one.
+    counts: Option<Arc<Counts>>,
     path: Path,
 }
 
@@ -176,6 +183,7 @@ impl Router {
             table: Table::follow(options.node.clone(), view, clock.clone(), metrics.clone()),
             places: Places::new(options.requests_max),
             waiting: Places::new(options.waiting_max),
+            me: headers::value(options.node.to_string()),
             options,
             bus,
             clock,
@@ -205,27 +213,30 @@ impl Router {
     /// Answer one request. `peer` is where the connection came from. Every request is answered; dropping the future or
     /// the response's body cancels it.
     pub async fn handle(&self, request: Request, peer: SocketAddr) -> Response {
+        self.handle_from(&self.client(peer), request).await.map(BodyExt::boxed_unsync)
+    }
+
+    /// What the requests of one connection have in common.
+    pub(crate) fn client(&self, peer: SocketAddr) -> Client {
+        Client::new(peer.ip(), self.options().trusts(peer.ip()))
+    }
+
+    pub(crate) async fn handle_from(&self, client: &Client, request: Request) -> http::Response<Answer> {
         let inner = &*self.0;
         let started = inner.clock.now();
         let up = Up::new(&inner.metrics.in_flight);
         let bodiless = request.method() == Method::HEAD;
-        let mut account = Account { workload: None, path: Path::None };
-        let response = match inner.try_handle(request, peer.ip(), started, &mut account).await {
-            Ok((response, place)) => {
-                response.map(|body| Holding::new(Pieces::new(body).boxed_unsync(), (place, up)).boxed_unsync())
-            }
+        let mut account = Account { counts: None, path: Path::None };
+        let response = match inner.try_handle(request, client, started, &mut account).await {
+            Ok((response, place)) => response.map(|body| Holding::new(Pieces::new(body), Some((place, up)))),
             Err(error) => {
                 let mut response = error.into_response(bodiless);
-                headers::set(
-                    response.headers_mut(),
-                    HeaderName::from_static(HEADER_ROUTER),
-                    inner.options.node.as_str(),
-                );
-                response
+                response.headers_mut().insert(headers::ROUTER, inner.me.clone());
+                response.map(|body| Holding::new(Pieces::new(body), None))
             }
         };
         let duration = inner.clock.now().saturating_sub(started);
-        inner.metrics.count_request(account.workload.as_ref(), response.status(), account.path, duration);
+        inner.metrics.count_request(account.counts.as_ref(), response.status(), account.path, duration);
         response
     }
 
@@ -255,7 +266,7 @@ impl Inner {
     async fn try_handle(
         &self,
         request: Request,
-        peer: IpAddr,
+        client: &Client,
         started: Duration,
         account: &mut Account,
     ) -> Result<(Response, Place), RouteError> {
@@ -264,16 +275,14 @@ impl Inner {
         let target = Target::parse(&head.method, &head.uri, head.version, &head.headers)?;
         let table = self.table.load();
         let route = target.find(&table)?;
-        account.workload = Some(route.workload.clone());
+        account.counts = Some(self.metrics.counts(&route.workload));
         let limit = self.options.body_bytes_max.min(route.body_limit);
         if body.size_hint().lower() > limit {
             return Err(RouteError::BodyTooLarge);
         }
         let body = if body.is_end_stream() { body } else { Limited::new(body, limit).boxed_unsync() };
         let mut headers = head.headers;
-        let trusted = self.options.trusts(peer);
-        let client = headers::Client { address: peer, trusted, host: target.authority.as_str() };
-        let https = headers::to_component(&mut headers, client);
+        let https = headers::to_component(&mut headers, client, target.authority.as_str());
         trace::ensure(&mut headers, &*self.rng);
         let outbound = Outbound {
             method: head.method,
@@ -296,7 +305,7 @@ impl Inner {
         started: Duration,
         account: &mut Account,
     ) -> Result<Response, RouteError> {
-        let mut changed = self.table.watch();
+        let mut changed = None;
         let mut waiting = None;
         // Attempts of which a guest may have seen something. Those of which none did cost time only.
         let mut maybe_ran = 0;
@@ -314,9 +323,9 @@ impl Inner {
                 if !tried.is_empty() {
                     self.metrics.retries.inc();
                 }
-                account.path = if endpoint == self.options.node { Path::Local } else { Path::Remote };
-                let unanswered = match self.attempt(&endpoint, &route.workload, &mut request, deadline).await {
-                    Ok(response) => return self.finish(response, &endpoint),
+                account.path = if *endpoint == self.options.node { Path::Local } else { Path::Remote };
+                let unanswered = match self.attempt(endpoint, &route.workload, &mut request, deadline).await {
+                    Ok(response) => return self.finish(response, endpoint),
                     Err(unanswered) => unanswered,
                 };
                 tracing::debug!(
@@ -329,7 +338,7 @@ impl Inner {
                 );
                 maybe_ran += usize::from(!unanswered.nothing_ran);
                 failed |= !unanswered.nothing_ran && unanswered.error != RouteError::PeerLost;
-                tried.push(endpoint);
+                tried.push(endpoint.clone());
                 let may_retry = unanswered.may_retry(&request.method, request.body.is_intact());
                 last = unanswered.error;
                 if !may_retry || maybe_ran == ATTEMPTS_MAX {
@@ -349,6 +358,7 @@ impl Inner {
             let give_up = deadline.min(started.saturating_add(self.options.start_wait));
             // A new table may lead elsewhere at once. The same endpoints are asked again, but not in a hot loop.
             let again = give_up.min(round.saturating_add(ROUND_AFTER));
+            let changed = changed.get_or_insert_with(|| self.table.watch());
             match until(&*self.clock, again, changed.changed()).await {
                 Ok(Ok(())) => {}
                 Err(_) if again < give_up => {}
@@ -363,10 +373,10 @@ impl Inner {
     }
 
     /// An instance here if there is one, else another node's; one that was not there a moment ago comes last.
-    fn pick(&self, route: &RouteEntry, tried: &[NodeId]) -> Option<NodeId> {
+    fn pick<'a>(&'a self, route: &'a RouteEntry, tried: &[NodeId]) -> Option<&'a NodeId> {
         let me = &self.options.node;
         if !tried.contains(me) && self.instances.is_ready(&route.workload) {
-            return Some(me.clone());
+            return Some(me);
         }
         if route.endpoints.is_empty() {
             return None;
@@ -377,10 +387,10 @@ impl Inner {
         if !exclude.is_empty() {
             exclude.extend_from_slice(tried);
             if let Some(node) = route.pick(load, random, &exclude) {
-                return Some(node.clone());
+                return Some(node);
             }
         }
-        route.pick(load, random, tried).cloned()
+        route.pick(load, random, tried)
     }
 
     async fn attempt(
@@ -408,7 +418,8 @@ impl Inner {
             path_and_query: request.target.path_and_query.clone(),
             headers: request.headers.clone(),
         };
-        self.remote.send(endpoint, head, &request.body, deadline).await
+        // Boxed: most requests are answered here, and each would carry the room for this one.
+        Box::pin(self.remote.send(endpoint, head, &request.body, deadline)).await
     }
 
     fn finish(&self, mut response: Response, node: &NodeId) -> Result<Response, RouteError> {
@@ -420,7 +431,9 @@ impl Inner {
             }
             return Err(RouteError::Failed);
         }
-        headers::to_client(response.headers_mut(), node.as_str(), self.options.node.as_str());
+        let is_here = *node == self.options.node;
+        let node = if is_here { self.me.clone() } else { headers::value(node.to_string()) };
+        headers::to_client(response.headers_mut(), node, self.me.clone());
         Ok(response)
     }
 }

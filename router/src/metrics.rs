@@ -2,6 +2,7 @@
 //! client can't make new series.
 
 use crate::body::lock;
+use arc_swap::ArcSwap;
 use http::StatusCode;
 use lattice::{frame::ResetCode, id::WorkloadName};
 use prometheus_client::{
@@ -10,8 +11,8 @@ use prometheus_client::{
     registry::Registry,
 };
 use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -25,6 +26,8 @@ pub(crate) enum Path {
 }
 
 impl Path {
+    const ALL: [Path; 3] = [Path::Local, Path::Remote, Path::None];
+
     fn label(self) -> &'static str {
         match self {
             Path::Local => "local",
@@ -59,14 +62,26 @@ struct CodeLabels {
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     requests: Family<RequestLabels, Counter>,
-    duration: Family<PathLabels, Histogram, fn() -> Histogram>,
+    durations: [Histogram; Path::ALL.len()],
     resets: Family<CodeLabels, Counter>,
-    /// Workloads that have series. Held while a series is made or removed, so that none is left behind.
-    counted: Arc<Mutex<BTreeSet<WorkloadName>>>,
+    /// Series of workloads: a request finds its own without labels, locks or hashing.
+    counts: Arc<ArcSwap<BTreeMap<WorkloadName, Arc<Counts>>>>,
+    /// Of requests that found no route.
+    unrouted: Arc<Counts>,
+    /// Held while series are made or removed, so that none is left behind.
+    changing: Arc<Mutex<()>>,
     pub(crate) in_flight: Gauge,
     pub(crate) retries: Counter,
     pub(crate) connections: Gauge,
     pub(crate) peer_exchanges: Gauge,
+}
+
+/// The series of one workload, each made when it is first needed.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    /// Empty where no route was found.
+    workload: String,
+    requests: [[OnceLock<Counter>; Path::ALL.len()]; STATUSES.len()],
 }
 
 /// Seconds: from an instance that is warm and here to the longest default limit.
@@ -75,22 +90,22 @@ const BUCKETS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let registry = registry.sub_registry_with_prefix("lattice_router");
+        let duration: Family<PathLabels, Histogram, fn() -> Histogram> =
+            Family::new_with_constructor(|| Histogram::new(BUCKETS));
         let metrics = Self {
             requests: Family::default(),
-            duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+            durations: Path::ALL.map(|path| duration.get_or_create_owned(&PathLabels { path: path.label() })),
             resets: Family::default(),
-            counted: Arc::default(),
+            counts: Arc::default(),
+            unrouted: Arc::default(),
+            changing: Arc::default(),
             in_flight: Gauge::default(),
             retries: Counter::default(),
             connections: Gauge::default(),
             peer_exchanges: Gauge::default(),
         };
         registry.register("requests", "Requests answered", metrics.requests.clone());
-        registry.register(
-            "duration_seconds",
-            "Time from a request's head to its response's head",
-            metrics.duration.clone(),
-        );
+        registry.register("duration_seconds", "Time from a request's head to its response's head", duration);
         registry.register("peer_resets", "Exchanges with other nodes that failed, by code", metrics.resets.clone());
         registry.register("in_flight", "Requests taken and not yet answered in full", metrics.in_flight.clone());
         registry.register("retries", "Requests sent to another node after a first one", metrics.retries.clone());
@@ -103,53 +118,77 @@ impl Metrics {
         metrics
     }
 
+    /// Where the requests of a workload are counted.
+    pub(crate) fn counts(&self, workload: &WorkloadName) -> Arc<Counts> {
+        if let Some(counts) = self.counts.load().get(workload) {
+            return counts.clone();
+        }
+        let _changing = lock(&self.changing);
+        let mut counts = BTreeMap::clone(&self.counts.load());
+        let new = || Arc::new(Counts { workload: workload.to_string(), ..Counts::default() });
+        let found = counts.entry(workload.clone()).or_insert_with(new).clone();
+        self.counts.store(Arc::new(counts));
+        found
+    }
+
+    /// `counts` is that of the workload, if there was a route to one.
     pub(crate) fn count_request(
         &self,
-        workload: Option<&WorkloadName>,
+        counts: Option<&Arc<Counts>>,
         status: StatusCode,
         path: Path,
         duration: Duration,
     ) {
-        let path = path.label();
-        let [first, second, third, fourth, other] = STATUSES;
-        let status = match status.as_u16() / 100 {
-            1 => first,
-            2 => second,
-            3 => third,
-            4 => fourth,
-            _ => other,
+        let class = match status.as_u16() / 100 {
+            class @ 1..=4 => usize::from(class) - 1,
+            _ => STATUSES.len() - 1,
         };
-        let labels = RequestLabels { workload: workload.map(ToString::to_string).unwrap_or_default(), status, path };
-        let mut counted = lock(&self.counted);
-        if let Some(workload) = workload
-            && !counted.contains(workload)
-        {
-            counted.insert(workload.clone());
+        let counts = counts.unwrap_or(&self.unrouted);
+        if let Some(counter) = counts.requests.get(class).and_then(|paths| paths.get(path as usize)) {
+            counter.get_or_init(|| self.series(counts, class, path)).inc();
         }
-        self.requests.get_or_create(&labels).inc();
-        drop(counted);
-        self.duration.get_or_create(&PathLabels { path }).observe(duration.as_secs_f64());
+        if let Some(histogram) = self.durations.get(path as usize) {
+            histogram.observe(duration.as_secs_f64());
+        }
     }
 
-    /// Forget the series of all other workloads. A request that is answered after its workload is gone makes one again,
-    /// until the next call.
+    fn series(&self, counts: &Arc<Counts>, class: usize, path: Path) -> Counter {
+        let _changing = lock(&self.changing);
+        let is_known = |known: &BTreeMap<_, _>| known.values().any(|known| Arc::ptr_eq(known, counts));
+        if !counts.workload.is_empty() && !is_known(&self.counts.load()) {
+            return Counter::default(); // its workload went meanwhile
+        }
+        let Some(labels) = counts.labels(class, path) else { return Counter::default() };
+        self.requests.get_or_create_owned(&labels)
+    }
+
+    /// Forget the series of all other workloads. A request that is answered after its workload is gone is counted nowhere.
     pub(crate) fn retain_workloads(&self, workloads: &BTreeSet<&WorkloadName>) {
-        lock(&self.counted).retain(|workload| {
-            let stays = workloads.contains(workload);
-            if !stays {
-                for status in STATUSES {
-                    for path in [Path::Local, Path::Remote, Path::None] {
-                        let (workload, path) = (workload.to_string(), path.label());
-                        self.requests.remove(&RequestLabels { workload, status, path });
-                    }
+        let _changing = lock(&self.changing);
+        let (stay, go): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            BTreeMap::clone(&self.counts.load()).into_iter().partition(|(workload, _)| workloads.contains(workload));
+        if go.is_empty() {
+            return;
+        }
+        self.counts.store(Arc::new(stay));
+        for counts in go.values() {
+            for class in 0..STATUSES.len() {
+                for labels in Path::ALL.iter().filter_map(|path| counts.labels(class, *path)) {
+                    self.requests.remove(&labels);
                 }
             }
-            stays
-        });
+        }
     }
 
     pub(crate) fn count_reset(&self, code: ResetCode) {
         self.resets.get_or_create(&CodeLabels { code: code.to_string() }).inc();
+    }
+}
+
+impl Counts {
+    fn labels(&self, class: usize, path: Path) -> Option<RequestLabels> {
+        let status = STATUSES.get(class)?;
+        Some(RequestLabels { workload: self.workload.clone(), status, path: path.label() })
     }
 }
 

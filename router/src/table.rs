@@ -37,7 +37,7 @@ impl Table {
         self.current.load_full()
     }
 
-    /// Told of every table that comes after this call, and perhaps of one before.
+    /// Told of every table that came after the first one, so that none is missed between a look and this call.
     pub(crate) fn watch(&self) -> watch::Receiver<()> {
         self.changed.clone()
     }

@@ -17,10 +17,24 @@ pub(crate) fn ensure(headers: &mut HeaderMap, rng: &dyn Rng) {
     }
     headers.remove(TRACESTATE);
     // Not sampled: nobody here records spans. Ids must not be zero.
-    let trace = (u128::from(rng.u64()) << 64 | u128::from(rng.u64())).max(1);
-    let fresh = format!("00-{trace:032x}-{:016x}-00", rng.u64().max(1));
-    if let Ok(value) = HeaderValue::try_from(fresh) {
+    let mut fresh = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    let (high, low, parent) = (rng.u64(), rng.u64(), rng.u64());
+    for (from, id) in [(3, high), (19, low.max(1)), (36, parent.max(1))] {
+        if let Some(digits) = fresh.get_mut(from..from + 16) {
+            write_hex(id, digits);
+        }
+    }
+    if let Ok(value) = HeaderValue::from_bytes(&fresh) {
         headers.insert(TRACEPARENT, value);
+    }
+}
+
+/// The lowest digits of a number, as many as there is room for. Formatting would cost as much as all else here.
+fn write_hex(mut number: u64, digits: &mut [u8]) {
+    for digit in digits.iter_mut().rev() {
+        let nibble = (number & 0xf) as u8;
+        *digit = if nibble < 10 { b'0' + nibble } else { b'a' - 10 + nibble };
+        number >>= 4;
     }
 }
 
@@ -78,6 +92,9 @@ mod tests {
             assert_eq!(headers.contains_key(TRACESTATE), kept, "{value}");
             assert!(is_valid(of(&headers).as_bytes()), "{value}");
         }
+        let mut digits = [0; 16];
+        write_hex(0x0123_4567_89ab_cdef, &mut digits);
+        assert_eq!(digits, *b"0123456789abcdef");
         let mut twice = HeaderMap::new();
         twice.append(TRACEPARENT, HeaderValue::from_static(good));
         twice.append(TRACEPARENT, HeaderValue::from_static(good));

@@ -8,7 +8,7 @@ use http_body_util::{BodyExt as _, Collected, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use lattice::{http::BodyError, id::Digest};
-use lattice_runtime::{Limits, LogSink, LogStream, Reuse, Runtime, RuntimeOptions, Unit, UnitConfig};
+use lattice_runtime::{Grants, Limits, LogSink, LogStream, Reuse, Runtime, RuntimeOptions, Unit, UnitConfig};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap, convert::Infallible, error::Error, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration,
@@ -90,9 +90,11 @@ async fn runtime_alone(address: SocketAddr, wasm: PathBuf) {
         config: BTreeMap::new(),
         reuse: Reuse { max_instances: INSTANCES_MAX, ..Reuse::default() },
         limits: Limits::default(),
+        grants: Grants::default(),
         logs: Arc::new(NoLogs),
     };
-    let unit = Arc::new(Unit::start(&runtime, component, config).await.expect("the guest starts"));
+    let assembly = runtime.assemble(component, Vec::new(), Vec::new()).expect("it needs nothing");
+    let unit = Arc::new(Unit::start(&runtime, assembly, config).await.expect("the guest starts"));
     let answer = move |request: http::Request<Incoming>| {
         let body = |body: Incoming| body.map_err(|error| BodyError::Aborted(error.to_string())).boxed_unsync();
         let (unit, request) = (unit.clone(), request.map(body));

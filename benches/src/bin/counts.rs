@@ -214,7 +214,7 @@ mod runtime {
     use super::{page_request, read, repeat};
     use futures_util::FutureExt as _;
     use lattice::id::Digest;
-    use lattice_runtime::{Limits, LogSink, LogStream, Reuse, Runtime, RuntimeOptions, Unit, UnitConfig};
+    use lattice_runtime::{Grants, Limits, LogSink, LogStream, Reuse, Runtime, RuntimeOptions, Unit, UnitConfig};
     use std::{collections::BTreeMap, path::Path, sync::Arc};
 
     pub(crate) fn call(guest: &str, iterations: u64) {
@@ -232,9 +232,11 @@ mod runtime {
                 config: BTreeMap::new(),
                 reuse: Reuse { requests: u32::MAX, ..Reuse::default() },
                 limits: Limits::default(),
+                grants: Grants::default(),
                 logs: Arc::new(NoLogs),
             };
-            let unit = Unit::start(&runtime, component, config).await.expect("the guest starts");
+            let assembly = runtime.assemble(component, Vec::new(), Vec::new()).expect("it needs nothing");
+            let unit = Unit::start(&runtime, assembly, config).await.expect("the guest starts");
             repeat(iterations, || {
                 let mut request = page_request();
                 *request.uri_mut() = http::Uri::from_static("/quiet");

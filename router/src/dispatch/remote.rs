@@ -162,7 +162,7 @@ impl Remote {
                 body
             }
         };
-        let body = Holding::new(body, under_way);
+        let body = Holding::new(body, Some(under_way));
         let mut response = Response::new(body.boxed_unsync());
         *response.status_mut() = head.status;
         *response.headers_mut() = head.headers;

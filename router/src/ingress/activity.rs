@@ -5,18 +5,15 @@
 
 use crate::body::lock;
 use bytes::Bytes;
-use http_body::{Body as _, Frame, SizeHint};
-use lattice::{
-    http::{Body, BodyError},
-    store::Clock,
-};
+use http_body::{Frame, SizeHint};
+use lattice::{http::BodyError, store::Clock};
 use std::{
-    collections::BTreeMap,
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll},
     time::Duration,
 };
+use tokio::sync::Notify;
 
 /// Least time between two looks.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1);
@@ -37,30 +34,41 @@ pub(crate) struct Activity(Arc<Inner>);
 struct Inner {
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
+    /// The first request's head is here.
+    first: Notify,
 }
 
 struct State {
     /// Requests that are not answered in full: when the client last took something, or `None` while it is for the router
-    /// to go on. Bounded by what hyper takes of one connection at a time.
-    open: BTreeMap<u64, Option<Duration>>,
-    next: u64,
+    /// to go on. One with HTTP/1, else few: bounded by what hyper takes of one connection at a time.
+    open: Vec<(u64, Option<Duration>)>,
+    /// Requests so far.
+    begun: u64,
     /// When the last of them ended, or the connection began.
     idle_since: Duration,
 }
 
 impl Activity {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
-        let state = State { open: BTreeMap::new(), next: 0, idle_since: clock.now() };
-        Self(Arc::new(Inner { clock, state: Mutex::new(state) }))
+        let state = State { open: Vec::with_capacity(1), begun: 0, idle_since: clock.now() };
+        Self(Arc::new(Inner { clock, state: Mutex::new(state), first: Notify::new() }))
     }
 
     /// A request came. It is for the router to go on.
     pub(crate) fn begin(&self) -> Open {
         let mut state = lock(&self.0.state);
-        let id = state.next;
-        state.next += 1;
-        state.open.insert(id, None);
+        let id = state.begun;
+        state.begun += 1;
+        state.open.push((id, None));
+        if id == 0 {
+            self.0.first.notify_one();
+        }
         Open { activity: self.clone(), id }
+    }
+
+    /// Resolves with the first request's head. For one waiter.
+    pub(crate) async fn begun(&self) {
+        self.0.first.notified().await;
     }
 
     /// Resolves when the client has let pass `stall` with a response to take, or `idle` with no request at all.
@@ -83,7 +91,7 @@ impl State {
         if self.open.is_empty() {
             return (Some(self.idle_since.saturating_add(idle)), Lapse::Idle);
         }
-        let longest = self.open.values().flatten().min();
+        let longest = self.open.iter().filter_map(|(_, since)| *since).min();
         (longest.map(|since| since.saturating_add(stall)), Lapse::Stalled)
     }
 }
@@ -97,29 +105,31 @@ pub(crate) struct Open {
 impl Open {
     /// From now on it is for the client to take something, or for the router to go on.
     fn turn(&self, is_clients: bool) {
-        let Inner { clock, state } = &*self.activity.0;
+        let Inner { clock, state, .. } = &*self.activity.0;
         let since = is_clients.then(|| clock.now());
-        lock(state).open.insert(self.id, since);
+        if let Some(open) = lock(state).open.iter_mut().find(|(id, _)| *id == self.id) {
+            open.1 = since;
+        }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let Inner { clock, state } = &*self.activity.0;
+        let Inner { clock, state, .. } = &*self.activity.0;
         let mut state = lock(state);
-        state.open.remove(&self.id);
+        state.open.retain(|(id, _)| *id != self.id);
         state.idle_since = clock.now();
     }
 }
 
 /// A response's body that notes who is to move next: while it has nothing, the router; else whoever reads it.
-pub(crate) struct Watched {
-    body: Body,
+pub(crate) struct Watched<B> {
+    body: B,
     open: Option<Open>,
 }
 
-impl Watched {
-    pub(crate) fn new(body: Body, open: Open) -> Self {
+impl<B: http_body::Body> Watched<B> {
+    pub(crate) fn new(body: B, open: Open) -> Self {
         let open = (!body.is_end_stream()).then_some(open);
         if let Some(open) = &open {
             open.turn(true);
@@ -128,7 +138,7 @@ impl Watched {
     }
 }
 
-impl http_body::Body for Watched {
+impl<B: http_body::Body<Data = Bytes, Error = BodyError> + Unpin> http_body::Body for Watched<B> {
     type Data = Bytes;
     type Error = BodyError;
 
