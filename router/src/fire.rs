@@ -5,7 +5,7 @@ use crate::{
     Account, Outbound, Router, body::Source, dispatch::until, error::RouteError, headers, metrics::Path, trace,
 };
 use http::{
-    HeaderMap, HeaderName, Method,
+    HeaderMap, HeaderValue, Method,
     header::{CONTENT_LENGTH, HOST, USER_AGENT},
     uri::Scheme,
 };
@@ -26,12 +26,12 @@ impl Router {
     pub async fn fire(&self, tick: &Tick) -> Result<u16, String> {
         let inner = &*self.0;
         let started = inner.clock.now();
-        let mut account = Account { workload: Some(tick.workload.clone()), path: Path::None };
+        let mut account = Account { counts: Some(inner.metrics.counts(&tick.workload)), path: Path::None };
         let answered = self.answer(tick, started, &mut account).await;
         let duration = inner.clock.now().saturating_sub(started);
         match answered {
             Ok(response) => {
-                inner.metrics.count_request(account.workload.as_ref(), response.status(), account.path, duration);
+                inner.metrics.count_request(account.counts.as_ref(), response.status(), account.path, duration);
                 let status = response.status().as_u16();
                 let deadline = inner.clock.now() + self.time_limit(tick);
                 match until(&*inner.clock, deadline, read(response)).await {
@@ -43,7 +43,7 @@ impl Router {
             Err(error) => {
                 let text = error.to_string();
                 let status = error.into_response(true).status();
-                inner.metrics.count_request(account.workload.as_ref(), status, account.path, duration);
+                inner.metrics.count_request(account.counts.as_ref(), status, account.path, duration);
                 Err(text)
             }
         }
@@ -60,12 +60,12 @@ impl Router {
         let path = tick.schedule.path.path_and_query().clone();
         let target = Target::of_workload(&tick.workload, path)?;
         let mut headers = HeaderMap::new();
-        headers::set(&mut headers, HOST, target.authority.as_str());
-        headers::set(&mut headers, USER_AGENT, "lattice");
-        headers::set(&mut headers, CONTENT_LENGTH, "0");
+        headers.insert(HOST, headers::value(target.authority.to_string()));
+        headers.insert(USER_AGENT, HeaderValue::from_static("lattice"));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         let schedule = format!("{} {}", tick.schedule.cron, tick.schedule.zone);
-        headers::set(&mut headers, HeaderName::from_static(HEADER_SCHEDULE), &schedule);
-        headers::set(&mut headers, HeaderName::from_static(HEADER_TICK), &rfc3339(tick.at));
+        headers.insert(HEADER_SCHEDULE, headers::value(schedule));
+        headers.insert(HEADER_TICK, headers::value(rfc3339(tick.at)));
         trace::ensure(&mut headers, &*inner.rng);
         let outbound = Outbound {
             method: Method::POST,

@@ -7,8 +7,8 @@ use http_body::Body as _;
 use http_body_util::{BodyExt as _, Collected, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use lattice::{http::BodyError, id::Digest};
-use lattice_runtime::{Grants, Limits, LogSink, LogStream, Reuse, Runtime, RuntimeOptions, Unit, UnitConfig};
+use lattice::{http::BodyError, id::Digest, spec::Grants};
+use lattice_runtime::{Limits, LogSink, LogStream, Reuse, Runtime, RuntimeOptions, Unit, UnitConfig};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap, convert::Infallible, error::Error, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration,
@@ -112,5 +112,5 @@ async fn runtime_alone(address: SocketAddr, wasm: PathBuf) {
 struct NoLogs;
 
 impl LogSink for NoLogs {
-    fn line(&self, _: LogStream, _: &str) {}
+    fn line(&self, _: Option<u64>, _: LogStream, _: &str) {}
 }

@@ -213,8 +213,8 @@ mod runtime {
 
     use super::{page_request, read, repeat};
     use futures_util::FutureExt as _;
-    use lattice::id::Digest;
-    use lattice_runtime::{Grants, Limits, LogSink, LogStream, Reuse, Runtime, RuntimeOptions, Unit, UnitConfig};
+    use lattice::{id::Digest, spec::Grants};
+    use lattice_runtime::{Limits, LogSink, LogStream, Reuse, Runtime, RuntimeOptions, Unit, UnitConfig};
     use std::{collections::BTreeMap, path::Path, sync::Arc};
 
     pub(crate) fn call(guest: &str, iterations: u64) {
@@ -249,6 +249,6 @@ mod runtime {
     struct NoLogs;
 
     impl LogSink for NoLogs {
-        fn line(&self, _: LogStream, _: &str) {}
+        fn line(&self, _: Option<u64>, _: LogStream, _: &str) {}
     }
 }
