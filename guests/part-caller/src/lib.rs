@@ -8,7 +8,7 @@
 //! | `/variable/NAME`    | `text.variable`, and says which case of the result came back                 |
 //! | `/values`           | `values.turn` with a value of every type, and says whether it came back whole |
 //! | `/trap`, `/spin`, `/devour`, `/sleep/N` | `faults`                                                 |
-//! | `/loop/WHAT/SIZE/N` | N times `add`, `upper`, `flip` or `count`, with SIZE bytes, for benchmarks   |
+//! | `/loop/WHAT/SIZE/N` | N times `add`, `same`, `flip` or `count`, with SIZE bytes, for benchmarks    |
 
 use std::io::Write as _;
 
@@ -86,7 +86,7 @@ fn repeat(what: &str, size: usize, times: u32) -> String {
     for turn in 0..times {
         sum = sum.wrapping_add(match what {
             "add" => counter::add(turn & 1) as usize,
-            "upper" => text::upper(&text).len(),
+            "same" => text::same(&text).len(),
             "flip" => text::flip(&bytes).len(),
             "count" => text::count(&bytes) as usize,
             _ => 0,

@@ -6,6 +6,7 @@
 //! | `/sleep/N`    | `slow.sleep` (async)                      |
 //! | `/both/N`     | `slow.sleep` twice at the same time       |
 //! | `/block/N`    | `faults.sleep`                            |
+//! | `/loop/WHAT/N` | N times `add` or `sleep`, for benchmarks |
 //! | `/trap`       | `faults.trap`                             |
 
 use wasip3::exports::http::handler::Guest;
@@ -32,6 +33,13 @@ impl Guest for Caller {
                 one + other
             }
             ["block", millis] => faults::sleep(number(millis)),
+            ["loop", "add", times] => (0..number(times)).map(|_| counter::add(0)).fold(0, u32::wrapping_add),
+            ["loop", "sleep", times] => {
+                for _ in 0..number(times) {
+                    slow::sleep(0).await;
+                }
+                0
+            }
             ["trap"] => {
                 faults::trap();
                 0

@@ -23,6 +23,10 @@ impl counter::Guest for Part {
 }
 
 impl text::Guest for Part {
+    fn same(text: String) -> String {
+        text
+    }
+
     fn upper(text: String) -> String {
         text.to_uppercase()
     }

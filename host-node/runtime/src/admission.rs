@@ -16,7 +16,7 @@ use tokio::{
 /// What a refused caller is told to wait.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Longest wait for a turn. Past it the caller is better served elsewhere.
-const QUEUE_WAIT_MAX: Duration = Duration::from_secs(5);
+pub(crate) const QUEUE_WAIT_MAX: Duration = Duration::from_secs(5);
 
 pub(crate) struct Admission {
     turns: Arc<Semaphore>,

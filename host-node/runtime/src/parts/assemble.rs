@@ -111,6 +111,7 @@ impl Runtime {
             return Ok(Assembly(Arc::new(Assembled { main, pre, parts: Vec::new(), start_order: Vec::new() })));
         }
         let mut plan = Plan::new(&parts, &edges)?;
+        let start_order = plan.start_order()?;
         let main_linker = plan.linker(self, None, &main)?;
         let mut given = main.inspection().clone();
         given.missing.retain(|missing| !edges.iter().any(|edge| edge.from.is_none() && edge.import == *missing));
@@ -124,7 +125,6 @@ impl Runtime {
             let pre = linker.instantiate_pre(part.component.code());
             linked.push(pre.map_err(|error| in_part(LoadError::Link(format!("{error:#}"))))?);
         }
-        let start_order = plan.start_order()?;
         let mut functions = plan.functions.into_iter();
         let parts = parts.into_iter().zip(linked).map(|(part, pre)| {
             let functions = functions.next().unwrap_or_default();

@@ -63,8 +63,8 @@ pub enum PartRole {
     /// One instance for as long as the unit lives, which is started again when it ends. It holds state. It exports
     /// `wasi:cli/run`, or interfaces that others call, or both (which takes a component of WASI 0.3).
     Service { restart: Restart },
-    /// Instances are made when they are called, used again, and dropped when nobody called them for that time. What they
-    /// hold in memory may be gone at the next call.
+    /// Instances are made when they are called, used again, and dropped when nobody called them for that time;
+    /// after each call, if it is zero. What they hold in memory may be gone at the next call.
     Lazy { idle: Duration },
     /// The same, with one instance that is made at the start and kept.
     Isolated,

@@ -174,7 +174,8 @@ impl Idle {
 
     /// Takes an instance (back) that may be called.
     pub(crate) fn give(&self, mut instance: PartInstance) {
-        if instance.may_be_kept() {
+        let is_used_once = self.keep == 0 && self.idle.is_zero();
+        if !is_used_once && instance.may_be_kept() {
             instance.idle_since = Instant::now();
             lock(&self.instances).push(instance);
         }

@@ -10,8 +10,15 @@ use super::{
     service::{self, Service},
 };
 use crate::{
-    admission::Admission, bridge::Values, failure::Failure, host::Host, limits::CpuMeter, load::Runtime, lock,
-    network::Network, unit::UnitConfig,
+    admission::{Admission, QUEUE_WAIT_MAX},
+    bridge::Values,
+    failure::Failure,
+    host::Host,
+    limits::CpuMeter,
+    load::Runtime,
+    lock,
+    network::Network,
+    unit::UnitConfig,
 };
 use lattice::{http::CallError, id::ComponentName};
 use std::{
@@ -322,8 +329,8 @@ impl PartCall {
 impl Running {
     /// A turn to call it, kept until the call's end.
     pub(crate) async fn enter(&self) -> Result<tokio::sync::OwnedSemaphorePermit, PartFault> {
-        let wall = self.maker.blueprint.limits.wall;
-        match self.door.enter(tokio::time::Instant::now() + wall).await {
+        // The caller has a deadline of its own, which ends it wherever it waits.
+        match self.door.enter(tokio::time::Instant::now() + QUEUE_WAIT_MAX).await {
             Ok(turn) => Ok(turn),
             Err(CallError::NotHere) => Err(PartFault::Down { state: PartState::Stopped, last_error: None }),
             Err(_) => Err(PartFault::Busy),

@@ -8,6 +8,7 @@ mod exchange;
 mod faults;
 mod load;
 mod network;
+mod part_faults;
 mod parts;
 mod reuse;
 

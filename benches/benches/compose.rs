@@ -1,0 +1,153 @@
+//! What does a call from one component to another cost: composed into one, and linked by the host as an isolated part, a
+//! service, or a lazy part that is made for each call? The peer of each is the composed call.
+//!
+//! The guest calls in a loop, so that a request is one of very many calls. Needs `cargo xtask guests --rust-only`.
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use lattice::{
+    http::Request,
+    id::{ComponentName, Digest, WorkloadName},
+};
+use lattice_benches::Pairs;
+use lattice_runtime::{
+    Assembly, Edge, Limits, LogSink, LogStream, Part, PartRole, Restart, Reuse, Runtime, RuntimeOptions, Unit,
+    UnitConfig,
+};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// What is called, and with how many bytes.
+const CALLS: [(&str, u32); 10] = [
+    ("add", 0),
+    ("same", 64),
+    ("same", 1 << 10),
+    ("same", 4 << 10),
+    ("same", 64 << 10),
+    ("flip", 64),
+    ("flip", 1 << 10),
+    ("flip", 4 << 10),
+    ("flip", 64 << 10),
+    ("count", 64 << 10),
+];
+
+struct Silent;
+
+impl LogSink for Silent {
+    fn line(&self, _: LogStream, _: &str) {}
+}
+
+struct Bench {
+    tokio: tokio::runtime::Runtime,
+    runtime: Runtime,
+    _cache: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        // As in a node, but for the one thread: the callee never wakes another one.
+        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(8).build();
+        let cache = tempfile::tempdir().expect("a directory for compiled code");
+        let runtime = Runtime::new(RuntimeOptions::new(cache.path().join("code"))).expect("a runtime");
+        Self { tokio: tokio.expect("a tokio runtime"), runtime, _cache: cache }
+    }
+
+    fn load(&self, bytes: bytes::Bytes) -> lattice_runtime::Component {
+        self.tokio.block_on(self.runtime.load(Digest::of(&bytes), bytes)).expect("a component")
+    }
+
+    fn start(&self, assembly: Assembly) -> Unit {
+        let limits = Limits { wall: Duration::from_secs(3600), cpu: Duration::from_secs(3600), ..Limits::default() };
+        let config = UnitConfig {
+            workload: WorkloadName::new("bench").expect("a name"),
+            replica: 0,
+            env: [].into(),
+            config: [].into(),
+            reuse: Reuse::default(),
+            limits,
+            grants: Default::default(),
+            logs: Arc::new(Silent),
+        };
+        self.tokio.block_on(Unit::start(&self.runtime, assembly, config)).expect("a unit")
+    }
+
+    fn composed(&self) -> Unit {
+        let part = |name| lattice_composer::Part { name: component_name(name), bytes: guest(name) };
+        let whole = lattice_composer::compose(&[part("part-caller"), part("part")], &[]).expect("a composition");
+        let main = self.load(whole.bytes);
+        self.start(self.runtime.assemble(main, Vec::new(), Vec::new()).expect("an assembly"))
+    }
+
+    fn linked(&self, caller: &str, part: &str, interfaces: &[&str], role: PartRole) -> Unit {
+        let edge = |interface: &&str| {
+            let interface = format!("example:parts/{interface}@0.1.0");
+            Edge { from: None, import: interface.clone(), to: component_name(part), export: interface }
+        };
+        let parts = vec![Part::new(component_name(part), self.load(guest(part)), role)];
+        let edges = interfaces.iter().map(edge).collect();
+        self.start(self.runtime.assemble(self.load(guest(caller)), parts, edges).expect("an assembly"))
+    }
+
+    /// That many calls.
+    fn time(&self, unit: &Unit, path: &str, times: u64) -> Duration {
+        let request = http::Request::builder().uri(format!("{path}/{times}")).header("host", "bench.test");
+        let request: Request = request.body(lattice::http::empty()).expect("a request");
+        let began = Instant::now();
+        let response = self.tokio.block_on(unit.call(request)).expect("a response");
+        assert_eq!(response.status(), 200);
+        began.elapsed()
+    }
+}
+
+fn component_name(name: &str) -> ComponentName {
+    ComponentName::new(name).expect("a name")
+}
+
+fn guest(name: &str) -> bytes::Bytes {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../target/guests/{name}.wasm"));
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; run `cargo xtask guests`", path.display())).into()
+}
+
+fn bench(criterion: &mut Criterion) {
+    let bench = Bench::new();
+    let composed = bench.composed();
+    let linked = |role| bench.linked("part-caller", "part", &["counter", "text", "values", "faults"], role);
+    let service = || PartRole::Service { restart: Restart::default() };
+    let modes = [
+        ("isolated", linked(PartRole::Isolated)),
+        ("service", linked(service())),
+        ("lazy, a fresh one for each call", linked(PartRole::Lazy { idle: Duration::ZERO })),
+    ];
+    let mut group = criterion.benchmark_group("compose");
+    group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
+    for (what, size) in CALLS {
+        for (mode, unit) in &modes {
+            let name = format!("{what} {size} B, {mode}");
+            let path = format!("/loop/{what}/{size}");
+            let mut pairs = Pairs::default();
+            group.bench_function(BenchmarkId::from_parameter(&name), |bencher| {
+                let time = |unit, times| bench.time(unit, &path, times);
+                pairs.measure(bencher, |times| time(unit, times), |times| time(&composed, times));
+            });
+            pairs.print(&name, "composed", 1.0, "calls");
+        }
+    }
+    // A service of 0.3 has a task of its own. Its peer is the service of 0.2.
+    let peer = &modes[1].1;
+    let service03 = bench.linked("part-caller03", "part03", &["counter", "faults", "slow"], service());
+    for what in ["add", "sleep"] {
+        let name = format!("{what}, service of 0.3");
+        let mut pairs = Pairs::default();
+        group.bench_function(BenchmarkId::from_parameter(&name), |bencher| {
+            let ours = |times| bench.time(&service03, &format!("/loop/{what}"), times);
+            pairs.measure(bencher, ours, |times| bench.time(peer, "/loop/add/0", times));
+        });
+        pairs.print(&name, "add, service of 0.2", 1.0, "calls");
+    }
+    group.finish();
+}
+
+criterion_group!(benches, bench);
+criterion_main!(benches);
