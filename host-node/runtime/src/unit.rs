@@ -16,7 +16,7 @@ use crate::{
 use http_body::Body as _;
 use lattice::{
     http::{BodyError, CallError, Request, Response},
-    id::{Digest, WorkloadName},
+    id::{ComponentName, Digest, WorkloadName},
     spec::Grants,
 };
 use std::{
@@ -196,6 +196,13 @@ impl Unit {
             reuse_disabled_at: pool.off_at(),
             tally: blueprint.tally.read(),
         }
+    }
+
+    /// Waits until a service of the unit is given up, for ever if none is. Answers its name, and why it failed last. The
+    /// unit goes on; whether it is of use without the service is the caller's to say.
+    pub fn until_service_given_up(&self) -> impl Future<Output = (ComponentName, String)> + Send + 'static {
+        let parts = self.0.parts.clone();
+        async move { parts.until_given_up().await }
     }
 
     /// Refuse new requests, wait up to `limit` for those under way (those in line as well), then stop. Answers whether

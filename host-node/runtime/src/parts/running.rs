@@ -29,6 +29,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use wasmtime::component::Accessor;
 
@@ -82,12 +83,13 @@ impl std::error::Error for PartError {}
 pub(crate) struct Parts {
     parts: Vec<Arc<Running>>,
     stop: CancellationToken,
+    given_up: watch::Sender<Option<ComponentName>>,
 }
 
 impl Parts {
     /// Nothing but the main component.
     pub(crate) fn none() -> Arc<Self> {
-        Arc::new(Self { parts: Vec::new(), stop: CancellationToken::new() })
+        Arc::new(Self { parts: Vec::new(), stop: CancellationToken::new(), given_up: watch::Sender::default() })
     }
 
     /// Starts those that are to be there before the first request: services and isolated parts.
@@ -100,15 +102,16 @@ impl Parts {
         if assembly.parts().is_empty() {
             return Ok(Self::none());
         }
-        let stop = CancellationToken::new();
+        let (stop, given_up) = (CancellationToken::new(), watch::Sender::default());
         let parts = Arc::new_cyclic(|parts: &Weak<Self>| Self {
             parts: (0..assembly.parts().len())
                 .filter_map(|at| {
                     let maker = Maker::new(assembly, at, (unit, network), runtime, parts.clone())?;
-                    Some(Arc::new(Running::new(assembly.parts().get(at)?, maker, stop.clone())))
+                    Some(Arc::new(Running::new(assembly.parts().get(at)?, maker, stop.clone(), given_up.clone())))
                 })
                 .collect(),
             stop: stop.clone(),
+            given_up,
         });
         for part in assembly.start_order().iter().filter_map(|at| parts.parts.get(*at)) {
             let started = match (&part.kind, &part.role) {
@@ -120,6 +123,16 @@ impl Parts {
         }
         tokio::spawn(keep_house(parts.parts.clone(), stop));
         Ok(parts)
+    }
+
+    /// Waits until a service is given up, for ever if none is. Answers its name, and why it failed last.
+    pub(crate) async fn until_given_up(&self) -> (ComponentName, String) {
+        let mut given_up = self.given_up.subscribe();
+        let name = given_up.wait_for(Option::is_some).await.ok().and_then(|name| name.clone());
+        let Some(name) = name else { return std::future::pending().await };
+        let part = self.parts.iter().find(|part| part.name == name);
+        let why = part.and_then(|part| part.last_error()).unwrap_or_else(|| "it ended".into());
+        (name, why)
     }
 
     pub(crate) fn stats(&self) -> Vec<PartStats> {
@@ -176,6 +189,7 @@ pub(crate) struct Running {
     pub(crate) role: PartRole,
     pub(crate) maker: Maker,
     pub(crate) stop: CancellationToken,
+    given_up: watch::Sender<Option<ComponentName>>,
     door: Admission,
     kind: Kind,
     calls: AtomicU64,
@@ -191,7 +205,12 @@ enum Kind {
 }
 
 impl Running {
-    fn new(assembled: &AssembledPart, maker: Maker, stop: CancellationToken) -> Self {
+    fn new(
+        assembled: &AssembledPart,
+        maker: Maker,
+        stop: CancellationToken,
+        given_up: watch::Sender<Option<ComponentName>>,
+    ) -> Self {
         let Part { name, role, instances_max, queue_max, .. } = &assembled.part;
         let (kind, turns) = match role {
             PartRole::Service { restart } => {
@@ -206,6 +225,7 @@ impl Running {
             role: role.clone(),
             maker,
             stop,
+            given_up,
             door: Admission::new(turns, *queue_max),
             kind,
             calls: AtomicU64::new(0),
@@ -220,6 +240,15 @@ impl Running {
         let config = &self.maker.blueprint.config;
         tracing::debug!(workload = %config.workload, replica = config.replica, part = %self.name, message, "a part failed");
         *lock(&self.last_error) = Some(message);
+    }
+
+    /// It is a service that is not started again.
+    pub(crate) fn give_up(&self) {
+        let config = &self.maker.blueprint.config;
+        let why = self.last_error().unwrap_or_default();
+        tracing::warn!(workload = %config.workload, replica = config.replica, service = %self.name, why,
+            "a service ended too often and is not started again");
+        self.given_up.send_replace(Some(self.name.clone()));
     }
 
     pub(crate) fn service(&self) -> Option<&Service> {

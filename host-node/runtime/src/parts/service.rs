@@ -161,10 +161,7 @@ async fn supervise(part: Arc<Running>, started: oneshot::Sender<Result<(), Failu
         service.end_life(state_in(table.phase()), jobs.as_mut());
         let Action::Wait(delay) = action else {
             if table.phase() == Phase::GivenUp {
-                let config = &part.maker.blueprint.config;
-                let why = part.last_error().unwrap_or_default();
-                tracing::warn!(workload = %config.workload, replica = config.replica, service = %part.name, why,
-                    "a service ended too often and is not started again");
+                part.give_up();
             }
             return;
         };

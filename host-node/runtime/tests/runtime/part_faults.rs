@@ -161,7 +161,10 @@ async fn a_service_that_ends_at_once_is_started_again_and_then_given_up() {
         ("(i32.const 0)", None),
     ] {
         let unit = beside(program(run).await, quick(3)).await;
-        until("it is given up", || part(&unit).state == PartState::GivenUp).await;
+        let (service, last) = unit.until_service_given_up().await;
+        assert_eq!(service, name("worker"));
+        assert!(last.contains(why.unwrap_or("it ended")), "{run}: {last}");
+        assert_eq!(part(&unit).state, PartState::GivenUp, "{run}");
         let stats = part(&unit);
         assert_eq!((stats.restarts, stats.instances_created, stats.instances_live), (3, 4, 0), "{run}");
         assert_eq!(stats.last_error.is_some(), why.is_some(), "{run}");
