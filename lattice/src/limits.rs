@@ -20,6 +20,8 @@ pub const SPEC_DEPTH_MAX: usize = 32;
 pub const COMPONENTS_MAX: usize = 32;
 /// Links between the components of one workload.
 pub const LINKS_MAX: usize = 256;
+/// Longest script that says how components are composed, in bytes. The spec around it has room for four of them.
+pub const SCRIPT_BYTES_MAX: usize = SPEC_BYTES_MAX / 4;
 /// Longest name of an interface in a link, in bytes.
 pub const INTERFACE_BYTES_MAX: usize = 512;
 /// Routes of one workload.

@@ -9,6 +9,7 @@ mod parse;
 mod parts;
 mod placement;
 mod schedule;
+mod script;
 
 pub use cron::{Cron, Zone};
 pub use grants::Grants;
@@ -16,6 +17,7 @@ pub use parse::{SpecError, parse, parse_value, unresolved};
 pub use parts::{PartRole, PartSpec, RestartSpec, ServiceLimits, ServiceSpec};
 pub use placement::{Requirement, RequirementError, is_label_key, is_label_value};
 pub use schedule::{RequestPath, ScheduleSpec};
+pub use script::Script;
 
 use crate::{
     id::{ComponentName, Digest, WorkloadName},
@@ -185,6 +187,21 @@ pub struct ComposeSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub links: Vec<Link>,
+    /// A script in the language of the tool `wac` that says how the components are joined, in place of the rules: its
+    /// text, or `file:PATH` (the CLI puts the text here). The components are its packages, as `component:NAME`; what it
+    /// does not instantiate does not run. At most 64 KiB and 256 brackets. Not together with `links`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wac: Option<Script>,
+}
+
+impl ComposeSpec {
+    /// The script, once its text is here.
+    pub fn script(&self) -> Option<&str> {
+        match self.wac.as_ref()? {
+            Script::Text(text) => Some(text),
+            Script::File(_) => None,
+        }
+    }
 }
 
 /// An import of one component that another one satisfies.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use lattice::{
     id::{ComponentName, Digest, WorkloadName},
     limits::{COMPONENT_BYTES_MAX, SPEC_BYTES_MAX},
-    spec::{self, HostPattern, Route, Source, WorkloadSpec},
+    spec::{self, HostPattern, Route, Script, Source, WorkloadSpec},
     store::Artifacts,
 };
 use std::{
@@ -79,6 +79,14 @@ fn prepare(bytes: Vec<u8>, path: Option<&Path>, overrides: &Overrides) -> anyhow
     let mut spec = spec::parse(&bytes).map_err(|error| with_place(error, &shown))?;
     apply(&mut spec, overrides);
     let base = path.and_then(Path::parent).unwrap_or(Path::new(""));
+    if let Some(Script::File(name)) = &spec.compose.wac {
+        let path = base.join(name);
+        let what = || Failure::failed(format!("{shown}: compose.wac: {} can't be read", path.display()));
+        let text = String::from_utf8(read_bounded(&path).with_context(what)?).with_context(what)?;
+        spec.compose.wac = Some(text.parse().map_err(|error| what().hint(error))?);
+        // Its size counts now, as that of the whole spec.
+        spec = spec::parse_value(&serde_json::to_value(&spec)?).map_err(|error| with_place(error, &shown))?;
+    }
     let mut files = Vec::new();
     for (field, source) in spec.sources_mut() {
         let Source::File(name) = source else { continue };
@@ -227,6 +235,18 @@ mod tests {
         std::fs::write(dir.path().join("a.wasm"), b"\0asm\x01\0\0\0").unwrap();
         let error = read(path.to_str().unwrap(), &Overrides::default()).unwrap_err();
         assert!(render(&error, Paint::off()).contains("core WebAssembly module"));
+        let scripted = "name: a\ncomponents: [{name: a, source: 'file:./a.wasm'}, {name: b, source: 'file:./a.wasm'}]\n\
+                        compose: {wac: 'file:a.wac'}\n";
+        std::fs::write(&path, scripted).unwrap();
+        let error = read(path.to_str().unwrap(), &Overrides::default()).unwrap_err();
+        assert!(render(&error, Paint::off()).contains("compose.wac"), "{error:#}");
+        std::fs::write(dir.path().join("a.wac"), "package a:b;\n").unwrap();
+        std::fs::write(dir.path().join("a.wasm"), COMPONENT).unwrap();
+        let prepared = read(path.to_str().unwrap(), &Overrides::default()).unwrap();
+        assert_eq!(prepared.spec.compose.script(), Some("package a:b;\n"));
+        std::fs::write(dir.path().join("a.wac"), "x".repeat(100_000)).unwrap();
+        let error = read(path.to_str().unwrap(), &Overrides::default()).unwrap_err();
+        assert!(render(&error, Paint::off()).contains("65536 are allowed"), "{error:#}");
         std::fs::remove_file(dir.path().join("a.wasm")).unwrap();
         let error = read(path.to_str().unwrap(), &Overrides::default()).unwrap_err();
         assert!(render(&error, Paint::off()).contains("components[0].source"), "{error:#}");

@@ -44,12 +44,22 @@ pub(crate) fn encode(parts: &BTreeMap<&ComponentName, &Bytes>, plan: &Plan) -> R
         let export = graph.alias_instance_export(entry, &name).map_err(|error| encoding(&error))?;
         graph.export(export, &name).map_err(|error| encoding(&error))?;
     }
+    let nodes: BTreeMap<ComponentName, Vec<NodeId>> =
+        nodes.into_iter().map(|(name, node)| (name.clone(), vec![node])).collect();
+    write(&graph, &nodes)
+}
+
+/// The bytes of a graph. `nodes` are the instances of each part.
+pub(crate) fn write(
+    graph: &CompositionGraph,
+    nodes: &BTreeMap<ComponentName, Vec<NodeId>>,
+) -> Result<Vec<u8>, ComposeError> {
     // Whoever runs the result validates it: the engine does, and it knows which features it has.
     let options = EncodeOptions { define_components: true, validate: false, processor: None };
     graph.encode(options).map_err(|error| match error {
         EncodeError::ImportTypeMergeConflict { import, first, second, source } => {
-            let owner = |wanted| nodes.iter().find(|(_, node)| **node == wanted).map(|(name, _)| (*name).clone());
-            match (owner(first), owner(second)) {
+            let owner = |wanted| nodes.iter().find(|(_, nodes)| nodes.contains(wanted)).map(|(name, _)| name.clone());
+            match (owner(&first), owner(&second)) {
                 (Some(first), Some(second)) => {
                     ComposeError::ImportConflict { import, first, second, why: chain(source) }
                 }

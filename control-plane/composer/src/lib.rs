@@ -11,12 +11,15 @@
 //! its own, so call [`compose`] where a panic is contained, such as on a blocking task.
 //!
 //! Start at [`compose`]; then `surface.rs` (what a part imports and exports), `wiring.rs` (who gets what from whom: all
-//! rules are there), `encode.rs` (the bytes).
+//! rules are there), `encode.rs` (the bytes). [`compose_script`] does what a script says instead of the rules.
 
 mod encode;
+mod script;
 mod surface;
 mod version;
 mod wiring;
+
+pub use script::compose_script;
 
 use bytes::Bytes;
 use lattice::{
@@ -147,6 +150,11 @@ pub enum ComposeError {
     /// Two parts ask the host for the same interface with different types. `why` names the function.
     #[error("{first} and {second} both import {import}, but not with the same types: {why}")]
     ImportConflict { import: String, first: ComponentName, second: ComponentName, why: String },
+    /// The script that says how to compose them is wrong.
+    #[error("line {line}, column {column}: {why}")]
+    Script { line: usize, column: usize, why: String },
+    #[error("the script exports neither wasi:http/incoming-handler@0.2 nor wasi:http/handler@0.3 of a component")]
+    ScriptWithoutHandler,
     /// The encoder can't express it.
     #[error("the composition can't be written: {0}")]
     Encoding(String),
@@ -171,6 +179,8 @@ impl ComposeError {
             | Self::UnmatchedLink { .. }
             | Self::NoEntry
             | Self::AmbiguousEntry { .. }
+            | Self::Script { .. }
+            | Self::ScriptWithoutHandler
             | Self::Encoding(_) => None,
         }
     }
@@ -181,6 +191,11 @@ impl ComposeError {
             Self::UnusedLink { part, import, .. } | Self::UnmatchedLink { part, import, .. } => Some((part, import)),
             _ => None,
         }
+    }
+
+    /// Whether it is the script that has to be changed.
+    pub fn is_of_script(&self) -> bool {
+        matches!(self, Self::Script { .. } | Self::ScriptWithoutHandler)
     }
 
     /// What to do, in one sentence.
@@ -215,6 +230,14 @@ impl ComposeError {
             Self::Cycle { .. } => "move what two of them share into a component that imports neither".into(),
             Self::Mismatch { .. } => "build both from the same version of the interface".into(),
             Self::ImportConflict { .. } => "build both from the same version of the interface".into(),
+            Self::Script { .. } => {
+                "a script is `package a:b; let auth = new component:auth { ... }; …`: the packages are the workload's \
+                 components as component:NAME"
+                    .into()
+            }
+            Self::ScriptWithoutHandler => {
+                "end it with `export NAME...;`, where NAME is the instance that answers HTTP".into()
+            }
             Self::Encoding(_) => "compose the components beforehand, for example with `wac`".into(),
         }
     }

@@ -1,6 +1,7 @@
 //! What is composed is what was asked for, and what can't be is said in a way that helps.
 
 use super::*;
+use lattice::limits::SCRIPT_BYTES_MAX;
 use proptest::prelude::*;
 
 fn name(text: &str) -> ComponentName {
@@ -530,5 +531,111 @@ proptest! {
         prop_assert_eq!(composition.graph.len(), calls().count());
         parts.rotate_left(turn);
         prop_assert_eq!(compose(&parts, &[]).unwrap(), composition);
+    }
+}
+
+/// Two that fit, a virtualization between them, and one that nobody needs.
+fn shop() -> [Part; 4] {
+    [
+        make("api", &[HANDLER], &["x:y/auth@1.0.0", "wasi:clocks/wall-clock@0.2.0"]),
+        make("auth", &["x:y/auth@1.0.0"], &["x:y/text@1.0.0"]),
+        make("audit", &["x:y/auth@1.0.0"], &["x:y/auth@1.0.0"]),
+        make("old", &["x:y/auth@1.0.0"], &[]),
+    ]
+}
+
+const SCRIPT: &str = "package acme:shop;
+// Every call of api goes through audit.
+let auth = new component:auth { ... };
+let audit = new component:audit { ...auth };
+let api = new component:api { ...audit, ... };
+export api...;
+";
+
+#[test]
+fn a_script_composes_what_it_says_and_nothing_else() {
+    let parts = shop();
+    assert!(matches!(compose(&parts, &[]), Err(ComposeError::AmbiguousImport { .. })), "rules alone can't tell");
+    let composition = compose_script(&parts, SCRIPT).unwrap();
+    check(&composition, &["x:y/text@1.0.0", "wasi:clocks/wall-clock@0.2.0"], &[HANDLER]);
+    assert_eq!(composition.entry.as_str(), "api");
+    assert_eq!(names(&composition.used), ["api", "audit", "auth"]);
+    assert_eq!(names(&composition.dropped), ["old"]);
+    let edges: Vec<(&str, &str)> =
+        composition.graph.iter().map(|edge| (edge.from.as_str(), edge.to.as_str())).collect();
+    assert_eq!(edges, [("api", "audit"), ("audit", "auth")]);
+    let open: Vec<(&str, &str)> =
+        composition.open.iter().map(|open| (open.part.as_str(), open.import.as_str())).collect();
+    assert_eq!(open, [("api", "wasi:clocks/wall-clock@0.2.0"), ("auth", "x:y/text@1.0.0")]);
+
+    let mut reversed = parts.to_vec();
+    reversed.reverse();
+    assert_eq!(compose_script(&reversed, SCRIPT).unwrap(), composition, "same parts and script, same bytes");
+    let commented = SCRIPT.replace("every", "each");
+    assert_eq!(compose_script(&parts, &commented).unwrap().bytes, composition.bytes);
+    let without = SCRIPT.replace("...audit", "...auth");
+    assert_ne!(compose_script(&parts, &without).unwrap().bytes, composition.bytes);
+}
+
+#[test]
+fn what_is_wrong_with_a_script_is_said_with_its_place() {
+    let parts = shop();
+    let refuse = |script: &str, at: (usize, usize), says: &str| {
+        let error = compose_script(&parts, script).unwrap_err();
+        assert!(error.is_of_script() && error.part().is_none(), "{error}");
+        let ComposeError::Script { line, column, why } = &error else { panic!("{error}") };
+        assert!((*line, *column) == at && why.contains(says), "{error} at {script}");
+        assert!(!error.hint().is_empty());
+    };
+    refuse("", (1, 1), "expected");
+    refuse("package acme:shop;\nlet = 1;", (2, 5), "expected");
+    refuse(&SCRIPT.replace("component:auth", "component:oauth"), (3, 16), "component:oauth");
+    refuse(&SCRIPT.replace("...audit", "...adit"), (5, 34), "adit");
+    refuse(&SCRIPT.replace("{ ...auth }", "{}"), (4, 17), "x:y/auth@1.0.0");
+    refuse(&format!("package a:b;\n/* ü */ {}", "é"), (2, 9), "unexpected");
+    refuse(&"x".repeat(SCRIPT_BYTES_MAX + 1), (1, 1), "bytes");
+    refuse(&"package a:b; /*((((*/".replace("((((", &"(".repeat(300)), (1, 1), "brackets");
+    let silent = compose_script(&parts, &SCRIPT.replace("export api...;", "")).unwrap_err();
+    assert_eq!(silent, ComposeError::ScriptWithoutHandler);
+    // The types are compared as they are by the rules.
+    let text = component(&["x:y/auth@1.0.0"], &["x:y/text@1.0.0"]).replace("(result u32)", "(result s32)");
+    let mut parts = parts.to_vec();
+    parts[1] = part("auth", &text);
+    let error = compose_script(&parts, SCRIPT).unwrap_err().to_string();
+    assert!(error.starts_with("line 4, column ") && error.contains("u32"), "{error}");
+}
+
+#[test]
+fn nesting_that_is_allowed_is_not_too_deep() {
+    let parts = shop();
+    for (open, close) in [("(", ")"), ("new component:auth { a: ", "}")] {
+        let nested = format!("package a:b; let x = {}y{};", open.repeat(255), close.repeat(255));
+        assert!(compose_script(&parts, &nested).is_err());
+    }
+    let types = format!("package a:b; type t = {}u8{};", "list<".repeat(255), ">".repeat(255));
+    assert!(compose_script(&parts, &types).is_err());
+}
+
+proptest! {
+    #[test]
+    fn garbage_is_no_panic(text in "\\PC{0,200}") {
+        let _ = compose_script(&shop(), &text);
+    }
+
+    #[test]
+    fn words_of_the_language_in_any_order_are_no_panic(words in prop::collection::vec(prop::sample::select(vec![
+        "package", "acme:shop", ";", "let", "a", "=", "new", "component:api", "component:auth", "component:audit", "{", "}",
+        "...", "...a", "export", "import", "as", "\"x:y/auth@1.0.0\"", ":", ",", ".", "[", "]", "(", ")", "type", "world",
+        "interface", "record", "resource", "func", "->", "list", "<", ">", "u8", "use", "include", "targets", "own",
+    ]), 0..40)) {
+        let text = format!("package acme:shop; let a = new component:auth {{ ... }}; {}", words.join(" "));
+        let _ = compose_script(&shop(), &text);
+    }
+
+    #[test]
+    fn a_damaged_script_is_no_panic(at in 0..SCRIPT.len(), with in "\\PC{0,3}", cut in 0..4usize) {
+        let end = (at + cut).min(SCRIPT.len());
+        let text = format!("{}{with}{}", &SCRIPT[..at], &SCRIPT[end..]);
+        let _ = compose_script(&shop(), &text);
     }
 }

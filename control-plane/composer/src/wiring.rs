@@ -326,7 +326,7 @@ fn few(names: &[String]) -> Vec<String> {
     names.iter().take(NEAR_MAX).cloned().collect()
 }
 
-fn is_http_handler(export: &str) -> bool {
+pub(crate) fn is_http_handler(export: &str) -> bool {
     is_released(export, "wasi:http/incoming-handler", 2) || is_released(export, "wasi:http/handler", 3)
 }
 

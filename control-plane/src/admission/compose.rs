@@ -94,11 +94,14 @@ impl Admission {
             }
             parts.push(Part { name: name.clone(), bytes, role });
         }
-        let (links, inspect) = (spec.compose.links.clone(), self.inspect.clone());
+        let (how, inspect) = (spec.compose.clone(), self.inspect.clone());
         // Megabytes must not hold up what else this thread does, and a panic in it costs this request only.
         let composing = blocking(move || {
-            let composition =
-                lattice_composer::compose(&parts, &links).map_err(|error| Refused::Compose(Box::new(error)))?;
+            let composition = match how.script() {
+                Some(script) => lattice_composer::compose_script(&parts, script),
+                None => lattice_composer::compose(&parts, &how.links),
+            };
+            let composition = composition.map_err(|error| Refused::Compose(Box::new(error)))?;
             match check(&parts, &composition, &inspect) {
                 Ok(()) => Ok(composition),
                 Err((part, unfit)) => Err(Refused::Unfit(Box::new(composition), part, unfit)),
@@ -165,7 +168,7 @@ fn inputs(spec: &WorkloadSpec) -> Digest {
     let mut links: Vec<_> = spec.compose.links.iter().collect();
     links.sort();
     // Names and text only: it can't fail.
-    Digest::of(&serde_json::to_vec(&(parts, links)).unwrap_or_default())
+    Digest::of(&serde_json::to_vec(&(parts, links, &spec.compose.wac)).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -301,6 +304,26 @@ mod tests {
         // Remembered, but not stored.
         assert_eq!(admission.made_of(&parsed, true).await.unwrap().unwrap().recipe.artifact, Some(artifact));
         assert!(platform.artifacts.size(artifact).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_script_composes_in_place_of_the_rules() {
+        let (admission, platform) = admission();
+        let text = hello(&platform).await;
+        let plain = admission.made_of(&spec(&text), false).await.unwrap().unwrap();
+        let script = "package a:b; let front = new component:front { ... }; export front...;";
+        let scripted = format!("{text}compose: {{wac: '{script}'}}\n");
+        let apart = admission.made_of(&spec(&scripted), false).await.unwrap().unwrap();
+        assert_ne!(
+            apart.recipe.artifact, plain.recipe.artifact,
+            "another script is another composition, also for what is remembered"
+        );
+        assert_eq!(apart.brief.dropped.len(), 2);
+        let error = admission.put(&message(&scripted.replace("front...", "frond..."))).await.unwrap_err();
+        assert_eq!((error.code, error.field.as_deref()), (ErrorCode::BadComponent, Some("compose.wac")));
+        assert!(error.message.starts_with("line 1, column 62: "), "{error}");
+        let file = admission.put(&message(&scripted.replace(script, "file:a.wac"))).await.unwrap_err();
+        assert_eq!((file.code, file.field.as_deref()), (ErrorCode::Invalid, Some("compose.wac")));
     }
 
     #[tokio::test]

@@ -38,7 +38,9 @@ pub(super) fn explain(spec: &WorkloadSpec, error: &ComposeError) -> CtlError {
         ComposeError::HostedEntry { .. } | ComposeError::OnlyComposed { .. } => Blame::Role,
         _ => Blame::Source,
     };
-    let field = linked.or_else(|| field_of(spec, error.part()?, blame)).unwrap_or_else(|| "components".into());
+    let script = || error.is_of_script().then(|| "compose.wac".to_owned());
+    let field =
+        linked.or_else(script).or_else(|| field_of(spec, error.part()?, blame)).unwrap_or_else(|| "components".into());
     CtlError::new(ErrorCode::BadComponent, error.to_string()).field(field).hint(error.hint())
 }
 
@@ -114,6 +116,8 @@ mod tests {
         let error = explain(&spec, &error);
         assert_eq!((error.code, error.field.as_deref()), (ErrorCode::BadComponent, Some("compose.links[0]")));
         assert_eq!(error.hint.as_deref(), Some("it imports x:y/w"));
+        let error = explain(&spec, &ComposeError::Script { line: 3, column: 7, why: "no".into() });
+        assert_eq!((error.field.as_deref(), error.message.as_str()), (Some("compose.wac"), "line 3, column 7: no"));
         let error = explain(&spec, &ComposeError::Malformed { part: name("a"), why: "no".into() });
         assert_eq!(error.field.as_deref(), Some("components[1].source"));
         let error = explain(&spec, &ComposeError::NoEntry);

@@ -1,10 +1,10 @@
 //! Text to `WorkloadSpec`: strict, with errors that name the field path and the remedy. A stranger's input arrives
 //! here, so size and depth are bounded before anything is built.
 
-use super::{Reuse, Source, WorkloadSpec, parts, placement, schedule};
+use super::{Reuse, Script, Source, WorkloadSpec, parts, placement, schedule};
 use crate::limits::{
     GRANTS_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, QUEUE_MAX, REPLICAS_MAX,
-    REQUIREMENTS_MAX, ROUTES_MAX, SPEC_BYTES_MAX, SPEC_DEPTH_MAX, WALL_MAX,
+    REQUIREMENTS_MAX, ROUTES_MAX, SCRIPT_BYTES_MAX, SPEC_BYTES_MAX, SPEC_DEPTH_MAX, WALL_MAX,
 };
 use serde_json::Value;
 
@@ -236,6 +236,7 @@ fn check_composition(spec: &WorkloadSpec) -> Result<(), SpecError> {
             }
         }
     }
+    check_script(spec)?;
     let links = &spec.compose.links;
     if links.len() > LINKS_MAX {
         return Err(SpecError::new("compose.links", format!("at most {LINKS_MAX} links are allowed")));
@@ -266,8 +267,39 @@ fn check_composition(spec: &WorkloadSpec) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// The first component or service whose bytes are not in the object store yet.
+/// What can be said of a script without reading it.
+fn check_script(spec: &WorkloadSpec) -> Result<(), SpecError> {
+    let Some(script) = &spec.compose.wac else { return Ok(()) };
+    let refuse = |message: String, hint: &str| Err(SpecError::new("compose.wac", message).hint(hint));
+    if !spec.compose.links.is_empty() {
+        return refuse(
+            "a script says all that `links` could say".into(),
+            "leave out one of compose.wac and compose.links",
+        );
+    }
+    // It says how components become one; what the host links to that would have no place in it.
+    if let Some(part) = spec.parts().find(|part| part.role.is_some()) {
+        let message = format!("a script can't be had together with {}, which is not composed", part.field);
+        return refuse(message, "leave out compose.wac, or what keeps it out: `lazy`, `isolate`, `services`");
+    }
+    if spec.components.len() < 2 {
+        return refuse("there is one component, and so nothing to compose".into(), "leave out compose.wac");
+    }
+    match script {
+        Script::Text(text) if text.len() > SCRIPT_BYTES_MAX => refuse(
+            format!("the script has {} bytes; at most {SCRIPT_BYTES_MAX} are allowed", text.len()),
+            "compose some of the components beforehand",
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// The first component or service, or the script, whose bytes only the CLI can see.
 pub fn unresolved(spec: &WorkloadSpec) -> Option<SpecError> {
+    if let Some(Script::File(path)) = &spec.compose.wac {
+        let error = SpecError::new("compose.wac", format!("file:{path} is a file that no node can see"));
+        return Some(error.hint("deploy with `lattice deploy`, which reads it, or write the script itself here"));
+    }
     spec.parts().find_map(|part| match part.source {
         Source::File(path) => Some(
             SpecError::new(format!("{}.source", part.field), format!("file:{path} is a file that no node can see"))
@@ -364,6 +396,22 @@ mod tests {
         let twice = format!("{}, {}", link("a", "x:y/z", "b"), link("a", "x:y/z", "b"));
         refuse(&with(&twice), "compose.links[1]", "linked twice");
         refuse(&with("{from: a, to: b}"), "compose.links[0]", "missing field `import`");
+        let script = |wac: &str| format!("{two}compose: {{wac: '{wac}'}}");
+        let spec = parse(script("package a:b;").as_bytes()).unwrap();
+        assert_eq!(
+            (spec.compose.script(), unresolved(&spec).unwrap().field),
+            (Some("package a:b;"), "components[0].source".into())
+        );
+        let spec = parse(script("file:x.wac").as_bytes()).unwrap();
+        assert_eq!((spec.compose.script(), unresolved(&spec).unwrap().field), (None, "compose.wac".into()));
+        assert_eq!(parse(&serde_json::to_vec(&spec).unwrap()).unwrap(), spec);
+        refuse(&script(" "), "compose.wac", "empty");
+        refuse(&script("file:"), "compose.wac", "needs a path");
+        refuse(&script(&"x".repeat(SCRIPT_BYTES_MAX + 1)), "compose.wac", "bytes");
+        let both = linked.replace("compose: {", "compose: {wac: x, ");
+        refuse(&both, "compose.wac", "links");
+        refuse("name: a\ncomponents: [{name: a, source: 'file:a'}]\ncompose: {wac: x}", "compose.wac", "one component");
+        refuse(&script("x").replace("name: b,", "name: b, lazy: true,"), "compose.wac", "components[1]");
         refuse(&format!("{two}compose: {{link: []}}"), "compose.link", "unknown field");
     }
 

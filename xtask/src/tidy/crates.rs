@@ -27,7 +27,7 @@ const LAYERS: [&[&str]; 4] = [
 /// Libraries, by the start of their names, and the only crates that may name them.
 const OWNERS: [(&str, &[&str]); 3] = [
     ("async-nats", &["lattice-nats"]),
-    ("wac-graph", &["lattice-composer"]),
+    ("wac-", &["lattice-composer"]),
     ("wasmtime", &["lattice-runtime", "lattice-webgpu"]),
 ];
 
@@ -42,7 +42,7 @@ pub(super) const PURE: [(&str, &str); 5] = [
 
 /// What pure crates may use: none of these has a clock, a socket, a thread or a generator of randomness that is used
 /// without being called for.
-const PURE_LIBRARIES: [&str; 20] = [
+const PURE_LIBRARIES: [&str; 23] = [
     "bytes",
     "futures-channel",
     "futures-core",
@@ -62,6 +62,7 @@ const PURE_LIBRARIES: [&str; 20] = [
     "thiserror",
     "uuid",
     "wac-graph",
+    "wac-parser",
     "wasmparser",
 ];
 

@@ -261,7 +261,12 @@ pub fn report(spec: &WorkloadSpec, sources: &[Bytes]) -> anyhow::Result<Report> 
 
 /// What the parts become. One alone runs as it is, whatever it exports.
 fn compose(parts: &[Part], spec: &WorkloadSpec) -> Result<Composition, ComposeError> {
-    let [only] = parts else { return lattice_composer::compose(parts, &spec.compose.links) };
+    let [only] = parts else {
+        return match spec.compose.script() {
+            Some(script) => lattice_composer::compose_script(parts, script),
+            None => lattice_composer::compose(parts, &spec.compose.links),
+        };
+    };
     let open = |import| OpenImport { part: only.name.clone(), import, near: Vec::new() };
     let imports = lattice_runtime::inspect(&only.bytes).map(|inspection| inspection.imports).unwrap_or_default();
     Ok(Composition {
