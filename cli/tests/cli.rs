@@ -201,6 +201,17 @@ fn files_are_inspected_without_a_server() {
     assert!(out(&lattice(&["inspect", &path("shop.yaml"), "--dot"])).starts_with("digraph "));
     assert_eq!(lattice(&["inspect", &path("shop.yaml"), "--dot", "--svg"]).status.code(), Some(2));
 
+    // As a script says, which stands beside the spec.
+    let script =
+        "package a:b; let back = new component:back {}; let front = new component:front { ...back }; export front...;";
+    std::fs::write(path("shop.wac"), script).unwrap();
+    std::fs::write(path("scripted.yaml"), format!("{spec}\ncompose: {{wac: 'file:shop.wac'}}")).unwrap();
+    let scripted = lattice(&["inspect", &path("scripted.yaml")]);
+    assert!(out(&scripted).contains("front\n└─ x:y/z@1.0.0 → back (x:y/z@1.2.0)\n"), "{}", err(&scripted));
+    std::fs::write(path("shop.wac"), script.replace("...back", "...bach")).unwrap();
+    let wrong = lattice(&["inspect", &path("scripted.yaml")]);
+    assert!(!wrong.status.success() && err(&wrong).contains("line 1, column 85"), "{}", err(&wrong));
+
     // A part alone is fine; a workload that can't run is not.
     let part = lattice(&["inspect", &path("back.wasm")]);
     assert!(part.status.success() && out(&part).contains("a part for others"), "{}", out(&part));

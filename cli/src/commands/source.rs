@@ -247,6 +247,7 @@ mod tests {
         std::fs::write(dir.path().join("a.wac"), "x".repeat(100_000)).unwrap();
         let error = read(path.to_str().unwrap(), &Overrides::default()).unwrap_err();
         assert!(render(&error, Paint::off()).contains("65536 are allowed"), "{error:#}");
+        std::fs::write(dir.path().join("a.wac"), "package a:b;\n").unwrap();
         std::fs::remove_file(dir.path().join("a.wasm")).unwrap();
         let error = read(path.to_str().unwrap(), &Overrides::default()).unwrap_err();
         assert!(render(&error, Paint::off()).contains("components[0].source"), "{error:#}");
