@@ -1,11 +1,11 @@
 //! What belongs to one instance on our side: its WASI contexts, its handles, its limits. Everything a guest is not
-//! given here it does not have: no files, no sockets, no requests but those that are granted, an empty stdin.
+//! given here it does not have: no files, no requests and sockets but those that are granted, an empty stdin.
 
 use crate::{
     identity::Identity,
     limits::{CpuMeter, Limits, MemoryLimiter, NodeMemory},
     logs::GuestLog,
-    network::Network,
+    network::{Network, Sockets},
     parts::Parts,
     unit::Blueprint,
 };
@@ -30,6 +30,8 @@ const CALL_BYTES_MAX: usize = 32 << 20;
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
 
 pub(crate) struct Host {
+    /// Of its sockets. Before the table, which holds them: fields are dropped in their order.
+    pub(crate) books: Sockets,
     pub(crate) table: ResourceTable,
     pub(crate) memory: MemoryLimiter,
     pub(crate) limits: Arc<Limits>,
@@ -46,12 +48,14 @@ pub(crate) struct Host {
 /// A store for one more instance of the unit.
 pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>, memory: Arc<NodeMemory>) -> Store<Host> {
     let ordinal = blueprint.ordinals.fetch_add(1, Relaxed) + 1;
+    let books = Sockets::new(blueprint.network.clone());
     let mut wasi = WasiCtx::builder();
     wasi.allow_blocking_current_thread(false)
         .max_random_size(RANDOM_BYTES_MAX)
-        .allow_tcp(false)
-        .allow_udp(false)
-        .allow_ip_name_lookup(false)
+        .allow_tcp(true)
+        .allow_udp(true)
+        .allow_ip_name_lookup(false) // names are looked up by our own
+        .socket_addr_check(books.check())
         .stdout(GuestLog::new(&blueprint.logs, ordinal, crate::LogStream::Stdout))
         .stderr(GuestLog::new(&blueprint.logs, ordinal, crate::LogStream::Stderr))
         .arg(blueprint.config.workload.as_str());
@@ -63,6 +67,7 @@ pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>, memory: Arc<Nod
     let mut http = WasiHttpCtx::new();
     http.set_field_size_limit(FIELDS_BYTES_MAX);
     let host = Host {
+        books,
         table,
         memory: MemoryLimiter::new(blueprint.limits.memory_bytes, memory, blueprint.tally.clone()),
         limits: blueprint.limits.clone(),

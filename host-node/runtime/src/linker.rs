@@ -1,7 +1,7 @@
 //! What this node offers to components, twice: as the linkers that wasmtime asks, and as a list of names that can be
 //! compared with a component's imports before anything is compiled. The linker has the last word.
 
-use crate::host::Host;
+use crate::{host::Host, network};
 use wasmtime::{Engine, component::Linker};
 use wasmtime_wasi_config::WasiConfig;
 
@@ -79,6 +79,7 @@ pub(crate) fn plain(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     wasmtime_wasi_config::add_to_linker(&mut linker, |host: &mut Host| WasiConfig::from(&host.config))?;
     crate::identity::add_to_linker(&mut linker)?;
+    network::add_to_linker02(&mut linker)?;
     Ok(linker)
 }
 
@@ -87,6 +88,7 @@ pub(crate) fn concurrent(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
     let mut linker = plain(engine)?;
     wasmtime_wasi::p3::add_to_linker(&mut linker)?;
     wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    network::add_to_linker03(&mut linker)?;
     Ok(linker)
 }
 

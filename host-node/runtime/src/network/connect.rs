@@ -1,7 +1,7 @@
 //! Opens the connections of HTTP clients: resolves a name once, judges every address, connects to one that was judged.
 
 use super::{
-    CONNECTIONS_MAX, Counters, LOOKUPS_MAX, NodeNetwork,
+    CONNECTIONS_MAX, Counters, NodeNetwork,
     denial::Denials,
     failure::ConnectError,
     loopback::{self, Loopback},
@@ -47,11 +47,11 @@ impl Connector {
     pub(super) fn new(
         node: Arc<NodeNetwork>,
         loopback: Arc<Loopback>,
+        lookups: Arc<Semaphore>,
         counters: Arc<Counters>,
         denials: Arc<Denials>,
     ) -> Self {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let lookups = Arc::new(Semaphore::new(LOOKUPS_MAX));
         Self(Arc::new(Inner { node, loopback, counters, denials, places, lookups, tls: OnceLock::new() }))
     }
 }
@@ -97,7 +97,11 @@ impl Inner {
     async fn tcp(&self, target: &HttpTarget<'_>) -> Result<TcpStream, ConnectError> {
         if loopback::is_here(&target.host) {
             let port = target.port;
-            let address = self.loopback.real(Transport::Tcp, port).ok_or(ConnectError::NoListener { port })?;
+            let real = |is_v6| {
+                let ip: IpAddr = if is_v6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
+                self.loopback.real(Transport::Tcp, SocketAddr::new(ip, port))
+            };
+            let address = real(false).or_else(|| real(true)).ok_or(ConnectError::NoListener { port })?;
             return TcpStream::connect(address).await.map_err(ConnectError::Io);
         }
         let addresses = match &target.host {

@@ -7,7 +7,7 @@
 //! second time is never asked a second time.
 //!
 //! Start at [`Network`], one for each replica and set of grants. `client.rs` sends HTTP requests, `connect.rs` opens their
-//! connections, `loopback.rs` is the private loopback.
+//! connections; `sockets.rs` judges sockets, `loopback.rs` is the private loopback.
 
 mod body;
 mod client;
@@ -16,12 +16,17 @@ mod denial;
 mod failure;
 mod loopback;
 mod resolve;
+mod sockets;
+mod sockets02;
+mod sockets03;
 mod stream;
 mod tls;
 
+pub(crate) use sockets::Sockets;
+
 pub use resolve::{Lookup, LookupError, Resolver, SystemResolver};
 
-use crate::{logs::LogSink, network::denial::Denials};
+use crate::{host::Host, logs::LogSink, network::denial::Denials};
 use connect::Connector;
 use hyper_util::client::legacy::Client;
 use lattice::{address::AddressPolicy, spec::Grants};
@@ -30,11 +35,12 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 use tls::Tls;
 use tokio::sync::Semaphore;
+use wasmtime::component::Linker;
 use wasmtime_wasi_http::WasiBody;
 
 /// Connections of HTTP clients that a node has open at a time, idle ones too.
@@ -72,6 +78,8 @@ pub(crate) struct NodeNetwork {
     tls: Tls,
     connections: Arc<Semaphore>,
     lookups: Arc<Semaphore>,
+    /// Of all instances.
+    sockets: AtomicUsize,
 }
 
 impl NodeNetwork {
@@ -83,6 +91,7 @@ impl NodeNetwork {
             tls: Tls::new(&options.authorities_pem)?,
             connections: Arc::new(Semaphore::new(NODE_CONNECTIONS_MAX)),
             lookups: Arc::new(Semaphore::new(NODE_LOOKUPS_MAX)),
+            sockets: AtomicUsize::new(0),
         }))
     }
 }
@@ -115,6 +124,8 @@ pub(crate) struct Network {
     loopback: Arc<Loopback>,
     client: Client<Connector, WasiBody>,
     requests: Arc<Semaphore>,
+    lookups: Arc<Semaphore>,
+    names: sockets::Names,
     counters: Arc<Counters>,
     denials: Arc<Denials>,
 }
@@ -139,10 +150,13 @@ impl Network {
         counters: Arc<Counters>,
         denials: Arc<Denials>,
     ) -> Arc<Self> {
-        let connector = Connector::new(node.clone(), loopback.clone(), counters.clone(), denials.clone());
+        let lookups = Arc::new(Semaphore::new(LOOKUPS_MAX));
+        let connector =
+            Connector::new(node.clone(), loopback.clone(), lookups.clone(), counters.clone(), denials.clone());
         let client = client::new(connector);
         let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
-        Arc::new(Self { grants, node, loopback, client, requests, counters, denials })
+        let names = sockets::Names::default();
+        Arc::new(Self { grants, node, loopback, client, requests, lookups, names, counters, denials })
     }
 
     pub(crate) fn stats(&self) -> NetworkStats {
@@ -154,6 +168,16 @@ impl Network {
             denied: self.denials.count(),
         }
     }
+}
+
+/// Put ours in the place of wasmtime's sockets, for components of 0.2.
+pub(crate) fn add_to_linker02(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
+    sockets02::add_to_linker(linker)
+}
+
+/// The same for those of 0.3.
+pub(crate) fn add_to_linker03(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
+    sockets03::add_to_linker(linker)
 }
 
 impl fmt::Debug for Network {

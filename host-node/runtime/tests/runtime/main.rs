@@ -11,6 +11,7 @@ mod network;
 mod part_faults;
 mod parts;
 mod reuse;
+mod sockets;
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;

@@ -52,14 +52,14 @@ pub(crate) static NAMES: LazyLock<Names> = LazyLock::new(Names::default);
 
 pub(crate) const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Also of this machine, and not allowed.
-const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+pub(crate) const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
-/// A node whose operator allows 127.0.0.1, and the authority of the tests.
+/// A node whose operator allows 127.0.0.1 and 127.0.0.3, and the authority of the tests.
 pub(crate) static OUTSIDE: LazyLock<Runtime> = LazyLock::new(|| {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("runtime-code");
     let mut options = RuntimeOptions::new(cache);
     options.network = NetworkOptions {
-        addresses: AddressPolicy::new(vec!["127.0.0.1".parse().unwrap()]),
+        addresses: AddressPolicy::new(["127.0.0.1", "127.0.0.3"].map(|range| range.parse().unwrap()).into()),
         authorities_pem: include_bytes!("../certificates/authority.pem").to_vec(),
         resolver: Arc::new(Table),
     };
@@ -281,6 +281,7 @@ async fn special_addresses_are_not_reached_whatever_is_granted() {
             ("http://[fd00:ec2::254]/", "DestinationIpProhibited"),
             ("http://[64:ff9b::a00:1]/", "DestinationIpProhibited"),
             ("http://0.0.0.0/", "DestinationIpProhibited"),
+            ("http://127.0.0.9/", "DestinationIpProhibited"),
             ("http://127.1/", "HttpRequestUriInvalid"),
             ("http://2130706433/", "HttpRequestUriInvalid"),
             ("http://0x7f000001/", "HttpRequestUriInvalid"),
@@ -302,7 +303,7 @@ async fn the_loopback_of_the_node_is_not_that_of_a_guest() {
     let server = Server::start(HERE, 0).await;
     for version in VERSIONS {
         let (unit, _) = fetcher(version, &["*"]).await;
-        for host in ["127.0.0.1", "localhost", "a.localhost", "127.0.0.9", "[::ffff:127.0.0.1]"] {
+        for host in ["127.0.0.1", "localhost", "a.localhost", "[::ffff:127.0.0.1]"] {
             let url = format!("http://{host}:{}/", server.address.port());
             let answer = text(&unit, fetch(&url, &[])).await.unwrap();
             assert_eq!(answer, (502, "ErrorCode::ConnectionRefused\n".into()), "{version} {url}");
