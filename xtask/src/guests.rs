@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 23] = [
+const RUST: [&str; 24] = [
     "border",
     "border02",
     "border03",
@@ -60,6 +60,7 @@ const RUST: [&str; 23] = [
     "part-caller",
     "part-caller03",
     "part03",
+    "pong",
     "sockets",
     "sockets03",
     "ticker",

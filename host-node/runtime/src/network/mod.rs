@@ -137,7 +137,6 @@ impl Network {
     }
 
     /// For a part of the same replica.
-    #[allow(dead_code, reason = "parts with grants of their own are started by whoever links them")]
     pub(crate) fn with_grants(&self, grants: Grants) -> Arc<Self> {
         let (loopback, counters) = (self.loopback.clone(), self.counters.clone());
         Self::assemble(self.node.clone(), grants, loopback, counters, self.denials.clone())

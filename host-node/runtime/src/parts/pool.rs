@@ -86,7 +86,7 @@ impl Maker {
             None => network.clone(),
             Some(grants) => {
                 config.grants = grants.clone();
-                runtime.network(&config)
+                network.with_grants(grants.clone())
             }
         };
         let mut limits = Limits {

@@ -27,7 +27,7 @@ async fn sockets(guest_name: &str, connect: &[&str], change: impl FnOnce(&mut Un
     let component = OUTSIDE.load(Digest::of(&bytes), bytes).await.unwrap();
     let mut config = UnitConfig { grants: grants(connect), ..config() };
     change(&mut config);
-    Arc::new(Unit::start(&OUTSIDE, component, config).await.unwrap())
+    Arc::new(Unit::start(&OUTSIDE, alone(&OUTSIDE, component), config).await.unwrap())
 }
 
 async fn ask(unit: &Unit, path: &str) -> (u16, String) {
@@ -217,5 +217,42 @@ async fn ports_end_with_their_instance() {
     for _ in 0..3 {
         assert_eq!(ask(&dropped, "/open/9000").await, (200, "127.0.0.1:9000\n".into()));
         until("the instance is gone", || dropped.stats().instances_live == 0).await;
+    }
+}
+
+/// A service and the unit share one loopback, whatever each is granted: over a socket, and over HTTP.
+#[tokio::test]
+async fn a_service_is_reached_over_the_loopback_of_its_replica() {
+    let load = |name: &'static str| async move {
+        let bytes = guest(name);
+        OUTSIDE.load(Digest::of(&bytes), bytes).await.unwrap()
+    };
+    for (main, path) in
+        [("sockets", "/ask/localhost/7000"), ("sockets03", "/ask/127.0.0.1/7000"), ("fetcher", "/"), ("fetcher03", "/")]
+    {
+        let mut service = lattice_runtime::Part::new(parts::name("pong"), load("pong").await, parts::service());
+        service.grants = Some(grants(&["udp://*:53"]));
+        let assembly = OUTSIDE.assemble(load(main).await, vec![service], vec![]).unwrap();
+        let unit = Unit::start(&OUTSIDE, assembly, config()).await.unwrap();
+        let mut request = get(path);
+        request.headers_mut().insert("x-target", "http://localhost:7000/".parse().unwrap());
+        let (parts, ()) = request.map(drop).into_parts();
+        let answer = async {
+            loop {
+                let request = Request::from_parts(parts.clone(), lattice::http::empty());
+                let (status, text) = text(&unit, request).await.unwrap();
+                if status == 200 {
+                    return text;
+                }
+                assert!(text.contains("ConnectionRefused"), "{main}: {text}");
+                tokio::time::sleep(Duration::from_millis(10)).await; // the service has not begun to listen
+            }
+        };
+        let answer = tokio::time::timeout(Duration::from_secs(30), answer).await.unwrap();
+        assert_eq!(answer, "pong\n", "{main}");
+        // Others do not reach it.
+        let stranger = sockets("sockets", &["tcp://*:*"], |_| ()).await;
+        let (status, text) = ask(&stranger, "/ask/127.0.0.1/7000").await;
+        assert!(status == 502 && text.contains("ConnectionRefused"), "{text}");
     }
 }
