@@ -1,14 +1,18 @@
 //! Carries out what the supervisor says, one task a piece of work. All state is in one task; work answers with events.
 
-use crate::{instances::ReadyUnits, logs::Logs};
-use bytes::Bytes;
+use crate::{
+    instances::ReadyUnits,
+    kit::{self, Fetched},
+    logs::Logs,
+};
 use lattice::{
     host::{Assignment, Observed},
-    id::{Digest, SlotId},
+    id::SlotId,
+    recipe::Recipe,
     spec::{Class, WorkloadSpec},
     store::Platform,
 };
-use lattice_runtime::{Assembly, Component, Limits, LogSink, Reuse, Runtime, Unit, UnitConfig};
+use lattice_runtime::{Assembly, Limits, LogSink, Reuse, Runtime, Unit, UnitConfig};
 use lattice_supervisor::{Effect, Event, Slot, Target, UnitId};
 use std::{
     collections::BTreeMap,
@@ -16,7 +20,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -24,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 /// Events that wait for the driver. Each unit has at most one piece of work under way, so this is seldom reached; work
 /// waits then.
 const QUEUE: usize = 1024;
-/// Components whose bytes are in memory at a time: one compiles, the next is on its way.
+/// Units whose bytes are in memory at a time: one compiles, the next is on its way.
 const FETCHES: usize = 2;
 
 pub(crate) struct Driver {
@@ -51,7 +55,7 @@ struct SlotState {
 
 struct UnitState {
     spec: Arc<WorkloadSpec>,
-    artifact: Option<Digest>,
+    recipe: Arc<Recipe>,
     fetched: Option<Fetched>,
     assembly: Option<Assembly>,
     unit: Option<Arc<Unit>>,
@@ -65,14 +69,6 @@ impl Drop for Work {
     fn drop(&mut self) {
         self.0.abort();
     }
-}
-
-/// What a fetch brought.
-enum Fetched {
-    /// To be compiled. The permit goes with the bytes.
-    Bytes(Bytes, OwnedSemaphorePermit),
-    /// Nothing was to be fetched: another replica runs it, or its code is on disk.
-    Component(Component),
 }
 
 /// What a piece of work brought.
@@ -182,7 +178,7 @@ impl Driver {
                 Event::Warmed(unit)
             }
             Done::Failed(why) => {
-                tracing::warn!(%slot, why, "a replica could not be started");
+                tracing::warn!(%slot, why, "a replica failed");
                 Event::Failed { unit, why, random: self.platform.rng.u64() }
             }
             Done::RetryDue => Event::RetryDue(unit),
@@ -203,26 +199,22 @@ impl Driver {
         match effect {
             Effect::Fetch(id, _) => {
                 let Some(assignment) = &state.wanted else { return };
-                let (spec, artifact) = state.units.get(&id).map_or_else(
-                    || (assignment.spec.clone(), assignment.recipe.artifact),
-                    |unit| (unit.spec.clone(), unit.artifact),
+                let (spec, recipe) = state.units.get(&id).map_or_else(
+                    || (assignment.spec.clone(), assignment.recipe.clone()),
+                    |unit| (unit.spec.clone(), unit.recipe.clone()),
                 );
-                let work = self.fetch(slot, id, artifact);
-                let unit = UnitState { spec, artifact, fetched: None, assembly: None, unit: None, work: Some(work) };
+                let work = self.fetch(slot, id, recipe.clone());
+                let unit = UnitState { spec, recipe, fetched: None, assembly: None, unit: None, work: Some(work) };
                 self.unit(slot, id, |state| *state = Some(unit));
             }
             Effect::Compile(id) => {
                 let Some(unit) = state.units.get_mut(&id) else { return };
-                let (Some(digest), Some(fetched)) = (unit.artifact, unit.fetched.take()) else { return };
-                let runtime = self.runtime.clone();
+                let Some(fetched) = unit.fetched.take() else { return };
+                let (spec, recipe, runtime) = (unit.spec.clone(), unit.recipe.clone(), self.runtime.clone());
                 let work = self.spawn(slot, id, async move {
-                    let component = match fetched {
-                        Fetched::Component(component) => Ok(component),
-                        Fetched::Bytes(bytes, _permit) => runtime.load(digest, bytes).await,
-                    };
-                    match component.and_then(|component| runtime.assemble(component, Vec::new(), Vec::new())) {
+                    match kit::assemble(fetched, &spec, &recipe, &runtime).await {
                         Ok(assembly) => Done::Compiled(assembly),
-                        Err(error) => Done::Failed(error.to_string()),
+                        Err(why) => Done::Failed(why),
                     }
                 });
                 self.work(slot, id, work);
@@ -241,8 +233,11 @@ impl Driver {
                 self.work(slot, id, work);
             }
             Effect::Serve(id) => {
-                let unit = state.units.get(&id).and_then(|state| state.unit.as_ref());
-                self.ready.set(slot, unit);
+                let Some(unit) = state.units.get(&id).and_then(|state| state.unit.as_ref()) else { return };
+                self.ready.set(slot, Some(unit));
+                let broken = unit.broken();
+                let work = self.spawn(slot, id, async move { Done::Failed(broken.await) });
+                self.work(slot, id, work);
             }
             Effect::Drain(id) => {
                 let Some(unit) = state.units.get(&id).and_then(|state| state.unit.clone()) else { return };
@@ -261,6 +256,9 @@ impl Driver {
             }
             Effect::Discard(id) => drop(state.units.remove(&id)),
             Effect::Retry(id, delay) => {
+                if state.machine.serving().is_none() {
+                    self.ready.set(slot, None);
+                }
                 let sleep = self.platform.clock.sleep(delay);
                 let work = self.spawn(slot, id, async move {
                     sleep.await;
@@ -270,7 +268,7 @@ impl Driver {
                     if let Some(unit) = state {
                         *unit = UnitState {
                             spec: unit.spec.clone(),
-                            artifact: unit.artifact,
+                            recipe: unit.recipe.clone(),
                             fetched: None,
                             assembly: None,
                             unit: None,
@@ -310,23 +308,13 @@ impl Driver {
         }))
     }
 
-    fn fetch(&self, slot: &SlotId, id: UnitId, artifact: Option<Digest>) -> Work {
+    fn fetch(&self, slot: &SlotId, id: UnitId, recipe: Arc<Recipe>) -> Work {
         let artifacts = self.platform.artifacts.clone();
         let (runtime, fetches) = (self.runtime.clone(), self.fetches.clone());
         self.spawn(slot, id, async move {
-            let Some(digest) = artifact else { return Done::Failed("the spec names no stored component".into()) };
-            if let Some(component) = runtime.loaded(&digest) {
-                return Done::Fetched(Fetched::Component(component));
-            }
-            let Ok(permit) = fetches.acquire_owned().await else { return Done::Failed("the host has ended".into()) };
-            // Asked again: another replica may have brought it meanwhile.
-            if let Some(component) = runtime.load_cached(digest).await {
-                return Done::Fetched(Fetched::Component(component));
-            }
-            match artifacts.get(digest).await {
-                Ok(Some(bytes)) => Done::Fetched(Fetched::Bytes(bytes, permit)),
-                Ok(None) => Done::Failed(format!("{digest} is not in the object store: deploy the workload again")),
-                Err(error) => Done::Failed(error.to_string()),
+            match kit::fetch(&recipe, &runtime, &artifacts, fetches).await {
+                Ok(fetched) => Done::Fetched(fetched),
+                Err(why) => Done::Failed(why),
             }
         })
     }

@@ -7,6 +7,7 @@
 mod driver;
 mod inspect;
 mod instances;
+mod kit;
 mod logs;
 mod metrics;
 mod report;

@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 24] = [
+const RUST: [&str; 26] = [
     "border",
     "border02",
     "border03",
@@ -63,7 +63,9 @@ const RUST: [&str; 24] = [
     "pong",
     "sockets",
     "sockets03",
+    "tally",
     "ticker",
+    "visits",
     "whoami",
 ];
 /// Folders of guests in JavaScript; each holds a `hello.js`.

@@ -154,6 +154,12 @@ impl Unit {
         async move { inner.call(request).await }
     }
 
+    /// Resolves when the unit can't go on as it should: a service of it ended too often, and is not started again. The
+    /// text says which and why. Does not keep the unit alive.
+    pub fn broken(&self) -> impl Future<Output = String> + Send + 'static {
+        self.0.parts.given_up()
+    }
+
     /// True until the unit is drained: it takes requests.
     pub fn is_ready(&self) -> bool {
         !self.0.admission.is_closed()

@@ -1,5 +1,3 @@
-//! What `lattice inspect` says of small workloads, in each of its forms.
-
 //! Components of one function each, taken apart: what is shown, what is refused, and what pictures have in them.
 
 use super::{

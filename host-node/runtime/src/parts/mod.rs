@@ -33,8 +33,8 @@ pub struct Part {
     pub config: BTreeMap<String, String>,
     /// What it may reach outside. By default what the unit may, with what it counts and caches in common.
     pub grants: Option<Grants>,
-    /// Linear memory of one instance. By default, and at most, what the unit's instances have.
-    pub memory_bytes: u64,
+    /// Linear memory of one instance. By default what the unit's instances have.
+    pub memory_bytes: Option<u64>,
     /// Instances at a time, so calls at a time, of a part that is no service. Default 16.
     pub instances_max: u32,
     /// Calls that wait for their turn; one more fails at once. Default 256.
@@ -50,7 +50,7 @@ impl Part {
             env: BTreeMap::new(),
             config: BTreeMap::new(),
             grants: None,
-            memory_bytes: u64::MAX,
+            memory_bytes: None,
             instances_max: 16,
             queue_max: 256,
         }

@@ -90,7 +90,7 @@ impl Maker {
             }
         };
         let mut limits = Limits {
-            memory_bytes: part.memory_bytes.min(unit.limits.memory_bytes).min(runtime.max_memory_bytes()),
+            memory_bytes: part.memory_bytes.unwrap_or(unit.limits.memory_bytes).min(runtime.max_memory_bytes()),
             ..unit.limits.clone()
         };
         // What runs between calls belongs to no request that could pay for it. It yields like everything else.

@@ -20,9 +20,11 @@ use crate::{
     network::Network,
     unit::UnitConfig,
 };
+use futures_util::future::select_all;
 use lattice::{http::CallError, id::ComponentName};
 use std::{
     fmt,
+    future::pending,
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -137,6 +139,27 @@ impl Parts {
 
     pub(crate) fn stats(&self) -> Vec<PartStats> {
         self.parts.iter().map(|part| part.stats()).collect()
+    }
+
+    /// Resolves when a service is given up, with what is to be said of it. Does not keep the parts alive.
+    pub(crate) fn given_up(&self) -> impl Future<Output = String> + Send + 'static {
+        let services = self.parts.iter().filter_map(|part| {
+            let (given_up, part) = (part.service()?.given_up(), Arc::downgrade(part));
+            Some(Box::pin(async move {
+                given_up.await;
+                let Some(part) = part.upgrade() else { return pending().await };
+                let restarts = part.service().map_or(0, Service::restarts);
+                let why = part.last_error().map(|why| format!(": {why}")).unwrap_or_default();
+                format!("the service {} was started {restarts} times again, and ended each time{why}", part.name)
+            }))
+        });
+        let services: Vec<_> = services.collect();
+        async move {
+            match services.is_empty() {
+                true => pending().await,
+                false => select_all(services).await.0,
+            }
+        }
     }
 
     /// Waits until nobody calls a part. Only of use once no request can begin.

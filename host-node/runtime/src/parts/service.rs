@@ -101,6 +101,16 @@ impl Service {
         self.status.borrow().state
     }
 
+    /// Resolves when it is given up: it is not started again.
+    pub(crate) fn given_up(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut status = self.status.subscribe();
+        async move {
+            if status.wait_for(|status| status.state == PartState::GivenUp).await.is_err() {
+                pending().await // its unit has ended
+            }
+        }
+    }
+
     pub(crate) fn restarts(&self) -> u64 {
         self.restarts.load(Relaxed)
     }
