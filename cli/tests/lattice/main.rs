@@ -18,6 +18,7 @@ mod isolation;
 mod joining;
 mod observe;
 mod outages;
+mod parts;
 mod schedules;
 mod security;
 mod serving;

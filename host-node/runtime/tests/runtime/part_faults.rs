@@ -103,7 +103,7 @@ async fn a_part_that_computes_without_end_ends_with_the_budget_of_its_caller() {
 #[tokio::test]
 async fn a_part_has_a_memory_limit_of_its_own() {
     for role in [lazy(), quick(10)] {
-        let unit = started(role.clone(), |part| part.memory_bytes = 16 << 20, config()).await;
+        let unit = started(role.clone(), |part| part.memory_bytes = Some(16 << 20), config()).await;
         let error = text(&unit, get("/devour")).await.unwrap_err().to_string();
         assert!(error.contains("its part part failed: needs more than its 16777216 bytes of memory"), "{error}");
         until("it is there again", || part(&unit).state == PartState::Ready).await;
