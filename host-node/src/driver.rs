@@ -348,6 +348,7 @@ fn unit_config(slot: &SlotId, spec: &WorkloadSpec, logs: Arc<dyn LogSink>) -> Un
             idle: settings.idle.into(),
             min_warm: settings.min_warm,
             max_instances: settings.max_instances,
+            concurrency: settings.concurrency,
         },
         limits: Limits {
             memory_bytes: spec.limits.memory.0,

@@ -4,7 +4,7 @@ use lattice::{
     host::{Role, Unfit},
     spec::PartRole,
 };
-use lattice_runtime::{LoadError, admissible, crossing};
+use lattice_runtime::{Kind, LoadError, admissible, crossing};
 
 /// Whether bytes are a component that a node of this version can use in this role, where other parts satisfy the imports
 /// `linked` by calls through the host.
@@ -20,6 +20,10 @@ pub fn inspect(bytes: &[u8], role: Role, linked: &[String]) -> Result<(), Unfit>
     inspection.missing.retain(|import| !linked.contains(import));
     match role {
         Role::Whole => admissible(&inspection).map_err(unfit),
+        Role::Concurrent => match inspection.kind {
+            Kind::Http03 => Ok(()),
+            _ => Err(unfit(LoadError::OneAtATime)),
+        },
         Role::Part => Ok(()),
         Role::Hosted { role: PartRole::Service, is_called: true } if !inspection.service_can_be_called() => {
             let message = "it exports wasi:cli/run@0.2 and is called as well, but a component of WASI 0.2 does one thing \

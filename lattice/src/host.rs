@@ -26,6 +26,9 @@ pub struct Assignment {
 pub enum Role {
     /// It runs: it must answer HTTP and import only what nodes offer.
     Whole,
+    /// It answers the requests of a workload with `reuse.concurrency` above 1, so it must export
+    /// `wasi:http/handler@0.3`. What else it must is asked by the other roles.
+    Concurrent,
     /// It is to be joined with others in some way, so that it is not asked for either.
     Part,
     /// It is linked to others by the host: it must import only what nodes offer, and have something to do.

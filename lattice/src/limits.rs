@@ -5,6 +5,8 @@ use std::time::Duration;
 
 /// Instances, at a time, of one replica.
 pub const INSTANCES_MAX: u32 = 1024;
+/// Requests, at a time, in one instance.
+pub const CONCURRENCY_MAX: u32 = 256;
 /// Requests that may wait for one replica.
 pub const QUEUE_MAX: u32 = 65_536;
 /// Longest time of one request.

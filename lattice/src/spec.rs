@@ -466,11 +466,17 @@ pub struct ReuseSpec {
     /// Most instances of one replica at a time. 1 to 1024, default 64.
     #[schemars(range(min = 1, max = 1024))]
     pub max_instances: u32,
+    /// Requests that run at a time in one instance; only for components that export `wasi:http/handler@0.3`. 1 to 256,
+    /// default 1. More is for guests that wait a lot: many requests then wait in the memory of one instance. They see
+    /// each other's global state, share `limits.memory`, and one that traps or spends its `limits.cpu` ends the instance
+    /// for all: those that can be are repeated, the others fail.
+    #[schemars(range(min = 1, max = 256))]
+    pub concurrency: u32,
 }
 
 impl Default for ReuseSpec {
     fn default() -> Self {
-        Self { requests: 10_000, idle: Millis::from_secs(30), min_warm: 1, max_instances: 64 }
+        Self { requests: 10_000, idle: Millis::from_secs(30), min_warm: 1, max_instances: 64, concurrency: 1 }
     }
 }
 
@@ -536,7 +542,8 @@ pub struct Limits {
     /// Time of one request from its start to the head of the response; after it, the longest silence in the bodies.
     /// Default `30s`.
     pub wall: Millis,
-    /// Requests that run at a time in one replica. Default 256.
+    /// Requests that run at a time in one replica; `reuse.max-instances` times `reuse.concurrency` bounds it too.
+    /// Default 256.
     #[schemars(range(min = 1))]
     pub concurrency: u32,
     /// Requests that wait when all are busy; more are answered 503. Up to 65536, default 1024.

@@ -4,6 +4,7 @@
 //! only: with a reply subject of its own choice a client could make a node publish where the client itself may not.
 
 mod compose;
+mod concurrency;
 mod explain;
 mod put;
 mod read;

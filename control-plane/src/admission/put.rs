@@ -5,7 +5,7 @@ use lattice::{
     ctl::{CtlError, DeleteReply, ErrorCode, HEADER_DRY_RUN, PutReply, RollbackRequest, ScaleRequest},
     event::EventKind,
     host::Role,
-    id::{Generation, Revision, WorkloadName},
+    id::{Digest, Generation, Revision, WorkloadName},
     limits::COMPONENT_BYTES_MAX,
     recipe::Recipe,
     record::{DecodeError, Key, Record as _, SpecRecord},
@@ -39,6 +39,7 @@ impl Admission {
         self.check_components(&spec).await?;
         let expected = expected_revision(message)?;
         let made = self.made_of(&spec, !dry_run).await?;
+        self.check_concurrency(&spec, made.as_ref().map(|made| &made.brief.entry)).await?;
         let recipe = made.as_ref().map(|made| made.recipe.clone()).unwrap_or_default();
         let reply = if dry_run {
             self.preview(spec, &recipe, expected).await?
@@ -69,9 +70,8 @@ impl Admission {
                     .hint("strip it: release builds without debug information are much smaller"));
             }
             // What is inside was looked at before; that it is there had to be looked at again.
-            let is_known = || self.inspected.lock().is_ok_and(|inspected| inspected.contains(&(*digest, role)));
             let _turn = self.inspecting.lock().await;
-            if is_known() {
+            if self.is_inspected(*digest, role) {
                 continue;
             }
             let bytes = self.platform.artifacts.get(*digest).await.map_err(|error| unavailable(&error))?;
@@ -81,7 +81,7 @@ impl Admission {
                 .await
                 .unwrap_or_else(|| Err("its structure made the check fail".into()));
             let hint = match role {
-                Role::Whole => {
+                Role::Whole | Role::Concurrent => {
                     "deploy a WebAssembly component that exports wasi:http/incoming-handler@0.2 or wasi:http/handler@0.3"
                 }
                 Role::Part | Role::Hosted { .. } => {
@@ -89,14 +89,22 @@ impl Admission {
                 }
             };
             verdict.map_err(|why| bad(why).hint(hint))?;
-            if let Ok(mut inspected) = self.inspected.lock() {
-                if inspected.len() >= 4096 {
-                    inspected.clear();
-                }
-                inspected.insert((*digest, role));
-            }
+            self.note_inspected(*digest, role);
         }
         Ok(())
+    }
+
+    pub(super) fn is_inspected(&self, digest: Digest, role: Role) -> bool {
+        self.inspected.lock().is_ok_and(|inspected| inspected.contains(&(digest, role)))
+    }
+
+    pub(super) fn note_inspected(&self, digest: Digest, role: Role) {
+        if let Ok(mut inspected) = self.inspected.lock() {
+            if inspected.len() >= 4096 {
+                inspected.clear();
+            }
+            inspected.insert((digest, role));
+        }
     }
 
     async fn current(&self, workload: &WorkloadName) -> Result<Current, CtlError> {

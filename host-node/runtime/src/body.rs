@@ -12,7 +12,6 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, Waker, ready},
 };
-use tokio::task::AbortHandle;
 use wasmtime_wasi_http::{Error, WasiBody};
 
 /// The request's body as the guest reads it.
@@ -47,7 +46,11 @@ impl http_body::Body for RequestBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let shared = self.shared.clone();
         let mut place = shared.request_body();
-        let Some(inner) = &mut *place else { return Poll::Ready(None) };
+        let Some(inner) = &mut *place else {
+            // Taken away before its end. A guest that outlives its request must not take half of it for the whole.
+            let whole = shared.request_is_read();
+            return Poll::Ready(if whole { None } else { Some(Err(Error::ConnectionTerminated)) });
+        };
         let polled = ready!(Pin::new(inner).poll_frame(cx));
         if !matches!(polled, Some(Ok(_))) {
             *place = None;
@@ -75,11 +78,18 @@ impl http_body::Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.shared.request_body().as_ref().is_none_or(|inner| inner.is_end_stream())
+        match &*self.shared.request_body() {
+            Some(inner) => inner.is_end_stream(),
+            None => self.shared.request_is_read(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.shared.request_body().as_ref().map_or_else(|| SizeHint::with_exact(0), |inner| inner.size_hint())
+        match &*self.shared.request_body() {
+            Some(inner) => inner.size_hint(),
+            None if self.shared.request_is_read() => SizeHint::with_exact(0),
+            None => SizeHint::default(),
+        }
     }
 }
 
@@ -189,16 +199,17 @@ pub(crate) struct ResponseBody {
     body: GuestBody,
     ended: bool,
     shared: Arc<Shared>,
-    guest: Option<AbortHandle>,
+    when_cut: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl ResponseBody {
     pub(crate) fn new(body: GuestBody, shared: Arc<Shared>) -> Self {
-        Self { body, ended: false, shared, guest: None }
+        Self { body, ended: false, shared, when_cut: None }
     }
 
-    pub(crate) fn stopping(mut self, guest: AbortHandle) -> Self {
-        self.guest = Some(guest);
+    /// What to do if it is dropped before its end.
+    pub(crate) fn or_when_cut(mut self, stop: impl FnOnce() + Send + 'static) -> Self {
+        self.when_cut = Some(Box::new(stop));
         self
     }
 
@@ -268,8 +279,8 @@ impl http_body::Body for ResponseBody {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         // A server stops reading at the last byte it was promised; then the guest may finish what it does after it.
-        match self.guest.take() {
-            Some(guest) if !self.ended && !self.body.is_whole() => guest.abort(),
+        match self.when_cut.take() {
+            Some(stop) if !self.ended && !self.body.is_whole() => stop(),
             _ => self.shared.body_was_read(),
         }
     }

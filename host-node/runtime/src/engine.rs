@@ -108,11 +108,17 @@ fn engine(concurrency: bool, options: &RuntimeOptions) -> Result<Engine, Runtime
 }
 
 fn pool(options: &RuntimeOptions) -> PoolingAllocationConfig {
-    /// A component is several core modules, and a composed one is many.
-    const CORE_INSTANCES_EACH: u32 = 16;
-    const MEMORIES_EACH: u32 = 2;
-    const TABLES_EACH: u32 = 4;
+    /// Totals are a budget of the node: a component of one part takes one memory, one of 32 parts takes 32, and when
+    /// something runs out, idle instances go. A component is several core modules.
+    const CORE_INSTANCES_EACH: u32 = 32;
+    const TABLES_EACH: u32 = 8;
     const STACKS_EACH: u32 = 2;
+    /// Memories are dear in address space alone: each reserves 4 GiB, so that its accesses need no bounds checks, and a
+    /// guard. Two engines take half of the 128 TiB of a process at most.
+    const MEMORIES_EACH: u32 = 4;
+    const MEMORY_ADDRESSES: u64 = (4 << 30) + (64 << 20);
+    const ADDRESSES_MAX: u64 = 32 << 40;
+    const MEMORIES_MAX: u32 = (ADDRESSES_MAX / MEMORY_ADDRESSES) as u32;
     /// Interpreters of languages bring tables of ten thousands of functions.
     const TABLE_ELEMENTS: usize = 100_000;
     /// Kept mapped between two uses of a place, and zeroed there. Only worth it where the kernel tells which pages are
@@ -124,7 +130,7 @@ fn pool(options: &RuntimeOptions) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
         .total_core_instances(instances.saturating_mul(CORE_INSTANCES_EACH))
-        .total_memories(instances.saturating_mul(MEMORIES_EACH))
+        .total_memories(instances.saturating_mul(MEMORIES_EACH).min(MEMORIES_MAX.max(instances)))
         .total_tables(instances.saturating_mul(TABLES_EACH))
         .total_stacks(instances.saturating_mul(STACKS_EACH))
         .table_elements(TABLE_ELEMENTS)

@@ -32,7 +32,7 @@ use wasmtime_wasi_http::WasiBody;
 
 /// Further polls of a 0.3 guest that has given the head: its loop yields between callbacks, and a short body is mostly
 /// done a few turns later. 34 µs become 23 for a small answer. Each poll runs the store's loop, so they are few.
-const GRACE_POLLS: u32 = 4;
+pub(crate) const GRACE_POLLS: u32 = 4;
 
 /// What an exchange leaves where there is no response.
 pub(crate) struct Failed {
@@ -154,12 +154,15 @@ fn hand_over(mut run: GuestRun, Answer { head, body }: Answer, has_no_body: bool
     });
     let body = match body {
         None => lattice::http::empty(),
-        Some(body) => Body::new(body.stopping(rest.abort_handle())),
+        Some(body) => {
+            let guest = rest.abort_handle();
+            Body::new(body.or_when_cut(move || guest.abort()))
+        }
     };
     Response::from_parts(head, body)
 }
 
-fn has_no_body_by_status(status: StatusCode) -> bool {
+pub(crate) fn has_no_body_by_status(status: StatusCode) -> bool {
     status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
@@ -169,6 +172,16 @@ fn must_have_no_length(status: StatusCode, length: Option<u64>) -> bool {
     status.is_informational()
         || status == StatusCode::NO_CONTENT
         || status == StatusCode::NOT_MODIFIED && matches!(length, None | Some(0))
+}
+
+/// The length that the head tells of. It is taken out of a head that must not tell one.
+fn settle_length(head: &mut http::response::Parts) -> Option<u64> {
+    let length = head.headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    if must_have_no_length(head.status, length) {
+        head.headers.remove(header::CONTENT_LENGTH);
+    }
+    length
 }
 
 /// The guest at work on one request. A future that ends with the guest; dropped before, it ends the guest.
@@ -214,13 +227,8 @@ impl GuestRun {
             return result;
         }
         self.unit.blueprint.tally.cpu(self.meter.spent());
-        let answered = self.shared.answered();
         if result.is_ok() {
-            result = match answered {
-                Answered::No => Err(Failure::NoResponse),
-                Answered::Refused(code) => Err(Failure::Refused(code)),
-                Answered::Yes => self.shared.settle_body(),
-            };
+            result = self.shared.verdict();
         }
         let mut instance = instance;
         if let (Ok(()), Some(kept)) = (&result, &mut instance)
@@ -228,11 +236,7 @@ impl GuestRun {
         {
             result = Err(Failure::Unfinished);
         }
-        // What the guest does about a broken request is no news: the request's error is.
-        if let (Err(_), Some(error)) = (&result, self.shared.request_error()) {
-            result = Err(Failure::RequestBody(error));
-        }
-        self.shared.set_end(result.clone());
+        let result = self.shared.conclude(result);
         match (&result, instance) {
             (Ok(()), Some(instance)) => self.unit.pool.give_back(instance),
             (Ok(()), None) => {}
@@ -315,6 +319,8 @@ pub(crate) struct Shared {
 struct State {
     answer: Option<Answer>,
     answered: Answered,
+    /// The caller may take the answer now: no more of it comes without a wait.
+    announced: bool,
     /// The caller has the body and has read all of it that it wants.
     body_is_read: bool,
     guest: Option<Waker>,
@@ -326,8 +332,8 @@ struct State {
 
 /// What the guest answered.
 pub(crate) struct Answer {
-    head: http::response::Parts,
-    body: GuestBody,
+    pub(crate) head: http::response::Parts,
+    pub(crate) body: GuestBody,
 }
 
 #[derive(Default, Clone)]
@@ -338,7 +344,7 @@ enum Answered {
     Refused(String),
 }
 
-enum Progress {
+pub(crate) enum Progress {
     Nothing,
     Head,
     RequestFailed(BodyError),
@@ -354,11 +360,7 @@ impl Shared {
         match answer {
             Ok(response) => {
                 let (mut head, body) = response.into_parts();
-                let length = head.headers.get(header::CONTENT_LENGTH);
-                let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-                if must_have_no_length(head.status, length) {
-                    head.headers.remove(header::CONTENT_LENGTH);
-                }
+                let length = settle_length(&mut head);
                 state.answer = Some(Answer { head, body: GuestBody::new(body, length) });
                 state.answered = Answered::Yes;
             }
@@ -366,12 +368,29 @@ impl Shared {
         }
     }
 
-    fn take_answer(&self) -> Option<Answer> {
+    /// The same for an answer that has no body, whatever length its head tells of.
+    pub(crate) fn answer_bodiless(&self, mut head: http::response::Parts) {
+        let mut state = lock(&self.state);
+        if state.end.is_some() || !matches!(state.answered, Answered::No) {
+            return;
+        }
+        settle_length(&mut head);
+        let none = http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync();
+        state.answer = Some(Answer { head, body: GuestBody::new(none, None) });
+        state.answered = Answered::Yes;
+    }
+
+    pub(crate) fn take_answer(&self) -> Option<Answer> {
         lock(&self.state).answer.take()
     }
 
-    /// From the guest's side: reads ahead until the caller takes the answer, then waits until it has read the body.
+    /// From the guest's side: reads ahead until the caller takes the answer, then waits until it has read the body, or
+    /// has gone away.
     pub(crate) fn poll_body_is_read(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if lock(&self.state).body_is_read {
+            drop(self.take_answer());
+            return Poll::Ready(());
+        }
         if let Some(read) = self.with_answer(|answer| answer.body.poll_ahead(cx)) {
             return read;
         }
@@ -408,8 +427,68 @@ impl Shared {
         }
     }
 
-    fn answered(&self) -> Answered {
-        lock(&self.state).answered.clone()
+    /// What the guest's side of the exchange comes to, now that it is done.
+    pub(crate) fn verdict(&self) -> Result<(), Failure> {
+        let answered = lock(&self.state).answered.clone();
+        match answered {
+            Answered::No => Err(Failure::NoResponse),
+            Answered::Refused(code) => Err(Failure::Refused(code)),
+            Answered::Yes => self.settle_body(),
+        }
+    }
+
+    /// Puts the exchange's end on record and answers what it is: what the guest does about a broken request is no news,
+    /// the request's error is. Nothing that comes later counts.
+    pub(crate) fn conclude(&self, mut result: Result<(), Failure>) -> Result<(), Failure> {
+        if let (Err(_), Some(error)) = (&result, self.request_error()) {
+            result = Err(Failure::RequestBody(error));
+        }
+        self.set_end(result.clone());
+        result
+    }
+
+    pub(crate) fn has_head(&self) -> bool {
+        matches!(lock(&self.state).answered, Answered::Yes)
+    }
+
+    /// From the guest's side: ready once the exchange is over for other reasons than the guest.
+    pub(crate) fn poll_over(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = lock(&self.state);
+        if state.end.is_some() {
+            return Poll::Ready(());
+        }
+        state.guest = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// From the guest's side: the caller need not wait any longer for more of the answer.
+    pub(crate) fn announce(&self) {
+        lock(&self.state).announced = true;
+        self.wake_caller();
+    }
+
+    /// The caller is to look again.
+    pub(crate) fn wake_caller(&self) {
+        if let Some(reader) = lock(&self.state).reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// From the caller's side: ready with the head, a broken request, or the exchange's end (in that order).
+    pub(crate) fn poll_progress(&self, cx: &mut Context<'_>) -> Poll<Progress> {
+        let mut state = lock(&self.state);
+        let is_over = state.end.is_some();
+        if state.answer.is_some() && (state.announced || matches!(state.end, Some(Ok(())))) {
+            return Poll::Ready(Progress::Head);
+        }
+        if let (false, Some(error)) = (is_over, &state.request_error) {
+            return Poll::Ready(Progress::RequestFailed(error.clone()));
+        }
+        if is_over {
+            return Poll::Ready(Progress::Nothing);
+        }
+        state.reader = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     fn progress(&self) -> Progress {
@@ -423,6 +502,7 @@ impl Shared {
 
     pub(crate) fn request_failed(&self, error: BodyError) {
         lock(&self.state).request_error = Some(error);
+        self.wake_caller();
     }
 
     pub(crate) fn request_error(&self) -> Option<BodyError> {
@@ -433,15 +513,15 @@ impl Shared {
         lock(&self.state).request_is_read = true;
     }
 
-    fn request_is_read(&self) -> bool {
+    pub(crate) fn request_is_read(&self) -> bool {
         lock(&self.state).request_is_read
     }
 
     fn set_end(&self, result: Result<(), Failure>) {
         let mut state = lock(&self.state);
         state.end = Some(result);
-        if let Some(reader) = state.reader.take() {
-            reader.wake();
+        for waker in [state.reader.take(), state.guest.take()].into_iter().flatten() {
+            waker.wake();
         }
         drop(state);
         *self.request_body() = None;

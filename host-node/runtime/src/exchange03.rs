@@ -4,35 +4,28 @@
 use crate::{body::RequestBody, exchange::Shared, host::Host};
 use http::{header, uri};
 use std::{future::poll_fn, pin::Pin, sync::Arc, task::ready};
-use wasmtime::Store;
+use wasmtime::{
+    Store,
+    component::{Accessor, Resource},
+};
 use wasmtime_wasi_http::{
-    Error, WasiHttpView as _,
-    p3::{self, bindings::Service},
+    Error, WasiBody, WasiHttpView as _,
+    p3::{
+        self,
+        bindings::{Service, http::types::ErrorCode},
+    },
 };
 
 pub(crate) async fn run(
     store: &mut Store<Host>,
     guest: &Service,
-    mut request: http::Request<RequestBody>,
+    request: http::Request<RequestBody>,
     shared: Arc<Shared>,
 ) -> wasmtime::Result<()> {
-    name_authority(&mut request);
-    let serve = async |accessor: &wasmtime::component::Accessor<Host>| -> wasmtime::Result<()> {
-        let (request, sent) = accessor.with(|mut store| {
-            let http = store.data_mut().http();
-            let (request, sent) = p3::Request::from_http(http.hooks, request);
-            // Boxed, since its type would hold on to the store.
-            let sent: Pin<Box<dyn Future<Output = Result<(), Error>> + Send>> = Box::pin(sent);
-            wasmtime::error::Ok((http.table.push(request)?, sent))
-        })?;
-        let answer = match guest.wasi_http_handler().call_handle(accessor, request).await? {
-            Ok(response) => Ok(accessor.with(|mut store| {
-                let response = store.data_mut().table.delete(response)?;
-                response.into_http(&mut store, sent)
-            })?),
-            Err(code) => Err(format!("{code:?}")),
-        };
-        shared.answer(answer);
+    let serve = async |accessor: &Accessor<Host>| -> wasmtime::Result<()> {
+        let (request, sent) = take_in(accessor, request)?;
+        let answer = guest.wasi_http_handler().call_handle(accessor, request).await?;
+        shared.answer(take_out(accessor, answer, sent)?);
         // Bytes and trailers travel through the store even after the guest's last task, so the body's end counts too.
         poll_fn(|cx| {
             let is_read = shared.poll_body_is_read(cx);
@@ -43,6 +36,39 @@ pub(crate) async fn run(
         Ok(())
     };
     store.run_concurrent(serve).await?
+}
+
+/// Tells how the request's body came through, if the guest asks.
+pub(crate) type Sent = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+
+/// The request as a handle for the guest.
+pub(crate) fn take_in(
+    accessor: &Accessor<Host>,
+    mut request: http::Request<RequestBody>,
+) -> wasmtime::Result<(Resource<p3::Request>, Sent)> {
+    name_authority(&mut request);
+    accessor.with(|mut store| {
+        let http = store.data_mut().http();
+        let (request, sent) = p3::Request::from_http(http.hooks, request);
+        // Boxed, since its type would hold on to the store.
+        let sent: Sent = Box::pin(sent);
+        Ok((http.table.push(request)?, sent))
+    })
+}
+
+/// The guest's answer, out of its handle.
+pub(crate) fn take_out(
+    accessor: &Accessor<Host>,
+    answer: Result<Resource<p3::Response>, ErrorCode>,
+    sent: Sent,
+) -> wasmtime::Result<Result<http::Response<WasiBody>, String>> {
+    match answer {
+        Ok(response) => accessor.with(|mut store| {
+            let response = store.data_mut().table.delete(response)?;
+            Ok(Ok(response.into_http(&mut store, sent)?))
+        }),
+        Err(code) => Ok(Err(format!("{code:?}"))),
+    }
 }
 
 /// 0.3 takes scheme and authority from the URI alone; a request of HTTP/1.1 has its authority in `Host`.

@@ -44,12 +44,31 @@ pub(crate) enum Failure {
     Part(PartError),
     /// A host function panicked.
     Panic,
-    /// No place or no memory for one more instance on this node.
-    NoRoom,
+    /// The instance failed while several requests were in it, and it was another one's doing or nobody knows whose.
+    Neighbour(String),
+    /// There is no room for one more instance, or no more of it in time.
+    NoRoom(NoRoom),
     /// The caller went away.
     Cancelled,
     /// The unit ended.
     Stopped,
+}
+
+/// What has run out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoRoom {
+    /// The node's number of instances, in all units together.
+    #[error("all {0} places for instances on this node are taken")]
+    Places(usize),
+    /// The node's memory for instances.
+    #[error("the memory of this node is used up")]
+    Memory,
+    /// A part that instances are made of, like linear memories: composed components have many of them.
+    #[error("{0}")]
+    Pool(String),
+    /// The unit's own instances.
+    #[error("all instances of this replica are busy")]
+    Unit,
 }
 
 impl Failure {
@@ -68,8 +87,8 @@ impl Failure {
         if is_full || error.root_cause().to_string().contains("store handle limit exceeded") {
             return Self::Handles;
         }
-        if error.is::<wasmtime::PoolConcurrencyLimitError>() {
-            return Self::NoRoom;
+        if let Some(limit) = error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>() {
+            return Self::NoRoom(NoRoom::Pool(limit.to_string()));
         }
         match host.memory.refused() {
             Some(MemoryRefusal::Limit) => Self::Memory { limit: host.limits.memory_bytes },
@@ -95,7 +114,8 @@ impl Failure {
             Self::RequestBody(error) => error.to_string(),
             Self::Part(error) => error.message(),
             Self::Panic => "a host function panicked".into(),
-            Self::NoRoom => "no room for one more instance".into(),
+            Self::Neighbour(message) => format!("ended with the other requests of its instance, which {message}"),
+            Self::NoRoom(what) => format!("no room for one more instance: {what}"),
             Self::Cancelled => "the caller went away".into(),
             Self::Stopped => "the instance was stopped".into(),
         };
@@ -112,7 +132,7 @@ impl Failure {
                 // Whatever the part's error says of itself, the guest that called it had begun.
                 _ => CallError::Failed { message: self.message() },
             },
-            Self::NoRoom => CallError::Overloaded { retry_after: crate::admission::RETRY_AFTER },
+            Self::NoRoom(_) => CallError::Overloaded { retry_after: crate::admission::RETRY_AFTER },
             _ => CallError::Failed { message: self.message() },
         }
     }
@@ -132,7 +152,8 @@ impl Failure {
             Self::Memory { .. } | Self::NodeMemory => Retirement::Memory,
             Self::Cpu { .. } | Self::Wall { .. } => Retirement::Timeout,
             Self::NoResponse | Self::Refused(_) | Self::Unfinished => Retirement::NoResponse,
-            Self::RequestBody(_) | Self::Cancelled | Self::NoRoom => Retirement::Cancelled,
+            Self::RequestBody(_) | Self::Cancelled | Self::NoRoom(_) => Retirement::Cancelled,
+            Self::Neighbour(_) => Retirement::Room,
             Self::Stopped => Retirement::Stopped,
         }
     }
@@ -151,7 +172,7 @@ impl Failure {
 
     /// True where a fresh instance may answer the same request and there is time left to try.
     pub(crate) fn may_retry(&self) -> bool {
-        matches!(self, Self::NoResponse | Self::Unfinished)
+        matches!(self, Self::NoResponse | Self::Unfinished | Self::Neighbour(_))
     }
 }
 

@@ -56,11 +56,13 @@ const TABLE_ELEMENTS_MAX: usize = 400_000;
 pub(crate) struct NodeMemory {
     total: u64,
     used: AtomicU64,
+    /// Makes some instance that is idle give back what it has. False if there is none.
+    reclaim: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl NodeMemory {
-    pub(crate) fn new(total: u64) -> Arc<Self> {
-        Arc::new(Self { total, used: AtomicU64::new(0) })
+    pub(crate) fn new(total: u64, reclaim: impl Fn() -> bool + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self { total, used: AtomicU64::new(0), reclaim: Box::new(reclaim) })
     }
 
     pub(crate) fn used(&self) -> u64 {
@@ -73,7 +75,14 @@ impl NodeMemory {
 
     fn take(&self, bytes: u64) -> bool {
         let more = |used: u64| used.checked_add(bytes).filter(|used| *used <= self.total);
-        self.used.try_update(Relaxed, Relaxed, more).is_ok()
+        let taken = || self.used.try_update(Relaxed, Relaxed, more).is_ok();
+        while !taken() {
+            // What could not be given with all instances gone is not worth one of them.
+            if bytes > self.total || !(self.reclaim)() {
+                return false;
+            }
+        }
+        true
     }
 
     fn give_back(&self, bytes: u64) {
@@ -251,7 +260,7 @@ impl CpuMeter {
     }
 }
 
-fn thread_nanos() -> u64 {
+pub(crate) fn thread_nanos() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     (time.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(time.tv_nsec as u64)
 }
@@ -287,7 +296,7 @@ mod tests {
 
     #[test]
     fn memories_are_counted_together() {
-        let mut limiter = MemoryLimiter::new(100, NodeMemory::new(u64::MAX), Arc::default());
+        let mut limiter = MemoryLimiter::new(100, NodeMemory::new(u64::MAX, || false), Arc::default());
         assert!(limiter.memory_growing(0, 60, None).unwrap());
         assert!(!limiter.is_nearly_used());
         assert!(!limiter.memory_growing(0, 60, None).unwrap(), "a second memory counts too");
@@ -300,7 +309,7 @@ mod tests {
 
     #[test]
     fn instances_share_the_memory_of_the_node() {
-        let node = NodeMemory::new(100);
+        let node = NodeMemory::new(100, || false);
         let tally = Arc::<Tally>::default();
         let limiter = || MemoryLimiter::new(80, node.clone(), tally.clone());
         let (mut one, mut other) = (limiter(), limiter());

@@ -3,13 +3,15 @@
 use crate::{
     cache::CodeCache,
     engine::{Engines, RuntimeError, RuntimeOptions},
+    evict::Units,
+    failure::NoRoom,
     host::Host,
     inspect::{self, Inspection, Kind},
     limits::NodeMemory,
     linker, lock,
     network::{Network, NodeNetwork},
     parts::EdgeError,
-    unit::UnitConfig,
+    unit::{self, UnitConfig},
 };
 use bytes::Bytes;
 use lattice::id::{ComponentName, Digest};
@@ -47,6 +49,7 @@ struct RuntimeInner {
     places_max: usize,
     memory: Arc<NodeMemory>,
     network: Arc<NodeNetwork>,
+    units: Arc<Units>,
     compiled: AtomicU64,
     from_disk: AtomicU64,
 }
@@ -85,6 +88,9 @@ pub enum LoadError {
         list(exports)
     )]
     NoHttpHandler { exports: Vec<String> },
+    /// It was asked to.
+    #[error("the component does not export wasi:http/handler@0.3, so its instances run one request at a time")]
+    OneAtATime,
     /// An import has the right name and the wrong type.
     #[error("the component cannot be linked: {0}")]
     Link(String),
@@ -139,6 +145,7 @@ impl Runtime {
         let places_max = (options.max_instances as usize).clamp(1, Semaphore::MAX_PERMITS);
         let link =
             |linker: wasmtime::Result<Linker<Host>>| linker.map_err(|error| RuntimeError::Engine(format!("{error:#}")));
+        let units = Arc::<Units>::default();
         Ok(Self(Arc::new(RuntimeInner {
             plain: link(linker::plain(&engines.plain))?,
             concurrent: link(linker::concurrent(&engines.concurrent))?,
@@ -149,9 +156,13 @@ impl Runtime {
             component_bytes_max: options.component_bytes_max,
             max_memory_bytes: options.max_memory_bytes,
             places: Arc::new(Semaphore::new(places_max)),
-            places_max,
-            memory: NodeMemory::new(options.memory_bytes_total),
             network: NodeNetwork::new(&options.network).map_err(RuntimeError::Authorities)?,
+            places_max,
+            memory: NodeMemory::new(options.memory_bytes_total, {
+                let units = units.clone();
+                move || units.evict(None)
+            }),
+            units,
             compiled: AtomicU64::new(0),
             from_disk: AtomicU64::new(0),
         })))
@@ -222,8 +233,23 @@ impl Runtime {
     }
 
     /// A place for one more instance, if there is one.
-    pub(crate) fn place(&self) -> Option<OwnedSemaphorePermit> {
-        self.0.places.clone().try_acquire_owned().ok()
+    pub(crate) fn place(&self) -> Result<OwnedSemaphorePermit, NoRoom> {
+        self.0.places.clone().try_acquire_owned().map_err(|_| NoRoom::Places(self.0.places_max))
+    }
+
+    /// The instances of this unit, too, make room for others when they are idle.
+    pub(crate) fn register(&self, unit: &Arc<unit::Inner>) {
+        self.0.units.add(unit);
+    }
+
+    /// Drops an idle instance of some unit, so that there is more of what an instance for this engine lacks. False if
+    /// there is none.
+    pub(crate) fn evict(&self, lacks: &NoRoom, engine: &Engine) -> bool {
+        match lacks {
+            NoRoom::Places(_) | NoRoom::Memory => self.0.units.evict(None),
+            NoRoom::Pool(_) => self.0.units.evict(Some(engine)),
+            NoRoom::Unit => false,
+        }
     }
 
     /// Bytes of linear memory that all instances have now.

@@ -29,13 +29,24 @@ pub struct Reuse {
     pub idle: Duration,
     /// Instances that are kept however long they are unused. Default 1.
     pub min_warm: u32,
-    /// Instances of the unit that may live at the same time, and so requests that run at the same time. Default 64.
+    /// Instances of the unit that may live at the same time. Default 64.
     pub max_instances: u32,
+    /// Requests that run at the same time in one instance of a component that exports `wasi:http/handler@0.3`; others run
+    /// one at a time. They share its memory, its processor time (budgets of [`Limits::cpu`](crate::Limits::cpu) are
+    /// charged by samples) and the fate of a trap. Default 1.
+    pub concurrency: u32,
 }
 
 impl Default for Reuse {
     fn default() -> Self {
-        Self { enabled: true, requests: 10_000, idle: Duration::from_secs(30), min_warm: 1, max_instances: 64 }
+        Self {
+            enabled: true,
+            requests: 10_000,
+            idle: Duration::from_secs(30),
+            min_warm: 1,
+            max_instances: 64,
+            concurrency: 1,
+        }
     }
 }
 
@@ -46,7 +57,7 @@ pub enum Retirement {
     Spent,
     /// Nobody needed it for the time that [`Reuse::idle`] gives.
     Idle,
-    /// It made room for another, while the unit was full.
+    /// It made room for another, while the unit or the node was full.
     Room,
     /// It trapped, exited, or could not be started.
     Trap,
@@ -205,9 +216,19 @@ impl Pool {
     pub(crate) fn give_back(&self, mut instance: Instance) {
         instance.uses += 1;
         if instance.uses > 1 {
-            self.reused.fetch_add(1, Relaxed);
-            self.proved.store(true, Relaxed);
+            self.reused();
         }
+        self.keep(instance);
+    }
+
+    /// A request of a kept instance went well.
+    pub(crate) fn reused(&self) {
+        self.reused.fetch_add(1, Relaxed);
+        self.proved.store(true, Relaxed);
+    }
+
+    /// Takes an instance back that has no work left.
+    pub(crate) fn keep(&self, mut instance: Instance) {
         let leaks = instance.leaks();
         let host = instance.store.data();
         let end = if !self.is_on() || instance.uses >= self.reuse.requests {
@@ -261,6 +282,25 @@ impl Pool {
         }
     }
 
+    /// When the instance was last used that has been idle for longest, and whether it is one to keep warm.
+    pub(crate) fn oldest(&self) -> Option<(bool, Instant)> {
+        let oldest = lock(&self.idle).iter().map(|kept| kept.idle_since).min()?;
+        Some((self.live() <= self.reuse.min_warm, oldest))
+    }
+
+    /// Drops the instance that has been idle for longest. False if there is none.
+    pub(crate) fn evict(&self) -> bool {
+        let oldest = {
+            let mut idle = lock(&self.idle);
+            let oldest = idle.iter().enumerate().min_by_key(|(_, kept)| kept.idle_since).map(|(at, _)| at);
+            oldest.map(|at| idle.remove(at))
+        };
+        if oldest.is_some() {
+            self.retire(Retirement::Room);
+        }
+        oldest.is_some()
+    }
+
     /// How many instances are to be made so that enough are warm. With reuse off they wait for their only request.
     pub(crate) fn cold(&self) -> u32 {
         let warm = self.reuse.min_warm.min(self.reuse.max_instances);
@@ -312,11 +352,20 @@ impl Pool {
         self.off.get().map(|off| off.at)
     }
 
+    /// Instances that wait for a request.
     pub(crate) fn idle(&self) -> u32 {
         lock(&self.idle).len() as u32
     }
 
-    fn is_on(&self) -> bool {
+    pub(crate) fn is_proved(&self) -> bool {
+        self.proved.load(Relaxed)
+    }
+
+    pub(crate) fn requests_max(&self) -> u32 {
+        self.reuse.requests
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
         self.reuse.enabled && self.off.get().is_none()
     }
 

@@ -86,11 +86,13 @@ pub enum FailureKind {
     Part,
     /// A host function panicked.
     Panic,
+    /// It was in an instance that ended because of another one.
+    Neighbour,
     NoRoom,
 }
 
 impl FailureKind {
-    pub const ALL: [FailureKind; 12] = [
+    pub const ALL: [FailureKind; 13] = [
         FailureKind::Trap,
         FailureKind::Exit,
         FailureKind::Memory,
@@ -102,6 +104,7 @@ impl FailureKind {
         FailureKind::Request,
         FailureKind::Part,
         FailureKind::Panic,
+        FailureKind::Neighbour,
         FailureKind::NoRoom,
     ];
 
@@ -119,6 +122,7 @@ impl FailureKind {
             FailureKind::Request => "request",
             FailureKind::Part => "part",
             FailureKind::Panic => "panic",
+            FailureKind::Neighbour => "neighbour",
             FailureKind::NoRoom => "no-room",
         }
     }
@@ -136,7 +140,8 @@ impl FailureKind {
             Failure::RequestBody(_) => Self::Request,
             Failure::Part(_) => Self::Part,
             Failure::Panic => Self::Panic,
-            Failure::NoRoom => Self::NoRoom,
+            Failure::Neighbour(_) => Self::Neighbour,
+            Failure::NoRoom(_) => Self::NoRoom,
             Failure::Cancelled | Failure::Stopped => return None,
         })
     }
@@ -193,7 +198,7 @@ impl Tally {
             Failure::Cpu { .. } => self.hit(Limit::Cpu),
             Failure::Wall { .. } => self.hit(Limit::Wall),
             Failure::Handles => self.hit(Limit::Handles),
-            Failure::NoRoom => self.hit(Limit::Instances),
+            Failure::NoRoom(_) => self.hit(Limit::Instances),
             Failure::RequestBody(BodyError::TooLarge { .. }) => self.hit(Limit::Body),
             _ => {}
         }

@@ -3,7 +3,7 @@
 use crate::{
     admission::Admission,
     exchange,
-    failure::Failure,
+    failure::{Failure, NoRoom},
     host,
     limits::{CpuMeter, Limits},
     load::{Component, Pre, Runtime},
@@ -12,6 +12,7 @@ use crate::{
     parts::{Assembly, PartStats, Parts},
     pool::{Guest, Instance, Pool, Retirement, Reuse},
     tally::{Tallied, Tally},
+    workers::{self, Workers},
 };
 use http_body::Body as _;
 use lattice::{
@@ -53,9 +54,9 @@ pub enum StartError {
     /// The component could not be instantiated, or its own start failed.
     #[error("{workload}.{replica} does not start: the component {message}")]
     Failed { workload: WorkloadName, replica: u32, message: String },
-    /// All places for instances on this node are taken, or its memory is.
-    #[error("{workload}.{replica} does not start: no room for one more instance on this node")]
-    NoRoom { workload: WorkloadName, replica: u32 },
+    /// The node has no room for one more instance, and no idle one could go.
+    #[error("{workload}.{replica} does not start: no room for one more instance: {what}")]
+    NoRoom { workload: WorkloadName, replica: u32, what: NoRoom },
 }
 
 /// Counters of one unit. Sums count from its start.
@@ -81,6 +82,9 @@ pub struct UnitStats {
     pub instances_created: u64,
     /// Dropped instances by reason.
     pub instances_retired: BTreeMap<Retirement, u64>,
+    /// Requests that were under way in an instance which ended through another one's doing, or through one of them and
+    /// nobody knows which. They failed or were repeated.
+    pub collateral: u64,
     /// Failures that were held against keeping instances.
     pub strikes: u64,
     /// Why instances are no longer kept, though the configuration says so.
@@ -104,13 +108,12 @@ impl Unit {
     pub async fn start(runtime: &Runtime, assembly: Assembly, config: UnitConfig) -> Result<Self, StartError> {
         let memory_bytes = config.limits.memory_bytes.min(runtime.max_memory_bytes());
         let limits = Arc::new(Limits { memory_bytes, ..config.limits.clone() });
-        let turns = config.limits.concurrency.min(config.reuse.max_instances);
         let network = runtime.network(&config);
         let parts = Parts::start(&assembly, &config, &network, runtime).await;
         let parts = parts.map_err(|(part, failure)| {
             let (workload, replica) = (config.workload.clone(), config.replica);
             match failure {
-                Failure::NoRoom => StartError::NoRoom { workload, replica },
+                Failure::NoRoom(what) => StartError::NoRoom { workload, replica, what },
                 failure => {
                     let message = format!("needs {part}, which failed: {}", failure.message());
                     StartError::Failed { workload, replica, message }
@@ -120,9 +123,12 @@ impl Unit {
         let component = assembly.main().clone();
         let tally = Arc::<Tally>::default();
         let logs = LogGate::new(config.logs.clone(), tally.clone());
+        let seats = if component.is_http03() && config.reuse.enabled { config.reuse.concurrency.max(1) } else { 1 };
+        let turns = config.limits.concurrency.min(config.reuse.max_instances.saturating_mul(seats));
         let inner = Arc::new(Inner {
             admission: Admission::new(turns, config.limits.queue),
             pool: Pool::new(config.reuse.clone()),
+            workers: Workers::new(seats, config.reuse.max_instances),
             stop: CancellationToken::new(),
             counters: Counters::default(),
             blueprint: Blueprint {
@@ -143,6 +149,8 @@ impl Unit {
             let instance = inner.warm().await.map_err(|failure| inner.start_error(&failure))?;
             inner.pool.add(instance);
         }
+        // Only now: its own first instances do not make room for each other.
+        runtime.register(&inner);
         tokio::spawn(keep_house(inner.clone()));
         Ok(Self(inner))
     }
@@ -195,6 +203,7 @@ impl Unit {
             instances_idle: pool.idle(),
             instances_created: pool.created_so_far(),
             instances_retired: pool.retired(),
+            collateral: counters.collateral.load(Relaxed),
             strikes: counters.strikes.load(Relaxed),
             reuse_disabled: pool.off().map(str::to_owned),
             network: self.0.blueprint.network.stats(),
@@ -255,6 +264,8 @@ pub(crate) struct Blueprint {
 pub(crate) struct Inner {
     pub(crate) blueprint: Blueprint,
     pub(crate) pool: Pool,
+    /// Instances at work that serve several requests at a time.
+    pub(crate) workers: Workers,
     /// Ends everything that is under way.
     pub(crate) stop: CancellationToken,
     pub(crate) counters: Counters,
@@ -270,9 +281,10 @@ pub(crate) struct Counters {
     requests: AtomicU64,
     refused: AtomicU64,
     failures: AtomicU64,
-    retries: AtomicU64,
+    pub(crate) retries: AtomicU64,
     strikes: AtomicU64,
     pub(crate) reuse_hits: AtomicU64,
+    pub(crate) collateral: AtomicU64,
 }
 
 impl Inner {
@@ -292,6 +304,9 @@ impl Inner {
                 return Err(refusal);
             }
         };
+        if self.workers.share() && self.pool.is_on() {
+            return workers::call(&self, turn, request, deadline).await;
+        }
         let instance = self.pool.take(request.method());
         // Only a kept instance's failure can be the fault of reuse, so only then a copy may be needed.
         let replay = match &instance {
@@ -317,15 +332,25 @@ impl Inner {
         again.map_err(|failed| failed.failure.call_error())
     }
 
+    /// An instance for a request. Where the node has no room, idle ones of any unit go.
     pub(crate) async fn instantiate(&self, meter: Arc<CpuMeter>) -> Result<Instance, Failure> {
-        let place = self.runtime.place().ok_or(Failure::NoRoom)?;
+        loop {
+            match self.try_instantiate(meter.clone()).await {
+                Err(Failure::NoRoom(lacks)) if self.runtime.evict(&lacks, self.blueprint.component.engine()) => {}
+                result => return result,
+            }
+        }
+    }
+
+    async fn try_instantiate(&self, meter: Arc<CpuMeter>) -> Result<Instance, Failure> {
+        let place = self.runtime.place().map_err(Failure::NoRoom)?;
         let mut store = host::store(&self.blueprint, meter, self.runtime.memory().clone());
         let guest = match self.assembly.pre() {
             Pre::Http02(pre) => pre.instantiate_async(&mut store).await.map(Guest::Http02),
             Pre::Http03(pre) => pre.instantiate_async(&mut store).await.map(Guest::Http03),
         };
         let guest = guest.map_err(|error| match Failure::of(&error, store.data()) {
-            Failure::NodeMemory => Failure::NoRoom, // no request had begun
+            Failure::NodeMemory => Failure::NoRoom(NoRoom::Memory), // no request had begun
             failure => failure,
         })?;
         store.data_mut().memory.started();
@@ -336,7 +361,16 @@ impl Inner {
     /// An instance that waits for its first request. Its own start has the limits of a request.
     async fn warm(&self) -> Result<Instance, Failure> {
         let meter = Arc::<CpuMeter>::default();
-        let start = meter.clone().measure(self.instantiate(meter));
+        self.timely(meter.clone().measure(self.instantiate(meter))).await
+    }
+
+    /// The same, if there is room. It takes nobody's place: units that keep instances warm would do so in turns.
+    async fn warm_if_room(&self) -> Result<Instance, Failure> {
+        let meter = Arc::<CpuMeter>::default();
+        self.timely(meter.clone().measure(self.try_instantiate(meter))).await
+    }
+
+    async fn timely(&self, start: impl Future<Output = Result<Instance, Failure>>) -> Result<Instance, Failure> {
         let wall = self.blueprint.limits.wall;
         tokio::time::timeout(wall, start).await.unwrap_or(Err(Failure::Wall { limit: wall }))
     }
@@ -345,7 +379,7 @@ impl Inner {
         let UnitConfig { workload, replica, .. } = &self.blueprint.config;
         let (workload, replica) = (workload.clone(), *replica);
         match failure {
-            Failure::NoRoom => StartError::NoRoom { workload, replica },
+            Failure::NoRoom(what) => StartError::NoRoom { workload, replica, what: what.clone() },
             failure => StartError::Failed { workload, replica, message: failure.message() },
         }
     }
@@ -365,6 +399,7 @@ impl Inner {
             let UnitConfig { workload, replica, .. } = &self.blueprint.config;
             let digest = self.blueprint.component.digest();
             tracing::warn!(%workload, replica, %digest, reason, "instances are no longer reused");
+            self.workers.retire_all(Retirement::Spent);
         }
     }
 
@@ -386,8 +421,9 @@ async fn keep_house(unit: Arc<Inner>) {
         unit.blueprint.logs.tell_dropped(now);
         unit.pool.expire(now);
         for _ in 0..unit.pool.cold() {
-            match unit.stop.run_until_cancelled(unit.warm()).await {
+            match unit.stop.run_until_cancelled(unit.warm_if_room()).await {
                 Some(Ok(instance)) => unit.pool.add(instance),
+                Some(Err(Failure::NoRoom(_))) => break, // another time
                 Some(Err(failure)) => {
                     unit.note_failure(&failure);
                     break;

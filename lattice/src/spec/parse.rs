@@ -3,8 +3,8 @@
 
 use super::{Reuse, Script, Source, WorkloadSpec, parts, placement, schedule};
 use crate::limits::{
-    GRANTS_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, QUEUE_MAX, REPLICAS_MAX,
-    REQUIREMENTS_MAX, ROUTES_MAX, SCRIPT_BYTES_MAX, SPEC_BYTES_MAX, SPEC_DEPTH_MAX, WALL_MAX,
+    CONCURRENCY_MAX, GRANTS_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, QUEUE_MAX,
+    REPLICAS_MAX, REQUIREMENTS_MAX, ROUTES_MAX, SCRIPT_BYTES_MAX, SPEC_BYTES_MAX, SPEC_DEPTH_MAX, WALL_MAX,
 };
 use serde_json::Value;
 
@@ -173,6 +173,10 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
         }
     }
     let reuse = spec.reuse.settings().unwrap_or_default();
+    if !(1..=CONCURRENCY_MAX).contains(&reuse.concurrency) {
+        let message = format!("{} is not between 1 and {CONCURRENCY_MAX}", reuse.concurrency);
+        return Err(SpecError::new("reuse.concurrency", message));
+    }
     if reuse.max_instances > INSTANCES_MAX {
         let message = format!("{} is more than {INSTANCES_MAX}", reuse.max_instances);
         return Err(SpecError::new("reuse.max-instances", message));
@@ -362,6 +366,8 @@ mod tests {
         refuse(&format!("name: a\n{c}\nreuse: {{requests: 0}}"), "reuse.requests", "at least 1");
         refuse(&format!("name: a\n{c}\nreuse: maybe"), "reuse", "expected `on`");
         refuse(&format!("name: a\n{c}\nreuse: {{max-instances: 1025}}"), "reuse.max-instances", "more than 1024");
+        refuse(&format!("name: a\n{c}\nreuse: {{concurrency: 0}}"), "reuse.concurrency", "between 1 and 256");
+        refuse(&format!("name: a\n{c}\nreuse: {{concurrency: 257}}"), "reuse.concurrency", "between 1 and 256");
         refuse(&format!("name: a\n{c}\nlimits: {{queue: 65537}}"), "limits.queue", "more than");
         refuse(&format!("name: a\n{c}\nlimits: {{wall: 2h}}"), "limits.wall", "more than");
         let deep = format!("name: a\nx: {}{}", "[".repeat(40), "]".repeat(40));

@@ -115,7 +115,14 @@ impl Maker {
 
     pub(crate) async fn make(&self, meter: Arc<CpuMeter>) -> Result<PartInstance, Failure> {
         let Some(part) = self.assembly.parts().get(self.at) else { return Err(Failure::Stopped) };
-        let place = self.runtime.place().ok_or(Failure::NoRoom)?;
+        let engine = self.blueprint.component.engine();
+        let place = loop {
+            match self.runtime.place() {
+                Ok(place) => break place,
+                Err(lacks) if self.runtime.evict(&lacks, engine) => {}
+                Err(lacks) => return Err(Failure::NoRoom(lacks)),
+            }
+        };
         let mut store = host::store(&self.blueprint, meter, self.runtime.memory().clone());
         let instance = match part.pre.instantiate_async(&mut store).await {
             Ok(instance) => instance,

@@ -67,7 +67,7 @@ async fn a_pool_that_has_no_room_refuses_and_one_that_does_not_fit_is_done_witho
     for options in [options.clone(), without_pool] {
         let runtime = Runtime::new(options).unwrap();
         let faults = alone(&runtime, runtime.load(Digest::of(&bytes), bytes.clone()).await.unwrap());
-        has_room_for_one(&runtime, faults).await;
+        has_room_for_one(&runtime, faults, "all 1 places for instances").await;
     }
 
     options.max_instances = 10_000_000; // more address space than there is
@@ -77,19 +77,21 @@ async fn a_pool_that_has_no_room_refuses_and_one_that_does_not_fit_is_done_witho
     assert_eq!(text(&unit, get("/")).await.unwrap().0, 200);
 }
 
-/// A second instance is refused, whoever asks for it, until the first one is gone.
-async fn has_room_for_one(runtime: &Runtime, faults: Assembly) {
+/// A second instance is refused, whoever asks for it, while the first one is at work. Idle, it goes.
+async fn has_room_for_one(runtime: &Runtime, faults: Assembly, lacks: &str) {
     let unit = Unit::start(runtime, faults.clone(), config()).await.unwrap();
-    let error = Unit::start(runtime, faults.clone(), config()).await.unwrap_err();
-    assert!(matches!(error, StartError::NoRoom { .. }), "{error}");
-    let sleeping = tokio::spawn(unit.call(get("/sleep/200")));
+    let sleeping = tokio::spawn(unit.call(get("/sleep/400")));
     until("the only instance is busy", || unit.stats().in_flight == 1).await;
+    let error = Unit::start(runtime, faults.clone(), config()).await.unwrap_err();
+    assert!(matches!(error, StartError::NoRoom { .. }) && error.to_string().contains(lacks), "{error}");
     let refused = unit.call(get("/")).await.unwrap_err();
     assert!(matches!(refused, CallError::Overloaded { .. }) && refused.nothing_ran(), "{refused}");
     assert_eq!(sleeping.await.unwrap().unwrap().status(), 200);
-    drop(unit);
+    let other = Unit::start(runtime, faults, config()).await.unwrap();
+    assert_eq!(unit.stats().instances_retired.get(&Retirement::Room), Some(&1));
+    assert_eq!(text(&unit, get("/")).await.unwrap().0, 200, "and the other way round");
+    drop((unit, other));
     until("its memory is given back", || runtime.memory_bytes_used() == 0).await;
-    Unit::start(runtime, faults, config()).await.unwrap();
 }
 
 #[tokio::test]
@@ -106,7 +108,7 @@ async fn units_share_the_memory_of_the_node() {
     options.memory_bytes_total = one + one / 2;
     let runtime = Runtime::new(options.clone()).unwrap();
     let faults = alone(&runtime, runtime.load(Digest::of(&bytes), bytes.clone()).await.unwrap());
-    has_room_for_one(&runtime, faults).await;
+    has_room_for_one(&runtime, faults, "memory of this node").await;
 
     // What a guest that runs asks for in vain costs its own request alone.
     options.memory_bytes_total = 16 << 20;

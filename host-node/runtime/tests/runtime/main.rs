@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests are tests as well")]
 
 mod cache;
+mod concurrency;
 mod exchange;
 mod faults;
 mod load;
@@ -11,6 +12,7 @@ mod network;
 mod part_faults;
 mod parts;
 mod reuse;
+mod room;
 mod sockets;
 
 use bytes::Bytes;
