@@ -36,7 +36,7 @@ const CALLS: [(&str, u32); 10] = [
 struct Silent;
 
 impl LogSink for Silent {
-    fn line(&self, _: LogStream, _: &str) {}
+    fn line(&self, _: Option<u64>, _: LogStream, _: &str) {}
 }
 
 struct Bench {
@@ -68,13 +68,14 @@ impl Bench {
             reuse: Reuse::default(),
             limits,
             grants: Default::default(),
+            volumes: Vec::new(),
             logs: Arc::new(Silent),
         };
         self.tokio.block_on(Unit::start(&self.runtime, assembly, config)).expect("a unit")
     }
 
     fn composed(&self) -> Unit {
-        let part = |name| lattice_composer::Part { name: component_name(name), bytes: guest(name) };
+        let part = |name| lattice_composer::Part { name: component_name(name), bytes: guest(name), role: None };
         let whole = lattice_composer::compose(&[part("part-caller"), part("part")], &[]).expect("a composition");
         let main = self.load(whole.bytes);
         self.start(self.runtime.assemble(main, Vec::new(), Vec::new()).expect("an assembly"))

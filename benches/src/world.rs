@@ -37,6 +37,7 @@ pub fn nodes(count: u32) -> LatticeView {
             labels: BTreeMap::from([("zone".to_owned(), format!("zone-{}", number % 3))]),
             version: "0.1.0".to_owned(),
             capacity: Capacity { memory: 256 << 30, slots: 256 },
+            volumes: Default::default(),
             http: None,
             draining: false,
             started_at: 0,

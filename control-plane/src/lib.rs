@@ -24,7 +24,7 @@ use lattice::{
     event::EventKind,
     host::{Host, Role, Unfit},
     id::{LatticeId, NodeId},
-    record::Capacity,
+    record::{Capacity, VolumeOffer},
     store::{Connection, Platform},
     trigger::Trigger,
     view::LatticeView,
@@ -88,6 +88,7 @@ pub struct NodeOptions {
     pub labels: BTreeMap<String, String>,
     pub version: String,
     pub capacity: Capacity,
+    pub volumes: VolumeOffer,
     /// Where it takes HTTP, for people.
     pub http: Option<String>,
     pub timing: Timing,

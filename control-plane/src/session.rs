@@ -297,6 +297,7 @@ impl Keeper {
             labels: options.labels.clone(),
             version: options.version.clone(),
             capacity: options.capacity,
+            volumes: options.volumes.clone(),
             http: options.http.clone(),
             draining: state.draining,
             started_at: self.started_at,

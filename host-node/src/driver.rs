@@ -9,10 +9,10 @@ use lattice::{
     host::{Assignment, Observed},
     id::SlotId,
     recipe::Recipe,
-    spec::{Class, WorkloadSpec},
+    spec::{Class, VolumeSpec, WorkloadSpec},
     store::Platform,
 };
-use lattice_runtime::{Assembly, Limits, LogSink, Reuse, Runtime, Unit, UnitConfig};
+use lattice_runtime::{Assembly, Limits, LogSink, Reuse, Runtime, Unit, UnitConfig, Volume, VolumeContent};
 use lattice_supervisor::{Effect, Event, Slot, Target, UnitId};
 use std::{
     collections::BTreeMap,
@@ -359,6 +359,20 @@ fn unit_config(slot: &SlotId, spec: &WorkloadSpec, logs: Arc<dyn LogSink>) -> Un
             body_bytes: spec.limits.body.0,
         },
         grants: spec.grants.clone(),
+        volumes: spec.volumes.iter().filter_map(volume).collect(),
         logs,
     }
+}
+
+/// What is in a volume is one of three; admission has seen to it.
+fn volume(spec: &VolumeSpec) -> Option<Volume> {
+    let content = match spec {
+        VolumeSpec { empty: Some(empty), .. } => VolumeContent::Empty { bytes_max: empty.size.0 },
+        VolumeSpec { host: Some(host), .. } => {
+            VolumeContent::Host { path: host.path.as_str().into(), read_only: host.read_only }
+        }
+        VolumeSpec { files: Some(files), .. } => VolumeContent::Files(files.clone()),
+        _ => return None,
+    };
+    Some(Volume { name: spec.name.to_string(), mount: spec.mount.to_string(), content })
 }

@@ -23,7 +23,7 @@ use lattice::{
     report::HostReport,
     store::Platform,
 };
-pub use lattice_runtime::NetworkOptions;
+pub use lattice_runtime::{NetworkOptions, VolumeOptions};
 use lattice_runtime::{Runtime, RuntimeError, RuntimeOptions};
 use logs::Logs;
 use prometheus_client::registry::Registry;
@@ -55,6 +55,8 @@ pub struct HostOptions {
     pub strict_drain: Duration,
     /// What guests may reach outside, as far as it is this node's to decide.
     pub network: NetworkOptions,
+    /// Directories that guests may be given. Default none.
+    pub volumes: VolumeOptions,
 }
 
 impl HostOptions {
@@ -68,6 +70,7 @@ impl HostOptions {
             drain: Duration::from_secs(20),
             strict_drain: Duration::from_millis(500),
             network: NetworkOptions::default(),
+            volumes: VolumeOptions::default(),
         }
     }
 }
@@ -97,6 +100,7 @@ impl HostNode {
         let mut runtime = RuntimeOptions::new(&options.cache_dir);
         runtime.max_instances = options.max_instances;
         runtime.memory_bytes_total = options.memory_bytes_total;
+        runtime.volumes = options.volumes.clone();
         runtime.network = options.network.clone();
         let runtime = Runtime::new(runtime)?;
         let units = Arc::<ReadyUnits>::default();

@@ -32,6 +32,13 @@ pub const ROUTES_MAX: usize = 256;
 pub const GRANTS_MAX: usize = 256;
 /// Schedules of one workload.
 pub const SCHEDULES_MAX: usize = 16;
+/// Volumes of one workload.
+pub const VOLUMES_MAX: usize = 16;
+/// Files of one volume whose text is in the spec.
+pub const VOLUME_FILES_MAX: usize = 256;
+/// Least and largest size of an empty volume, in bytes.
+pub const VOLUME_BYTES_MIN: u64 = 64 << 10;
+pub const VOLUME_BYTES_MAX: u64 = 64 << 30;
 /// Replicas of one workload.
 pub const REPLICAS_MAX: u32 = 10_000;
 /// Environment variables or configuration entries of one component.

@@ -10,7 +10,7 @@ use crate::{
     id::{Digest, Generation, Incarnation, NodeId, SlotId, WorkloadName},
     limits::{MESSAGE_BYTES_MAX, one_line},
     recipe::Recipe,
-    spec::{Source, WorkloadSpec},
+    spec::{Source, VolumeSpec, WorkloadSpec},
     store::Bucket,
 };
 use bytes::Bytes;
@@ -144,6 +144,27 @@ pub struct Capacity {
     pub slots: u32,
 }
 
+/// What a node offers to volumes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct VolumeOffer {
+    /// Bytes of all empty volumes together.
+    pub bytes: u64,
+    /// Directories that guests may be given, with what is below.
+    pub host_paths: Vec<String>,
+}
+
+impl VolumeOffer {
+    /// The first volume of a spec that this node can't have, whatever else it runs.
+    pub fn lacks<'a>(&self, spec: &'a WorkloadSpec) -> Option<&'a VolumeSpec> {
+        let fits = crate::spec::empty_bytes(&spec.volumes) <= self.bytes;
+        spec.volumes.iter().find(|volume| match &volume.host {
+            Some(host) => !host.path.is_within(&self.host_paths),
+            None => volume.empty.is_some() && !fits,
+        })
+    }
+}
+
 /// Observed: a node is alive. Written by that node only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -153,6 +174,8 @@ pub struct Session {
     pub labels: BTreeMap<String, String>,
     pub version: String,
     pub capacity: Capacity,
+    #[serde(default)]
+    pub volumes: VolumeOffer,
     /// Where this node takes HTTP, for people; peers never connect to it.
     pub http: Option<String>,
     /// The node is leaving: it takes nothing new and hands over what it has.

@@ -10,6 +10,7 @@ mod parts;
 mod placement;
 mod schedule;
 mod script;
+mod volumes;
 
 pub use cron::{Cron, Zone};
 pub use grants::Grants;
@@ -18,6 +19,7 @@ pub use parts::{PartRole, PartSpec, RestartSpec, ServiceLimits, ServiceSpec};
 pub use placement::{Requirement, RequirementError, is_label_key, is_label_value};
 pub use schedule::{RequestPath, ScheduleSpec};
 pub use script::Script;
+pub use volumes::{EmptyVolume, HostVolume, MountPath, VolumeSpec, empty_bytes};
 
 use crate::{
     id::{ComponentName, Digest, WorkloadName},
@@ -69,6 +71,10 @@ pub struct WorkloadSpec {
     /// What it may reach outside: nothing, unless it is listed. All components that are composed share these.
     #[serde(default, skip_serializing_if = "is_default")]
     pub grants: Grants,
+    /// Directories that the guest sees. It sees no others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub volumes: Vec<VolumeSpec>,
     /// Which nodes may run it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub placement: Placement,
@@ -97,6 +103,7 @@ impl WorkloadSpec {
             reuse: Reuse::default(),
             limits: Limits::default(),
             grants: Grants::default(),
+            volumes: Vec::new(),
             placement: Placement::default(),
         }
     }
@@ -430,6 +437,7 @@ text_form!(Requirement, "zone in (eu-1, eu-2)");
 text_form!(Cron, "*/5 * * * *");
 text_form!(Zone, "Europe/Berlin");
 text_form!(RequestPath, "/tick");
+text_form!(MountPath, "/data");
 
 /// Reuse of instances: several times the throughput of one instance a request. A guest then sees many requests in one
 /// life; what it keeps in memory stays until the instance is retired.

@@ -178,6 +178,7 @@ mod tests {
             labels: BTreeMap::new(),
             version: String::new(),
             capacity: crate::record::Capacity { memory: 0, slots: 0 },
+            volumes: Default::default(),
             http: None,
             draining: false,
             started_at: 0,

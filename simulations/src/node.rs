@@ -67,6 +67,7 @@ impl SimNode {
             labels: BTreeMap::from([("zone".to_owned(), zone.to_owned())]),
             version: "0.0.0".into(),
             capacity,
+            volumes: Default::default(),
             http: None,
             timing: Timing::DEV,
             drain: Duration::from_secs(10),

@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 26] = [
+const RUST: [&str; 27] = [
     "border",
     "border02",
     "border03",
@@ -52,6 +52,7 @@ const RUST: [&str; 26] = [
     "faults03",
     "fetcher",
     "fetcher03",
+    "files",
     "greeter",
     "hello-composed",
     "hello-http02",

@@ -91,6 +91,7 @@ async fn runtime_alone(address: SocketAddr, wasm: PathBuf) {
         reuse: Reuse { max_instances: INSTANCES_MAX, ..Reuse::default() },
         limits: Limits::default(),
         grants: Grants::default(),
+        volumes: Vec::new(),
         logs: Arc::new(NoLogs),
     };
     let assembly = runtime.assemble(component, Vec::new(), Vec::new()).expect("it needs nothing");

@@ -233,6 +233,7 @@ mod runtime {
                 reuse: Reuse { requests: u32::MAX, ..Reuse::default() },
                 limits: Limits::default(),
                 grants: Grants::default(),
+                volumes: Vec::new(),
                 logs: Arc::new(NoLogs),
             };
             let assembly = runtime.assemble(component, Vec::new(), Vec::new()).expect("it needs nothing");

@@ -19,12 +19,12 @@ use lattice::{
     address::{AddressPolicy, Cidr},
     id::{LatticeId, NodeId},
     limits::LABELS_MAX,
-    record::Capacity,
-    spec::{is_label_key, is_label_value},
+    record::{Capacity, VolumeOffer},
+    spec::{MountPath, is_label_key, is_label_value},
     units::{Bytes, Millis},
 };
 use lattice_control_plane::{ControlPlane, ControlPlaneError, NodeOptions, Timing};
-use lattice_host_node::{HostNode, HostOptions, NetworkOptions};
+use lattice_host_node::{HostNode, HostOptions, NetworkOptions, VolumeOptions};
 use lattice_router::{Router, RouterOptions};
 pub use machine::memory;
 use prometheus_client::registry::Registry;
@@ -90,6 +90,12 @@ pub struct Args {
     /// Certificate authorities that guests' requests trust beside the system's, in PEM
     #[arg(long, env = "LATTICE_EGRESS_CA", value_name = "FILE")]
     egress_ca: Option<PathBuf>,
+    /// A directory that guests may be given by a volume of theirs, with all that is below. Repeat it for more
+    #[arg(long = "allow-host-path", env = "LATTICE_ALLOW_HOST_PATH", value_delimiter = ',', value_name = "DIR")]
+    allow_host_paths: Vec<MountPath>,
+    /// Room on the disk, below --data, for all empty volumes of guests together
+    #[arg(long, default_value = "10GiB", value_name = "SIZE")]
+    volume_space: Bytes,
     /// How fast failures are noticed; the same on all nodes of a lattice
     #[arg(long, value_enum, default_value_t, value_name = "PRESET")]
     timing: TimingPreset,
@@ -278,6 +284,10 @@ async fn serve(args: Args, context: &Context, control_thread: &Handle) -> anyhow
         labels,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         capacity: Capacity { memory: args.memory.map_or_else(memory, |memory| memory.0), slots: args.slots },
+        volumes: VolumeOffer {
+            bytes: args.volume_space.0,
+            host_paths: args.allow_host_paths.iter().map(MountPath::to_string).collect(),
+        },
         http: Some(http_address.to_string()),
         timing: args.timing.into(),
         drain: leave,
@@ -288,6 +298,11 @@ async fn serve(args: Args, context: &Context, control_thread: &Handle) -> anyhow
     host.drain = host.drain.min(leave);
     host.memory_bytes_total = options.capacity.memory;
     host.network = network;
+    host.volumes = VolumeOptions {
+        dir: Some(data.part("volumes")),
+        bytes_total: options.volumes.bytes,
+        host_paths: options.volumes.host_paths.iter().map(PathBuf::from).collect(),
+    };
     let timing = Timing::from(args.timing);
     host.strict_drain = (timing.kill - timing.fence) / 2;
     let host = HostNode::new(host, data_platform.clone(), &mut metrics).context("can't start the host")?;

@@ -90,6 +90,7 @@ mod tests {
                 labels: [("zone".to_owned(), "z1".to_owned())].into(),
                 version: "0.1.0".into(),
                 capacity: Capacity { memory: 1 << 30, slots: 256 },
+                volumes: Default::default(),
                 http: Some("127.0.0.1:8001".into()),
                 draining: false,
                 started_at: 1_000,

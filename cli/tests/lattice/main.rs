@@ -24,3 +24,4 @@ mod security;
 mod serving;
 mod streaming;
 mod up;
+mod volumes;

@@ -14,9 +14,22 @@ use std::{collections::BTreeMap, fmt};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
     Draining,
-    Label { requirement: Requirement, value: Option<String> },
-    Slots { capacity: u32 },
-    Memory { needed: u64, reserved: u64, capacity: u64 },
+    Label {
+        requirement: Requirement,
+        value: Option<String>,
+    },
+    /// It can't have a volume, by name.
+    Volume {
+        name: String,
+    },
+    Slots {
+        capacity: u32,
+    },
+    Memory {
+        needed: u64,
+        reserved: u64,
+        capacity: u64,
+    },
 }
 
 impl fmt::Display for Reason {
@@ -28,6 +41,9 @@ impl fmt::Display for Reason {
             }
             Reason::Label { requirement, value: None } => {
                 write!(f, "has no label {}; required: {requirement}", requirement.key())
+            }
+            Reason::Volume { name } => {
+                write!(f, "can't have volume {name}: its operator did not allow the directory, or so much room")
             }
             Reason::Slots { capacity } => write!(f, "has no slot left of its {capacity}"),
             Reason::Memory { needed, reserved, capacity } => {
@@ -145,13 +161,16 @@ impl<'a> Account<'a> {
 
     /// What rules the node out for all replicas of a workload, however much room it has.
     fn rules_out(&self, spec: &WorkloadSpec) -> Option<Reason> {
-        let Session { labels, draining, .. } = self.session;
+        let Session { labels, volumes, draining, .. } = self.session;
         if *draining {
             return Some(Reason::Draining);
         }
-        let requirement = spec.placement.require.iter().find(|requirement| !requirement.holds(labels))?;
-        let value = labels.get(requirement.key()).cloned();
-        Some(Reason::Label { requirement: requirement.clone(), value })
+        if let Some(requirement) = spec.placement.require.iter().find(|requirement| !requirement.holds(labels)) {
+            let value = labels.get(requirement.key()).cloned();
+            return Some(Reason::Label { requirement: requirement.clone(), value });
+        }
+        let volume = volumes.lacks(spec)?;
+        Some(Reason::Volume { name: volume.name.to_string() })
     }
 
     fn has_room(&self, needed: u64) -> bool {

@@ -38,9 +38,12 @@ pub(crate) fn occupancy(view: &LatticeView, holder: &Holder) -> Occupancy {
     }
 }
 
-/// A holder is leaving a slot when its node drains, or when a newer spec asks for labels that the node lacks.
+/// A holder is leaving a slot when its node drains, or when a newer spec asks for labels or volumes that the
+/// node lacks.
 pub(crate) fn is_leaving(session: &Session, spec: &WorkloadSpec) -> bool {
-    session.draining || spec.placement.require.iter().any(|requirement| !requirement.holds(&session.labels))
+    session.draining
+        || spec.placement.require.iter().any(|requirement| !requirement.holds(&session.labels))
+        || session.volumes.lacks(spec).is_some()
 }
 
 pub(crate) fn is_slot_corrupt(view: &LatticeView, slot: &SlotId) -> bool {

@@ -254,6 +254,7 @@ mod tests {
                     labels: BTreeMap::new(),
                     version: String::new(),
                     capacity: Capacity { memory: 0, slots: 0 },
+                    volumes: Default::default(),
                     http: None,
                     draining: false,
                     started_at: 0,

@@ -63,6 +63,7 @@ impl World {
             labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
             version: String::new(),
             capacity: Capacity { memory: 1000 << 20, slots: 4 },
+            volumes: Default::default(),
             http: None,
             draining: false,
             started_at: 0,

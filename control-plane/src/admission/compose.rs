@@ -215,6 +215,7 @@ mod tests {
             labels: BTreeMap::new(),
             version: String::new(),
             capacity: Capacity { memory: 1 << 30, slots: 4 },
+            volumes: Default::default(),
             http: None,
             timing: Timing::DEV,
             drain: Duration::ZERO,

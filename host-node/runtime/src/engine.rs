@@ -1,7 +1,7 @@
 //! The two engines and the thread that ticks them. What is switched on or off here is part of the compatibility hash,
 //! so a change makes all cached code be compiled again.
 
-use crate::network::NetworkOptions;
+use crate::{network::NetworkOptions, volumes::VolumeOptions};
 use std::{
     path::PathBuf,
     sync::mpsc::{self, RecvTimeoutError},
@@ -32,6 +32,8 @@ pub struct RuntimeOptions {
     pub component_bytes_max: u64,
     /// What guests may reach outside, as far as it is this node's to decide.
     pub network: NetworkOptions,
+    /// Directories that guests may be given. Default none.
+    pub volumes: VolumeOptions,
 }
 
 impl RuntimeOptions {
@@ -44,6 +46,7 @@ impl RuntimeOptions {
             max_memory_bytes: lattice::limits::INSTANCE_MEMORY_BYTES_MAX,
             component_bytes_max: 128 << 20,
             network: NetworkOptions::default(),
+            volumes: VolumeOptions::default(),
         }
     }
 }
@@ -59,6 +62,8 @@ pub enum RuntimeError {
         #[source]
         source: std::io::Error,
     },
+    #[error("the directory of volumes: {0}")]
+    Volumes(std::io::Error),
     #[error("the certificate authorities for outgoing requests: {0}")]
     Authorities(String),
 }

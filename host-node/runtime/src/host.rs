@@ -1,5 +1,6 @@
 //! What belongs to one instance on our side: its WASI contexts, its handles, its limits. Everything a guest is not
-//! given here it does not have: no files, no requests and sockets but those that are granted, an empty stdin.
+//! given here it does not have: no files but its volumes, no requests and sockets but those that are granted, an empty
+//! stdin.
 
 use crate::{
     identity::Identity,
@@ -8,6 +9,7 @@ use crate::{
     network::{Network, Sockets},
     parts::Parts,
     unit::Blueprint,
+    volumes::Descriptors,
 };
 use std::sync::{Arc, LazyLock, Weak, atomic::Ordering::Relaxed};
 use wasmtime::{Store, component::ResourceTable};
@@ -41,12 +43,17 @@ pub(crate) struct Host {
     /// The other parts of its unit.
     pub(crate) parts: Weak<Parts>,
     wasi: WasiCtx,
+    descriptors: Descriptors,
     http: WasiHttpCtx,
     hooks: Hooks,
 }
 
 /// A store for one more instance of the unit.
-pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>, memory: Arc<NodeMemory>) -> Store<Host> {
+pub(crate) fn store(
+    blueprint: &Blueprint,
+    meter: Arc<CpuMeter>,
+    memory: Arc<NodeMemory>,
+) -> wasmtime::Result<Store<Host>> {
     let ordinal = blueprint.ordinals.fetch_add(1, Relaxed) + 1;
     let books = Sockets::new(blueprint.network.clone());
     let mut wasi = WasiCtx::builder();
@@ -62,6 +69,7 @@ pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>, memory: Arc<Nod
     for (name, value) in &blueprint.config.env {
         wasi.env(name, value);
     }
+    blueprint.volumes.open(&mut wasi)?;
     let mut table = ResourceTable::new();
     table.set_max_capacity(HANDLES_MAX);
     let mut http = WasiHttpCtx::new();
@@ -76,6 +84,7 @@ pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>, memory: Arc<Nod
         identity: Identity { workload: blueprint.config.workload.clone(), replica: blueprint.config.replica },
         parts: blueprint.parts.clone(),
         wasi: wasi.build(),
+        descriptors: blueprint.volumes.descriptors(),
         http,
         hooks: Hooks { network: blueprint.network.clone() },
     };
@@ -83,7 +92,14 @@ pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>, memory: Arc<Nod
     store.set_hostcall_fuel(CALL_BYTES_MAX);
     store.set_max_component_handles(HANDLES_MAX);
     crate::limits::apply(&mut store);
-    store
+    Ok(store)
+}
+
+impl Host {
+    /// What file systems are made of.
+    pub(crate) fn files(&mut self) -> (WasiCtxView<'_>, &mut Descriptors) {
+        (WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }, &mut self.descriptors)
+    }
 }
 
 impl WasiView for Host {

@@ -40,6 +40,7 @@ mod pool;
 mod signature;
 mod tally;
 mod unit;
+mod volumes;
 mod workers;
 
 pub use bridge::crossing::{CannotCross, Uncrossable, crossing};
@@ -56,6 +57,7 @@ pub use pool::{Retirement, Reuse};
 pub use signature::{Interface, Signatures, signatures};
 pub use tally::{FailureKind, LastFailure, Limit, Tallied};
 pub use unit::{StartError, Unit, UnitConfig, UnitStats};
+pub use volumes::{Volume, VolumeContent, VolumeError, VolumeOptions};
 
 /// A lock whose holder panicked is taken all the same: what these locks guard is whole between any two statements.
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {

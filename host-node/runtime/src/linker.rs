@@ -1,7 +1,7 @@
 //! What this node offers to components, twice: as the linkers that wasmtime asks, and as a list of names that can be
 //! compared with a component's imports before anything is compiled. The linker has the last word.
 
-use crate::{host::Host, network};
+use crate::{host::Host, network, volumes};
 use wasmtime::{Engine, component::Linker};
 use wasmtime_wasi_config::WasiConfig;
 
@@ -76,6 +76,10 @@ const NEAR_MISSES_MAX: usize = 3;
 pub(crate) fn plain(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    // Ours in the place of wasmtime's: volumes have quotas.
+    linker.allow_shadowing(true);
+    volumes::add_p2_to_linker(&mut linker)?;
+    linker.allow_shadowing(false);
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     wasmtime_wasi_config::add_to_linker(&mut linker, |host: &mut Host| WasiConfig::from(&host.config))?;
     crate::identity::add_to_linker(&mut linker)?;
@@ -87,6 +91,9 @@ pub(crate) fn plain(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
 pub(crate) fn concurrent(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
     let mut linker = plain(engine)?;
     wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+    linker.allow_shadowing(true);
+    volumes::add_p3_to_linker(&mut linker)?;
+    linker.allow_shadowing(false);
     wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     network::add_to_linker03(&mut linker)?;
     Ok(linker)

@@ -12,6 +12,7 @@ use crate::{
     network::{Network, NodeNetwork},
     parts::EdgeError,
     unit::{self, UnitConfig},
+    volumes::VolumeKeeper,
 };
 use bytes::Bytes;
 use lattice::id::{ComponentName, Digest};
@@ -50,6 +51,7 @@ struct RuntimeInner {
     memory: Arc<NodeMemory>,
     network: Arc<NodeNetwork>,
     units: Arc<Units>,
+    volumes: Arc<VolumeKeeper>,
     compiled: AtomicU64,
     from_disk: AtomicU64,
 }
@@ -163,6 +165,7 @@ impl Runtime {
                 move || units.evict(None)
             }),
             units,
+            volumes: VolumeKeeper::open(options.volumes).map_err(RuntimeError::Volumes)?,
             compiled: AtomicU64::new(0),
             from_disk: AtomicU64::new(0),
         })))
@@ -219,6 +222,10 @@ impl Runtime {
 
     pub(crate) fn memory(&self) -> &Arc<NodeMemory> {
         &self.0.memory
+    }
+
+    pub(crate) fn volumes(&self) -> &Arc<VolumeKeeper> {
+        &self.0.volumes
     }
 
     /// What the guests of one unit reach outside.

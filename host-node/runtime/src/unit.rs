@@ -12,6 +12,7 @@ use crate::{
     parts::{Assembly, PartStats, Parts},
     pool::{Guest, Instance, Pool, Retirement, Reuse},
     tally::{Tallied, Tally},
+    volumes::{Volume, VolumeError, Volumes},
     workers::{self, Workers},
 };
 use http_body::Body as _;
@@ -44,6 +45,8 @@ pub struct UnitConfig {
     pub limits: Limits,
     /// What the guest may reach outside. Default nothing.
     pub grants: Grants,
+    /// Directories that the guest sees. Default none.
+    pub volumes: Vec<Volume>,
     /// Where the guest's stdout and stderr go.
     pub logs: Arc<dyn LogSink>,
 }
@@ -57,6 +60,9 @@ pub enum StartError {
     /// The node has no room for one more instance, and no idle one could go.
     #[error("{workload}.{replica} does not start: no room for one more instance: {what}")]
     NoRoom { workload: WorkloadName, replica: u32, what: NoRoom },
+    /// A directory that the guest is to see is not there.
+    #[error("{workload}.{replica} does not start: {error}")]
+    Volume { workload: WorkloadName, replica: u32, error: VolumeError },
 }
 
 /// Counters of one unit. Sums count from its start.
@@ -125,6 +131,12 @@ impl Unit {
         let logs = LogGate::new(config.logs.clone(), tally.clone());
         let seats = if component.is_http03() && config.reuse.enabled { config.reuse.concurrency.max(1) } else { 1 };
         let turns = config.limits.concurrency.min(config.reuse.max_instances.saturating_mul(seats));
+        let unit = format!("{}.{}", config.workload, config.replica);
+        let volumes = Volumes::prepare(runtime.volumes(), unit, config.volumes.clone()).await;
+        let volumes = volumes.map_err(|error| {
+            let (workload, replica) = (config.workload.clone(), config.replica);
+            StartError::Volume { workload, replica, error }
+        })?;
         let inner = Arc::new(Inner {
             admission: Admission::new(turns, config.limits.queue),
             pool: Pool::new(config.reuse.clone()),
@@ -136,6 +148,7 @@ impl Unit {
                 limits,
                 logs,
                 network,
+                volumes,
                 config,
                 parts: Arc::downgrade(&parts),
                 tally,
@@ -259,6 +272,7 @@ pub(crate) struct Blueprint {
     pub(crate) tally: Arc<Tally>,
     /// Instances so far, those that could not be made included: names them in the log.
     pub(crate) ordinals: AtomicU64,
+    pub(crate) volumes: Volumes,
 }
 
 pub(crate) struct Inner {
@@ -344,7 +358,8 @@ impl Inner {
 
     async fn try_instantiate(&self, meter: Arc<CpuMeter>) -> Result<Instance, Failure> {
         let place = self.runtime.place().map_err(Failure::NoRoom)?;
-        let mut store = host::store(&self.blueprint, meter, self.runtime.memory().clone());
+        let store = host::store(&self.blueprint, meter, self.runtime.memory().clone());
+        let mut store = store.map_err(|error| Failure::Trap(format!("has lost a volume: {error:#}")))?;
         let guest = match self.assembly.pre() {
             Pre::Http02(pre) => pre.instantiate_async(&mut store).await.map(Guest::Http02),
             Pre::Http03(pre) => pre.instantiate_async(&mut store).await.map(Guest::Http03),

@@ -42,6 +42,7 @@ fn session(view: &mut LatticeView, node: &str, incarnation: u128) {
         labels: BTreeMap::new(),
         version: String::new(),
         capacity: Capacity { memory: 0, slots: 0 },
+        volumes: Default::default(),
         http: None,
         draining: false,
         started_at: 0,

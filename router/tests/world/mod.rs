@@ -253,6 +253,7 @@ impl World {
                     labels: BTreeMap::new(),
                     version: "0".into(),
                     capacity: Capacity { memory: 1, slots: 1 },
+                    volumes: Default::default(),
                     http: None,
                     draining: false,
                     started_at: 0,

@@ -13,6 +13,7 @@ use crate::{
     pool::Alive,
     tally::Tally,
     unit::{Blueprint, UnitConfig},
+    volumes::Volumes,
 };
 use std::{
     sync::{
@@ -104,6 +105,8 @@ impl Maker {
             limits: Arc::new(limits),
             logs: LogGate::new(config.logs.clone(), tally.clone()),
             network,
+            // They are the component's that answers: a part has its own store, and no say about files.
+            volumes: Volumes::default(),
             config,
             parts,
             tally,
@@ -123,7 +126,8 @@ impl Maker {
                 Err(lacks) => return Err(Failure::NoRoom(lacks)),
             }
         };
-        let mut store = host::store(&self.blueprint, meter, self.runtime.memory().clone());
+        let store = host::store(&self.blueprint, meter, self.runtime.memory().clone());
+        let mut store = store.map_err(|error| Failure::Trap(format!("{error:#}")))?;
         let instance = match part.pre.instantiate_async(&mut store).await {
             Ok(instance) => instance,
             Err(error) => return Err(Failure::of(&error, store.data())),

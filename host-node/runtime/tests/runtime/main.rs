@@ -14,6 +14,7 @@ mod parts;
 mod reuse;
 mod room;
 mod sockets;
+mod volumes;
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
@@ -83,6 +84,7 @@ fn config() -> UnitConfig {
         reuse: Reuse::default(),
         limits: Limits { wall: Duration::from_secs(60), cpu: Duration::from_secs(30), ..Limits::default() },
         grants: Grants::default(),
+        volumes: Vec::new(),
         logs: Arc::new(Kept::default()),
     }
 }

@@ -1,0 +1,313 @@
+//! Directories that guests see. What lies behind a volume is prepared once for a unit and goes with it; each instance
+//! gets it as a preopened directory, out of which no path and no link leads.
+//!
+//! Start at [`Volumes::prepare`]; `quota.rs` bounds what a guest may write, `p2.rs` and `p3.rs` ask it.
+
+mod p2;
+mod p3;
+mod quota;
+
+pub(crate) use p2::add_to_linker as add_p2_to_linker;
+pub(crate) use p3::add_to_linker as add_p3_to_linker;
+
+use crate::host::Host;
+use quota::Quota;
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+use wasmtime::component::{HasData, Resource};
+use wasmtime_wasi::{
+    FsPerms, WasiCtxBuilder,
+    filesystem::{Descriptor, WasiFilesystemCtxView},
+};
+
+/// A directory for a guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Names the volume in errors and in the node's directory: letters, digits and `-`.
+    pub name: String,
+    /// The guest's path.
+    pub mount: String,
+    pub content: VolumeContent,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VolumeContent {
+    /// Nothing at first. All files together have at most so many bytes.
+    Empty { bytes_max: u64 },
+    /// A directory of the node, below one that the operator allowed.
+    Host { path: PathBuf, read_only: bool },
+    /// Files that can only be read.
+    Files(BTreeMap<String, String>),
+}
+
+/// What a node offers to volumes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct VolumeOptions {
+    /// Where volumes are made; nobody else's, and emptied at the start. Without it there are none.
+    pub dir: Option<PathBuf>,
+    /// Bytes of all empty volumes together.
+    pub bytes_total: u64,
+    /// Directories of the node that guests may be given, with what is below.
+    pub host_paths: Vec<PathBuf>,
+}
+
+/// Why a volume is not there.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VolumeError {
+    #[error("volume {name}: this node has no room for {bytes} bytes more of its {total}")]
+    NoRoom { name: String, bytes: u64, total: u64 },
+    #[error("volume {name}: {} is in no directory that this node's operator allowed (lattice node --allow-host-path)", path.display())]
+    NotAllowed { name: String, path: PathBuf },
+    #[error("volume {name}: {message}")]
+    Failed { name: String, message: String },
+}
+
+/// The part of a runtime that keeps volumes.
+#[derive(Debug, Default)]
+pub(crate) struct VolumeKeeper {
+    options: VolumeOptions,
+    /// Bytes that empty volumes may take by now.
+    reserved: AtomicU64,
+    made: AtomicU64,
+}
+
+/// The volumes of one unit. Dropping it removes what was made for it.
+#[derive(Debug, Default)]
+pub(crate) struct Volumes {
+    mounts: Vec<Mount>,
+    quotas: Arc<[Option<Arc<Quota>>]>,
+    made: Option<Made>,
+}
+
+#[derive(Debug)]
+struct Mount {
+    path: PathBuf,
+    guest: String,
+    perms: FsPerms,
+}
+
+/// A unit's own directory on the node's disk.
+#[derive(Debug)]
+struct Made {
+    dir: PathBuf,
+    reserved: u64,
+    keeper: Arc<VolumeKeeper>,
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        let (dir, keeper, reserved) = (std::mem::take(&mut self.dir), self.keeper.clone(), self.reserved);
+        let remove = move || {
+            match fs::remove_dir_all(&dir) {
+                // Only then there is room for another one.
+                Ok(()) => drop(keeper.reserved.fetch_sub(reserved, Relaxed)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => tracing::warn!(dir = %dir.display(), %error, "a volume is not removed"),
+            }
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
+        }
+    }
+}
+
+impl VolumeKeeper {
+    /// Removes what an earlier process left behind. Blocking.
+    pub(crate) fn open(options: VolumeOptions) -> io::Result<Arc<Self>> {
+        if let Some(dir) = &options.dir {
+            match fs::remove_dir_all(dir) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => private_dir(dir)?,
+            }
+        }
+        Ok(Arc::new(Self { options, ..Self::default() }))
+    }
+
+    fn reserve(&self, name: &str, bytes: u64) -> Result<(), VolumeError> {
+        let total = self.options.bytes_total;
+        let fits = |reserved: u64| reserved.checked_add(bytes).filter(|reserved| *reserved <= total);
+        let reserved = self.reserved.fetch_update(Relaxed, Relaxed, fits);
+        reserved.map(drop).map_err(|_| VolumeError::NoRoom { name: name.to_owned(), bytes, total })
+    }
+
+    /// Where a host path leads to, if all of that is allowed.
+    fn host_path(&self, name: &str, path: &Path) -> Result<PathBuf, VolumeError> {
+        let failed = |path: &Path, error: io::Error| VolumeError::Failed {
+            name: name.to_owned(),
+            message: format!("{}: {error}", path.display()),
+        };
+        let real = path.canonicalize().map_err(|error| failed(path, error))?;
+        for allowed in &self.options.host_paths {
+            // Named below an allowed directory, and there: no link may lead from it to somewhere else.
+            let is_named = path.starts_with(allowed);
+            if is_named && real.starts_with(allowed.canonicalize().map_err(|error| failed(allowed, error))?) {
+                return Ok(real);
+            }
+        }
+        Err(VolumeError::NotAllowed { name: name.to_owned(), path: path.to_owned() })
+    }
+}
+
+fn private_dir(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+impl Volumes {
+    /// Make what a unit needs. `unit` names it among files.
+    pub(crate) async fn prepare(
+        keeper: &Arc<VolumeKeeper>,
+        unit: String,
+        volumes: Vec<Volume>,
+    ) -> Result<Self, VolumeError> {
+        if volumes.is_empty() {
+            return Ok(Self::default());
+        }
+        let keeper = keeper.clone();
+        let made = tokio::task::spawn_blocking(move || Self::make(&keeper, &unit, &volumes)).await;
+        made.unwrap_or_else(|error| Err(VolumeError::Failed { name: String::new(), message: error.to_string() }))
+    }
+
+    fn make(keeper: &Arc<VolumeKeeper>, unit: &str, volumes: &[Volume]) -> Result<Self, VolumeError> {
+        let mut this = Self::default();
+        let mut quotas = Vec::new();
+        for Volume { name, mount, content } in volumes {
+            let failed = |error: io::Error| VolumeError::Failed { name: name.clone(), message: error.to_string() };
+            let (path, perms, quota) = match content {
+                VolumeContent::Host { path, read_only } => {
+                    let perms = if *read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
+                    (keeper.host_path(name, path)?, perms, None)
+                }
+                VolumeContent::Empty { bytes_max } => {
+                    let made = this.made(keeper, unit).map_err(failed)?;
+                    keeper.reserve(name, *bytes_max)?;
+                    made.reserved += bytes_max;
+                    let path = made.dir.join(name);
+                    private_dir(&path).map_err(failed)?;
+                    (path.clone(), FsPerms::ReadWrite, Some(Quota::new(path, *bytes_max)))
+                }
+                VolumeContent::Files(files) => {
+                    let path = this.made(keeper, unit).map_err(failed)?.dir.join(name);
+                    private_dir(&path).map_err(failed)?;
+                    for (file, text) in files {
+                        fs::write(path.join(file), text).map_err(failed)?;
+                    }
+                    (path, FsPerms::ReadOnly, None)
+                }
+            };
+            this.mounts.push(Mount { path, guest: mount.clone(), perms });
+            quotas.push(quota);
+        }
+        this.quotas = quotas.into();
+        Ok(this)
+    }
+
+    /// The unit's own directory.
+    fn made(&mut self, keeper: &Arc<VolumeKeeper>, unit: &str) -> io::Result<&mut Made> {
+        if self.made.is_none() {
+            let Some(root) = &keeper.options.dir else {
+                return Err(io::Error::new(io::ErrorKind::Unsupported, "this node keeps no volumes"));
+            };
+            // A new generation of a replica starts while the old one still runs.
+            let dir = root.join(format!("{unit}.{}", keeper.made.fetch_add(1, Relaxed)));
+            private_dir(&dir)?;
+            self.made = Some(Made { dir, reserved: 0, keeper: keeper.clone() });
+        }
+        self.made.as_mut().ok_or_else(|| io::ErrorKind::Other.into())
+    }
+
+    /// Give an instance its directories.
+    pub(crate) fn open(&self, wasi: &mut WasiCtxBuilder) -> wasmtime::Result<()> {
+        for Mount { path, guest, perms } in &self.mounts {
+            wasi.preopened_dir(path, guest, *perms)?;
+        }
+        Ok(())
+    }
+
+    /// Of one instance: which of its descriptors lie in a volume that has a quota.
+    pub(crate) fn descriptors(&self) -> Descriptors {
+        Descriptors { quotas: self.quotas.clone(), open: BTreeMap::new() }
+    }
+}
+
+/// The descriptors of one instance that must pay for what they write.
+#[derive(Debug, Default)]
+pub(crate) struct Descriptors {
+    /// In the order of the preopened directories.
+    quotas: Arc<[Option<Arc<Quota>>]>,
+    open: BTreeMap<u32, Arc<Quota>>,
+}
+
+/// [`HasData`] of the file system with quotas.
+pub(crate) struct Files;
+
+impl HasData for Files {
+    type Data<'a> = FilesView<'a>;
+}
+
+pub(crate) struct FilesView<'a> {
+    inner: WasiFilesystemCtxView<'a>,
+    descriptors: &'a mut Descriptors,
+}
+
+/// The file system of an instance, with quotas.
+fn files(host: &mut Host) -> FilesView<'_> {
+    let (wasi, descriptors) = host.files();
+    let inner = WasiFilesystemCtxView { ctx: wasi.ctx.filesystem(), table: wasi.table };
+    FilesView { inner, descriptors }
+}
+
+/// The same without.
+fn plain_files(host: &mut Host) -> WasiFilesystemCtxView<'_> {
+    files(host).inner
+}
+
+impl FilesView<'_> {
+    /// The guest got its preopened directories, in their order.
+    fn preopened(&mut self, directories: &[(Resource<Descriptor>, String)]) {
+        let quotas = self.descriptors.quotas.iter();
+        for ((directory, _), quota) in directories.iter().zip(quotas) {
+            if let Some(quota) = quota {
+                self.descriptors.open.insert(directory.rep(), quota.clone());
+            }
+        }
+    }
+
+    /// A file or directory of a volume was opened.
+    fn opened(
+        &mut self,
+        opened: &Resource<Descriptor>,
+        quota: Arc<Quota>,
+    ) -> Result<(), wasmtime_wasi::ResourceTableError> {
+        if let Descriptor::File(file) = self.inner.table.get(opened)? {
+            quota.opened(&file.file);
+        }
+        self.descriptors.open.insert(opened.rep(), quota);
+        Ok(())
+    }
+
+    fn closed(&mut self, descriptor: &Resource<Descriptor>) {
+        self.descriptors.open.remove(&descriptor.rep());
+    }
+
+    fn quota(&self, descriptor: &Resource<Descriptor>) -> Option<Arc<Quota>> {
+        self.descriptors.open.get(&descriptor.rep()).cloned()
+    }
+
+    /// Nothing moves between two volumes, nor into or out of one that has a quota.
+    fn is_one_volume(&self, a: &Resource<Descriptor>, b: &Resource<Descriptor>) -> bool {
+        match (self.quota(a), self.quota(b)) {
+            (None, None) => true,
+            (Some(a), Some(b)) => Arc::ptr_eq(&a, &b),
+            _ => false,
+        }
+    }
+}
