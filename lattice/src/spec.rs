@@ -169,7 +169,7 @@ pub struct ComponentSpec {
     /// the component that answers HTTP. Default `false`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub lazy: bool,
-    /// How long a lazy component's unused instance is kept. Up to `1h`, default `30s`.
+    /// How long a lazy component's unused instance is kept; with `0s` each call has a fresh one. Up to `1h`, default `30s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle: Option<Millis>,
     /// Keep it out of the composition: instances, memory, environment and traps of its own. Calls cost and pass what they

@@ -207,7 +207,6 @@ fn check_component(field: &str, component: &ComponentSpec, parts: usize) -> Resu
     match component.idle {
         Some(_) if !component.lazy => Err(SpecError::new(format!("{field}.idle"), "is for lazy components only")
             .hint("write `lazy: true` beside it, or leave it out")),
-        Some(idle) if idle.0 == 0 => Err(SpecError::new(format!("{field}.idle"), "must be more than zero")),
         Some(idle) if Duration::from(idle) > WALL_MAX => {
             Err(SpecError::new(format!("{field}.idle"), format!("{idle} is more than {} s", WALL_MAX.as_secs())))
         }
@@ -304,7 +303,6 @@ mod tests {
         let with = |component: &str| format!("{API}  - {{name: b, source: 'file:b', {component}}}\n");
         refuse(&with("lazy: true, isolate: true"), "components[1].isolate", "beside `lazy`");
         refuse(&with("idle: 5s"), "components[1].idle", "lazy components only");
-        refuse(&with("lazy: true, idle: 0s"), "components[1].idle", "more than zero");
         refuse(&with("lazy: true, idle: 2h"), "components[1].idle", "more than");
         let service = |service: &str| format!("{API}services: [{{name: s, source: 'file:s', {service}}}]\n");
         refuse(&format!("{API}services: [{{name: api, source: 'file:s'}}]"), "services[0].name", "components[0].name");
