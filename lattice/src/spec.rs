@@ -5,6 +5,7 @@
 
 mod cron;
 pub mod grants;
+mod optimize;
 mod parse;
 mod parts;
 mod placement;
@@ -14,6 +15,7 @@ mod volumes;
 
 pub use cron::{Cron, Zone};
 pub use grants::Grants;
+pub use optimize::Optimize;
 pub use parse::{SpecError, parse, parse_value, unresolved};
 pub use parts::{PartRole, PartSpec, RestartSpec, ServiceLimits, ServiceSpec};
 pub use placement::{Requirement, RequirementError, is_label_key, is_label_value};
@@ -199,6 +201,11 @@ pub struct ComposeSpec {
     /// does not instantiate does not run. At most 64 KiB and 256 brackets. Not together with `links`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wac: Option<Script>,
+    /// `max`: small functions are inlined over the border from component to component, also of what was composed
+    /// beforehand; for components that call each other very often. Compiling takes longer, and the code is larger.
+    /// Components that are not composed are compiled as ever. Default `default`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub optimize: Optimize,
 }
 
 impl ComposeSpec {

@@ -1,14 +1,18 @@
-//! The two engines and the thread that ticks them. What is switched on or off here is part of the compatibility hash,
+//! The engines and the thread that ticks them. What is switched on or off here is part of the compatibility hash,
 //! so a change makes all cached code be compiled again.
 
 use crate::{network::NetworkOptions, volumes::VolumeOptions};
+use lattice::spec::Optimize;
 use std::{
     path::PathBuf,
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::{
+        Arc, Mutex,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread,
     time::Duration,
 };
-use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Config, Enabled, Engine, Inlining, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 /// Time between two epochs: how long a guest may compute before its worker thread gets a turn at something else.
 pub(crate) const TICK: Duration = Duration::from_millis(10);
@@ -68,19 +72,26 @@ pub enum RuntimeError {
     Authorities(String),
 }
 
-/// Two engines, since support for concurrency costs each call of a 0.2 component about 3 µs of 15.
+/// Makes engines, and ticks those that it made.
 pub(crate) struct Engines {
-    pub(crate) plain: Engine,
-    pub(crate) concurrent: Engine,
-    _ticker: Ticker,
+    ticker: Ticker,
 }
 
 impl Engines {
-    pub(crate) fn new(options: &RuntimeOptions) -> Result<Self, RuntimeError> {
-        let plain = engine(false, options)?;
-        let concurrent = engine(true, options)?;
-        let ticker = Ticker::start(vec![plain.clone(), concurrent.clone()])?;
-        Ok(Self { plain, concurrent, _ticker: ticker })
+    pub(crate) fn new() -> Result<Self, RuntimeError> {
+        Ok(Self { ticker: Ticker::start()? })
+    }
+
+    /// One with support for concurrency, or without, since that costs each call of a 0.2 component about 3 µs of 15.
+    pub(crate) fn make(
+        &self,
+        concurrency: bool,
+        optimize: Optimize,
+        options: &RuntimeOptions,
+    ) -> Result<Engine, RuntimeError> {
+        let engine = engine(concurrency, optimize, options)?;
+        crate::lock(&self.ticker.engines).push(engine.clone());
+        Ok(engine)
     }
 }
 
@@ -96,18 +107,30 @@ pub(crate) fn config(concurrency: bool) -> Config {
     config
 }
 
-fn engine(concurrency: bool, options: &RuntimeOptions) -> Result<Engine, RuntimeError> {
-    let mut pooled = config(concurrency);
+/// What is compiled with inlining differs from what is compiled without in its compatibility hash, so neither is taken
+/// for the other.
+fn optimized(concurrency: bool, optimize: Optimize) -> Config {
+    let mut config = config(concurrency);
+    if optimize == Optimize::Max {
+        // Between the modules of a component, so over the borders of what it is composed of. Within a module a guest's
+        // own compiler has inlined what it wanted to.
+        config.compiler_inlining(Inlining::InterModule);
+    }
+    config
+}
+
+fn engine(concurrency: bool, optimize: Optimize, options: &RuntimeOptions) -> Result<Engine, RuntimeError> {
+    let mut pooled = optimized(concurrency, optimize);
     pooled.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(options)));
     match Engine::new(&pooled) {
         Ok(engine) => {
-            tracing::debug!(concurrency, places = options.max_instances, "instances come from a pool");
+            tracing::debug!(concurrency, ?optimize, places = options.max_instances, "instances come from a pool");
             Ok(engine)
         }
         // Address space is what a pool takes, and containers may limit it (RLIMIT_AS). Slower, not wrong.
         Err(error) => {
             tracing::warn!(concurrency, error = %format_args!("{error:#}"), "no pool: instances are allocated on demand");
-            Engine::new(&config(concurrency)).map_err(|error| RuntimeError::Engine(format!("{error:#}")))
+            Engine::new(&optimized(concurrency, optimize)).map_err(|error| RuntimeError::Engine(format!("{error:#}")))
         }
     }
 }
@@ -151,20 +174,23 @@ fn pool(options: &RuntimeOptions) -> PoolingAllocationConfig {
 
 /// Ends with its owner: the thread waits on a channel whose only sender lives here.
 struct Ticker {
+    engines: Arc<Mutex<Vec<Engine>>>,
     _stop: mpsc::Sender<()>,
 }
 
 impl Ticker {
-    fn start(engines: Vec<Engine>) -> Result<Self, RuntimeError> {
+    fn start() -> Result<Self, RuntimeError> {
         let (stop, stopped) = mpsc::channel();
+        let engines: Arc<Mutex<Vec<Engine>>> = Arc::default();
+        let ticked = engines.clone();
         let tick = move || {
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
-                engines.iter().for_each(Engine::increment_epoch);
+                crate::lock(&ticked).iter().for_each(Engine::increment_epoch);
             }
         };
         let spawned = thread::Builder::new().name("lattice-epoch".into()).spawn(tick);
         spawned.map_err(|error| RuntimeError::Engine(format!("no thread for the epoch: {error}")))?;
-        Ok(Self { _stop: stop })
+        Ok(Self { engines, _stop: stop })
     }
 }
 
@@ -185,7 +211,8 @@ mod tests {
     #[test]
     fn the_epoch_goes_on_for_as_long_as_its_owner_lives() {
         let engine = Engine::new(&config(false)).unwrap();
-        let ticker = Ticker::start(vec![engine.clone()]).unwrap();
+        let ticker = Ticker::start().unwrap();
+        crate::lock(&ticker.engines).push(engine.clone());
         assert!(is_ticking(&engine));
         let threads = || {
             let tasks = std::fs::read_dir("/proc/self/task").unwrap();

@@ -30,6 +30,7 @@ mod failure;
 mod host;
 mod identity;
 mod inspect;
+mod lane;
 mod limits;
 mod linker;
 mod load;

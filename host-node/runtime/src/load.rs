@@ -2,11 +2,12 @@
 
 use crate::{
     cache::CodeCache,
-    engine::{Engines, RuntimeError, RuntimeOptions},
+    engine::{RuntimeError, RuntimeOptions},
     evict::Units,
     failure::NoRoom,
     host::Host,
     inspect::{self, Inspection, Kind},
+    lane::{Lane, Lanes},
     limits::NodeMemory,
     linker, lock,
     network::{Network, NodeNetwork},
@@ -15,7 +16,10 @@ use crate::{
     volumes::VolumeKeeper,
 };
 use bytes::Bytes;
-use lattice::id::{ComponentName, Digest};
+use lattice::{
+    id::{ComponentName, Digest},
+    spec::Optimize,
+};
 use std::{
     collections::BTreeMap,
     fmt,
@@ -36,11 +40,9 @@ use wasmtime_wasi_http::{p2, p3};
 pub struct Runtime(Arc<RuntimeInner>);
 
 struct RuntimeInner {
-    engines: Engines,
-    plain: Linker<Host>,
-    concurrent: Linker<Host>,
+    lanes: Lanes,
     cache: CodeCache,
-    loaded: Mutex<BTreeMap<Digest, Weak<Loaded>>>,
+    loaded: Mutex<BTreeMap<(Digest, Optimize), Weak<Loaded>>>,
     /// Compiling takes all cores for seconds, so it is done for one component at a time.
     compiling: Arc<Semaphore>,
     component_bytes_max: u64,
@@ -124,6 +126,7 @@ struct Loaded {
     digest: Digest,
     inspection: Inspection,
     code: wasmtime::component::Component,
+    lane: Arc<Lane>,
     /// Linked to what the node offers and to nothing else: what most units run, linked once for all of them.
     alone: OnceLock<Pre>,
 }
@@ -143,15 +146,10 @@ pub(crate) enum Pre {
 impl Runtime {
     /// Make the engines and open the cache. Blocks for some milliseconds.
     pub fn new(options: RuntimeOptions) -> Result<Self, RuntimeError> {
-        let engines = Engines::new(&options)?;
         let places_max = (options.max_instances as usize).clamp(1, Semaphore::MAX_PERMITS);
-        let link =
-            |linker: wasmtime::Result<Linker<Host>>| linker.map_err(|error| RuntimeError::Engine(format!("{error:#}")));
         let units = Arc::<Units>::default();
         Ok(Self(Arc::new(RuntimeInner {
-            plain: link(linker::plain(&engines.plain))?,
-            concurrent: link(linker::concurrent(&engines.concurrent))?,
-            engines,
+            lanes: Lanes::new(options.clone())?,
             cache: CodeCache::open(&options.cache_dir, options.cache_bytes_max)?,
             loaded: Mutex::default(),
             compiling: Arc::new(Semaphore::new(1)),
@@ -173,30 +171,45 @@ impl Runtime {
 
     /// The component with this digest, if it is in memory: something here still runs or holds it.
     pub fn loaded(&self, digest: &Digest) -> Option<Component> {
-        self.0.in_memory(digest)
+        self.loaded_as(digest, Optimize::Default)
+    }
+
+    /// [`Runtime::loaded`], compiled like this.
+    pub fn loaded_as(&self, digest: &Digest, optimize: Optimize) -> Option<Component> {
+        self.0.in_memory(digest, optimize)
     }
 
     /// The component with this digest from memory or from the cache on disk, without its bytes. `None` where it must be
     /// loaded from them; what is wrong with it, if anything, is said then.
     pub async fn load_cached(&self, digest: Digest) -> Option<Component> {
-        if let Some(component) = self.loaded(&digest) {
+        self.load_cached_as(digest, Optimize::Default).await
+    }
+
+    /// [`Runtime::load_cached`], compiled like this.
+    pub async fn load_cached_as(&self, digest: Digest, optimize: Optimize) -> Option<Component> {
+        if let Some(component) = self.loaded_as(&digest, optimize) {
             return Some(component);
         }
         let runtime = self.0.clone();
-        task::spawn_blocking(move || runtime.read_cached(digest)).await.ok()?
+        task::spawn_blocking(move || runtime.read_cached(digest, optimize)).await.ok()?
     }
 
     /// The component of these bytes, which must have this digest. Whether it can be linked is found out by
     /// [`Runtime::assemble`]. From memory, else from the cache on disk, else
     /// compiled, which takes up to some seconds on threads of their own.
     pub async fn load(&self, digest: Digest, bytes: Bytes) -> Result<Component, LoadError> {
-        if let Some(component) = self.0.in_memory(&digest) {
+        self.load_as(digest, bytes, Optimize::Default).await
+    }
+
+    /// [`Runtime::load`], compiled like this.
+    pub async fn load_as(&self, digest: Digest, bytes: Bytes, optimize: Optimize) -> Result<Component, LoadError> {
+        if let Some(component) = self.0.in_memory(&digest, optimize) {
             return Ok(component);
         }
         let runtime = self.0.clone();
         let read = {
             let bytes = bytes.clone();
-            move || runtime.check_and_read(digest, &bytes)
+            move || runtime.check_and_read(digest, &bytes, optimize)
         };
         let inspection = match blocking(read).await? {
             Checked::Loaded(component) => return Ok(component),
@@ -207,11 +220,12 @@ impl Runtime {
         let permit = self.0.compiling.clone().acquire_owned().await;
         blocking(move || {
             let _permit = permit;
-            if let Some(component) = runtime.in_memory(&digest) {
+            if let Some(component) = runtime.in_memory(&digest, optimize) {
                 return Ok(component); // somebody else compiled it meanwhile
             }
-            let code = runtime.compile(digest, &inspection, &bytes)?;
-            Ok(runtime.keep(digest, inspection, code))
+            let lane = runtime.lane(&inspection, optimize)?;
+            let code = runtime.compile(digest, &lane.engine, &bytes)?;
+            Ok(runtime.keep(digest, inspection, code, lane, optimize))
         })
         .await
     }
@@ -235,8 +249,8 @@ impl Runtime {
     }
 
     /// What the node offers to this component.
-    pub(crate) fn linker(&self, component: &Component) -> &Linker<Host> {
-        if component.inspection().needs_concurrency { &self.0.concurrent } else { &self.0.plain }
+    pub(crate) fn linker<'a>(&self, component: &'a Component) -> &'a Linker<Host> {
+        &component.0.lane.linker
     }
 
     /// A place for one more instance, if there is one.
@@ -280,15 +294,15 @@ impl Runtime {
 }
 
 impl RuntimeInner {
-    fn in_memory(&self, digest: &Digest) -> Option<Component> {
-        lock(&self.loaded).get(digest).and_then(Weak::upgrade).map(Component)
+    fn in_memory(&self, digest: &Digest, optimize: Optimize) -> Option<Component> {
+        lock(&self.loaded).get(&(*digest, optimize)).and_then(Weak::upgrade).map(Component)
     }
 
-    fn engine(&self, inspection: &Inspection) -> &Engine {
-        if inspection.needs_concurrency { &self.engines.concurrent } else { &self.engines.plain }
+    fn lane(&self, inspection: &Inspection, optimize: Optimize) -> Result<Arc<Lane>, LoadError> {
+        self.lanes.get(inspection.needs_concurrency, optimize).map_err(LoadError::Compile)
     }
 
-    fn check_and_read(&self, digest: Digest, bytes: &[u8]) -> Result<Checked, LoadError> {
+    fn check_and_read(&self, digest: Digest, bytes: &[u8], optimize: Optimize) -> Result<Checked, LoadError> {
         if bytes.len() as u64 > self.component_bytes_max {
             return Err(LoadError::TooLarge { bytes: bytes.len() as u64, limit: self.component_bytes_max });
         }
@@ -297,31 +311,32 @@ impl RuntimeInner {
             return Err(LoadError::DigestMismatch { expected: digest, found });
         }
         let inspection = inspect::inspect(bytes)?;
-        let Some(code) = self.cache.read(self.engine(&inspection), digest) else {
+        let lane = self.lane(&inspection, optimize)?;
+        let Some(code) = self.cache.read(&lane.engine, digest) else {
             return Ok(Checked::ToCompile(inspection));
         };
         self.from_disk.fetch_add(1, Relaxed);
-        Ok(Checked::Loaded(self.keep(digest, inspection, code)))
+        Ok(Checked::Loaded(self.keep(digest, inspection, code, lane, optimize)))
     }
 
     /// Each engine's code has a name of its own, so where it is found tells which engine it needs.
-    fn read_cached(&self, digest: Digest) -> Option<Component> {
-        let (code, needs_concurrency) = match self.cache.read(&self.engines.plain, digest) {
-            Some(code) => (code, false),
-            None => (self.cache.read(&self.engines.concurrent, digest)?, true),
+    fn read_cached(&self, digest: Digest, optimize: Optimize) -> Option<Component> {
+        let read = |concurrency| {
+            let lane = self.lanes.get(concurrency, optimize).ok()?;
+            Some((self.cache.read(&lane.engine, digest)?, lane, concurrency))
         };
+        let (code, lane, needs_concurrency) = read(false).or_else(|| read(true))?;
         let inspection = Inspection::of_code(&code, needs_concurrency);
         self.from_disk.fetch_add(1, Relaxed);
-        Some(self.keep(digest, inspection, code))
+        Some(self.keep(digest, inspection, code, lane, optimize))
     }
 
     fn compile(
         &self,
         digest: Digest,
-        inspection: &Inspection,
+        engine: &Engine,
         bytes: &[u8],
     ) -> Result<wasmtime::component::Component, LoadError> {
-        let engine = self.engine(inspection);
         let compiled = wasmtime::component::Component::new(engine, bytes);
         let code = compiled.map_err(|error| LoadError::Compile(format!("{error:#}")))?;
         self.compiled.fetch_add(1, Relaxed);
@@ -332,11 +347,18 @@ impl RuntimeInner {
         Ok(code)
     }
 
-    fn keep(&self, digest: Digest, inspection: Inspection, code: wasmtime::component::Component) -> Component {
-        let loaded = Arc::new(Loaded { digest, inspection, code, alone: OnceLock::new() });
+    fn keep(
+        &self,
+        digest: Digest,
+        inspection: Inspection,
+        code: wasmtime::component::Component,
+        lane: Arc<Lane>,
+        optimize: Optimize,
+    ) -> Component {
+        let loaded = Arc::new(Loaded { digest, inspection, code, lane, alone: OnceLock::new() });
         let mut map = lock(&self.loaded);
         map.retain(|_, kept| kept.strong_count() > 0);
-        map.insert(digest, Arc::downgrade(&loaded));
+        map.insert((digest, optimize), Arc::downgrade(&loaded));
         Component(loaded)
     }
 }

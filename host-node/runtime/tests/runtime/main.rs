@@ -9,6 +9,7 @@ mod exchange;
 mod faults;
 mod load;
 mod network;
+mod optimize;
 mod part_faults;
 mod parts;
 mod reuse;
