@@ -203,7 +203,7 @@ impl Driver {
                     || (assignment.spec.clone(), assignment.recipe.clone()),
                     |unit| (unit.spec.clone(), unit.recipe.clone()),
                 );
-                let work = self.fetch(slot, id, recipe.clone());
+                let work = self.fetch(slot, id, spec.clone(), recipe.clone());
                 let unit = UnitState { spec, recipe, fetched: None, assembly: None, unit: None, work: Some(work) };
                 self.unit(slot, id, |state| *state = Some(unit));
             }
@@ -308,11 +308,11 @@ impl Driver {
         }))
     }
 
-    fn fetch(&self, slot: &SlotId, id: UnitId, recipe: Arc<Recipe>) -> Work {
+    fn fetch(&self, slot: &SlotId, id: UnitId, spec: Arc<WorkloadSpec>, recipe: Arc<Recipe>) -> Work {
         let artifacts = self.platform.artifacts.clone();
         let (runtime, fetches) = (self.runtime.clone(), self.fetches.clone());
         self.spawn(slot, id, async move {
-            match kit::fetch(&recipe, &runtime, &artifacts, fetches).await {
+            match kit::fetch(&spec, &recipe, &runtime, &artifacts, fetches).await {
                 Ok(fetched) => Done::Fetched(fetched),
                 Err(why) => Done::Failed(why),
             }

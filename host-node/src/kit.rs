@@ -4,7 +4,7 @@ use bytes::Bytes;
 use lattice::{
     id::{ComponentName, Digest},
     recipe::{HostEdge, HostedPart, Recipe},
-    spec::{PartRole, WorkloadSpec},
+    spec::{Optimize, PartRole, WorkloadSpec},
     store::Artifacts,
 };
 use lattice_runtime::{Assembly, Component, Edge, Part, Restart, Runtime};
@@ -28,9 +28,15 @@ enum Piece {
     Component(Component),
 }
 
+/// How an object is compiled: only what is composed has borders within it.
+fn effort(digest: Digest, spec: &WorkloadSpec, recipe: &Recipe) -> Optimize {
+    if recipe.artifact == Some(digest) { spec.compose.optimize } else { Optimize::Default }
+}
+
 /// Bring what is not here. One permit is for all objects of a unit: two units that each wait for the other's second
 /// would wait for ever. Together they are as large as a component can be.
 pub(crate) async fn fetch(
+    spec: &WorkloadSpec,
     recipe: &Recipe,
     runtime: &Runtime,
     artifacts: &Arc<dyn Artifacts>,
@@ -41,7 +47,7 @@ pub(crate) async fn fetch(
     }
     let mut fetched = Fetched { pieces: BTreeMap::new(), _permit: None };
     for digest in recipe.digests() {
-        let Some(component) = runtime.loaded(&digest) else { continue };
+        let Some(component) = runtime.loaded_as(&digest, effort(digest, spec, recipe)) else { continue };
         fetched.pieces.insert(digest, Piece::Component(component));
     }
     if recipe.digests().all(|digest| fetched.pieces.contains_key(&digest)) {
@@ -53,7 +59,7 @@ pub(crate) async fn fetch(
             continue;
         }
         // Asked again: another replica may have brought it meanwhile.
-        let piece = match runtime.load_cached(digest).await {
+        let piece = match runtime.load_cached_as(digest, effort(digest, spec, recipe)).await {
             Some(component) => Piece::Component(component),
             None => match artifacts.get(digest).await {
                 Ok(Some(bytes)) => Piece::Bytes(bytes),
@@ -77,7 +83,10 @@ pub(crate) async fn assemble(
     for (digest, piece) in fetched.pieces {
         let component = match piece {
             Piece::Component(component) => component,
-            Piece::Bytes(bytes) => runtime.load(digest, bytes).await.map_err(|error| error.to_string())?,
+            Piece::Bytes(bytes) => {
+                let loaded = runtime.load_as(digest, bytes, effort(digest, spec, recipe)).await;
+                loaded.map_err(|error| error.to_string())?
+            }
         };
         components.insert(digest, component);
     }

@@ -86,3 +86,33 @@ async fn a_component_of_0_2_calls_one_of_0_3() {
     let shown = lattice.cli_ok(&["inspect", "border02"]).await;
     assert!(shown.contains("wasi:http 0.2") && shown.contains("concurrent engine"), "{shown}");
 }
+
+/// Prints what a call costs either way: `--nocapture`.
+#[tokio::test]
+async fn calls_between_components_can_be_inlined() {
+    const CALLS: u32 = 10_000_000;
+    let lattice = shared().await;
+    let spec = std::fs::read_to_string(example("border02")).unwrap();
+    let guests = super::harness::guest("border02").parent().unwrap().display().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let mut nanos = Vec::new();
+    for (name, optimize) in [("calls-plain", "default"), ("calls-inlined", "max")] {
+        let spec = spec.replace("../../target/guests", &guests).replace("border02.test", &format!("{name}.test"));
+        let spec = spec.replace("name: border02", &format!("name: {name}")) + "compose: {optimize: " + optimize + "}\n";
+        let path = dir.path().join(format!("{name}.yaml"));
+        std::fs::write(&path, spec).unwrap();
+        lattice.cli_ok(&["deploy", &path.display().to_string()]).await;
+        let host = format!("{name}.test");
+        lattice.serving(&host, "/").await;
+        let mut best = f64::MAX;
+        for _ in 0..5 {
+            let begin = std::time::Instant::now();
+            let answer = lattice.node("n1").get(&host, &format!("/sum/{CALLS}")).await.ok();
+            best = best.min(begin.elapsed().as_nanos() as f64 / f64::from(CALLS));
+            let expected = (0..CALLS).fold(0, u32::wrapping_add);
+            assert_eq!(answer.text(), format!("{expected}\n"));
+        }
+        nanos.push(best);
+    }
+    println!("a call from component to component: {:.2} ns, {:.2} ns with optimize: max", nanos[0], nanos[1]);
+}
