@@ -112,9 +112,8 @@ pub(crate) fn config(concurrency: bool) -> Config {
 fn optimized(concurrency: bool, optimize: Optimize) -> Config {
     let mut config = config(concurrency);
     if optimize == Optimize::Max {
-        // Between the modules of a component, so over the borders of what it is composed of. Within a module a guest's
-        // own compiler has inlined what it wanted to.
-        config.compiler_inlining(Inlining::InterModule);
+        // Between the modules of a component, so over the borders of what it is composed of, and within each.
+        config.compiler_inlining(Inlining::Yes);
     }
     config
 }
