@@ -5,7 +5,10 @@ use crate::{NodeOptions, events::Events, memory::Memory, session::Member};
 use futures_util::StreamExt as _;
 use lattice::{
     event::EventKind,
+    host::Host,
+    id::Digest,
     record::{DecodeError, Key, Record as _, SpecRecord, Ticks},
+    spec::Source,
     store::{Bucket, FeedItem, Items, Platform, Precondition, Snapshot, StoreError},
     view::{Applied, Corrupt, LatticeView},
 };
@@ -20,6 +23,7 @@ pub(crate) struct Feed {
     platform: Platform,
     events: Events,
     memory: Memory,
+    host: Arc<dyn Host>,
     member: Member,
     resync: Duration,
     view: watch::Sender<Arc<LatticeView>>,
@@ -34,6 +38,7 @@ impl Feed {
         platform: &Platform,
         events: &Events,
         memory: Memory,
+        host: Arc<dyn Host>,
         member: Member,
         view: watch::Sender<Arc<LatticeView>>,
     ) -> Self {
@@ -41,6 +46,7 @@ impl Feed {
             platform: platform.clone(),
             events: events.clone(),
             memory,
+            host,
             member,
             resync: options.timing.resync,
             view,
@@ -98,6 +104,7 @@ impl Feed {
 
     /// Take a snapshot of every bucket and make the view equal to it.
     async fn load(&mut self, view: &mut LatticeView) -> Result<(), StoreError> {
+        let mut is_regressed = false;
         for bucket in Bucket::ALL {
             let mut snapshot = self.platform.store.snapshot(bucket).await?;
             if self.contradicts(view, bucket, &snapshot) {
@@ -106,10 +113,15 @@ impl Feed {
                     self.memory.forget();
                 } else {
                     self.repair(view, bucket, &snapshot).await?;
+                    is_regressed = true;
                     snapshot = self.platform.store.snapshot(bucket).await?;
                 }
             }
             view.apply_snapshot(bucket, snapshot);
+        }
+        if is_regressed {
+            // What lost writes may have lost components as well.
+            self.host.restore(artifacts(view));
         }
         self.memory.remember(view).await;
         self.show(view).await;
@@ -226,4 +238,17 @@ impl Feed {
             }
         }
     }
+}
+
+/// Every object that some spec needs: to be run, and to be put again.
+fn artifacts(view: &LatticeView) -> BTreeSet<Digest> {
+    let needed = view.specs.values().flat_map(|spec| {
+        let record = &spec.record;
+        let sources = record.spec.components.iter().filter_map(|component| match component.source {
+            Source::Stored(digest) => Some(digest),
+            Source::File(_) => None,
+        });
+        sources.chain(record.runs().digests().collect::<Vec<_>>())
+    });
+    needed.collect()
 }

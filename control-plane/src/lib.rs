@@ -168,7 +168,7 @@ impl ControlPlane {
         let ended = CancellationToken::new();
         let (member, mut keeper) = session::new(options.clone(), platform.clone(), events.clone());
 
-        let feed = Feed::new(&options, &platform, &events, memory, member.clone(), view.clone());
+        let feed = Feed::new(&options, &platform, &events, memory, host.clone(), member.clone(), view.clone());
         let resync = feed.resync_requests();
         let reports = Reports::new(&platform);
         let admission = Admission::new(

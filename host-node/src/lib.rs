@@ -7,6 +7,7 @@
 mod driver;
 mod inspect;
 mod instances;
+mod kept;
 mod kit;
 mod logs;
 mod metrics;
@@ -15,11 +16,12 @@ mod report;
 use driver::Driver;
 pub use inspect::inspect;
 use instances::ReadyUnits;
+use kept::{Copies, KeptArtifacts};
 use lattice::{
     Fut,
     host::{Assignment, Host, Observed},
     http::{CallError, Instances, Request, Response},
-    id::{LatticeId, NodeId, SlotId, WorkloadName},
+    id::{Digest, LatticeId, NodeId, SlotId, WorkloadName},
     report::HostReport,
     store::Platform,
 };
@@ -28,7 +30,7 @@ use lattice_runtime::{Runtime, RuntimeError, RuntimeOptions};
 use logs::Logs;
 use prometheus_client::registry::Registry;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -43,6 +45,11 @@ pub struct HostOptions {
     pub node: NodeId,
     /// Where compiled code is kept. It is native code: nobody but this node's user may write there.
     pub cache_dir: PathBuf,
+    /// Where copies of components are kept, so that an object store that lost them gets them back.
+    /// Default: `components` beside `cache_dir`.
+    pub components_dir: PathBuf,
+    /// Bytes of these copies together. Default 4 GiB.
+    pub components_bytes_max: u64,
     /// Most instances of all units together. Default 1000.
     pub max_instances: u32,
     /// Linear memory of all instances together, in bytes; what the node declares as its capacity. Beyond it memory does
@@ -64,6 +71,8 @@ impl HostOptions {
         Self {
             lattice,
             node,
+            components_dir: cache_dir.with_file_name("components"),
+            components_bytes_max: 4 << 30,
             cache_dir,
             max_instances: 1000,
             memory_bytes_total: u64::MAX,
@@ -92,6 +101,7 @@ pub struct HostNode {
     wanted: watch::Sender<BTreeMap<SlotId, Assignment>>,
     observed: Arc<Mutex<BTreeMap<SlotId, Observed>>>,
     changed: Arc<Notify>,
+    lost: watch::Sender<BTreeSet<Digest>>,
 }
 
 impl HostNode {
@@ -114,14 +124,19 @@ impl HostNode {
             wanted: watch::Sender::default(),
             observed: Arc::default(),
             changed: Arc::default(),
+            lost: watch::Sender::default(),
         }))
     }
 
     /// Run what is assigned until `stop`, then stop everything that is left.
     pub async fn run(&self, stop: CancellationToken) {
+        let HostOptions { components_dir, components_bytes_max, .. } = &self.options;
+        let copies = Copies::new(components_dir.clone(), *components_bytes_max);
+        let artifacts = KeptArtifacts { copies: copies.clone(), store: self.platform.artifacts.clone() };
+        let platform = Platform { artifacts: Arc::new(artifacts), ..self.platform.clone() };
         let driver = Driver::new(
             (self.options.drain, self.options.strict_drain),
-            self.platform.clone(),
+            platform,
             self.runtime.clone(),
             self.logs.clone(),
             self.units.clone(),
@@ -132,6 +147,7 @@ impl HostNode {
             biased;
             () = driver.run(self.wanted.subscribe(), stop.clone()) => {}
             () = self.logs.serve() => {}
+            () = kept::put_back(copies, self.platform.clone(), self.lost.subscribe()) => {}
         }
     }
 }
@@ -149,6 +165,10 @@ impl Host for HostNode {
 
     fn observed(&self) -> BTreeMap<SlotId, Observed> {
         self.observed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn restore(&self, artifacts: BTreeSet<Digest>) {
+        self.lost.send_replace(artifacts);
     }
 
     fn report(&self) -> HostReport {

@@ -3,13 +3,16 @@
 
 use crate::{
     Fut,
-    id::{Generation, SlotId},
+    id::{Digest, Generation, SlotId},
     recipe::Recipe,
     record::Phase,
     report::HostReport,
     spec::{PartRole, WorkloadSpec},
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// What should run in a slot.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,6 +69,8 @@ pub trait Host: Send + Sync + 'static {
     fn apply(&self, wanted: BTreeMap<SlotId, Assignment>);
     /// What runs now, drained slots included until they are gone.
     fn observed(&self) -> BTreeMap<SlotId, Observed>;
+    /// The object store may have lost these objects: put back those that this host has copies of.
+    fn restore(&self, _artifacts: BTreeSet<Digest>) {}
     /// What the replicas that take requests here did so far. Asked for every second or so.
     fn report(&self) -> HostReport {
         HostReport::default()

@@ -11,6 +11,7 @@ use lattice::{
         WorkloadState,
     },
     id::{Digest, Generation},
+    limits::COMPONENT_BYTES_MAX,
     record::{Record as _, Slot},
     store::{Bucket, Headers},
 };
@@ -118,6 +119,26 @@ async fn what_is_wrong_with_a_spec_is_named_with_the_remedy_and_nothing_is_writt
     assert_eq!(api.get("bad").await.unwrap_err().code, ErrorCode::NotFound);
     let keys = api.snapshot(Bucket::Specs).await.entries.into_iter().map(|entry| entry.key);
     assert_eq!(keys.filter(|key| key.contains("bad")).collect::<Vec<_>>(), Vec::<String>::new());
+}
+
+/// Whoever may write to the object store may describe an object as it likes.
+#[tokio::test]
+async fn a_component_that_is_too_large_is_refused_before_a_byte_is_read() {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    let digest = Digest::of(b"larger than a component may be");
+    let bucket = "lattice-default-artifacts";
+    let size = COMPONENT_BYTES_MAX + 1;
+    let about = json!({ "name": digest.to_hex(), "bucket": bucket, "nuid": "none", "size": size, "chunks": 1025 });
+    let subject = format!("$O.{bucket}.M.{}", data_encoding::BASE64URL.encode(digest.to_hex().as_bytes()));
+    let stored = api.request(&subject, Headers::new(), about.to_string().as_bytes()).await.unwrap();
+    assert!(String::from_utf8_lossy(&stored.payload).contains("\"seq\""), "{stored:?}");
+
+    let error = api.put(&spec("large", digest, 1)).await.unwrap_err();
+    assert_eq!((error.code, error.field.as_deref()), (ErrorCode::BadComponent, Some("components[0].source")));
+    assert!(error.message.contains(&format!("{size} bytes are more than {COMPONENT_BYTES_MAX}")), "{error:?}");
+    assert!(error.hint.as_deref().is_some_and(|hint| hint.contains("strip")), "{error:?}");
+    assert_eq!(api.get("large").await.unwrap_err().code, ErrorCode::NotFound);
 }
 
 #[tokio::test]

@@ -3,11 +3,15 @@
 use crate::harness::{
     Api, Lattice, Node, PATIENCE, Server,
     api::{holders, spec},
-    eventually, http,
+    eventually, guest, http,
     load::Load,
     shared,
 };
-use lattice::{ctl::WorkloadState, id::NodeId, store::Bucket};
+use lattice::{
+    ctl::WorkloadState,
+    id::NodeId,
+    store::{Bucket, Headers},
+};
 use rustix::process::Signal;
 use serde_json::json;
 use std::{
@@ -267,6 +271,41 @@ async fn a_store_that_lost_everything_gets_it_back_from_the_nodes() {
     assert!(events.contains("store-regressed"), "{events}");
     api.deploy("after", "hello-http03", 1).await;
     lattice.serving("after.test", "/").await;
+
+    // The components are back as well: a node that never saw them can run them.
+    let component = lattice::id::Digest::of(&std::fs::read(guest("hello-http02")).unwrap());
+    eventually("the component is put back", PATIENCE, async || {
+        let size = api.platform.artifacts.size(component).await.map_err(|error| error.to_string())?;
+        size.ok_or_else(|| "not there".to_owned())
+    })
+    .await;
+    lattice.launch_node("default", "n3", &[]);
+    lattice.all_ready().await;
+    api.scale("kept", 3).await.unwrap();
+    let held = holders(&api.ready("kept").await);
+    assert!(held.iter().any(|node| node.as_str() == "n3"), "{held:?}");
+}
+
+/// Nobody reads the stream of events, so nothing fails when it alone is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_events_that_was_deleted_is_made_again() {
+    let lattice = Lattice::start(1).await;
+    let api = lattice.api().await;
+    let deleted = api.request("$JS.API.STREAM.DELETE.lattice-default-events", Headers::new(), b"").await.unwrap();
+    assert!(String::from_utf8_lossy(&deleted.payload).contains("\"success\":true"), "{deleted:?}");
+    // Up to the next comparison with the store.
+    eventually("the stream is there", PATIENCE, async || {
+        let found = api.request("$JS.API.STREAM.INFO.lattice-default-events", Headers::new(), b"").await;
+        let found = String::from_utf8_lossy(&found.map_err(|error| error.to_string())?.payload).into_owned();
+        if found.contains("\"error\"") { Err(found) } else { Ok(()) }
+    })
+    .await;
+    api.deploy("after", "hello-http02", 1).await;
+    eventually("events are kept again", PATIENCE, async || {
+        let events = lattice.cli_ok(&["events", "--last", "100"]).await;
+        if events.contains("slot-ready") { Ok(()) } else { Err(events) }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -99,8 +99,7 @@ pub(crate) async fn ensure_bucket(
                 .await
                 .map_err(|error| failed(&format!("bucket {name}"), error))?;
             // A server that lost one bucket under running nodes lost the rest as well.
-            ensure_artifacts(nats, lattice, true).await?;
-            ensure_events(nats, lattice).await?;
+            ensure_streams(nats, lattice).await?;
             made
         }
     };
@@ -118,6 +117,12 @@ pub(crate) async fn ensure_bucket(
         return Err(failed(&format!("bucket {name}"), "it does not allow expiry of single keys (allow_msg_ttl)"));
     }
     Ok(store)
+}
+
+/// What no bucket's reader would miss: make it again where it vanished.
+pub(crate) async fn ensure_streams(nats: &Nats, lattice: &LatticeId) -> Result<(), ConnectError> {
+    ensure_artifacts(nats, lattice, true).await?;
+    ensure_events(nats, lattice).await
 }
 
 async fn ensure_artifacts(

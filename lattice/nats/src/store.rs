@@ -3,7 +3,7 @@
 
 use crate::{
     connect::{ConnectError, Nats},
-    layout::{Layout, TOMBSTONE_TTL, ensure_bucket},
+    layout::{Layout, TOMBSTONE_TTL, ensure_bucket, ensure_streams},
 };
 use async_nats::{
     HeaderMap,
@@ -208,6 +208,13 @@ impl Store for NatsStore {
 
     fn snapshot(&self, bucket: Bucket) -> Fut<'_, Result<Snapshot, StoreError>> {
         Box::pin(async move {
+            // With each resync: nobody reads the stream of events, so nobody would notice that it is gone.
+            if self.create && bucket == Bucket::State {
+                let ensured = tokio::time::timeout(SNAPSHOT_TIMEOUT, ensure_streams(&self.nats, &self.lattice));
+                if let Ok(Err(error)) = ensured.await {
+                    tracing::warn!(%error, "what the lattice needs beside its buckets is not there");
+                }
+            }
             tokio::time::timeout(SNAPSHOT_TIMEOUT, self.snapshot_now(bucket))
                 .await
                 .unwrap_or_else(|_| Err(StoreError::Unreachable(format!("no snapshot of {bucket} in time"))))
