@@ -9,6 +9,7 @@ use std::{
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{LazyLock, Mutex, mpsc},
+    thread::JoinHandle,
     time::Duration,
 };
 use tokio::sync::watch;
@@ -52,12 +53,21 @@ impl Process {
 
         let lines = watch::Sender::new(VecDeque::new());
         let output = watch::Sender::new(VecDeque::new());
-        read_lines(child.stdout.take().unwrap(), vec![lines.clone(), output.clone()]);
-        read_lines(child.stderr.take().unwrap(), vec![lines.clone()]);
+        let readers = [
+            read_lines(child.stdout.take().unwrap(), vec![lines.clone(), output.clone()]),
+            read_lines(child.stderr.take().unwrap(), vec![lines.clone()]),
+        ];
         let (ended, exit) = watch::channel(None);
         let pid = child.id();
         std::thread::spawn(move || {
             let status = child.wait().ok();
+            // Its last words were written, and may not have been read yet. A child of its own may keep the pipes open.
+            for _ in 0..500 {
+                if readers.iter().all(JoinHandle::is_finished) {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
             ended.send_replace(status);
         });
         Self { name: name.to_owned(), pid, lines, output, exit }
@@ -163,7 +173,7 @@ fn joined(lines: &VecDeque<String>) -> String {
     })
 }
 
-fn read_lines(from: impl Read + Send + 'static, to: Vec<watch::Sender<VecDeque<String>>>) {
+fn read_lines(from: impl Read + Send + 'static, to: Vec<watch::Sender<VecDeque<String>>>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         for line in BufReader::new(from).split(b'\n') {
             let Ok(line) = line else { return };
@@ -176,7 +186,7 @@ fn read_lines(from: impl Read + Send + 'static, to: Vec<watch::Sender<VecDeque<S
                 });
             }
         }
-    });
+    })
 }
 
 /// Counters of the kernel for a process, in KiB: `VmRSS`, `VmHWM`.
