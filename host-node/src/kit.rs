@@ -123,6 +123,7 @@ fn part(spec: &WorkloadSpec, hosted: &HostedPart, component: Component) -> Resul
         return Ok(Part {
             env: service.env.clone(),
             config: service.config.clone(),
+            grants: service.grants.clone(),
             memory_bytes: Some(service.limits.memory.0),
             queue_max: service.limits.queue,
             ..Part::new(name.clone(), component, role)
@@ -133,6 +134,6 @@ fn part(spec: &WorkloadSpec, hosted: &HostedPart, component: Component) -> Resul
         PartRole::Lazy => lattice_runtime::PartRole::Lazy { idle: own.idle.map_or(IDLE, Duration::from) },
         PartRole::Isolated | PartRole::Service => lattice_runtime::PartRole::Isolated,
     };
-    let (env, config) = (own.env.clone(), own.config.clone());
-    Ok(Part { env, config, ..Part::new(name.clone(), component, role) })
+    let (env, config, grants) = (own.env.clone(), own.config.clone(), own.grants.clone());
+    Ok(Part { env, config, grants, ..Part::new(name.clone(), component, role) })
 }

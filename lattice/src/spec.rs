@@ -70,7 +70,8 @@ pub struct WorkloadSpec {
     /// Bounds on what one replica may use.
     #[serde(default, skip_serializing_if = "is_default")]
     pub limits: Limits,
-    /// What it may reach outside: nothing, unless it is listed. All components that are composed share these.
+    /// What it may reach outside: nothing, unless it is listed. Services, and components that are lazy or isolated, may have
+    /// grants of their own instead.
     #[serde(default, skip_serializing_if = "is_default")]
     pub grants: Grants,
     /// Directories that the guest sees. It sees no others.
@@ -178,13 +179,17 @@ pub struct ComponentSpec {
     /// do for a lazy one. Not for the component that answers HTTP. Default `false`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub isolate: bool,
+    /// What it may reach outside, in place of the workload's `grants`; `{}` is nothing. Only for a component that is lazy or
+    /// isolated: those that are composed are one instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grants: Option<Grants>,
 }
 
 impl ComponentSpec {
     /// With the default of everything else.
     pub fn new(name: ComponentName, source: Source) -> Self {
         let (env, config) = (BTreeMap::new(), BTreeMap::new());
-        Self { name, source, env, config, lazy: false, idle: None, isolate: false }
+        Self { name, source, env, config, lazy: false, idle: None, isolate: false, grants: None }
     }
 }
 

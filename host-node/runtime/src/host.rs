@@ -86,7 +86,7 @@ pub(crate) fn store(
         wasi: wasi.build(),
         descriptors: blueprint.volumes.descriptors(),
         http,
-        hooks: Hooks { network: blueprint.network.clone() },
+        hooks: Hooks { network: blueprint.network.clone(), trace: None },
     };
     let mut store = Store::new(blueprint.component.engine(), host);
     store.set_hostcall_fuel(CALL_BYTES_MAX);
@@ -99,6 +99,16 @@ impl Host {
     /// What file systems are made of.
     pub(crate) fn files(&mut self) -> (WasiCtxView<'_>, &mut Descriptors) {
         (WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }, &mut self.descriptors)
+    }
+}
+
+/// W3C Trace Context: which trace a request belongs to.
+const TRACE: http::HeaderName = http::HeaderName::from_static("traceparent");
+
+impl Host {
+    /// What the guest sends from now on belongs to this request, where the guest says nothing else.
+    pub(crate) fn answering(&mut self, headers: &http::HeaderMap) {
+        self.hooks.trace = if self.hooks.network.sends() { headers.get(TRACE).cloned() } else { None };
     }
 }
 
@@ -116,6 +126,8 @@ impl WasiHttpView for Host {
 
 struct Hooks {
     network: Arc<Network>,
+    /// The trace of the request that is being answered, where it answers one at a time.
+    trace: Option<http::HeaderValue>,
 }
 
 /// A place of its own for the constant, which would be made anew for each header of each request.
@@ -143,10 +155,13 @@ impl WasiHttpHooks for Hooks {
     /// The response ends with its body, and what the guest says of how it read it interests nobody.
     fn send_request(
         &mut self,
-        request: http::Request<WasiBody>,
+        mut request: http::Request<WasiBody>,
         options: Option<RequestOptions>,
         _: Sending,
     ) -> Box<dyn Future<Output = Result<(http::Response<WasiBody>, Sending), Error>> + Send> {
+        if let Some(trace) = &self.trace {
+            request.headers_mut().entry(TRACE).or_insert_with(|| trace.clone());
+        }
         let sending = self.network.clone().send(request, options);
         Box::new(async move {
             let response = sending.await?;

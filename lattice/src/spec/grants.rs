@@ -1,8 +1,8 @@
 //! What a workload may reach outside: `grants` of a spec, how they are read, and whether one covers a target. Pure, and the
 //! only place where hosts of outgoing requests are compared: who sends asks here, so that a name is read in one way only.
 
-use super::PathPrefix;
-use crate::limits::clip;
+use super::{PathPrefix, SpecError};
+use crate::limits::{GRANTS_MAX, clip};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -50,6 +50,16 @@ impl Grants {
     pub fn has_transport(&self, transport: Transport) -> bool {
         self.connect.iter().any(|grant| grant.transport == transport)
     }
+}
+
+/// What types cannot say.
+pub(super) fn check(field: &str, grants: &Grants) -> Result<(), SpecError> {
+    for (name, count) in [("http-out", grants.http_out.len()), ("connect", grants.connect.len())] {
+        if count > GRANTS_MAX {
+            return Err(SpecError::new(format!("{field}.{name}"), format!("at most {GRANTS_MAX} grants are allowed")));
+        }
+    }
+    Ok(())
 }
 
 /// A host as a guest names it, in normal form: lower case, no final dot, no brackets; an IPv4 address inside an IPv6 one

@@ -1,10 +1,10 @@
 //! Text to `WorkloadSpec`: strict, with errors that name the field path and the remedy. A stranger's input arrives
 //! here, so size and depth are bounded before anything is built.
 
-use super::{Reuse, Script, Source, WorkloadSpec, parts, placement, schedule, volumes};
+use super::{Reuse, Script, Source, WorkloadSpec, grants, parts, placement, schedule, volumes};
 use crate::limits::{
-    CONCURRENCY_MAX, GRANTS_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, QUEUE_MAX,
-    REPLICAS_MAX, REQUIREMENTS_MAX, ROUTES_MAX, SCRIPT_BYTES_MAX, SPEC_BYTES_MAX, SPEC_DEPTH_MAX, WALL_MAX,
+    CONCURRENCY_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, QUEUE_MAX, REPLICAS_MAX,
+    REQUIREMENTS_MAX, ROUTES_MAX, SCRIPT_BYTES_MAX, SPEC_BYTES_MAX, SPEC_DEPTH_MAX, WALL_MAX,
 };
 use serde_json::Value;
 
@@ -209,13 +209,7 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
         let most = crate::units::Bytes(INSTANCE_MEMORY_BYTES_MAX);
         return Err(SpecError::new("limits.memory", format!("{} is more than {most}", limits.memory)));
     }
-    for (field, count) in
-        [("grants.http-out", spec.grants.http_out.len()), ("grants.connect", spec.grants.connect.len())]
-    {
-        if count > GRANTS_MAX {
-            return Err(SpecError::new(field, format!("at most {GRANTS_MAX} grants are allowed")));
-        }
-    }
+    grants::check("grants", &spec.grants)?;
     for (i, requirement) in spec.placement.require.iter().enumerate() {
         if !placement::is_label_key(requirement.key()) {
             return Err(SpecError::new(format!("placement.require[{i}]"), "bad label key"));
@@ -432,8 +426,21 @@ mod tests {
         refuse(&with("{http-out: ['https://bücher.test']}"), "grants.http-out[0]", "punycode");
         refuse(&with("{connect: ['tcp://db.test']}"), "grants.connect[0]", "needs a port");
         refuse(&with("{http: []}"), "grants.http", "unknown field");
-        let many = vec!["https://a.test"; GRANTS_MAX + 1].join(", ");
+        let many = vec!["https://a.test"; crate::limits::GRANTS_MAX + 1].join(", ");
         refuse(&with(&format!("{{http-out: [{many}]}}")), "grants.http-out", "at most");
+
+        let parts = |grants: &str, isolate: bool| {
+            format!(
+                "name: a\ncomponents:\n  - {{name: a, source: 'file:a'}}\n  \
+                 - {{name: b, source: 'file:b', isolate: {isolate}, grants: {grants}}}\n"
+            )
+        };
+        let spec = parse(parts("{connect: ['tcp://db.test:5432']}", true).as_bytes()).unwrap();
+        assert_eq!(spec.parts().filter_map(|part| part.grants).count(), 1);
+        assert_eq!(parse(&serde_json::to_vec(&spec).unwrap()).unwrap(), spec);
+        refuse(&parts("{}", false), "components[1].grants", "isolated");
+        refuse(&parts("{connect: [x]}", true), "components[1].grants.connect[0]", "not a grant to connect");
+        refuse(&parts(&format!("{{http-out: [{many}]}}"), true), "components[1].grants.http-out", "at most");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Parts of a workload that are not composed into the whole: services, and components that are lazy or isolated. Each
 //! has instances, an environment and a fate of its own; the node links them to the whole.
 
-use super::{ComponentSpec, Source, SpecError, WorkloadSpec, is_default};
+use super::{ComponentSpec, Grants, Source, SpecError, WorkloadSpec, grants, is_default};
 use crate::{
     id::ComponentName,
     limits::{COMPONENTS_MAX, ENTRIES_MAX, INSTANCE_MEMORY_BYTES_MAX, QUEUE_MAX, WALL_MAX},
@@ -29,6 +29,9 @@ pub struct ServiceSpec {
     /// What the service reads through `wasi:config/store`. Its own, like `env`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub config: BTreeMap<String, String>,
+    /// What it may reach outside, in place of the workload's `grants`; `{}` is nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grants: Option<Grants>,
     /// Bounds on what it may use.
     #[serde(default, skip_serializing_if = "is_default")]
     pub limits: ServiceLimits,
@@ -41,7 +44,8 @@ impl ServiceSpec {
     /// With the default of everything else.
     pub fn new(name: ComponentName, source: Source) -> Self {
         let (env, config) = (BTreeMap::new(), BTreeMap::new());
-        Self { name, source, env, config, limits: ServiceLimits::default(), restart: RestartSpec::default() }
+        let (limits, restart) = (ServiceLimits::default(), RestartSpec::default());
+        Self { name, source, env, config, grants: None, limits, restart }
     }
 }
 
@@ -104,6 +108,8 @@ pub struct PartSpec<'a> {
     pub source: &'a Source,
     pub env: &'a BTreeMap<String, String>,
     pub config: &'a BTreeMap<String, String>,
+    /// Its own, where it has any.
+    pub grants: Option<&'a Grants>,
     /// `None`: it is composed into the whole.
     pub role: Option<PartRole>,
 }
@@ -123,12 +129,14 @@ impl WorkloadSpec {
     /// Components and services, in the order in which they are written.
     pub fn parts(&self) -> impl Iterator<Item = PartSpec<'_>> {
         let components = self.components.iter().enumerate().map(|(i, component)| {
-            let ComponentSpec { name, source, env, config, .. } = component;
-            PartSpec { field: format!("components[{i}]"), name, source, env, config, role: component.role() }
+            let ComponentSpec { name, source, env, config, grants, .. } = component;
+            let (field, grants, role) = (format!("components[{i}]"), grants.as_ref(), component.role());
+            PartSpec { field, name, source, env, config, grants, role }
         });
         let services = self.services.iter().enumerate().map(|(i, service)| {
-            let ServiceSpec { name, source, env, config, .. } = service;
-            PartSpec { field: format!("services[{i}]"), name, source, env, config, role: Some(PartRole::Service) }
+            let ServiceSpec { name, source, env, config, grants, .. } = service;
+            let (field, grants, role) = (format!("services[{i}]"), grants.as_ref(), Some(PartRole::Service));
+            PartSpec { field, name, source, env, config, grants, role }
         });
         components.chain(services)
     }
@@ -169,6 +177,16 @@ pub(super) fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
         }
         for (what, entries) in [("env", part.env), ("config", part.config)] {
             check_entries(&format!("{}.{what}", part.field), entries)?;
+        }
+        if let Some(grants) = part.grants {
+            let field = format!("{}.grants", part.field);
+            if part.role.is_none() {
+                let message =
+                    "is for services, and for components that are lazy or isolated: others share one instance";
+                return Err(SpecError::new(field, message)
+                    .hint("write `isolate: true` beside it, or the `grants` of the workload"));
+            }
+            grants::check(&field, grants)?;
         }
     }
     for (i, component) in spec.components.iter().enumerate() {

@@ -158,6 +158,11 @@ impl Network {
         Arc::new(Self { grants, node, loopback, client, requests, lookups, names, counters, denials })
     }
 
+    /// Whether any request may leave.
+    pub(crate) fn sends(&self) -> bool {
+        !self.grants.http_out.is_empty()
+    }
+
     pub(crate) fn stats(&self) -> NetworkStats {
         let Counters { requests, failures, connections } = &*self.counters;
         NetworkStats {

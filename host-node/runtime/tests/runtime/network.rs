@@ -226,6 +226,21 @@ async fn a_granted_request_is_sent_and_its_connection_kept() {
     }
 }
 
+/// A 0.2 instance answers one request at a time, so what it sends belongs to that one.
+#[tokio::test]
+async fn what_a_guest_sends_belongs_to_the_trace_that_it_answers() {
+    let server = Server::start(HERE, 0).await;
+    NAMES.set("trace.test", &[&[HERE]]);
+    let (unit, _) = fetcher("fetcher", &["http://trace.test:*"]).await;
+    let url = format!("http://trace.test:{}/", server.address.port());
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    for traced in [Some(trace), None] {
+        let options: Vec<_> = traced.iter().map(|trace| ("traceparent", *trace)).collect();
+        assert_eq!(text(&unit, fetch(&url, &options)).await.unwrap().0, 200);
+        assert_eq!(server.last().headers.get("traceparent").map(|value| value.to_str().unwrap()), traced);
+    }
+}
+
 #[tokio::test]
 async fn bodies_pass_both_ways() {
     let server = Server::start(HERE, 0).await;
