@@ -3,6 +3,8 @@
 //!
 //! The guest calls in a loop, so that a request is one of very many calls. Needs `cargo xtask guests --rust-only`.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a bench that fails has nothing to measure")]
+
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use lattice::{
     http::Request,

@@ -189,9 +189,16 @@ async fn replicas_share_the_memory_of_the_node() {
     alone.settled(1, 1).await;
     let each = alone.memory_bytes_used();
 
-    let running = Running::new(dir.path(), Some(bytes), |options| options.memory_bytes_total = 2 * each + each / 2);
-    running.assign(digest, 3);
-    let failed = running.settled(2, 3).await;
-    assert!(failed.iter().all(|why| why.contains("no room for one more instance on this node")), "{failed:?}");
-    assert_eq!(running.memory_bytes_used(), 2 * each);
+    // Idle instances go for those that are to start: all are ready, and no more memory is used than there is.
+    let crowded =
+        Running::new(dir.path(), Some(bytes.clone()), |options| options.memory_bytes_total = 2 * each + each / 2);
+    crowded.assign(digest, 3);
+    crowded.settled(3, 3).await;
+    assert_eq!(crowded.memory_bytes_used(), 2 * each);
+
+    let tiny = Running::new(dir.path(), Some(bytes), |options| options.memory_bytes_total = each / 2);
+    tiny.assign(digest, 1);
+    let failed = tiny.settled(0, 1).await;
+    assert!(failed.iter().all(|why| why.contains("no room for one more instance")), "{failed:?}");
+    assert_eq!(tiny.memory_bytes_used(), 0);
 }

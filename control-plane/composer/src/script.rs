@@ -98,7 +98,7 @@ fn resolve(parts: &[Part], script: &str) -> Result<CompositionGraph, ComposeErro
 }
 
 /// An error with its place in the script.
-fn at(script: &str, error: &(impl Diagnostic + std::error::Error)) -> ComposeError {
+fn at(script: &str, error: &impl Diagnostic) -> ComposeError {
     let label = error.labels().and_then(|mut labels| labels.next());
     let offset = label.as_ref().map_or(0, miette::LabeledSpan::offset).min(script.len());
     let before = script.get(..script.floor_char_boundary(offset)).unwrap_or_default();

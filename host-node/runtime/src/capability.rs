@@ -6,18 +6,26 @@ use crate::linker;
 /// What is behind an interface of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capability {
-    /// False where it can be imported and each use of it is refused.
-    pub granted: bool,
-    /// One clause: `the spec's config of all its components`.
+    pub from: Source,
+    /// What every guest gets, whatever its spec says. One clause: `the node's clocks`.
     pub what: &'static str,
 }
 
-const fn granted(what: &'static str) -> Capability {
-    Capability { granted: true, what }
+/// Who decides what a guest gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The node, for all alike.
+    Node,
+    /// `grants.http-out` of the spec. Without it each use is refused.
+    HttpOut,
+    /// `grants.connect` of the spec. Without it there is the replica's private loopback and nothing else.
+    Connect,
+    /// `volumes` of the spec. Without them there is no directory.
+    Volumes,
 }
 
-const fn refused(what: &'static str) -> Capability {
-    Capability { granted: false, what }
+const fn always(what: &'static str) -> Capability {
+    Capability { from: Source::Node, what }
 }
 
 /// What is behind an import, or `None` if no node offers it.
@@ -28,21 +36,23 @@ pub fn capability(import: &str) -> Option<Capability> {
     let (interface, _) = linker::split(import);
     let (package, name) = interface.split_once('/').unwrap_or((interface, ""));
     Some(match (package, name) {
-        ("lattice:node", _) => granted("the workload's name and the replica's index"),
-        ("wasi:cli", "environment") => granted("the spec's env, no arguments but the workload's name"),
-        ("wasi:cli", "stdin") => granted("always at its end"),
-        ("wasi:cli", "stdout" | "stderr") => granted("lines for `lattice logs`"),
-        ("wasi:cli", "exit") => granted("ends the instance"),
-        ("wasi:cli", _) => granted("no terminal"),
-        ("wasi:clocks", _) => granted("the node's clocks"),
-        ("wasi:config", _) => granted("the spec's config"),
-        ("wasi:filesystem", _) => refused("no directory is opened to a guest"),
-        ("wasi:http", "outgoing-handler" | "client") => refused("requests of the guest's own are denied"),
-        ("wasi:http", _) => granted("types of requests and responses"),
-        ("wasi:io", _) => granted("streams and polling"),
-        ("wasi:random", _) => granted("the node's randomness"),
-        ("wasi:sockets", _) => refused("no address can be reached and no name looked up"),
-        _ => granted("offered by the node"),
+        ("lattice:node", _) => always("the workload's name and the replica's index"),
+        ("wasi:cli", "environment") => always("the spec's env, no arguments but the workload's name"),
+        ("wasi:cli", "stdin") => always("always at its end"),
+        ("wasi:cli", "stdout" | "stderr") => always("lines for `lattice logs`"),
+        ("wasi:cli", "exit") => always("ends the instance"),
+        ("wasi:cli", _) => always("no terminal"),
+        ("wasi:clocks", _) => always("the node's clocks"),
+        ("wasi:config", _) => always("the spec's config"),
+        ("wasi:filesystem", _) => Capability { from: Source::Volumes, what: "an empty list of directories" },
+        ("wasi:http", "outgoing-handler" | "client") => {
+            Capability { from: Source::HttpOut, what: "requests to the replica's own services" }
+        }
+        ("wasi:http", _) => always("types of requests and responses"),
+        ("wasi:io", _) => always("streams and polling"),
+        ("wasi:random", _) => always("the node's randomness"),
+        ("wasi:sockets", _) => Capability { from: Source::Connect, what: "the replica's private loopback" },
+        _ => always("offered by the node"),
     })
 }
 
@@ -62,7 +72,7 @@ mod tests {
             assert_ne!(capability.what, "offered by the node", "{name} wants a line of its own");
         }
         assert_eq!(capability("wasi:http/types@0.9.0"), None);
-        assert!(!capability("wasi:sockets/tcp@0.2.0").unwrap().granted);
-        assert!(capability("wasi:config/store@0.2.0-rc.1").unwrap().granted);
+        assert_eq!(capability("wasi:sockets/tcp@0.2.0").unwrap().from, Source::Connect);
+        assert_eq!(capability("wasi:config/store@0.2.0-rc.1").unwrap().from, Source::Node);
     }
 }

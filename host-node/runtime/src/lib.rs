@@ -45,7 +45,7 @@ mod volumes;
 mod workers;
 
 pub use bridge::crossing::{CannotCross, Uncrossable, crossing};
-pub use capability::{Capability, capability};
+pub use capability::{Capability, Source, capability};
 pub use engine::{RuntimeError, RuntimeOptions};
 pub use failure::NoRoom;
 pub use inspect::{Inspection, Kind, inspect};

@@ -9,7 +9,7 @@ use lattice::{
     spec::{PartRole, Requirement, WorkloadSpec},
 };
 use lattice_composer::{ComposeError, Composition, OpenImport, Part};
-use lattice_runtime::{Inspection, Interface, Kind};
+use lattice_runtime::{Capability, Inspection, Interface, Kind, Source};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -142,7 +142,7 @@ pub struct Binding {
 pub enum BoundTo {
     /// The node has it.
     Host,
-    /// It can be imported; the node refuses each use.
+    /// It can be imported; the spec grants nothing of it.
     Denied,
     /// Types alone, which nobody has to have.
     Types,
@@ -308,7 +308,7 @@ fn describe(
             export: edge.export.clone(),
         })
         .collect();
-    report.bindings = bindings(&composition.open, inspected);
+    report.bindings = bindings(spec, &composition.open, inspected);
 
     let mut whole = lattice_runtime::inspect(&composition.bytes)
         .map_err(|error| Failure::failed(format!("the composition can't be read: {error}")))?;
@@ -337,7 +337,7 @@ fn describe(
     Ok(())
 }
 
-fn bindings(open: &[OpenImport], inspected: &BTreeMap<ComponentName, Inspection>) -> Vec<Binding> {
+fn bindings(spec: &WorkloadSpec, open: &[OpenImport], inspected: &BTreeMap<ComponentName, Inspection>) -> Vec<Binding> {
     let mut of: BTreeMap<&str, BTreeSet<&ComponentName>> = BTreeMap::new();
     for OpenImport { part, import, .. } in open {
         of.entry(import).or_default().insert(part);
@@ -347,12 +347,30 @@ fn bindings(open: &[OpenImport], inspected: &BTreeMap<ComponentName, Inspection>
             inspected.get(*part).is_some_and(|inspection| inspection.missing.iter().any(|missing| missing == import))
         };
         let (to, note) = match lattice_runtime::capability(import) {
-            Some(capability) if capability.granted => (BoundTo::Host, capability.what),
-            Some(capability) => (BoundTo::Denied, capability.what),
-            None if of.iter().any(is_missing) => (BoundTo::Nothing, "no node offers it, and no component exports it"),
-            None => (BoundTo::Types, ""),
+            Some(capability) => behind(spec, capability),
+            None if of.iter().any(is_missing) => {
+                (BoundTo::Nothing, "no node offers it, and no component exports it".to_owned())
+            }
+            None => (BoundTo::Types, String::new()),
         };
-        Binding { import: import.to_owned(), of: of.into_iter().cloned().collect(), to, note: note.to_owned() }
+        Binding { import: import.to_owned(), of: of.into_iter().cloned().collect(), to, note }
     };
     of.into_iter().map(bind).collect()
+}
+
+/// What the spec grants of a capability, in words.
+fn behind(spec: &WorkloadSpec, capability: Capability) -> (BoundTo, String) {
+    fn list<T: ToString>(granted: impl IntoIterator<Item = T>) -> Vec<String> {
+        granted.into_iter().map(|grant| grant.to_string()).collect()
+    }
+    let (field, granted) = match capability.from {
+        Source::Node => return (BoundTo::Host, capability.what.to_owned()),
+        Source::HttpOut => ("grants.http-out", list(&spec.grants.http_out)),
+        Source::Connect => ("grants.connect", list(&spec.grants.connect)),
+        Source::Volumes => ("volumes", list(spec.volumes.iter().map(|volume| &volume.mount))),
+    };
+    if granted.is_empty() {
+        return (BoundTo::Denied, format!("only {}: the spec has no {field}", capability.what));
+    }
+    (BoundTo::Host, format!("{}, and {field}: {}", capability.what, granted.join(", ")))
 }

@@ -79,6 +79,27 @@ fn a_composition_is_shown_with_what_is_behind_each_import() {
 }
 
 #[test]
+fn what_the_spec_grants_is_behind_the_import() {
+    let imports = ["wasi:sockets/tcp@0.2.0", "wasi:http/outgoing-handler@0.2.0", "wasi:filesystem/types@0.2.0"];
+    let bytes = component(HANDLER, &imports);
+    let source = Digest::of(&bytes);
+    let notes = |grants: &str| {
+        let spec = format!("name: shop\ncomponents: [{{name: a, source: '{source}'}}]\n{grants}");
+        let report = report(&lattice::spec::parse(spec.as_bytes()).unwrap(), std::slice::from_ref(&bytes)).unwrap();
+        report.bindings.into_iter().map(|binding| (binding.to, binding.note)).collect::<Vec<_>>()
+    };
+    for (to, note) in notes("") {
+        assert!(to == BoundTo::Denied && note.contains("the spec has no "), "{note}");
+    }
+    let granted = "grants: {http-out: ['https://api.test'], connect: ['tcp://db.test:5432']}
+volumes: [{name: room, mount: /data, empty: {size: 1MiB}}]";
+    for (to, note) in notes(granted) {
+        let named = ["https://api.test", "tcp://db.test:5432", "/data"].iter().any(|grant| note.contains(grant));
+        assert!(to == BoundTo::Host && named, "{note}");
+    }
+}
+
+#[test]
 fn what_can_not_run_says_why() {
     let missing = inspect(&[("a", component(HANDLER, &["x:y/none@1.0.0"]))]);
     assert_eq!(missing.bindings.first().unwrap().to, BoundTo::Nothing);

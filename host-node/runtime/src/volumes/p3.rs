@@ -35,6 +35,8 @@ use wasmtime_wasi::{
 const WRITE_BYTES_MAX: usize = 64 << 10;
 
 type Done = Result<(), ErrorCode>;
+/// A file and who pays for what is written to it, or why nothing may be.
+type Paying = Result<(Arc<Quota>, Arc<File>), ErrorCode>;
 
 /// Puts it in the place of wasmtime's own.
 pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
@@ -63,10 +65,7 @@ async fn pay_for_entry(store: &Accessor<Host, Files>, fd: &Resource<Descriptor>)
 
 impl FilesView<'_> {
     /// The file behind a descriptor that a guest may write to, where it lies in a volume that has a quota.
-    fn pays(
-        &mut self,
-        fd: &Resource<Descriptor>,
-    ) -> wasmtime::Result<Option<Result<(Arc<Quota>, Arc<File>), ErrorCode>>> {
+    fn pays(&mut self, fd: &Resource<Descriptor>) -> wasmtime::Result<Option<Paying>> {
         let Some(quota) = self.quota(fd) else { return Ok(None) };
         Ok(Some(match self.inner.table.get(fd)? {
             Descriptor::File(file) if file.perms.write_not_permitted() => Err(ErrorCode::NotPermitted),
