@@ -130,9 +130,9 @@ fn matters(slot: &SlotId, seen: &SlotReport) -> Vec<Matter> {
                 Event::new(
                     EventKind::PartGaveUp,
                     slot,
-                    format!("{name} failed too often and is not started again{why}"),
+                    format!("{name} failed too often and is given up; its replica is started again as a whole{why}"),
                 )
-                .hint("mend it and deploy the workload again")
+                .hint("mend it and deploy the workload again, or raise services[].restart.give-up-after")
             }),
         });
     }

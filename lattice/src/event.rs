@@ -40,7 +40,7 @@ pub enum EventKind {
     LimitHit,
     /// Instances of a replica ended in a trap.
     InstanceTrapped,
-    /// A part of a workload failed so often that it is not started again.
+    /// A service failed so often that it was given up: its replica fails, and is started again as a whole.
     PartGaveUp,
 }
 
