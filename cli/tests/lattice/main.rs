@@ -13,6 +13,7 @@ mod harness;
 mod clients;
 mod composition;
 mod control;
+mod egress;
 mod faults;
 mod isolation;
 mod joining;
