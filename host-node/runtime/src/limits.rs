@@ -121,9 +121,10 @@ impl MemoryLimiter {
         self.refused
     }
 
-    /// The instance is ready: what it has now it needs.
+    /// The instance is ready: what it has now it needs, and what it was refused so far it can do without.
     pub(crate) fn started(&mut self) {
         self.used_at_start = self.used;
+        self.refused = None;
     }
 
     /// True if it has grown above three quarters of the limit: the next request may be the one that finds no memory.
@@ -302,6 +303,7 @@ mod tests {
         assert!(!limiter.memory_growing(0, 60, None).unwrap(), "a second memory counts too");
         assert_eq!(limiter.refused(), Some(MemoryRefusal::Limit));
         limiter.started();
+        assert_eq!(limiter.refused(), None, "it did without");
         assert!(!limiter.is_nearly_used());
         assert!(limiter.memory_growing(60, 80, None).unwrap());
         assert!(limiter.is_nearly_used());

@@ -61,11 +61,17 @@ pub(crate) async fn call(
     again.map_err(|Failed { failure, .. }| failure.call_error())
 }
 
+/// Instances that one request begins without a way into one of them. A guest that lets nobody in makes each of them turn
+/// the request away, and each costs an instantiation.
+const BEGUN_MAX: u32 = 8;
+
 async fn serve(unit: &Arc<Inner>, ticket: &Arc<Ticket>) -> Result<Response, Failure> {
+    let mut begun = 0;
     loop {
         let (worker, session) = match place(unit, ticket).await? {
             Place::Joined(worker) => (worker, None),
             Place::Begun(worker, instance) => {
+                begun += 1;
                 let session: Session = Box::pin(session::run(unit.clone(), worker.clone(), instance));
                 (worker, Some(session))
             }
@@ -73,7 +79,14 @@ async fn serve(unit: &Arc<Inner>, ticket: &Arc<Ticket>) -> Result<Response, Fail
         let mut waiting = Waiting { worker, ticket: ticket.clone(), session, is_over: false };
         let progress = (&mut waiting).await;
         match progress {
-            None => continue, // it did not enter
+            None => {
+                drop(waiting); // it did not enter
+                if begun >= BEGUN_MAX || Instant::now() >= ticket.deadline {
+                    return Err(Failure::NoRoom(NoRoom::Unit));
+                }
+                // None of this need have waited for anything, and others have a right to the thread.
+                tokio::task::yield_now().await;
+            }
             Some(Progress::Head) => return waiting.response(),
             Some(Progress::RequestFailed(error)) => {
                 let failure = Failure::RequestBody(error);

@@ -86,7 +86,6 @@ impl Session<'_> {
             let state = crate::lock(&self.worker.state);
             (state.entered, state.retiring)
         };
-        self.unit.workers.remove(self.worker);
         match (instance, retiring) {
             (Some(mut instance), None | Some(Retirement::Idle)) => {
                 instance.uses += entered;
@@ -95,6 +94,8 @@ impl Session<'_> {
             (_, Some(reason)) => self.unit.pool.retire(reason),
             (None, None) => {}
         }
+        // Last: whoever waits for a place is to find the instance, or it gone.
+        self.unit.workers.remove(self.worker);
     }
 
     fn failed(self, failure: &Failure, guilty: Option<Arc<crate::exchange::Shared>>) {

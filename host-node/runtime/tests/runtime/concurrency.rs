@@ -404,3 +404,52 @@ async fn an_interpreter_may_share_too() {
     let stats = unit.stats();
     assert_eq!((stats.failures, stats.collateral, stats.strikes), (0, 0, 0), "{stats:?}");
 }
+
+/// The component, with one more core module in it.
+fn with_module(component: &[u8], module: &str) -> Bytes {
+    const CORE_MODULE: u8 = 1;
+    const CORE_INSTANCE: u8 = 2;
+    fn number(mut value: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while value >= 0x80 {
+            bytes.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        bytes.push(value as u8);
+        bytes
+    }
+    let (mut at, mut modules) = (8, 0); // behind magic number and version
+    while at < component.len() {
+        modules += usize::from(component[at] == CORE_MODULE);
+        let (mut length, mut shift) = (0, 0);
+        loop {
+            at += 1;
+            length |= usize::from(component[at] & 0x7f) << shift;
+            shift += 7;
+            if component[at] < 0x80 {
+                break;
+            }
+        }
+        at += 1 + length;
+    }
+    let module = wat::parse_str(module).unwrap();
+    let instance = [vec![1, 0], number(modules), vec![0]].concat(); // one, made of that module, with no imports
+    let section = |id: u8, content: &[u8]| [&[id], number(content.len()).as_slice(), content].concat();
+    [component, &section(CORE_MODULE, &module), &section(CORE_INSTANCE, &instance)].concat().into()
+}
+
+#[tokio::test]
+async fn what_is_refused_memory_at_its_start_and_goes_on_is_served() {
+    let greedy = "(module (memory 1) (func $start (drop (memory.grow (i32.const 40000)))) (start $start))";
+    let bytes = with_module(&guest("faults03"), greedy);
+    let component = RUNTIME.load(Digest::of(&bytes), bytes).await.unwrap();
+    let mut config = config();
+    (config.reuse.concurrency, config.reuse.max_instances) = (SEATS, 2);
+    let unit = Unit::start(&RUNTIME, alone(&RUNTIME, component), config).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(text(&unit, get("/sleep/1")).await.unwrap().0, 200);
+    }
+    let stats = unit.stats();
+    assert_eq!(stats.tally.limits.len(), 1, "it was refused memory: {stats:?}");
+    assert_eq!((stats.instances_created, stats.failures), (1, 0), "{stats:?}");
+}
