@@ -14,7 +14,9 @@ use crate::host::Host;
 use quota::Quota;
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs::{self, File},
+    io,
+    os::fd::AsRawFd as _,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -63,7 +65,7 @@ pub struct VolumeOptions {
 pub enum VolumeError {
     #[error("volume {name}: this node has no room for {bytes} bytes more of its {total}")]
     NoRoom { name: String, bytes: u64, total: u64 },
-    #[error("volume {name}: {} is in no directory that this node's operator allowed (lattice node --allow-host-path)", path.display())]
+    #[error("volume {name}: {} is in no directory that this node's operator allowed (lattice node --allow-host-path), or a link leads to it", path.display())]
     NotAllowed { name: String, path: PathBuf },
     #[error("volume {name}: {message}")]
     Failed { name: String, message: String },
@@ -88,7 +90,7 @@ pub(crate) struct Volumes {
 
 #[derive(Debug)]
 struct Mount {
-    path: PathBuf,
+    dir: File,
     guest: String,
     perms: FsPerms,
 }
@@ -138,22 +140,35 @@ impl VolumeKeeper {
         reserved.map(drop).map_err(|_| VolumeError::NoRoom { name: name.to_owned(), bytes, total })
     }
 
-    /// Where a host path leads to, if all of that is allowed.
-    fn host_path(&self, name: &str, path: &Path) -> Result<PathBuf, VolumeError> {
+    /// The directory of a host path, if it is allowed. Guests that may write above it can put a link in its place at any
+    /// moment: what was opened is judged, and it alone is given to instances, never what the path leads to later.
+    fn host_dir(&self, name: &str, path: &Path) -> Result<File, VolumeError> {
         let failed = |path: &Path, error: io::Error| VolumeError::Failed {
             name: name.to_owned(),
             message: format!("{}: {error}", path.display()),
         };
-        let real = path.canonicalize().map_err(|error| failed(path, error))?;
+        // Opened before it is judged: nothing but a directory, whose opening does nothing.
+        let dir = open_dir(path).map_err(|error| failed(path, error))?;
+        let real = fs::read_link(path_of(&dir)).map_err(|error| failed(path, error))?;
         for allowed in &self.options.host_paths {
-            // Named below an allowed directory, and there: no link may lead from it to somewhere else.
-            let is_named = path.starts_with(allowed);
-            if is_named && real.starts_with(allowed.canonicalize().map_err(|error| failed(allowed, error))?) {
-                return Ok(real);
+            let Ok(below) = path.strip_prefix(allowed) else { continue };
+            // The operator's own path may have links, but none lies below it.
+            if real == allowed.canonicalize().map_err(|error| failed(allowed, error))?.join(below) {
+                return Ok(dir);
             }
         }
         Err(VolumeError::NotAllowed { name: name.to_owned(), path: path.to_owned() })
     }
+}
+
+fn open_dir(path: &Path) -> io::Result<File> {
+    use rustix::fs::{Mode, OFlags};
+    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?.into())
+}
+
+/// A path of a directory that is open, which leads to this very one though others were moved to its place.
+fn path_of(dir: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()))
 }
 
 fn private_dir(dir: &Path) -> io::Result<()> {
@@ -181,10 +196,10 @@ impl Volumes {
         let mut quotas = Vec::new();
         for Volume { name, mount, content } in volumes {
             let failed = |error: io::Error| VolumeError::Failed { name: name.clone(), message: error.to_string() };
-            let (path, perms, quota) = match content {
+            let (dir, perms, quota) = match content {
                 VolumeContent::Host { path, read_only } => {
                     let perms = if *read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
-                    (keeper.host_path(name, path)?, perms, None)
+                    (keeper.host_dir(name, path)?, perms, None)
                 }
                 VolumeContent::Empty { bytes_max } => {
                     let made = this.made(keeper, unit).map_err(failed)?;
@@ -192,7 +207,7 @@ impl Volumes {
                     made.reserved += bytes_max;
                     let path = made.dir.join(name);
                     private_dir(&path).map_err(failed)?;
-                    (path.clone(), FsPerms::ReadWrite, Some(Quota::new(path, *bytes_max)))
+                    (open_dir(&path).map_err(failed)?, FsPerms::ReadWrite, Some(Quota::new(path, *bytes_max)))
                 }
                 VolumeContent::Files(files) => {
                     let path = this.made(keeper, unit).map_err(failed)?.dir.join(name);
@@ -200,10 +215,10 @@ impl Volumes {
                     for (file, text) in files {
                         fs::write(path.join(file), text).map_err(failed)?;
                     }
-                    (path, FsPerms::ReadOnly, None)
+                    (open_dir(&path).map_err(failed)?, FsPerms::ReadOnly, None)
                 }
             };
-            this.mounts.push(Mount { path, guest: mount.clone(), perms });
+            this.mounts.push(Mount { dir, guest: mount.clone(), perms });
             quotas.push(quota);
         }
         this.quotas = quotas.into();
@@ -226,8 +241,8 @@ impl Volumes {
 
     /// Give an instance its directories.
     pub(crate) fn open(&self, wasi: &mut WasiCtxBuilder) -> wasmtime::Result<()> {
-        for Mount { path, guest, perms } in &self.mounts {
-            wasi.preopened_dir(path, guest, *perms)?;
+        for Mount { dir, guest, perms } in &self.mounts {
+            wasi.preopened_dir(path_of(dir), guest, *perms)?;
         }
         Ok(())
     }

@@ -171,6 +171,32 @@ async fn host_paths_are_those_that_the_operator_allowed() {
 }
 
 #[tokio::test]
+async fn a_link_in_the_place_of_a_host_path_leads_nowhere() {
+    let node = Node::new();
+    let (allowed, secret) = (node.path("allowed"), node.path("secret"));
+    for dir in [allowed.join("x"), allowed.join("other"), secret.clone()] {
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("name"), dir.file_name().unwrap().as_encoded_bytes()).unwrap();
+    }
+    let host = |path: &Path| volume("/x", VolumeContent::Host { path: path.to_owned(), read_only: false });
+    let unit = node.start(vec![host(&allowed.join("x"))]).await;
+    // As a guest can that has the directory above.
+    let swap = |target: &str| {
+        let _ = fs::remove_file(allowed.join("x"));
+        let _ = fs::rename(allowed.join("x"), allowed.join("moved"));
+        std::os::unix::fs::symlink(target, allowed.join("x")).unwrap();
+    };
+    for target in ["../secret", "other"] {
+        swap(target);
+        // The first one is answered by an instance that was not there before.
+        assert_eq!(ask(&unit, "GET", "/x/name").await, (200, "x".into()));
+        let late = node.start_as("files", vec![host(&allowed.join("x"))]).await.unwrap_err();
+        assert!(matches!(late, StartError::Volume { error: VolumeError::NotAllowed { .. }, .. }), "{late}");
+    }
+    assert_eq!(fs::read_to_string(allowed.join("moved/name")).unwrap(), "x");
+}
+
+#[tokio::test]
 async fn a_full_volume_refuses_and_nothing_else_suffers() {
     let node = Node::new();
     let unit = node.start(vec![empty("/data", 8 * MIB), empty("/other", MIB)]).await;
