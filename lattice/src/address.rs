@@ -143,6 +143,10 @@ pub struct Cidr {
 }
 
 impl Cidr {
+    fn is_single(&self) -> bool {
+        self.prefix == if self.base.is_ipv4() { 32 } else { 128 }
+    }
+
     /// Whether the address, or the IPv4 address that it stands for, lies in the range.
     pub fn contains(&self, address: IpAddr) -> bool {
         let within = |address: IpAddr| match (self.base, address) {
@@ -226,8 +230,14 @@ impl AddressPolicy {
     }
 
     /// Whether the operator named this address, by a range.
-    pub fn names(&self, address: IpAddr) -> bool {
+    fn names(&self, address: IpAddr) -> bool {
         self.allowed.iter().any(|range| range.contains(address))
+    }
+
+    /// Whether the operator named this very address. A range was chosen for what else lies in it, and says nothing of those
+    /// that are the node's own.
+    pub fn names_alone(&self, address: IpAddr) -> bool {
+        self.allowed.iter().any(|range| range.is_single() && range.contains(address))
     }
 
     /// Nothing, or why the address may not be reached.
@@ -335,6 +345,23 @@ mod tests {
             ("8.8.8.8", true),
         ] {
             assert_eq!(policy.check(ip(text)).is_ok(), allowed, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_a_single_address_is_named_alone() {
+        let policy = AddressPolicy::new(
+            ["10.0.0.0/8", "10.1.2.3", "fd00::/64", "fd00::7/128"].map(|range| range.parse().unwrap()).into(),
+        );
+        for (text, alone) in [
+            ("10.1.2.3", true),
+            ("::ffff:10.1.2.3", true),
+            ("10.1.2.4", false),
+            ("fd00::7", true),
+            ("fd00::8", false),
+            ("8.8.8.8", false),
+        ] {
+            assert_eq!(policy.names_alone(ip(text)), alone, "{text}");
         }
     }
 

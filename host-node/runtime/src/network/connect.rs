@@ -173,7 +173,7 @@ fn server_name(host: &Host) -> Result<ServerName<'static>, ConnectError> {
 pub(super) fn judge(policy: &AddressPolicy, address: IpAddr) -> Result<IpAddr, ConnectError> {
     let address = address.to_canonical();
     policy.check(address).map_err(|special| ConnectError::Prohibited { address, special })?;
-    if !policy.names(address) && is_own(address) {
+    if !policy.names_alone(address) && is_own(address) {
         return Err(ConnectError::OwnAddress { address });
     }
     Ok(address)
@@ -204,7 +204,9 @@ mod tests {
         assert!(matches!(judge(&policy, [127, 0, 0, 1].into()), Err(ConnectError::Prohibited { .. })));
         let mapped = "::ffff:169.254.169.254".parse().unwrap();
         assert!(matches!(judge(&policy, mapped), Err(ConnectError::Prohibited { .. })));
-        let allowed = AddressPolicy::new(vec!["127.0.0.0/8".parse().unwrap()]);
-        assert_eq!(judge(&allowed, [127, 0, 0, 1].into()).unwrap(), IpAddr::from([127, 0, 0, 1]));
+        let allowed = |range: &str| AddressPolicy::new(vec![range.parse().unwrap()]);
+        assert_eq!(judge(&allowed("127.0.0.1"), [127, 0, 0, 1].into()).unwrap(), IpAddr::from([127, 0, 0, 1]));
+        let of_a_range = judge(&allowed("127.0.0.0/8"), [127, 0, 0, 1].into());
+        assert!(matches!(of_a_range, Err(ConnectError::OwnAddress { .. })));
     }
 }
