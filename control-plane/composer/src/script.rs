@@ -1,8 +1,10 @@
 //! Composition as a `.wac` script says, in place of the rules of `wiring.rs`: the language of the tool `wac`, in which the
 //! components of the workload are the packages `component:NAME`. The only file that knows wac-parser.
 //!
-//! The parser descends into what is nested, so nesting is bounded before it sees a script. It and the resolver have
-//! assertions for what they take to be impossible; a panic of theirs is an error of the script here.
+//! The parser descends into what is nested, so nesting is bounded before it sees a script. The resolver works out a type
+//! that is made of others anew at each mention, and descends from alias to alias: a short script of its own types would
+//! keep it busy for ever or overflow its stack, so it sees none that declares any. Both have assertions for what they
+//! take to be impossible; a panic of theirs is an error of the script here.
 
 use crate::{
     ComposeError, Composition, Edge, OpenImport, Part,
@@ -21,12 +23,15 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 use wac_graph::{CompositionGraph, NodeId, NodeKind, types::BorrowedPackageKey};
+use wac_parser::{Document, Ident, ImportType, Statement, TypeStatement};
 
 /// Brackets that a script may open. A script that composes 32 components has some dozens; each may be another level for
 /// the parser to descend.
 const BRACKETS_MAX: usize = 256;
 /// Longest text that is passed on of an error of the parser.
 const WHY_MAX: usize = 512;
+/// Longest name that is passed on.
+const NAME_MAX: usize = 64;
 /// The namespace of the components of the workload.
 const NAMESPACE: &str = "component";
 
@@ -80,7 +85,13 @@ fn check_bounds(script: &str) -> Result<(), ComposeError> {
 }
 
 fn resolve(parts: &[Part], script: &str) -> Result<CompositionGraph, ComposeError> {
-    let document = wac_parser::Document::parse(script).map_err(|error| at(script, &error))?;
+    let document = Document::parse(script).map_err(|error| at(script, &error))?;
+    if let Some(declares) = document.statements.iter().find_map(own_type) {
+        let (line, column) = place(script, declares.span.offset());
+        let name = one_line(declares.string, NAME_MAX);
+        let why = format!("{name} declares types; import them from a component instead");
+        return Err(ComposeError::Script { line, column, why });
+    }
     let names: Vec<(String, Vec<u8>)> =
         parts.iter().map(|part| (format!("{NAMESPACE}:{}", part.name), part.bytes.to_vec())).collect();
     let mut packages = IndexMap::new();
@@ -97,13 +108,31 @@ fn resolve(parts: &[Part], script: &str) -> Result<CompositionGraph, ComposeErro
     Ok(graph)
 }
 
+/// What a statement declares, where its type is the script's own.
+fn own_type<'a>(statement: &'a Statement<'a>) -> Option<&'a Ident<'a>> {
+    match statement {
+        Statement::Type(TypeStatement::Interface(interface)) => Some(&interface.id),
+        Statement::Type(TypeStatement::World(world)) => Some(&world.id),
+        Statement::Type(TypeStatement::Type(declared)) => Some(declared.id()),
+        Statement::Import(import) => match &import.ty {
+            ImportType::Func(_) | ImportType::Interface(_) => Some(&import.id),
+            ImportType::Package(_) | ImportType::Ident(_) => None,
+        },
+        Statement::Let(_) | Statement::Export(_) => None,
+    }
+}
+
+/// Line and column, from 1.
+fn place(script: &str, offset: usize) -> (usize, usize) {
+    let before = script.get(..script.floor_char_boundary(offset)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    (line, before.rsplit('\n').next().unwrap_or_default().chars().count() + 1)
+}
+
 /// An error with its place in the script.
 fn at(script: &str, error: &impl Diagnostic) -> ComposeError {
     let label = error.labels().and_then(|mut labels| labels.next());
-    let offset = label.as_ref().map_or(0, miette::LabeledSpan::offset).min(script.len());
-    let before = script.get(..script.floor_char_boundary(offset)).unwrap_or_default();
-    let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    let (line, column) = place(script, label.as_ref().map_or(0, miette::LabeledSpan::offset));
     let mut why = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

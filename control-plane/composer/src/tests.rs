@@ -606,6 +606,38 @@ fn what_is_wrong_with_a_script_is_said_with_its_place() {
 }
 
 #[test]
+fn a_script_has_no_types_of_its_own() {
+    let refuse = |script: &str, at: (usize, usize), name: &str| {
+        let error = compose_script(&shop(), script).unwrap_err();
+        let why = format!("{name} declares types; import them from a component instead");
+        assert_eq!(error, ComposeError::Script { line: at.0, column: at.1, why }, "{script}");
+    };
+    // Each is twice the one before, which the resolver works out.
+    let doubled: String = (1..=60).map(|n| format!("type t{n}=tuple<t{0},t{0}>;\n", n - 1)).collect();
+    refuse(&format!("package a:b;\ntype t0=u8;\n{doubled}import f: func() -> t60;"), (2, 6), "t0");
+    // Each is an alias of the one before, which the resolver follows to the end.
+    let aliases: String = (1..3500).map(|n| format!("type a{n}=a{};", n - 1)).collect();
+    let aliases = format!("package a:b;type a0=u8;{aliases}import f: func(x: a3499);");
+    assert!(aliases.len() <= SCRIPT_BYTES_MAX);
+    refuse(&aliases, (1, 18), "a0");
+    for (statement, column) in [
+        ("record a { x: u8 }", 8),
+        ("variant a { x }", 9),
+        ("flags a { x }", 7),
+        ("enum a { x }", 6),
+        ("interface a {}", 11),
+        ("world a {}", 7),
+        ("import a: func();", 8),
+        ("import a: interface {};", 8),
+    ] {
+        refuse(&format!("package a:b;\n{statement}"), (2, column), "a");
+    }
+    let imports = SCRIPT.replace("let auth", "import text: component:auth/text;\nlet auth");
+    let error = compose_script(&shop(), &imports).unwrap_err().to_string();
+    assert!(!error.contains("declares"), "an interface of a component is none of the script's: {error}");
+}
+
+#[test]
 fn nesting_that_is_allowed_is_not_too_deep() {
     let parts = shop();
     for (open, close) in [("(", ")"), ("new component:auth { a: ", "}")] {
