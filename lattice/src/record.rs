@@ -18,8 +18,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
 
-/// The schema that this version writes. It reads this one and the one before.
-pub const SCHEMA: u32 = 1;
+/// The newest schema that this version reads, with all before. Nodes of several versions share a store while they are
+/// upgraded, so a record says the least schema that reads it, not the newest that its writer knows.
+pub const SCHEMA: u32 = 2;
 
 /// Why bytes are not a record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,11 +35,16 @@ pub enum DecodeError {
 pub trait Record: Serialize + DeserializeOwned {
     const BUCKET: Bucket;
 
+    /// The least schema that reads this record. A node of an older one leaves it as it is.
+    fn schema(&self) -> u32 {
+        1
+    }
+
     fn encode(&self) -> Bytes {
         // Records have string keys and no floats: serialising into memory cannot fail.
         let mut value = serde_json::to_value(self).unwrap_or_default();
         if let Some(object) = value.as_object_mut() {
-            object.insert("v".into(), SCHEMA.into());
+            object.insert("v".into(), self.schema().into());
         }
         value.to_string().into()
     }
@@ -116,6 +122,11 @@ pub struct SpecRecord {
 }
 impl Record for SpecRecord {
     const BUCKET: Bucket = Bucket::Specs;
+
+    /// A spec is read strictly: one with a field that is unknown would be taken for corrupt and replaced.
+    fn schema(&self) -> u32 {
+        if self.spec.is_of_schema_1() { 1 } else { 2 }
+    }
 }
 
 impl SpecRecord {
@@ -279,8 +290,8 @@ mod tests {
         let text = String::from_utf8(slot().encode().to_vec()).unwrap();
         let extended = text.replace("\"phase\"", "\"of-tomorrow\":{\"a\":1},\"phase\"");
         assert_eq!(Slot::decode(extended.as_bytes()).unwrap(), slot());
-        let newer = text.replace("\"v\":1", "\"v\":2");
-        assert_eq!(Slot::decode(newer.as_bytes()), Err(DecodeError::Newer(2)));
+        let newer = text.replace("\"v\":1", "\"v\":3");
+        assert_eq!(Slot::decode(newer.as_bytes()), Err(DecodeError::Newer(3)));
         for garbage in ["", "{}", "null", "{\"v\":1}", "\u{0}"] {
             assert!(matches!(Slot::decode(garbage.as_bytes()), Err(DecodeError::Malformed(_))), "{garbage}");
         }
@@ -337,6 +348,41 @@ mod tests {
         // Without the service, there is nothing that a node could run alone.
         let recipe = Recipe { artifact: None, ..record.recipe.clone() };
         assert_eq!(SpecRecord { recipe, ..record }.runs().artifact, None);
+    }
+
+    #[test]
+    fn a_spec_says_the_least_schema_that_reads_it() {
+        let source = Digest::of(b"one");
+        let schema = |component: &str, more: &str| {
+            let text = format!("name: a\ncomponents: [{{name: api, source: '{source}'{component}}}]\n{more}");
+            let spec = crate::spec::parse(text.as_bytes()).unwrap();
+            let record = SpecRecord::new(spec, uuid::Uuid::nil(), Generation::FIRST);
+            assert_eq!(SpecRecord::decode(&record.encode()).unwrap(), record, "{text}");
+            let value: serde_json::Value = serde_json::from_slice(&record.encode()).unwrap();
+            value["v"].as_u64().unwrap()
+        };
+        assert_eq!(schema("", ""), 1);
+        assert_eq!(schema(", env: {A: b}", "replicas: 3\nreuse: off\nlimits: {memory: 8MiB}\nclass: strict"), 1);
+        let two = format!("}}, {{name: main, source: '{source}'");
+        assert_eq!(schema(&two, "compose: {links: [{from: api, import: 'x:y/z', to: main}]}"), 1);
+        let wac = "compose: {wac: 'package a:b; let api = new component:api { ... }; export api...;'}";
+        let service = format!("services: [{{name: pool, source: '{source}'}}]");
+        for (component, more) in [
+            (", lazy: true", ""),
+            (", lazy: true, idle: 1s", ""),
+            (", isolate: true", ""),
+            (", lazy: true, grants: {http-out: ['*']}", ""),
+            ("", wac),
+            ("", "compose: {optimize: max}"),
+            ("", &service),
+            ("", "schedule: [{cron: '@daily'}]"),
+            ("", "reuse: {requests: 5}"),
+            ("", "grants: {http-out: ['*']}"),
+            ("", "volumes: [{name: scratch, mount: /data, empty: {size: 1MiB}}]"),
+        ] {
+            let component = format!("{component}{two}");
+            assert_eq!(schema(&component, more), 2, "{component} {more}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod parse;
 mod parts;
 mod placement;
 mod schedule;
+mod schema;
 mod script;
 mod volumes;
 

@@ -94,4 +94,55 @@ impl Ticks {
     pub fn latest(&self) -> u64 {
         self.schedules.values().map(|settled| settled.until).max().unwrap_or_default().max(self.floor)
     }
+    /// What is settled by this record or by the one that is there, where that is more than what is there. None as well
+    /// where they are of two lives of the workload.
+    pub fn ahead_of(&self, there: &Self) -> Option<Self> {
+        if self.uid != there.uid {
+            return None;
+        }
+        let (newer, older) = if self.generation > there.generation { (self, there) } else { (there, self) };
+        let mut merged = newer.clone();
+        merged.floor = merged.floor.max(older.floor);
+        for (key, settled) in &older.schedules {
+            match merged.schedules.get_mut(key) {
+                Some(known) if known.until < settled.until => *known = settled.clone(),
+                Some(_) => {}
+                // The schedule was removed: should it come back, it begins after what it fired.
+                None => merged.floor = merged.floor.max(settled.until),
+            }
+        }
+        (merged != *there).then_some(merged)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ticks(generation: u64, floor: u64, schedules: &[(&str, u64)]) -> Ticks {
+        let settled = |(key, until): &(&str, u64)| ((*key).to_owned(), Settled { until: *until, last: None });
+        let schedules = schedules.iter().map(settled).collect();
+        Ticks { floor, schedules, generation: Generation(generation), ..Ticks::new(uuid::Uuid::from_u128(1)) }
+    }
+
+    #[test]
+    fn of_two_records_each_schedule_keeps_what_is_settled_later() {
+        let (here, there) = (ticks(1, 5, &[("a", 10), ("b", 40)]), ticks(1, 7, &[("a", 30), ("b", 20)]));
+        let merged = ticks(1, 7, &[("a", 30), ("b", 40)]);
+        assert_eq!(here.ahead_of(&there), Some(merged.clone()), "though what is there has a later one");
+        assert_eq!(there.ahead_of(&here), Some(merged.clone()));
+        for known in [&here, &there, &merged] {
+            assert_eq!(known.ahead_of(&merged), None);
+        }
+    }
+
+    #[test]
+    fn the_later_generation_says_which_schedules_there_are() {
+        let (old, new) = (ticks(1, 0, &[("a", 50), ("gone", 60)]), ticks(2, 30, &[("a", 30), ("new", 30)]));
+        let merged = ticks(2, 60, &[("a", 50), ("new", 30)]);
+        assert_eq!(old.ahead_of(&new), Some(merged.clone()), "what the removed one fired is settled if it comes back");
+        assert_eq!(new.ahead_of(&old), Some(merged));
+        let other = Ticks { uid: uuid::Uuid::from_u128(2), ..new };
+        assert_eq!(old.ahead_of(&other), None, "another life of the workload");
+    }
 }

@@ -1,0 +1,41 @@
+//! Which schema of the record reads a spec. Each pattern names every field, so that a new one has to be decided about.
+
+use super::{ComponentSpec, ComposeSpec, HttpSpec, Limits, Optimize, Placement, Reuse, WorkloadSpec};
+use crate::spec::Grants;
+
+impl WorkloadSpec {
+    /// Whether it is written with the fields of the first schema only.
+    pub(crate) fn is_of_schema_1(&self) -> bool {
+        let Self {
+            name: _,
+            replicas: _,
+            class: _,
+            components,
+            services,
+            compose: ComposeSpec { links: _, wac, optimize },
+            http: HttpSpec { routes: _ },
+            schedule,
+            reuse,
+            limits: Limits { memory: _, cpu: _, wall: _, concurrency: _, queue: _, body: _ },
+            grants,
+            volumes,
+            placement: Placement { require: _ },
+        } = self;
+        components.iter().all(ComponentSpec::is_of_schema_1)
+            && services.is_empty()
+            && wac.is_none()
+            && *optimize == Optimize::default()
+            && schedule.is_empty()
+            // Settings are written whole, and `concurrency` is one that is newer.
+            && !matches!(reuse, Reuse::On(_))
+            && *grants == Grants::default()
+            && volumes.is_empty()
+    }
+}
+
+impl ComponentSpec {
+    fn is_of_schema_1(&self) -> bool {
+        let Self { name: _, source: _, env: _, config: _, lazy, idle, isolate, grants } = self;
+        !lazy && idle.is_none() && !isolate && grants.is_none()
+    }
+}
