@@ -191,12 +191,12 @@ impl Feed {
                     let key = Key::Cron(workload.clone()).to_string();
                     match entry(&key).map(|entry| (entry.revision, Ticks::decode(&entry.value))) {
                         None => writes.push((key, known.record.encode(), Precondition::Absent)),
-                        Some((revision, Ok(there)))
-                            if there.uid == known.record.uid && there.latest() < known.record.latest() =>
-                        {
-                            writes.push((key, known.record.encode(), Precondition::At(revision)));
+                        Some((revision, Ok(there))) => {
+                            if let Some(merged) = known.record.ahead_of(&there) {
+                                writes.push((key, merged.encode(), Precondition::At(revision)));
+                            }
                         }
-                        Some(_) => {}
+                        Some((_, Err(_))) => {}
                     }
                 }
                 self.member.reassert(self.platform.clock.now());

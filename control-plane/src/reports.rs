@@ -187,14 +187,18 @@ impl Reporter {
         }
     }
 
-    /// Only what is said under a living node's own name counts.
+    /// Only what a living node says under its own name, in its present life, counts.
     fn hear(&self, message: &Message) {
         let Some((_, Topic::Report(node))) = Topic::parse(&message.subject) else { return };
-        if node == self.options.node || !self.view.borrow().sessions.contains_key(&node) {
-            return;
-        }
+        let incarnation = self.view.borrow().sessions.get(&node).map(|session| session.record.incarnation);
+        let Some(incarnation) = incarnation.filter(|_| node != self.options.node) else { return };
         match NodeReport::decode(&message.payload) {
-            Ok(report) if report.node == node => self.reports.keep(report, message.payload.len()),
+            Ok(report) if report.node == node => {
+                // Of one that was started again, this node may see the end of the life before, or not yet the new one.
+                if report.incarnation == incarnation {
+                    self.reports.keep(report, message.payload.len());
+                }
+            }
             Ok(report) => tracing::debug!(%node, says = %report.node, "a report under another node's name"),
             Err(error) => tracing::debug!(%node, %error, "a report that can't be read"),
         }

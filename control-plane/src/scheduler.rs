@@ -161,8 +161,8 @@ impl Scheduler {
             return u64::MAX;
         }
         let known = self.record(view, workload);
-        let is_open =
-            known.is_some_and(|known| has_lost(view, &known.record) || self.has_news(workload, &known.record));
+        let has_news = known.is_some_and(|known| self.has_news(workload, &known.record));
+        let is_open = has_news || known.is_some_and(|known| has_lost(view, &known.record));
         let spec = view.specs.get(workload).map(|spec| spec.revision);
         let record = known.map(|known| known.revision);
         if let Some(look) = self.looked.get(workload).filter(|_| !is_open)
@@ -178,7 +178,8 @@ impl Scheduler {
         self.looked.insert(workload.clone(), Look { spec, record, due: turn.wake });
         match (turn.write, known) {
             (Some(write), _) => self.write(workload.clone(), write, turn.missed),
-            (None, Some(known)) if is_open => self.write_outcomes(workload.clone(), known),
+            // What is lost is given up by the turn of whoever ranks first; for all others there is nothing to write.
+            (None, Some(known)) if has_news => self.write_outcomes(workload.clone(), known),
             (None, _) => {}
         }
         turn.wake

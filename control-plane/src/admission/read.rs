@@ -121,7 +121,9 @@ impl Admission {
 
 /// What the holder of a slot said of it.
 fn of_slot<'a>(reported: &'a Reported, slot: &SlotId, record: &Slot) -> Option<(&'a SlotReport, u64)> {
-    let (report, age) = reported.get(&record.holder.node)?;
+    let said = reported.get(&record.holder.node);
+    // A life of the node that is over held the slot before, and counted from another beginning.
+    let (report, age) = said.filter(|(report, _)| report.incarnation == record.holder.incarnation)?;
     let of_slot = report.host.slots.get(slot).filter(|of_slot| of_slot.uid == record.uid)?;
     Some((of_slot, *age))
 }
@@ -135,7 +137,8 @@ fn node_reply(view: &LatticeView, node: &NodeId, reported: &Reported) -> Option<
             (slot.to_string(), spec.map_or(0, |spec| spec.record.spec.memory_reserved()))
         })
         .unzip();
-    let (usage, usage_age) = reported.get(node).map(|(report, age)| (report.host.usage, *age)).unzip();
+    let said = reported.get(node).filter(|(report, _)| report.incarnation == session.incarnation);
+    let (usage, usage_age) = said.map(|(report, age)| (report.host.usage, *age)).unzip();
     Some(NodeReply { session, slots, memory_reserved: memory.iter().sum(), usage, usage_age })
 }
 
