@@ -38,6 +38,9 @@ pub(crate) struct Host {
     pub(crate) memory: MemoryLimiter,
     pub(crate) limits: Arc<Limits>,
     pub(crate) meter: Arc<CpuMeter>,
+    /// What it calls in other stores costs its own time: true while whoever polls it measures one request with `meter`, or
+    /// its start. False where it does several things at a time, or works for nobody's request.
+    pub(crate) lends_meter: bool,
     pub(crate) config: WasiConfigVariables,
     pub(crate) identity: Identity,
     /// The other parts of its unit.
@@ -80,6 +83,7 @@ pub(crate) fn store(
         memory: MemoryLimiter::new(blueprint.limits.memory_bytes, memory, blueprint.tally.clone()),
         limits: blueprint.limits.clone(),
         meter,
+        lends_meter: true, // its start is measured
         config: blueprint.config.config.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
         identity: Identity { workload: blueprint.config.workload.clone(), replica: blueprint.config.replica },
         parts: blueprint.parts.clone(),

@@ -287,7 +287,9 @@ pub(crate) fn begin_part_call(store: &mut Store<crate::host::Host>) {
 
 /// Before each request: its time starts to count, and a kept instance's old deadline is forgotten.
 pub(crate) fn begin_request(store: &mut Store<crate::host::Host>) {
-    store.data().meter.reset();
+    let host = store.data_mut();
+    host.lends_meter = true;
+    host.meter.reset();
     store.set_epoch_deadline(TICKS_BEFORE_METERING);
 }
 

@@ -50,7 +50,8 @@ impl PartInstance {
 
     /// Its processor time is counted by `meter` from here on.
     pub(crate) fn begin_call(&mut self, meter: Arc<CpuMeter>) {
-        self.store.data_mut().meter = meter;
+        let host = self.store.data_mut();
+        (host.meter, host.lends_meter) = (meter, true);
         limits::begin_part_call(&mut self.store);
     }
 

@@ -312,8 +312,8 @@ impl Running {
 pub(crate) struct PartCall {
     part: Arc<Running>,
     function: usize,
-    /// Whose processor time it costs.
-    meter: Arc<CpuMeter>,
+    /// The caller's, where the call costs the caller's processor time. Without, it has a budget of its own.
+    meter: Option<Arc<CpuMeter>>,
 }
 
 impl PartCall {
@@ -323,7 +323,8 @@ impl PartCall {
         let Some(part) = parts.as_ref().and_then(|parts| parts.parts.get(target.part)) else {
             return Err(wasmtime::Error::msg("the unit has ended"));
         };
-        Ok(Self { part: part.clone(), function: target.function, meter: host.meter.clone() })
+        let meter = host.lends_meter.then(|| host.meter.clone());
+        Ok(Self { part: part.clone(), function: target.function, meter })
     }
 
     pub(crate) fn new(accessor: &Accessor<Host>, target: Target) -> wasmtime::Result<Self> {
@@ -349,21 +350,45 @@ impl PartCall {
             return self.run(values).await; // it has a task of its own
         }
         let meter = Arc::<CpuMeter>::default();
-        let call = Self { meter: meter.clone(), ..self };
+        let call = Self { meter: Some(meter.clone()), ..self };
         let task = tokio::spawn(meter.measure(call.run(values)));
         AbortOnDropHandle::new(task).await?
     }
 
-    async fn by_call(self, idle: &Idle, mut values: Box<dyn Values>) -> Result<Box<dyn Values>, PartFault> {
-        let part = &self.part;
+    async fn by_call(mut self, idle: &Idle, values: Box<dyn Values>) -> Result<Box<dyn Values>, PartFault> {
+        let part = self.part.clone();
         let _turn = part.enter().await?;
         part.calls.fetch_add(1, Relaxed);
+        let limit = part.maker.blueprint.limits.wall;
+        let lent = self.meter.take();
+        let work = async {
+            match lent {
+                // Whoever polls the caller measures already; a second time within it would lose the caller's part.
+                Some(meter) => self.work(idle, values, meter).await,
+                None => {
+                    let meter = Arc::<CpuMeter>::default();
+                    meter.clone().measure(self.work(idle, values, meter)).await
+                }
+            }
+        };
+        // A caller that is a request has its own deadline, which comes first. A service has none.
+        let in_time = tokio::time::timeout(limit, work).await;
+        in_time.unwrap_or_else(|_| Err(PartFault::Failed(Box::new(Failure::Wall { limit }))))
+    }
+
+    async fn work(
+        &self,
+        idle: &Idle,
+        mut values: Box<dyn Values>,
+        meter: Arc<CpuMeter>,
+    ) -> Result<Box<dyn Values>, PartFault> {
+        let part = &self.part;
         let failed = |failure| PartFault::Failed(Box::new(failure));
         let mut instance = match idle.take() {
             Some(instance) => instance,
-            None => part.maker.make(self.meter.clone()).await.map_err(failed)?,
+            None => part.maker.make(meter.clone()).await.map_err(failed)?,
         };
-        instance.begin_call(self.meter);
+        instance.begin_call(meter);
         let Some(function) = instance.functions().get(self.function).copied() else {
             return Err(failed(Failure::Trap("a function that it exported is not there".into())));
         };

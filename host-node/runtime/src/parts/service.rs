@@ -6,7 +6,7 @@
 //! ([`Concurrent`]).
 //!
 //! Hazard: a service has state, which a caller that goes away must not destroy. A call that has entered the guest is
-//! finished, by somebody else if need be. It has the wall limit to do so; beyond it the service is started again.
+//! finished, by somebody else if need be. It has the wall limit from its entry on; beyond it the service is started again.
 
 use super::{
     PartState, Restart,
@@ -204,6 +204,8 @@ async fn live(
     started: impl FnOnce(),
 ) -> Result<(), Failure> {
     let mut instance = part.maker.warm().await?;
+    // What it does from here on by itself is no request. A call that it answers alone brings a meter.
+    instance.store.data_mut().lends_meter = false;
     let result = match (&service.kind, jobs) {
         (Kind::Serial(serial), _) => {
             *lock(&serial.instance) = Some(instance);
@@ -298,9 +300,10 @@ pub(crate) async fn call(
             let (limit, stop) = (part.maker.blueprint.limits.wall, part.stop.clone());
             let call = async move {
                 let _turn = turn; // dropped after the instance is back
-                held.call(function, values).await
+                let in_time = tokio::time::timeout(limit, held.call(function, values)).await;
+                in_time.unwrap_or_else(|_| Err(PartFault::Failed(Box::new(Failure::Wall { limit }))))
             };
-            Finished { call: Some(Box::pin(call)), limit, stop }.await
+            Finished { call: Some(Box::pin(call)), stop }.await
         }
         Kind::Concurrent(concurrent) => {
             let (reply, answer) = oneshot::channel();
@@ -318,8 +321,12 @@ pub(crate) async fn call(
             if concurrent.jobs.send(job).await.is_err() {
                 return Err(down(part, service));
             }
-            if let Ok(values) = answer.await {
-                return Ok(values);
+            // Who calls may have no deadline: a service.
+            let limit = part.maker.blueprint.limits.wall;
+            match tokio::time::timeout(limit, answer).await {
+                Ok(Ok(values)) => return Ok(values),
+                Ok(Err(_)) => {}
+                Err(_) => return Err(PartFault::Failed(Box::new(Failure::Wall { limit }))),
             }
             // The life that the call was in is over. Why is known in a moment.
             let _ = service.status.subscribe().wait_for(|now| now.lives > status.lives).await;
@@ -395,10 +402,9 @@ impl Service {
     }
 }
 
-/// A future that, once polled, goes on by itself when it is dropped, for as long as the limit.
+/// A future that, once polled, goes on by itself when it is dropped. What it is of must have an end.
 struct Finished {
     call: Option<Pin<Box<dyn Future<Output = <Self as Future>::Output> + Send>>>,
-    limit: Duration,
     stop: CancellationToken,
 }
 
@@ -421,10 +427,7 @@ impl Drop for Finished {
         if std::thread::panicking() {
             return; // perhaps in the middle of that call
         }
-        let (limit, stop) = (self.limit, self.stop.clone());
-        runtime.spawn(async move {
-            let rest = tokio::time::timeout(limit, AssertUnwindSafe(call).catch_unwind());
-            stop.run_until_cancelled(rest).await.map(drop)
-        });
+        let stop = self.stop.clone();
+        runtime.spawn(async move { stop.run_until_cancelled(AssertUnwindSafe(call).catch_unwind()).await.map(drop) });
     }
 }

@@ -42,6 +42,7 @@ impl Accounts {
     pub(super) fn open(store: &mut Store<Host>, tally: Arc<Tally>) -> Arc<Self> {
         let accounts = Arc::new(Self { tally, mark: 0.into(), interrupted: false.into(), tasks: Mutex::default() });
         let at_epoch = accounts.clone();
+        store.data_mut().lends_meter = false; // nobody measures with it here
         store.epoch_deadline_callback(move |mut store| {
             at_epoch.interrupted.store(true, Relaxed);
             let step = at_epoch.step();
