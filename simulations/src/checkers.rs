@@ -83,7 +83,13 @@ impl History {
                         asked.extend(spec.record.spec.placement.require.iter().cloned());
                     }
                 }
-                Some(Key::Cron(name)) => trace.note(ticks_line(&self.view, &name, change.revision)),
+                Some(Key::Cron(name)) => {
+                    trace.note(ticks_line(&self.view, &name, change.revision));
+                    let ticks = |view: &LatticeView| view.ticks.get(&name).map(|ticks| ticks.record.clone());
+                    if ticks(&was).is_some() && ticks(&was) == ticks(&self.view) {
+                        return Err(format!("schedule: revision {} of {name} says what was there", change.revision));
+                    }
+                }
                 None => return Err(format!("a node wrote to {}", change.key)),
             }
             self.capacity_is_kept()?;
