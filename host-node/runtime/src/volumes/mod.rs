@@ -22,12 +22,17 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 use wasmtime::component::{HasData, Resource};
 use wasmtime_wasi::{
     FsPerms, WasiCtxBuilder,
     filesystem::{Descriptor, WasiFilesystemCtxView},
 };
+
+/// Tries to remove a directory, and the time between them.
+const REMOVE_TRIES: u32 = 10;
+const REMOVE_PAUSE: Duration = Duration::from_millis(100);
 
 /// A directory for a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,10 +112,9 @@ impl Drop for Made {
     fn drop(&mut self) {
         let (dir, keeper, reserved) = (std::mem::take(&mut self.dir), self.keeper.clone(), self.reserved);
         let remove = move || {
-            match fs::remove_dir_all(&dir) {
+            match remove_dir(&dir) {
                 // Only then there is room for another one.
                 Ok(()) => drop(keeper.reserved.fetch_sub(reserved, Relaxed)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => tracing::warn!(dir = %dir.display(), %error, "a volume is not removed"),
             }
         };
@@ -169,6 +173,20 @@ fn open_dir(path: &Path) -> io::Result<File> {
 /// A path of a directory that is open, which leads to this very one though others were moved to its place.
 fn path_of(dir: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()))
+}
+
+/// A call of an instance that has ended may still be under way on some thread, and make one entry more. Blocking.
+fn remove_dir(dir: &Path) -> io::Result<()> {
+    let mut more = 1..REMOVE_TRIES;
+    loop {
+        match fs::remove_dir_all(dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => match more.next() {
+                Some(_) => std::thread::sleep(REMOVE_PAUSE),
+                None => return Err(error),
+            },
+            _ => return Ok(()),
+        }
+    }
 }
 
 fn private_dir(dir: &Path) -> io::Result<()> {

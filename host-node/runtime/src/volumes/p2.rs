@@ -136,6 +136,8 @@ impl HostDescriptor for FilesView<'_> {
             }
             _ => None,
         };
+        // Not before it is paid for: measuring waits for those who open.
+        let _opening = quota.as_ref().map(Quota::opening);
         let opened = self.inner.open_at(fd, path_flags, path, open_flags, flags).await?;
         if let Some(quota) = quota {
             self.opened(&opened, quota)?;

@@ -229,6 +229,8 @@ impl HostDescriptorWithStore<Host> for Files {
             true => pay_for_entry(store, &fd).await?,
             false => None,
         };
+        // Not before it is paid for: measuring waits for those who open.
+        let _opening = quota.as_ref().map(Quota::opening);
         let opened = WasiFilesystem::open_at(&wasmtimes(store), fd, path_flags, path, open_flags, flags).await?;
         if let Some(quota) = quota {
             store.with(|mut access| access.get().opened(&opened, quota)).map_err(FilesystemError::trap)?;

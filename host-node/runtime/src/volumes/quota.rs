@@ -5,6 +5,7 @@
 //! Blocking: measuring walks the directory.
 
 use std::{
+    collections::BTreeSet,
     fs::{File, Metadata},
     io,
     os::unix::fs::{FileExt as _, MetadataExt as _},
@@ -63,6 +64,9 @@ struct State {
     /// Moves that are under way, and all that ever were: what is moved while a directory is walked may not be seen.
     moving: u64,
     moves: u64,
+    /// Opens that are under way, and how many ever were: such a file is in no list yet, and perhaps in no directory any more.
+    opening: BTreeSet<u64>,
+    opens: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -101,6 +105,19 @@ impl Drop for Paid {
     }
 }
 
+/// An open that is under way, until the file is remembered.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    quota: Arc<Quota>,
+    number: u64,
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.quota.state().opening.remove(&self.number);
+    }
+}
+
 impl Paid {
     fn of_a_move(mut self) -> Self {
         let mut state = self.quota.state();
@@ -127,6 +144,31 @@ impl Quota {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A file is going to be opened. To be kept until [`Self::opened`] was told.
+    pub(crate) fn opening(self: &Arc<Self>) -> Opening {
+        let mut state = self.state();
+        let number = state.opens;
+        state.opens += 1;
+        state.opening.insert(number);
+        Opening { quota: self.clone(), number }
+    }
+
+    /// All files that are open, with those whose opening began before now: these are waited for, later ones are not.
+    fn open_files(&self) -> io::Result<Vec<Weak<File>>> {
+        let (begin, before) = (Instant::now(), self.state().opens);
+        loop {
+            let state = self.state();
+            if state.opening.first().is_none_or(|first| *first >= before) {
+                return Ok(state.open.clone());
+            }
+            drop(state);
+            if begin.elapsed() > FULL_PAUSE {
+                return Err(full());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Remember a file that a guest has opened.
@@ -222,16 +264,18 @@ impl Quota {
     /// not seen.
     fn measure(&self) -> io::Result<()> {
         for _ in 0..MEASURE_TRIES {
-            let (pending, paid, open, moves) = {
+            let (pending, paid, moves) = {
                 let state = self.state();
                 if state.moving > 0 {
                     drop(state);
                     std::thread::sleep(Duration::from_millis(1));
                     continue;
                 }
-                (state.pending, state.paid, state.open.clone(), state.moves)
+                (state.pending, state.paid, state.moves)
             };
-            let there = walk(&self.root)? + removed(&open);
+            let there = walk(&self.root)?;
+            // Only then: what was removed before the walk came to it, and still uses room, is among the open files by now.
+            let there = there + removed(&self.open_files()?);
             let mut state = self.state();
             if state.moves != moves {
                 continue;
@@ -297,4 +341,29 @@ fn removed(open: &[Weak<File>]) -> Use {
         .map(|metadata| (metadata.ino(), bytes_of(&metadata)))
         .collect();
     Use { bytes: orphans.values().sum(), entries: orphans.len() as u64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_removed_while_it_is_opened_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let quota = Quota::new(dir.path().to_owned(), 8192);
+        let path = dir.path().join("file");
+        std::fs::write(&path, [1; 8192]).unwrap();
+        let opening = quota.opening();
+        let file = Arc::new(File::open(&path).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        // As long as nobody knows whether it is there the volume is full.
+        assert!(quota.measure().is_err());
+        quota.opened(&file);
+        drop(opening);
+        quota.measure().unwrap();
+        assert!(quota.try_pay(Use { bytes: 1, entries: 0 }).is_none());
+        drop(file);
+        quota.measure().unwrap();
+        assert!(quota.try_pay(Use { bytes: 8192, entries: 0 }).is_some());
+    }
 }

@@ -3,7 +3,7 @@
 use crate::{BOTH, RUNTIME, alone, config, get, guest, hello, request, text, until};
 use lattice::id::Digest;
 use lattice_runtime::{
-    Runtime, RuntimeOptions, StartError, Unit, UnitConfig, Volume, VolumeContent, VolumeError, VolumeOptions,
+    Reuse, Runtime, RuntimeOptions, StartError, Unit, UnitConfig, Volume, VolumeContent, VolumeError, VolumeOptions,
 };
 use std::{
     collections::BTreeMap,
@@ -179,7 +179,12 @@ async fn a_link_in_the_place_of_a_host_path_leads_nowhere() {
         fs::write(dir.join("name"), dir.file_name().unwrap().as_encoded_bytes()).unwrap();
     }
     let host = |path: &Path| volume("/x", VolumeContent::Host { path: path.to_owned(), read_only: false });
-    let unit = node.start(vec![host(&allowed.join("x"))]).await;
+    // Each request has an instance of its own.
+    let bytes = guest("files");
+    let component = node.runtime.load(Digest::of(&bytes), bytes).await.unwrap();
+    let reuse = Reuse { enabled: false, ..Reuse::default() };
+    let config = UnitConfig { volumes: vec![host(&allowed.join("x"))], reuse, ..config() };
+    let unit = Unit::start(&node.runtime, alone(&node.runtime, component), config).await.unwrap();
     // As a guest can that has the directory above.
     let swap = |target: &str| {
         let _ = fs::remove_file(allowed.join("x"));
@@ -188,7 +193,6 @@ async fn a_link_in_the_place_of_a_host_path_leads_nowhere() {
     };
     for target in ["../secret", "other"] {
         swap(target);
-        // The first one is answered by an instance that was not there before.
         assert_eq!(ask(&unit, "GET", "/x/name").await, (200, "x".into()));
         let late = node.start_as("files", vec![host(&allowed.join("x"))]).await.unwrap_err();
         assert!(matches!(late, StartError::Volume { error: VolumeError::NotAllowed { .. }, .. }), "{late}");
