@@ -232,6 +232,14 @@ impl CpuMeter {
         .await
     }
 
+    /// For work of the same request on another task. Several at a time each see what was spent when they began.
+    pub(crate) fn branch(self: Arc<Self>) -> Branch {
+        let from = self.spent.load(Relaxed);
+        // On from the start: many short ones are one long one.
+        let meter = Self { on: true.into(), mark: AtomicU64::new(thread_nanos()), spent: from.into() };
+        Branch { meter: Arc::new(meter), trunk: self, from }
+    }
+
     /// Before the guest is polled.
     pub(crate) fn enter(&self) {
         if self.on.load(Relaxed) {
@@ -258,6 +266,20 @@ impl CpuMeter {
         let now = thread_nanos();
         let step = now.saturating_sub(self.mark.swap(now, Relaxed));
         Duration::from_nanos(self.spent.fetch_add(step, Relaxed).saturating_add(step))
+    }
+}
+
+/// A meter that counts on from another one, which is charged at the end of this.
+pub(crate) struct Branch {
+    pub(crate) meter: Arc<CpuMeter>,
+    trunk: Arc<CpuMeter>,
+    from: u64,
+}
+
+impl Drop for Branch {
+    fn drop(&mut self) {
+        let spent = self.meter.spent.load(Relaxed).saturating_sub(self.from);
+        self.trunk.spent.fetch_add(spent, Relaxed);
     }
 }
 
@@ -335,13 +357,30 @@ mod tests {
         assert_eq!((tallied.memory_peak, tallied.limits), (80, [(Limit::Memory, 1), (Limit::NodeMemory, 1)].into()));
     }
 
+    fn burn(millis: u64) {
+        let end = thread_nanos() + millis * 1_000_000;
+        while thread_nanos() < end {}
+    }
+
+    #[test]
+    fn a_branch_counts_on_and_is_charged() {
+        let trunk = Arc::<CpuMeter>::default();
+        for turn in 1..=3 {
+            let branch = trunk.clone().branch();
+            assert_eq!(branch.meter.spent(), trunk.spent());
+            branch.meter.enter();
+            burn(5);
+            branch.meter.leave();
+            assert!(trunk.spent() < Duration::from_millis(5 * turn), "not yet");
+            drop(branch);
+            assert!(trunk.spent() >= Duration::from_millis(5 * turn), "short ones count");
+        }
+        assert!(trunk.spent() < Duration::from_millis(60), "once: {:?}", trunk.spent());
+    }
+
     #[test]
     fn time_between_polls_does_not_count() {
         let meter = CpuMeter::default();
-        let burn = |millis: u64| {
-            let end = thread_nanos() + millis * 1_000_000;
-            while thread_nanos() < end {}
-        };
         meter.enter();
         burn(20);
         assert!(meter.at_epoch() < Duration::from_millis(10), "short requests are not metered");

@@ -14,7 +14,7 @@ use crate::{
     bridge::Values,
     failure::Failure,
     host::Host,
-    limits::CpuMeter,
+    limits::{CpuMeter, CpuSpent},
     load::Runtime,
     lock,
     network::Network,
@@ -324,6 +324,10 @@ impl PartCall {
             return Err(wasmtime::Error::msg("the unit has ended"));
         };
         let meter = host.lends_meter.then(|| host.meter.clone());
+        // What waits for its calls meets no epoch that would ask.
+        if meter.as_ref().is_some_and(|meter| meter.spent() > host.limits.cpu) {
+            return Err(CpuSpent.into());
+        }
         Ok(Self { part: part.clone(), function: target.function, meter })
     }
 
@@ -345,13 +349,14 @@ impl PartCall {
     }
 
     /// The same from a caller that goes on meanwhile: the callee's loop must not run within the caller's.
-    pub(crate) async fn run_apart(self, values: Box<dyn Values>) -> wasmtime::Result<Box<dyn Values>> {
+    pub(crate) async fn run_apart(mut self, values: Box<dyn Values>) -> wasmtime::Result<Box<dyn Values>> {
         if let Kind::Service(_) = &self.part.kind {
             return self.run(values).await; // it has a task of its own
         }
-        let meter = Arc::<CpuMeter>::default();
-        let call = Self { meter: Some(meter.clone()), ..self };
-        let task = tokio::spawn(meter.measure(call.run(values)));
+        // Moved into the task: what it spends counts however it ends.
+        let branch = self.meter.take().unwrap_or_default().branch();
+        self.meter = Some(branch.meter.clone());
+        let task = tokio::spawn(async move { branch.meter.clone().measure(self.run(values)).await });
         AbortOnDropHandle::new(task).await?
     }
 

@@ -399,3 +399,41 @@ async fn calls_by_a_service_end_in_time() {
         assert!(why.contains("its part helper failed: took longer than 300 ms"), "{role:?}: {why}");
     }
 }
+
+/// Each call some 100 ms. `/loop/sleep/N` makes N of them, one after the other.
+#[tokio::test]
+async fn asynchronous_calls_cost_their_request_its_time() {
+    let computes = made_of(
+        r#"(component
+            (core module $m
+                (func (export "none"))
+                (func (export "same") (param i32) (result i32) (local.get 0))
+                (func (export "compute") (param i32) (result i32) (local $n i32)
+                    (loop (local.set $n (i32.add (local.get $n) (i32.const 1)))
+                        (br_if 0 (i32.lt_u (local.get $n) (i32.const 250000000))))
+                    (local.get 0)))
+            (core instance $i (instantiate $m))
+            (func $none (canon lift (core func $i "none")))
+            (func $add (param "by" u32) (result u32) (canon lift (core func $i "same")))
+            (func $rest (param "millis" u32) (result u32) (canon lift (core func $i "same")))
+            (func $sleep async (param "millis" u32) (result u32) (canon lift (core func $i "compute")))
+            (instance $counter (export "add" (func $add)))
+            (instance $faults (export "trap" (func $none)) (export "spin" (func $none)) (export "devour" (func $none))
+                (export "sleep" (func $rest)))
+            (instance $slow (export "sleep" (func $sleep)))
+            (export "example:parts/counter@0.1.0" (instance $counter))
+            (export "example:parts/faults@0.1.0" (instance $faults))
+            (export "example:parts/slow@0.1.0" (instance $slow)))"#,
+    )
+    .await;
+    let parts = vec![Part::new(name("part"), computes, lazy())];
+    let edges = edges("part", &["counter", "faults", "slow"]);
+    let assembly = RUNTIME.assemble(component("part-caller03").await, parts, edges).unwrap();
+    let unit = Unit::start(&RUNTIME, assembly, with_limits(60_000, 900)).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(body(&unit, "/loop/sleep/3").await, "0", "each request has its own");
+    }
+    let error = unit.call(get("/loop/sleep/40")).await.unwrap_err();
+    assert_eq!(error, CallError::Timeout { limit: Duration::from_millis(900) });
+    assert!(part(&unit).calls < 46, "{:?}", part(&unit));
+}
