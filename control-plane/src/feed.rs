@@ -104,7 +104,6 @@ impl Feed {
 
     /// Take a snapshot of every bucket and make the view equal to it.
     async fn load(&mut self, view: &mut LatticeView) -> Result<(), StoreError> {
-        let mut is_regressed = false;
         for bucket in Bucket::ALL {
             let mut snapshot = self.platform.store.snapshot(bucket).await?;
             if self.contradicts(view, bucket, &snapshot) {
@@ -113,16 +112,13 @@ impl Feed {
                     self.memory.forget();
                 } else {
                     self.repair(view, bucket, &snapshot).await?;
-                    is_regressed = true;
                     snapshot = self.platform.store.snapshot(bucket).await?;
                 }
             }
             view.apply_snapshot(bucket, snapshot);
         }
-        if is_regressed {
-            // What lost writes may have lost components as well.
-            self.host.restore(artifacts(view));
-        }
+        // The object store may have lost something at any time, and alone: nothing here would tell.
+        self.host.restore(artifacts(view));
         self.memory.remember(view).await;
         self.show(view).await;
         Ok(())

@@ -45,6 +45,12 @@ impl Copies {
         self.dir.join(format!("{}.{SUFFIX}", digest.to_hex()))
     }
 
+    /// Whether there is a copy, whole or not.
+    async fn has(&self, digest: Digest) -> bool {
+        let path = self.path(digest);
+        spawn_blocking(move || path.exists()).await.unwrap_or(false)
+    }
+
     /// The copy, if it is there and whole.
     async fn read(&self, digest: Digest) -> Option<Bytes> {
         let path = self.path(digest);
@@ -145,15 +151,27 @@ impl Artifacts for KeptArtifacts {
     }
 }
 
-/// Put back what the object store lacks, whenever it may have lost something. Never returns.
-pub(crate) async fn put_back(copies: Copies, platform: Platform, mut lost: watch::Receiver<BTreeSet<Digest>>) {
+/// Say what the object store should have. Nothing new while [`put_back`] works on the same.
+pub(crate) fn need(needed: &watch::Sender<BTreeSet<Digest>>, digests: BTreeSet<Digest>) {
+    needed.send_if_modified(|before| {
+        let is_new = *before != digests;
+        *before = digests;
+        is_new
+    });
+}
+
+/// Put back what the object store lacks of what is needed, and then empty the set, so that the same may be needed again.
+/// Never returns.
+pub(crate) async fn put_back(copies: Copies, platform: Platform, needed: watch::Sender<BTreeSet<Digest>>) {
     let Platform { artifacts, clock, rng, .. } = platform;
-    lost.mark_changed(); // it may have been said before this began
+    let mut changes = needed.subscribe();
+    changes.mark_changed(); // it may have been said before this began
     loop {
-        if lost.changed().await.is_err() {
+        if changes.changed().await.is_err() {
             return std::future::pending().await;
         }
-        let mut open = lost.borrow_and_update().clone();
+        let all = changes.borrow_and_update().clone();
+        let mut open = all.clone();
         for _ in 0..ATTEMPTS {
             clock.sleep(rng.up_to(SPREAD)).await;
             for digest in open.clone() {
@@ -161,15 +179,24 @@ pub(crate) async fn put_back(copies: Copies, platform: Platform, mut lost: watch
                     open.remove(&digest);
                 }
             }
-            if open.is_empty() || lost.has_changed().unwrap_or(true) {
+            if open.is_empty() || changes.has_changed().unwrap_or(true) {
                 break;
             }
         }
+        needed.send_if_modified(|needed| {
+            if *needed == all {
+                needed.clear();
+            }
+            false
+        });
     }
 }
 
 /// False where the store could not be asked, or did not take it: try again.
 async fn is_settled(copies: &Copies, store: &dyn Artifacts, digest: Digest) -> bool {
+    if !copies.has(digest).await {
+        return true;
+    }
     match store.size(digest).await {
         Ok(Some(_)) => return true,
         Ok(None) => {}
@@ -191,6 +218,91 @@ async fn is_settled(copies: &Copies, store: &dyn Artifacts, digest: Digest) -> b
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lattice::{
+        store::{Clock, Rng},
+        testing::MemoryLattice,
+    };
+    use std::{
+        collections::BTreeMap,
+        sync::{Mutex, PoisonError},
+    };
+    use tokio::{sync::Notify, time::timeout};
+
+    struct Still;
+    impl Clock for Still {
+        fn now(&self) -> Duration {
+            Duration::ZERO
+        }
+        fn unix_ms(&self) -> u64 {
+            0
+        }
+        fn sleep(&self, _: Duration) -> Fut<'static, ()> {
+            Box::pin(tokio::task::yield_now())
+        }
+    }
+    impl Rng for Still {
+        fn u64(&self) -> u64 {
+            0
+        }
+    }
+
+    /// An object store that can be emptied.
+    #[derive(Default)]
+    struct Losing {
+        objects: Mutex<BTreeMap<Digest, Bytes>>,
+        put: Notify,
+    }
+
+    impl Losing {
+        fn objects(&self) -> std::sync::MutexGuard<'_, BTreeMap<Digest, Bytes>> {
+            self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    impl Artifacts for Losing {
+        fn get(&self, digest: Digest) -> Fut<'_, Result<Option<Bytes>, StoreError>> {
+            Box::pin(async move { Ok(self.objects().get(&digest).cloned()) })
+        }
+        fn put(&self, bytes: Bytes) -> Fut<'_, Result<Digest, StoreError>> {
+            Box::pin(async move {
+                let digest = Digest::of(&bytes);
+                self.objects().insert(digest, bytes);
+                self.put.notify_one();
+                Ok(digest)
+            })
+        }
+        fn size(&self, digest: Digest) -> Fut<'_, Result<Option<u64>, StoreError>> {
+            Box::pin(async move { Ok(self.objects().get(&digest).map(|bytes| bytes.len() as u64)) })
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_store_loses_again_is_put_back_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let copies = Copies::new(dir.path().to_owned(), 10_000);
+        let (digest, component) = bytes(1);
+        copies.keep(digest, component).await;
+        let store = Arc::new(Losing::default());
+        let platform = MemoryLattice::new().platform(Arc::new(Still), Arc::new(Still));
+        let platform = Platform { artifacts: store.clone(), ..platform };
+        let needed = watch::Sender::default();
+        let working = put_back(copies, platform, needed.clone());
+        let test = async {
+            for _ in 0..3 {
+                store.objects().clear();
+                need(&needed, BTreeSet::from([digest, bytes(2).0]));
+                store.put.notified().await;
+                while !needed.borrow().is_empty() {
+                    tokio::task::yield_now().await;
+                }
+                assert_eq!(store.objects().len(), 1, "there is no copy of the other one");
+            }
+        };
+        tokio::select! {
+            () = working => {}
+            done = timeout(Duration::from_secs(20), test) => done.unwrap(),
+        }
+    }
 
     fn bytes(fill: u8) -> (Digest, Bytes) {
         let bytes = Bytes::from(vec![fill; 1000]);

@@ -101,7 +101,7 @@ pub struct HostNode {
     wanted: watch::Sender<BTreeMap<SlotId, Assignment>>,
     observed: Arc<Mutex<BTreeMap<SlotId, Observed>>>,
     changed: Arc<Notify>,
-    lost: watch::Sender<BTreeSet<Digest>>,
+    needed: watch::Sender<BTreeSet<Digest>>,
 }
 
 impl HostNode {
@@ -124,7 +124,7 @@ impl HostNode {
             wanted: watch::Sender::default(),
             observed: Arc::default(),
             changed: Arc::default(),
-            lost: watch::Sender::default(),
+            needed: watch::Sender::default(),
         }))
     }
 
@@ -147,7 +147,7 @@ impl HostNode {
             biased;
             () = driver.run(self.wanted.subscribe(), stop.clone()) => {}
             () = self.logs.serve() => {}
-            () = kept::put_back(copies, self.platform.clone(), self.lost.subscribe()) => {}
+            () = kept::put_back(copies, self.platform.clone(), self.needed.clone()) => {}
         }
     }
 }
@@ -168,7 +168,7 @@ impl Host for HostNode {
     }
 
     fn restore(&self, artifacts: BTreeSet<Digest>) {
-        self.lost.send_replace(artifacts);
+        kept::need(&self.needed, artifacts);
     }
 
     fn report(&self) -> HostReport {

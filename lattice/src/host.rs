@@ -69,7 +69,8 @@ pub trait Host: Send + Sync + 'static {
     fn apply(&self, wanted: BTreeMap<SlotId, Assignment>);
     /// What runs now, drained slots included until they are gone.
     fn observed(&self) -> BTreeMap<SlotId, Observed>;
-    /// The object store may have lost these objects: put back those that this host has copies of.
+    /// The object store should have these objects: put back those that it lost and this host has copies of. Said again and
+    /// again; nothing new while it works on the same ones.
     fn restore(&self, _artifacts: BTreeSet<Digest>) {}
     /// What the replicas that take requests here did so far. Asked for every second or so.
     fn report(&self) -> HostReport {
