@@ -209,3 +209,37 @@ fn status(
         schedules: Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lattice::{
+        id::Generation,
+        record::Holder,
+        report::{HostReport, NodeReport},
+    };
+    use std::sync::Arc;
+
+    #[test]
+    fn what_an_earlier_life_of_the_node_said_is_not_shown() {
+        let (slot, uid): (SlotId, _) = ("w.0".parse().unwrap(), uuid::Uuid::from_u128(7));
+        let node: NodeId = "n1".parse().unwrap();
+        let held = |life: u128| Slot {
+            holder: Holder { node: node.clone(), incarnation: uuid::Uuid::from_u128(life) },
+            uid,
+            generation: Generation::FIRST,
+            phase: Phase::Ready,
+            message: None,
+            handover_from: None,
+            nonce: uuid::Uuid::nil(),
+        };
+        let host = HostReport {
+            slots: BTreeMap::from([(slot.clone(), SlotReport::new(uid, Generation::FIRST))]),
+            ..HostReport::default()
+        };
+        let said = NodeReport { node: node.clone(), incarnation: uuid::Uuid::from_u128(1), host, left_out: 0 };
+        let reported = Reported::from([(node.clone(), (Arc::new(said), 5))]);
+        assert_eq!(of_slot(&reported, &slot, &held(1)).map(|(_, age)| age), Some(5));
+        assert_eq!(of_slot(&reported, &slot, &held(2)), None);
+    }
+}
