@@ -166,7 +166,7 @@ async fn figures_of_a_replica_reach_every_node() {
     let usage = eventually("all nodes tell what they use", PATIENCE, async || {
         let nodes = api.nodes().await;
         let all_tell = nodes.iter().all(|node| node.usage.is_some());
-        let of_holder = nodes.iter().find(|node| node.session.node == holder).and_then(|node| node.usage.clone());
+        let of_holder = nodes.iter().find(|node| node.session.node == holder).and_then(|node| node.usage);
         of_holder.filter(|usage| all_tell && usage.instances > 0).ok_or_else(|| format!("{nodes:?}"))
     });
     let usage = usage.await;
