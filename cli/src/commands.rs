@@ -28,7 +28,7 @@ use anyhow::Context as _;
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     Up(up::Args),
-    Node(node::Args),
+    Node(Box<node::Args>),
     #[command(visible_alias = "apply")]
     Deploy(deploy::Args),
     #[command(visible_aliases = ["ls", "ps"])]
@@ -57,7 +57,7 @@ pub fn run(command: Command, context: Context) -> anyhow::Result<Exit> {
         Command::Completions(args) => completions::run(&args, &context),
         Command::WithParent(args) => with_parent::run(&args),
         Command::Schema(args) => schema::run(&args, &context),
-        Command::Node(args) => node::run(args, &context),
+        Command::Node(args) => node::run(*args, &context),
         other => {
             // One thread: children of `up` die with the thread that started them, which must be the main one.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -52,15 +52,26 @@ pub(crate) enum Source {
 pub(crate) struct Stream {
     kept: Arc<Mutex<Option<Body>>>,
     hint: SizeHint,
+    /// Its sender waits until somebody wants it.
+    on_demand: bool,
 }
 
 impl Source {
     pub(crate) fn new(body: Body) -> Self {
+        Self::of(body, false)
+    }
+
+    /// A body that is sent when it is first read (`Expect: 100-continue`): not read before an instance wants it.
+    pub(crate) fn on_demand(body: Body) -> Self {
+        Self::of(body, true)
+    }
+
+    fn of(body: Body, on_demand: bool) -> Self {
         if body.is_end_stream() {
             return Source::Whole(Whole::default());
         }
         let hint = body.size_hint();
-        Source::Stream(Stream { kept: Arc::new(Mutex::new(Some(body))), hint })
+        Source::Stream(Stream { kept: Arc::new(Mutex::new(Some(body))), hint, on_demand })
     }
 
     /// True if [`Source::body`] would give the body from its beginning.
@@ -76,7 +87,7 @@ impl Source {
         match self {
             Source::Whole(whole) if whole.is_end_stream() => empty(),
             Source::Whole(whole) => whole.clone().boxed_unsync(),
-            Source::Stream(Stream { kept, hint }) => {
+            Source::Stream(Stream { kept, hint, .. }) => {
                 Borrowed { kept: kept.clone(), taken: None, hint: *hint }.boxed_unsync()
             }
         }
@@ -86,7 +97,7 @@ impl Source {
     /// first attempt, so that it travels beside the head and can be sent again.
     pub(crate) async fn collect_small(&mut self, bytes_max: usize) -> Result<(), BodyError> {
         let Source::Stream(stream) = self else { return Ok(()) };
-        if stream.hint.upper().is_none_or(|upper| upper > bytes_max as u64) {
+        if stream.on_demand || stream.hint.upper().is_none_or(|upper| upper > bytes_max as u64) {
             return Ok(());
         }
         let Some(body) = lock(&stream.kept).take() else { return Ok(()) };
@@ -333,6 +344,9 @@ mod tests {
         let mut small = Source::new(full("abc"));
         small.collect_small(3).now_or_never().unwrap().unwrap();
         assert_eq!(read(small.body()).unwrap(), read(small.body()).unwrap());
+        let mut unasked = Source::on_demand(full("abc"));
+        unasked.collect_small(3).now_or_never().unwrap().unwrap();
+        assert!(unasked.is_intact() && matches!(unasked, Source::Stream(_)));
         let mut large = Source::new(full("abcd"));
         large.collect_small(3).now_or_never().unwrap().unwrap();
         assert!(matches!(large, Source::Stream(_)));

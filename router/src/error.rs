@@ -4,10 +4,13 @@
 //!
 //! | status | code | meaning |
 //! |---|---|---|
-//! | 400 | `bad-request` | no host, two hosts, a path that is not plain |
+//! | 400 | `bad-request` | no host, two hosts, a path that is not plain, two ends of the body |
 //! | 400 | `body-broken` | the request's body did not come in full |
 //! | 404 | `no-route` | no workload has a route for the host and path |
+//! | 408 | `body-too-slow` | the request's body came more slowly than the ingress, or the workload, has patience |
 //! | 413 | `body-too-large` | more body than the workload or the node allows |
+//! | 414 | `uri-too-long` | more path and query than the node takes |
+//! | 421 | `misdirected` | the TLS connection was opened for another host |
 //! | 431 | `head-too-large` | more head than a frame carries; hyper answers larger ones itself, without a code |
 //! | 501 | `not-implemented` | `CONNECT`, `TRACE`, upgrades but for `h2c`, which is ignored |
 //! | 502 | `component-failed` | the component trapped or ended without a response |
@@ -47,6 +50,12 @@ pub(crate) enum RouteError {
     BodyTooLarge,
     #[error("the request's body did not come in full")]
     BodyBroken,
+    #[error("the request's body came too slowly")]
+    BodyTooSlow,
+    #[error("the path and query are too long")]
+    UriTooLong,
+    #[error("this connection was opened for another host")]
+    Misdirected,
     #[error("the request's head is too large")]
     HeadTooLarge,
     #[error("no response in time")]
@@ -67,6 +76,9 @@ impl RouteError {
         match self {
             RouteError::BadTarget(_) => (StatusCode::BAD_REQUEST, "bad-request"),
             RouteError::BodyBroken => (StatusCode::BAD_REQUEST, "body-broken"),
+            RouteError::BodyTooSlow => (StatusCode::REQUEST_TIMEOUT, "body-too-slow"),
+            RouteError::UriTooLong => (StatusCode::URI_TOO_LONG, "uri-too-long"),
+            RouteError::Misdirected => (StatusCode::MISDIRECTED_REQUEST, "misdirected"),
             RouteError::NoRoute => (StatusCode::NOT_FOUND, "no-route"),
             RouteError::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large"),
             RouteError::HeadTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head-too-large"),
@@ -124,7 +136,7 @@ impl From<&BodyError> for RouteError {
         match error {
             BodyError::TooLarge { .. } => RouteError::BodyTooLarge,
             BodyError::Aborted(_) => RouteError::BodyBroken,
-            BodyError::Timeout => RouteError::Timeout,
+            BodyError::Timeout => RouteError::BodyTooSlow,
         }
     }
 }
@@ -139,6 +151,9 @@ mod tests {
         for (error, status, code, retry_after) in [
             (RouteError::BadTarget("x"), 400, "bad-request", None),
             (RouteError::BodyBroken, 400, "body-broken", None),
+            (RouteError::BodyTooSlow, 408, "body-too-slow", None),
+            (RouteError::UriTooLong, 414, "uri-too-long", None),
+            (RouteError::Misdirected, 421, "misdirected", None),
             (RouteError::NoRoute, 404, "no-route", None),
             (RouteError::BodyTooLarge, 413, "body-too-large", None),
             (RouteError::HeadTooLarge, 431, "head-too-large", None),

@@ -22,6 +22,9 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// Who the client has shown to be in its TLS handshake, as Envoy writes it. Begins like the others, so that it is removed
+/// with them from what strangers send.
+const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// A block of addresses, written `10.0.0.0/8`, `::1` or `192.0.2.7`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,6 +122,16 @@ pub(crate) struct Client {
     address: HeaderValue,
     /// As `forwarded` wants it: an IPv6 address in brackets and quotes.
     node: String,
+    secured: Option<Secured>,
+}
+
+/// What a client said and showed in a TLS handshake.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Secured {
+    /// The host that it asked for, in lower case.
+    pub(crate) server_name: Option<String>,
+    /// Who it is, where it had to show that.
+    pub(crate) certificate: Option<HeaderValue>,
 }
 
 impl Client {
@@ -128,7 +141,18 @@ impl Client {
             IpAddr::V4(address) => address.to_string(),
             IpAddr::V6(address) => format!("\"[{address}]\""),
         };
-        Self { trusted, address: value(address.to_string()), node }
+        Self { trusted, address: value(address.to_string()), node, secured: None }
+    }
+
+    pub(crate) fn over_tls(self, secured: Secured) -> Self {
+        Self { secured: Some(secured), ..self }
+    }
+
+    /// Whether the connection is for this host, in the form that the route table takes. A client that named no host in
+    /// its handshake may ask for any.
+    pub(crate) fn is_for(&self, host: &str) -> bool {
+        let name = self.secured.as_ref().and_then(|secured| secured.server_name.as_deref());
+        name.is_none_or(|name| name == host)
     }
 
     /// Headers that a component must not see as the client sent them.
@@ -151,11 +175,17 @@ pub(crate) fn to_component(headers: &mut HeaderMap, client: &Client, host: &str)
     for name in removed {
         headers.remove(name);
     }
-    let https = headers.get(X_FORWARDED_PROTO).is_some_and(|proto| proto.as_bytes() == b"https");
+    let https = match headers.get(X_FORWARDED_PROTO) {
+        Some(proto) => proto.as_bytes() == b"https",
+        None => client.secured.is_some(),
+    };
     let proto = if https { "https" } else { "http" };
     let forwarded = ["for=", &client.node, ";host=\"", host, "\";proto=", proto].concat();
     append(headers, X_FORWARDED_FOR, client.address.clone());
     append(headers, FORWARDED, value(forwarded));
+    if let Some(certificate) = client.secured.as_ref().and_then(|secured| secured.certificate.clone()) {
+        append(headers, X_FORWARDED_CLIENT_CERT, certificate);
+    }
     let host = match headers.get(HOST) {
         Some(sent) if sent.as_bytes() == host.as_bytes() => sent.clone(),
         _ => {
@@ -275,6 +305,32 @@ mod tests {
         assert_eq!(headers["host"], "h.test:8080");
         // These are the lattice's alone.
         assert!(!headers.contains_key(HEADER_SCHEDULE) && !headers.contains_key(HEADER_TICK));
+    }
+
+    #[test]
+    fn what_was_said_in_a_handshake_is_passed_on() {
+        let sent = [("x-forwarded-client-cert", "Hash=forged"), ("x-forwarded-proto", "http")];
+        let secured = |certificate: Option<&'static str>| Secured {
+            server_name: Some("h.test".into()),
+            certificate: certificate.map(HeaderValue::from_static),
+        };
+        for (trusted, certificate, proto, shown) in [
+            (false, None, "https", None),
+            (false, Some("Hash=ab"), "https", Some("Hash=ab")),
+            // A proxy of ours took the request without TLS, and has a certificate of its own.
+            (true, None, "http", Some("Hash=forged")),
+            (true, Some("Hash=ab"), "http", Some("Hash=forged, Hash=ab")),
+        ] {
+            let client = Client::new("9.9.9.9".parse().unwrap(), trusted).over_tls(secured(certificate));
+            let mut headers = map(&sent);
+            assert_eq!(to_component(&mut headers, &client, "h.test"), proto == "https");
+            assert_eq!(headers["x-forwarded-proto"], proto);
+            assert!(headers["forwarded"].to_str().unwrap().ends_with(&format!("proto={proto}")));
+            assert_eq!(headers.get(X_FORWARDED_CLIENT_CERT).map(|value| value.to_str().unwrap()), shown);
+            assert!(client.is_for("h.test") && !client.is_for("other.test"));
+        }
+        let nameless = Secured { server_name: None, certificate: None };
+        assert!(Client::new("9.9.9.9".parse().unwrap(), false).over_tls(nameless).is_for("other.test"));
     }
 
     #[test]

@@ -1,21 +1,27 @@
-//! HTTP in: accepts connections, bounds them, and hands each request to the router. HTTP/1.1, and HTTP/2 without TLS by
-//! prior knowledge (RFC 9113 §3.3).
+//! HTTP in: accepts connections, bounds them, and hands each request to the router. HTTP/1.1, and HTTP/2: with TLS as the
+//! client chooses (ALPN), without TLS by prior knowledge (RFC 9113 §3.3).
 
 mod activity;
+mod framing;
 mod rarely;
+mod socket;
 
 use crate::{
     Router, RouterOptions,
-    limits::{AddressPlace, AddressPlaces, Place, Places},
-    metrics::Up,
+    error::RouteError,
+    headers::Client,
+    limits::{AddressPlace, Place},
+    metrics::{Handshake, Up},
     seldom::Seldom,
+    tls::{Tls, secured},
 };
-use activity::{Activity, Lapse, Watched};
+use activity::{Activity, Lapse, Paced, Patience, Streams, Watched};
+use http::{Version, header::TRANSFER_ENCODING};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
 use lattice::{
@@ -23,9 +29,17 @@ use lattice::{
     store::Clock,
 };
 use rarely::Rarely;
+use socket::{Notes, Socket};
 use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::server::TlsStream;
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 
 /// Pause after a failed accept. The usual cause is that the process has no file descriptor left.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(50);
@@ -33,20 +47,33 @@ const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(50);
 const H2_STREAMS_MAX: u32 = 100;
 /// Bytes of request body that one HTTP/2 stream, and one connection, may have under way.
 const H2_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Bytes of a response that one HTTP/2 stream holds for a client that gave leave for them and does not read its socket.
+const H2_SEND_BYTES: usize = 64 * 1024;
 /// An HTTP/2 connection that is silent for so long is asked whether it lives; without an answer it is closed.
 const H2_PING_AFTER: Duration = Duration::from_secs(30);
 const H2_PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serve until `stop`, then let what is under way end within `drain`, then cut it.
-pub(crate) async fn serve(router: Router, listener: TcpListener, stop: CancellationToken, drain: Duration) {
-    let options = router.options();
-    let places = Places::new(options.connections_max);
-    let by_address = AddressPlaces::new(options.connections_per_address_max);
+/// A request that is answered with an error, whatever it asks for. Among its extensions.
+#[derive(Debug, Clone)]
+pub(crate) struct Refused(pub(crate) RouteError);
+
+/// Serve until `stop`, then let what is under way end within `drain`, then cut it. With `tls` if there is some.
+pub(crate) async fn serve(
+    router: Router,
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    stop: CancellationToken,
+    drain: Duration,
+) {
+    let (places, by_address) = router.connection_places();
     let not_accepted = Seldom::default();
-    let builder = builder(&router);
     let cut = CancellationToken::new();
     let connections = TaskTracker::new();
     let clock = router.clock().clone();
+    let _follower = tls.clone().map(|tls| {
+        let (clock, metrics) = (clock.clone(), router.metrics().clone());
+        AbortOnDropHandle::new(tokio::spawn(async move { tls.follow(&*clock, &metrics).await }))
+    });
     loop {
         let accept = async {
             // Without a place nothing is accepted: the backlog of the kernel holds the rest.
@@ -60,7 +87,7 @@ pub(crate) async fn serve(router: Router, listener: TcpListener, stop: Cancellat
         };
         match accepted {
             Ok((stream, peer)) => {
-                let own = match options.trusts(peer.ip()) {
+                let own = match router.options().trusts(peer.ip()) {
                     true => None,
                     false => match by_address.try_take(peer.ip()) {
                         Some(own) => Some(own),
@@ -70,9 +97,8 @@ pub(crate) async fn serve(router: Router, listener: TcpListener, stop: Cancellat
                         }
                     },
                 };
-                let (router, builder) = (router.clone(), builder.clone());
-                let ends = Ends { stop: stop.clone(), cut: cut.clone() };
-                connections.spawn(connection(router, builder, stream, peer, (place, own), ends));
+                let ends = Ends::new(&router, stop.clone(), cut.clone());
+                connections.spawn(connection(router.clone(), stream, peer, tls.clone(), (place, own), ends));
             }
             Err(error) => {
                 if let Some(suppressed) = not_accepted.pass(clock.now()) {
@@ -94,10 +120,19 @@ pub(crate) async fn serve(router: Router, listener: TcpListener, stop: Cancellat
     connections.wait().await;
 }
 
-fn builder(router: &Router) -> auto::Builder<TokioExecutor> {
-    let options = router.options();
+/// How a client chose its version of HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    Http1,
+    Http2,
+    /// Its first bytes tell.
+    Either,
+}
+
+/// hyper's settings, for one connection: its streams are its own.
+fn builder(options: &RouterOptions, speaks: Speaks, activity: &Activity) -> auto::Builder<Streams> {
     let header_bytes = options.header_bytes_max.clamp(8 * 1024, 1 << 20);
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(Streams(activity.clone()));
     builder
         .http1()
         // hyper would set a timer for each head; the connection's own limits are in [`Ends::wait`].
@@ -109,10 +144,15 @@ fn builder(router: &Router) -> auto::Builder<TokioExecutor> {
         .max_concurrent_streams(H2_STREAMS_MAX)
         .initial_stream_window_size(H2_WINDOW_BYTES)
         .initial_connection_window_size(H2_WINDOW_BYTES)
+        .max_send_buf_size(H2_SEND_BYTES)
         .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(H2_PING_AFTER)
         .keep_alive_timeout(H2_PING_TIMEOUT);
-    builder
+    match speaks {
+        Speaks::Http1 => builder.http1_only(),
+        Speaks::Http2 => builder.http2_only(),
+        Speaks::Either => builder,
+    }
 }
 
 /// What a connection ends by, beside its client.
@@ -121,6 +161,8 @@ struct Ends {
     stop: CancellationToken,
     /// Nothing goes on.
     cut: CancellationToken,
+    /// Until when the first head is waited for, and the handshake before it.
+    begin_by: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,21 +173,31 @@ enum End {
 }
 
 impl Ends {
+    fn new(router: &Router, stop: CancellationToken, cut: CancellationToken) -> Self {
+        let begin_by = router.clock().now().saturating_add(router.options().head_timeout);
+        Self { stop, cut, begin_by }
+    }
+
+    /// The end of the time that a connection has to begin.
+    async fn late(&self, clock: &dyn Clock) {
+        clock.sleep(self.begin_by.saturating_sub(clock.now())).await;
+    }
+
     /// Waits for a reason to end the connection: at first for its first head, then for a lapse of its client.
-    async fn wait(&self, activity: &Activity, options: &RouterOptions, clock: &dyn Clock) -> End {
+    async fn wait(&self, activity: &Activity, clock: &dyn Clock) -> End {
         // hyper waits for the first bytes, which tell HTTP/1 from HTTP/2, without a limit of its own.
         tokio::select! {
             biased;
             () = self.cut.cancelled() => return End::Now,
             () = self.stop.cancelled() => return End::Soon,
             () = activity.begun() => {}
-            () = clock.sleep(options.head_timeout) => return End::Now,
+            () = self.late(clock) => return End::Now,
         }
         tokio::select! {
             biased;
             () = self.cut.cancelled() => End::Now,
             () = self.stop.cancelled() => End::Soon,
-            lapse = activity.lapse(options.stall_timeout, options.idle_timeout) => match lapse {
+            lapse = activity.lapse() => match lapse {
                 Lapse::Stalled => End::Now,
                 Lapse::Idle => End::Soon,
             },
@@ -153,47 +205,106 @@ impl Ends {
     }
 
     /// The end of the last response may still be on its way, and a client may not take even that.
-    async fn wait_ending(&self, activity: &Activity, options: &RouterOptions) {
-        let idle = options.idle_timeout.saturating_add(options.stall_timeout);
+    async fn wait_ending(&self, activity: &Activity) {
         tokio::select! {
             biased;
             () = self.cut.cancelled() => {}
-            _ = activity.lapse(options.stall_timeout, idle) => {}
+            _ = activity.lapse_ending() => {}
         }
     }
 }
 
 async fn connection(
     router: Router,
-    builder: auto::Builder<TokioExecutor>,
     stream: TcpStream,
     peer: SocketAddr,
+    tls: Option<Arc<Tls>>,
     _places: (Option<Place>, Option<AddressPlace>),
     ends: Ends,
 ) {
     let _up = Up::new(&router.metrics().connections);
     // Small responses must not wait for an acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
-    let activity = Activity::new(router.clock().clone());
-    let serves = Arc::new((router.clone(), router.client(peer)));
+    let client = router.client(peer);
+    let Some(tls) = tls else { return talk(router, stream, Speaks::Either, peer, client, ends).await };
+    // Boxed: what a handshake needs is not for the life of the connection, and connections without TLS have none.
+    let Some(stream) = Box::pin(handshake(&router, &tls, stream, peer, &ends)).await else { return };
+    let session = stream.get_ref().1;
+    let speaks = if session.alpn_protocol() == Some(b"h2") { Speaks::Http2 } else { Speaks::Http1 };
+    let client = client.over_tls(secured(session));
+    Box::pin(talk(router, stream, speaks, peer, client, ends)).await;
+}
+
+async fn handshake(
+    router: &Router,
+    tls: &Tls,
+    stream: TcpStream,
+    peer: SocketAddr,
+    ends: &Ends,
+) -> Option<TlsStream<TcpStream>> {
+    let shaken = tokio::select! {
+        biased;
+        () = ends.cut.cancelled() => return None,
+        () = ends.stop.cancelled() => return None,
+        shaken = tls.acceptor().accept(stream) => shaken,
+        () = ends.late(&**router.clock()) => {
+            router.metrics().count_handshake(Handshake::Late);
+            return None;
+        }
+    };
+    match shaken {
+        Ok(stream) => {
+            router.metrics().count_handshake(Handshake::Done);
+            Some(stream)
+        }
+        Err(error) => {
+            router.metrics().count_handshake(Handshake::Failed);
+            tracing::debug!(%peer, %error, "a TLS handshake failed");
+            None
+        }
+    }
+}
+
+/// Serve HTTP on a connection until it ends.
+async fn talk<S>(router: Router, stream: S, speaks: Speaks, peer: SocketAddr, client: Client, ends: Ends)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let clock = router.clock().clone();
+    let activity = Activity::new(clock.clone(), Patience::new(router.options()), router.metrics().clone());
+    let notes = Notes::new();
+    let socket = Socket::new(stream, notes.clone(), clock.clone());
+    let builder = builder(router.options(), speaks, &activity);
+    let serves = Arc::new((router, client));
     let watch = activity.clone();
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (serves, open) = (serves.clone(), watch.begin());
+        let is_http1 = request.version() <= Version::HTTP_11;
+        let is_doubtful =
+            is_http1 && request.headers().contains_key(TRANSFER_ENCODING) && notes.is_doubtful(open.number());
+        let unread = is_http1.then(|| notes.clone());
         async move {
-            let request = request.map(|body| match body.is_end_stream() {
+            let mut request = request.map(|body| match body.is_end_stream() {
                 true => empty(),
-                false => body.map_err(|error| BodyError::Aborted(error.to_string())).boxed_unsync(),
+                false => {
+                    let body = body.map_err(|error| BodyError::Aborted(error.to_string()));
+                    Paced::new(body, &open, unread).boxed_unsync()
+                }
             });
+            if is_doubtful {
+                let refused = RouteError::BadTarget("both content-length and transfer-encoding");
+                request.extensions_mut().insert(Refused(refused));
+            }
             let (router, client) = &*serves;
             let response = router.handle_from(client, request).await;
             Ok::<_, Infallible>(response.map(|body| Watched::new(body, open)))
         }
     });
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(socket), service));
     let ended = tokio::select! {
         biased;
         ended = &mut serving => ended,
-        end = Rarely::new(ends.wait(&activity, router.options(), &**router.clock())) => {
+        end = Rarely::new(ends.wait(&activity, &*clock)) => {
             if end == End::Now {
                 tracing::debug!(%peer, "a connection is cut");
                 return;
@@ -202,7 +313,7 @@ async fn connection(
             tokio::select! {
                 biased;
                 ended = &mut serving => ended,
-                () = Rarely::new(ends.wait_ending(&activity, router.options())) => {
+                () = Rarely::new(ends.wait_ending(&activity)) => {
                     tracing::debug!(%peer, "a connection is cut while it ends");
                     return;
                 }

@@ -17,24 +17,27 @@ mod seldom;
 mod serve_peers;
 mod table;
 mod target;
+mod tls;
 mod trace;
 
 pub use error::HEADER_ERROR;
 pub use headers::{HEADER_NODE, HEADER_ROUTER, Network, NetworkError};
+pub use tls::{Tls, TlsError, TlsOptions};
 
 use crate::{
     body::{Holding, Limited, Pieces, Source},
     dispatch::{SMALL_BODY_BYTES_MAX, local, peers::Peers, remote::Remote, until},
     error::RouteError,
     headers::Client,
-    limits::{Place, Places},
+    ingress::Refused,
+    limits::{AddressPlaces, Place, Places},
     metrics::{Counts, Metrics, Path, Up},
     retry::{ATTEMPTS_MAX, Unanswered},
     seldom::Seldom,
     table::Table,
     target::Target,
 };
-use http::{HeaderMap, HeaderValue, Method, Uri, uri, uri::Scheme};
+use http::{HeaderMap, HeaderValue, Method, Uri, header::EXPECT, uri, uri::Scheme};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use lattice::{
@@ -79,14 +82,22 @@ pub struct RouterOptions {
     pub connections_per_address_max: usize,
     /// Longest wait of a request for a first instance to be ready. Default 10 s.
     pub start_wait: Duration,
-    /// From accepting a connection to the end of its first request head. Default 10 s.
+    /// From accepting a connection to the end of its first request head, TLS handshake included. Default 10 s.
     pub head_timeout: Duration,
     /// For each further head on an HTTP/1 connection, the idle time before it included, and longest time of an HTTP/2
     /// connection without a request. Default 60 s.
     pub idle_timeout: Duration,
-    /// Longest time in which a client may take nothing of a response that is there; then its connection is cut. It takes
-    /// a response in pieces of 64 KiB. Default 60 s.
+    /// Longest time in which a client may take nothing of a response that is there; then its connection is cut, or with
+    /// HTTP/2 the stream reset. It takes a response in pieces of 64 KiB, so that it must take about 1 KiB a second.
+    /// Default 60 s.
     pub stall_timeout: Duration,
+    /// As long as there is no response, how long a client may be waited for on account of a request's body, in all,
+    /// beyond what its bytes take at `body_rate_min`. Then 408. Default 5 s.
+    pub body_grace: Duration,
+    /// Bytes in a second. Default 240.
+    pub body_rate_min: u32,
+    /// Bytes of a request's path and query; more are answered 414. Default 16 KiB.
+    pub uri_bytes_max: usize,
     /// Header lines of a request; more are answered 431. Default 100.
     pub headers_max: usize,
     /// Bytes of a request's head; more are answered 431. 8 KiB to 1 MiB, default 32 KiB.
@@ -110,6 +121,9 @@ impl RouterOptions {
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(60),
+            body_grace: Duration::from_secs(5),
+            body_rate_min: 240,
+            uri_bytes_max: 16 * 1024,
             headers_max: 100,
             header_bytes_max: 32 * 1024,
             body_bytes_max: u64::MAX,
@@ -135,6 +149,8 @@ struct Inner {
     peers: Peers,
     remote: Remote,
     places: Places,
+    /// Of connections: of all, and of each address.
+    connections: (Places, AddressPlaces),
     waiting: Places,
     metrics: Metrics,
     /// This node's id, as responses name it.
@@ -182,6 +198,10 @@ impl Router {
         Self(Arc::new(Inner {
             table: Table::follow(options.node.clone(), view, clock.clone(), metrics.clone()),
             places: Places::new(options.requests_max),
+            connections: (
+                Places::new(options.connections_max),
+                AddressPlaces::new(options.connections_per_address_max),
+            ),
             waiting: Places::new(options.waiting_max),
             me: headers::value(options.node.to_string()),
             options,
@@ -200,7 +220,13 @@ impl Router {
     /// Take HTTP/1.1 and HTTP/2 (prior knowledge) from clients until `stop`. Then nothing more is accepted, what is
     /// under way may end within `drain`, and what is left is cut. Returns when all connections are closed.
     pub async fn serve(&self, listener: TcpListener, stop: CancellationToken, drain: Duration) {
-        ingress::serve(self.clone(), listener, stop, drain).await;
+        ingress::serve(self.clone(), listener, None, stop, drain).await;
+    }
+
+    /// The same with TLS, where the client chooses between HTTP/1.1 and HTTP/2 (ALPN). Reads the certificates again as
+    /// long as it runs.
+    pub async fn serve_tls(&self, listener: TcpListener, tls: Arc<Tls>, stop: CancellationToken, drain: Duration) {
+        ingress::serve(self.clone(), listener, Some(tls), stop, drain).await;
     }
 
     /// Answer other nodes' requests with the instances of this one until `stop`. Then new ones are sent back as not run,
@@ -245,6 +271,10 @@ impl Router {
         self.0.places.taken()
     }
 
+    /// All listeners share them.
+    fn connection_places(&self) -> (Places, AddressPlaces) {
+        self.0.connections.clone()
+    }
     fn options(&self) -> &RouterOptions {
         &self.0.options
     }
@@ -271,8 +301,17 @@ impl Inner {
         account: &mut Account,
     ) -> Result<(Response, Place), RouteError> {
         let place = self.places.take()?;
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        if let Some(Refused(error)) = head.extensions.remove() {
+            return Err(error);
+        }
         let target = Target::parse(&head.method, &head.uri, head.version, &head.headers)?;
+        if target.path_and_query.as_str().len() > self.options.uri_bytes_max {
+            return Err(RouteError::UriTooLong);
+        }
+        if target.host().is_some_and(|host| !client.is_for(host)) {
+            return Err(RouteError::Misdirected);
+        }
         let table = self.table.load();
         let route = target.find(&table)?;
         account.counts = Some(self.metrics.counts(&route.workload));
@@ -281,6 +320,7 @@ impl Inner {
             return Err(RouteError::BodyTooLarge);
         }
         let body = if body.is_end_stream() { body } else { Limited::new(body, limit).boxed_unsync() };
+        let body = if head.headers.contains_key(EXPECT) { Source::on_demand(body) } else { Source::new(body) };
         let mut headers = head.headers;
         let https = headers::to_component(&mut headers, client, target.authority.as_str());
         trace::ensure(&mut headers, &*self.rng);
@@ -289,7 +329,7 @@ impl Inner {
             scheme: if https { Scheme::HTTPS } else { Scheme::HTTP },
             target,
             headers,
-            body: Source::new(body),
+            body,
             timeout: None,
         };
         let response = self.send(outbound, table, started, account).await?;

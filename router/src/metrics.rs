@@ -59,6 +59,20 @@ struct CodeLabels {
     code: String,
 }
 
+/// How a TLS handshake ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Handshake {
+    Done,
+    Failed,
+    /// Not within the time for a first head.
+    Late,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     requests: Family<RequestLabels, Counter>,
@@ -73,6 +87,11 @@ pub(crate) struct Metrics {
     pub(crate) in_flight: Gauge,
     pub(crate) retries: Counter,
     pub(crate) connections: Gauge,
+    handshakes: Family<OutcomeLabels, Counter>,
+    reloads: Family<OutcomeLabels, Counter>,
+    pub(crate) certificates_expire: Gauge,
+    pub(crate) slow_readers: Counter,
+    pub(crate) slow_writers: Counter,
     pub(crate) peer_exchanges: Gauge,
 }
 
@@ -102,6 +121,11 @@ impl Metrics {
             in_flight: Gauge::default(),
             retries: Counter::default(),
             connections: Gauge::default(),
+            handshakes: Family::default(),
+            reloads: Family::default(),
+            certificates_expire: Gauge::default(),
+            slow_readers: Counter::default(),
+            slow_writers: Counter::default(),
             peer_exchanges: Gauge::default(),
         };
         registry.register("requests", "Requests answered", metrics.requests.clone());
@@ -110,6 +134,23 @@ impl Metrics {
         registry.register("in_flight", "Requests taken and not yet answered in full", metrics.in_flight.clone());
         registry.register("retries", "Requests sent to another node after a first one", metrics.retries.clone());
         registry.register("connections", "Open client connections", metrics.connections.clone());
+        registry.register("tls_handshakes", "TLS handshakes with clients, by outcome", metrics.handshakes.clone());
+        registry.register("certificate_reloads", "Certificates that changed, by outcome", metrics.reloads.clone());
+        registry.register(
+            "certificates_expire_seconds",
+            "When the first of the certificates expires, in Unix time; 0 without TLS",
+            metrics.certificates_expire.clone(),
+        );
+        registry.register(
+            "slow_readers",
+            "Responses that were given up because their client took nothing of them",
+            metrics.slow_readers.clone(),
+        );
+        registry.register(
+            "slow_writers",
+            "Requests whose body was given up because it came too slowly",
+            metrics.slow_writers.clone(),
+        );
         registry.register(
             "peer_exchanges",
             "Requests of other nodes that instances here are answering",
@@ -178,6 +219,20 @@ impl Metrics {
                 }
             }
         }
+    }
+
+    pub(crate) fn count_handshake(&self, handshake: Handshake) {
+        let outcome = match handshake {
+            Handshake::Done => "done",
+            Handshake::Failed => "failed",
+            Handshake::Late => "late",
+        };
+        self.handshakes.get_or_create(&OutcomeLabels { outcome }).inc();
+    }
+
+    pub(crate) fn count_reload(&self, taken: bool) {
+        let outcome = if taken { "taken" } else { "refused" };
+        self.reloads.get_or_create(&OutcomeLabels { outcome }).inc();
     }
 
     pub(crate) fn count_reset(&self, code: ResetCode) {

@@ -38,6 +38,9 @@ impl Target {
         if version <= Version::HTTP_11 && headers.get_all(UPGRADE).iter().any(is_tunnel) {
             return Err(RouteError::NotImplemented("upgrades are not served"));
         }
+        if uri.scheme().is_none() && uri.authority().is_some() {
+            return Err(RouteError::BadTarget("the target is a host alone"));
+        }
         let mut hosts = headers.get_all(HOST).iter();
         let host = hosts.next();
         if hosts.next().is_some() {
@@ -67,6 +70,14 @@ impl Target {
         let authority = Authority::try_from(workload.as_str())
             .map_err(|_| RouteError::BadTarget("the workload's name is not a host"))?;
         Ok(Self { authority, path_and_query, to: To::Workload(workload.clone()) })
+    }
+
+    /// In the form that the route table takes.
+    pub(crate) fn host(&self) -> Option<&str> {
+        match &self.to {
+            To::Host(host) => Some(host),
+            To::Workload(_) => None,
+        }
     }
 
     pub(crate) fn find<'a>(&self, table: &'a RouteTable) -> Result<&'a RouteEntry, RouteError> {
@@ -125,6 +136,7 @@ mod tests {
         assert_eq!(parse("/a?b", &["h.test:80"]), ok("h.test:80", "/a?b"));
         assert_eq!(parse("http://h.test/a", &["other.test"]), ok("h.test", "/a"));
         assert_eq!(parse("http://h.test/a", &[]), ok("h.test", "/a"));
+        assert_eq!(parse("http://h.test", &["h.test"]), ok("h.test", "/"));
         assert_eq!(parse("/", &["[::1]:8080"]), ok("[::1]:8080", "/"));
         for (uri, hosts) in [
             ("/", &[][..]),
@@ -135,6 +147,8 @@ mod tests {
             ("/", &["user@a.test"]),
             ("/", &[":80"]),
             ("*", &["a.test"]),
+            ("a.test", &["a.test"]),
+            ("a.test:80", &["a.test"]),
             ("/a/../b", &["a.test"]),
             ("/a/%2E%2e/b", &["a.test"]),
             ("/a%2f..%2Fb", &["a.test"]),

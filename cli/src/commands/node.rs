@@ -3,6 +3,7 @@
 
 mod admin;
 mod data_dir;
+mod https;
 mod join;
 mod machine;
 mod trigger;
@@ -15,6 +16,7 @@ use crate::{
 use admin::{Admin, Parts};
 use anyhow::Context as _;
 use data_dir::DataDir;
+use https::HttpsArgs;
 use lattice::{
     address::{AddressPolicy, Cidr},
     id::{LatticeId, NodeId},
@@ -25,7 +27,7 @@ use lattice::{
 };
 use lattice_control_plane::{ControlPlane, ControlPlaneError, NodeOptions, Timing};
 use lattice_host_node::{HostNode, HostOptions, NetworkOptions, VolumeOptions};
-use lattice_router::{Router, RouterOptions};
+use lattice_router::{Network, Router, RouterOptions, Tls};
 pub use machine::memory;
 use prometheus_client::registry::Registry;
 use std::{
@@ -60,6 +62,7 @@ const LOG_DEFAULT: &str = "info,async_nats=warn";
   lattice node                            on this machine's NATS, HTTP on 127.0.0.1:8000
   lattice node --nats tls://a.example.org,tls://b.example.org --creds node.creds \\
       --http 0.0.0.0:80 --label zone=eu-1 --label disk=nvme
+  lattice node --https 0.0.0.0:443 --https-cert site.pem --https-key site.key
   curl http://127.0.0.1:9000/readyz       200 once it is connected and knows the lattice
   lattice node --data ./second --http 127.0.0.1:8001 --admin 127.0.0.1:9001")]
 pub struct Args {
@@ -72,6 +75,12 @@ pub struct Args {
     /// Where to take HTTP
     #[arg(long, env = "LATTICE_HTTP", default_value_t = DEFAULT_HTTP, value_name = "ADDR")]
     http: SocketAddr,
+    #[command(flatten)]
+    https: HttpsArgs,
+    /// A proxy in front of this node, or a block of them such as 10.0.0.0/8, that is believed what it says about clients
+    /// in x-forwarded-*, forwarded and x-real-ip. Repeat it for more
+    #[arg(long = "trusted-proxy", env = "LATTICE_TRUSTED_PROXY", value_delimiter = ',', value_name = "CIDR")]
+    trusted_proxies: Vec<Network>,
     /// Where /livez, /readyz and /metrics are; keep it private
     #[arg(long, env = "LATTICE_ADMIN", default_value_t = DEFAULT_ADMIN, value_name = "ADDR")]
     admin: SocketAddr,
@@ -249,7 +258,12 @@ async fn serve(args: Args, context: &Context, control_thread: &Handle) -> anyhow
         Failure::usage("there is no home directory for the node's data").hint("name a directory: --data DIR")
     })?;
     let data = DataDir::open(&dir, args.id.clone())?;
+    let tls = args.https.load()?;
     let http = listen(args.http, "--http").await?;
+    let https = match args.https.address.zip(tls) {
+        Some((address, tls)) => Some((listen(address, "--https").await?, tls)),
+        None => None,
+    };
     let admin_listener = listen(args.admin, "--admin").await?;
     let mut signals = Signals::new()?;
 
@@ -260,6 +274,10 @@ async fn serve(args: Args, context: &Context, control_thread: &Handle) -> anyhow
 
     let http_address = http.local_addr().context("can't tell the HTTP address")?;
     let admin_address = admin_listener.local_addr().context("can't tell the admin address")?;
+    if let Some((https, _)) = &https {
+        let address = https.local_addr().context("can't tell the HTTPS address")?;
+        tracing::info!(https = %address, "takes HTTPS");
+    }
     tokio::spawn(admin::serve(admin_listener, admin.clone(), ended.clone()));
     tracing::info!(%node, lattice = %context.lattice, http = %http_address, admin = %admin_address, data = %dir.display(), "starting");
     let name = format!("lattice {} node {node}", context.lattice);
@@ -307,8 +325,10 @@ async fn serve(args: Args, context: &Context, control_thread: &Handle) -> anyhow
     host.strict_drain = (timing.kill - timing.fence) / 2;
     let host = HostNode::new(host, data_platform.clone(), &mut metrics).context("can't start the host")?;
     let control = ControlPlane::new(options, platform, host.clone(), Arc::new(lattice_host_node::inspect));
+    let mut router = RouterOptions::new(node.clone(), context.lattice.clone());
+    router.trusted_proxies = args.trusted_proxies;
     let router = Router::new(
-        RouterOptions::new(node.clone(), context.lattice.clone()),
+        router,
         data_platform.bus,
         data_platform.clock,
         data_platform.rng,
@@ -319,7 +339,7 @@ async fn serve(args: Args, context: &Context, control_thread: &Handle) -> anyhow
     admin.joined(Parts { health: control.health(), view: control.view(), metrics });
 
     let limit = Duration::from(args.drain_timeout) + Duration::from_secs(2);
-    run_parts((control, control_thread), host, router, http, (drain, limit), &mut signals).await?;
+    run_parts((control, control_thread), host, router, (http, https), (drain, limit), &mut signals).await?;
     tracing::info!(%node, "left");
     Ok(Exit::Ok)
 }
@@ -331,7 +351,7 @@ async fn run_parts(
     (control, control_thread): (ControlPlane, &Handle),
     host: Arc<HostNode>,
     router: Router,
-    http: TcpListener,
+    (http, https): (TcpListener, Option<(TcpListener, Arc<Tls>)>),
     (drain, limit): (Duration, Duration),
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
@@ -346,8 +366,13 @@ async fn run_parts(
     let mut routing = tokio::spawn({
         let (router, stop) = (router, stop_router.clone());
         async move {
+            let tls_clients = async {
+                if let Some((https, tls)) = https {
+                    router.serve_tls(https, tls, stop.clone(), drain).await;
+                }
+            };
             let clients = async {
-                router.serve(http, stop.clone(), drain).await;
+                tokio::join!(router.serve(http, stop.clone(), drain), tls_clients);
                 Ok(())
             };
             // Where one can't go on, the other must not pretend to.

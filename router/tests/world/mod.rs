@@ -13,7 +13,7 @@ use lattice::{
     testing::MemoryLattice,
     view::{LatticeView, Versioned},
 };
-use lattice_router::{Router, RouterOptions};
+use lattice_router::{Router, RouterOptions, Tls};
 use prometheus_client::registry::Registry;
 use std::{
     collections::BTreeMap,
@@ -358,6 +358,16 @@ impl Port {
         let stop = CancellationToken::new();
         let (router, token) = (node.router.clone(), stop.clone());
         let serving = tokio::spawn(async move { router.serve(listener, token, drain).await });
+        Self { address, stop, serving }
+    }
+
+    pub(crate) async fn open_tls(node: &Node, tls: Tls) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let (router, token) = (node.router.clone(), stop.clone());
+        let serving =
+            tokio::spawn(async move { router.serve_tls(listener, Arc::new(tls), token, Duration::ZERO).await });
         Self { address, stop, serving }
     }
 
