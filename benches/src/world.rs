@@ -3,7 +3,7 @@
 use lattice::{
     id::{Digest, Generation, Incarnation, NodeId, Revision, SlotId, WorkloadName},
     record::{Capacity, Holder, Phase, Session, Slot, SpecRecord},
-    spec::{ComponentSpec, HttpSpec, Route, Source, WorkloadSpec},
+    spec::{ComponentSpec, HttpSpec, PathPrefix, Route, Source, WorkloadSpec},
     store::Bucket,
     view::{LatticeView, Seen, Versioned},
 };
@@ -61,7 +61,7 @@ pub fn ask_for(view: &mut LatticeView, number: u32, replicas: u32, routes: Vec<R
 }
 
 pub fn route(host: &str, path: &str) -> Route {
-    Route { host: host.parse().expect("a good host"), path: path.parse().expect("a good path"), timeout: None }
+    Route::new(host.parse().expect("a good host"), path.parse::<PathPrefix>().expect("a good path"))
 }
 
 /// Make all replicas that are asked for ready, one node after another from node `first` on.

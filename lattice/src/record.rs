@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 
 /// The newest schema that this version reads, with all before. Nodes of several versions share a store while they are
 /// upgraded, so a record says the least schema that reads it, not the newest that its writer knows.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// Why bytes are not a record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -125,7 +125,7 @@ impl Record for SpecRecord {
 
     /// A spec is read strictly: one with a field that is unknown would be taken for corrupt and replaced.
     fn schema(&self) -> u32 {
-        if self.spec.is_of_schema_1() { 1 } else { 2 }
+        self.spec.schema()
     }
 }
 
@@ -290,8 +290,8 @@ mod tests {
         let text = String::from_utf8(slot().encode().to_vec()).unwrap();
         let extended = text.replace("\"phase\"", "\"of-tomorrow\":{\"a\":1},\"phase\"");
         assert_eq!(Slot::decode(extended.as_bytes()).unwrap(), slot());
-        let newer = text.replace("\"v\":1", "\"v\":3");
-        assert_eq!(Slot::decode(newer.as_bytes()), Err(DecodeError::Newer(3)));
+        let newer = text.replace("\"v\":1", "\"v\":4");
+        assert_eq!(Slot::decode(newer.as_bytes()), Err(DecodeError::Newer(4)));
         for garbage in ["", "{}", "null", "{\"v\":1}", "\u{0}"] {
             assert!(matches!(Slot::decode(garbage.as_bytes()), Err(DecodeError::Malformed(_))), "{garbage}");
         }
@@ -382,6 +382,22 @@ mod tests {
         ] {
             let component = format!("{component}{two}");
             assert_eq!(schema(&component, more), 2, "{component} {more}");
+        }
+        assert_eq!(schema("", "http: {routes: [{host: a, path: /b, timeout: 1s}]}"), 1);
+        for route in [
+            "path: {exact: /b}",
+            "methods: [GET]",
+            "headers: {x-a: b}",
+            "query: {a: b}",
+            "body-limit: 1KiB",
+            "rewrite: {prefix: /}",
+            "redirect: {scheme: https}",
+            "retry: {attempts: 1}",
+            "cors: {origins: ['*']}",
+            "split: [{workload: next, percent: 10}]",
+            "split: [{workload: next, percent: 10}], split-by: {cookie: id}",
+        ] {
+            assert_eq!(schema("", &format!("http: {{routes: [{{host: a, {route}}}]}}")), 3, "{route}");
         }
     }
 

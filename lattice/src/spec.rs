@@ -5,6 +5,7 @@
 
 mod cron;
 pub mod grants;
+mod http;
 mod optimize;
 mod parse;
 mod parts;
@@ -16,6 +17,10 @@ mod volumes;
 
 pub use cron::{Cron, Zone};
 pub use grants::Grants;
+pub use http::{
+    ALLOWED_STATUSES, CorsHeader, CorsOrigin, CorsSpec, ExactPath, HeaderKey, HostPattern, HttpSpec, MethodName,
+    PathMatch, PathPrefix, RedirectScheme, RedirectSpec, RetrySpec, RewriteSpec, Route, Share, SplitBy, ValueMatch,
+};
 pub use optimize::Optimize;
 pub use parse::{SpecError, parse, parse_value, unresolved};
 pub use parts::{PartRole, PartSpec, RestartSpec, ServiceLimits, ServiceSpec};
@@ -296,132 +301,6 @@ impl JsonSchema for Source {
     }
 }
 
-/// How HTTP reaches a workload.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct HttpSpec {
-    /// Hosts and paths that the workload answers. No two workloads of a lattice may hold the same host and path.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
-    pub routes: Vec<Route>,
-}
-
-/// One host and path prefix.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Route {
-    /// `shop.example.org`, `*.shop.example.org` (one or more labels in front), or `*` (any host). Compared without case,
-    /// port or final dot. Among the routes that match a request's host and path, the exact host wins, then the longest
-    /// wildcard, then `*`; then the longest path.
-    pub host: HostPattern,
-    /// Path prefix, compared by whole segments: `/api` takes `/api` and `/api/x`, not `/apis`. Default `/`.
-    #[serde(default)]
-    pub path: PathPrefix,
-    /// Longest time until the head of the response, over nodes and queues. Default: `limits.wall`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout: Option<Millis>,
-}
-
-/// A host, exact or with a wildcard in front. Kept in normal form: lower case, no port, no final dot.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum HostPattern {
-    Any,
-    /// The labels behind `*.`.
-    Under(String),
-    Exact(String),
-}
-
-impl FromStr for HostPattern {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "*" {
-            return Ok(HostPattern::Any);
-        }
-        let (wild, name) = match text.strip_prefix("*.") {
-            Some(rest) => (true, rest),
-            None => (false, text),
-        };
-        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-        let label_is_good = |label: &str| {
-            (1..=63).contains(&label.len())
-                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-        };
-        if name.len() > 253 || !name.split('.').all(label_is_good) {
-            return Err(format!("{text:?} is not a host; write shop.example.org, *.example.org or *, without a port"));
-        }
-        Ok(if wild { HostPattern::Under(name) } else { HostPattern::Exact(name) })
-    }
-}
-
-impl fmt::Display for HostPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            HostPattern::Any => f.write_str("*"),
-            HostPattern::Under(name) => write!(f, "*.{name}"),
-            HostPattern::Exact(name) => f.write_str(name),
-        }
-    }
-}
-
-impl fmt::Debug for HostPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// A path prefix in normal form: starts with `/`, does not end with one unless it is the root.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PathPrefix(String);
-
-impl PathPrefix {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// True if `path` is this prefix or lies below it.
-    pub fn covers(&self, path: &str) -> bool {
-        if self.0 == "/" {
-            return true;
-        }
-        path.strip_prefix(self.0.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    }
-}
-
-impl Default for PathPrefix {
-    fn default() -> Self {
-        Self("/".into())
-    }
-}
-
-impl FromStr for PathPrefix {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let allowed = |b: u8| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'%' | b'\\' | b'*');
-        if !text.starts_with('/') || text.len() > 1024 || !text.bytes().all(allowed) {
-            return Err(format!("{text:?} is not a path prefix; write /api: it starts with / and has no ?, #, % or *"));
-        }
-        if text.split('/').any(|segment| segment == "." || segment == "..") || text.contains("//") {
-            return Err(format!("{text:?} has a segment that is empty, `.` or `..`; write the plain path"));
-        }
-        let trimmed = text.trim_end_matches('/');
-        Ok(Self(if trimmed.is_empty() { "/".into() } else { trimmed.into() }))
-    }
-}
-
-impl fmt::Display for PathPrefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for PathPrefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 macro_rules! text_form {
     ($name:ident, $example:literal) => {
         impl Serialize for $name {
@@ -446,6 +325,11 @@ macro_rules! text_form {
 }
 text_form!(HostPattern, "hello.test");
 text_form!(PathPrefix, "/api");
+text_form!(ExactPath, "/api/status");
+text_form!(MethodName, "GET");
+text_form!(HeaderKey, "x-version");
+text_form!(CorsOrigin, "https://app.example.org");
+text_form!(CorsHeader, "content-type");
 text_form!(Requirement, "zone in (eu-1, eu-2)");
 text_form!(Cron, "*/5 * * * *");
 text_form!(Zone, "Europe/Berlin");

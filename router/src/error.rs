@@ -6,7 +6,8 @@
 //! |---|---|---|
 //! | 400 | `bad-request` | no host, two hosts, a path that is not plain, two ends of the body |
 //! | 400 | `body-broken` | the request's body did not come in full |
-//! | 404 | `no-route` | no workload has a route for the host and path |
+//! | 403 | `cors-denied` | a preflight of an origin that the route's `cors` does not name |
+//! | 404 | `no-route` | no workload has a route for the host and path, or none for such a request |
 //! | 408 | `body-too-slow` | the request's body came more slowly than the ingress, or the workload, has patience |
 //! | 413 | `body-too-large` | more body than the workload or the node allows |
 //! | 414 | `uri-too-long` | more path and query than the node takes |
@@ -38,8 +39,10 @@ pub(crate) enum RouteError {
     BadTarget(&'static str),
     #[error("not implemented: {0}")]
     NotImplemented(&'static str),
-    #[error("no workload has a route for this host and path")]
+    #[error("no workload has a route for this request")]
     NoRoute,
+    #[error("the route is not open to scripts of this origin")]
+    CorsDenied,
     #[error("the workload is not ready")]
     NotReady,
     #[error("the nodes that run the workload are out of reach")]
@@ -79,6 +82,7 @@ impl RouteError {
             RouteError::BodyTooSlow => (StatusCode::REQUEST_TIMEOUT, "body-too-slow"),
             RouteError::UriTooLong => (StatusCode::URI_TOO_LONG, "uri-too-long"),
             RouteError::Misdirected => (StatusCode::MISDIRECTED_REQUEST, "misdirected"),
+            RouteError::CorsDenied => (StatusCode::FORBIDDEN, "cors-denied"),
             RouteError::NoRoute => (StatusCode::NOT_FOUND, "no-route"),
             RouteError::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large"),
             RouteError::HeadTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head-too-large"),
@@ -154,6 +158,7 @@ mod tests {
             (RouteError::BodyTooSlow, 408, "body-too-slow", None),
             (RouteError::UriTooLong, 414, "uri-too-long", None),
             (RouteError::Misdirected, 421, "misdirected", None),
+            (RouteError::CorsDenied, 403, "cors-denied", None),
             (RouteError::NoRoute, 404, "no-route", None),
             (RouteError::BodyTooLarge, 413, "body-too-large", None),
             (RouteError::HeadTooLarge, 431, "head-too-large", None),

@@ -1,9 +1,7 @@
 //! Ticks of schedules: requests that come from the lattice itself and go the way of any other, but for the listener.
 
 use crate::target::Target;
-use crate::{
-    Account, Outbound, Router, body::Source, dispatch::until, error::RouteError, headers, metrics::Path, trace,
-};
+use crate::{Account, Outbound, Router, body::Source, dispatch::until, error::RouteError, headers, trace};
 use http::{
     HeaderMap, HeaderValue, Method,
     header::{CONTENT_LENGTH, HOST, USER_AGENT},
@@ -26,7 +24,7 @@ impl Router {
     pub async fn fire(&self, tick: &Tick) -> Result<u16, String> {
         let inner = &*self.0;
         let started = inner.clock.now();
-        let mut account = Account { counts: Some(inner.metrics.counts(&tick.workload)), path: Path::None };
+        let mut account = Account::new(Some(inner.metrics.counts(&tick.workload)));
         let answered = self.answer(tick, started, &mut account).await;
         let duration = inner.clock.now().saturating_sub(started);
         match answered {
@@ -71,6 +69,8 @@ impl Router {
             method: Method::POST,
             scheme: Scheme::HTTP,
             target,
+            rewritten: None,
+            roll: 0,
             headers,
             body: Source::new(empty()),
             timeout: tick.schedule.time_limit(),

@@ -25,6 +25,10 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 /// Who the client has shown to be in its TLS handshake, as Envoy writes it. Begins like the others, so that it is removed
 /// with them from what strangers send.
 const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// The part of the path that was taken away before the component saw it.
+pub(crate) const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+/// Path and query as the client sent them.
+pub(crate) const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 
 /// A block of addresses, written `10.0.0.0/8`, `::1` or `192.0.2.7`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -222,7 +226,7 @@ fn is_single(headers: &HeaderMap, name: &HeaderName) -> bool {
 }
 
 /// Add to a list header, in one line.
-fn append(headers: &mut HeaderMap, name: HeaderName, added: HeaderValue) {
+pub(crate) fn append(headers: &mut HeaderMap, name: HeaderName, added: HeaderValue) {
     let mut list: Vec<&str> = headers.get_all(&name).iter().filter_map(|value| value.to_str().ok()).collect();
     if list.is_empty() {
         headers.insert(name, added);

@@ -5,6 +5,7 @@
 //! to when that fails is in `error.rs`, the only place with status codes.
 
 mod body;
+mod cors;
 mod dispatch;
 mod error;
 mod fire;
@@ -12,9 +13,12 @@ mod headers;
 mod ingress;
 mod limits;
 mod metrics;
+mod redirect;
 mod retry;
+mod rewrite;
 mod seldom;
 mod serve_peers;
+mod split;
 mod table;
 mod target;
 mod tls;
@@ -26,18 +30,24 @@ pub use tls::{Tls, TlsError, TlsOptions};
 
 use crate::{
     body::{Holding, Limited, Pieces, Source},
+    cors::{Granted, Preflight},
     dispatch::{SMALL_BODY_BYTES_MAX, local, peers::Peers, remote::Remote, until},
     error::RouteError,
     headers::Client,
     ingress::Refused,
     limits::{AddressPlaces, Place, Places},
     metrics::{Counts, Metrics, Path, Up},
-    retry::{ATTEMPTS_MAX, Unanswered},
+    retry::{ATTEMPTS_MAX, Budget, Policy, Unanswered},
     seldom::Seldom,
     table::Table,
     target::Target,
 };
-use http::{HeaderMap, HeaderValue, Method, Uri, header::EXPECT, uri, uri::Scheme};
+use http::{
+    HeaderMap, HeaderValue, Method, Uri,
+    header::EXPECT,
+    uri,
+    uri::{PathAndQuery, Scheme},
+};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use lattice::{
@@ -152,6 +162,7 @@ struct Inner {
     /// Of connections: of all, and of each address.
     connections: (Places, AddressPlaces),
     waiting: Places,
+    repeats: Budget,
     metrics: Metrics,
     /// This node's id, as responses name it.
     me: HeaderValue,
@@ -162,18 +173,30 @@ struct Inner {
 /// The body of an answer. As long as it is under way, it holds the request's place.
 pub(crate) type Answer = Holding<Pieces, (Place, Up)>;
 
-/// What is learned about a request on its way, for the metrics.
+/// What is learned about a request on its way, for the metrics and for what its response has to say.
 struct Account {
     /// Of the workload, once there is a route to one.
     counts: Option<Arc<Counts>>,
     path: Path,
+    cors: Option<Granted>,
+}
+
+impl Account {
+    fn new(counts: Option<Arc<Counts>>) -> Self {
+        Self { counts, path: Path::None, cors: None }
+    }
 }
 
 /// One request, as it is sent to whoever is picked.
 struct Outbound {
     method: Method,
     scheme: Scheme,
+    /// What the client asked for: routes are looked up by it.
     target: Target,
+    /// What the component is asked for, where the route says so.
+    rewritten: Option<PathAndQuery>,
+    /// Decides who of those that share a route answers.
+    roll: u64,
     headers: HeaderMap,
     body: Source,
     /// Longest time until the head of the response, where it is not for the route to say.
@@ -203,6 +226,7 @@ impl Router {
                 AddressPlaces::new(options.connections_per_address_max),
             ),
             waiting: Places::new(options.waiting_max),
+            repeats: Budget::default(),
             me: headers::value(options.node.to_string()),
             options,
             bus,
@@ -252,8 +276,8 @@ impl Router {
         let started = inner.clock.now();
         let up = Up::new(&inner.metrics.in_flight);
         let bodiless = request.method() == Method::HEAD;
-        let mut account = Account { counts: None, path: Path::None };
-        let response = match inner.try_handle(request, client, started, &mut account).await {
+        let mut account = Account::new(None);
+        let mut response = match inner.try_handle(request, client, started, &mut account).await {
             Ok((response, place)) => response.map(|body| Holding::new(Pieces::new(body), Some((place, up)))),
             Err(error) => {
                 let mut response = error.into_response(bodiless);
@@ -261,6 +285,9 @@ impl Router {
                 response.map(|body| Holding::new(Pieces::new(body), None))
             }
         };
+        if let Some(cors) = account.cors.take() {
+            cors.say(response.headers_mut());
+        }
         let duration = inner.clock.now().saturating_sub(started);
         inner.metrics.count_request(account.counts.as_ref(), response.status(), account.path, duration);
         response
@@ -312,26 +339,40 @@ impl Inner {
         if target.host().is_some_and(|host| !client.is_for(host)) {
             return Err(RouteError::Misdirected);
         }
+        let (method, mut headers) = (head.method, head.headers);
+        let expects = headers.contains_key(EXPECT);
+        // Before the look-up: routes see headers as components do.
+        let https = headers::to_component(&mut headers, client, target.authority.as_str());
         let table = self.table.load();
-        let route = target.find(&table)?;
+        if let Some(preflight) = Preflight::of(&method, &headers)
+            && let Ok(route) = target.find(&table, &preflight.method, &headers)
+            && let Some(cors) = route.rule.as_ref().and_then(|rule| rule.cors.as_ref())
+        {
+            account.counts = Some(self.metrics.counts(&route.workload));
+            return Ok((self.by_router(preflight.answer(cors)?), place));
+        }
+        let route = target.find(&table, &method, &headers)?;
+        let (mut rewritten, mut roll) = (None, 0);
+        if let Some(rule) = &route.rule {
+            account.counts = Some(self.metrics.counts(&route.workload));
+            account.cors = Granted::of(rule, &headers);
+            if let Some(response) = redirect::answer(rule, &target, https)? {
+                return Ok((self.by_router(response), place));
+            }
+            roll = split::roll(rule, &headers, &*self.rng);
+            rewritten = rewrite::rewrite(rule, &target.path_and_query, &mut headers)?;
+        }
+        let route = route.share(roll, &[]);
         account.counts = Some(self.metrics.counts(&route.workload));
         let limit = self.options.body_bytes_max.min(route.body_limit);
         if body.size_hint().lower() > limit {
             return Err(RouteError::BodyTooLarge);
         }
         let body = if body.is_end_stream() { body } else { Limited::new(body, limit).boxed_unsync() };
-        let body = if head.headers.contains_key(EXPECT) { Source::on_demand(body) } else { Source::new(body) };
-        let mut headers = head.headers;
-        let https = headers::to_component(&mut headers, client, target.authority.as_str());
         trace::ensure(&mut headers, &*self.rng);
-        let outbound = Outbound {
-            method: head.method,
-            scheme: if https { Scheme::HTTPS } else { Scheme::HTTP },
-            target,
-            headers,
-            body,
-            timeout: None,
-        };
+        let scheme = if https { Scheme::HTTPS } else { Scheme::HTTP };
+        let body = if expects { Source::on_demand(body) } else { Source::new(body) };
+        let outbound = Outbound { method, scheme, target, rewritten, roll, headers, body, timeout: None };
         let response = self.send(outbound, table, started, account).await?;
         Ok((response, place))
     }
@@ -351,23 +392,49 @@ impl Inner {
         let mut maybe_ran = 0;
         // One of them did not merely lose its node: waiting for another would change nothing.
         let mut failed = false;
+        // Workloads that share the route and whose endpoints were all asked in vain.
+        let mut in_vain = Vec::new();
         loop {
-            let route = request.target.find(&table)?;
+            let held = request.target.find(&table, &request.method, &request.headers)?;
+            let route = held.share(request.roll, &in_vain);
+            if !held.shares.is_empty() {
+                account.counts = Some(self.metrics.counts(&route.workload));
+            }
+            let policy = Policy::of(route.rule.as_deref());
             let deadline = started.saturating_add(request.timeout.unwrap_or_else(|| route.time_limit()));
             let round = self.clock.now();
             let mut tried = Vec::new();
             let mut last = RouteError::NotReady;
-            while let Some(endpoint) = self.pick(route, &tried) {
+            // Held while another attempt is made although there was a response.
+            let mut repeat = None;
+            // Elsewhere if it can be; an endpoint that answered may do better the next time.
+            while let Some(endpoint) =
+                self.pick(route, &tried).or_else(|| repeat.as_ref().and_then(|_| self.pick(route, &[])))
+            {
                 // What the place bounds is waiting, not what an instance does with a request.
                 waiting = None;
                 if !tried.is_empty() {
                     self.metrics.retries.inc();
                 }
                 account.path = if *endpoint == self.options.node { Path::Local } else { Path::Remote };
-                let unanswered = match self.attempt(endpoint, &route.workload, &mut request, deadline).await {
-                    Ok(response) => return self.finish(response, endpoint),
+                let unanswered = match self.attempt(endpoint, &route.workload, policy, &mut request, deadline).await {
+                    Ok(response) => {
+                        let (seen, intact) = (maybe_ran + 1, request.body.is_intact());
+                        let is_due = policy.may_repeat(response.status(), &request.method, intact, seen);
+                        repeat = if is_due { self.repeats.take(self.places.taken()) } else { None };
+                        if repeat.is_none() {
+                            return self.finish(response, endpoint);
+                        }
+                        // First: the next attempt may need the instance that this one holds.
+                        drop(response);
+                        maybe_ran = seen;
+                        tried.push(endpoint.clone());
+                        self.clock.sleep(retry::pause(seen, self.rng.u64())).await;
+                        continue;
+                    }
                     Err(unanswered) => unanswered,
                 };
+                repeat = None;
                 tracing::debug!(
                     node = %endpoint,
                     workload = %route.workload,
@@ -381,16 +448,20 @@ impl Inner {
                 tried.push(endpoint.clone());
                 let may_retry = unanswered.may_retry(&request.method, request.body.is_intact());
                 last = unanswered.error;
-                if !may_retry || maybe_ran == ATTEMPTS_MAX {
+                if !may_retry || maybe_ran >= policy.attempts {
                     return Err(last);
                 }
-                if tried.len() == ATTEMPTS_MAX {
+                if tried.len() >= ATTEMPTS_MAX {
                     break;
                 }
             }
             // Full queues are not waited for here: their owners said when to come again.
             if failed || matches!(last, RouteError::Overloaded { .. }) {
                 return Err(last);
+            }
+            if !held.shares.is_empty() && !in_vain.contains(&route.workload) {
+                in_vain.push(route.workload.clone());
+                continue;
             }
             if waiting.is_none() {
                 waiting = Some(self.waiting.take()?);
@@ -437,29 +508,39 @@ impl Inner {
         &self,
         endpoint: &NodeId,
         workload: &WorkloadName,
+        policy: Policy<'_>,
         request: &mut Outbound,
         deadline: Duration,
     ) -> Result<Response, Unanswered> {
-        if *endpoint == self.options.node {
+        let is_here = *endpoint == self.options.node;
+        if !is_here || policy.keeps_body(&request.method) {
+            let collected = until(&*self.clock, deadline, request.body.collect_small(SMALL_BODY_BYTES_MAX)).await;
+            match collected {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(Unanswered::nothing_ran((&error).into())),
+                Err(_) => return Err(Unanswered::nothing_ran(RouteError::Timeout)),
+            }
+        }
+        if is_here {
             let request = request.to_request().ok_or_else(bad_target)?;
             return local::send(&*self.instances, &*self.clock, workload, request, deadline, &self.failures).await;
-        }
-        let collected = until(&*self.clock, deadline, request.body.collect_small(SMALL_BODY_BYTES_MAX)).await;
-        match collected {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(Unanswered::nothing_ran((&error).into())),
-            Err(_) => return Err(Unanswered::nothing_ran(RouteError::Timeout)),
         }
         let head = RequestHead {
             workload: workload.clone(),
             method: request.method.clone(),
             scheme: request.scheme.clone(),
             authority: request.target.authority.clone(),
-            path_and_query: request.target.path_and_query.clone(),
+            path_and_query: request.path_and_query().clone(),
             headers: request.headers.clone(),
         };
         // Boxed: most requests are answered here, and each would carry the room for this one.
         Box::pin(self.remote.send(endpoint, head, &request.body, deadline)).await
+    }
+
+    /// An answer that is the router's own, and no error.
+    fn by_router(&self, mut response: Response) -> Response {
+        response.headers_mut().insert(headers::ROUTER, self.me.clone());
+        response
     }
 
     fn finish(&self, mut response: Response, node: &NodeId) -> Result<Response, RouteError> {
@@ -479,11 +560,15 @@ impl Inner {
 }
 
 impl Outbound {
+    fn path_and_query(&self) -> &PathAndQuery {
+        self.rewritten.as_ref().unwrap_or(&self.target.path_and_query)
+    }
+
     fn to_request(&self) -> Option<Request> {
         let mut parts = uri::Parts::default();
         parts.scheme = Some(self.scheme.clone());
         parts.authority = Some(self.target.authority.clone());
-        parts.path_and_query = Some(self.target.path_and_query.clone());
+        parts.path_and_query = Some(self.path_and_query().clone());
         let mut request = Request::new(self.body.body());
         *request.uri_mut() = Uri::from_parts(parts).ok()?;
         *request.method_mut() = self.method.clone();

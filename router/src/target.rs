@@ -8,7 +8,8 @@ use http::{
     uri::{Authority, PathAndQuery},
 };
 use lattice::id::WorkloadName;
-use lattice_route_table::{RouteEntry, RouteTable, normalize_host};
+use lattice_route_table::{Asked, RouteEntry, RouteTable, normalize_host};
+use std::sync::Arc;
 
 /// Host and path of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,9 +81,17 @@ impl Target {
         }
     }
 
-    pub(crate) fn find<'a>(&self, table: &'a RouteTable) -> Result<&'a RouteEntry, RouteError> {
+    pub(crate) fn find<'a>(
+        &self,
+        table: &'a RouteTable,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> Result<&'a Arc<RouteEntry>, RouteError> {
         let entry = match &self.to {
-            To::Host(host) => table.find(host, self.path_and_query.path()),
+            To::Host(host) => {
+                let (path, query) = (self.path_and_query.path(), self.path_and_query.query());
+                table.find(&Asked { host, path, query, method, headers })
+            }
             To::Workload(workload) => table.workload(workload),
         };
         entry.ok_or(RouteError::NoRoute)

@@ -10,6 +10,7 @@
 )]
 
 mod ingress;
+mod routes;
 mod world;
 
 use bytes::Bytes;

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::{HeaderValue, Uri, header::HOST};
+use http::{HeaderMap, HeaderValue, Method, Uri, header::HOST};
 use http_body_util::BodyExt as _;
 use lattice::{
     Fut,
@@ -18,7 +18,7 @@ use lattice::{
     view::LatticeView,
 };
 use lattice_benches::{small, world};
-use lattice_route_table::RouteTable;
+use lattice_route_table::{Asked, RouteTable};
 use lattice_router::{Router, RouterOptions};
 use prometheus_client::registry::Registry;
 use std::{
@@ -79,8 +79,10 @@ fn find_route(iterations: u64) {
         world::ask_for(&mut view, number, 1, hosts.map(|host| world::route(&host, "/api")).into());
     }
     let table = RouteTable::build(&view, &world::node_id(0));
+    let headers = HeaderMap::new();
     repeat(iterations, || {
-        let found = table.find(black_box("eu.shop-123.example.org"), black_box("/api/v1/orders/17"));
+        let (host, path) = (black_box("eu.shop-123.example.org"), black_box("/api/v1/orders/17"));
+        let found = table.find(&Asked { host, path, query: None, method: &Method::GET, headers: &headers });
         assert!(black_box(found).is_some());
     });
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use lattice::{
     id::{ComponentName, Digest, WorkloadName},
     limits::{COMPONENT_BYTES_MAX, SPEC_BYTES_MAX},
-    spec::{self, HostPattern, Route, Script, Source, WorkloadSpec},
+    spec::{self, HostPattern, PathMatch, Route, Script, Source, WorkloadSpec},
     store::Artifacts,
 };
 use std::{
@@ -114,7 +114,7 @@ fn apply(spec: &mut WorkloadSpec, overrides: &Overrides) {
         spec.name = name.clone();
     }
     if let Some(host) = &overrides.host {
-        spec.http.routes = vec![Route { host: host.clone(), path: Default::default(), timeout: None }];
+        spec.http.routes = vec![Route::new(host.clone(), PathMatch::default())];
     }
     if let Some(replicas) = overrides.replicas {
         spec.replicas = replicas;

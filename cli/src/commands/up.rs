@@ -338,9 +338,9 @@ async fn wait_ready(nodes: &[NodeInfo], children: &mut Children, context: &Conte
     }
 }
 
-/// Ask for the workload's first route through every node.
+/// Ask for the workload's first route that asks for no more than host and path through every node.
 async fn probe(spec: &WorkloadSpec, nodes: &[NodeInfo]) -> Vec<Probe> {
-    let Some(route) = spec.http.routes.first() else { return Vec::new() };
+    let Some(route) = spec.http.routes.iter().find(|route| !route.has_conditions()) else { return Vec::new() };
     let host = match &route.host {
         HostPattern::Any => "any.test".to_owned(),
         HostPattern::Under(name) => format!("any.{name}"),
@@ -361,7 +361,7 @@ async fn probe(spec: &WorkloadSpec, nodes: &[NodeInfo]) -> Vec<Probe> {
         probes.push(Probe {
             workload: spec.name.to_string(),
             host: host.clone(),
-            path: route.path.to_string(),
+            path: route.path.as_str().to_owned(),
             via: node.node.clone(),
             status,
             answered_by,

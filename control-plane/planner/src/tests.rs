@@ -469,22 +469,21 @@ fn a_preview_keeps_what_runs() {
 
 #[test]
 fn a_taken_route_is_named() {
-    let routed = |workload: &str, routes: &[(&str, &str)]| {
-        let mut spec = spec(workload, 1);
-        let route = |(host, path): &(&str, &str)| lattice::spec::Route {
-            host: host.parse().unwrap(),
-            path: path.parse().unwrap(),
-            timeout: None,
-        };
-        spec.http.routes = routes.iter().map(route).collect();
-        spec
+    let routed = |workload: &str, routes: &str| {
+        let text =
+            format!("name: {workload}\ncomponents: [{{name: a, source: 'file:a'}}]\nhttp: {{routes: [{routes}]}}\n");
+        lattice::spec::parse(text.as_bytes()).unwrap()
     };
     let mut world = World::new();
-    world.put(routed("a", &[("h.test", "/"), ("*.h.test", "/x")]));
-    let clash = |spec: &WorkloadSpec| conflict(&world.view, spec);
-    assert_eq!(clash(&routed("b", &[("h.test", "/y"), ("*.h.test", "/x/")])), Some((1, name("a"))));
-    assert_eq!(clash(&routed("b", &[("h.test", "/y"), ("*", "/")])), None);
-    assert_eq!(clash(&routed("a", &[("H.test.", "/")])), None, "its own route");
+    world.put(routed("a", "{host: h.test}, {host: '*.h.test', path: /x}, {host: h.test, path: /m, methods: [GET]}"));
+    let clash = |routes: &str| conflict(&world.view, &routed("b", routes));
+    assert_eq!(clash("{host: h.test, path: /y}, {host: '*.h.test', path: /x/}"), Some((1, name("a"))));
+    assert_eq!(clash("{host: h.test, path: /y}, {host: '*'}"), None);
+    assert_eq!(clash("{host: h.test, path: {exact: /}}"), None, "which is another path");
+    assert_eq!(clash("{host: h.test, path: /m, methods: [PUT]}, {host: h.test, path: /m}"), None);
+    assert_eq!(clash("{host: h.test, path: /m, methods: [PUT, GET]}"), Some((0, name("a"))));
+    assert_eq!(clash("{host: h.test, timeout: 1s, cors: {origins: ['*']}}"), Some((0, name("a"))));
+    assert_eq!(conflict(&world.view, &routed("a", "{host: H.test.}")), None, "its own route");
 }
 
 #[test]

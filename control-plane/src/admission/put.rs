@@ -135,11 +135,12 @@ impl Admission {
     fn check_routes(&self, spec: &WorkloadSpec) -> Result<(), CtlError> {
         let view = self.view()?;
         let Some((index, holder)) = lattice_planner::conflict(&view, spec) else { return Ok(()) };
-        let route = spec.http.routes.get(index).map(|route| format!("{} {}", route.host, route.path));
-        let text = format!("{} is held by workload {holder}", route.unwrap_or_default());
-        Err(CtlError::new(ErrorCode::Conflict, text)
-            .field(format!("http.routes[{index}]"))
-            .hint(format!("choose another host or path, or delete {holder} first")))
+        let route = spec.http.routes.get(index).map(ToString::to_string).unwrap_or_default();
+        let text = format!("{route} clashes with a route of workload {holder}: the same request could take either");
+        Err(CtlError::new(ErrorCode::Conflict, text).field(format!("http.routes[{index}]")).hint(format!(
+            "choose another host or path, ask for more of a request (methods, headers, query), let {holder} share its route \
+             by `split`, or delete {holder} first"
+        )))
     }
 
     async fn preview(

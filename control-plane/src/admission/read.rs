@@ -99,7 +99,7 @@ impl Admission {
                 generation: status.generation,
                 replicas: status.replicas,
                 ready: status.ready,
-                routes: routes.map(|route| format!("{}{}", route.host, route.path)).collect(),
+                routes: routes.map(ToString::to_string).collect(),
                 nodes: nodes.into_iter().collect(),
                 totals,
             }

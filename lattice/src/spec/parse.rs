@@ -1,10 +1,10 @@
 //! Text to `WorkloadSpec`: strict, with errors that name the field path and the remedy. A stranger's input arrives
 //! here, so size and depth are bounded before anything is built.
 
-use super::{Reuse, Script, Source, WorkloadSpec, grants, parts, placement, schedule, volumes};
+use super::{Reuse, Script, Source, WorkloadSpec, grants, http, parts, placement, schedule, volumes};
 use crate::limits::{
     CONCURRENCY_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, QUEUE_MAX, REPLICAS_MAX,
-    REQUIREMENTS_MAX, ROUTES_MAX, SCRIPT_BYTES_MAX, SPEC_BYTES_MAX, SPEC_DEPTH_MAX, WALL_MAX,
+    REQUIREMENTS_MAX, SCRIPT_BYTES_MAX, SPEC_BYTES_MAX, SPEC_DEPTH_MAX, WALL_MAX,
 };
 use serde_json::Value;
 
@@ -144,19 +144,7 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
     }
     parts::check(spec)?;
     check_composition(spec)?;
-    if spec.http.routes.len() > ROUTES_MAX {
-        return Err(SpecError::new("http.routes", format!("at most {ROUTES_MAX} routes are allowed")));
-    }
-    for (i, route) in spec.http.routes.iter().enumerate() {
-        let same = |other: &&super::Route| other.host == route.host && other.path == route.path;
-        if spec.http.routes.iter().take(i).find(same).is_some() {
-            let message = format!("{} {} is there twice", route.host, route.path);
-            return Err(SpecError::new(format!("http.routes[{i}]"), message));
-        }
-        if route.timeout.is_some_and(|timeout| timeout.0 == 0) {
-            return Err(SpecError::new(format!("http.routes[{i}].timeout"), "must be longer than zero"));
-        }
-    }
+    http::check(spec)?;
     schedule::check(&spec.schedule)?;
     volumes::check(&spec.volumes)?;
     if let Reuse::On(reuse) = &spec.reuse {
@@ -460,14 +448,5 @@ mod tests {
         assert_eq!(with("off"), Reuse::Off);
         assert_eq!(with("on"), Reuse::Default);
         assert_eq!(with("{requests: 5}").settings().unwrap().requests, 5);
-    }
-
-    #[test]
-    fn path_prefixes_cover_whole_segments() {
-        let api: super::super::PathPrefix = "/api/".parse().unwrap();
-        assert_eq!(api.as_str(), "/api");
-        for (path, covered) in [("/api", true), ("/api/", true), ("/api/x", true), ("/apis", false), ("/", false)] {
-            assert_eq!(api.covers(path), covered, "{path}");
-        }
     }
 }

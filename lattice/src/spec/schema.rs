@@ -1,11 +1,22 @@
 //! Which schema of the record reads a spec. Each pattern names every field, so that a new one has to be decided about.
 
-use super::{ComponentSpec, ComposeSpec, HttpSpec, Limits, Optimize, Placement, Reuse, WorkloadSpec};
+use super::{ComponentSpec, ComposeSpec, HttpSpec, Limits, Optimize, Placement, Reuse, Route, WorkloadSpec};
 use crate::spec::Grants;
 
 impl WorkloadSpec {
-    /// Whether it is written with the fields of the first schema only.
-    pub(crate) fn is_of_schema_1(&self) -> bool {
+    /// The least schema that reads it.
+    pub(crate) fn schema(&self) -> u32 {
+        if !self.http.routes.iter().all(Route::is_plain) {
+            3
+        } else if !self.is_of_schema_1() {
+            2
+        } else {
+            1
+        }
+    }
+
+    /// Whether it is written with the fields of the first schema only. Of routes those that are plain are.
+    fn is_of_schema_1(&self) -> bool {
         let Self {
             name: _,
             replicas: _,

@@ -1,21 +1,29 @@
-//! Which workload answers a host and path, and which nodes run it. Pure: built anew from each view, and then only read,
-//! so that a request takes no lock. It must not know what a request is beyond host and path.
+//! Which workload answers a request, and which nodes run it. Pure: built anew from each view, and then only read, so that
+//! a request takes no lock. What is done to a request on its way is not decided here.
 //!
-//! Start at [`RouteTable::build`] and [`RouteTable::find`]; [`RouteEntry::pick`] chooses a node.
+//! Start at [`RouteTable::build`] and [`RouteTable::find`]; [`RouteEntry::share`] chooses among workloads that share a
+//! route, [`RouteEntry::pick`] a node.
 
+mod conditions;
 mod host;
+mod paths;
 mod pick;
+mod split;
 #[cfg(test)]
 mod tests;
 
+pub use conditions::Asked;
 pub use host::normalize_host;
+pub use split::Share;
 
+use conditions::Query;
 use lattice::{
     id::{NodeId, SlotId, WorkloadName},
     record::SpecRecord,
-    spec::{HostPattern, PathPrefix},
+    spec::{HostPattern, PathMatch, Route},
     view::{LatticeView, Versioned},
 };
+use paths::Paths;
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
@@ -30,7 +38,7 @@ pub struct RouteTable {
     under: BTreeMap<String, Paths>,
     any: Paths,
     /// Those that have schedules.
-    scheduled: BTreeMap<WorkloadName, RouteEntry>,
+    scheduled: BTreeMap<WorkloadName, Arc<RouteEntry>>,
     conflicts: Vec<Conflict>,
 }
 
@@ -44,6 +52,10 @@ pub struct RouteEntry {
     pub wall: Duration,
     /// Largest request body, in bytes.
     pub body_limit: u64,
+    /// The route as it stands in the spec, where it says more than host, path prefix and timeout.
+    pub rule: Option<Arc<Route>>,
+    /// The workloads that share the route, its holder first; empty where there is only that one. Use [`RouteEntry::share`].
+    pub shares: Arc<[Share]>,
     /// Slots that this node serves, by the records. Whether a request would find an instance here, only the host knows.
     pub local_slots: u32,
     /// The other nodes that serve the workload. All routes of a workload share one list.
@@ -69,12 +81,12 @@ pub enum RouteState {
     Waiting,
 }
 
-/// Two workloads with the same host and path, admitted at the same moment on two nodes. The spec with the lower revision
-/// has the route.
+/// Two workloads with routes that the same request could take with equal right, admitted at the same moment on two nodes.
+/// The spec with the lower revision has the route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
     pub host: HostPattern,
-    pub path: PathPrefix,
+    pub path: PathMatch,
     pub holder: WorkloadName,
     pub refused: WorkloadName,
 }
@@ -86,21 +98,13 @@ impl RouteTable {
         let mut table = RouteTable::default();
         for Versioned { record, .. } in specs {
             let spec = &record.spec;
-            let (local_slots, endpoints) = endpoints(view, record, me);
-            let entry = RouteEntry {
-                workload: spec.name.clone(),
-                timeout: None,
-                wall: spec.limits.wall.into(),
-                body_limit: spec.limits.body.0,
-                local_slots,
-                endpoints,
-            };
+            let entry = Arc::new(RouteEntry::of_workload(view, record, me));
             if !spec.schedule.is_empty() {
                 table.scheduled.insert(spec.name.clone(), entry.clone());
             }
             for route in &spec.http.routes {
-                let entry = RouteEntry { timeout: route.timeout.map(Duration::from), ..entry.clone() };
-                if let Err(holder) = table.paths_of(&route.host).insert(&route.path, entry)
+                let entry = entry.with_route(view, me, route);
+                if let Err(holder) = table.paths_of(&route.host).insert(route, entry)
                     && holder != spec.name
                 {
                     let (host, path, refused) = (route.host.clone(), route.path.clone(), spec.name.clone());
@@ -111,28 +115,35 @@ impl RouteTable {
         table
     }
 
-    /// The route of a request. `host` is in the form of [`normalize_host`], `path` has no query.
+    /// The route of a request.
     ///
-    /// Of the routes whose host and path both match, the one with the most telling host wins: exact, then the wildcard with
-    /// the most labels, then any; among those, the longest path prefix, compared by whole segments. So a workload that takes
-    /// `a.example.org/api` leaves the rest of that host to whoever has `*.example.org`.
-    pub fn find(&self, host: &str, path: &str) -> Option<&RouteEntry> {
-        let exact = self.exact.get(host);
-        let suffixes = std::iter::successors(parent(host), |suffix| parent(suffix));
+    /// Of the routes that match it the most telling one is taken: by host (exact, then the wildcard with the most labels,
+    /// then any), then by path (exact, then the longest prefix, compared by whole segments), then the one that names methods,
+    /// then the one with more conditions on headers, then on the query. This is the order of the Gateway API (`HTTPRouteRule`),
+    /// which ends with the age of a route; here two of which neither is more telling are not admitted, or stand in one spec,
+    /// where the first one is taken.
+    ///
+    /// So a workload that takes `a.example.org/api` leaves the rest of that host to whoever has `*.example.org`.
+    pub fn find(&self, asked: &Asked<'_>) -> Option<&Arc<RouteEntry>> {
+        let query = Query::new(asked.query);
+        let exact = self.exact.get(asked.host);
+        let suffixes = std::iter::successors(parent(asked.host), |suffix| parent(suffix));
         let under = suffixes.filter_map(|suffix| self.under.get(suffix));
-        exact.into_iter().chain(under).chain([&self.any]).find_map(|paths| paths.find(path))
+        exact.into_iter().chain(under).chain([&self.any]).find_map(|paths| paths.find(asked, &query))
     }
 
     /// Where the ticks of a workload's schedules go. It need not have a route.
-    pub fn workload(&self, name: &WorkloadName) -> Option<&RouteEntry> {
+    pub fn workload(&self, name: &WorkloadName) -> Option<&Arc<RouteEntry>> {
         self.scheduled.get(name)
     }
 
-    /// Workloads that have a route or a schedule.
+    /// Workloads that have a route, a share of one, or a schedule.
     pub fn workloads(&self) -> BTreeSet<&WorkloadName> {
         let paths = self.exact.values().chain(self.under.values()).chain([&self.any]);
-        let entries = paths.flat_map(|paths| paths.entries.values()).chain(self.scheduled.values());
-        entries.map(|entry| &entry.workload).collect()
+        let entries = paths.flat_map(Paths::entries).chain(self.scheduled.values());
+        let with_shares =
+            entries.flat_map(|entry| entry.shares.iter().map(|share| &*share.entry).chain([entry.as_ref()]));
+        with_shares.map(|entry| &entry.workload).collect()
     }
 
     /// Routes that were refused because another workload has them.
@@ -150,6 +161,39 @@ impl RouteTable {
 }
 
 impl RouteEntry {
+    /// Where requests for a workload go, whatever led to it.
+    fn of_workload(view: &LatticeView, record: &SpecRecord, me: &NodeId) -> Self {
+        let spec = &record.spec;
+        let (local_slots, endpoints) = endpoints(view, record, me);
+        Self {
+            workload: spec.name.clone(),
+            timeout: None,
+            wall: spec.limits.wall.into(),
+            body_limit: spec.limits.body.0,
+            rule: None,
+            shares: Arc::default(),
+            local_slots,
+            endpoints,
+        }
+    }
+
+    /// The same by one of its routes. Routes that say no more than where they are share one entry.
+    fn with_route(self: &Arc<Self>, view: &LatticeView, me: &NodeId, route: &Route) -> Arc<Self> {
+        let is_plain = route.is_plain();
+        if is_plain && route.timeout.is_none() {
+            return self.clone();
+        }
+        let limit = route.body_limit.map_or(u64::MAX, |limit| limit.0);
+        let entry = Self {
+            timeout: route.timeout.map(Duration::from),
+            body_limit: self.body_limit.min(limit),
+            rule: (!is_plain).then(|| Arc::new(route.clone())),
+            ..Self::clone(self)
+        };
+        let shares = split::shares(view, me, route, &entry);
+        Arc::new(Self { shares, ..entry })
+    }
+
     pub fn state(&self) -> RouteState {
         if self.local_slots > 0 || !self.endpoints.is_empty() { RouteState::Ready } else { RouteState::Waiting }
     }
@@ -157,46 +201,6 @@ impl RouteEntry {
     /// Longest time until the head of the response.
     pub fn time_limit(&self) -> Duration {
         self.timeout.unwrap_or(self.wall)
-    }
-}
-
-/// The path prefixes of one host pattern.
-#[derive(Debug, Clone, Default, PartialEq)]
-struct Paths {
-    entries: BTreeMap<String, RouteEntry>,
-    /// Bytes of the longest prefix: what lies behind in a request's path can't matter, however long it is.
-    longest: usize,
-}
-
-impl Paths {
-    /// Fails with the workload that has the path already.
-    fn insert(&mut self, path: &PathPrefix, entry: RouteEntry) -> Result<(), WorkloadName> {
-        match self.entries.entry(path.as_str().to_owned()) {
-            Entry::Occupied(taken) => Err(taken.get().workload.clone()),
-            Entry::Vacant(free) => {
-                free.insert(entry);
-                self.longest = self.longest.max(path.as_str().len());
-                Ok(())
-            }
-        }
-    }
-
-    /// One look-up for each segment of the path, longest prefix first.
-    fn find(&self, path: &str) -> Option<&RouteEntry> {
-        let bytes = path.as_bytes();
-        let mut end = bytes.len();
-        if end > self.longest {
-            // The longest prefix may end where the path goes on with a slash; else only a shorter one can match.
-            let head = bytes.get(..=self.longest)?;
-            end = head.iter().rposition(|byte| *byte == b'/')?;
-        }
-        while end > 0 {
-            if let Some(entry) = self.entries.get(path.get(..end)?) {
-                return Some(entry);
-            }
-            end = path.get(..end)?.rfind('/')?;
-        }
-        self.entries.get("/").filter(|_| path.starts_with('/'))
     }
 }
 
