@@ -9,6 +9,9 @@
 //! | `/send/HOST/PORT`    | the same with a datagram                                                                |
 //! | `/lookup/NAME`       | the addresses of a name                                                                 |
 //! | `/many/COUNT`        | how many of so many sockets could be bound at a time                                    |
+//! | `/listen-on/COUNT`   | the same with listeners of which only the stream of their connections is kept           |
+//! | `/receive-on/COUNT/HOST/PORT` | how many of so many connections could be open at a time, if only what they receive is kept |
+//! | `/send-on/COUNT/HOST/PORT`    | the same with what they send                                                   |
 //!
 //! What fails is answered as 502, with the error code as text.
 
@@ -108,8 +111,35 @@ async fn serve(target: &str) -> Result<String, String> {
             let sockets: Vec<_> = (0..port(count)?).map_while(|_| udp_bound(Ipv4Addr::LOCALHOST, 0).ok()).collect();
             Ok(format!("{}\n", sockets.len()))
         }
+        ["listen-on", count] => {
+            let listen = |_| tcp_bound(Ipv4Addr::LOCALHOST, 0).ok()?.listen().ok();
+            let listeners: Vec<_> = (0..port(count)?).map_while(listen).collect();
+            Ok(format!("{}\n", listeners.len()))
+        }
+        ["receive-on", count, host, number] => {
+            connections(port(count)?, host, port(number)?, |socket| socket.receive()).await
+        }
+        ["send-on", count, host, number] => {
+            let send = |socket: &TcpSocket| {
+                let (writer, reader) = wit_stream::new::<u8>();
+                (writer, socket.send(reader))
+            };
+            connections(port(count)?, host, port(number)?, send).await
+        }
         _ => Ok("see the source\n".to_owned()),
     }
+}
+
+/// Connects as often as that is possible, at most `count` times, and keeps what `keep` makes of each socket.
+async fn connections<T>(count: u16, host: &str, port: u16, keep: impl Fn(&TcpSocket) -> T) -> Result<String, String> {
+    let (address, family) = first(host, port).await?;
+    let mut kept = Vec::new();
+    for _ in 0..count {
+        let Ok(socket) = TcpSocket::create(family) else { break };
+        socket.connect(address).await.map_err(text)?;
+        kept.push(keep(&socket));
+    }
+    Ok(format!("{}\n", kept.len()))
 }
 
 fn text(error: impl std::fmt::Debug) -> String {

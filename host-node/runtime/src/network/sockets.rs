@@ -38,21 +38,63 @@ pub(super) enum Refusal {
 /// The books of one instance. They go before its sockets do, so that a port that is looked up is one that is open.
 pub(crate) struct Sockets {
     pub(super) network: Arc<Network>,
-    pub(super) count: Arc<SocketCount>,
+    count: Arc<SocketCount>,
     /// By the socket's handle.
     ports: BTreeMap<u32, Registration>,
+    /// By the socket's handle. One that came from outside has none before it is asked for.
+    tickets: BTreeMap<u32, Arc<Ticket>>,
 }
 
 impl Sockets {
     pub(crate) fn new(network: Arc<Network>) -> Self {
-        let count = Arc::new(SocketCount { node: network.node.clone(), own: AtomicUsize::new(0) });
-        Self { network, count, ports: BTreeMap::new() }
+        let (own, accepted) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let count = Arc::new(SocketCount { node: network.node.clone(), own, accepted });
+        Self { network, count, ports: BTreeMap::new(), tickets: BTreeMap::new() }
     }
 
     /// What [`wasmtime_wasi::WasiCtxBuilder::socket_addr_check`] is to ask.
     pub(crate) fn check(&self) -> impl Fn(SocketAddr, SocketAddrUse) -> Answer + Send + Sync + 'static + use<> {
+        self.check_with(None)
+    }
+
+    /// The same for one socket. The place of the socket is taken for as long as somebody has this, as a stream of a
+    /// listener's connections does, which lives on without the listener's handle.
+    pub(super) fn check_of(
+        &self,
+        ticket: Arc<Ticket>,
+    ) -> impl Fn(SocketAddr, SocketAddrUse) -> Answer + Send + Sync + 'static + use<> {
+        self.check_with(Some(ticket))
+    }
+
+    fn check_with(
+        &self,
+        ticket: Option<Arc<Ticket>>,
+    ) -> impl Fn(SocketAddr, SocketAddrUse) -> Answer + Send + Sync + 'static + use<> {
         let (network, count) = (self.network.clone(), self.count.clone());
-        move |address, what| Box::pin(std::future::ready(check(&network, &count, address, what)))
+        move |address, what| {
+            let _ = &ticket; // kept by whoever keeps this
+            Box::pin(std::future::ready(check(&network, &count, address, what)))
+        }
+    }
+
+    /// A place for one more socket, if there is one.
+    pub(super) fn take(&self) -> Option<Arc<Ticket>> {
+        self.count.take().then(|| Arc::new(Ticket(self.count.clone())))
+    }
+
+    /// The socket that the place was taken for is there.
+    pub(super) fn made(&mut self, socket: u32, ticket: Arc<Ticket>) {
+        self.tickets.insert(socket, ticket);
+    }
+
+    /// That of a socket which is there. `None` where the system failed to let one in: no place was taken for it.
+    pub(super) fn ticket(&mut self, socket: u32) -> Option<Arc<Ticket>> {
+        if let Some(ticket) = self.tickets.get(&socket) {
+            return Some(ticket.clone());
+        }
+        let ticket = Arc::new(self.count.accepted()?);
+        self.tickets.insert(socket, ticket.clone());
+        Some(ticket)
     }
 
     /// Where a socket is to be bound really, and the port of the private loopback that it becomes.
@@ -106,22 +148,30 @@ impl Sockets {
         }
     }
 
+    /// The handle of a socket is gone. Its place is free again once its streams are gone as well.
     pub(super) fn closed(&mut self, socket: u32) {
         self.ports.remove(&socket);
-        self.count.give();
+        drop(self.ticket(socket));
+        self.tickets.remove(&socket);
     }
 }
 
 pub(crate) type Answer = std::pin::Pin<Box<dyn Future<Output = bool> + Send + Sync>>;
 
 /// Counts the sockets of one instance, which gives them back with its end.
-pub(crate) struct SocketCount {
+struct SocketCount {
     node: Arc<NodeNetwork>,
     own: AtomicUsize,
+    /// Of those, the ones that were let in from outside and have no [`Ticket`] yet: nobody knows their handles before they
+    /// are used.
+    accepted: AtomicUsize,
 }
 
+/// The place of one socket, until the last clone is dropped.
+pub(super) struct Ticket(Arc<SocketCount>);
+
 impl SocketCount {
-    pub(super) fn take(&self) -> bool {
+    fn take(&self) -> bool {
         let below = |max: usize| move |count: usize| (count < max).then_some(count + 1);
         if self.own.try_update(Relaxed, Relaxed, below(SOCKETS_MAX)).is_err() {
             return false;
@@ -133,10 +183,23 @@ impl SocketCount {
         true
     }
 
-    pub(super) fn give(&self) {
-        if self.own.try_update(Relaxed, Relaxed, |count| count.checked_sub(1)).is_ok() {
-            self.node.sockets.fetch_sub(1, Relaxed);
-        }
+    fn accept(&self) -> bool {
+        let taken = self.take();
+        self.accepted.fetch_add(usize::from(taken), Relaxed);
+        taken
+    }
+
+    /// The place of one that was let in: any of them, they are all alike.
+    fn accepted(self: &Arc<Self>) -> Option<Ticket> {
+        let one_less = |count: usize| count.checked_sub(1);
+        self.accepted.try_update(Relaxed, Relaxed, one_less).ok().map(|_| Ticket(self.clone()))
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.own.fetch_sub(1, Relaxed);
+        self.0.node.sockets.fetch_sub(1, Relaxed);
     }
 }
 
@@ -156,7 +219,7 @@ fn check(network: &Network, count: &SocketCount, address: SocketAddr, what: Sock
         }
         SocketAddrUse::TcpListen => is_here && is_open(Transport::Tcp),
         // Other programs of this machine come from there, too, if they look for the port.
-        SocketAddrUse::TcpAccept => is_here && count.take(),
+        SocketAddrUse::TcpAccept => is_here && count.accept(),
         SocketAddrUse::TcpConnect if is_here => is_open(Transport::Tcp),
         SocketAddrUse::UdpSend | SocketAddrUse::UdpReceive if is_here => is_open(Transport::Udp),
         SocketAddrUse::TcpConnect => network.judge_socket(Transport::Tcp, address, true),

@@ -79,12 +79,10 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
 fn tcp(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     let mut create = linker.instance(TCP_CREATE)?;
     create.func_wrap("create-tcp-socket", |mut store: Store<'_>, (family,): (IpAddressFamily,)| {
-        if !store.data().books.count.take() {
-            return Ok((Err(ErrorCode::NewSocketLimit),));
-        }
+        let Some(ticket) = store.data().books.take() else { return Ok((Err(ErrorCode::NewSocketLimit),)) };
         let made = tcp_create_socket::Host::create_tcp_socket(&mut store.data_mut().sockets(), family);
-        if made.is_err() {
-            store.data().books.count.give();
+        if let Ok(socket) = &made {
+            store.data_mut().books.made(socket.rep(), ticket);
         }
         answer(&mut store, made)
     })?;
@@ -154,12 +152,10 @@ fn udp(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     let mut create = linker.instance(UDP_CREATE)?;
     create.func_wrap_async("create-udp-socket", |mut store: Store<'_>, (family,): (IpAddressFamily,)| {
         Box::new(async move {
-            if !store.data().books.count.take() {
-                return Ok((Err(ErrorCode::NewSocketLimit),));
-            }
+            let Some(ticket) = store.data().books.take() else { return Ok((Err(ErrorCode::NewSocketLimit),)) };
             let made = udp_create_socket::Host::create_udp_socket(&mut store.data_mut().sockets(), family).await;
-            if made.is_err() {
-                store.data().books.count.give();
+            if let Ok(socket) = &made {
+                store.data_mut().books.made(socket.rep(), ticket);
             }
             answer(&mut store, made)
         })

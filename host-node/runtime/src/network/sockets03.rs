@@ -1,14 +1,28 @@
 //! `wasi:sockets@0.3` over wasmtime's: addresses translated on their way in and out, names looked up here.
+//!
+//! Hazard: a stream of a TCP socket outlives the socket's handle, and the system's socket lives as long as either. So its
+//! place is not the handle's: who listens keeps it by the socket's own check of addresses, which the stream of its
+//! connections has too, who sends or receives by [`kept_until`] the end of that stream.
 
-use super::sockets::{LookupRefusal, Refusal};
+use super::sockets::{LookupRefusal, Refusal, Ticket};
 use crate::host::Host;
 use lattice::spec::grants::Transport;
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+use tokio::sync::oneshot;
 use wasmtime::{
-    StoreContextMut,
-    component::{Accessor, Linker, Resource, ResourceType},
+    AsContextMut as _, StoreContextMut,
+    component::{
+        Access, Accessor, FutureConsumer, FutureReader, Linker, Resource, ResourceTable, ResourceType, Source,
+        StreamReader,
+    },
 };
 use wasmtime_wasi::{
+    WasiCtx, WasiCtxView, WasiView,
     p3::{
         bindings::sockets::{
             ip_name_lookup,
@@ -84,12 +98,12 @@ fn tcp(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         HostTcpSocket::drop(&mut store.data_mut().sockets(), Resource::new_own(rep))
     })?;
     types.func_wrap("[static]tcp-socket.create", |mut store: Store<'_>, (family,): (IpAddressFamily,)| {
-        if !store.data().books.count.take() {
-            return Ok((Err(ErrorCode::OutOfMemory),));
-        }
-        let made = HostTcpSocket::create(&mut store.data_mut().sockets(), family);
-        if made.is_err() {
-            store.data().books.count.give();
+        let Host { books, table, .. } = store.data_mut();
+        let Some(ticket) = books.take() else { return Ok((Err(ErrorCode::OutOfMemory),)) };
+        let wasi = WasiCtx::builder().allow_tcp(true).socket_addr_check(books.check_of(ticket.clone())).build();
+        let made = HostTcpSocket::create(&mut OneSocket { wasi, table }.sockets(), family);
+        if let Ok(socket) = &made {
+            books.made(socket.rep(), ticket);
         }
         answer(made)
     })?;
@@ -131,6 +145,21 @@ fn tcp(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         },
     )?;
     types.func_wrap(
+        "[method]tcp-socket.send",
+        |mut store: Store<'_>, (socket, data): (Resource<TcpSocket>, StreamReader<u8>)| {
+            let ticket = store.data_mut().books.ticket(socket.rep());
+            let access = Access::<_, WasiSockets>::new(store.as_context_mut(), Host::sockets);
+            let end = <WasiSockets as HostTcpSocketWithStore<Host>>::send(access, socket, data)?;
+            Ok((kept_until(store, end, ticket)?,))
+        },
+    )?;
+    types.func_wrap("[method]tcp-socket.receive", |mut store: Store<'_>, (socket,): (Resource<TcpSocket>,)| {
+        let ticket = store.data_mut().books.ticket(socket.rep());
+        let access = Access::<_, WasiSockets>::new(store.as_context_mut(), Host::sockets);
+        let (data, end) = <WasiSockets as HostTcpSocketWithStore<Host>>::receive(access, socket)?;
+        Ok(((data, kept_until(store, end, ticket)?),))
+    })?;
+    types.func_wrap(
         "[method]tcp-socket.get-local-address",
         |mut store: Store<'_>, (socket,): (Resource<TcpSocket>,)| {
             let real = HostTcpSocket::get_local_address(&mut store.data_mut().sockets(), socket);
@@ -147,6 +176,56 @@ fn tcp(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     Ok(())
 }
 
+/// What a socket is made with that has a check of addresses of its own.
+struct OneSocket<'a> {
+    wasi: WasiCtx,
+    table: &'a mut ResourceTable,
+}
+
+impl WasiView for OneSocket<'_> {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: self.table }
+    }
+}
+
+type End = Result<(), ErrorCode>;
+
+/// The same end of a stream, of which a guest learns through us. What tells us goes with the stream, whatever the guest
+/// does with its handles, so the place of the socket is taken until then.
+fn kept_until(
+    mut store: Store<'_>,
+    end: FutureReader<End>,
+    ticket: Option<Arc<Ticket>>,
+) -> wasmtime::Result<FutureReader<End>> {
+    let (tell, told) = oneshot::channel();
+    end.pipe(&mut store, Keeper { tell: Some(tell), _ticket: ticket })?;
+    FutureReader::new(&mut store, told)
+}
+
+struct Keeper {
+    tell: Option<oneshot::Sender<End>>,
+    _ticket: Option<Arc<Ticket>>,
+}
+
+impl FutureConsumer<Host> for Keeper {
+    type Item = End;
+
+    fn poll_consume(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        store: Store<'_>,
+        mut source: Source<'_, End>,
+        _: bool,
+    ) -> Poll<wasmtime::Result<()>> {
+        let mut end = None;
+        source.read(store, &mut end)?;
+        if let (Some(tell), Some(end)) = (self.tell.take(), end) {
+            let _ = tell.send(end); // nobody wants to know, perhaps
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 fn shown(store: &Store<'_>, transport: Transport, real: IpSocketAddress) -> IpSocketAddress {
     store.data().books.shown(transport, real.into()).into()
 }
@@ -159,12 +238,10 @@ fn udp(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     })?;
     types.func_wrap_async("[static]udp-socket.create", |mut store: Store<'_>, (family,): (IpAddressFamily,)| {
         Box::new(async move {
-            if !store.data().books.count.take() {
-                return Ok((Err(ErrorCode::OutOfMemory),));
-            }
+            let Some(ticket) = store.data().books.take() else { return Ok((Err(ErrorCode::OutOfMemory),)) };
             let made = HostUdpSocket::create(&mut store.data_mut().sockets(), family).await;
-            if made.is_err() {
-                store.data().books.count.give();
+            if let Ok(socket) = &made {
+                store.data_mut().books.made(socket.rep(), ticket);
             }
             answer(made)
         })

@@ -206,6 +206,22 @@ async fn sockets_of_an_instance_are_bounded_and_given_back() {
     }
 }
 
+/// In 0.3 what a socket sends, receives and lets in goes on without its handle, and so does the system's socket.
+#[tokio::test]
+async fn a_socket_counts_for_as_long_as_one_of_its_streams() {
+    let (address, _) = server(ALLOWED).await;
+    let place = format!("{ALLOWED}/{}", address.port());
+    let unit = sockets("sockets03", &[&format!("tcp://{address}")], |_| ()).await;
+    for _ in 0..3 {
+        assert_eq!(ask(&unit, "/listen-on/500").await, (200, "128\n".into()));
+        for stream in ["receive-on", "send-on"] {
+            assert_eq!(ask(&unit, &format!("/{stream}/500/{place}")).await, (200, "128\n".into()), "{stream}");
+        }
+    }
+    let stats = unit.stats();
+    assert_eq!((stats.instances_created, stats.failures), (1, 0), "one instance got all of them back: {stats:?}");
+}
+
 /// A port is open for as long as its instance lives, and no longer.
 #[tokio::test]
 async fn ports_end_with_their_instance() {
