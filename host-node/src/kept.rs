@@ -71,32 +71,11 @@ impl Copies {
         let kept = spawn_blocking(move || {
             let path = copies.path(digest);
             write_whole(&copies.dir, &path, &bytes)?;
-            copies.prune(&path)
+            lattice_runtime::prune(&copies.dir, SUFFIX, copies.bytes_max, &path)
         });
         if let Ok(Err(error)) = kept.await {
             tracing::warn!(dir = %self.dir.display(), %digest, %error, "a component is not kept on disk");
         }
-    }
-
-    /// Removes the copies unused for longest, and what a crash left unfinished an hour ago or more.
-    fn prune(&self, newest: &Path) -> io::Result<()> {
-        let mut files = Vec::new();
-        for entry in fs::read_dir(&self.dir)? {
-            let entry = entry?;
-            let about = entry.metadata()?;
-            files.push((about.modified()?, about.len(), entry.path()));
-        }
-        files.sort();
-        let mut total: u64 = files.iter().map(|(_, length, _)| length).sum();
-        for (modified, length, path) in files {
-            let is_whole = path.extension().is_some_and(|suffix| suffix == SUFFIX);
-            let is_left_over = !is_whole && modified.elapsed().is_ok_and(|age| age > Duration::from_secs(3600));
-            if path != newest && (is_left_over || is_whole && total > self.bytes_max) {
-                fs::remove_file(&path)?;
-                total -= length;
-            }
-        }
-        Ok(())
     }
 }
 

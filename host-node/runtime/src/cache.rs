@@ -19,7 +19,7 @@ use std::{
         unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     },
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 use wasmtime::{Engine, component::Component};
 
@@ -88,30 +88,9 @@ impl CodeCache {
             let _ = fs::remove_file(&part);
             tracing::warn!(path = %path.display(), %error, "compiled code is not cached");
         }
-        if let Err(error) = self.prune(&path) {
+        if let Err(error) = crate::prune::prune(&self.dir, SUFFIX, self.bytes_max, &path) {
             tracing::warn!(path = %self.dir.display(), %error, "the cache of compiled code is not pruned");
         }
-    }
-
-    /// Removes the files unused for longest, and those that a crash left unfinished an hour ago or more.
-    fn prune(&self, newest: &Path) -> io::Result<()> {
-        let mut files = Vec::new();
-        for entry in fs::read_dir(&self.dir)? {
-            let entry = entry?;
-            let about = entry.metadata()?;
-            files.push((about.modified()?, about.len(), entry.path()));
-        }
-        files.sort();
-        let mut total: u64 = files.iter().map(|(_, length, _)| length).sum();
-        for (modified, length, path) in files {
-            let is_whole = path.extension().is_some_and(|suffix| suffix == SUFFIX);
-            let is_left_over = !is_whole && modified.elapsed().is_ok_and(|age| age > Duration::from_secs(3600));
-            if path != newest && (is_left_over || is_whole && total > self.bytes_max) {
-                fs::remove_file(&path)?;
-                total -= length;
-            }
-        }
-        Ok(())
     }
 
     fn path(&self, digest: &Digest, compatibility: &[u8; 32]) -> PathBuf {

@@ -1,30 +1,44 @@
-//! Room on the node: idle instances go when another one is needed and there is no room for it. Those that their unit
-//! wants to keep warm go last.
+//! Room on the node: idle instances go when another one is needed and there is no room for it, those of parts like those
+//! of units. Those that are to be kept warm go last.
 
-use crate::{lock, unit};
-use std::sync::{Arc, Mutex, Weak};
+use crate::lock;
+use std::{
+    sync::{Mutex, Weak},
+    time::Instant,
+};
 use wasmtime::Engine;
 
-/// All units that have instances.
+/// Has instances that may be idle.
+pub(crate) trait HasIdle: Send + Sync {
+    /// Of all its instances.
+    fn engine(&self) -> &Engine;
+
+    /// When the instance was last used that has been idle for longest, and whether it is one to keep warm.
+    fn oldest(&self) -> Option<(bool, Instant)>;
+
+    /// Drops that instance. False if there is none.
+    fn evict(&self) -> bool;
+}
+
+/// All that have instances.
 #[derive(Default)]
-pub(crate) struct Units(Mutex<Vec<Weak<unit::Inner>>>);
+pub(crate) struct Units(Mutex<Vec<Weak<dyn HasIdle>>>);
 
 impl Units {
-    pub(crate) fn add(&self, unit: &Arc<unit::Inner>) {
+    pub(crate) fn add(&self, unit: Weak<dyn HasIdle>) {
         let mut units = lock(&self.0);
         units.retain(|unit| unit.strong_count() > 0);
-        units.push(Arc::downgrade(unit));
+        units.push(unit);
     }
 
-    /// Drops the instance that has been idle for longest, of whichever unit, or of those of one engine, which has a pool
-    /// of its own. False if there is none.
+    /// Drops the instance that has been idle for longest, of whomever, or of those of one engine, which has a pool of its
+    /// own. False if there is none.
     pub(crate) fn evict(&self, engine: Option<&Engine>) -> bool {
         let units: Vec<_> = lock(&self.0).iter().filter_map(Weak::upgrade).collect();
-        let has_engine =
-            |unit: &unit::Inner| engine.is_none_or(|engine| Engine::same(engine, unit.blueprint.component.engine()));
+        let has_engine = |unit: &dyn HasIdle| engine.is_none_or(|engine| Engine::same(engine, unit.engine()));
         let mut idle: Vec<_> =
-            units.iter().filter(|unit| has_engine(unit)).filter_map(|unit| Some((unit.pool.oldest()?, unit))).collect();
+            units.iter().filter(|unit| has_engine(&***unit)).filter_map(|unit| Some((unit.oldest()?, unit))).collect();
         idle.sort_by_key(|(oldest, _)| *oldest);
-        idle.into_iter().any(|(_, unit)| unit.pool.evict())
+        idle.into_iter().any(|(_, unit)| unit.evict())
     }
 }

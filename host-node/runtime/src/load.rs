@@ -3,7 +3,7 @@
 use crate::{
     cache::CodeCache,
     engine::{RuntimeError, RuntimeOptions},
-    evict::Units,
+    evict::{HasIdle, Units},
     failure::NoRoom,
     host::Host,
     inspect::{self, Inspection, Kind},
@@ -12,12 +12,13 @@ use crate::{
     linker, lock,
     network::{Network, NodeNetwork},
     parts::EdgeError,
-    unit::{self, UnitConfig},
+    standing::{Standing, Standings},
+    unit::UnitConfig,
     volumes::VolumeKeeper,
 };
 use bytes::Bytes;
 use lattice::{
-    id::{ComponentName, Digest},
+    id::{ComponentName, Digest, WorkloadName},
     spec::Optimize,
 };
 use std::{
@@ -53,6 +54,7 @@ struct RuntimeInner {
     memory: Arc<NodeMemory>,
     network: Arc<NodeNetwork>,
     units: Arc<Units>,
+    standings: Standings,
     volumes: Arc<VolumeKeeper>,
     compiled: AtomicU64,
     from_disk: AtomicU64,
@@ -163,6 +165,7 @@ impl Runtime {
                 move || units.evict(None)
             }),
             units,
+            standings: Standings::default(),
             volumes: VolumeKeeper::open(options.volumes).map_err(RuntimeError::Volumes)?,
             compiled: AtomicU64::new(0),
             from_disk: AtomicU64::new(0),
@@ -242,6 +245,11 @@ impl Runtime {
         &self.0.volumes
     }
 
+    /// What is known here of keeping instances of this component.
+    pub(crate) fn standing(&self, workload: &WorkloadName, digest: Digest) -> Arc<Standing> {
+        self.0.standings.of(workload, digest)
+    }
+
     /// What the guests of one unit reach outside.
     pub(crate) fn network(&self, config: &UnitConfig) -> Arc<Network> {
         let name = format!("{}.{}", config.workload, config.replica);
@@ -258,12 +266,12 @@ impl Runtime {
         self.0.places.clone().try_acquire_owned().map_err(|_| NoRoom::Places(self.0.places_max))
     }
 
-    /// The instances of this unit, too, make room for others when they are idle.
-    pub(crate) fn register(&self, unit: &Arc<unit::Inner>) {
-        self.0.units.add(unit);
+    /// These instances, too, make room for others when they are idle.
+    pub(crate) fn register(&self, idle: Weak<dyn HasIdle>) {
+        self.0.units.add(idle);
     }
 
-    /// Drops an idle instance of some unit, so that there is more of what an instance for this engine lacks. False if
+    /// Drops an idle instance of some unit or part, so that there is more of what an instance for this engine lacks. False if
     /// there is none.
     pub(crate) fn evict(&self, lacks: &NoRoom, engine: &Engine) -> bool {
         match lacks {

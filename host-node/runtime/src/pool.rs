@@ -1,18 +1,19 @@
-//! Instances between two requests: which are kept, for whom, for how long, and when keeping ends for the whole unit.
+//! Instances between two requests: which are kept, for whom, and for how long.
 //!
 //! Some guests survive one request only: a second one on the same instance fails without a trap. So a kept instance is
-//! given to GET and HEAD alone until a second use has succeeded, and failures of kept instances count as strikes.
+//! given to GET and HEAD alone until a second use has succeeded, and failures of kept instances count as strikes, which
+//! end keeping: see `standing.rs`.
 
-use crate::{host::Host, lock};
+use crate::{host::Host, lock, standing::Standing};
 use http::Method;
 use std::{
     any::Any,
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     sync::{
-        Arc, Mutex, OnceLock,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+        Arc, Mutex,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::Store;
@@ -151,12 +152,6 @@ impl Drop for Alive {
     }
 }
 
-/// Strikes within the last [`STRIKE_WINDOW`] reused requests that end reuse.
-const STRIKES_MAX: usize = 3;
-const STRIKE_WINDOW: u64 = 1000;
-/// Among the first requests one strike is enough: a guest that cannot be reused shows it at once.
-const FIRST_USES: u64 = 16;
-
 /// Handles that an instance may hold between two requests.
 const HANDLES_KEPT_MAX: usize = 500;
 
@@ -166,38 +161,26 @@ pub(crate) struct Pool {
     live: Arc<AtomicU32>,
     created: AtomicU64,
     retired: Mutex<BTreeMap<Retirement, u64>>,
-    /// Reused requests, successful or not.
-    reused: AtomicU64,
-    /// A second use has succeeded.
-    proved: AtomicBool,
-    strikes: Mutex<VecDeque<u64>>,
-    off: OnceLock<Off>,
-}
-
-struct Off {
-    reason: String,
-    at: SystemTime,
+    standing: Arc<Standing>,
 }
 
 impl Pool {
-    pub(crate) fn new(reuse: Reuse) -> Self {
+    pub(crate) fn new(reuse: Reuse, standing: Arc<Standing>) -> Self {
         Self {
             reuse,
             idle: Mutex::default(),
             live: Arc::default(),
             created: AtomicU64::new(0),
             retired: Mutex::default(),
-            reused: AtomicU64::new(0),
-            proved: AtomicBool::new(false),
-            strikes: Mutex::default(),
-            off: OnceLock::new(),
+            standing,
         }
     }
 
     /// An instance for a request of that method, or `None` for a fresh one. The last one used comes first: its memory is
     /// in the caches, and those at the bottom get old.
     pub(crate) fn take(&self, method: &Method) -> Option<Instance> {
-        let may_try = self.proved.load(Relaxed) || matches!(*method, Method::GET | Method::HEAD);
+        let may_try =
+            !self.standing.is_off() && (self.standing.is_proved() || matches!(*method, Method::GET | Method::HEAD));
         let mut idle = lock(&self.idle);
         let found = match may_try {
             true => idle.pop(),
@@ -216,15 +199,14 @@ impl Pool {
     pub(crate) fn give_back(&self, mut instance: Instance) {
         instance.uses += 1;
         if instance.uses > 1 {
-            self.reused();
+            self.standing.reused();
         }
         self.keep(instance);
     }
 
-    /// A request of a kept instance went well.
-    pub(crate) fn reused(&self) {
-        self.reused.fetch_add(1, Relaxed);
-        self.proved.store(true, Relaxed);
+    /// What is known of keeping instances of this component.
+    pub(crate) fn standing(&self) -> &Standing {
+        &self.standing
     }
 
     /// Takes an instance back that has no work left.
@@ -263,8 +245,12 @@ impl Pool {
         *lock(&self.retired).entry(reason).or_default() += 1;
     }
 
-    /// Drops what nobody has used for long, beyond those that are kept warm.
+    /// Drops what nobody has used for long, beyond those that are kept warm, and what was kept before keeping ended.
     pub(crate) fn expire(&self, now: Instant) {
+        self.standing.forgive(now);
+        if self.standing.is_off() {
+            self.drop_used();
+        }
         let mut old = Vec::new();
         {
             let mut idle = lock(&self.idle);
@@ -318,38 +304,13 @@ impl Pool {
         }
     }
 
-    /// A kept instance failed without a trap. Answers why reuse ends, if it ends now.
-    pub(crate) fn strike(&self, what: &str) -> Option<&str> {
-        let now = self.reused.fetch_add(1, Relaxed) + 1;
-        let strikes = {
-            let mut strikes = lock(&self.strikes);
-            strikes.push_back(now);
-            strikes.retain(|at| now - at < STRIKE_WINDOW);
-            strikes.len()
-        };
-        let reason = if now <= FIRST_USES {
-            format!("a kept instance {what} (use {now} of kept instances)")
-        } else if strikes >= STRIKES_MAX {
-            format!("{strikes} kept instances failed within {STRIKE_WINDOW} requests; the last one {what}")
-        } else {
-            return None;
-        };
-        let is_new = self.off.set(Off { reason, at: SystemTime::now() }).is_ok();
+    /// Drops those that have served somebody.
+    pub(crate) fn drop_used(&self) {
         let used = lock(&self.idle).extract_if(.., |kept| kept.uses > 0).collect::<Vec<_>>();
         for instance in used {
             self.retire(Retirement::Spent);
             drop(instance);
         }
-        self.off().filter(|_| is_new)
-    }
-
-    pub(crate) fn off(&self) -> Option<&str> {
-        self.off.get().map(|off| off.reason.as_str())
-    }
-
-    /// When keeping ended.
-    pub(crate) fn off_at(&self) -> Option<SystemTime> {
-        self.off.get().map(|off| off.at)
     }
 
     /// Instances that wait for a request.
@@ -357,16 +318,12 @@ impl Pool {
         lock(&self.idle).len() as u32
     }
 
-    pub(crate) fn is_proved(&self) -> bool {
-        self.proved.load(Relaxed)
-    }
-
     pub(crate) fn requests_max(&self) -> u32 {
         self.reuse.requests
     }
 
     pub(crate) fn is_on(&self) -> bool {
-        self.reuse.enabled && self.off.get().is_none()
+        self.reuse.enabled && !self.standing.is_off()
     }
 
     pub(crate) fn live(&self) -> u32 {
@@ -379,34 +336,5 @@ impl Pool {
 
     pub(crate) fn retired(&self) -> BTreeMap<Retirement, u64> {
         lock(&self.retired).clone()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pool_after(reused: u64) -> Pool {
-        let pool = Pool::new(Reuse::default());
-        pool.reused.store(reused, Relaxed);
-        pool
-    }
-
-    #[test]
-    fn one_early_strike_ends_reuse() {
-        let pool = pool_after(0);
-        assert!(pool.strike("returned without a response").unwrap().contains("returned without a response"));
-        assert!(!pool.is_on());
-        assert!(pool.strike("again").is_none(), "said once");
-    }
-
-    #[test]
-    fn later_it_takes_three_in_a_thousand() {
-        let pool = pool_after(5000);
-        assert!(pool.strike("failed").is_none());
-        pool.reused.fetch_add(STRIKE_WINDOW, Relaxed);
-        assert!(pool.strike("failed").is_none(), "the first one is forgotten");
-        assert!(pool.strike("failed").is_none());
-        assert!(pool.strike("failed").is_some());
     }
 }

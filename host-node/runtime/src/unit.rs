@@ -2,6 +2,7 @@
 
 use crate::{
     admission::Admission,
+    evict::HasIdle,
     exchange,
     failure::{Failure, NoRoom},
     host,
@@ -93,7 +94,8 @@ pub struct UnitStats {
     pub collateral: u64,
     /// Failures that were held against keeping instances.
     pub strikes: u64,
-    /// Why instances are no longer kept, though the configuration says so.
+    /// Why instances are no longer kept, though the configuration says so: a finding of this unit, or of another of the
+    /// same workload and component.
     pub reuse_disabled: Option<String>,
     /// What guests did outside.
     pub network: NetworkStats,
@@ -139,7 +141,7 @@ impl Unit {
         })?;
         let inner = Arc::new(Inner {
             admission: Admission::new(turns, config.limits.queue),
-            pool: Pool::new(config.reuse.clone()),
+            pool: Pool::new(config.reuse.clone(), runtime.standing(&config.workload, component.digest())),
             workers: Workers::new(seats, config.reuse.max_instances),
             stop: CancellationToken::new(),
             counters: Counters::default(),
@@ -163,7 +165,8 @@ impl Unit {
             inner.pool.add(instance);
         }
         // Only now: its own first instances do not make room for each other.
-        runtime.register(&inner);
+        let idle: Weak<dyn HasIdle> = Arc::<Inner>::downgrade(&inner);
+        runtime.register(idle);
         tokio::spawn(keep_house(inner.clone()));
         Ok(Self(inner))
     }
@@ -204,6 +207,7 @@ impl Unit {
 
     pub fn stats(&self) -> UnitStats {
         let Inner { admission, pool, counters, blueprint, parts, .. } = &*self.0;
+        let (reuse_disabled, reuse_disabled_at) = pool.standing().off().map(|off| (off.reason, off.at)).unzip();
         UnitStats {
             requests: counters.requests.load(Relaxed),
             refused: counters.refused.load(Relaxed),
@@ -218,10 +222,10 @@ impl Unit {
             instances_retired: pool.retired(),
             collateral: counters.collateral.load(Relaxed),
             strikes: counters.strikes.load(Relaxed),
-            reuse_disabled: pool.off().map(str::to_owned),
+            reuse_disabled,
             network: self.0.blueprint.network.stats(),
             parts: parts.stats(),
-            reuse_disabled_at: pool.off_at(),
+            reuse_disabled_at,
             tally: blueprint.tally.read(),
         }
     }
@@ -288,6 +292,20 @@ pub(crate) struct Inner {
     parts: Arc<Parts>,
     /// Its ticker must go on for as long as there are guests to interrupt.
     runtime: Runtime,
+}
+
+impl HasIdle for Inner {
+    fn engine(&self) -> &wasmtime::Engine {
+        self.blueprint.component.engine()
+    }
+
+    fn oldest(&self) -> Option<(bool, Instant)> {
+        self.pool.oldest()
+    }
+
+    fn evict(&self) -> bool {
+        self.pool.evict()
+    }
 }
 
 #[derive(Default)]
@@ -410,10 +428,11 @@ impl Inner {
 
     pub(crate) fn strike(&self, failure: &Failure) {
         self.counters.strikes.fetch_add(1, Relaxed);
-        if let Some(reason) = self.pool.strike(&failure.message()) {
+        if let Some(reason) = self.pool.standing().strike(&failure.message()) {
             let UnitConfig { workload, replica, .. } = &self.blueprint.config;
             let digest = self.blueprint.component.digest();
             tracing::warn!(%workload, replica, %digest, reason, "instances are no longer reused");
+            self.pool.drop_used();
             self.workers.retire_all(Retirement::Spent);
         }
     }

@@ -75,7 +75,7 @@ impl Workers {
     /// kept instance, else in a fresh one, else in line before an instance that computes.
     fn place(&self, pool: &Pool, ticket: &Arc<Ticket>) -> Option<Place> {
         let mut all = lock(&self.all);
-        let proved = pool.is_proved();
+        let proved = pool.standing().is_proved();
         let join = |all: &[Arc<Worker>], in_line: bool| {
             let mut able: Vec<_> =
                 all.iter().filter_map(|worker| Some((worker.seats_taken(self.seats, in_line)?, worker))).collect();

@@ -2,7 +2,7 @@
 
 use super::assemble::Assembly;
 use crate::{
-    failure::Failure,
+    failure::{Failure, NoRoom},
     host::{self, Host},
     limits::{self, CpuMeter, Limits},
     load::Runtime,
@@ -117,21 +117,29 @@ impl Maker {
         Some(Self { blueprint, assembly: assembly.clone(), at, runtime: runtime.clone(), live, created })
     }
 
+    /// Where the node has no room, idle instances of any unit or part go.
     pub(crate) async fn make(&self, meter: Arc<CpuMeter>) -> Result<PartInstance, Failure> {
-        let Some(part) = self.assembly.parts().get(self.at) else { return Err(Failure::Stopped) };
-        let engine = self.blueprint.component.engine();
-        let place = loop {
-            match self.runtime.place() {
-                Ok(place) => break place,
-                Err(lacks) if self.runtime.evict(&lacks, engine) => {}
-                Err(lacks) => return Err(Failure::NoRoom(lacks)),
+        loop {
+            match self.try_make(meter.clone()).await {
+                Err(Failure::NoRoom(lacks)) if self.runtime.evict(&lacks, self.blueprint.component.engine()) => {}
+                result => return result,
             }
-        };
+        }
+    }
+
+    async fn try_make(&self, meter: Arc<CpuMeter>) -> Result<PartInstance, Failure> {
+        let Some(part) = self.assembly.parts().get(self.at) else { return Err(Failure::Stopped) };
+        let place = self.runtime.place().map_err(Failure::NoRoom)?;
         let store = host::store(&self.blueprint, meter, self.runtime.memory().clone());
         let mut store = store.map_err(|error| Failure::Trap(format!("{error:#}")))?;
         let instance = match part.pre.instantiate_async(&mut store).await {
             Ok(instance) => instance,
-            Err(error) => return Err(Failure::of(&error, store.data())),
+            Err(error) => {
+                return Err(match Failure::of(&error, store.data()) {
+                    Failure::NodeMemory => Failure::NoRoom(NoRoom::Memory), // no call had begun
+                    failure => failure,
+                });
+            }
         };
         store.data_mut().memory.started();
         let functions = part.functions.iter().filter_map(|index| instance.get_func(&mut store, index)).collect();
@@ -203,6 +211,20 @@ impl Idle {
             instances.drain(..old).collect()
         };
         drop(old); // without the lock
+    }
+
+    /// As [`HasIdle`](crate::evict::HasIdle) has it.
+    pub(crate) fn oldest(&self) -> Option<(bool, Instant)> {
+        let instances = lock(&self.instances);
+        instances.first().map(|oldest| (instances.len() <= self.keep, oldest.idle_since))
+    }
+
+    pub(crate) fn evict(&self) -> bool {
+        let oldest = {
+            let mut instances = lock(&self.instances);
+            (!instances.is_empty()).then(|| instances.remove(0))
+        };
+        oldest.is_some() // dropped without the lock
     }
 
     pub(crate) fn clear(&self) {

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     admission::{Admission, QUEUE_WAIT_MAX},
     bridge::Values,
+    evict::HasIdle,
     failure::Failure,
     host::Host,
     limits::{CpuMeter, CpuSpent},
@@ -123,6 +124,11 @@ impl Parts {
             };
             started.map_err(|failure| (part.name.clone(), failure))?;
         }
+        // Only now: the first instances do not make room for each other.
+        for part in &parts.parts {
+            let idle: Weak<dyn HasIdle> = Arc::<Running>::downgrade(part);
+            runtime.register(idle);
+        }
         tokio::spawn(keep_house(parts.parts.clone(), stop));
         Ok(parts)
     }
@@ -219,6 +225,26 @@ pub(crate) struct Running {
     failures: AtomicU64,
     refused: AtomicU64,
     last_error: Mutex<Option<String>>,
+}
+
+impl HasIdle for Running {
+    fn engine(&self) -> &wasmtime::Engine {
+        self.maker.blueprint.component.engine()
+    }
+
+    fn oldest(&self) -> Option<(bool, Instant)> {
+        match &self.kind {
+            Kind::ByCall(idle) => idle.oldest(),
+            Kind::Service(_) => None,
+        }
+    }
+
+    fn evict(&self) -> bool {
+        match &self.kind {
+            Kind::ByCall(idle) => idle.evict(),
+            Kind::Service(_) => false,
+        }
+    }
 }
 
 enum Kind {

@@ -205,7 +205,7 @@ async fn inside(
             ended?;
         }
         if accessor.poll_ready_for_concurrent_call(handle, cx).is_ready()
-            && let Some((ticket, request)) = worker.enter(unit.pool.is_proved())
+            && let Some((ticket, request)) = worker.enter(unit.pool.standing().is_proved())
         {
             if ticket.reused.load(Relaxed) {
                 unit.counters.reuse_hits.fetch_add(1, Relaxed);
@@ -276,7 +276,7 @@ async fn one(
         Ok(()) => {
             worker.give_back_turn(&ticket);
             if ticket.reused.load(Relaxed) {
-                unit.pool.reused();
+                unit.pool.standing().reused();
             }
         }
         Err(failure) => {

@@ -160,9 +160,9 @@ async fn configuration_reaches_the_guest() {
 
 #[tokio::test]
 async fn a_guest_may_ask_who_it_is() {
-    let unit = start("whoami", |config| config.replica = 7).await;
-    let expected = format!("{}.7\n", config().workload);
-    assert_eq!(text(&unit, get("/")).await.unwrap(), (200, expected));
+    let me = |config: &mut UnitConfig| (config.workload, config.replica) = (WorkloadName::new("me").unwrap(), 7);
+    let unit = start("whoami", me).await;
+    assert_eq!(text(&unit, get("/")).await.unwrap(), (200, "me.7\n".into()));
 }
 
 #[tokio::test]

@@ -29,7 +29,10 @@ use lattice_runtime::{
 };
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, LazyLock, Mutex},
+    sync::{
+        Arc, LazyLock, Mutex,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -76,9 +79,12 @@ impl LogSink for Kept {
     }
 }
 
+/// Of a workload of its own: what the runtime finds out about a component, it remembers for the workload.
 fn config() -> UnitConfig {
+    static WORKLOADS: AtomicU32 = AtomicU32::new(0);
+    let workload = format!("shop-{}", WORKLOADS.fetch_add(1, Relaxed));
     UnitConfig {
-        workload: WorkloadName::new("shop").unwrap(),
+        workload: WorkloadName::new(workload).unwrap(),
         replica: 0,
         env: [("GREETING".to_owned(), "moin".to_owned())].into(),
         config: [("currency".to_owned(), "eur".to_owned())].into(),

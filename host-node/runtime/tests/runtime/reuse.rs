@@ -94,3 +94,35 @@ async fn a_guest_that_cannot_be_reused_is_found_out_unharmed() {
     assert!(stats.reuse_disabled.unwrap().contains("without a response"));
     assert!(stats.reuse_disabled_at.is_some());
 }
+
+/// What one replica finds out, the others of its workload need not: those beside it and those after it.
+#[tokio::test]
+async fn a_guest_that_cannot_be_reused_is_found_out_once() {
+    let name = WorkloadName::new("found-out").unwrap();
+    let replica = |index| {
+        start("hello-js-fetch", {
+            let name = name.clone();
+            move |config| (config.workload, config.replica) = (name, index)
+        })
+    };
+    let (first, second) = (replica(0).await, replica(1).await);
+    assert_eq!(text(&second, get("/")).await.unwrap().0, 200);
+    assert_eq!(second.stats().instances_idle, 1);
+    for _ in 0..2 {
+        assert_eq!(text(&first, get("/")).await.unwrap().0, 200);
+    }
+    assert_eq!(first.stats().strikes, 1);
+    drop(first);
+    let third = replica(0).await;
+    for unit in [&second, &third] {
+        for _ in 0..3 {
+            assert_eq!(text(unit, get("/")).await.unwrap().0, 200);
+        }
+        let stats = unit.stats();
+        assert!(stats.reuse_disabled.unwrap().contains("without a response"));
+        assert_eq!((stats.retries, stats.strikes, stats.reuse_hits), (0, 0, 0), "nobody tries again");
+    }
+    // Callers of one workload decide nothing for another.
+    let other = start("hello-js-fetch", |_| ()).await;
+    assert_eq!(other.stats().reuse_disabled, None);
+}

@@ -2,7 +2,7 @@
 
 use super::*;
 use futures_util::future::join_all;
-use lattice_runtime::{NoRoom, Retirement, StartError};
+use lattice_runtime::{NoRoom, Part, PartRole, Retirement, StartError};
 
 struct Node {
     runtime: Runtime,
@@ -53,6 +53,28 @@ async fn idle_instances_make_room_and_warm_ones_last() {
     // Nobody's housekeeping takes them back, and a request does.
     assert_eq!(text(&one, get("/")).await.unwrap().0, 200);
     assert_eq!((one.stats().instances_live, third.stats().instances_live), (1, 3));
+}
+
+/// Instances of parts that nobody calls make room as well, for units and for other parts; what is kept warm goes last.
+#[tokio::test]
+async fn idle_parts_make_room() {
+    let node = Node::new(|options| options.max_instances = 3);
+    let (caller, part) = (node.component(guest("part-caller")).await, node.component(guest("part")).await);
+    let start = async |role| {
+        let part = Part::new(parts::name("part"), part.clone(), role);
+        let edges = parts::edges("part", &parts::INTERFACES);
+        let assembly = node.runtime.assemble(caller.clone(), vec![part], edges).unwrap();
+        Unit::start(&node.runtime, assembly, config()).await.unwrap()
+    };
+    let live = |unit: &Unit| (unit.stats().instances_live, parts::part(unit).instances_live);
+    let lazy = start(parts::lazy()).await;
+    assert_eq!(parts::body(&lazy, "/add/1").await, "1");
+    assert_eq!(live(&lazy), (1, 1));
+    let isolated = start(PartRole::Isolated).await;
+    assert_eq!((live(&lazy), live(&isolated)), ((1, 0), (1, 1)), "nobody wants to keep the lazy one");
+    assert_eq!(parts::body(&lazy, "/add/1").await, "1");
+    assert_eq!(live(&lazy), (1, 1), "a part is made in the place of one that is idle");
+    assert_eq!(live(&isolated).0 + live(&isolated).1, 1);
 }
 
 /// In the middle of a guest's work, on its own stack, with instances that have stacks as well.
