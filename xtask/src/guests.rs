@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 27] = [
+const RUST: [&str; 28] = [
     "border",
     "border02",
     "border03",
@@ -53,6 +53,7 @@ const RUST: [&str; 27] = [
     "fetcher",
     "fetcher03",
     "files",
+    "files03",
     "greeter",
     "hello-composed",
     "hello-http02",

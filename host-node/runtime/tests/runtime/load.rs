@@ -142,3 +142,37 @@ fn missing_imports_are_named_with_what_is_near() {
     let expect = "the component imports a:b/c@1.0.0, which is not offered here; near it: a:b/c@2";
     assert_eq!(error.to_string(), expect);
 }
+
+/// What is refused is refused by its name, when a spec is put or when the code is compiled.
+#[tokio::test]
+async fn proposals_that_no_component_needs_are_not_offered() {
+    let v128 = "(v128.const i64x2 0 0)";
+    let i64 = "(i64.const 0)";
+    for (module, names) in [
+        ("(memory i64 1)".to_owned(), "memory64"),
+        ("(memory 1) (memory 1)".to_owned(), "multiple memories"),
+        ("(memory 1 1 shared)".to_owned(), "threads"),
+        ("(memory 1 (pagesize 1))".to_owned(), "custom page sizes"),
+        ("(func $f return_call $f)".to_owned(), "tail calls"),
+        ("(type $f (func)) (func (param (ref $f)))".to_owned(), "function references"),
+        ("(type (struct))".to_owned(), "gc"),
+        ("(tag)".to_owned(), "exceptions"),
+        (format!("(func (drop (i8x16.relaxed_swizzle {v128} {v128})))"), "relaxed SIMD"),
+        (format!("(func (result i64 i64) (i64.add128 {i64} {i64} {i64} {i64}))"), "wide arithmetic"),
+        ("(type $f (func)) (type (cont $f))".to_owned(), "stack switching"),
+        ("(type (shared (func)))".to_owned(), "shared-everything"),
+    ] {
+        let bytes = wat::parse_str(format!("(component (core module {module}))")).unwrap();
+        let error = refusal(&bytes).await.to_string();
+        assert!(error.contains(names), "{module}: {error}");
+    }
+    for (definition, names) in [
+        ("(type (func (param \"x\" error-context)))", "error-context"),
+        ("(type (map string u32))", "map"),
+        ("(type (list u8 4))", "fixed-length lists"),
+    ] {
+        let bytes = wat::parse_str(format!("(component {definition})")).unwrap();
+        let error = refusal(&bytes).await.to_string();
+        assert!(error.contains(names), "{definition}: {error}");
+    }
+}

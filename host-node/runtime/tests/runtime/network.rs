@@ -352,6 +352,63 @@ async fn failures_have_their_codes_and_times_their_ends() {
     }
 }
 
+/// One replica's guests have so many requests under way together, whatever waits at the other end.
+#[tokio::test]
+async fn requests_of_a_replica_are_bounded() {
+    const REQUESTS_MAX: usize = 256;
+    NAMES.set("busy.test", &[&[HERE]]);
+    for version in VERSIONS {
+        let server = Server::start(HERE, 0).await;
+        let bytes = guest(version);
+        let component = OUTSIDE.load(Digest::of(&bytes), bytes).await.unwrap();
+        let mut config = UnitConfig { grants: grants(&["http://busy.test:*"]), ..config() };
+        (config.reuse.max_instances, config.limits.concurrency) = (REQUESTS_MAX as u32 + 8, REQUESTS_MAX as u32 + 8);
+        let unit = Arc::new(Unit::start(&OUTSIDE, alone(&OUTSIDE, component), config).await.unwrap());
+        let url = |path: &str| format!("http://busy.test:{}{path}", server.address.port());
+        let calls: Vec<_> = (0..REQUESTS_MAX)
+            .map(|_| {
+                let (unit, request) = (unit.clone(), fetch(&url("/slow"), &[]));
+                tokio::spawn(async move { unit.call(request).await.map(drop) })
+            })
+            .collect();
+        until("the server has the requests", || server.heads.lock().unwrap().len() == REQUESTS_MAX).await;
+        let (status, why) = text(&unit, fetch(&url("/"), &[])).await.unwrap();
+        assert_eq!((status, why.as_str()), (502, "ErrorCode::ConnectionLimitReached\n"), "{version}");
+        for call in calls {
+            call.abort();
+        }
+        until("their requests are gone", || server.given_up.load(SeqCst) == REQUESTS_MAX).await;
+        assert_eq!(text(&unit, fetch(&url("/"), &[])).await.unwrap().0, 200, "{version}: there is room again");
+    }
+}
+
+/// Connections that nobody uses count as well. One more waits until one of them ends.
+#[tokio::test]
+async fn connections_of_a_replica_are_bounded() {
+    const CONNECTIONS_MAX: usize = 512;
+    let server = Server::start(HERE, 0).await;
+    // Each name has connections of its own.
+    let name = |i: usize| format!("host-{i}.test");
+    (0..=CONNECTIONS_MAX).for_each(|i| NAMES.set(&name(i), &[&[HERE]]));
+    let (unit, _) = fetcher("fetcher", &["http://*:*"]).await;
+    let ask = |i: usize, options: &[(&str, &str)]| {
+        text(&unit, fetch(&format!("http://{}:{}/", name(i), server.address.port()), options))
+    };
+    let begun = std::time::Instant::now();
+    for first in (0..CONNECTIONS_MAX).step_by(32) {
+        let asked = futures_util::future::join_all((first..first + 32).map(|i| ask(i, &[]))).await;
+        assert!(asked.iter().all(|answer| answer.as_ref().unwrap().0 == 200), "{asked:?}");
+    }
+    let (status, why) = ask(CONNECTIONS_MAX, &[("x-connect-ms", "100")]).await.unwrap();
+    // On a machine that took so long the first ones have ended.
+    if begun.elapsed() < Duration::from_secs(15) {
+        assert_eq!((status, why.as_str()), (502, "ErrorCode::ConnectionTimeout\n"));
+        assert_eq!(server.connections(), CONNECTIONS_MAX);
+    }
+    // Idle ones end after 15 s, so this one gets its place.
+    assert_eq!(ask(CONNECTIONS_MAX, &[("x-connect-ms", "25000")]).await.unwrap().0, 200);
+}
+
 /// What a guest waits for ends with the guest.
 #[tokio::test]
 async fn requests_end_with_their_instance() {

@@ -288,3 +288,25 @@ async fn guests_of_both_versions_start_with_volumes() {
         assert_eq!(text(&unit, get("/quiet")).await.unwrap().0, 200);
     }
 }
+
+/// 0.3 writes over streams, which have a way of their own through the quota.
+#[tokio::test]
+async fn streams_of_0_3_write_to_volumes_within_their_bounds() {
+    let node = Node::new();
+    let unit = node.start_as("files03", vec![empty("/data", MIB), empty("/other", 16 * MIB)]).await.unwrap();
+    for (method, path, expect) in [
+        ("POST", "/data/log?abc", "3"),
+        ("POST", "/data/log?def", "6"),
+        ("PUT", "/data/log?x", "6"),
+        ("GET", "/data/log", "xbcdef"),
+    ] {
+        assert_eq!(ask(&unit, method, path).await, (200, expect.into()), "{method} {path}");
+    }
+    let (written, why) = attack(&unit, "fill").await;
+    assert_eq!(why, "ErrorCode::InsufficientSpace");
+    assert!((MIB / 2..=MIB).contains(&written), "{written}");
+    assert!(node.used(&node.path("volumes")) <= MIB + MIB / 4);
+    // The other volume has a size of its own, and the instance goes on.
+    assert_eq!(ask(&unit, "POST", "/other/log?abc").await, (200, "3".into()));
+    assert_eq!(unit.stats().failures, 0);
+}
