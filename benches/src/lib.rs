@@ -1,5 +1,5 @@
-//! What the benches share: worlds to decide about, one small HTTP exchange, a nats-server, and the comparison with a
-//! peer. No measurement happens here: each file in `benches/` asks one question and says in its header which.
+//! What the benches share: worlds to decide about, one small HTTP exchange, a nats-server, whole nodes, and the comparison
+//! with a peer. No measurement happens here: each file in `benches/` asks one question and says in its header which.
 //!
 //! Start at [`Pairs`]. How to run the benches and how to read them: `docs/performance.md`.
 
@@ -8,6 +8,8 @@
 pub mod nats_server;
 #[cfg(feature = "criterion")]
 mod pairs;
+#[cfg(feature = "criterion")]
+pub mod processes;
 pub mod small;
 pub mod world;
 

@@ -17,9 +17,18 @@ pub struct NatsServer {
 impl NatsServer {
     /// Returns when it listens.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With JetStream, in that directory.
+    pub fn start_with_storage(dir: &Path) -> Self {
+        Self::start_with(&["-js", "-sd", &dir.display().to_string()])
+    }
+
+    fn start_with(more: &[&str]) -> Self {
         let program = program();
         let mut command = Command::new(&program);
-        command.args(["--addr", "127.0.0.1", "--port", "-1"]).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.args(["--addr", "127.0.0.1", "--port", "-1"]).args(more).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot run {}: {error}", program.display()));
         let log = BufReader::new(child.stderr.take().expect("stderr is piped"));
         let mut server = Self { url: String::new(), child, log };
