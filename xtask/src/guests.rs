@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 28] = [
+const RUST: [&str; 29] = [
     "border",
     "border02",
     "border03",
@@ -55,6 +55,7 @@ const RUST: [&str; 28] = [
     "files",
     "files03",
     "greeter",
+    "grpc-echo",
     "hello-composed",
     "hello-http02",
     "hello-http03",

@@ -23,7 +23,7 @@ Tasks:
   tidy                           check the structure alone: crates, sources, documents
   schema                         write the JSON Schemas in docs/ from the types
   guests [--rust-only]           build the components of guests/ into target/guests
-  clients                        install the NATS clients of other languages that tests use
+  clients                        install the NATS and HTTP clients in Python that tests use
   nats [--version V]             find or install nats-server and print its path
   help                           print this";
 
@@ -43,7 +43,11 @@ fn main() -> ExitCode {
             Some(options) => count::run(&options),
             None => return misused(&arguments),
         },
-        ["clients"] => clients::run().map(|python| println!("{}", python.display())),
+        ["clients"] => clients::run().map(|pythons| {
+            for (variable, python) in pythons {
+                println!("{variable}={}", python.display());
+            }
+        }),
         ["guests"] => guests::run(&guests::Options { rust_only: false }),
         ["guests", "--rust-only"] => guests::run(&guests::Options { rust_only: true }),
         ["nats"] => nats::find().map(|path| println!("{}", path.display())),

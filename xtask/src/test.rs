@@ -17,8 +17,6 @@ const RECOMMENDED_SERVER_VARIABLE: &str = "LATTICE_NATS_SERVER_RECOMMENDED";
 const LEAST_SERVER_VARIABLE: &str = "LATTICE_NATS_SERVER_LEAST";
 /// A server that nodes must refuse.
 const TOO_OLD_SERVER_VARIABLE: &str = "LATTICE_NATS_SERVER_TOO_OLD";
-/// A Python that has nats-py.
-const NATS_PY_VARIABLE: &str = "LATTICE_NATS_PY";
 /// The folder of the built guests.
 const GUESTS_VARIABLE: &str = "LATTICE_GUESTS";
 
@@ -46,10 +44,10 @@ pub(crate) fn run() -> ExitCode {
     });
     let clients = report.check("clients", clients::run);
     match (guests, servers, clients) {
-        (Some(()), Some(servers), Some(python)) => report.tests(|| {
+        (Some(()), Some(servers), Some(pythons)) => report.tests(|| {
             let mut cargo = workspace::cargo();
             cargo.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
-            cargo.envs(servers).env(NATS_PY_VARIABLE, python);
+            cargo.envs(servers).envs(pythons);
             cargo.env(GUESTS_VARIABLE, workspace::root().join("target/guests"));
             count_tests(&mut cargo, &mut std::io::stdout())
         }),

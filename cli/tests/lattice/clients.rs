@@ -3,10 +3,11 @@
 use crate::harness::{PATIENCE, SharedLattice, shared, workspace};
 use std::{path::PathBuf, process::Output};
 
-/// A Python with nats-py: named, or the one that `cargo xtask clients` set up.
-fn python() -> PathBuf {
-    let named = std::env::var_os("LATTICE_NATS_PY").map(PathBuf::from);
-    let path = named.unwrap_or_else(|| workspace().join("target/toolchains/nats-py/bin/python"));
+/// A Python with the clients of one set: named, or the one that `cargo xtask clients` set up.
+pub fn python_with(set: &str) -> PathBuf {
+    let variable = format!("LATTICE_{}", set.replace('-', "_").to_uppercase());
+    let named = std::env::var_os(variable).map(PathBuf::from);
+    let path = named.unwrap_or_else(|| workspace().join("target/toolchains").join(set).join("bin/python"));
     assert!(path.is_file(), "{} is missing: run `cargo xtask clients`", path.display());
     path
 }
@@ -46,20 +47,20 @@ async fn put_with(name: &str, client: impl AsyncFn(&SharedLattice, &str) -> Outp
     lattice.serving(&format!("{name}.test"), "/").await;
 }
 
-async fn run(program: PathBuf, arguments: &[&str]) -> Output {
+pub async fn run(program: PathBuf, arguments: &[&str]) -> Output {
     let mut command = tokio::process::Command::new(&program);
     command.args(arguments).kill_on_drop(true).stdin(std::process::Stdio::null());
     let output = tokio::time::timeout(PATIENCE, command.output()).await;
     output.unwrap_or_else(|_| panic!("{} did not end", program.display())).unwrap()
 }
 
-fn script(name: &str) -> String {
+pub fn script(name: &str) -> String {
     workspace().join("cli/tests/clients").join(name).to_str().unwrap().to_owned()
 }
 
 #[tokio::test]
 async fn nats_py_submits_a_workload() {
-    let python = python();
+    let python = python_with("nats-py");
     put_with("from-python", async |lattice, file| {
         run(python.clone(), &[&script("put.py"), &lattice.server.url(), "default", file]).await
     })

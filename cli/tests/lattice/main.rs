@@ -15,6 +15,7 @@ mod composition;
 mod control;
 mod egress;
 mod faults;
+mod http_clients;
 mod isolation;
 mod joining;
 mod observe;
