@@ -40,6 +40,7 @@ pub fn nodes(count: u32) -> LatticeView {
             volumes: Default::default(),
             http: None,
             draining: false,
+            taints: Vec::new(),
             started_at: 0,
             renewals: 0,
         };

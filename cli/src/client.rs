@@ -125,7 +125,13 @@ pub fn explain_connect(error: ConnectError, summary: &str) -> anyhow::Error {
 
 fn changes_something(topic: &Topic) -> bool {
     use WorkloadVerb::{Delete, Rollback, Scale};
-    matches!(topic, Topic::WorkloadPut | Topic::Workload(Delete | Rollback | Scale, _))
+    matches!(
+        topic,
+        Topic::WorkloadPut
+            | Topic::Workload(Delete | Rollback | Scale, _)
+            | Topic::NodeCordon(_)
+            | Topic::NodeUncordon(_)
+    )
 }
 
 fn explain(error: BusError, lattice: &LatticeId, changes: bool) -> anyhow::Error {

@@ -2,10 +2,12 @@
 //! [`crate::error`] knows how to show.
 
 mod completions;
+mod cordon;
 mod delete;
 mod deploy;
 mod doctor;
 mod events;
+mod explain;
 mod get;
 mod history;
 mod inspect;
@@ -42,7 +44,10 @@ pub enum Command {
     History(history::Args),
     Rollback(rollback::Args),
     Logs(logs::Args),
+    Explain(explain::Args),
     Nodes(nodes::Args),
+    Cordon(cordon::CordonArgs),
+    Uncordon(cordon::UncordonArgs),
     Events(events::Args),
     Doctor(doctor::Args),
     Schema(schema::Args),
@@ -83,7 +88,10 @@ async fn run_client(command: Command, context: &Context) -> anyhow::Result<Exit>
         Command::History(args) => history::run(args, context).await,
         Command::Rollback(args) => rollback::run(args, context).await,
         Command::Logs(args) => logs::run(args, context).await,
+        Command::Explain(args) => explain::run(args, context).await,
         Command::Nodes(args) => nodes::run(args, context).await,
+        Command::Cordon(args) => cordon::run(args.node(), true, context).await,
+        Command::Uncordon(args) => cordon::run(args.node(), false, context).await,
         Command::Events(args) => events::run(args, context).await,
         Command::Doctor(args) => doctor::run(args, context).await,
         Command::Node(_) | Command::Schema(_) | Command::Completions(_) | Command::WithParent(_) => Ok(Exit::Ok),

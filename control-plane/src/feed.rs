@@ -150,6 +150,12 @@ impl Feed {
         let mut writes = Vec::new();
         match bucket {
             Bucket::Specs => {
+                for (node, order) in &view.orders {
+                    let key = Key::Node(node.clone()).to_string();
+                    if entry(&key).is_none() {
+                        writes.push((key, order.record.encode(), Precondition::Absent));
+                    }
+                }
                 let live = view.specs.values().map(|spec| &spec.record);
                 let known = self.memory.specs().filter(|copy| !view.specs.contains_key(&copy.spec.name)).chain(live);
                 for record in known {

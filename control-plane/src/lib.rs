@@ -25,6 +25,7 @@ use lattice::{
     host::{Host, Role, Unfit},
     id::{LatticeId, NodeId},
     record::{Capacity, VolumeOffer},
+    spec::Taint,
     store::{Connection, Platform},
     trigger::Trigger,
     view::LatticeView,
@@ -89,6 +90,8 @@ pub struct NodeOptions {
     pub version: String,
     pub capacity: Capacity,
     pub volumes: VolumeOffer,
+    /// What keeps workloads away that do not tolerate it.
+    pub taints: Vec<Taint>,
     /// Where it takes HTTP, for people.
     pub http: Option<String>,
     pub timing: Timing,

@@ -12,7 +12,7 @@ use lattice::{
     store::{Bucket, Connection, Platform, Precondition, StoreError},
     view::{LatticeView, Versioned},
 };
-use lattice_planner::{Action, Me, Observer, Plan, Situation, explain, plan};
+use lattice_planner::{Action, Me, Observer, Plan, Planner, Situation, claimable};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +22,8 @@ const WRITES_AT_ONCE: usize = 32;
 /// How long a pass waits for its own writes to come back through the feed before it asks for a snapshot.
 const ECHO: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(500);
+/// Delays before a replica makes room for another one: long enough for this node to see what others see.
+const DISPLACED_AFTER: u32 = 2;
 /// After this time a write whose outcome is unknown does not land any more: the connection that it waited in is gone.
 const LANDS_WITHIN: Duration = Duration::from_secs(30);
 
@@ -34,6 +36,9 @@ pub(crate) struct Reconciler {
     view: watch::Receiver<Arc<LatticeView>>,
     resync: Arc<Notify>,
     observer: Observer,
+    planner: Planner,
+    /// For views with what is not settled yet.
+    cautious: Planner,
     /// Since when this node has been connected without a break; dead holders are left alone for the kill time after it.
     connected_since: Option<Duration>,
     /// When a claim or a collection was first planned, at the expectation that it was planned with.
@@ -61,7 +66,14 @@ fn expectation(action: &Action) -> Precondition {
 fn rank(action: &Action) -> u32 {
     match action {
         Action::Claim { rank, .. } | Action::Collect { rank, .. } => *rank,
-        Action::Release { .. } => 0,
+        // Room that is needed now may be there a moment later without that.
+        Action::Release { displaced_by, .. } => {
+            if displaced_by.is_some() {
+                DISPLACED_AFTER
+            } else {
+                0
+            }
+        }
     }
 }
 
@@ -121,6 +133,8 @@ impl Reconciler {
             view,
             resync,
             observer,
+            planner: Planner::default(),
+            cautious: Planner::default(),
             connected_since: None,
             planned: BTreeMap::new(),
             unsettled: BTreeMap::new(),
@@ -194,11 +208,12 @@ impl Reconciler {
         if view.live(&me).is_some_and(|session| !session.draining) {
             return true;
         }
+        let claimable = claimable(&view);
         view.slots.iter().any(|(slot, record)| {
             let handing_over = record.record.handover_from.as_ref() == Some(&me)
                 && record.record.phase == Phase::Starting
                 && view.live(&record.record.holder).is_some();
-            let waiting = record.record.holder == me && explain(&view, slot).first().is_some();
+            let waiting = record.record.holder == me && claimable.contains(slot);
             handing_over || waiting
         })
     }
@@ -221,7 +236,7 @@ impl Reconciler {
             || self.connected_since.is_none_or(|since| now.saturating_sub(since) < self.options.timing.kill);
         let me = self.member.me();
         let situation = Situation { settling };
-        let plan = plan(&view, &me, situation);
+        let plan = self.planner.plan(&view, &me, situation);
         let wanted = self.wanted(&view, &plan, now);
         self.host.apply(wanted.clone());
         if self.connected_since.is_none() || !self.member.is_current(now) {
@@ -260,7 +275,13 @@ impl Reconciler {
     }
 
     /// The actions without the claims that would not fit beside those that are not settled yet.
-    fn affordable(&self, view: &LatticeView, me: &Me, situation: Situation, mut actions: Vec<Action>) -> Vec<Action> {
+    fn affordable(
+        &mut self,
+        view: &LatticeView,
+        me: &Me,
+        situation: Situation,
+        mut actions: Vec<Action>,
+    ) -> Vec<Action> {
         if self.unsettled.is_empty() {
             return actions;
         }
@@ -269,7 +290,7 @@ impl Reconciler {
             let held = Versioned { record: claim.record.clone(), revision: Revision(0) };
             with_unsettled.slots.insert(slot.clone(), held);
         }
-        let fits = plan(&with_unsettled, me, situation).actions;
+        let fits = self.cautious.plan(&Arc::new(with_unsettled), me, situation).actions;
         let claims =
             |action: &Action, claimed: &SlotId| matches!(action, Action::Claim { slot, .. } if slot == claimed);
         actions.retain(|action| match action {
@@ -295,15 +316,15 @@ impl Reconciler {
         let takes_back = |slot: &SlotId| {
             plan.actions.iter().any(|action| matches!(action, Action::Claim { slot: claimed, .. } if claimed == slot))
         };
-        let observed = self.host.observed();
-        for (slot, record) in &view.slots {
+        for slot in self.host.observed().keys() {
+            let Some(record) = view.slots.get(slot) else { continue };
             let mine_before = record.record.holder.node == me.node && record.record.holder != me;
             let Some(spec) = view.specs.get(&slot.workload).filter(|_| mine_before) else { continue };
             let still_wanted = spec.record.uid == record.record.uid
-                && slot.index < spec.record.spec.replicas
+                && (slot.index < spec.record.spec.replicas || spec.record.spec.placement.daemon)
                 && spec.record.spec.class == Class::Available
                 && (!is_member || takes_back(slot));
-            if still_wanted && observed.contains_key(slot) {
+            if still_wanted {
                 wanted.entry(slot.clone()).or_insert_with(|| Assignment {
                     spec: Arc::new(spec.record.spec.clone()),
                     recipe: Arc::new(spec.record.runs()),
@@ -361,9 +382,13 @@ impl Reconciler {
                 };
                 Some(Write::Put { slot, record, expect, is_claim: true, event: Some((EventKind::SlotClaimed, text)) })
             }
-            Action::Release { slot, expect, stop_first } => {
+            Action::Release { slot, expect, stop_first, displaced_by } => {
                 let still_runs = observed.contains_key(&slot);
-                let event = Some((EventKind::SlotReleased, "no longer wanted here".into()));
+                let text = match displaced_by {
+                    Some(by) => format!("makes room for {by}, which has a higher priority"),
+                    None => "no longer wanted here".into(),
+                };
+                let event = Some((EventKind::SlotReleased, text));
                 (!stop_first || !still_runs).then_some(Write::Delete { slot, expect, event })
             }
             Action::Collect { slot, expect, .. } => {
@@ -375,9 +400,11 @@ impl Reconciler {
 
     /// What the host observed and the records don't say yet.
     fn phases(&self, view: &LatticeView, me: &Holder, observed: &BTreeMap<SlotId, Observed>) -> Vec<Write> {
-        let mine = view.slots.iter().filter(|(_, slot)| slot.record.holder == *me);
-        let news = mine.filter_map(|(slot, Versioned { record, revision })| {
-            let now = observed.get(slot).filter(|observed| observed.uid == record.uid)?;
+        let news = observed.iter().filter_map(|(slot, now)| {
+            let Versioned { record, revision } = view.slots.get(slot).filter(|held| held.record.holder == *me)?;
+            if now.uid != record.uid {
+                return None;
+            }
             let next = record.observed(now.generation, now.phase, now.message.as_deref());
             if next == *record {
                 return None;

@@ -300,6 +300,7 @@ impl Keeper {
             volumes: options.volumes.clone(),
             http: options.http.clone(),
             draining: state.draining,
+            taints: options.taints.clone(),
             started_at: self.started_at,
             renewals: state.renewals,
         }

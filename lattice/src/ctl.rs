@@ -2,8 +2,10 @@
 //! also carry the micro service headers (ADR-32).
 
 mod composed;
+mod placement;
 
 pub use composed::{Composed, ComposedEdge};
+pub use placement::{CordonReply, ExplainReply, ExplainRequest, NodeScore, NodeStanding};
 
 use crate::{
     event::CloudEvent,
@@ -180,6 +182,9 @@ pub struct PlannedSlot {
 pub struct Refusal {
     pub node: NodeId,
     pub reason: String,
+    /// The rule that refuses, such as `require` or `memory`. Empty from a node of an older version.
+    #[serde(default)]
+    pub rule: String,
 }
 
 /// Reply of `workload.get`, and an item of `workload.history`.
@@ -366,6 +371,9 @@ pub struct RollbackRequest {
 pub struct NodeReply {
     #[serde(flatten)]
     pub session: Session,
+    /// Nothing new is placed there.
+    #[serde(default)]
+    pub cordoned: bool,
     /// Slots that it holds, such as `hello.0`.
     pub slots: Vec<String>,
     /// Memory that they reserve, in bytes.
@@ -420,6 +428,9 @@ pub fn json_schema() -> serde_json::Value {
         logs: Reply<Vec<LogLine>>,
         node: Reply<NodeReply>,
         nodes: Reply<Vec<NodeReply>>,
+        explain: ExplainRequest,
+        explained: Reply<ExplainReply>,
+        cordon: Reply<CordonReply>,
         event: CloudEvent,
         log: LogLine,
         report: NodeReport,

@@ -18,6 +18,9 @@ pub enum EventKind {
     NodeLeft,
     /// An observer saw no sign of life and removed the session.
     NodeLost,
+    /// An operator wants nothing new on a node, or wants it again.
+    NodeCordoned,
+    NodeUncordoned,
     WorkloadAdmitted,
     WorkloadDeleted,
     SlotClaimed,
@@ -51,6 +54,8 @@ impl EventKind {
             EventKind::NodeDraining => "node-draining",
             EventKind::NodeLeft => "node-left",
             EventKind::NodeLost => "node-lost",
+            EventKind::NodeCordoned => "node-cordoned",
+            EventKind::NodeUncordoned => "node-uncordoned",
             EventKind::WorkloadAdmitted => "workload-admitted",
             EventKind::WorkloadDeleted => "workload-deleted",
             EventKind::SlotClaimed => "slot-claimed",

@@ -13,6 +13,10 @@ pub const QUEUE_MAX: u32 = 65_536;
 pub const WALL_MAX: Duration = Duration::from_secs(3600);
 /// Conditions on labels of one workload.
 pub const REQUIREMENTS_MAX: usize = 64;
+/// Preferences, spreads, relations to other workloads, or tolerations of one workload.
+pub const RULES_MAX: usize = 16;
+/// Taints of one node.
+pub const TAINTS_MAX: usize = 16;
 /// Largest spec document, in bytes, as it arrives: well under the smallest payload limit that nats-server ships with
 /// (1 MiB), so that the record around it always fits one message.
 pub const SPEC_BYTES_MAX: usize = 256 * 1024;

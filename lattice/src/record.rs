@@ -10,7 +10,7 @@ use crate::{
     id::{Digest, Generation, Incarnation, NodeId, SlotId, WorkloadName},
     limits::{MESSAGE_BYTES_MAX, one_line},
     recipe::Recipe,
-    spec::{Source, VolumeSpec, WorkloadSpec},
+    spec::{LABEL_NODE, Source, Taint, VolumeSpec, WorkloadSpec},
     store::Bucket,
 };
 use bytes::Bytes;
@@ -67,6 +67,7 @@ pub trait Record: Serialize + DeserializeOwned {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
     Spec(WorkloadName),
+    Node(NodeId),
     Session(NodeId),
     Slot(SlotId),
     Cron(WorkloadName),
@@ -75,14 +76,18 @@ pub enum Key {
 impl Key {
     pub fn bucket(&self) -> Bucket {
         match self {
-            Key::Spec(_) => Bucket::Specs,
+            Key::Spec(_) | Key::Node(_) => Bucket::Specs,
             Key::Session(_) | Key::Slot(_) | Key::Cron(_) => Bucket::State,
         }
     }
 
     pub fn parse(bucket: Bucket, text: &str) -> Option<Self> {
         match bucket {
-            Bucket::Specs => WorkloadName::new(text.strip_prefix("spec.")?).ok().map(Key::Spec),
+            Bucket::Specs => match text.split_once('.')? {
+                ("spec", rest) => WorkloadName::new(rest).ok().map(Key::Spec),
+                ("node", rest) => NodeId::new(rest).ok().map(Key::Node),
+                _ => None,
+            },
             Bucket::State => match text.split_once('.')? {
                 ("session", rest) => NodeId::new(rest).ok().map(Key::Session),
                 ("slot", rest) => rest.parse().ok().map(Key::Slot),
@@ -97,6 +102,7 @@ impl std::fmt::Display for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Key::Spec(name) => write!(f, "spec.{name}"),
+            Key::Node(node) => write!(f, "node.{node}"),
             Key::Session(node) => write!(f, "session.{node}"),
             Key::Slot(slot) => write!(f, "slot.{slot}"),
             Key::Cron(name) => write!(f, "cron.{name}"),
@@ -191,6 +197,9 @@ pub struct Session {
     pub http: Option<String>,
     /// The node is leaving: it takes nothing new and hands over what it has.
     pub draining: bool,
+    /// What keeps workloads away that do not tolerate it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taints: Vec<Taint>,
     /// Milliseconds since 1970, by the node's clock. For people only.
     pub started_at: u64,
     /// Counts renewals, so that each is a change that observers see.
@@ -198,6 +207,28 @@ pub struct Session {
 }
 impl Record for Session {
     const BUCKET: Bucket = Bucket::State;
+}
+
+impl Session {
+    /// The value of a label, or its id for the label that is the node itself.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        match key {
+            LABEL_NODE => Some(self.node.as_str()),
+            _ => self.labels.get(key).map(String::as_str),
+        }
+    }
+}
+
+/// Asked: what an operator wants of a node. Written by any node, compare-and-set; absent where nothing is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct NodeOrder {
+    pub node: NodeId,
+    /// Nothing new is placed there. What runs stays, and comes back after a restart of the node.
+    pub cordoned: bool,
+}
+impl Record for NodeOrder {
+    const BUCKET: Bucket = Bucket::Specs;
 }
 
 /// A node in one of its lives.
@@ -399,12 +430,17 @@ mod tests {
         ] {
             assert_eq!(schema("", &format!("http: {{routes: [{{host: a, {route}}}]}}")), 3, "{route}");
         }
+        assert_eq!(schema("", "placement: {require: [zone == a]}"), 1);
+        for placement in ["require: [cores > 8]", "daemon: true", "priority: 1", "spread: [{over: zone}]"] {
+            assert_eq!(schema("", &format!("placement: {{{placement}}}")), 3, "{placement}");
+        }
     }
 
     #[test]
     fn keys_round_trip() {
         for key in [
             Key::Spec(WorkloadName::new("hello").unwrap()),
+            Key::Node(NodeId::new("n1").unwrap()),
             Key::Session(NodeId::new("n1").unwrap()),
             Key::Slot("hello.3".parse().unwrap()),
             Key::Cron(WorkloadName::new("hello").unwrap()),

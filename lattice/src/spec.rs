@@ -13,6 +13,7 @@ mod placement;
 mod schedule;
 mod schema;
 mod script;
+mod taint;
 mod volumes;
 
 pub use cron::{Cron, Zone};
@@ -24,9 +25,13 @@ pub use http::{
 pub use optimize::Optimize;
 pub use parse::{SpecError, parse, parse_value, unresolved};
 pub use parts::{PartRole, PartSpec, RestartSpec, ServiceLimits, ServiceSpec};
-pub use placement::{Requirement, RequirementError, is_label_key, is_label_value};
+pub use placement::{
+    Comparison, LABEL_NODE, Placement, Preference, Relation, Requirement, RequirementError, Spread, is_label_key,
+    is_label_value,
+};
 pub use schedule::{RequestPath, ScheduleSpec};
 pub use script::Script;
+pub use taint::{Effect, Taint, Toleration};
 pub use volumes::{EmptyVolume, HostVolume, MountPath, VolumeSpec, empty_bytes};
 
 use crate::{
@@ -84,7 +89,7 @@ pub struct WorkloadSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub volumes: Vec<VolumeSpec>,
-    /// Which nodes may run it.
+    /// Which nodes may run it, and which are better.
     #[serde(default, skip_serializing_if = "is_default")]
     pub placement: Placement,
 }
@@ -331,6 +336,8 @@ text_form!(HeaderKey, "x-version");
 text_form!(CorsOrigin, "https://app.example.org");
 text_form!(CorsHeader, "content-type");
 text_form!(Requirement, "zone in (eu-1, eu-2)");
+text_form!(Taint, "gpu=a100:no-place");
+text_form!(Toleration, "gpu");
 text_form!(Cron, "*/5 * * * *");
 text_form!(Zone, "Europe/Berlin");
 text_form!(RequestPath, "/tick");
@@ -469,16 +476,6 @@ impl Default for Limits {
             body: Bytes(1 << 30),
         }
     }
-}
-
-/// Which nodes may run a workload.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Placement {
-    /// Conditions on a node's labels that must all hold: `key == value`, `key != value`, `key in (a, b)`,
-    /// `key not in (a, b)`, `key` (is set), `!key` (is not set). `arch` and `os` are always set.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub require: Vec<Requirement>,
 }
 
 /// The JSON Schema of a spec, as it is checked in and served.

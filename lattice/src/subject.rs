@@ -3,10 +3,10 @@
 //! | subject | kind | payload |
 //! |---|---|---|
 //! | `lattice.{L}.ctl.workload.put` | request, queue | a spec, YAML or JSON |
-//! | `lattice.{L}.ctl.workload.{get,status,history,delete,rollback,scale}.{W}` | request, queue | see [`crate::ctl`] |
+//! | `lattice.{L}.ctl.workload.{get,status,history,delete,rollback,scale,explain}.{W}` | request, queue | see [`crate::ctl`] |
 //! | `lattice.{L}.ctl.workload.list`, `….schema` (or `ctl.schema`) | request, queue | empty |
 //! | `lattice.{L}.ctl.workload.logs.{W}` | request, every node answers | empty |
-//! | `lattice.{L}.ctl.node.list`, `….node.get.{N}` | request, queue | empty |
+//! | `lattice.{L}.ctl.node.list`, `….node.{get,cordon,uncordon}.{N}` | request, queue | empty |
 //! | `lattice.{L}.http.{N}` | request, framed | [`crate::frame`] |
 //! | `lattice.{L}.state.>`, `lattice.{L}.specs.>` | republished by the server | records |
 //! | `lattice.{L}.evt.{kind}` | publish, stream | [`crate::event::CloudEvent`] |
@@ -36,10 +36,11 @@ pub enum WorkloadVerb {
     Rollback,
     Scale,
     Logs,
+    Explain,
 }
 
 impl WorkloadVerb {
-    pub const ALL: [WorkloadVerb; 7] = [
+    pub const ALL: [WorkloadVerb; 8] = [
         WorkloadVerb::Get,
         WorkloadVerb::Status,
         WorkloadVerb::History,
@@ -47,6 +48,7 @@ impl WorkloadVerb {
         WorkloadVerb::Rollback,
         WorkloadVerb::Scale,
         WorkloadVerb::Logs,
+        WorkloadVerb::Explain,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -58,6 +60,7 @@ impl WorkloadVerb {
             WorkloadVerb::Rollback => "rollback",
             WorkloadVerb::Scale => "scale",
             WorkloadVerb::Logs => "logs",
+            WorkloadVerb::Explain => "explain",
         }
     }
 }
@@ -71,6 +74,8 @@ pub enum Topic {
     Workload(WorkloadVerb, WorkloadName),
     NodeList,
     NodeGet(NodeId),
+    NodeCordon(NodeId),
+    NodeUncordon(NodeId),
     Http(NodeId),
     Event(EventKind),
     Report(NodeId),
@@ -86,6 +91,8 @@ impl Topic {
             Topic::Workload(verb, name) => format!("lattice.{lattice}.ctl.workload.{}.{name}", verb.as_str()),
             Topic::NodeList => format!("lattice.{lattice}.ctl.node.list"),
             Topic::NodeGet(node) => format!("lattice.{lattice}.ctl.node.get.{node}"),
+            Topic::NodeCordon(node) => format!("lattice.{lattice}.ctl.node.cordon.{node}"),
+            Topic::NodeUncordon(node) => format!("lattice.{lattice}.ctl.node.uncordon.{node}"),
             Topic::Http(node) => format!("lattice.{lattice}.http.{node}"),
             Topic::Event(kind) => format!("lattice.{lattice}.evt.{}", kind.as_str()),
             Topic::Report(node) => format!("lattice.{lattice}.report.{node}"),
@@ -107,7 +114,16 @@ impl Topic {
                     let verb = WorkloadVerb::ALL.into_iter().find(|known| known.as_str() == verb)?;
                     Topic::Workload(verb, WorkloadName::new(name).ok()?)
                 }
-                ("node", rest) => Topic::NodeGet(NodeId::new(rest.strip_prefix("get.")?).ok()?),
+                ("node", rest) => {
+                    let (verb, node) = rest.split_once('.')?;
+                    let node = NodeId::new(node).ok()?;
+                    match verb {
+                        "get" => Topic::NodeGet(node),
+                        "cordon" => Topic::NodeCordon(node),
+                        "uncordon" => Topic::NodeUncordon(node),
+                        _ => return None,
+                    }
+                }
                 _ => return None,
             },
             ("http", node) => Topic::Http(NodeId::new(node).ok()?),
@@ -189,6 +205,8 @@ mod tests {
             Just(Topic::Event(EventKind::StoreRegressed)),
             (verb, workload()).prop_map(|(verb, name)| Topic::Workload(verb, name)),
             node().prop_map(Topic::NodeGet),
+            node().prop_map(Topic::NodeCordon),
+            node().prop_map(Topic::NodeUncordon),
             node().prop_map(Topic::Http),
             node().prop_map(Topic::Report),
             (workload(), any::<u32>()).prop_map(|(name, i)| Topic::Log(SlotId::new(name, i))),

@@ -1,12 +1,17 @@
 //! `LatticeView`: all records as one node last saw them. Late, partial, never certain; what is derived from it may only
 //! cost a write that fails. A pure fold over snapshots and changes.
 
+mod slots;
+
+pub use slots::Slots;
+
 use crate::{
     id::{NodeId, Revision, SlotId, WorkloadName},
-    record::{DecodeError, Holder, Key, Record, Session, Slot, SpecRecord, Ticks},
+    record::{DecodeError, Holder, Key, NodeOrder, Record, Session, Slot, SpecRecord, Ticks},
     store::{Bucket, Change, Snapshot},
 };
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -40,7 +45,9 @@ pub type Revision0 = u64;
 pub struct LatticeView {
     pub specs: BTreeMap<WorkloadName, Arc<Versioned<SpecRecord>>>,
     pub sessions: BTreeMap<NodeId, Versioned<Session>>,
-    pub slots: BTreeMap<SlotId, Versioned<Slot>>,
+    pub slots: Slots,
+    /// What is wanted of nodes, alive or not.
+    pub orders: BTreeMap<NodeId, Versioned<NodeOrder>>,
     /// Of workloads that have schedules.
     pub ticks: BTreeMap<WorkloadName, Versioned<Ticks>>,
     /// Keys (as text) whose record does not parse.
@@ -66,7 +73,10 @@ impl LatticeView {
         let keys: BTreeSet<&str> = snapshot.entries.iter().map(|entry| entry.key.as_str()).collect();
         let is_there = |key: Key| keys.contains(key.to_string().as_str());
         match bucket {
-            Bucket::Specs => self.specs.retain(|name, _| is_there(Key::Spec(name.clone()))),
+            Bucket::Specs => {
+                self.specs.retain(|name, _| is_there(Key::Spec(name.clone())));
+                self.orders.retain(|node, _| is_there(Key::Node(node.clone())));
+            }
             Bucket::State => {
                 self.sessions.retain(|node, _| is_there(Key::Session(node.clone())));
                 self.slots.retain(|slot, _| is_there(Key::Slot(slot.clone())));
@@ -108,6 +118,17 @@ impl LatticeView {
                     return Err(DecodeError::Malformed(format!("holds the spec of {}", record.spec.name)));
                 }
                 self.specs.insert(name, Arc::new(Versioned { record, revision }));
+                Ok(())
+            }),
+            (Key::Node(node), None) => {
+                self.orders.remove(&node);
+                Ok(())
+            }
+            (Key::Node(node), Some(bytes)) => NodeOrder::decode(bytes).and_then(|record| {
+                if record.node != node {
+                    return Err(DecodeError::Malformed(format!("holds the order for {}", record.node)));
+                }
+                self.orders.insert(node, Versioned { record, revision });
                 Ok(())
             }),
             (Key::Session(node), None) => {
@@ -153,14 +174,41 @@ impl LatticeView {
         &'a self,
         workload: &WorkloadName,
     ) -> impl Iterator<Item = (&'a SlotId, &'a Versioned<Slot>)> + use<'a> {
-        let first = SlotId::new(workload.clone(), 0);
-        let last = SlotId::new(workload.clone(), u32::MAX);
-        self.slots.range(first..=last)
+        self.slots.of(workload)
+    }
+
+    /// Whether an operator wants nothing new on a node.
+    pub fn is_cordoned(&self, node: &NodeId) -> bool {
+        self.orders.get(node).is_some_and(|order| order.record.cordoned)
     }
 
     /// Whether every bucket was seen at least once. Before, an absent record says nothing.
     pub fn is_loaded(&self) -> bool {
         Bucket::ALL.iter().all(|bucket| self.seen.contains_key(bucket))
+    }
+}
+
+/// Keys under which two maps do not hold the same, in order.
+pub fn changed<'a, K: Ord, V>(
+    one: &'a BTreeMap<K, V>,
+    two: &'a BTreeMap<K, V>,
+    is_same: impl Fn(&V, &V) -> bool,
+) -> Vec<&'a K> {
+    let (mut ones, mut twos) = (one.iter().peekable(), two.iter().peekable());
+    let mut changed = Vec::new();
+    loop {
+        let order = match (ones.peek(), twos.peek()) {
+            (Some((one, _)), Some((two, _))) => one.cmp(two),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return changed,
+        };
+        let one = if order.is_le() { ones.next() } else { None };
+        let two = if order.is_ge() { twos.next() } else { None };
+        match (one, two) {
+            (Some((_, one)), Some((_, two))) if is_same(one, two) => {}
+            (one, two) => changed.extend(one.or(two).map(|(key, _)| key)),
+        }
     }
 }
 
@@ -181,6 +229,7 @@ mod tests {
             volumes: Default::default(),
             http: None,
             draining: false,
+            taints: Vec::new(),
             started_at: 0,
             renewals: 3,
         };

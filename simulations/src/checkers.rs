@@ -12,8 +12,11 @@ use lattice::{
     testing::MemoryLattice,
     view::{Applied, LatticeView},
 };
-use lattice_planner::{Action, Me, Situation, explain, plan};
-use std::collections::{BTreeMap, BTreeSet};
+use lattice_planner::{Action, Me, Planner, Situation, claimable, plan, wanted};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 pub(crate) type Verdict = Result<(), String>;
 
@@ -82,6 +85,10 @@ impl History {
                         let asked = self.requirements.entry(name).or_default();
                         asked.extend(spec.record.spec.placement.require.iter().cloned());
                     }
+                }
+                Some(Key::Node(node)) => {
+                    let cordoned = self.view.is_cordoned(&node);
+                    trace.note(format!("{node} is {}cordoned", if cordoned { "" } else { "not " }));
                 }
                 Some(Key::Cron(name)) => {
                     trace.note(ticks_line(&self.view, &name, change.revision));
@@ -190,14 +197,16 @@ pub(crate) fn strict_runs_once(nodes: &[SimNode]) -> Verdict {
     Ok(())
 }
 
-/// Invariant 7: on the same view all nodes agree who is first for a slot, and nobody claims twice what is one.
-pub(crate) fn plans_agree(view: &LatticeView) -> Verdict {
+/// Invariant 7: on the same view all nodes agree who is first for a slot, nobody claims twice what is one, and it does not
+/// matter which views were seen before.
+pub(crate) fn plans_agree(view: &LatticeView, planner: &mut Planner) -> Verdict {
+    let shared = Arc::new(view.clone());
     let mut claims: BTreeMap<SlotId, Vec<(u32, NodeId, Precondition)>> = BTreeMap::new();
     for session in view.sessions.values() {
         let me = Me { node: session.record.node.clone(), incarnation: session.record.incarnation };
         let first = plan(view, &me, Situation { settling: false });
-        if first != plan(&view.clone(), &me, Situation { settling: false }) {
-            return Err(format!("plan: {} plans twice the same view, and differently", me.node));
+        if first != planner.plan(&shared, &me, Situation { settling: false }) {
+            return Err(format!("plan: {} plans the same view differently after others", me.node));
         }
         for action in first.actions {
             if let Action::Claim { slot, expect, rank, .. } = action {
@@ -226,20 +235,21 @@ type Replicas = BTreeMap<(Holder, SlotId), (uuid::Uuid, Generation)>;
 
 /// Invariant 5: what was asked for runs, and nothing else.
 pub(crate) fn is_converged(view: &LatticeView, nodes: &[SimNode]) -> Verdict {
+    let claimable = claimable(view);
     let mut ready = Replicas::new();
     for (name, spec) in &view.specs {
         let spec = &spec.record;
-        for index in 0..spec.spec.replicas {
+        for index in wanted(view, name) {
             let slot = SlotId::new(name.clone(), index);
             let Some(record) = view.slots.get(&slot).map(|slot| &slot.record) else {
-                if let Some(node) = explain(view, &slot).first() {
-                    return Err(format!("{slot} is vacant, and {node} could take it"));
+                if claimable.contains(&slot) {
+                    return Err(format!("{slot} is vacant, and could be taken"));
                 }
                 continue;
             };
             if view.live(&record.holder).is_none() {
-                if let Some(node) = explain(view, &slot).first() {
-                    return Err(format!("the holder of {slot} is dead, and {node} could take it"));
+                if claimable.contains(&slot) {
+                    return Err(format!("the holder of {slot} is dead, and it could be taken"));
                 }
                 continue;
             }
@@ -251,11 +261,7 @@ pub(crate) fn is_converged(view: &LatticeView, nodes: &[SimNode]) -> Verdict {
             ready.insert((record.holder.clone(), slot), (spec.uid, spec.generation));
         }
     }
-    if let Some(slot) = view
-        .slots
-        .keys()
-        .find(|slot| view.specs.get(&slot.workload).is_none_or(|spec| slot.index >= spec.record.spec.replicas))
-    {
+    if let Some(slot) = view.slots.keys().find(|slot| !wanted(view, &slot.workload).contains(&slot.index)) {
         return Err(format!("{slot} is recorded and not wanted"));
     }
     let mut running = Replicas::new();

@@ -68,6 +68,7 @@ impl SimNode {
             version: "0.0.0".into(),
             capacity,
             volumes: Default::default(),
+            taints: Vec::new(),
             http: None,
             timing: Timing::DEV,
             drain: Duration::from_secs(10),

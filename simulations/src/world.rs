@@ -20,6 +20,7 @@ use lattice::{
     testing::MemoryLattice,
     units,
 };
+use lattice_planner::Planner;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{
     task::JoinSet,
@@ -46,6 +47,8 @@ struct World {
     /// Nothing goes wrong any more.
     peace: bool,
     fired: Fired,
+    /// Follows the store's view.
+    planner: Planner,
     trace: Trace,
     faults: u64,
 }
@@ -121,6 +124,7 @@ impl World {
             sessions_expire,
             peace: false,
             fired,
+            planner: Planner::default(),
             trace: Trace::new(),
             faults: 0,
         }
@@ -185,7 +189,7 @@ impl World {
         }
         history.follow(&mut self.trace)?;
         strict_runs_once(&self.nodes)?;
-        plans_agree(&history.view)?;
+        plans_agree(&history.view, &mut self.planner)?;
         self.fired.check()?;
         for node in &mut self.nodes {
             match node.ended().await {

@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn a_plan_shows_who_stays_and_who_finds_no_node() {
         let node = |name: &str| NodeId::new(name).unwrap();
-        let refused = vec![Refusal { node: node("n1"), reason: "memory is full".into() }];
+        let refused = vec![Refusal { node: node("n1"), reason: "memory is full".into(), rule: String::new() }];
         let plan = [
             PlannedSlot { replica: 0, node: Some(node("n1")), stays: true, refused: vec![] },
             PlannedSlot { replica: 1, node: Some(node("n2")), stays: false, refused: vec![] },

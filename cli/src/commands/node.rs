@@ -20,9 +20,9 @@ use https::HttpsArgs;
 use lattice::{
     address::{AddressPolicy, Cidr},
     id::{LatticeId, NodeId},
-    limits::LABELS_MAX,
+    limits::{LABELS_MAX, TAINTS_MAX},
     record::{Capacity, VolumeOffer},
-    spec::{MountPath, is_label_key, is_label_value},
+    spec::{MountPath, Taint, is_label_key, is_label_value},
     units::{Bytes, Millis},
 };
 use lattice_control_plane::{ControlPlane, ControlPlaneError, NodeOptions, Timing};
@@ -72,6 +72,10 @@ pub struct Args {
     /// A label for placement; arch, os and hostname are set already. Repeat it for more
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
+    /// Keep away workloads that do not tolerate it: KEY=VALUE:no-place for new replicas, KEY=VALUE:no-run for all. Repeat it
+    /// for more
+    #[arg(long = "taint", value_name = "TAINT")]
+    taints: Vec<Taint>,
     /// Where to take HTTP
     #[arg(long, env = "LATTICE_HTTP", default_value_t = DEFAULT_HTTP, value_name = "ADDR")]
     http: SocketAddr,
@@ -253,6 +257,9 @@ async fn serve(args: Args, context: &Context, control_thread: &Handle) -> anyhow
     // What can be wrong here is found before anything is joined.
     let settings = connection::resolve(&context.nats, &Surroundings::of_process())?;
     let labels = labels(&args.labels)?;
+    if args.taints.len() > TAINTS_MAX {
+        return Err(Failure::usage(format!("{} taints; at most {TAINTS_MAX} are allowed", args.taints.len())).into());
+    }
     let network = network(&args)?;
     let dir = args.data.clone().or_else(|| default_data_dir(&context.lattice)).ok_or_else(|| {
         Failure::usage("there is no home directory for the node's data").hint("name a directory: --data DIR")
@@ -306,6 +313,7 @@ async fn serve(args: Args, context: &Context, control_thread: &Handle) -> anyhow
             bytes: args.volume_space.0,
             host_paths: args.allow_host_paths.iter().map(MountPath::to_string).collect(),
         },
+        taints: args.taints.clone(),
         http: Some(http_address.to_string()),
         timing: args.timing.into(),
         drain: leave,

@@ -51,11 +51,17 @@ fn table(nodes: &[NodeReply], now: Duration) -> Table {
         "VERSION",
         "LABELS",
     ]);
-    for NodeReply { session, slots, memory_reserved, usage, .. } in nodes {
-        let labels: Vec<String> = session.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    for NodeReply { session, cordoned, slots, memory_reserved, usage, .. } in nodes {
+        let labels = session.labels.iter().map(|(key, value)| format!("{key}={value}"));
+        let taints = session.taints.iter().map(|taint| format!("!{taint}"));
+        let labels: Vec<String> = labels.chain(taints).collect();
         table.row([
             session.node.as_str().into(),
-            if session.draining { Cell::new("draining", Tone::Warn) } else { Cell::new("alive", Tone::Good) },
+            match (session.draining, cordoned) {
+                (true, _) => Cell::new("draining", Tone::Warn),
+                (false, true) => Cell::new("cordoned", Tone::Warn),
+                (false, false) => Cell::new("alive", Tone::Good),
+            },
             session.http.as_deref().unwrap_or("-").into(),
             format!("{}/{}", slots.len(), session.capacity.slots).into(),
             format!("{}/{}", size(*memory_reserved), size(session.capacity.memory)).into(),
@@ -93,9 +99,11 @@ mod tests {
                 volumes: Default::default(),
                 http: Some("127.0.0.1:8001".into()),
                 draining: false,
+                taints: Vec::new(),
                 started_at: 1_000,
                 renewals: 7,
             },
+            cordoned: false,
             slots: vec!["hello.0".into()],
             memory_reserved: 128 << 20,
             usage: Some(NodeUsage {
@@ -109,12 +117,14 @@ mod tests {
             }),
             usage_age: Some(900),
         };
-        let silent = NodeReply { usage: None, usage_age: None, ..node.clone() };
+        let mut silent = NodeReply { cordoned: true, usage: None, usage_age: None, ..node.clone() };
+        silent.session.taints = vec!["gpu:no-place".parse().unwrap()];
         assert_eq!(
             table(&[node, silent], Duration::from_secs(31)).render(Paint::off()),
-            "NODE  STATE  HTTP            REPLICAS  RESERVED       IN USE       INSTANCES  IN FLIGHT  AGE  VERSION  LABELS\n\
-             n1    alive  127.0.0.1:8001  1/256     128 MiB/1 GiB  3 MiB/1 GiB  2/1000     5          30s  0.1.0    zone=z1\n\
-             n1    alive  127.0.0.1:8001  1/256     128 MiB/1 GiB  -            -          -          30s  0.1.0    zone=z1\n"
+            "NODE  STATE     HTTP            REPLICAS  RESERVED       IN USE       INSTANCES  IN FLIGHT  AGE  VERSION  LABELS\n\
+             n1    alive     127.0.0.1:8001  1/256     128 MiB/1 GiB  3 MiB/1 GiB  2/1000     5          30s  0.1.0    zone=z1\n\
+             n1    cordoned  127.0.0.1:8001  1/256     128 MiB/1 GiB  -            -          -          30s  0.1.0    \
+             zone=z1,!gpu:no-place\n"
         );
     }
 }

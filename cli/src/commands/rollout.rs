@@ -245,7 +245,8 @@ mod tests {
     #[test]
     fn what_is_missing_is_told() {
         let mut homeless = slot(1, None, 0);
-        homeless.refused = vec![Refusal { node: NodeId::new("n1").unwrap(), reason: "zone is us-1".into() }];
+        homeless.refused =
+            vec![Refusal { node: NodeId::new("n1").unwrap(), reason: "zone is us-1".into(), rule: String::new() }];
         let status = status(2, 3, vec![slot(0, Some(Phase::Ready), 2), homeless, slot(2, Some(Phase::Failed), 2)]);
         assert_eq!(
             reasons(&status, Generation(2)),

@@ -284,7 +284,11 @@ mod tests {
 
     #[test]
     fn a_replica_without_a_node_says_why() {
-        let refusal = |node: &str| Refusal { node: NodeId::new(node).unwrap(), reason: "zone is us-1".into() };
+        let refusal = |node: &str| Refusal {
+            node: NodeId::new(node).unwrap(),
+            reason: "zone is us-1".into(),
+            rule: String::new(),
+        };
         let status = StatusReply {
             workload: WorkloadName::new("hello").unwrap(),
             state: WorkloadState::Degraded,

@@ -1,8 +1,11 @@
-//! Why a slot is where it is, and where a spec's replicas would go. For people: status and dry runs.
+//! Why a slot is where it is, and where a spec's replicas would go. For people: status, dry runs, `lattice explain`.
 
 use crate::{
-    ledger::{Ledger, Reason},
-    placement,
+    board::{Board, Occupancy, Wanted},
+    contest::{Ranking, Score},
+    hash::SlotWeights,
+    placement::Walk,
+    rules::Reason,
 };
 use lattice::{
     ctl::{PlannedSlot, Refusal},
@@ -11,7 +14,10 @@ use lattice::{
     spec::WorkloadSpec,
     view::{LatticeView, Versioned},
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// How the nodes stand to one slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,17 +25,20 @@ pub struct Explanation {
     pub slot: SlotId,
     /// The living node that holds it, if any.
     pub holder: Option<NodeId>,
+    /// Whether it may be claimed now.
+    pub is_vacant: bool,
     /// Why nobody may touch the slot, if so.
     pub blocked: Option<String>,
+    /// Replicas that make room for it.
+    pub displaces: Vec<SlotId>,
     pub nodes: BTreeMap<NodeId, Standing>,
 }
 
-/// How one node stands to a slot.
+/// How one node stands to a slot. Of one that is held, as if it were not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
-    Holds,
-    /// 0 is first.
-    Rank(u32),
+    /// 0 is first. Without a score it comes first because it held the slot before.
+    Rank(u32, Option<Score>),
     Refused(Reason),
 }
 
@@ -37,44 +46,76 @@ impl Explanation {
     /// Nodes that can't take the slot, with the reason in words.
     pub fn refused(&self) -> Vec<Refusal> {
         let refused = self.nodes.iter().filter_map(|(node, standing)| match standing {
-            Standing::Refused(reason) => Some(Refusal { node: node.clone(), reason: reason.to_string() }),
-            Standing::Holds | Standing::Rank(_) => None,
+            Standing::Refused(reason) => {
+                Some(Refusal { node: node.clone(), reason: reason.to_string(), rule: reason.rule().into() })
+            }
+            Standing::Rank(..) => None,
         });
         refused.collect()
     }
 
     /// The node that takes the slot next, where it is vacant.
     pub fn first(&self) -> Option<&NodeId> {
-        self.nodes.iter().find(|(_, standing)| **standing == Standing::Rank(0)).map(|(node, _)| node)
+        let is_first = |standing: &Standing| self.is_vacant && matches!(standing, Standing::Rank(0, _));
+        self.nodes.iter().find(|(_, standing)| is_first(standing)).map(|(node, _)| node)
     }
 }
 
-/// How every node stands to a slot. Empty for a slot that no spec wants.
-pub fn explain(view: &LatticeView, slot: &SlotId) -> Explanation {
-    let mut all = explain_workload(view, &slot.workload);
-    all.remove(slot).unwrap_or_else(|| Explanation {
-        slot: slot.clone(),
-        holder: None,
-        blocked: None,
-        nodes: BTreeMap::new(),
-    })
+/// The replicas that a workload should have, by index. As many as its spec says, or one for each node of a daemon.
+pub fn wanted(view: &LatticeView, workload: &WorkloadName) -> Vec<u32> {
+    match view.specs.get(workload).map(|spec| &spec.record.spec) {
+        None => Vec::new(),
+        Some(spec) if spec.placement.daemon => {
+            Board::of(view).entry(workload).map(|entry| entry.wanted.indexes()).unwrap_or_default()
+        }
+        Some(spec) => (0..spec.replicas).collect(),
+    }
 }
 
-/// How every node stands to each wanted slot of a workload: one walk for all of them.
-pub fn explain_workload(view: &LatticeView, workload: &WorkloadName) -> BTreeMap<SlotId, Explanation> {
-    let Some(spec) = view.specs.get(workload).map(|spec| &spec.record.spec) else { return BTreeMap::new() };
+/// The vacant slots that some node can take.
+pub fn claimable(view: &LatticeView) -> BTreeSet<SlotId> {
+    let mut slots = BTreeSet::new();
+    Walk::new(view, &Board::of(view)).run(|turn| slots.extend(turn.first.map(|_| turn.slot())));
+    slots
+}
+
+/// How every node stands to each vacant slot of a workload: one walk for all of them.
+pub fn explain_vacant(view: &LatticeView, workload: &WorkloadName) -> BTreeMap<SlotId, Explanation> {
+    let board = Board::of(view);
     let mut explanations = BTreeMap::new();
-    let ledger = placement::walk(view, placement::vacancies(view), |vacancy, ranking, ledger| {
-        if vacancy.slot.workload == *workload {
-            explanations.insert(vacancy.slot.clone(), explain_one(view, &vacancy.slot, spec, &ranking.all(), ledger));
+    let mut walk = Walk::new(view, &board);
+    walk.run(|turn| {
+        if turn.spec.spec.name == *workload {
+            let explanation = Explanation { is_vacant: true, ..about(view, &board, turn.slot(), &turn.ranking) };
+            explanations.insert(turn.slot(), explanation);
         }
     });
-    for index in 0..spec.replicas {
-        let slot = SlotId::new(workload.clone(), index);
-        let not_vacant = || explain_one(view, &slot, spec, &[], &ledger);
-        explanations.entry(slot.clone()).or_insert_with(not_vacant);
+    for (victim, slot) in &walk.displacer.victims {
+        explanations.get_mut(slot).into_iter().for_each(|explanation| explanation.displaces.push(victim.clone()));
     }
     explanations
+}
+
+/// How every node stands to a slot: as it is now for a vacant one, and as if nobody held it for one that is held. Nothing
+/// for a slot that no spec wants.
+pub fn explain(view: &LatticeView, slot: &SlotId) -> Option<Explanation> {
+    if let Some(vacant) = explain_vacant(view, &slot.workload).remove(slot) {
+        return Some(vacant);
+    }
+    let board = Board::of(view);
+    let entry = board.entry(&slot.workload).filter(|_| board.wants(slot))?;
+    let spec = &view.specs.get(&slot.workload)?.record;
+    let mut walk = Walk::new(view, &board);
+    for booking in entry.bookings.iter().filter(|booking| booking.index == slot.index) {
+        let weight = board.nodes.get(booking.place).map_or(0, |account| account.weight);
+        walk.ledger.unbook(booking.place, weight, booking.memory);
+    }
+    let contest = walk.contest(spec, Some(slot.index));
+    let weight = SlotWeights::of(&slot.workload).weight(slot.index);
+    let holder = view.slots.get(slot).and_then(|held| board.node(&held.record.holder.node));
+    let pinned = holder.filter(|_| matches!(entry.wanted, Wanted::Each(_)));
+    let ranking = Ranking::new(&walk.ledger, &contest, weight, None, pinned);
+    Some(about(view, &board, slot.clone(), &ranking))
 }
 
 /// Where each replica would run if the spec were put now. What runs stays; what other workloads wait for is counted.
@@ -85,45 +126,45 @@ pub fn preview(view: &LatticeView, spec: &WorkloadSpec) -> Vec<PlannedSlot> {
     let generation = before.map_or(Generation::FIRST, |before| before.record.generation.next());
     let record = SpecRecord::new(spec.clone(), uid, generation);
     after.specs.insert(spec.name.clone(), Arc::new(Versioned { record, revision: Revision(0) }));
-    let planned = explain_workload(&after, &spec.name).into_iter().map(|(slot, explanation)| {
+    let mut vacant = explain_vacant(&after, &spec.name);
+    let planned = wanted(&after, &spec.name).into_iter().map(|replica| {
+        let slot = SlotId::new(spec.name.clone(), replica);
+        let holder = holder_of(&after, &slot);
+        let explanation = vacant.remove(&slot);
         // A holder that is leaving counts as one that stays where nobody else can take the slot.
-        let node = explanation.first().or(explanation.holder.as_ref()).cloned();
-        PlannedSlot {
-            replica: slot.index,
-            stays: node.is_some() && node == explanation.holder,
-            refused: if node.is_none() { explanation.refused() } else { Vec::new() },
-            node,
-        }
+        let node = explanation.as_ref().and_then(Explanation::first).cloned().or_else(|| holder.clone());
+        let refused = explanation.filter(|_| node.is_none()).map(|explanation| explanation.refused());
+        PlannedSlot { replica, stays: node.is_some() && node == holder, refused: refused.unwrap_or_default(), node }
     });
     planned.collect()
 }
 
-fn explain_one<'a>(
-    view: &'a LatticeView,
-    slot: &SlotId,
-    spec: &WorkloadSpec,
-    ranking: &[&'a NodeId],
-    ledger: &Ledger<'a>,
-) -> Explanation {
-    let holder = view.slots.get(slot).map(|slot| &slot.record.holder);
-    let blocked = if placement::is_slot_corrupt(view, slot) {
+fn holder_of(view: &LatticeView, slot: &SlotId) -> Option<NodeId> {
+    let holder = &view.slots.get(slot)?.record.holder;
+    view.live(holder).map(|session| session.node.clone())
+}
+
+fn about(view: &LatticeView, board: &Board, slot: SlotId, ranking: &Ranking<'_, '_, '_>) -> Explanation {
+    let unknown = view.slots.get(&slot).map(|held| &held.record.holder);
+    let unknown = unknown.filter(|holder| board.occupancy(holder) == Occupancy::Unknown);
+    let blocked = if board.is_corrupt(&slot) {
         Some(format!("the record slot.{slot} does not parse"))
     } else {
-        let unknown = holder.filter(|holder| placement::occupancy(view, holder) == placement::Occupancy::Unknown);
         unknown.map(|holder| format!("the record session.{} does not parse", holder.node))
     };
-    let holder = holder.filter(|holder| view.live(holder).is_some()).map(|holder| holder.node.clone());
-    let ranks = ranking.iter().zip(0..).map(|(node, rank)| ((*node).clone(), Standing::Rank(rank)));
+    let ranked = ranking.all();
+    let ranks = ranked
+        .iter()
+        .zip(0..)
+        .filter_map(|((place, score), rank)| Some((board.nodes.id(*place)?.clone(), Standing::Rank(rank, *score))));
     let mut nodes: BTreeMap<NodeId, Standing> = ranks.collect();
-    for node in ledger.nodes() {
-        if nodes.contains_key(node) {
-            continue;
-        }
-        if holder.as_ref() == Some(node) {
-            nodes.insert(node.clone(), Standing::Holds);
-        } else if let Some(reason) = ledger.refusal(node, spec) {
-            nodes.insert(node.clone(), Standing::Refused(reason));
+    for (place, account, _) in board.nodes.live() {
+        if !nodes.contains_key(&account.node)
+            && let Some(reason) = ranking.refusal(place)
+        {
+            nodes.insert(account.node.clone(), Standing::Refused(reason));
         }
     }
-    Explanation { slot: slot.clone(), holder, blocked, nodes }
+    let holder = holder_of(view, &slot);
+    Explanation { slot, holder, is_vacant: false, blocked, displaces: Vec::new(), nodes }
 }

@@ -1,35 +1,43 @@
 //! Who should hold which slot. No clock, no network, no randomness: the same view gives the same answer on every node,
 //! and each node carries out the part that concerns itself.
 //!
-//! Start at [`plan`]. The walk over vacant slots that all answers share is in `placement.rs`; what fits where, and what
-//! is better, is in `ledger.rs`. [`Observer`] decides when a session counts as dead, [`conflict`] which routes clash,
-//! [`turn`] who takes which tick of a schedule.
+//! Start at [`plan`], which says what a plan is; [`Planner`] makes the same ones faster, view after view. What a view says is
+//! drawn up in `board.rs`; the walk over vacant slots that all answers share is in `placement.rs`; the rules are in `rules.rs`
+//! (a node alone) and `contest.rs` (a node among others). [`Observer`] decides when a session counts as dead, [`conflict`]
+//! which routes clash, [`turn`] who takes which tick of a schedule.
 
+mod board;
+mod contest;
+mod displace;
 mod explain;
+mod hash;
 mod ledger;
 mod liveness;
+mod nodes;
 mod placement;
 mod routes;
+mod rules;
 mod schedule;
 #[cfg(test)]
 mod tests;
 
-pub use explain::{Explanation, Standing, explain, explain_workload, preview};
-pub use ledger::Reason;
+pub use contest::Score;
+pub use explain::{Explanation, Standing, claimable, explain, explain_vacant, preview, wanted};
 pub use liveness::Observer;
 pub use routes::conflict;
+pub use rules::Reason;
 pub use schedule::{LATE_MS, MISSED_COUNTED_MAX, Missed, TicksWrite, Turn, turn};
 
+use board::{Board, Occupancy};
 use lattice::{
     host::Assignment,
-    id::{Incarnation, NodeId, Revision, SlotId, WorkloadName},
-    recipe::Recipe,
-    record::{Holder, Phase, Slot},
-    spec::{Class, WorkloadSpec},
+    id::{Incarnation, NodeId, Revision, SlotId},
+    record::{Holder, Phase, Slot, SpecRecord},
+    spec::Class,
     store::Precondition,
     view::{LatticeView, Versioned},
 };
-use placement::{Occupancy, Vacancy};
+use placement::Walk;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// The node that plans, in its present life.
@@ -83,6 +91,8 @@ pub enum Action {
         /// False: delete first, so that routers turn away before the replica drains. True: delete only when nothing of it
         /// runs any more, since another node may start it as soon as the record is gone.
         stop_first: bool,
+        /// The slot that needs the room, where nothing else is wrong with this one.
+        displaced_by: Option<SlotId>,
     },
     /// Delete the record that a dead holder left for a slot that nobody wants.
     Collect { slot: SlotId, expect: Revision, rank: u32 },
@@ -104,81 +114,134 @@ pub fn plan(view: &LatticeView, me: &Me, situation: Situation) -> Plan {
     if !view.is_loaded() {
         return Plan::default();
     }
-    let mut plan = Plan { actions: Vec::new(), assignments: assignments(view, me) };
+    decide(view, &Board::of(view), me, situation)
+}
+
+/// Makes plans from view to view: the same as [`plan`], for the price of what changed since the view before.
+#[derive(Debug, Default)]
+pub struct Planner {
+    board: Board,
+    drawn: Option<Arc<LatticeView>>,
+}
+
+impl Planner {
+    pub fn plan(&mut self, view: &Arc<LatticeView>, me: &Me, situation: Situation) -> Plan {
+        if !view.is_loaded() {
+            return Plan::default();
+        }
+        match self.drawn.replace(view.clone()) {
+            Some(before) if Arc::ptr_eq(&before, view) => {}
+            Some(before) => self.board.follow(&before, view),
+            None => self.board = Board::of(view),
+        }
+        decide(view, &self.board, me, situation)
+    }
+}
+
+fn decide(view: &LatticeView, board: &Board, me: &Me, situation: Situation) -> Plan {
+    let of_this_node = of_node(view, board, me);
+    let mut plan = Plan { actions: Vec::new(), assignments: assignments(view, board, me, &of_this_node) };
     // Without a session of its own a node is no member: it keeps what it may keep, and writes nothing.
     if view.live(&me.holder()).is_some() {
-        plan.actions.extend(releases(view, me));
-        plan.actions.extend(collections(view, me, situation));
-        plan.actions.extend(claims(view, me, situation));
+        let (claims, displaced) = claims(view, board, me, situation);
+        plan.actions.extend(releases(view, board, me, &of_this_node, &displaced));
+        plan.actions.extend(collections(view, board, me, situation));
+        plan.actions.extend(claims);
         plan.actions.sort_by(|a, b| a.slot().cmp(b.slot()));
     }
     plan
 }
 
+type Held<'v> = (&'v SlotId, &'v Versioned<Slot>);
+
+/// The slots whose records name this node.
+fn of_node<'v>(view: &'v LatticeView, board: &Board, me: &Me) -> Vec<Held<'v>> {
+    let workloads = board.node(&me.node).map(|place| board.workloads_of(place)).into_iter().flatten();
+    workloads.flat_map(|name| view.slots_of(name)).collect()
+}
+
 /// What runs here: what this node holds, and what it hands over until the new holder is ready.
-fn assignments(view: &LatticeView, me: &Me) -> BTreeMap<SlotId, Assignment> {
+fn assignments(view: &LatticeView, board: &Board, me: &Me, held: &[Held<'_>]) -> BTreeMap<SlotId, Assignment> {
     let life = me.holder();
-    let mut shared = BTreeMap::<&WorkloadName, (Arc<WorkloadSpec>, Arc<Recipe>)>::new();
-    let mut assignments = BTreeMap::new();
-    for (slot, Versioned { record, .. }) in &view.slots {
+    let is_member = view.live(&life).is_some();
+    let mut assignments: BTreeMap<SlotId, Assignment> = BTreeMap::new();
+    let mut shared: Option<Assignment> = None;
+    for (slot, Versioned { record, .. }) in held {
         let hands_over = record.phase != Phase::Ready && record.handover_from.as_ref() == Some(&life);
         if record.holder != life && !hands_over {
             continue;
         }
         let Some(spec) = view.specs.get(&slot.workload).map(|spec| &spec.record) else { continue };
-        if spec.uid != record.uid || slot.index >= spec.spec.replicas {
+        // What a daemon wants of a node that is no member is not known, and a node keeps what it may keep.
+        let is_wanted = board.wants(slot) || spec.spec.placement.daemon && !is_member;
+        if spec.uid != record.uid || !is_wanted {
             continue;
         }
-        if spec.spec.class == Class::Strict
-            && view.live(&life).is_none_or(|session| placement::is_leaving(session, &spec.spec))
-        {
+        if spec.spec.class == Class::Strict && (!is_member || board.is_leaving(&life, spec)) {
             continue;
         }
-        let share = || (Arc::new(spec.spec.clone()), Arc::new(spec.runs()));
-        let (asked, recipe) = shared.entry(&slot.workload).or_insert_with(share).clone();
-        let assignment = Assignment { spec: asked, recipe, uid: spec.uid, generation: spec.generation };
-        assignments.insert(slot.clone(), assignment);
+        // The slots of a workload come together.
+        let assignment = match shared.take().filter(|shared| shared.spec.name == slot.workload) {
+            Some(shared) => shared,
+            None => Assignment {
+                spec: Arc::new(spec.spec.clone()),
+                recipe: Arc::new(spec.runs()),
+                uid: spec.uid,
+                generation: spec.generation,
+            },
+        };
+        assignments.insert((*slot).clone(), assignment.clone());
+        shared = Some(assignment);
     }
     assignments
 }
 
-fn releases(view: &LatticeView, me: &Me) -> Vec<Action> {
+fn releases(
+    view: &LatticeView,
+    board: &Board,
+    me: &Me,
+    held: &[Held<'_>],
+    displaced: &BTreeMap<SlotId, SlotId>,
+) -> Vec<Action> {
     let life = me.holder();
-    let mine = view
-        .slots
-        .iter()
-        .filter(|(slot, slot_record)| slot_record.record.holder == life && !placement::is_slot_corrupt(view, slot));
+    let mine = held.iter().filter(|(slot, held)| held.record.holder == life && !board.is_corrupt(slot));
     mine.filter_map(|(slot, Versioned { record, revision })| {
-        let stop_first = must_release(view, slot, record)?;
-        Some(Action::Release { slot: slot.clone(), expect: *revision, stop_first })
+        let (stop_first, displaced_by) = match must_release(view, board, slot, record) {
+            Some(stop_first) => (stop_first, None),
+            None => {
+                let displaced_by = displaced.get(slot)?.clone();
+                let class = view.specs.get(&slot.workload)?.record.spec.class;
+                (class == Class::Strict, Some(displaced_by))
+            }
+        };
+        Some(Action::Release { slot: (*slot).clone(), expect: *revision, stop_first, displaced_by })
     })
     .collect()
 }
 
 /// Whether the living holder of a slot must give it up, and if so whether it must stop it before.
-fn must_release(view: &LatticeView, slot: &SlotId, record: &Slot) -> Option<bool> {
-    if placement::is_unwanted(view, slot) {
-        let spec = view.specs.get(&slot.workload).map(|spec| &spec.record);
-        let only_scaled_down = spec.is_some_and(|spec| spec.uid == record.uid && spec.spec.class == Class::Available);
-        return Some(!only_scaled_down);
+fn must_release(view: &LatticeView, board: &Board, slot: &SlotId, record: &Slot) -> Option<bool> {
+    let spec = view.specs.get(&slot.workload).map(|spec| &spec.record);
+    if !board.wants(slot) {
+        let of_this_life = spec.is_some_and(|spec| spec.uid == record.uid && spec.spec.class == Class::Available);
+        return Some(!of_this_life);
     }
-    let spec = &view.specs.get(&slot.workload)?.record;
+    let spec = spec?;
     let of_another_life = spec.uid != record.uid;
-    let strict_and_leaving = spec.spec.class == Class::Strict
-        && view.live(&record.holder).is_some_and(|session| placement::is_leaving(session, &spec.spec));
+    let strict_and_leaving = spec.spec.class == Class::Strict && board.is_leaving(&record.holder, spec);
     (of_another_life || strict_and_leaving).then_some(true)
 }
 
-fn collections(view: &LatticeView, me: &Me, situation: Situation) -> Vec<Action> {
-    let left_behind = view.slots.iter().filter(|(slot, slot_record)| {
-        placement::is_unwanted(view, slot)
-            && !placement::is_slot_corrupt(view, slot)
-            && placement::occupancy(view, &slot_record.record.holder) == Occupancy::Dead
-            && (!situation.settling || slot_record.record.holder.node == me.node)
+fn collections(view: &LatticeView, board: &Board, me: &Me, situation: Situation) -> Vec<Action> {
+    let left_behind = board.stray().flat_map(|name| view.slots_of(name)).filter(|(slot, versioned)| {
+        !board.wants(slot)
+            && !board.is_corrupt(slot)
+            && board.occupancy(&versioned.record.holder) == Occupancy::Dead
+            && (!situation.settling || versioned.record.holder.node == me.node)
     });
     left_behind
         .filter_map(|(slot, Versioned { record, revision })| {
-            let order = |node: &NodeId| (*node != record.holder.node, ledger::rendezvous(slot, node));
+            let order = |node: &NodeId| (*node != record.holder.node, hash::rendezvous(slot, node));
             let mine = (order(&me.node), &me.node);
             let before_me = view.sessions.keys().filter(|node| (order(node), *node) < mine).count();
             let rank = u32::try_from(before_me).ok()?;
@@ -187,43 +250,86 @@ fn collections(view: &LatticeView, me: &Me, situation: Situation) -> Vec<Action>
         .collect()
 }
 
-fn claims(view: &LatticeView, me: &Me, situation: Situation) -> Vec<Action> {
-    let vacancies = placement::vacancies(view);
-    if vacancies.is_empty() {
-        return Vec::new(); // at rest: what everybody holds need not be added up
-    }
+/// What this node claims, and who has to make room for whom.
+fn claims(view: &LatticeView, board: &Board, me: &Me, situation: Situation) -> (Vec<Action>, BTreeMap<SlotId, SlotId>) {
     let mut claims = Vec::new();
-    let mut reserves: Vec<(u32, Vacancy<'_>)> = Vec::new();
-    let may_touch = |vacancy: &Vacancy<'_>| {
+    let Some(place) = board.node(&me.node).filter(|_| board.has_vacancies()) else {
+        return (claims, BTreeMap::new()); // at rest: nothing is given away
+    };
+    let may_touch = |slot: &SlotId| {
         let left_by_another =
             |slot: &Versioned<Slot>| slot.record.holder.node != me.node && view.live(&slot.record.holder).is_none();
-        !(situation.settling && vacancy.record.is_some_and(left_by_another))
+        !(situation.settling && view.slots.get(slot).is_some_and(left_by_another))
     };
-    let mut ledger = placement::walk(view, vacancies, |vacancy, ranking, _| {
-        let Some(rank) = may_touch(vacancy).then(|| ranking.of(&me.node)).flatten() else { return };
+    let position = view.sessions.range(..&me.node).count();
+    let mut reserves = Reserves::new(board.nodes.session(place).map_or(0, |session| session.capacity.slots));
+    let mut walk = Walk::new(view, board);
+    walk.run(|turn| {
+        let rank = match turn.first {
+            Some(first) if first == place => Some(0),
+            // It is not here, so who is first there is of no interest.
+            Some(_) => turn.ranking.of(place, (position, view.sessions.len())),
+            None => None,
+        };
+        let Some(rank) = rank else { return };
+        let slot = turn.slot();
+        if !may_touch(&slot) {
+            return;
+        }
         match rank {
-            0 => claims.push(claim(view, vacancy, 0)),
-            _ => reserves.push((rank, vacancy.clone())),
+            0 => claims.push(claim(view, board, slot, turn.spec, 0)),
+            _ => reserves.push(rank, slot, turn.spec),
         }
     });
     // What this node is first for has its room by now. Where it only stands in for others, it offers what is left.
-    reserves.sort_by_key(|(rank, _)| *rank);
-    for (rank, vacancy) in reserves {
-        if ledger.refusal(&me.node, &vacancy.spec.spec).is_none() {
-            ledger.take(&me.node, &vacancy.spec.spec);
-            claims.push(claim(view, &vacancy, rank));
+    for (rank, slot, spec) in reserves.best() {
+        let needed = spec.spec.memory_reserved();
+        if walk.ledger.has_room(place, needed) {
+            let weight = board.nodes.get(place).map_or(0, |account| account.weight);
+            walk.ledger.book(place, weight, needed);
+            claims.push(claim(view, board, slot, spec, rank));
         }
     }
-    claims
+    (claims, walk.displacer.victims)
 }
 
-fn claim(view: &LatticeView, vacancy: &Vacancy<'_>, rank: u32) -> Action {
-    let expect = vacancy.record.map_or(Precondition::Absent, |slot| Precondition::At(slot.revision));
-    let of_this_life = vacancy.record.filter(|slot| slot.record.uid == vacancy.spec.uid);
+/// The slots that a node stands in for, as many as it could ever take and some more, those where it comes soonest.
+struct Reserves<'a> {
+    most: usize,
+    reserves: Vec<(u32, SlotId, &'a SpecRecord)>,
+}
+
+impl<'a> Reserves<'a> {
+    fn new(slots: u32) -> Self {
+        Self { most: 4 * slots as usize, reserves: Vec::new() }
+    }
+
+    fn push(&mut self, rank: u32, slot: SlotId, spec: &'a SpecRecord) {
+        self.reserves.push((rank, slot, spec));
+        if self.reserves.len() > 2 * self.most {
+            self.keep_the_best();
+        }
+    }
+
+    fn keep_the_best(&mut self) {
+        self.reserves.sort_by_key(|(rank, ..)| *rank);
+        self.reserves.truncate(self.most);
+    }
+
+    fn best(mut self) -> Vec<(u32, SlotId, &'a SpecRecord)> {
+        self.keep_the_best();
+        self.reserves
+    }
+}
+
+fn claim(view: &LatticeView, board: &Board, slot: SlotId, spec: &SpecRecord, rank: u32) -> Action {
+    let record = view.slots.get(&slot);
+    let expect = record.map_or(Precondition::Absent, |slot| Precondition::At(slot.revision));
+    let of_this_life = record.filter(|slot| slot.record.uid == spec.uid);
     let handover_from = of_this_life
-        .filter(|_| vacancy.spec.spec.class == Class::Available)
+        .filter(|_| spec.spec.class == Class::Available)
         .and_then(|slot| slot.record.serving())
-        .filter(|serving| view.live(serving).is_some())
+        .filter(|serving| board.occupancy(serving) == Occupancy::Live)
         .cloned();
-    Action::Claim { slot: vacancy.slot.clone(), expect, rank, handover_from }
+    Action::Claim { slot, expect, rank, handover_from }
 }

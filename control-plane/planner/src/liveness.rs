@@ -89,6 +89,7 @@ mod tests {
             volumes: Default::default(),
             http: None,
             draining: false,
+            taints: Vec::new(),
             started_at: 0,
             renewals: 0,
         };

@@ -1,134 +1,165 @@
 //! The walk over vacant slots that [`crate::plan`], [`crate::explain`] and [`crate::preview`] share. Every node walks in
 //! the same order and books each slot on the node that ranks first, so all of them expect the same outcome.
 
-use crate::ledger::{Contest, Ledger, Ranking};
-use lattice::{
-    id::{NodeId, SlotId, WorkloadName},
-    record::{Holder, Key, Session, Slot, SpecRecord},
-    spec::{Class, WorkloadSpec},
-    view::{LatticeView, Versioned},
+use crate::{
+    board::{Board, Entry},
+    contest::{Contest, EntrantsCache, Neighbours, Ranking},
+    displace::Displacer,
+    hash::SlotWeights,
+    ledger::Ledger,
+    nodes::Place,
+    rules,
 };
+use lattice::{
+    id::{SlotId, WorkloadName},
+    record::SpecRecord,
+    view::LatticeView,
+};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A wanted slot that may be claimed.
-#[derive(Clone)]
-pub(crate) struct Vacancy<'a> {
-    pub(crate) slot: SlotId,
-    pub(crate) spec: &'a SpecRecord,
-    /// What is in the store under the slot's key: the record of a dead holder, or of one that is leaving.
-    pub(crate) record: Option<&'a Versioned<Slot>>,
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Vacancy {
+    pub(crate) index: u32,
     /// The node whose former life held the slot.
-    pub(crate) incumbent: Option<&'a NodeId>,
+    pub(crate) incumbent: Option<Place>,
+    /// The only node that may take it.
+    pub(crate) pinned: Option<Place>,
 }
 
-/// Whether a holder still stands behind its slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Occupancy {
-    Live,
-    Dead,
-    /// Its session does not parse and was never seen whole. Corrupt is not absent: nobody may take its slots.
-    Unknown,
+/// What a walk books.
+pub(crate) struct Walk<'b> {
+    pub(crate) view: &'b LatticeView,
+    pub(crate) board: &'b Board,
+    pub(crate) ledger: Ledger,
+    /// What was booked on the way, for the rules of others.
+    placed: BTreeMap<&'b WorkloadName, Vec<Place>>,
+    pub(crate) displacer: Displacer,
+    entrants: EntrantsCache<'b>,
 }
 
-pub(crate) fn occupancy(view: &LatticeView, holder: &Holder) -> Occupancy {
-    let session_is_corrupt = || view.corrupt.contains_key(&Key::Session(holder.node.clone()).to_string());
-    match view.sessions.get(&holder.node) {
-        Some(session) if session.record.incarnation == holder.incarnation => Occupancy::Live,
-        None if !view.corrupt.is_empty() && session_is_corrupt() => Occupancy::Unknown,
-        Some(_) | None => Occupancy::Dead,
+/// A vacancy at its turn.
+pub(crate) struct Visit<'w, 'b> {
+    pub(crate) spec: &'b SpecRecord,
+    pub(crate) vacancy: Vacancy,
+    pub(crate) ranking: Ranking<'w, 'b, 'b>,
+    pub(crate) first: Option<Place>,
+}
+
+impl Visit<'_, '_> {
+    pub(crate) fn slot(&self) -> SlotId {
+        SlotId::new(self.spec.spec.name.clone(), self.vacancy.index)
     }
 }
 
-/// A holder is leaving a slot when its node drains, or when a newer spec asks for labels or volumes that the
-/// node lacks.
-pub(crate) fn is_leaving(session: &Session, spec: &WorkloadSpec) -> bool {
-    session.draining
-        || spec.placement.require.iter().any(|requirement| !requirement.holds(&session.labels))
-        || session.volumes.lacks(spec).is_some()
-}
-
-pub(crate) fn is_slot_corrupt(view: &LatticeView, slot: &SlotId) -> bool {
-    !view.corrupt.is_empty() && view.corrupt.contains_key(&Key::Slot(slot.clone()).to_string())
-}
-
-/// True where no spec wants the slot: its workload is gone, or has fewer replicas. A spec that does not parse may want it.
-pub(crate) fn is_unwanted(view: &LatticeView, slot: &SlotId) -> bool {
-    match view.specs.get(&slot.workload) {
-        Some(spec) => slot.index >= spec.record.spec.replicas,
-        None => !view.corrupt.contains_key(&Key::Spec(slot.workload.clone()).to_string()),
-    }
-}
-
-/// Visit all [`vacancies`] in the order of slots, each with the nodes that can take it and the ledger that they are ranked by.
-/// Returns the ledger with all first choices booked.
-pub(crate) fn walk<'a>(
-    view: &'a LatticeView,
-    mut vacancies: Vec<Vacancy<'a>>,
-    mut visit: impl FnMut(&Vacancy<'a>, &Ranking<'_, 'a>, &Ledger<'a>),
-) -> Ledger<'a> {
-    let mut ledger = Ledger::of(view);
-    // Incumbents are booked before anything else, so that nothing takes the room that they come back to.
-    for vacancy in &mut vacancies {
-        vacancy.incumbent = vacancy.incumbent.filter(|node| ledger.refusal(node, &vacancy.spec.spec).is_none());
-        if let Some(node) = vacancy.incumbent {
-            ledger.take(node, &vacancy.spec.spec);
+impl<'b> Walk<'b> {
+    pub(crate) fn new(view: &'b LatticeView, board: &'b Board) -> Self {
+        Walk {
+            view,
+            board,
+            ledger: board.ledger.clone(),
+            placed: BTreeMap::new(),
+            displacer: Displacer::default(),
+            entrants: EntrantsCache::default(),
         }
     }
-    let mut current: Option<Contest<'a>> = None;
-    for vacancy in &vacancies {
-        let spec = &vacancy.spec.spec;
-        let contest = match &mut current {
-            Some(contest) if contest.is_of(spec) => contest,
-            other => other.insert(Contest::new(&ledger, spec)),
-        };
-        let ranking = Ranking::new(&ledger, contest, &vacancy.slot, vacancy.incumbent);
-        visit(vacancy, &ranking, &ledger);
-        if let (None, Some(first)) = (vacancy.incumbent, ranking.first()) {
-            contest.take(&mut ledger, first);
-        }
-    }
-    ledger
-}
 
-/// The wanted slots that may be claimed, in order.
-pub(crate) fn vacancies(view: &LatticeView) -> Vec<Vacancy<'_>> {
-    let mut vacancies = Vec::new();
-    for (name, spec) in &view.specs {
-        let mut slots = view.slots_of(name).peekable();
-        for index in 0..spec.record.spec.replicas {
-            while slots.next_if(|(slot, _)| slot.index < index).is_some() {}
-            let kept = slots.next_if(|(slot, _)| slot.index == index).map(|(_, slot)| slot);
-            vacancies.extend(vacancy(view, name, index, &spec.record, kept));
+    /// Visit all vacancies: those of higher priority first, then in the order of slots.
+    pub(crate) fn run(&mut self, mut visit: impl FnMut(&Visit<'_, 'b>)) {
+        // Incumbents are booked before anything else, so that nothing takes the room that they come back to.
+        let (view, board) = (self.view, self.board);
+        let mut incumbents: BTreeMap<&WorkloadName, BTreeSet<u32>> = BTreeMap::new();
+        for (name, entry) in board.vacant() {
+            let Some(spec) = view.specs.get(name) else { continue };
+            for Vacancy { index, incumbent, .. } in &entry.vacancies {
+                let Some(place) = *incumbent else { continue };
+                let needed = spec.record.spec.memory_reserved();
+                let may_come =
+                    board.nodes.session(place).is_some_and(|s| rules::expels(s, &spec.record.spec).is_none());
+                if may_come && self.ledger.has_room(place, needed) {
+                    self.take(name, place, needed);
+                    incumbents.entry(name).or_default().insert(*index);
+                }
+            }
+        }
+        for (name, entry) in board.vacant() {
+            let Some(spec) = view.specs.get(name) else { continue };
+            let come_back = incumbents.remove(name).unwrap_or_default();
+            self.serve(&spec.record, entry, &come_back, &mut visit);
         }
     }
-    vacancies
-}
 
-fn vacancy<'a>(
-    view: &'a LatticeView,
-    workload: &WorkloadName,
-    index: u32,
-    spec: &'a SpecRecord,
-    record: Option<&'a Versioned<Slot>>,
-) -> Option<Vacancy<'a>> {
-    let slot = || SlotId::new(workload.clone(), index);
-    if !view.corrupt.is_empty() && is_slot_corrupt(view, &slot()) {
-        return None;
-    }
-    let Some(versioned) = record else {
-        return Some(Vacancy { slot: slot(), spec, record, incumbent: None });
-    };
-    let of_this_life = versioned.record.uid == spec.uid;
-    let holder = &versioned.record.holder;
-    let vacant = match occupancy(view, holder) {
-        Occupancy::Unknown => false,
-        Occupancy::Dead => true,
-        // A strict slot, or one of a deleted workload, is free only when its holder has withdrawn the record.
-        Occupancy::Live => {
-            of_this_life
-                && spec.spec.class == Class::Available
-                && view.live(holder).is_some_and(|session| is_leaving(session, &spec.spec))
+    fn serve(
+        &mut self,
+        spec: &'b SpecRecord,
+        entry: &'b Entry,
+        come_back: &BTreeSet<u32>,
+        visit: &mut impl FnMut(&Visit<'_, 'b>),
+    ) {
+        let mut contest = self.contest(spec, None);
+        let weights = SlotWeights::of(&spec.spec.name);
+        for vacancy in &entry.vacancies {
+            let incumbent = vacancy.incumbent.filter(|_| come_back.contains(&vacancy.index));
+            let vacancy = Vacancy { incumbent, ..*vacancy };
+            let weight = weights.weight(vacancy.index);
+            let ranking = Ranking::new(&self.ledger, &contest, weight, incumbent, vacancy.pinned);
+            let first = ranking.first();
+            let visited = Visit { spec, vacancy, ranking, first };
+            visit(&visited);
+            let place = match first {
+                Some(place) if incumbent.is_none() => Some((place, false)),
+                Some(_) => None, // booked already
+                None => {
+                    let slot = || SlotId::new(spec.spec.name.clone(), vacancy.index);
+                    let found =
+                        self.displacer.find(self.board, self.view, &visited.ranking, contest.needed(), entry, slot);
+                    found.map(|place| (place, true))
+                }
+            };
+            let Some((place, is_displacing)) = place else { continue };
+            contest.take(place);
+            self.take(&spec.spec.name, place, contest.needed());
+            if is_displacing {
+                // What becomes free is for this slot, and nothing else is placed there before it is.
+                let weight = self.board.nodes.get(place).map_or(0, |account| account.weight);
+                self.ledger.close(place, weight);
+            }
         }
-    };
-    let incumbent = Some(&holder.node).filter(|_| of_this_life && view.live(holder).is_none());
-    vacant.then(|| Vacancy { slot: slot(), spec, record, incumbent })
+    }
+
+    fn take(&mut self, name: &'b WorkloadName, place: Place, needed: u64) {
+        let weight = self.board.nodes.get(place).map_or(0, |account| account.weight);
+        self.ledger.book(place, weight, needed);
+        self.placed.entry(name).or_default().push(place);
+    }
+
+    /// The nodes that compete for a workload's slots, as things are; as if one of its replicas were not there, if asked.
+    pub(crate) fn contest(&mut self, spec: &'b SpecRecord, without: Option<u32>) -> Contest<'b, 'b> {
+        let spec = &spec.spec;
+        let mut neighbours = Neighbours::default();
+        let entry = self.board.entry(&spec.name);
+        for booking in entry.into_iter().flat_map(|entry| &entry.bookings) {
+            if Some(booking.index) == without {
+                continue;
+            }
+            neighbours.own.push(booking.place);
+            if booking.has_failed {
+                neighbours.failed.insert(booking.place);
+            }
+        }
+        neighbours.own.extend(self.placed.get(&spec.name).into_iter().flatten());
+        let repelled = self.board.repelled(&spec.name).map(|(name, over)| (name, over.as_str()));
+        neighbours.repelled = repelled.collect();
+        let relations = spec.placement.near.iter().chain(&spec.placement.apart).map(|relation| &relation.workload);
+        let named: BTreeSet<&WorkloadName> =
+            relations.chain(neighbours.repelled.iter().map(|(name, _)| *name)).collect();
+        for name in named {
+            let held = self.board.entry(name).into_iter().flat_map(|entry| &entry.bookings);
+            let mut places: Vec<Place> = held.map(|booking| booking.place).collect();
+            places.extend(self.placed.get(name).into_iter().flatten());
+            neighbours.named.insert(name, places);
+        }
+        let entrants = self.entrants.of(&self.board.nodes, spec);
+        Contest::new(&self.board.nodes, spec, entrants, &neighbours)
+    }
 }

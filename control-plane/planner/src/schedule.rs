@@ -4,7 +4,7 @@
 //!
 //! Start at [`turn`].
 
-use crate::{Me, ledger::rendezvous};
+use crate::{Me, hash::rendezvous};
 use lattice::{
     id::{NodeId, SlotId, WorkloadName},
     record::{DecodeError, Firing, Key, Outcome, Settled, SpecRecord, Ticks},
@@ -257,6 +257,7 @@ mod tests {
                     volumes: Default::default(),
                     http: None,
                     draining: false,
+                    taints: Vec::new(),
                     started_at: 0,
                     renewals: 0,
                 };

@@ -1,6 +1,8 @@
 //! Rules one by one in [`check`], and properties of many nodes that plan and act on one store.
 
-use crate::{Action, Me, Plan, Situation, Standing, conflict, explain, ledger::Ledger, placement, plan, preview};
+mod rules;
+
+use crate::{Action, Explanation, Me, Plan, Situation, board::Board, conflict, plan, preview};
 use lattice::{
     id::{Generation, Incarnation, NodeId, Revision, SlotId, WorkloadName},
     record::{Capacity, Holder, Key, Phase, Record as _, Session, Slot, SpecRecord},
@@ -66,6 +68,7 @@ impl World {
             volumes: Default::default(),
             http: None,
             draining: false,
+            taints: Vec::new(),
             started_at: 0,
             renewals: 0,
         };
@@ -166,7 +169,10 @@ impl World {
                     all.push((key, me.clone(), action));
                 }
             }
-            if all.is_empty() && self.view.slots.values().all(|slot| slot.record.phase == Phase::Ready) {
+            let is_lost = |slot: &Slot| self.view.live(&slot.holder).is_none();
+            if all.is_empty()
+                && self.view.slots.values().all(|slot| slot.record.phase == Phase::Ready || is_lost(&slot.record))
+            {
                 return;
             }
             all.sort_by_key(|(key, ..)| *key);
@@ -211,8 +217,19 @@ impl World {
     }
 
     /// What must hold at rest: each wanted slot is held by a living node, or no node can take it; nothing else is held.
+    /// Knows nothing of rules about where other replicas are.
     fn check_at_rest(&self) {
-        let ledger = Ledger::of(&self.view);
+        let fits = |session: &Session, spec: &WorkloadSpec| {
+            let held = self.view.slots.iter().filter(|(_, slot)| slot.record.holder.node == session.node);
+            let held = held.filter(|(_, slot)| self.view.live(&slot.record.holder).is_some());
+            let reserved = |slot: &SlotId| self.view.specs.get(&slot.workload).unwrap().record.spec.memory_reserved();
+            let (slots, memory) =
+                held.fold((1, spec.memory_reserved()), |(n, m), (slot, _)| (n + 1, m + reserved(slot)));
+            !session.draining
+                && spec.placement.require.iter().all(|requirement| requirement.holds(&session.labels))
+                && slots <= session.capacity.slots
+                && memory <= session.capacity.memory
+        };
         for spec in self.view.specs.values() {
             let spec = &spec.record;
             for index in 0..spec.spec.replicas {
@@ -220,14 +237,19 @@ impl World {
                 let held = self.view.slots.get(&slot).is_some_and(|record| {
                     record.record.uid == spec.uid && self.view.live(&record.record.holder).is_some()
                 });
-                let fits = |node: &&NodeId| ledger.refusal(node, &spec.spec).is_none();
-                assert!(held || ledger.nodes().find(fits).is_none(), "{slot} is vacant and fits");
+                let taker = self.view.sessions.values().find(|session| fits(&session.record, &spec.spec));
+                assert!(held || taker.is_none(), "{slot} is vacant and fits on {taker:?}");
             }
         }
+        let board = Board::of(&self.view);
         for slot in self.view.slots.keys() {
-            assert!(!placement::is_unwanted(&self.view, slot), "{slot} is held and not wanted");
+            assert!(board.wants(slot), "{slot} is held and not wanted");
         }
     }
+}
+
+fn explain(view: &LatticeView, slot: &SlotId) -> Explanation {
+    crate::explain(view, slot).expect("it is wanted")
 }
 
 /// Plan for node n1 in its life 1 and compare with one line an action, then the slots that are assigned.
@@ -245,8 +267,9 @@ fn check(what: &str, situation: Situation, world: &World, expected: &[&str]) {
                 let from = handover_from.as_ref().map(|from| format!(" from {}", from.node)).unwrap_or_default();
                 format!("claim {slot} rank {rank}{over}{from}")
             }
-            Action::Release { slot, stop_first, .. } => {
-                format!("{} {slot}", if *stop_first { "stop, release" } else { "release, stop" })
+            Action::Release { slot, stop_first, displaced_by, .. } => {
+                let by = displaced_by.as_ref().map(|by| format!(" for {by}")).unwrap_or_default();
+                format!("{} {slot}{by}", if *stop_first { "stop, release" } else { "release, stop" })
             }
             Action::Collect { slot, rank, .. } => format!("collect {slot} rank {rank}"),
         })
@@ -436,7 +459,7 @@ fn reasons_are_in_words_with_numbers() {
     world.node("n5", 5).capacity.slots = 0;
     world.node("n6", 6).draining = true;
     let explanation = explain(&world.view, &slot("w.0"));
-    assert_eq!(explanation.nodes.get(&id("n1")), Some(&Standing::Rank(0)));
+    assert_eq!(explanation.first(), Some(&id("n1")));
     let reasons: Vec<String> =
         explanation.refused().iter().map(|refusal| format!("{}: {}", refusal.node, refusal.reason)).collect();
     let expected = [
@@ -488,12 +511,12 @@ fn a_taken_route_is_named() {
 
 #[test]
 fn rendezvous_never_changes() {
-    assert_eq!(crate::ledger::rendezvous(&slot("hello.0"), &id("n1")), 6_830_772_745_242_174_566);
+    assert_eq!(crate::hash::rendezvous(&slot("hello.0"), &id("n1")), 6_830_772_745_242_174_566);
     let mut wins = BTreeMap::<u64, u32>::new();
     for index in 0..3000 {
         let slot = SlotId::new(name("w"), index);
         *wins
-            .entry((1..=3).min_by_key(|n| crate::ledger::rendezvous(&slot, &id(&format!("n{n}")))).unwrap())
+            .entry((1..=3).min_by_key(|n| crate::hash::rendezvous(&slot, &id(&format!("n{n}")))).unwrap())
             .or_default() += 1;
     }
     assert!(wins.values().all(|wins| (900..1100).contains(wins)), "uneven: {wins:?}");
@@ -544,15 +567,18 @@ impl World {
                 self.view.sessions.remove(&id(NODES[*node]));
             }
             Step::Restart(node) => {
+                let revision = self.next();
                 if let Some(session) = self.view.sessions.get_mut(&id(NODES[*node])) {
                     session.record.incarnation = life(incarnation);
                     session.record.draining = false;
+                    session.revision = revision;
                 }
-                self.next();
             }
             Step::Drain(node) => {
+                let revision = self.next();
                 if let Some(session) = self.view.sessions.get_mut(&id(NODES[*node])) {
                     session.record.draining = true;
+                    session.revision = revision;
                 }
             }
             Step::Put { workload, replicas, strict, zone } => {

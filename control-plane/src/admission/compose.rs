@@ -216,6 +216,7 @@ mod tests {
             version: String::new(),
             capacity: Capacity { memory: 1 << 30, slots: 4 },
             volumes: Default::default(),
+            taints: Vec::new(),
             http: None,
             timing: Timing::DEV,
             drain: Duration::ZERO,

@@ -6,6 +6,7 @@
 mod compose;
 mod concurrency;
 mod explain;
+mod placement;
 mod put;
 mod read;
 mod schedules;
@@ -130,10 +131,13 @@ impl Admission {
                 WorkloadVerb::Delete => ok(self.delete(&name, message).await?),
                 WorkloadVerb::Rollback => ok(self.rollback(&name, message).await?),
                 WorkloadVerb::Scale => ok(self.scale(&name, message).await?),
+                WorkloadVerb::Explain => ok(self.explain(&name, message)?),
                 WorkloadVerb::Logs => Err(unknown()),
             },
             Topic::NodeList => ok(self.nodes()?),
             Topic::NodeGet(node) => ok(self.node(&node)?),
+            Topic::NodeCordon(node) => ok(self.cordon(&node, true).await?),
+            Topic::NodeUncordon(node) => ok(self.cordon(&node, false).await?),
             Topic::Http(_) | Topic::Event(_) | Topic::Report(_) | Topic::Log(_) => Err(unknown()),
         }
     }

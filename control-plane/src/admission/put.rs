@@ -273,7 +273,10 @@ impl Admission {
 
     async fn admitted(&self, record: &SpecRecord, revision: Revision) -> PutReply {
         let SpecRecord { spec, generation, hash, .. } = record;
-        let text = format!("generation {generation}, {} replicas", spec.replicas);
+        let text = match spec.placement.daemon {
+            true => format!("generation {generation}, a replica on each node"),
+            false => format!("generation {generation}, {} replicas", spec.replicas),
+        };
         self.events.send(EventKind::WorkloadAdmitted, &spec.name, text).await;
         PutReply {
             workload: spec.name.clone(),
@@ -294,6 +297,10 @@ impl Admission {
         }
         self.change(name, expected_revision(message)?, |current| {
             let current = current.ok_or_else(|| not_found(name))?;
+            if current.spec.placement.daemon {
+                let error = CtlError::new(ErrorCode::Invalid, format!("{name} has one replica on each node"));
+                return Err(error.field("replicas").hint("say which nodes by placement.require, or delete it"));
+            }
             Ok((WorkloadSpec { replicas, ..current.spec.clone() }, current.recipe.clone()))
         })
         .await

@@ -71,7 +71,7 @@ impl Admission {
     pub(super) fn status(&self, name: &WorkloadName) -> Result<StatusReply, CtlError> {
         let view = self.view()?;
         let spec = view.specs.get(name).ok_or_else(|| not_found(name))?;
-        let status = status(&view, spec, lattice_planner::explain_workload(&view, name), &self.reports.now());
+        let status = status(&view, spec, lattice_planner::explain_vacant(&view, name), &self.reports.now());
         Ok(StatusReply { schedules: self.schedules(&view, &spec.record), ..status })
     }
 
@@ -82,8 +82,8 @@ impl Admission {
             let name = &spec.record.spec.name;
             let held = view.slots_of(name).filter(|(_, slot)| view.live(&slot.record.holder).is_some()).count();
             // Explaining walks the whole plan: only where there is something to explain.
-            let all_held = u32::try_from(held).is_ok_and(|held| held >= spec.record.spec.replicas);
-            let explanations = if all_held { BTreeMap::new() } else { lattice_planner::explain_workload(&view, name) };
+            let all_held = held >= lattice_planner::wanted(&view, name).len();
+            let explanations = if all_held { BTreeMap::new() } else { lattice_planner::explain_vacant(&view, name) };
             let status = status(&view, spec, explanations, &Reported::new());
             let mut totals = Totals::default();
             for (slot, held) in view.slots_of(name) {
@@ -139,7 +139,8 @@ fn node_reply(view: &LatticeView, node: &NodeId, reported: &Reported) -> Option<
         .unzip();
     let said = reported.get(node).filter(|(report, _)| report.incarnation == session.incarnation);
     let (usage, usage_age) = said.map(|(report, age)| (report.host.usage, *age)).unzip();
-    Some(NodeReply { session, slots, memory_reserved: memory.iter().sum(), usage, usage_age })
+    let cordoned = view.is_cordoned(node);
+    Some(NodeReply { session, cordoned, slots, memory_reserved: memory.iter().sum(), usage, usage_age })
 }
 
 /// `explanations` are for slots that nobody holds.
@@ -151,7 +152,8 @@ fn status(
 ) -> StatusReply {
     let mut room = REPLY_REPORT_BYTES_MAX;
     let SpecRecord { spec: asked, generation, uid, .. } = &spec.record;
-    let slots: Vec<SlotStatus> = (0..asked.replicas)
+    let slots: Vec<SlotStatus> = lattice_planner::wanted(view, &asked.name)
+        .into_iter()
         .map(|replica| {
             let slot = SlotId::new(asked.name.clone(), replica);
             let held = view.slots.get(&slot).map(|slot| &slot.record).filter(|slot| slot.uid == *uid);
@@ -189,7 +191,7 @@ fn status(
     let is_bad = |slot: &SlotStatus| {
         slot.phase == Some(Phase::Failed) || !slot.refused.is_empty() || (slot.message.is_some() && !is_newest(slot))
     };
-    let state = if asked.replicas == 0 {
+    let state = if slots.is_empty() {
         WorkloadState::Idle
     } else if ready == slots.len() && slots.iter().all(is_newest) {
         WorkloadState::Ready
@@ -203,7 +205,7 @@ fn status(
         state,
         generation: *generation,
         revision: spec.revision,
-        replicas: asked.replicas,
+        replicas: u32::try_from(slots.len()).unwrap_or(u32::MAX),
         ready: u32::try_from(ready).unwrap_or(u32::MAX),
         slots,
         schedules: Vec::new(),

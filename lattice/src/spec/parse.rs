@@ -4,7 +4,7 @@
 use super::{Reuse, Script, Source, WorkloadSpec, grants, http, parts, placement, schedule, volumes};
 use crate::limits::{
     CONCURRENCY_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, QUEUE_MAX, REPLICAS_MAX,
-    REQUIREMENTS_MAX, SCRIPT_BYTES_MAX, SPEC_BYTES_MAX, SPEC_DEPTH_MAX, WALL_MAX,
+    SCRIPT_BYTES_MAX, SPEC_BYTES_MAX, SPEC_DEPTH_MAX, WALL_MAX,
 };
 use serde_json::Value;
 
@@ -179,10 +179,6 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
             return Err(SpecError::new(field, format!("{time} is more than {} s", WALL_MAX.as_secs())));
         }
     }
-    if spec.placement.require.len() > REQUIREMENTS_MAX {
-        let message = format!("at most {REQUIREMENTS_MAX} conditions are allowed");
-        return Err(SpecError::new("placement.require", message));
-    }
     for (field, is_zero) in [
         ("limits.memory", limits.memory.0 == 0),
         ("limits.cpu", limits.cpu.0 == 0),
@@ -198,11 +194,7 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
         return Err(SpecError::new("limits.memory", format!("{} is more than {most}", limits.memory)));
     }
     grants::check("grants", &spec.grants)?;
-    for (i, requirement) in spec.placement.require.iter().enumerate() {
-        if !placement::is_label_key(requirement.key()) {
-            return Err(SpecError::new(format!("placement.require[{i}]"), "bad label key"));
-        }
-    }
+    placement::check(&spec.placement, spec.replicas)?;
     Ok(())
 }
 

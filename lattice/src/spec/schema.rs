@@ -1,12 +1,12 @@
 //! Which schema of the record reads a spec. Each pattern names every field, so that a new one has to be decided about.
 
-use super::{ComponentSpec, ComposeSpec, HttpSpec, Limits, Optimize, Placement, Reuse, Route, WorkloadSpec};
+use super::{ComponentSpec, ComposeSpec, HttpSpec, Limits, Optimize, Reuse, Route, WorkloadSpec};
 use crate::spec::Grants;
 
 impl WorkloadSpec {
     /// The least schema that reads it.
     pub(crate) fn schema(&self) -> u32 {
-        if !self.http.routes.iter().all(Route::is_plain) {
+        if !self.http.routes.iter().all(Route::is_plain) || !self.placement.is_plain() {
             3
         } else if !self.is_of_schema_1() {
             2
@@ -15,7 +15,7 @@ impl WorkloadSpec {
         }
     }
 
-    /// Whether it is written with the fields of the first schema only. Of routes those that are plain are.
+    /// Whether it is written with the fields of the first schema only. Of routes and placements those that are plain are.
     fn is_of_schema_1(&self) -> bool {
         let Self {
             name: _,
@@ -30,7 +30,7 @@ impl WorkloadSpec {
             limits: Limits { memory: _, cpu: _, wall: _, concurrency: _, queue: _, body: _ },
             grants,
             volumes,
-            placement: Placement { require: _ },
+            placement: _,
         } = self;
         components.iter().all(ComponentSpec::is_of_schema_1)
             && services.is_empty()

@@ -18,7 +18,7 @@ pub use split::Share;
 
 use conditions::Query;
 use lattice::{
-    id::{NodeId, SlotId, WorkloadName},
+    id::{NodeId, WorkloadName},
     record::SpecRecord,
     spec::{HostPattern, PathMatch, Route},
     view::{LatticeView, Versioned},
@@ -211,11 +211,9 @@ fn parent(host: &str) -> Option<&str> {
 
 /// Who serves a workload: how many slots here, and the other nodes.
 fn endpoints(view: &LatticeView, spec: &SpecRecord, me: &NodeId) -> (u32, Arc<[Endpoint]>) {
-    let first = SlotId::new(spec.spec.name.clone(), 0);
-    let last = SlotId::new(spec.spec.name.clone(), u32::MAX);
     let mut local_slots = 0;
     let mut nodes = BTreeMap::<&NodeId, (u32, bool)>::new();
-    for (_, Versioned { record, .. }) in view.slots.range(first..=last) {
+    for (_, Versioned { record, .. }) in view.slots_of(&spec.spec.name) {
         let Some(serving) = record.serving().filter(|_| record.uid == spec.uid) else { continue };
         if serving.node == *me {
             local_slots += 1;

@@ -58,6 +58,7 @@ fn session(view: &mut LatticeView, node: &str, incarnation: u128) {
         volumes: Default::default(),
         http: None,
         draining: false,
+        taints: Vec::new(),
         started_at: 0,
         renewals: 0,
     };

@@ -256,6 +256,7 @@ impl World {
                     volumes: Default::default(),
                     http: None,
                     draining: false,
+                    taints: Vec::new(),
                     started_at: 0,
                     renewals: 0,
                 };

@@ -1,0 +1,121 @@
+//! Preemption: a vacancy that fits nowhere takes the room of replicas of a lower priority, as few and as unimportant ones
+//! as it can. Their holders give them up; the vacancy is claimed when the room is there.
+
+use crate::{
+    board::{Board, Booking, Entry},
+    contest::Ranking,
+    ledger::Load,
+    nodes::Place,
+};
+use lattice::{
+    id::{SlotId, WorkloadName},
+    view::LatticeView,
+};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
+
+/// Vacancies that displace something in one plan. More have to wait for the next one: a plan stays cheap, and what is
+/// wrong in one is seen before it is done a thousand times.
+const AT_ONCE: usize = 16;
+
+/// Who makes room for whom.
+#[derive(Debug, Default)]
+pub(crate) struct Displacer {
+    /// Slots that are to be given up, and the slot that needs their room.
+    pub(crate) victims: BTreeMap<SlotId, SlotId>,
+    /// Nodes on which something is displaced. One vacancy a node and plan.
+    nodes: BTreeSet<Place>,
+    tries: usize,
+}
+
+/// A replica that may be displaced, in the order in which they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Victim<'b> {
+    priority: i32,
+    /// One large one rather than several small ones.
+    memory: Reverse<u64>,
+    workload: &'b WorkloadName,
+    index: Reverse<u32>,
+}
+
+impl Displacer {
+    /// The node where the least is displaced for a slot that fits nowhere, if any. It is noted who has to go.
+    pub(crate) fn find(
+        &mut self,
+        board: &Board,
+        view: &LatticeView,
+        ranking: &Ranking<'_, '_, '_>,
+        needed: u64,
+        entry: &Entry,
+        slot: impl Fn() -> SlotId,
+    ) -> Option<Place> {
+        if board.lowest_priority().is_none_or(|lowest| lowest >= entry.priority) || self.tries >= AT_ONCE {
+            return None;
+        }
+        self.tries += 1;
+        let candidates = ranking.without_room().filter(|(place, _)| !self.nodes.contains(place));
+        let costs = candidates.filter_map(|(place, score)| {
+            let victims = victims(board, view, ranking.load(place), place, needed, entry.priority)?;
+            let highest = victims.iter().map(|victim| victim.priority).max()?;
+            Some(((highest, victims.len(), score, board.nodes.id(place)), place, victims))
+        });
+        let (_, place, victims) = costs.min_by(|(one, ..), (two, ..)| one.cmp(two))?;
+        self.nodes.insert(place);
+        for Victim { workload, index, .. } in victims {
+            self.victims.insert(SlotId::new(workload.clone(), index.0), slot());
+        }
+        Some(place)
+    }
+}
+
+/// The least important replicas on a node without which there is room; none where all of them are not enough.
+fn victims<'b>(
+    board: &'b Board,
+    view: &'b LatticeView,
+    load: Load,
+    place: Place,
+    needed: u64,
+    priority: i32,
+) -> Option<Vec<Victim<'b>>> {
+    let room = load.capacity?;
+    let mut all: Vec<Victim<'b>> = Vec::new();
+    for (workload, entry) in board.workloads_of(place).filter_map(|name| Some((name, board.entry(name)?))) {
+        // What is unwanted goes by itself, and of a spec that does not parse the priority is not known.
+        if entry.priority >= priority || !view.specs.contains_key(workload) {
+            continue;
+        }
+        let here = |booking: &&Booking| booking.place == place && booking.is_holder;
+        for Booking { memory, index, .. } in entry.bookings.iter().filter(here) {
+            if entry.wanted.contains(*index) {
+                let (memory, index) = (Reverse(*memory), Reverse(*index));
+                all.push(Victim { priority: entry.priority, memory, workload, index });
+            }
+        }
+    }
+    all.sort_unstable();
+    let fits = |slots: u32, memory: u64| {
+        load.slots.saturating_sub(slots) < room.slots
+            && load.memory.saturating_sub(memory).saturating_add(needed) <= room.memory
+    };
+    let (mut slots, mut memory) = (0, 0);
+    let mut chosen = Vec::new();
+    for victim in all {
+        if fits(slots, memory) {
+            break;
+        }
+        (slots, memory) = (slots + 1, memory + victim.memory.0);
+        chosen.push(victim);
+    }
+    if !fits(slots, memory) || chosen.is_empty() {
+        return None;
+    }
+    // The last ones may have made earlier ones unnecessary: the most important of those stay.
+    for i in (0..chosen.len()).rev() {
+        let Some(victim) = chosen.get(i).filter(|victim| fits(slots - 1, memory - victim.memory.0)) else { continue };
+        (slots, memory) = (slots - 1, memory - victim.memory.0);
+        chosen.remove(i);
+    }
+    Some(chosen)
+}
