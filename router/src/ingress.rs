@@ -45,8 +45,10 @@ use tokio_util::{
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// Streams of one HTTP/2 connection at a time.
 const H2_STREAMS_MAX: u32 = 100;
-/// Bytes of request body that one HTTP/2 stream, and one connection, may have under way.
-const H2_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Bytes of request body that one HTTP/2 stream may have under way, unread.
+const H2_STREAM_BYTES: u32 = 512 * 1024;
+/// The same of one connection: so much that some streams whose component does not read do not hold up the others.
+const H2_CONNECTION_BYTES: u32 = 8 * H2_STREAM_BYTES;
 /// Bytes of a response that one HTTP/2 stream holds for a client that gave leave for them and does not read its socket.
 const H2_SEND_BYTES: usize = 64 * 1024;
 /// An HTTP/2 connection that is silent for so long is asked whether it lives; without an answer it is closed.
@@ -142,8 +144,8 @@ fn builder(options: &RouterOptions, speaks: Speaks, activity: &Activity) -> auto
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(H2_STREAMS_MAX)
-        .initial_stream_window_size(H2_WINDOW_BYTES)
-        .initial_connection_window_size(H2_WINDOW_BYTES)
+        .initial_stream_window_size(H2_STREAM_BYTES)
+        .initial_connection_window_size(H2_CONNECTION_BYTES)
         .max_send_buf_size(H2_SEND_BYTES)
         .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(H2_PING_AFTER)
@@ -282,7 +284,7 @@ where
         let is_http1 = request.version() <= Version::HTTP_11;
         let is_doubtful =
             is_http1 && request.headers().contains_key(TRANSFER_ENCODING) && notes.is_doubtful(open.number());
-        let unread = is_http1.then(|| notes.clone());
+        let unread = (is_http1 && !request.body().is_end_stream()).then(|| notes.clone());
         async move {
             let mut request = request.map(|body| match body.is_end_stream() {
                 true => empty(),

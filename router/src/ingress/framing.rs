@@ -163,6 +163,13 @@ fn chunk_size(line: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http_body_util::BodyExt as _;
+    use hyper_util::rt::TokioIo;
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    };
+    use tokio::io::AsyncWriteExt as _;
 
     /// The first doubtful request, however the bytes come.
     fn check(sent: &str, doubtful_from: Option<u64>, heads: u64) {
@@ -190,6 +197,61 @@ mod tests {
         let chunks = format!("{:x};ext=\"1\"\r\n{BOTH}\r\n3\r\nabc\r\n0\r\ncontent-length: 4\r\n\r\n", BOTH.len());
         check(&format!("{CHUNKED}{chunks}"), None, 1);
         check(&format!("{CHUNKED}{chunks}{CHUNKED}0\r\n\r\n{BOTH}"), Some(2), 2);
+    }
+
+    /// Requests of every kind, behind each other, at random.
+    fn requests(seed: u64) -> (String, u64) {
+        let mut state = seed;
+        let mut random = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        let mut sent = String::new();
+        let count = 1 + random(8);
+        for _ in 0..count {
+            sent.push_str(["", "", "\r\n"][random(3) as usize]);
+            // Bodies that would be taken for heads by who loses count.
+            let body = BOTH.repeat(random(3) as usize);
+            match random(4) {
+                0 => sent.push_str("GET /a HTTP/1.1\r\nhost: h\r\nx:content-length: 5\r\n\r\n"),
+                1 => sent.push_str("GET /b HTTP/1.1\ncontent-length:0\n\n"),
+                2 => sent.push_str(&format!("PUT / HTTP/1.1\r\nCONTENT-length: \t{} \r\n\r\n{body}", body.len())),
+                _ => {
+                    sent.push_str("POST / HTTP/1.1\r\nTransfer-Encoding:chunked\r\n\r\n");
+                    for chunk in [body.as_str(), "x"].into_iter().filter(|chunk| !chunk.is_empty()) {
+                        let extension = ["", ";a", ";a=\"0;1\""][random(3) as usize];
+                        sent.push_str(&format!("{:X}{extension}\r\n{chunk}\r\n", chunk.len()));
+                    }
+                    sent.push_str(["0\r\n\r\n", "00;z\r\ncontent-length: 9\r\nx: y\r\n\r\n"][random(2) as usize]);
+                }
+            }
+        }
+        (sent, count)
+    }
+
+    #[tokio::test]
+    async fn heads_begin_where_hyper_finds_them() {
+        for seed in 0..300 {
+            let (sent, count) = requests(seed);
+            check(&sent, None, count);
+            check(&format!("{sent}{BOTH}"), Some(count), count);
+            let seen = Arc::new(AtomicU64::new(0));
+            let counter = seen.clone();
+            let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                counter.fetch_add(1, Relaxed);
+                async move {
+                    request.into_body().collect().await?;
+                    Ok::<_, hyper::Error>(http::Response::new(http_body_util::Empty::<bytes::Bytes>::new()))
+                }
+            });
+            let (mut client, server) = tokio::io::duplex(1 << 20);
+            client.write_all(sent.as_bytes()).await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut builder = hyper::server::conn::http1::Builder::new();
+            let serving = builder.half_close(true).serve_connection(TokioIo::new(server), service);
+            serving.await.unwrap_or_else(|error| panic!("{seed}: {error}: {sent}"));
+            assert_eq!(seen.load(Relaxed), count, "{seed}: {sent}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
@@ -27,6 +28,23 @@ async fn open(port: &Port) -> TcpStream {
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
     stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
     stream
+}
+
+/// A client that gives leave for all there is.
+pub(super) async fn open_wide(port: &Port) -> TcpStream {
+    const WINDOW_MAX: u32 = (1 << 31) - 1;
+    let mut stream = open(port).await;
+    // INITIAL_WINDOW_SIZE, and the rest of the connection's window.
+    let settings = [&4_u16.to_be_bytes()[..], &WINDOW_MAX.to_be_bytes()].concat();
+    stream.write_all(&frame(SETTINGS, 0, 0, &settings)).await.unwrap();
+    stream.write_all(&frame(WINDOW_UPDATE, 0, 0, &(WINDOW_MAX - 65_535).to_be_bytes())).await.unwrap();
+    stream
+}
+
+/// The whole of a request.
+pub(super) fn get(id: u32, host: &str) -> Vec<u8> {
+    let head = fields(&[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", host)]);
+    frame(HEADERS, END_STREAM | END_HEADERS, id, &head)
 }
 
 /// The next frame: kind, stream, payload. Nothing where the connection is closed.

@@ -48,6 +48,71 @@ async fn a_stream_whose_client_does_not_read_ends_alone() {
 }
 
 #[tokio::test]
+async fn a_component_that_does_not_read_holds_up_no_other_stream() {
+    let (world, a, b) = counting(|_| ()).await;
+    for (workload, node, id) in [("stuck-here", &a, "a"), ("stuck-there", &b, "b")] {
+        node.guests.run(workload, |request| async move {
+            let _body = request.into_body();
+            std::future::pending().await
+        });
+        world.ready(workload, &[id]);
+        table_knows(&a, workload).await;
+    }
+    let port = Port::open(&a, Duration::ZERO).await;
+    let (client, _connection) = http2(&port, WINDOW as u32).await;
+    for stuck in ["stuck-here", "stuck-there"] {
+        for _ in 0..2 {
+            let mut client = client.clone();
+            tokio::spawn(async move { client.send_request(post(stuck, full(pattern(4 << 20)))).await.map(drop) });
+        }
+    }
+    eventually("requests that are stuck", || a.router.in_flight() == 4).await;
+    for host in ["here", "there"] {
+        let response = timeout(SOON, client.clone().send_request(post(host, full(pattern(4 << 20))))).await;
+        let length = response.expect("it was held up").unwrap().into_body().collect().await.unwrap();
+        assert_eq!(length.to_bytes(), (4 << 20).to_string());
+    }
+}
+
+#[tokio::test]
+async fn a_socket_that_is_not_read_fills_no_memory() {
+    const STREAMS: u32 = 20;
+    let world = World::new();
+    let a = world.node("a").await;
+    let taken = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = taken.clone();
+    a.guests.run("endless", move |_| {
+        let count = count.clone();
+        let frames = futures_util::stream::repeat_with(move || {
+            count.fetch_add(64 * 1024, Ordering::SeqCst);
+            Ok(Frame::data(Bytes::from_static(&[0; 64 * 1024])))
+        });
+        std::future::ready(Ok(http::Response::new(http_body_util::StreamBody::new(frames).boxed_unsync())))
+    });
+    world.ready("endless", &["a"]);
+    table_knows(&a, "endless").await;
+    let port = Port::open(&a, Duration::ZERO).await;
+    let mut stream = h2::open_wide(&port).await;
+    for number in 0..STREAMS {
+        stream.write_all(&h2::get(2 * number + 1, "endless.test")).await.unwrap();
+    }
+    eventually("all streams", || a.router.in_flight() == STREAMS as usize).await;
+    // It stops, whatever the client gave leave for.
+    let mut before = 0;
+    let stopped = async {
+        while std::mem::replace(&mut before, taken.load(Ordering::SeqCst)) != taken.load(Ordering::SeqCst)
+            || before == 0
+        {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    };
+    timeout(SOON, stopped).await.expect("it goes on");
+    // What the socket's buffers took, and then two or three pieces a stream.
+    assert!(before < (16 << 20), "{before} bytes were taken");
+    assert_eq!(a.router.in_flight(), STREAMS as usize);
+}
+
+#[tokio::test]
 async fn a_body_that_comes_too_slowly_is_given_up() {
     let (_world, a, b) = counting(quick).await;
     let port = Port::open(&a, Duration::ZERO).await;
