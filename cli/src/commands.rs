@@ -17,6 +17,7 @@ mod node;
 mod nodes;
 mod rollback;
 mod rollout;
+mod routes;
 mod scale;
 mod schema;
 mod source;
@@ -48,6 +49,7 @@ pub enum Command {
     Nodes(nodes::Args),
     Cordon(cordon::CordonArgs),
     Uncordon(cordon::UncordonArgs),
+    Routes(routes::Args),
     Events(events::Args),
     Doctor(doctor::Args),
     Schema(schema::Args),
@@ -92,6 +94,7 @@ async fn run_client(command: Command, context: &Context) -> anyhow::Result<Exit>
         Command::Nodes(args) => nodes::run(args, context).await,
         Command::Cordon(args) => cordon::run(args.node(), true, context).await,
         Command::Uncordon(args) => cordon::run(args.node(), false, context).await,
+        Command::Routes(args) => routes::run(args, context).await,
         Command::Events(args) => events::run(args, context).await,
         Command::Doctor(args) => doctor::run(args, context).await,
         Command::Node(_) | Command::Schema(_) | Command::Completions(_) | Command::WithParent(_) => Ok(Exit::Ok),

@@ -3,9 +3,11 @@
 
 mod composed;
 mod placement;
+mod routes;
 
 pub use composed::{Composed, ComposedEdge};
 pub use placement::{CordonReply, ExplainReply, ExplainRequest, NodeScore, NodeStanding};
+pub use routes::{RouteItem, RouteList, RouteShare};
 
 use crate::{
     event::CloudEvent,
@@ -422,6 +424,7 @@ pub fn json_schema() -> serde_json::Value {
         history: Reply<Vec<HistoryItem>>,
         status: Reply<StatusReply>,
         list: Reply<Vec<WorkloadSummary>>,
+        routes: Reply<RouteList>,
         delete: Reply<DeleteReply>,
         scale: ScaleRequest,
         rollback: RollbackRequest,

@@ -7,6 +7,7 @@
 //! | `lattice.{L}.ctl.workload.list`, `….schema` (or `ctl.schema`) | request, queue | empty |
 //! | `lattice.{L}.ctl.workload.logs.{W}` | request, every node answers | empty |
 //! | `lattice.{L}.ctl.node.list`, `….node.{get,cordon,uncordon}.{N}` | request, queue | empty |
+//! | `lattice.{L}.ctl.route.list` | request, queue | empty |
 //! | `lattice.{L}.http.{N}` | request, framed | [`crate::frame`] |
 //! | `lattice.{L}.state.>`, `lattice.{L}.specs.>` | republished by the server | records |
 //! | `lattice.{L}.evt.{kind}` | publish, stream | [`crate::event::CloudEvent`] |
@@ -76,6 +77,7 @@ pub enum Topic {
     NodeGet(NodeId),
     NodeCordon(NodeId),
     NodeUncordon(NodeId),
+    RouteList,
     Http(NodeId),
     Event(EventKind),
     Report(NodeId),
@@ -93,6 +95,7 @@ impl Topic {
             Topic::NodeGet(node) => format!("lattice.{lattice}.ctl.node.get.{node}"),
             Topic::NodeCordon(node) => format!("lattice.{lattice}.ctl.node.cordon.{node}"),
             Topic::NodeUncordon(node) => format!("lattice.{lattice}.ctl.node.uncordon.{node}"),
+            Topic::RouteList => format!("lattice.{lattice}.ctl.route.list"),
             Topic::Http(node) => format!("lattice.{lattice}.http.{node}"),
             Topic::Event(kind) => format!("lattice.{lattice}.evt.{}", kind.as_str()),
             Topic::Report(node) => format!("lattice.{lattice}.report.{node}"),
@@ -108,6 +111,7 @@ impl Topic {
             ("ctl", "workload.list") => Topic::WorkloadList,
             ("ctl", "workload.schema" | "schema") => Topic::WorkloadSchema,
             ("ctl", "node.list") => Topic::NodeList,
+            ("ctl", "route.list") => Topic::RouteList,
             ("ctl", rest) => match rest.split_once('.')? {
                 ("workload", rest) => {
                     let (verb, name) = rest.split_once('.')?;

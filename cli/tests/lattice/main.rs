@@ -21,6 +21,7 @@ mod joining;
 mod observe;
 mod outages;
 mod parts;
+mod routes;
 mod schedules;
 mod security;
 mod serving;

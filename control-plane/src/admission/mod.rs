@@ -9,6 +9,7 @@ mod explain;
 mod placement;
 mod put;
 mod read;
+mod routes;
 mod schedules;
 
 use crate::{Inspector, NodeOptions, events::Events, reports::Reports};
@@ -138,6 +139,7 @@ impl Admission {
             Topic::NodeGet(node) => ok(self.node(&node)?),
             Topic::NodeCordon(node) => ok(self.cordon(&node, true).await?),
             Topic::NodeUncordon(node) => ok(self.cordon(&node, false).await?),
+            Topic::RouteList => ok(routes::list(&*self.view()?)),
             Topic::Http(_) | Topic::Event(_) | Topic::Report(_) | Topic::Log(_) => Err(unknown()),
         }
     }

@@ -16,11 +16,13 @@
 //! | `/stall`          | promises 16 bytes, sends 8, waits for ever                                               |
 //! | `/log/N`          | prints N numbered lines on stdout and as many on stderr, then answers                    |
 //! | `/big-headers/KB` | answers with so many KiB of headers; 500 or a trap where the host refuses to hold them    |
+//! | `/flaky/CODE`     | answers with that status, and the next request of the same instance with 200             |
 //! | `/handles`        | takes handles of the host without end, and gives none back                               |
 //! | `/fields`         | keeps headers of 32 KiB each in the host, without end                                    |
 //! | any other         | answers `ok`                                                                             |
 
 use std::io::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use wasip2::clocks::monotonic_clock;
 use wasip2::exports::http::incoming_handler::Guest;
@@ -31,6 +33,9 @@ wasip2::http::proxy::export!(Faults);
 struct Faults;
 
 const NANOS_PER_MILLI: u64 = 1_000_000;
+
+/// Requests of this instance for `/flaky`.
+static FLAKY: AtomicU64 = AtomicU64::new(0);
 
 impl Guest for Faults {
     fn handle(request: IncomingRequest, response_out: ResponseOutparam) {
@@ -58,6 +63,10 @@ impl Guest for Faults {
                 std::mem::forget(monotonic_clock::subscribe_duration(u64::MAX / 2));
             },
             "fields" => keep_fields(),
+            "flaky" if FLAKY.fetch_add(1, Ordering::Relaxed) % 2 == 0 => {
+                let status = u16::try_from(argument).unwrap_or(500);
+                return respond(response_out, Fields::new(), status, "not this time\n");
+            }
             "big-headers" => return big_headers(response_out, argument),
             _ => {}
         }
