@@ -206,6 +206,7 @@ mod tests {
             Just(Topic::WorkloadList),
             Just(Topic::WorkloadSchema),
             Just(Topic::NodeList),
+            Just(Topic::RouteList),
             Just(Topic::Event(EventKind::StoreRegressed)),
             (verb, workload()).prop_map(|(verb, name)| Topic::Workload(verb, name)),
             node().prop_map(Topic::NodeGet),
