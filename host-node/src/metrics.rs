@@ -124,8 +124,8 @@ impl Collector for Units {
         }
         let (instances, instances_limit) = self.runtime.instances();
         for (name, help, value) in [
-            ("lattice_instances", "Instances of all replicas", instances as u64),
-            ("lattice_instances_limit", "Instances that there may be", instances_limit as u64),
+            ("lattice_instances", "Instances of all replicas", instances),
+            ("lattice_instances_limit", "Instances that there may be", instances_limit),
             (
                 "lattice_instances_memory_bytes",
                 "Linear memory of all instances together",

@@ -34,8 +34,8 @@ pub(crate) fn report(units: &ReadyUnits, runtime: &Runtime, observed: &BTreeMap<
     let usage = NodeUsage {
         memory: runtime.memory_bytes_used(),
         memory_limit: runtime.memory_bytes_total(),
-        instances: instances as u64,
-        instances_limit: instances_limit as u64,
+        instances,
+        instances_limit,
         in_flight: slots.values().map(|slot| slot.in_flight).sum(),
         waiting: slots.values().map(|slot| slot.waiting).sum(),
         compiled: loads.compiled,

@@ -97,7 +97,7 @@ pub struct SlotReport {
     /// Linear memory of one instance, in bytes.
     #[serde(default)]
     pub memory: Peak,
-    /// Processor time of one request, in milliseconds. Requests shorter than about 30 ms are not measured.
+    /// Processor time of one request, in milliseconds. Requests shorter than about 10 ms are not measured.
     #[serde(default)]
     pub cpu: Peak,
     /// Failed exchanges by kind: `trap`, `exit`, `memory`, `cpu`, `wall`, `no-response`, `refused`, `unfinished`,

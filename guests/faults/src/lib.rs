@@ -5,6 +5,7 @@
 //! | `/trap`           | executes `unreachable` before anything is answered                                       |
 //! | `/panic`          | panics: a message on stderr, then a trap                                                 |
 //! | `/loop`           | computes without end, never calls the host                                               |
+//! | `/compute/N`      | computes for N million turns of a loop, about N ms or less, then answers                 |
 //! | `/memory`         | allocates and touches memory without end; traps when the host gives no more              |
 //! | `/stack`          | recurses without end                                                                     |
 //! | `/exit`           | ends the program, as an error                                                            |
@@ -48,6 +49,7 @@ impl Guest for Faults {
             "trap" => core::arch::wasm32::unreachable(),
             "panic" => panic!("asked to panic"),
             "loop" => spin(),
+            "compute" => compute(argument),
             "memory" => eat_memory(),
             "stack" => println!("{}", recurse(argument)),
             "exit" => std::process::exit(1),
@@ -75,10 +77,15 @@ impl Guest for Faults {
 }
 
 fn spin() -> ! {
-    let mut turns = 0u64;
     loop {
-        // `black_box` keeps the compiler from finding out that nothing happens here.
-        turns = std::hint::black_box(turns.wrapping_add(1));
+        compute(u64::MAX);
+    }
+}
+
+fn compute(millions: u64) {
+    for turn in 0..millions.saturating_mul(1_000_000) {
+        // Keeps the compiler from finding out that nothing happens here.
+        std::hint::black_box(turn);
     }
 }
 

@@ -6,6 +6,7 @@
 //! | `/trap-later/MS`  | answers, and traps so long after the whole answer was given                              |
 //! | `/panic`          | panics: a message on stderr, then a trap                                                 |
 //! | `/loop`           | computes without end, never calls the host                                               |
+//! | `/compute/N`      | computes for N million turns of a loop, about N ms or less, then answers                 |
 //! | `/loop-later`     | answers, then computes without end                                                       |
 //! | `/memory`         | allocates and touches memory without end; traps when the host gives no more              |
 //! | `/exit`           | ends the program, as an error                                                            |
@@ -53,6 +54,7 @@ impl Guest for Faults {
             }
             "panic" => panic!("asked to panic"),
             "loop" => spin(),
+            "compute" => compute(argument),
             "loop-later" => {
                 spawn_local(async {
                     sleep(1).await;
@@ -117,10 +119,15 @@ async fn sleep(milliseconds: u64) {
 }
 
 fn spin() -> ! {
-    let mut turns = 0u64;
     loop {
-        // `black_box` keeps the compiler from finding out that nothing happens here.
-        turns = std::hint::black_box(turns.wrapping_add(1));
+        compute(u64::MAX);
+    }
+}
+
+fn compute(millions: u64) {
+    for turn in 0..millions.saturating_mul(1_000_000) {
+        // Keeps the compiler from finding out that nothing happens here.
+        std::hint::black_box(turn);
     }
 }
 

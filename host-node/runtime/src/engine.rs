@@ -1,7 +1,7 @@
 //! The engines and the thread that ticks them. What is switched on or off here is part of the compatibility hash,
 //! so a change makes all cached code be compiled again.
 
-use crate::{network::NetworkOptions, volumes::VolumeOptions};
+use crate::{computing::Processors, network::NetworkOptions, volumes::VolumeOptions};
 use lattice::spec::Optimize;
 use std::{
     path::PathBuf,
@@ -16,7 +16,7 @@ use wasmtime::{
     Config, Enabled, Engine, Inlining, InstanceAllocationStrategy, PoolingAllocationConfig, wasmparser::WasmFeatures,
 };
 
-/// Time between two epochs: how long a guest may compute before its worker thread gets a turn at something else.
+/// Time between two epochs: how long a guest may compute at most before it has to take turns with others.
 pub(crate) const TICK: Duration = Duration::from_millis(10);
 
 /// What a [`Runtime`](crate::Runtime) needs to know. All sizes are in bytes.
@@ -74,14 +74,14 @@ pub enum RuntimeError {
     Authorities(String),
 }
 
-/// Makes engines, and ticks those that it made.
+/// Makes engines, and ticks those that it made, and the processors that their guests share.
 pub(crate) struct Engines {
     ticker: Ticker,
 }
 
 impl Engines {
-    pub(crate) fn new() -> Result<Self, RuntimeError> {
-        Ok(Self { ticker: Ticker::start()? })
+    pub(crate) fn new(processors: Arc<Processors>) -> Result<Self, RuntimeError> {
+        Ok(Self { ticker: Ticker::start(processors)? })
     }
 
     /// One with support for concurrency, or without, since that costs each call of a 0.2 component about 3 µs of 15.
@@ -194,13 +194,14 @@ struct Ticker {
 }
 
 impl Ticker {
-    fn start() -> Result<Self, RuntimeError> {
+    fn start(processors: Arc<Processors>) -> Result<Self, RuntimeError> {
         let (stop, stopped) = mpsc::channel();
         let engines: Arc<Mutex<Vec<Engine>>> = Arc::default();
         let ticked = engines.clone();
         let tick = move || {
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
                 crate::lock(&ticked).iter().for_each(Engine::increment_epoch);
+                processors.tick();
             }
         };
         let spawned = thread::Builder::new().name("lattice-epoch".into()).spawn(tick);
@@ -226,7 +227,7 @@ mod tests {
     #[test]
     fn the_epoch_goes_on_for_as_long_as_its_owner_lives() {
         let engine = Engine::new(&config(false)).unwrap();
-        let ticker = Ticker::start().unwrap();
+        let ticker = Ticker::start(Processors::new()).unwrap();
         crate::lock(&ticker.engines).push(engine.clone());
         assert!(is_ticking(&engine));
         let threads = || {

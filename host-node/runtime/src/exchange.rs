@@ -6,6 +6,7 @@
 
 use crate::{
     body::{GuestBody, RequestBody, ResponseBody, poll_unbudgeted},
+    computing::Claim,
     exchange02, exchange03,
     failure::Failure,
     limits::{self, CpuMeter},
@@ -26,6 +27,7 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use wasmtime_wasi_http::WasiBody;
@@ -33,6 +35,10 @@ use wasmtime_wasi_http::WasiBody;
 /// Further polls of a 0.3 guest that has given the head: its loop yields between callbacks, and a short body is mostly
 /// done a few turns later. 34 µs become 23 for a small answer. Each poll runs the store's loop, so they are few.
 pub(crate) const GRACE_POLLS: u32 = 4;
+
+/// A 0.3 guest that was interrupted between its head and its end is waited for as if it had not been, unless it computes
+/// for longer than this: by processor time, since on a busy machine epochs come however little it got of that.
+const SHORT: Duration = Duration::from_millis(5);
 
 /// What an exchange leaves where there is no response.
 pub(crate) struct Failed {
@@ -87,14 +93,18 @@ async fn head(run: &mut GuestRun, mut grace: u32, deadline: Instant) -> Option<R
                 return Poll::Ready(Ok(Some(result)));
             }
             match run.shared.progress() {
+                // An epoch came in between, as it does by chance: what is left may be as short as ever.
+                Progress::Head if run.claim.is_short_of_time() && run.meter.spent() < SHORT => {}
                 Progress::Head if grace == 0 => return Poll::Ready(Ok(None)),
-                Progress::Head => grace -= 1,
-                Progress::RequestFailed(error) => return Poll::Ready(Err(Failure::RequestBody(error))),
-                Progress::Nothing => {
-                    let alarm = alarm.get_or_insert_with(|| Box::pin(ended_from_outside(run.unit.clone(), deadline)));
-                    return alarm.as_mut().poll(cx).map(Err);
+                Progress::Head => {
+                    grace -= 1;
+                    continue;
                 }
+                Progress::RequestFailed(error) => return Poll::Ready(Err(Failure::RequestBody(error))),
+                Progress::Nothing => {}
             }
+            let alarm = alarm.get_or_insert_with(|| Box::pin(ended_from_outside(run.unit.clone(), deadline)));
+            return alarm.as_mut().poll(cx).map(Err);
         }
     })
     .await;
@@ -192,6 +202,7 @@ struct GuestRun {
     unit: Arc<Inner>,
     /// The place in the unit; given back when this is dropped.
     turn: Option<OwnedSemaphorePermit>,
+    claim: Claim,
     reused: bool,
     finished: bool,
 }
@@ -209,7 +220,9 @@ impl GuestRun {
         let limit = unit.blueprint.limits.body_bytes;
         let request = request.map(|body| RequestBody::new(body, limit, shared.clone()));
         let call = Box::pin(serve(unit.clone(), instance, meter.clone(), request, shared.clone()));
-        Self { call, shared, meter, unit: unit.clone(), turn: Some(turn), reused, finished: false }
+        unit.blueprint.node.processors.count_request();
+        let claim = Claim::default();
+        Self { call, shared, meter, unit: unit.clone(), turn: Some(turn), claim, reused, finished: false }
     }
 
     /// End the guest for a reason from outside. The reader of the body learns it.
@@ -254,10 +267,13 @@ impl Future for GuestRun {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        this.meter.enter();
-        // The epoch sees to it that others get their turn. Tokio's budget on top of it would break short calls in two.
-        let polled = poll_unbudgeted(cx, |cx| this.call.as_mut().poll(cx));
-        this.meter.leave();
+        let polled = this.claim.poll(&this.unit.blueprint.node.processors, cx, |cx| {
+            this.meter.enter();
+            // The epoch sees to it that others get their turn. Tokio's budget on top of it would break short calls in two.
+            let polled = poll_unbudgeted(cx, |cx| this.call.as_mut().poll(cx));
+            this.meter.leave();
+            polled
+        });
         let Outcome { instance, result } = ready!(polled);
         Poll::Ready(this.finish(instance, result))
     }

@@ -58,10 +58,10 @@ pub(crate) enum Failure {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoRoom {
     /// The node's number of instances, in all units together.
-    #[error("all {0} places for instances on this node are taken")]
-    Places(usize),
+    #[error("all {0} places for instances on this node are taken, or kept for other replicas")]
+    Places(u64),
     /// The node's memory for instances.
-    #[error("the memory of this node is used up")]
+    #[error("the memory of this node is used up, or kept for other replicas")]
     Memory,
     /// A part that instances are made of, like linear memories: composed components have many of them.
     #[error("{0}")]

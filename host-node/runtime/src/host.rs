@@ -4,7 +4,7 @@
 
 use crate::{
     identity::Identity,
-    limits::{CpuMeter, Limits, MemoryLimiter, NodeMemory},
+    limits::{CpuMeter, Limits, MemoryLimiter},
     logs::GuestLog,
     network::{Network, Sockets},
     parts::Parts,
@@ -52,11 +52,7 @@ pub(crate) struct Host {
 }
 
 /// A store for one more instance of the unit.
-pub(crate) fn store(
-    blueprint: &Blueprint,
-    meter: Arc<CpuMeter>,
-    memory: Arc<NodeMemory>,
-) -> wasmtime::Result<Store<Host>> {
+pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>) -> wasmtime::Result<Store<Host>> {
     let ordinal = blueprint.ordinals.fetch_add(1, Relaxed) + 1;
     let books = Sockets::new(blueprint.network.clone());
     let mut wasi = WasiCtx::builder();
@@ -80,7 +76,11 @@ pub(crate) fn store(
     let host = Host {
         books,
         table,
-        memory: MemoryLimiter::new(blueprint.limits.memory_bytes, memory, blueprint.tally.clone()),
+        memory: MemoryLimiter::new(
+            blueprint.limits.memory_bytes,
+            blueprint.node.memory.clone(),
+            blueprint.tally.clone(),
+        ),
         limits: blueprint.limits.clone(),
         meter,
         lends_meter: true, // its start is measured

@@ -3,6 +3,7 @@
 //! to it. The latter two are made when the first such component comes: each engine reserves address space of its own.
 
 use crate::{
+    computing::Processors,
     engine::{Engines, RuntimeError, RuntimeOptions},
     host::Host,
     linker,
@@ -26,8 +27,8 @@ pub(crate) struct Lanes {
 }
 
 impl Lanes {
-    pub(crate) fn new(options: RuntimeOptions) -> Result<Self, RuntimeError> {
-        let engines = Engines::new()?;
+    pub(crate) fn new(options: RuntimeOptions, processors: Arc<Processors>) -> Result<Self, RuntimeError> {
+        let engines = Engines::new(processors)?;
         let lane = |concurrency| lane(&engines, concurrency, Optimize::Default, &options);
         Ok(Self {
             plain: lane(false)?,

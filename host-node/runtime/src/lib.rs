@@ -12,15 +12,17 @@
 //! A unit may have parts: components with stores and lives of their own, which its main component calls through the host
 //! (`parts/`, what is alive; `bridge/`, how a call crosses).
 //!
-//! Guests run on the caller's tokio workers and give them back every 10 ms. By default tokio looks at sockets and timers
-//! once in 61 turns of a worker, which is then 0.6 s: build its runtime with an `event_interval` of 8 or less, so that a
-//! node whose workers all compute still keeps time.
+//! Guests run on the caller's tokio workers. One that computes for longer than about 10 ms goes on beside them, in slices
+//! that workloads take in turns (`computing.rs`); that takes a runtime of several threads. By default tokio looks at
+//! sockets and timers once in 61 turns of a worker: build its runtime with an `event_interval` of 8 or less, so that a node
+//! keeps time while many guests compute for nearly so long.
 
 mod admission;
 mod body;
 mod bridge;
 mod cache;
 mod capability;
+mod computing;
 mod engine;
 mod evict;
 mod exchange;
@@ -31,6 +33,7 @@ mod host;
 mod identity;
 mod inspect;
 mod lane;
+mod ledger;
 mod limits;
 mod linker;
 mod load;

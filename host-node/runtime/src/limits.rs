@@ -1,7 +1,11 @@
 //! What one instance may take, and all instances of a node together: memory by a limiter that wasmtime asks, processor
 //! time by the epoch.
 
-use crate::tally::{Limit, Tally};
+use crate::{
+    computing::{self, Claim},
+    ledger::Account,
+    tally::{Limit, Tally},
+};
 use std::{
     fmt,
     future::poll_fn,
@@ -25,7 +29,7 @@ pub struct Limits {
     /// either body passes (noticed after at most twice this time); beyond it the body ends with
     /// [`BodyError::Timeout`](lattice::http::BodyError::Timeout). Default 30 s.
     pub wall: Duration,
-    /// Processor time of one request, counted once it has lasted about 30 ms, in steps of 10 ms. Default 200 ms.
+    /// Processor time of one request, counted once it has lasted about 10 ms, in steps of 10 ms. Default 200 ms.
     pub cpu: Duration,
     /// Requests that run at the same time. Default 256.
     pub concurrency: u32,
@@ -51,34 +55,26 @@ impl Default for Limits {
 /// Elements of all tables of one instance together.
 const TABLE_ELEMENTS_MAX: usize = 400_000;
 
-/// Linear memory of all instances together. Units may promise more than there is: each replica reserves its limit once
-/// and may have many instances of it.
+/// Linear memory of all instances of one unit, out of that of the node. Units may promise more than there is: each replica
+/// reserves its limit once and may have many instances of it.
+#[derive(Clone)]
 pub(crate) struct NodeMemory {
-    total: u64,
-    used: AtomicU64,
-    /// Makes some instance that is idle give back what it has. False if there is none.
-    reclaim: Box<dyn Fn() -> bool + Send + Sync>,
+    pub(crate) account: Arc<Account>,
+    reclaim: Arc<Reclaim>,
 }
 
+/// Makes some instance that is idle give back what it has, for this unit. False if there is none.
+type Reclaim = dyn Fn(&Account) -> bool + Send + Sync;
+
 impl NodeMemory {
-    pub(crate) fn new(total: u64, reclaim: impl Fn() -> bool + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self { total, used: AtomicU64::new(0), reclaim: Box::new(reclaim) })
-    }
-
-    pub(crate) fn used(&self) -> u64 {
-        self.used.load(Relaxed)
-    }
-
-    pub(crate) fn total(&self) -> u64 {
-        self.total
+    pub(crate) fn new(account: Arc<Account>, reclaim: impl Fn(&Account) -> bool + Send + Sync + 'static) -> Self {
+        Self { account, reclaim: Arc::new(reclaim) }
     }
 
     fn take(&self, bytes: u64) -> bool {
-        let more = |used: u64| used.checked_add(bytes).filter(|used| *used <= self.total);
-        let taken = || self.used.try_update(Relaxed, Relaxed, more).is_ok();
-        while !taken() {
+        while !self.account.take(bytes) {
             // What could not be given with all instances gone is not worth one of them.
-            if bytes > self.total || !(self.reclaim)() {
+            if bytes > self.account.total() || !(self.reclaim)(&self.account) {
                 return false;
             }
         }
@@ -86,7 +82,7 @@ impl NodeMemory {
     }
 
     fn give_back(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Relaxed);
+        self.account.give_back(bytes);
     }
 }
 
@@ -102,7 +98,7 @@ pub(crate) enum MemoryRefusal {
 /// Counts the linear memories of one store, which gives its share of the node's memory back with its end.
 pub(crate) struct MemoryLimiter {
     limit: u64,
-    node: Arc<NodeMemory>,
+    node: NodeMemory,
     used: u64,
     used_at_start: u64,
     last_growth: u64,
@@ -112,7 +108,7 @@ pub(crate) struct MemoryLimiter {
 }
 
 impl MemoryLimiter {
-    pub(crate) fn new(limit: u64, node: Arc<NodeMemory>, tally: Arc<Tally>) -> Self {
+    pub(crate) fn new(limit: u64, node: NodeMemory, tally: Arc<Tally>) -> Self {
         Self { limit, node, used: 0, used_at_start: 0, last_growth: 0, table_elements: 0, refused: None, tally }
     }
 
@@ -184,8 +180,8 @@ impl Drop for MemoryLimiter {
     }
 }
 
-/// Epochs before the first question about processor time. A short request never meets one.
-const TICKS_BEFORE_METERING: u64 = 3;
+/// Epochs before the first question about processor time. A short request seldom meets one.
+const TICKS_BEFORE_METERING: u64 = 1;
 
 /// The guest used up its processor time. Travels through wasmtime as the error of the epoch's callback.
 #[derive(Debug)]
@@ -220,14 +216,17 @@ impl CpuMeter {
         Duration::from_nanos(self.spent.load(Relaxed))
     }
 
-    /// A future that is measured whenever it is polled.
-    pub(crate) async fn measure<F: Future>(self: Arc<Self>, future: F) -> F::Output {
+    /// A future that is measured whenever it is polled, and computes in slices of that share.
+    pub(crate) async fn measure<F: Future>(self: Arc<Self>, share: &Arc<computing::Share>, future: F) -> F::Output {
         let mut future = pin!(future);
+        let mut claim = Claim::default();
         poll_fn(|cx| {
-            self.enter();
-            let polled = future.as_mut().poll(cx);
-            self.leave();
-            polled
+            claim.poll(share, cx, |cx| {
+                self.enter();
+                let polled = future.as_mut().poll(cx);
+                self.leave();
+                polled
+            })
         })
         .await
     }
@@ -292,10 +291,11 @@ pub(crate) fn thread_nanos() -> u64 {
 pub(crate) fn apply(store: &mut Store<crate::host::Host>) {
     store.limiter(|host| &mut host.memory);
     store.epoch_deadline_callback(|store| {
+        computing::interrupted();
         let host = store.data();
         match host.meter.at_epoch() > host.limits.cpu {
             true => Err(CpuSpent.into()),
-            // The worker thread turns to others after each tick, so a loop without end blocks nobody.
+            // Others have their turn after each tick, so a loop without end blocks nobody.
             false => Ok(UpdateDeadline::Yield(1)),
         }
     });
@@ -318,10 +318,15 @@ pub(crate) fn begin_request(store: &mut Store<crate::host::Host>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::Ledger;
+
+    fn node_memory(ledger: &Arc<Ledger>) -> NodeMemory {
+        NodeMemory::new(ledger.open(u64::MAX), |_| false)
+    }
 
     #[test]
     fn memories_are_counted_together() {
-        let mut limiter = MemoryLimiter::new(100, NodeMemory::new(u64::MAX, || false), Arc::default());
+        let mut limiter = MemoryLimiter::new(100, node_memory(&Ledger::new(u64::MAX)), Arc::default());
         assert!(limiter.memory_growing(0, 60, None).unwrap());
         assert!(!limiter.is_nearly_used());
         assert!(!limiter.memory_growing(0, 60, None).unwrap(), "a second memory counts too");
@@ -335,9 +340,10 @@ mod tests {
 
     #[test]
     fn instances_share_the_memory_of_the_node() {
-        let node = NodeMemory::new(100, || false);
+        let node = Ledger::new(100);
+        let memory = node_memory(&node);
         let tally = Arc::<Tally>::default();
-        let limiter = || MemoryLimiter::new(80, node.clone(), tally.clone());
+        let limiter = || MemoryLimiter::new(80, memory.clone(), tally.clone());
         let (mut one, mut other) = (limiter(), limiter());
         assert!(one.memory_growing(0, 60, None).unwrap());
         assert!(!other.memory_growing(0, 60, None).unwrap());

@@ -2,18 +2,20 @@
 
 use crate::{
     cache::CodeCache,
+    computing::{self, Processors},
     engine::{RuntimeError, RuntimeOptions},
     evict::{HasIdle, Units},
     failure::NoRoom,
     host::Host,
     inspect::{self, Inspection, Kind},
     lane::{Lane, Lanes},
+    ledger::{Ledger, NodeShare, One},
     limits::NodeMemory,
     linker, lock,
     network::{Network, NodeNetwork},
     parts::EdgeError,
     standing::{Standing, Standings},
-    unit::UnitConfig,
+    unit::{Blueprint, UnitConfig},
     volumes::VolumeKeeper,
 };
 use bytes::Bytes;
@@ -29,10 +31,7 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task,
-};
+use tokio::{sync::Semaphore, task};
 use wasmtime::{Engine, component::Linker};
 use wasmtime_wasi_http::{p2, p3};
 
@@ -49,9 +48,11 @@ struct RuntimeInner {
     component_bytes_max: u64,
     max_memory_bytes: u64,
     /// One for each instance. A pool counts its places as well, but each engine has one of its own, or none.
-    places: Arc<Semaphore>,
-    places_max: usize,
-    memory: Arc<NodeMemory>,
+    places: Arc<Ledger>,
+    memory: Arc<Ledger>,
+    processors: Arc<Processors>,
+    /// What each workload that has units here has of them.
+    shares: Mutex<BTreeMap<WorkloadName, Weak<computing::Share>>>,
     network: Arc<NodeNetwork>,
     units: Arc<Units>,
     standings: Standings,
@@ -148,23 +149,20 @@ pub(crate) enum Pre {
 impl Runtime {
     /// Make the engines and open the cache. Blocks for some milliseconds.
     pub fn new(options: RuntimeOptions) -> Result<Self, RuntimeError> {
-        let places_max = (options.max_instances as usize).clamp(1, Semaphore::MAX_PERMITS);
-        let units = Arc::<Units>::default();
+        let processors = Processors::new();
         Ok(Self(Arc::new(RuntimeInner {
-            lanes: Lanes::new(options.clone())?,
+            lanes: Lanes::new(options.clone(), processors.clone())?,
+            processors,
+            shares: Mutex::default(),
             cache: CodeCache::open(&options.cache_dir, options.cache_bytes_max)?,
             loaded: Mutex::default(),
             compiling: Arc::new(Semaphore::new(1)),
             component_bytes_max: options.component_bytes_max,
             max_memory_bytes: options.max_memory_bytes,
-            places: Arc::new(Semaphore::new(places_max)),
+            places: Ledger::new(u64::from(options.max_instances.max(1))),
+            memory: Ledger::new(options.memory_bytes_total),
             network: NodeNetwork::new(&options.network).map_err(RuntimeError::Authorities)?,
-            places_max,
-            memory: NodeMemory::new(options.memory_bytes_total, {
-                let units = units.clone();
-                move || units.evict(None)
-            }),
-            units,
+            units: Arc::default(),
             standings: Standings::default(),
             volumes: VolumeKeeper::open(options.volumes).map_err(RuntimeError::Volumes)?,
             compiled: AtomicU64::new(0),
@@ -237,8 +235,28 @@ impl Runtime {
         self.0.max_memory_bytes
     }
 
-    pub(crate) fn memory(&self) -> &Arc<NodeMemory> {
-        &self.0.memory
+    /// What one more unit has of this node.
+    pub(crate) fn node_share(&self, config: &UnitConfig) -> Arc<NodeShare> {
+        let instances = u64::from(config.reuse.max_instances);
+        let bytes_each = config.limits.memory_bytes.min(self.0.max_memory_bytes);
+        let account = self.0.memory.open(bytes_each.saturating_mul(instances));
+        let units = self.0.units.clone();
+        let memory = NodeMemory::new(account, move |asking| {
+            units.evict(|giving| giving.node.memory.account.may_give_to(asking))
+        });
+        Arc::new(NodeShare { processors: self.share(&config.workload), places: self.0.places.open(instances), memory })
+    }
+
+    /// What the guests of a workload have of the processors, all its units together.
+    fn share(&self, workload: &WorkloadName) -> Arc<computing::Share> {
+        let mut shares = lock(&self.0.shares);
+        if let Some(share) = shares.get(workload).and_then(Weak::upgrade) {
+            return share;
+        }
+        let share = self.0.processors.share();
+        shares.retain(|_, share| share.strong_count() > 0);
+        shares.insert(workload.clone(), Arc::downgrade(&share));
+        share
     }
 
     pub(crate) fn volumes(&self) -> &Arc<VolumeKeeper> {
@@ -261,9 +279,9 @@ impl Runtime {
         &component.0.lane.linker
     }
 
-    /// A place for one more instance, if there is one.
-    pub(crate) fn place(&self) -> Result<OwnedSemaphorePermit, NoRoom> {
-        self.0.places.clone().try_acquire_owned().map_err(|_| NoRoom::Places(self.0.places_max))
+    /// A place for one more instance of that unit, if there is one.
+    pub(crate) fn place(&self, of: &Blueprint) -> Result<One, NoRoom> {
+        of.node.places.take_one().ok_or_else(|| NoRoom::Places(of.node.places.total()))
     }
 
     /// These instances, too, make room for others when they are idle.
@@ -271,12 +289,15 @@ impl Runtime {
         self.0.units.add(idle);
     }
 
-    /// Drops an idle instance of some unit or part, so that there is more of what an instance for this engine lacks. False if
+    /// Drops an idle instance of some unit or part, so that there is more of what one more instance of that one lacks. False if
     /// there is none.
-    pub(crate) fn evict(&self, lacks: &NoRoom, engine: &Engine) -> bool {
+    pub(crate) fn evict(&self, lacks: &NoRoom, of: &Blueprint) -> bool {
+        let units = &self.0.units;
         match lacks {
-            NoRoom::Places(_) | NoRoom::Memory => self.0.units.evict(None),
-            NoRoom::Pool(_) => self.0.units.evict(Some(engine)),
+            NoRoom::Places(_) => units.evict(|giving| giving.node.places.may_give_to(&of.node.places)),
+            NoRoom::Memory => units.evict(|giving| giving.node.memory.account.may_give_to(&of.node.memory.account)),
+            // Each engine has a pool of its own.
+            NoRoom::Pool(_) => units.evict(|giving| Engine::same(giving.component.engine(), of.component.engine())),
             NoRoom::Unit => false,
         }
     }
@@ -292,8 +313,8 @@ impl Runtime {
     }
 
     /// Instances alive now, of all units, and how many there may be.
-    pub fn instances(&self) -> (usize, usize) {
-        (self.0.places_max.saturating_sub(self.0.places.available_permits()), self.0.places_max)
+    pub fn instances(&self) -> (u64, u64) {
+        (self.0.places.used(), self.0.places.total())
     }
 
     pub fn load_stats(&self) -> LoadStats {

@@ -4,7 +4,7 @@
 //! given to GET and HEAD alone until a second use has succeeded, and failures of kept instances count as strikes, which
 //! end keeping: see `standing.rs`.
 
-use crate::{host::Host, lock, standing::Standing};
+use crate::{host::Host, ledger::One, lock, standing::Standing};
 use http::Method;
 use std::{
     any::Any,
@@ -15,7 +15,6 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::Store;
 use wasmtime_wasi_http::{p2, p3};
 
@@ -106,7 +105,7 @@ pub(crate) struct Instance {
     pub(crate) idle_since: Instant,
     pub(crate) _alive: Alive,
     /// Its place on the node. Below the store, which must be gone before another instance takes the place.
-    pub(crate) _place: OwnedSemaphorePermit,
+    pub(crate) _place: One,
 }
 
 pub(crate) enum Guest {

@@ -166,7 +166,7 @@ pub struct Tallied {
     pub limits: BTreeMap<Limit, u64>,
     /// The most linear memory that one instance ever had, in bytes.
     pub memory_peak: u64,
-    /// The most processor time that one request ever took. Requests shorter than about 30 ms are not measured and leave it
+    /// The most processor time that one request ever took. Requests shorter than about 10 ms are not measured and leave it
     /// at zero.
     pub cpu_peak: Duration,
 }

@@ -6,6 +6,7 @@ use crate::{
     exchange,
     failure::{Failure, NoRoom},
     host,
+    ledger::NodeShare,
     limits::{CpuMeter, Limits},
     load::{Component, Pre, Runtime},
     logs::{LogGate, LogSink},
@@ -117,7 +118,8 @@ impl Unit {
         let memory_bytes = config.limits.memory_bytes.min(runtime.max_memory_bytes());
         let limits = Arc::new(Limits { memory_bytes, ..config.limits.clone() });
         let network = runtime.network(&config);
-        let parts = Parts::start(&assembly, &config, &network, runtime).await;
+        let node = runtime.node_share(&config);
+        let parts = Parts::start(&assembly, &config, &node, &network, runtime).await;
         let parts = parts.map_err(|(part, failure)| {
             let (workload, replica) = (config.workload.clone(), config.replica);
             match failure {
@@ -151,8 +153,9 @@ impl Unit {
                 logs,
                 network,
                 volumes,
-                config,
                 parts: Arc::downgrade(&parts),
+                node,
+                config,
                 tally,
                 ordinals: AtomicU64::new(0),
             },
@@ -273,6 +276,7 @@ pub(crate) struct Blueprint {
     pub(crate) network: Arc<Network>,
     /// What it may call in other stores.
     pub(crate) parts: Weak<Parts>,
+    pub(crate) node: Arc<NodeShare>,
     pub(crate) tally: Arc<Tally>,
     /// Instances so far, those that could not be made included: names them in the log.
     pub(crate) ordinals: AtomicU64,
@@ -295,8 +299,8 @@ pub(crate) struct Inner {
 }
 
 impl HasIdle for Inner {
-    fn engine(&self) -> &wasmtime::Engine {
-        self.blueprint.component.engine()
+    fn blueprint(&self) -> &Blueprint {
+        &self.blueprint
     }
 
     fn oldest(&self) -> Option<(bool, Instant)> {
@@ -368,15 +372,15 @@ impl Inner {
     pub(crate) async fn instantiate(&self, meter: Arc<CpuMeter>) -> Result<Instance, Failure> {
         loop {
             match self.try_instantiate(meter.clone()).await {
-                Err(Failure::NoRoom(lacks)) if self.runtime.evict(&lacks, self.blueprint.component.engine()) => {}
+                Err(Failure::NoRoom(lacks)) if self.runtime.evict(&lacks, &self.blueprint) => {}
                 result => return result,
             }
         }
     }
 
     async fn try_instantiate(&self, meter: Arc<CpuMeter>) -> Result<Instance, Failure> {
-        let place = self.runtime.place().map_err(Failure::NoRoom)?;
-        let store = host::store(&self.blueprint, meter, self.runtime.memory().clone());
+        let place = self.runtime.place(&self.blueprint).map_err(Failure::NoRoom)?;
+        let store = host::store(&self.blueprint, meter);
         let mut store = store.map_err(|error| Failure::Trap(format!("has lost a volume: {error:#}")))?;
         let guest = match self.assembly.pre() {
             Pre::Http02(pre) => pre.instantiate_async(&mut store).await.map(Guest::Http02),
@@ -394,13 +398,13 @@ impl Inner {
     /// An instance that waits for its first request. Its own start has the limits of a request.
     async fn warm(&self) -> Result<Instance, Failure> {
         let meter = Arc::<CpuMeter>::default();
-        self.timely(meter.clone().measure(self.instantiate(meter))).await
+        self.timely(meter.clone().measure(&self.blueprint.node.processors, self.instantiate(meter))).await
     }
 
     /// The same, if there is room. It takes nobody's place: units that keep instances warm would do so in turns.
     async fn warm_if_room(&self) -> Result<Instance, Failure> {
         let meter = Arc::<CpuMeter>::default();
-        self.timely(meter.clone().measure(self.try_instantiate(meter))).await
+        self.timely(meter.clone().measure(&self.blueprint.node.processors, self.try_instantiate(meter))).await
     }
 
     async fn timely(&self, start: impl Future<Output = Result<Instance, Failure>>) -> Result<Instance, Failure> {

@@ -377,6 +377,11 @@ impl Worker {
         line.iter().for_each(|(ticket, _)| ticket.bounce());
     }
 
+    /// The guest is in nobody's task, and has yet to get a processor. Whoever is there or joins gets it as well.
+    fn waits_for_its_turn(&self) {
+        lock(&self.state).is_open = true;
+    }
+
     /// When somebody's time is up next.
     fn alarm(&self, wall: Duration) -> Instant {
         let state = lock(&self.state);

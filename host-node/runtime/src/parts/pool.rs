@@ -4,6 +4,7 @@ use super::assemble::Assembly;
 use crate::{
     failure::{Failure, NoRoom},
     host::{self, Host},
+    ledger::{NodeShare, One},
     limits::{self, CpuMeter, Limits},
     load::Runtime,
     lock,
@@ -22,7 +23,6 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::{Store, component::Func};
 
 /// Handles that an instance may hold between two calls.
@@ -39,7 +39,7 @@ pub(crate) struct PartInstance {
     idle_since: Instant,
     _alive: Alive,
     /// Below the store, which must be gone before another instance takes the place.
-    _place: OwnedSemaphorePermit,
+    _place: One,
 }
 
 impl PartInstance {
@@ -78,7 +78,7 @@ impl Maker {
     pub(crate) fn new(
         assembly: &Assembly,
         at: usize,
-        (unit, network): (&UnitConfig, &Arc<Network>),
+        (unit, node, network): (&UnitConfig, &Arc<NodeShare>, &Arc<Network>),
         runtime: &Runtime,
         parts: Weak<Parts>,
     ) -> Option<Self> {
@@ -102,6 +102,7 @@ impl Maker {
         // Its own: what a part takes is not what an instance of the unit takes.
         let tally = Arc::<Tally>::default();
         let blueprint = Blueprint {
+            node: node.clone(),
             component: part.component.clone(),
             limits: Arc::new(limits),
             logs: LogGate::new(config.logs.clone(), tally.clone()),
@@ -121,7 +122,7 @@ impl Maker {
     pub(crate) async fn make(&self, meter: Arc<CpuMeter>) -> Result<PartInstance, Failure> {
         loop {
             match self.try_make(meter.clone()).await {
-                Err(Failure::NoRoom(lacks)) if self.runtime.evict(&lacks, self.blueprint.component.engine()) => {}
+                Err(Failure::NoRoom(lacks)) if self.runtime.evict(&lacks, &self.blueprint) => {}
                 result => return result,
             }
         }
@@ -129,8 +130,8 @@ impl Maker {
 
     async fn try_make(&self, meter: Arc<CpuMeter>) -> Result<PartInstance, Failure> {
         let Some(part) = self.assembly.parts().get(self.at) else { return Err(Failure::Stopped) };
-        let place = self.runtime.place().map_err(Failure::NoRoom)?;
-        let store = host::store(&self.blueprint, meter, self.runtime.memory().clone());
+        let place = self.runtime.place(&self.blueprint).map_err(Failure::NoRoom)?;
+        let store = host::store(&self.blueprint, meter);
         let mut store = store.map_err(|error| Failure::Trap(format!("{error:#}")))?;
         let instance = match part.pre.instantiate_async(&mut store).await {
             Ok(instance) => instance,
@@ -152,7 +153,7 @@ impl Maker {
     /// The same, for nobody's call: within the limits of a request.
     pub(crate) async fn warm(&self) -> Result<PartInstance, Failure> {
         let meter = Arc::<CpuMeter>::default();
-        let start = meter.clone().measure(self.make(meter));
+        let start = meter.clone().measure(&self.blueprint.node.processors, self.make(meter));
         let wall = self.blueprint.limits.wall;
         tokio::time::timeout(wall, start).await.unwrap_or(Err(Failure::Wall { limit: wall }))
     }

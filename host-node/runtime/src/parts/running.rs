@@ -15,11 +15,12 @@ use crate::{
     evict::HasIdle,
     failure::Failure,
     host::Host,
+    ledger::NodeShare,
     limits::{CpuMeter, CpuSpent},
     load::Runtime,
     lock,
     network::Network,
-    unit::UnitConfig,
+    unit::{Blueprint, UnitConfig},
 };
 use futures_util::future::select_all;
 use lattice::{http::CallError, id::ComponentName};
@@ -99,6 +100,7 @@ impl Parts {
     pub(crate) async fn start(
         assembly: &Assembly,
         unit: &UnitConfig,
+        node: &Arc<NodeShare>,
         network: &Arc<Network>,
         runtime: &Runtime,
     ) -> Result<Arc<Self>, (ComponentName, Failure)> {
@@ -109,7 +111,7 @@ impl Parts {
         let parts = Arc::new_cyclic(|parts: &Weak<Self>| Self {
             parts: (0..assembly.parts().len())
                 .filter_map(|at| {
-                    let maker = Maker::new(assembly, at, (unit, network), runtime, parts.clone())?;
+                    let maker = Maker::new(assembly, at, (unit, node, network), runtime, parts.clone())?;
                     Some(Arc::new(Running::new(assembly.parts().get(at)?, maker, stop.clone(), given_up.clone())))
                 })
                 .collect(),
@@ -228,8 +230,8 @@ pub(crate) struct Running {
 }
 
 impl HasIdle for Running {
-    fn engine(&self) -> &wasmtime::Engine {
-        self.maker.blueprint.component.engine()
+    fn blueprint(&self) -> &Blueprint {
+        &self.maker.blueprint
     }
 
     fn oldest(&self) -> Option<(bool, Instant)> {
@@ -382,7 +384,10 @@ impl PartCall {
         // Moved into the task: what it spends counts however it ends.
         let branch = self.meter.take().unwrap_or_default().branch();
         self.meter = Some(branch.meter.clone());
-        let task = tokio::spawn(async move { branch.meter.clone().measure(self.run(values)).await });
+        let part = self.part.clone();
+        let work =
+            async move { branch.meter.clone().measure(&part.maker.blueprint.node.processors, self.run(values)).await };
+        let task = tokio::spawn(work);
         AbortOnDropHandle::new(task).await?
     }
 
@@ -398,7 +403,7 @@ impl PartCall {
                 Some(meter) => self.work(idle, values, meter).await,
                 None => {
                     let meter = Arc::<CpuMeter>::default();
-                    meter.clone().measure(self.work(idle, values, meter)).await
+                    meter.clone().measure(&part.maker.blueprint.node.processors, self.work(idle, values, meter)).await
                 }
             }
         };

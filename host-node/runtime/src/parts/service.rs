@@ -15,7 +15,7 @@ use super::{
     running::{PartFault, Running},
     supervision::{Action, Input, Phase, Supervision},
 };
-use crate::{bridge::Values, failure::Failure, host::Host, lock};
+use crate::{bridge::Values, computing::in_slices, failure::Failure, host::Host, lock};
 use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use std::{
     future::pending,
@@ -215,11 +215,12 @@ async fn live(
         }
         (Kind::Program, _) | (_, None) => {
             started();
-            run_alone(&mut instance).await
+            in_slices(&part.maker.blueprint.node.processors, run_alone(&mut instance)).await
         }
         (Kind::Concurrent(_), Some(jobs)) => {
             started();
-            run_with_calls(&mut instance, jobs, part.maker.blueprint.limits.wall).await
+            let calls = run_with_calls(&mut instance, jobs, part.maker.blueprint.limits.wall);
+            in_slices(&part.maker.blueprint.node.processors, calls).await
         }
     };
     match result {
@@ -353,7 +354,8 @@ impl Held {
         meter.reset();
         instance.begin_call(meter.clone());
         let Some(function) = instance.functions().get(function).copied() else { return Err(PartFault::Busy) };
-        let result = meter.measure(values.call(&mut instance.store, function)).await;
+        let share = &self.part.maker.blueprint.node.processors;
+        let result = meter.measure(share, values.call(&mut instance.store, function)).await;
         match result {
             Ok(()) => {
                 if let Some(serial) = self.part.service().and_then(Service::serial) {

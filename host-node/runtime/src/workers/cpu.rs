@@ -2,6 +2,7 @@
 //! request whose task is running then: a sample every 10 ms at most, right in the mean, and nothing for what is short.
 
 use crate::{
+    computing,
     exchange::Shared,
     host::Host,
     limits::{CpuSpent, thread_nanos},
@@ -45,6 +46,7 @@ impl Accounts {
         store.data_mut().lends_meter = false; // nobody measures with it here
         store.epoch_deadline_callback(move |mut store| {
             at_epoch.interrupted.store(true, Relaxed);
+            computing::interrupted();
             let step = at_epoch.step();
             let limit = store.data().limits.cpu;
             let root = store.async_call_stack()?.last();

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     body::{RequestBody, poll_unbudgeted},
+    computing::Claim,
     exchange::GRACE_POLLS,
     exchange03,
     failure::Failure,
@@ -63,7 +64,10 @@ impl Session<'_> {
         let unit = self.unit;
         let wall = unit.blueprint.limits.wall;
         let meter = Arc::<CpuMeter>::default();
-        let start = tokio::time::timeout_at(self.worker.alarm(wall), meter.clone().measure(unit.instantiate(meter)));
+        let start = tokio::time::timeout_at(
+            self.worker.alarm(wall),
+            meter.clone().measure(&unit.blueprint.node.processors, unit.instantiate(meter)),
+        );
         match unit.stop.run_until_cancelled(start).await {
             Some(Ok(started)) => started,
             Some(Err(_)) => Err(Failure::Wall { limit: wall }),
@@ -132,22 +136,29 @@ async fn drive(
         let mut call = pin!(AssertUnwindSafe(store.run_concurrent(inside)).catch_unwind());
         let mut stopped = pin!(unit.stop.cancelled());
         let mut alarm = None; // armed at the first wait only: most sessions never wait
+        let mut claim = Claim::default();
         poll_fn(|cx| {
             if let Some(failure) = worker.runs(cx.waker()) {
                 return Poll::Ready(Err(failure));
             }
             let mut grace = GRACE_POLLS;
             loop {
-                accounts.enter();
-                if let Poll::Ready(ended) = poll_unbudgeted(cx, |cx| call.as_mut().poll(cx)) {
+                let polled = claim.poll(&unit.blueprint.node.processors, cx, |cx| {
+                    accounts.enter();
+                    poll_unbudgeted(cx, |cx| call.as_mut().poll(cx))
+                });
+                if let Poll::Ready(ended) = polled {
                     return Poll::Ready(Ok(ended));
                 }
-                if grace == 0 || accounts.is_interrupted() || !worker.has_answered() {
+                if grace == 0 || accounts.is_interrupted() || claim.is_waiting() || !worker.has_answered() {
                     break;
                 }
                 grace -= 1;
             }
-            worker.waits(accounts.is_interrupted());
+            match claim.is_waiting() && !accounts.is_interrupted() {
+                true => worker.waits_for_its_turn(),
+                false => worker.waits(accounts.is_interrupted()),
+            }
             if stopped.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Err(Failure::Stopped));
             }
@@ -207,6 +218,7 @@ async fn inside(
         if accessor.poll_ready_for_concurrent_call(handle, cx).is_ready()
             && let Some((ticket, request)) = worker.enter(unit.pool.standing().is_proved())
         {
+            unit.blueprint.node.processors.count_request();
             if ticket.reused.load(Relaxed) {
                 unit.counters.reuse_hits.fetch_add(1, Relaxed);
             }

@@ -6,6 +6,7 @@
 mod cache;
 mod concurrency;
 mod exchange;
+mod fairness;
 mod faults;
 mod load;
 mod network;
