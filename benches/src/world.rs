@@ -53,7 +53,11 @@ pub fn nodes(count: u32) -> LatticeView {
 pub fn ask_for(view: &mut LatticeView, number: u32, replicas: u32, routes: Vec<Route>) -> WorkloadName {
     let main = ComponentSpec::new("main".parse().expect("a good name"), Source::Stored(Digest::of(b"")));
     let name = workload_name(number);
-    let spec = WorkloadSpec { replicas, http: HttpSpec { routes }, ..WorkloadSpec::new(name.clone(), main) };
+    let spec = WorkloadSpec {
+        replicas,
+        http: HttpSpec { routes, ..HttpSpec::default() },
+        ..WorkloadSpec::new(name.clone(), main)
+    };
     let record = SpecRecord::new(spec, Uuid::from_u128(u128::from(number) + 1), Generation::FIRST);
     // In the order in which they were asked for.
     let revision = Revision(u64::from(number) + 1);

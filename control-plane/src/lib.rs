@@ -138,17 +138,19 @@ pub struct ControlPlane {
     inspect: Inspector,
     view: watch::Sender<Arc<LatticeView>>,
     health: watch::Sender<Health>,
+    reports: Reports,
 }
 
 impl ControlPlane {
     pub fn new(options: NodeOptions, platform: Platform, host: Arc<dyn Host>, inspect: Inspector) -> Self {
         Self {
             options: Arc::new(options),
-            platform,
             host,
             inspect,
             view: watch::Sender::new(Arc::default()),
             health: watch::Sender::default(),
+            reports: Reports::new(&platform),
+            platform,
         }
     }
 
@@ -161,10 +163,15 @@ impl ControlPlane {
         self.health.subscribe()
     }
 
+    /// What nodes said last of their replicas.
+    pub fn reports(&self) -> Arc<dyn lattice::report::Reports> {
+        Arc::new(self.reports.clone())
+    }
+
     /// Be a node until `stop`, then hand over, drain and leave. `trigger` delivers the ticks of schedules. Returns when
     /// nothing of this node runs any more.
     pub async fn run(self, trigger: Arc<dyn Trigger>, stop: CancellationToken) -> Result<(), ControlPlaneError> {
-        let Self { options, platform, host, inspect, view, health } = self;
+        let Self { options, platform, host, inspect, view, health, reports } = self;
         let events = Events::new(&options, &platform);
         let memory = Memory::open(options.data_dir.as_deref()).await?;
         // What runs until the very end, so that leaving is seen and answered.
@@ -173,7 +180,6 @@ impl ControlPlane {
 
         let feed = Feed::new(&options, &platform, &events, memory, host.clone(), member.clone(), view.clone());
         let resync = feed.resync_requests();
-        let reports = Reports::new(&platform);
         let admission = Admission::new(
             options.clone(),
             platform.clone(),

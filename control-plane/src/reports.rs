@@ -81,6 +81,15 @@ impl Reports {
     }
 }
 
+impl lattice::report::Reports for Reports {
+    fn latest(&self) -> Vec<Arc<NodeReport>> {
+        let now = self.clock.now();
+        let mut kept = self.kept();
+        kept.forget_old(now);
+        kept.reports.values().map(|heard| heard.report.clone()).collect()
+    }
+}
+
 impl Kept {
     fn keep(&mut self, heard: Heard) {
         self.forget_old(heard.at);

@@ -22,6 +22,7 @@ use lattice::{
     host::{Assignment, Host, Observed},
     http::{CallError, Instances, Request, Response},
     id::{Digest, LatticeId, NodeId, SlotId, WorkloadName},
+    mesh::Mesh,
     report::HostReport,
     store::Platform,
 };
@@ -128,6 +129,11 @@ impl HostNode {
         }))
     }
 
+    /// Where requests of components to other workloads go. Until it is said there are no others.
+    pub fn join(&self, mesh: Arc<dyn Mesh>) {
+        self.runtime.join(mesh);
+    }
+
     /// Run what is assigned until `stop`, then stop everything that is left.
     pub async fn run(&self, stop: CancellationToken) {
         let HostOptions { components_dir, components_bytes_max, .. } = &self.options;
@@ -183,6 +189,10 @@ impl Host for HostNode {
 impl Instances for HostNode {
     fn is_ready(&self, workload: &WorkloadName) -> bool {
         self.units.pick(workload).is_some()
+    }
+
+    fn has_room(&self, workload: &WorkloadName) -> bool {
+        self.units.pick(workload).is_some_and(|unit| unit.has_room())
     }
 
     fn call(&self, workload: &WorkloadName, request: Request) -> Fut<'static, Result<Response, CallError>> {

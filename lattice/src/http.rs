@@ -67,6 +67,11 @@ pub trait Instances: Send + Sync + 'static {
     /// True if a request for the workload would find a ready instance here now.
     fn is_ready(&self, workload: &WorkloadName) -> bool;
 
+    /// True if it would begin at once, without waiting in line.
+    fn has_room(&self, workload: &WorkloadName) -> bool {
+        self.is_ready(workload)
+    }
+
     /// Hand a request to a ready instance. The response's body may still be streaming when this returns. Dropping the
     /// future or the response's body cancels the exchange.
     fn call(&self, workload: &WorkloadName, request: Request) -> Fut<'static, Result<Response, CallError>>;

@@ -13,6 +13,7 @@ pub mod host;
 pub mod http;
 pub mod id;
 pub mod limits;
+pub mod mesh;
 pub mod recipe;
 pub mod record;
 pub mod report;

@@ -32,6 +32,8 @@ pub const SCRIPT_BYTES_MAX: usize = SPEC_BYTES_MAX / 4;
 pub const INTERFACE_BYTES_MAX: usize = 512;
 /// Routes of one workload.
 pub const ROUTES_MAX: usize = 256;
+/// Workloads that one names as its callers.
+pub const CALLERS_MAX: usize = 256;
 /// Grants of one kind of one workload.
 pub const GRANTS_MAX: usize = 256;
 /// Schedules of one workload.

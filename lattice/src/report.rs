@@ -12,7 +12,7 @@ use crate::{
 use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Longest text in a report, in bytes.
 pub const REPORT_TEXT_BYTES_MAX: usize = 512;
@@ -35,6 +35,12 @@ pub struct NodeReport {
     /// Replicas for which there was no room in this report.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub left_out: u64,
+}
+
+/// The last reports of all nodes, as one of them heard them.
+pub trait Reports: Send + Sync + 'static {
+    /// One that has not changed is the same allocation as before.
+    fn latest(&self) -> Vec<Arc<NodeReport>>;
 }
 
 /// What the host of a node says of itself.

@@ -3,6 +3,7 @@
 //!
 //! The field docs below are the reference that people read: `docs/workload-spec.schema.json` is generated from them.
 
+mod callers;
 mod cron;
 pub mod grants;
 mod http;

@@ -7,7 +7,11 @@ use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{CONNECTION, EXPECT, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE},
 };
-use lattice::trigger::{HEADER_SCHEDULE, HEADER_TICK};
+use lattice::{
+    id::WorkloadName,
+    mesh::{HEADER_CALLER, HEADER_HOPS},
+    trigger::{HEADER_SCHEDULE, HEADER_TICK},
+};
 use std::{net::IpAddr, str::FromStr};
 
 /// The node whose instance answered.
@@ -15,8 +19,12 @@ pub const HEADER_NODE: &str = "lattice-node";
 /// The node that took the request.
 pub const HEADER_ROUTER: &str = "lattice-router";
 
+/// The node that took the request has lost NATS, since so many seconds: it answers what runs on it, as it last knew it.
+pub const HEADER_DISCONNECTED: &str = "lattice-disconnected";
+
 const NODE: HeaderName = HeaderName::from_static(HEADER_NODE);
 pub(crate) const ROUTER: HeaderName = HeaderName::from_static(HEADER_ROUTER);
+pub(crate) const DISCONNECTED: HeaderName = HeaderName::from_static(HEADER_DISCONNECTED);
 const ERROR: HeaderName = HeaderName::from_static(HEADER_ERROR);
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -29,6 +37,9 @@ const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded
 pub(crate) const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 /// Path and query as the client sent them.
 pub(crate) const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
+
+/// What only the lattice says of a request.
+const OURS: [&str; 4] = [HEADER_SCHEDULE, HEADER_TICK, HEADER_CALLER, HEADER_HOPS];
 
 /// A block of addresses, written `10.0.0.0/8`, `::1` or `192.0.2.7`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,7 +173,7 @@ impl Client {
     /// Headers that a component must not see as the client sent them.
     fn may_not_say(&self, name: &HeaderName) -> bool {
         // hyper answers `Expect: 100-continue` when the body is first read.
-        let never = *name == EXPECT || [HEADER_SCHEDULE, HEADER_TICK].contains(&name.as_str());
+        let never = *name == EXPECT || OURS.contains(&name.as_str());
         let says_who = || name.as_str().starts_with("x-forwarded-") || *name == FORWARDED || *name == X_REAL_IP;
         never || !self.trusted && says_who()
     }
@@ -207,10 +218,30 @@ pub(crate) fn to_component(headers: &mut HeaderMap, client: &Client, host: &str)
     https
 }
 
+/// Turn the headers of a component's request into those that the workload sees that it calls.
+pub(crate) fn to_callee(headers: &mut HeaderMap, caller: &WorkloadName, hops: u8, host: &str) {
+    strip_hop_by_hop(headers);
+    headers.remove(EXPECT);
+    for name in OURS {
+        headers.remove(name);
+    }
+    headers.insert(HOST, value(host.to_owned()));
+    headers.insert(HEADER_CALLER, value(caller.to_string()));
+    headers.insert(HEADER_HOPS, HeaderValue::from(u16::from(hops)));
+}
+
+/// Turn the headers of a component into those that the caller in another workload sees: nothing that names a node.
+pub(crate) fn to_caller(headers: &mut HeaderMap) {
+    for name in [ERROR, NODE, ROUTER, DISCONNECTED] {
+        headers.remove(name);
+    }
+}
+
 /// Turn the headers of a component into those that the client sees. `node` answered, `router` took the request.
 pub(crate) fn to_client(headers: &mut HeaderMap, node: HeaderValue, router: HeaderValue) {
     strip_hop_by_hop(headers);
     headers.remove(ERROR);
+    headers.remove(DISCONNECTED);
     headers.insert(NODE, node);
     headers.insert(ROUTER, router);
 }
@@ -288,6 +319,8 @@ mod tests {
             ("expect", "100-continue"),
             (HEADER_SCHEDULE, "* * * * * UTC"),
             (HEADER_TICK, "2026-11-22T14:00:00Z"),
+            (HEADER_CALLER, "shop"),
+            (HEADER_HOPS, "0"),
         ];
         let client = Client::new("::ffff:9.9.9.9".parse().unwrap(), false);
         let mut headers = map(&sent);
@@ -308,7 +341,22 @@ mod tests {
         assert_eq!(headers["x-forwarded-host"], "evil.test");
         assert_eq!(headers["host"], "h.test:8080");
         // These are the lattice's alone.
-        assert!(!headers.contains_key(HEADER_SCHEDULE) && !headers.contains_key(HEADER_TICK));
+        assert!(OURS.iter().all(|name| !headers.contains_key(*name)));
+    }
+
+    #[test]
+    fn a_component_does_not_say_who_it_is() {
+        let mut headers = map(&[
+            (HEADER_CALLER, "admin"),
+            (HEADER_HOPS, "0"),
+            (HEADER_TICK, "2026-11-22T14:00:00Z"),
+            ("connection", "close"),
+            ("host", "pay.lattice.evil.test"),
+            ("x-mine", "1"),
+        ]);
+        to_callee(&mut headers, &"shop".parse().unwrap(), 2, "pay.lattice");
+        let expect = [(HEADER_CALLER, "shop"), (HEADER_HOPS, "2"), ("host", "pay.lattice"), ("x-mine", "1")];
+        assert_eq!(lines(&headers), lines(&map(&expect)));
     }
 
     #[test]
@@ -339,8 +387,13 @@ mod tests {
 
     #[test]
     fn a_component_can_not_speak_as_the_router() {
-        let mut headers =
-            map(&[(HEADER_ERROR, "x"), (HEADER_NODE, "x"), (HEADER_ROUTER, "x"), ("connection", "close")]);
+        let mut headers = map(&[
+            (HEADER_ERROR, "x"),
+            (HEADER_NODE, "x"),
+            (HEADER_ROUTER, "x"),
+            (HEADER_DISCONNECTED, "1"),
+            ("connection", "close"),
+        ]);
         to_client(&mut headers, HeaderValue::from_static("n1"), HeaderValue::from_static("n2"));
         assert_eq!(lines(&headers), lines(&map(&[(HEADER_NODE, "n1"), (HEADER_ROUTER, "n2")])));
     }

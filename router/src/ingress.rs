@@ -10,7 +10,7 @@ use crate::{
     Router, RouterOptions,
     error::RouteError,
     headers::Client,
-    limits::{AddressPlace, Place},
+    limits::{EachPlace, Place},
     metrics::{Handshake, Up},
     seldom::Seldom,
     tls::{Tls, secured},
@@ -91,7 +91,7 @@ pub(crate) async fn serve(
             Ok((stream, peer)) => {
                 let own = match router.options().trusts(peer.ip()) {
                     true => None,
-                    false => match by_address.try_take(peer.ip()) {
+                    false => match by_address.try_take(peer.ip().to_canonical()) {
                         Some(own) => Some(own),
                         None => {
                             tracing::debug!(%peer, "a connection is closed: its address has too many");
@@ -221,7 +221,7 @@ async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
     tls: Option<Arc<Tls>>,
-    _places: (Option<Place>, Option<AddressPlace>),
+    _places: (Option<Place>, Option<EachPlace<IpAddr>>),
     ends: Ends,
 ) {
     let _up = Up::new(&router.metrics().connections);

@@ -12,6 +12,7 @@ mod fire;
 mod headers;
 mod ingress;
 mod limits;
+mod mesh;
 mod metrics;
 mod redirect;
 mod retry;
@@ -19,13 +20,14 @@ mod rewrite;
 mod seldom;
 mod serve_peers;
 mod split;
+mod surroundings;
 mod table;
 mod target;
 mod tls;
 mod trace;
 
 pub use error::HEADER_ERROR;
-pub use headers::{HEADER_NODE, HEADER_ROUTER, Network, NetworkError};
+pub use headers::{HEADER_DISCONNECTED, HEADER_NODE, HEADER_ROUTER, Network, NetworkError};
 pub use tls::{Tls, TlsError, TlsOptions};
 
 use crate::{
@@ -35,10 +37,11 @@ use crate::{
     error::RouteError,
     headers::Client,
     ingress::Refused,
-    limits::{AddressPlaces, Place, Places},
+    limits::{AddressPlaces, Place, Places, Waiting},
     metrics::{Counts, Metrics, Path, Up},
     retry::{ATTEMPTS_MAX, Budget, Policy, Unanswered},
     seldom::Seldom,
+    surroundings::Surroundings,
     table::Table,
     target::Target,
 };
@@ -54,6 +57,7 @@ use lattice::{
     frame::RequestHead,
     http::{Instances, Request, Response},
     id::{LatticeId, NodeId, WorkloadName},
+    report::Reports,
     store::{Bus, BusError, Clock, Rng},
     view::LatticeView,
 };
@@ -83,6 +87,8 @@ pub struct RouterOptions {
     pub requests_max: usize,
     /// Requests that wait for a first instance to be ready; more are answered 503. Default 1024.
     pub waiting_max: usize,
+    /// Those of one workload. Default 256.
+    pub waiting_per_workload_max: usize,
     /// Requests of other nodes that are answered here at a time; more are sent back. Default 4096.
     pub peer_exchanges_max: usize,
     /// Client connections at a time; more wait in the kernel's backlog. Default 16384.
@@ -124,6 +130,7 @@ impl RouterOptions {
             trusted_proxies: Vec::new(),
             requests_max: 8192,
             waiting_max: 1024,
+            waiting_per_workload_max: 256,
             peer_exchanges_max: 4096,
             connections_max: 16_384,
             connections_per_address_max: 1024,
@@ -161,13 +168,14 @@ struct Inner {
     places: Places,
     /// Of connections: of all, and of each address.
     connections: (Places, AddressPlaces),
-    waiting: Places,
+    waiting: Waiting,
     repeats: Budget,
     metrics: Metrics,
     /// This node's id, as responses name it.
     me: HeaderValue,
     failures: Seldom,
     not_final: Seldom,
+    surroundings: Surroundings,
 }
 
 /// The body of an answer. As long as it is under way, it holds the request's place.
@@ -204,8 +212,8 @@ struct Outbound {
 }
 
 impl Router {
-    /// Starts two tasks of its own, which end with the last handle: one follows `view`, one receives replies of other
-    /// nodes. Must be called within a tokio runtime.
+    /// Starts three tasks of its own, which end with the last handle: one follows `view`, one receives replies of other
+    /// nodes, one looks at the connection and at their reports. Must be called within a tokio runtime.
     pub fn new(
         options: RouterOptions,
         bus: Arc<dyn Bus>,
@@ -218,14 +226,14 @@ impl Router {
         let metrics = Metrics::register(metrics);
         let peers = Peers::default();
         let remote = Remote::new(options.lattice.clone(), bus.clone(), clock.clone(), peers.clone(), metrics.clone());
-        Self(Arc::new(Inner {
+        let router = Self(Arc::new(Inner {
             table: Table::follow(options.node.clone(), view, clock.clone(), metrics.clone()),
             places: Places::new(options.requests_max),
             connections: (
                 Places::new(options.connections_max),
                 AddressPlaces::new(options.connections_per_address_max),
             ),
-            waiting: Places::new(options.waiting_max),
+            waiting: Waiting::new(options.waiting_max, options.waiting_per_workload_max),
             repeats: Budget::default(),
             me: headers::value(options.node.to_string()),
             options,
@@ -238,7 +246,15 @@ impl Router {
             metrics,
             failures: Seldom::default(),
             not_final: Seldom::default(),
-        }))
+            surroundings: Surroundings::default(),
+        }));
+        tokio::spawn(surroundings::watch(Arc::downgrade(&router.0)));
+        router
+    }
+
+    /// Heed what other nodes say of their load. Only the first one counts.
+    pub fn heed(&self, reports: Arc<dyn Reports>) {
+        self.0.surroundings.heed(reports);
     }
 
     /// Take HTTP/1.1 and HTTP/2 (prior knowledge) from clients until `stop`. Then nothing more is accepted, what is
@@ -282,6 +298,7 @@ impl Router {
             Err(error) => {
                 let mut response = error.into_response(bodiless);
                 response.headers_mut().insert(headers::ROUTER, inner.me.clone());
+                inner.surroundings.say(response.headers_mut(), inner.clock.now());
                 response.map(|body| Holding::new(Pieces::new(body), None))
             }
         };
@@ -316,6 +333,9 @@ impl Router {
     }
     fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+    fn table(&self) -> Arc<RouteTable> {
+        self.0.table.load()
     }
 }
 
@@ -464,7 +484,7 @@ impl Inner {
                 continue;
             }
             if waiting.is_none() {
-                waiting = Some(self.waiting.take()?);
+                waiting = Some(self.waiting.take(&route.workload)?);
             }
             let give_up = deadline.min(started.saturating_add(self.options.start_wait));
             // A new table may lead elsewhere at once. The same endpoints are asked again, but not in a hot loop.
@@ -483,25 +503,22 @@ impl Inner {
         }
     }
 
-    /// An instance here if there is one, else another node's; one that was not there a moment ago comes last.
+    /// An instance here as long as there is room, else another node's that has some; else whoever is there.
     fn pick<'a>(&'a self, route: &'a RouteEntry, tried: &[NodeId]) -> Option<&'a NodeId> {
         let me = &self.options.node;
-        if !tried.contains(me) && self.instances.is_ready(&route.workload) {
+        let is_new = !tried.contains(me);
+        if route.endpoints.is_empty() {
+            return (is_new && self.instances.is_ready(&route.workload)).then_some(me);
+        }
+        if is_new && self.instances.has_room(&route.workload) {
             return Some(me);
         }
-        if route.endpoints.is_empty() {
-            return None;
+        let is_here = is_new && self.instances.is_ready(&route.workload);
+        let picked = self.peers.pick(route, tried, self.clock.now(), self.rng.u64());
+        match picked {
+            Some(picked) if picked.has_room || !is_here => Some(picked.node),
+            _ => is_here.then_some(me),
         }
-        let random = self.rng.u64();
-        let load = |node: &NodeId| self.peers.in_flight(node);
-        let mut exclude = self.peers.suspects(self.clock.now());
-        if !exclude.is_empty() {
-            exclude.extend_from_slice(tried);
-            if let Some(node) = route.pick(load, random, &exclude) {
-                return Some(node);
-            }
-        }
-        route.pick(load, random, tried)
     }
 
     async fn attempt(
@@ -533,8 +550,11 @@ impl Inner {
             path_and_query: request.path_and_query().clone(),
             headers: request.headers.clone(),
         };
+        let under_way = self.peers.begin(workload, endpoint, self.clock.now());
         // Boxed: most requests are answered here, and each would carry the room for this one.
-        Box::pin(self.remote.send(endpoint, head, &request.body, deadline)).await
+        let answer = Box::pin(self.remote.send(endpoint, head, &request.body, deadline)).await;
+        under_way.learn(self.clock.now(), &answer);
+        answer.map(|response| response.map(|body| Holding::new(body, Some(under_way)).boxed_unsync()))
     }
 
     /// An answer that is the router's own, and no error.
@@ -555,6 +575,7 @@ impl Inner {
         let is_here = *node == self.options.node;
         let node = if is_here { self.me.clone() } else { headers::value(node.to_string()) };
         headers::to_client(response.headers_mut(), node, self.me.clone());
+        self.surroundings.say(response.headers_mut(), self.clock.now());
         Ok(response)
     }
 }

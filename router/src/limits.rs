@@ -2,6 +2,7 @@
 //! many connections one address may have.
 
 use crate::{body::lock, error::RouteError};
+use lattice::id::WorkloadName;
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -9,6 +10,8 @@ use std::{
     time::Duration,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+const FULL: RouteError = RouteError::Overloaded { retry_after: Duration::from_secs(1) };
 
 /// A bounded number of places.
 #[derive(Debug, Clone)]
@@ -31,7 +34,7 @@ impl Places {
     }
 
     pub(crate) fn take(&self) -> Result<Place, RouteError> {
-        self.try_take().ok_or(RouteError::Overloaded { retry_after: Duration::from_secs(1) })
+        self.try_take().ok_or(FULL)
     }
 
     /// Wait for a place.
@@ -44,45 +47,65 @@ impl Places {
     }
 }
 
-/// A bounded number of places for each address.
+/// A bounded number of places for each key.
 #[derive(Debug, Clone)]
-pub(crate) struct AddressPlaces {
-    /// Only addresses that have some.
-    taken: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
+pub(crate) struct EachPlaces<K: Ord> {
+    /// Only keys that have some.
+    taken: Arc<Mutex<BTreeMap<K, usize>>>,
     each: usize,
 }
 
-/// A place of an address, until it is dropped.
+/// A place of a key, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct AddressPlace {
-    places: AddressPlaces,
-    address: IpAddr,
+pub(crate) struct EachPlace<K: Ord> {
+    places: EachPlaces<K>,
+    key: K,
 }
 
-impl AddressPlaces {
+impl<K: Ord + Clone> EachPlaces<K> {
     pub(crate) fn new(each: usize) -> Self {
         Self { taken: Arc::default(), each }
     }
 
-    pub(crate) fn try_take(&self, address: IpAddr) -> Option<AddressPlace> {
-        let address = address.to_canonical();
+    pub(crate) fn try_take(&self, key: K) -> Option<EachPlace<K>> {
         let mut taken = lock(&self.taken);
-        let count = taken.get(&address).copied().unwrap_or(0);
+        let count = taken.get(&key).copied().unwrap_or(0);
         if count >= self.each {
             return None;
         }
-        taken.insert(address, count + 1);
-        Some(AddressPlace { places: self.clone(), address })
+        taken.insert(key.clone(), count + 1);
+        Some(EachPlace { places: self.clone(), key })
     }
 }
 
-impl Drop for AddressPlace {
+impl<K: Ord> Drop for EachPlace<K> {
     fn drop(&mut self) {
         let mut taken = lock(&self.places.taken);
-        match taken.get_mut(&self.address) {
+        match taken.get_mut(&self.key) {
             Some(count) if *count > 1 => *count -= 1,
-            _ => drop(taken.remove(&self.address)),
+            _ => drop(taken.remove(&self.key)),
         }
+    }
+}
+
+/// Of addresses in canonical form.
+pub(crate) type AddressPlaces = EachPlaces<IpAddr>;
+
+/// Requests that wait for an instance: of all workloads, and of each, so that none takes the places of all others.
+#[derive(Debug, Clone)]
+pub(crate) struct Waiting {
+    all: Places,
+    of_workload: EachPlaces<WorkloadName>,
+}
+
+impl Waiting {
+    pub(crate) fn new(all: usize, of_workload: usize) -> Self {
+        Self { all: Places::new(all), of_workload: EachPlaces::new(of_workload) }
+    }
+
+    pub(crate) fn take(&self, workload: &WorkloadName) -> Result<(Place, EachPlace<WorkloadName>), RouteError> {
+        let own = self.of_workload.try_take(workload.clone()).ok_or(FULL)?;
+        Ok((self.all.take()?, own))
     }
 }
 
@@ -94,7 +117,7 @@ mod tests {
     fn an_address_has_its_own_places() {
         let places = AddressPlaces::new(2);
         let (one, mapped, other) = ("1.1.1.1", "::ffff:1.1.1.1", "2.2.2.2");
-        let take = |address: &str| places.try_take(address.parse().unwrap());
+        let take = |address: &str| places.try_take(address.parse::<IpAddr>().unwrap().to_canonical());
         let held = (take(one).unwrap(), take(mapped).unwrap(), take(other).unwrap());
         assert!(take(one).is_none());
         drop(held.0);
@@ -102,6 +125,19 @@ mod tests {
         assert!(take(mapped).is_none());
         drop((again, held.1, held.2));
         assert!(lock(&places.taken).is_empty());
+    }
+
+    #[test]
+    fn a_workload_leaves_places_to_others() {
+        let waiting = Waiting::new(3, 2);
+        let (one, other, third) = ("one".parse().unwrap(), "other".parse().unwrap(), "third".parse().unwrap());
+        let held = (waiting.take(&one).unwrap(), waiting.take(&one).unwrap());
+        assert_eq!(waiting.take(&one).unwrap_err(), FULL);
+        let last = waiting.take(&other).unwrap();
+        assert_eq!(waiting.take(&third).unwrap_err(), FULL);
+        drop(held);
+        drop((waiting.take(&one).unwrap(), waiting.take(&third).unwrap(), last));
+        assert!(waiting.all.taken() == 0 && lock(&waiting.of_workload.taken).is_empty());
     }
 
     #[test]

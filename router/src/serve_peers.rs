@@ -9,6 +9,7 @@ use crate::{
     },
     headers,
     limits::Places,
+    mesh,
     metrics::Up,
     seldom::Seldom,
 };
@@ -141,6 +142,10 @@ impl Acceptor {
 
 async fn answer(router: &Router, mut drive: Drive<Responder>, head: RequestHead, warnings: &Warnings) {
     let workload = head.workload.clone();
+    if !mesh::lets_in(&router.table(), &workload, &head.headers) {
+        let reset = Reset::new(ResetCode::NotHere, "the workload does not let this one call it").with_nothing_ran();
+        return drive.reset(reset).await;
+    }
     let body = match drive.take_whole() {
         Some(whole) if whole == Default::default() => empty(),
         Some(whole) => http_body_util::BodyExt::boxed_unsync(whole),

@@ -81,6 +81,14 @@ impl Target {
         }
     }
 
+    /// A request of a component to a workload, which it asks for by this authority. Its path is not looked at: nothing
+    /// depends on it.
+    pub(crate) fn of_call(workload: &WorkloadName, uri: &Uri) -> Result<Self, RouteError> {
+        let authority = uri.authority().cloned().ok_or(RouteError::BadTarget("the request names no workload"))?;
+        let path_and_query = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        Ok(Self { authority, path_and_query, to: To::Workload(workload.clone()) })
+    }
+
     pub(crate) fn find<'a>(
         &self,
         table: &'a RouteTable,

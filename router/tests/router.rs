@@ -9,6 +9,7 @@
     reason = "clippy.toml allows them in tests, but knows no helpers of tests"
 )]
 
+mod calls;
 mod ingress;
 mod routes;
 mod world;

@@ -344,6 +344,8 @@ async fn serve(args: Args, context: &Context, control_thread: &Handle) -> anyhow
         control.view(),
         &mut metrics,
     );
+    host.join(router.mesh());
+    router.heed(control.reports());
     admin.joined(Parts { health: control.health(), view: control.view(), metrics });
 
     let limit = Duration::from(args.drain_timeout) + Duration::from_secs(2);

@@ -10,6 +10,8 @@
 
 mod harness;
 
+mod calls;
+mod choice;
 mod clients;
 mod composition;
 mod control;

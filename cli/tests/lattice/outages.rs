@@ -151,6 +151,11 @@ async fn nats_is_restarted_under_running_nodes() {
     let other = lattice.other_than(holders(&status)[0].as_str());
     let cut_off = other.get("steady.test", "/").await;
     assert!((500..600).contains(&cut_off.status) && !cut_off.error().is_empty(), "{cut_off:?}");
+    let served = lattice.node(holders(&status)[0].as_str()).get("steady.test", "/").await.ok();
+    for answer in [&cut_off, &served] {
+        let since: u64 = answer.header("lattice-disconnected").parse().unwrap();
+        assert!((KILL.as_secs()..KILL.as_secs() + 60).contains(&since), "{answer:?}");
+    }
 
     lattice.server.start_again().await;
     let up = Instant::now();
@@ -158,6 +163,13 @@ async fn nats_is_restarted_under_running_nodes() {
         node.ready().await;
     }
     lattice.serving("steady.test", "/").await;
+    for node in &lattice.nodes {
+        eventually("nodes say no more that they are cut off", PATIENCE, async || {
+            let answer = node.get("steady.test", "/").await;
+            if answer.header("lattice-disconnected").is_empty() { Ok(()) } else { Err(format!("{answer:?}")) }
+        })
+        .await;
+    }
     println!("the lattice was whole {} ms after the server was back", up.elapsed().as_millis());
     let samples = load.stop().await;
     println!("local requests through an outage of {} s: {}", outage.as_secs(), samples.report());

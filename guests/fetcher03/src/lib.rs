@@ -3,6 +3,7 @@
 //! | header of the request   | meaning                                                                          |
 //! |-------------------------|----------------------------------------------------------------------------------|
 //! | `x-target`              | the URL; required                                                                |
+//! | `x-pass`                | names of headers that are passed on, with spaces between them; may be itself     |
 //! | `x-connect-ms`          | longest time until there is a connection                                         |
 //! | `x-first-byte-ms`       | longest time until the head of the response                                      |
 //! | `x-between-bytes-ms`    | longest time between two parts of its body                                       |
@@ -44,7 +45,8 @@ async fn fetch(request: Request) -> Result<Response, ErrorCode> {
     };
 
     let fields = Fields::new();
-    for name in ["content-length", "content-type", "x-cargo"] {
+    let passed = header("x-pass").unwrap_or_default();
+    for name in ["content-length", "content-type", "x-cargo"].into_iter().chain(passed.split_whitespace()) {
         let _ = fields.set(name, &headers.get(name));
     }
     let options = RequestOptions::new();

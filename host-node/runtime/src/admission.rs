@@ -67,6 +67,11 @@ impl Admission {
         self.closed.load(Acquire)
     }
 
+    /// Whoever comes now has a turn at once.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.is_closed() && self.waiting() == 0 && self.turns.available_permits() > 0
+    }
+
     pub(crate) fn close(&self) {
         self.closed.store(true, Release);
     }
@@ -107,7 +112,9 @@ mod tests {
     async fn refuses_when_the_line_is_full_and_serves_it_in_order() {
         let admission = Admission::new(1, 1);
         let deadline = Instant::now() + Duration::from_secs(60);
+        assert!(admission.has_room());
         let inside = admission.enter(deadline).await.unwrap();
+        assert!(!admission.has_room());
         let mut second = Box::pin(admission.enter(deadline));
         assert!(futures_util::poll!(second.as_mut()).is_pending());
         let refused = admission.enter(deadline).await.unwrap_err();

@@ -4,15 +4,19 @@
 
 use crate::{
     identity::Identity,
+    inherited::{Answering, Inherited},
     limits::{CpuMeter, Limits, MemoryLimiter},
     logs::GuestLog,
-    network::{Network, Sockets},
+    network::{Network, Polled, Sockets},
     parts::Parts,
     unit::Blueprint,
     volumes::Descriptors,
 };
 use std::sync::{Arc, LazyLock, Weak, atomic::Ordering::Relaxed};
-use wasmtime::{Store, component::ResourceTable};
+use wasmtime::{
+    Store,
+    component::{GuestTaskId, ResourceTable},
+};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_config::WasiConfigVariables;
 use wasmtime_wasi_http::{
@@ -90,7 +94,7 @@ pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>) -> wasmtime::Re
         wasi: wasi.build(),
         descriptors: blueprint.volumes.descriptors(),
         http,
-        hooks: Hooks { network: blueprint.network.clone(), trace: None },
+        hooks: Hooks { network: blueprint.network.clone(), answering: Answering::default(), polled: Polled::default() },
     };
     let mut store = Store::new(blueprint.component.engine(), host);
     store.set_hostcall_fuel(CALL_BYTES_MAX);
@@ -106,13 +110,30 @@ impl Host {
     }
 }
 
-/// W3C Trace Context: which trace a request belongs to.
-const TRACE: http::HeaderName = http::HeaderName::from_static("traceparent");
-
 impl Host {
-    /// What the guest sends from now on belongs to this request, where the guest says nothing else.
+    /// What the guest's own requests will inherit from this one; nothing where it sends none.
+    pub(crate) fn inherited(&self, headers: &http::HeaderMap) -> Option<Inherited> {
+        self.hooks.network.sends().then(|| Inherited::of(headers, self.limits.wall))
+    }
+
+    /// What the guest sends from now on belongs to this request.
     pub(crate) fn answering(&mut self, headers: &http::HeaderMap) {
-        self.hooks.trace = if self.hooks.network.sends() { headers.get(TRACE).cloned() } else { None };
+        if let Some(inherited) = self.inherited(headers) {
+            self.hooks.answering.one(inherited);
+        }
+    }
+
+    /// The same for what this task sends.
+    pub(crate) fn answering_beside(&mut self, task: GuestTaskId, inherited: Option<Inherited>) {
+        if let Some(inherited) = inherited {
+            self.hooks.answering.begin(task, inherited);
+        }
+    }
+
+    /// The guest's next request is the work of the call that has this root, and is sent from within the store's loop.
+    pub(crate) fn sends_for(&mut self, root: Option<GuestTaskId>) {
+        self.hooks.answering.turn_to(root);
+        self.hooks.polled = Polled::InStore;
     }
 }
 
@@ -130,8 +151,8 @@ impl WasiHttpView for Host {
 
 struct Hooks {
     network: Arc<Network>,
-    /// The trace of the request that is being answered, where it answers one at a time.
-    trace: Option<http::HeaderValue>,
+    answering: Answering,
+    polled: Polled,
 }
 
 /// A place of its own for the constant, which would be made anew for each header of each request.
@@ -159,14 +180,12 @@ impl WasiHttpHooks for Hooks {
     /// The response ends with its body, and what the guest says of how it read it interests nobody.
     fn send_request(
         &mut self,
-        mut request: http::Request<WasiBody>,
+        request: http::Request<WasiBody>,
         options: Option<RequestOptions>,
         _: Sending,
     ) -> Box<dyn Future<Output = Result<(http::Response<WasiBody>, Sending), Error>> + Send> {
-        if let Some(trace) = &self.trace {
-            request.headers_mut().entry(TRACE).or_insert_with(|| trace.clone());
-        }
-        let sending = self.network.clone().send(request, options);
+        let polled = std::mem::take(&mut self.polled);
+        let sending = self.network.clone().send(request, options, self.answering.current().clone(), polled);
         Box::new(async move {
             let response = sending.await?;
             Ok((response, Box::new(std::future::ready(Ok(()))) as Sending))

@@ -31,6 +31,7 @@ mod exchange03;
 mod failure;
 mod host;
 mod identity;
+mod inherited;
 mod inspect;
 mod lane;
 mod ledger;

@@ -21,6 +21,7 @@ use crate::{
 use bytes::Bytes;
 use lattice::{
     id::{ComponentName, Digest, WorkloadName},
+    mesh::Mesh,
     spec::Optimize,
 };
 use std::{
@@ -231,6 +232,11 @@ impl Runtime {
         .await
     }
 
+    /// Where guests' requests to other workloads go; until then there are no others. Only the first one counts.
+    pub fn join(&self, mesh: Arc<dyn Mesh>) {
+        self.0.network.join(mesh);
+    }
+
     pub(crate) fn max_memory_bytes(&self) -> u64 {
         self.0.max_memory_bytes
     }
@@ -270,8 +276,8 @@ impl Runtime {
 
     /// What the guests of one unit reach outside.
     pub(crate) fn network(&self, config: &UnitConfig) -> Arc<Network> {
-        let name = format!("{}.{}", config.workload, config.replica);
-        Network::new(self.0.network.clone(), config.grants.clone(), name, config.logs.clone())
+        let replica = (&config.workload, config.replica);
+        Network::new(self.0.network.clone(), config.grants.clone(), replica, config.logs.clone())
     }
 
     /// What the node offers to this component.

@@ -192,6 +192,11 @@ impl Unit {
         !self.0.admission.is_closed()
     }
 
+    /// True if a call would begin at once: there is a turn, and nobody waits for one.
+    pub fn has_room(&self) -> bool {
+        self.0.admission.has_room()
+    }
+
     /// Calls inside and in line: what a choice between units of one workload goes by.
     pub fn load(&self) -> u32 {
         let admission = &self.0.admission;

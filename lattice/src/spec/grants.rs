@@ -2,7 +2,10 @@
 //! only place where hosts of outgoing requests are compared: who sends asks here, so that a name is read in one way only.
 
 use super::{PathPrefix, SpecError};
-use crate::limits::{GRANTS_MAX, clip};
+use crate::{
+    limits::{GRANTS_MAX, clip},
+    mesh,
+};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,6 +19,8 @@ pub struct Grants {
     /// Where it may send HTTP requests: `https://api.example.org`, `https://*.example.org` (one or more labels in front),
     /// `http://10.0.0.7:8080`, `https://api.example.org/v1` (this path and what is below), `https://*` (every host), a
     /// port or `:*` behind the host where it is not the scheme's; `*` alone is everything. Redirects are not followed.
+    /// `http://shop.lattice` is the workload `shop` of this lattice, by whichever node runs it; `http://*.lattice` is all of
+    /// them. No other grant covers a workload, not even `*`: that is about what is outside.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub http_out: Vec<HttpGrant>,
@@ -229,13 +234,26 @@ enum HostGrant {
 impl HostGrant {
     fn covers(&self, host: &Host) -> bool {
         match (self, host) {
-            (HostGrant::Any, _) => true,
+            // What is outside: a workload is named, or all of them are.
+            (HostGrant::Any, Host::Name(name)) => mesh::workload_of(name).is_none(),
+            (HostGrant::Any, Host::Address(_)) => true,
             (HostGrant::Under(suffix), Host::Name(name)) => {
                 name.strip_suffix(suffix.as_str()).is_some_and(|front| front.len() > 1 && front.ends_with('.'))
             }
             (HostGrant::Name(granted), Host::Name(name)) => granted == name,
             (HostGrant::Address(granted), Host::Address(address)) => granted == address,
             _ => false,
+        }
+    }
+}
+
+impl HostGrant {
+    /// Whether it is about workloads: of the lattice, or of none.
+    fn is_of_lattice(&self) -> bool {
+        match self {
+            HostGrant::Any | HostGrant::Address(_) => false,
+            HostGrant::Under(name) => name == mesh::DOMAIN || mesh::workload_of(name).is_some(),
+            HostGrant::Name(name) => mesh::workload_of(name).is_some(),
         }
     }
 }
@@ -310,6 +328,11 @@ pub enum GrantError {
     Authority(#[from] AuthorityError),
     #[error("{0}")]
     Path(String),
+    #[error(
+        "{0:?} is no workload of the lattice; write http://shop.lattice, or http://*.lattice for all of them: without a \
+         port, and only in http-out"
+    )]
+    Lattice(String),
 }
 
 /// Leave to send HTTP requests.
@@ -356,12 +379,22 @@ impl FromStr for HttpGrant {
         let (authority, path) = rest.split_at_checked(rest.find('/').unwrap_or(rest.len())).unwrap_or((rest, ""));
         let (host, port) = split_authority(authority)?;
         let path = if path.is_empty() { Ok(PathPrefix::default()) } else { path.parse() };
-        Ok(Self {
+        let grant = Self {
             scheme: Some(scheme),
             host: host.parse()?,
             port: port.map_or(Ok(PortGrant::One(scheme.default_port())), str::parse)?,
             path: path.map_err(GrantError::Path)?,
-        })
+        };
+        let is_callable = match &grant.host {
+            HostGrant::Name(name) => mesh::workload_of(name).is_some_and(|workload| workload.is_some()),
+            HostGrant::Under(name) => name == mesh::DOMAIN,
+            HostGrant::Any | HostGrant::Address(_) => false,
+        };
+        let is_plain_http = scheme == Scheme::Http && grant.port == PortGrant::One(Scheme::Http.default_port());
+        if grant.host.is_of_lattice() && !(is_callable && is_plain_http) {
+            return Err(GrantError::Lattice(shown(text)));
+        }
+        Ok(grant)
     }
 }
 
@@ -422,7 +455,11 @@ impl FromStr for ConnectGrant {
         }
         let (host, port) = split_authority(authority)?;
         let port = port.ok_or_else(|| GrantError::NoPort(shown(text)))?;
-        Ok(Self { transport, host: host.parse()?, port: port.parse()? })
+        let grant = Self { transport, host: host.parse()?, port: port.parse()? };
+        if grant.host.is_of_lattice() {
+            return Err(GrantError::Lattice(shown(text)));
+        }
+        Ok(grant)
     }
 }
 
@@ -515,6 +552,33 @@ mod tests {
                 assert!(!parsed.covers(&target(url).unwrap()), "{grant} {url}");
             }
         }
+    }
+
+    #[test]
+    fn workloads_are_granted_by_name_only() {
+        let covers = |grant: &str, url: &str| grant.parse::<HttpGrant>().unwrap().covers(&target(url).unwrap());
+        for (grant, url, expect) in [
+            ("http://shop.lattice", "http://Shop.Lattice./x", true),
+            ("http://shop.lattice/api", "http://shop.lattice/api/x", true),
+            ("http://shop.lattice/api", "http://shop.lattice/admin", false),
+            ("http://shop.lattice", "http://shop2.lattice", false),
+            ("http://*.lattice", "http://shop.lattice", true),
+            ("http://*", "http://shop.lattice", false),
+            ("http://*:*", "http://shop.lattice", false),
+            ("*", "http://shop.lattice", false),
+            ("*", "http://shop.lattice.test", true),
+        ] {
+            assert_eq!(covers(grant, url), expect, "{grant} {url}");
+        }
+        for bad in ["https://shop.lattice", "http://shop.lattice:81", "http://shop.lattice:*", "http://*.shop.lattice"]
+        {
+            assert!(matches!(bad.parse::<HttpGrant>(), Err(GrantError::Lattice(_))), "{bad}");
+        }
+        for bad in ["tcp://shop.lattice:80", "udp://*.lattice:53"] {
+            assert!(matches!(bad.parse::<ConnectGrant>(), Err(GrantError::Lattice(_))), "{bad}");
+        }
+        let everything: ConnectGrant = "tcp://*:*".parse().unwrap();
+        assert!(!everything.covers(Transport::Tcp, &"shop.lattice".parse().unwrap(), 80));
     }
 
     #[test]

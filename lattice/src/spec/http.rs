@@ -30,6 +30,11 @@ pub struct HttpSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub routes: Vec<Route>,
+    /// Workloads whose components may send requests to this one by its name, `http://NAME.lattice`; `[]` is none. Each
+    /// needs a grant in its own spec as well. Default: every workload that has the grant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub callers: Option<Vec<WorkloadName>>,
 }
 
 /// Which requests, and what is done to them. Of several routes that match a request the most telling one is taken: by

@@ -1,7 +1,7 @@
 //! Text to `WorkloadSpec`: strict, with errors that name the field path and the remedy. A stranger's input arrives
 //! here, so size and depth are bounded before anything is built.
 
-use super::{Reuse, Script, Source, WorkloadSpec, grants, http, parts, placement, schedule, volumes};
+use super::{Reuse, Script, Source, WorkloadSpec, callers, grants, http, parts, placement, schedule, volumes};
 use crate::limits::{
     CONCURRENCY_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, QUEUE_MAX, REPLICAS_MAX,
     SCRIPT_BYTES_MAX, SPEC_BYTES_MAX, SPEC_DEPTH_MAX, WALL_MAX,
@@ -145,6 +145,7 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
     parts::check(spec)?;
     check_composition(spec)?;
     http::check(spec)?;
+    callers::check(spec.http.callers.as_deref())?;
     schedule::check(&spec.schedule)?;
     volumes::check(&spec.volumes)?;
     if let Reuse::On(reuse) = &spec.reuse {

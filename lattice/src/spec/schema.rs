@@ -6,7 +6,8 @@ use crate::spec::Grants;
 impl WorkloadSpec {
     /// The least schema that reads it.
     pub(crate) fn schema(&self) -> u32 {
-        if !self.http.routes.iter().all(Route::is_plain) || !self.placement.is_plain() {
+        let is_plain = self.http.routes.iter().all(Route::is_plain) && self.http.callers.is_none();
+        if !is_plain || !self.placement.is_plain() {
             3
         } else if !self.is_of_schema_1() {
             2
@@ -24,7 +25,7 @@ impl WorkloadSpec {
             components,
             services,
             compose: ComposeSpec { links: _, wac, optimize },
-            http: HttpSpec { routes: _ },
+            http: HttpSpec { routes: _, callers: _ },
             schedule,
             reuse,
             limits: Limits { memory: _, cpu: _, wall: _, concurrency: _, queue: _, body: _ },

@@ -1,8 +1,13 @@
-//! What a router knows of other nodes by itself: how many requests it has under way there, and which of them were not
-//! there when last asked. It serves picking only; nothing is decided by it that could not be decided without.
+//! What a router knows of other nodes by itself and from their reports: what it has under way there, how they answered,
+//! and which of them were not there when last asked. It serves picking only; nothing is decided by it that could not be
+//! decided without.
 
-use crate::body::lock;
-use lattice::id::NodeId;
+use crate::{body::lock, error::RouteError, retry::Unanswered};
+use lattice::{
+    id::{NodeId, WorkloadName},
+    report::NodeReport,
+};
+use lattice_route_table::{Ask, Balancer, Outcome, Picked, RouteEntry, RouteTable};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
@@ -13,60 +18,111 @@ use std::{
 const SUSPECT_FOR: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Peers(Arc<Mutex<BTreeMap<NodeId, Peer>>>);
+pub(crate) struct Peers(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
-struct Peer {
-    in_flight: u32,
-    suspect_until: Option<Duration>,
+struct State {
+    suspects: BTreeMap<NodeId, Duration>,
+    workloads: BTreeMap<WorkloadName, Balancer>,
 }
 
 /// A request under way at a node.
 #[derive(Debug)]
 pub(crate) struct InFlight {
     peers: Peers,
+    workload: WorkloadName,
     node: NodeId,
+    began: Duration,
+    is_trial: bool,
 }
 
 impl Peers {
-    pub(crate) fn begin(&self, node: &NodeId) -> InFlight {
-        lock(&self.0).entry(node.clone()).or_default().in_flight += 1;
-        InFlight { peers: self.clone(), node: node.clone() }
+    /// The node that is best asked next.
+    pub(crate) fn pick<'a>(
+        &self,
+        route: &'a RouteEntry,
+        tried: &[NodeId],
+        now: Duration,
+        random: u64,
+    ) -> Option<Picked<'a>> {
+        let mut state = lock(&self.0);
+        // Empty as a rule, and then allocates nothing.
+        let suspects: Vec<NodeId> =
+            state.suspects.iter().filter(|(_, until)| **until > now).map(|(node, _)| node.clone()).collect();
+        let ask = Ask { now, random, tried, suspects: &suspects };
+        match state.workloads.get_mut(&route.workload) {
+            Some(balancer) => balancer.pick(route, ask),
+            None => state.workloads.entry(route.workload.clone()).or_default().pick(route, ask),
+        }
     }
 
-    pub(crate) fn in_flight(&self, node: &NodeId) -> u32 {
-        lock(&self.0).get(node).map_or(0, |peer| peer.in_flight)
+    pub(crate) fn begin(&self, workload: &WorkloadName, node: &NodeId, now: Duration) -> InFlight {
+        let is_trial = lock(&self.0).workloads.entry(workload.clone()).or_default().begin(node, now);
+        InFlight { peers: self.clone(), workload: workload.clone(), node: node.clone(), began: now, is_trial }
     }
 
     pub(crate) fn suspect(&self, node: &NodeId, now: Duration) {
-        let mut peers = lock(&self.0);
+        let suspects = &mut lock(&self.0).suspects;
         // Nodes that came and went are forgotten here, so that the map is bounded by the lattice's size.
-        peers.retain(|_, peer| peer.in_flight > 0 || peer.suspect_until.is_some_and(|until| until > now));
-        peers.entry(node.clone()).or_default().suspect_until = Some(now.saturating_add(SUSPECT_FOR));
-    }
-
-    /// Nodes that were not there when last asked. Empty as a rule, and then allocates nothing.
-    pub(crate) fn suspects(&self, now: Duration) -> Vec<NodeId> {
-        let is_suspect = |peer: &Peer| peer.suspect_until.is_some_and(|until| until > now);
-        lock(&self.0).iter().filter(|(_, peer)| is_suspect(peer)).map(|(node, _)| node.clone()).collect()
+        suspects.retain(|_, until| *until > now);
+        suspects.insert(node.clone(), now.saturating_add(SUSPECT_FOR));
     }
 
     /// Whoever answers is there.
     pub(crate) fn answered(&self, node: &NodeId) {
-        if let Some(peer) = lock(&self.0).get_mut(node) {
-            peer.suspect_until = None;
+        let suspects = &mut lock(&self.0).suspects;
+        if !suspects.is_empty() {
+            suspects.remove(node);
+        }
+    }
+
+    /// What a node says of its replicas.
+    pub(crate) fn hear(&self, report: &NodeReport, now: Duration) {
+        let mut busy = BTreeMap::<&WorkloadName, u64>::new();
+        for (slot, report) in &report.host.slots {
+            *busy.entry(&slot.workload).or_default() += report.in_flight.saturating_add(report.waiting);
+        }
+        let mut state = lock(&self.0);
+        for (workload, busy) in busy {
+            // One that nobody here asks for is of no interest.
+            if let Some(balancer) = state.workloads.get_mut(workload) {
+                balancer.report(&report.node, u32::try_from(busy).unwrap_or(u32::MAX), now);
+            }
+        }
+    }
+
+    /// Forget what no route leads to any more.
+    pub(crate) fn retain(&self, table: &RouteTable) {
+        lock(&self.0).workloads.retain(|workload, balancer| {
+            balancer.retain(table.workload(workload).map_or(&[], |entry| &entry.endpoints));
+            !balancer.is_empty()
+        });
+    }
+}
+
+impl InFlight {
+    /// What came of it until the head of the response.
+    pub(crate) fn learn<T>(&self, now: Duration, answer: &Result<T, Unanswered>) {
+        let took = now.saturating_sub(self.began);
+        let outcome = match answer {
+            Ok(_) => Outcome::Answered(took),
+            Err(Unanswered { error: RouteError::Overloaded { .. }, .. }) => Outcome::Full,
+            Err(Unanswered { error: RouteError::Failed | RouteError::PeerLost | RouteError::Timeout, .. }) => {
+                Outcome::Failed(took)
+            }
+            // Not there, which is what suspicion is for; or not its doing.
+            Err(_) => return,
+        };
+        if let Some(balancer) = lock(&self.peers.0).workloads.get_mut(&self.workload) {
+            balancer.learn(&self.node, now, outcome);
         }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let mut peers = lock(&self.peers.0);
-        if let Some(peer) = peers.get_mut(&self.node) {
-            peer.in_flight = peer.in_flight.saturating_sub(1);
-            if peer.in_flight == 0 && peer.suspect_until.is_none() {
-                peers.remove(&self.node);
-            }
+        if let Some(balancer) = lock(&self.peers.0).workloads.get_mut(&self.workload) {
+            balancer.end(&self.node, self.is_trial);
         }
     }
 }
@@ -78,15 +134,18 @@ mod tests {
     #[test]
     fn suspicion_passes_and_counts_return_to_nothing() {
         let peers = Peers::default();
-        let node = NodeId::new("n1").unwrap();
-        let (first, second) = (peers.begin(&node), peers.begin(&node));
-        assert_eq!(peers.in_flight(&node), 2);
+        let (node, workload) = (NodeId::new("n1").unwrap(), WorkloadName::new("w").unwrap());
+        let suspects = |now| lock(&peers.0).suspects.values().filter(|until| **until > now).count();
+        let first = peers.begin(&workload, &node, Duration::ZERO);
+        let second = peers.begin(&workload, &node, Duration::ZERO);
         peers.suspect(&node, Duration::ZERO);
-        assert_eq!(peers.suspects(SUSPECT_FOR / 2), vec![node.clone()]);
-        assert!(peers.suspects(SUSPECT_FOR).is_empty());
+        assert_eq!((suspects(SUSPECT_FOR / 2), suspects(SUSPECT_FOR)), (1, 0));
         peers.answered(&node);
-        assert!(peers.suspects(Duration::ZERO).is_empty());
+        assert_eq!(suspects(Duration::ZERO), 0);
+        peers.retain(&RouteTable::default());
+        assert_eq!(lock(&peers.0).workloads.len(), 1, "two are under way");
         drop((first, second));
-        assert!(lock(&peers.0).is_empty());
+        peers.retain(&RouteTable::default());
+        assert!(lock(&peers.0).workloads.is_empty());
     }
 }

@@ -5,11 +5,11 @@
 use super::{
     drive::{Drive, Turn, Wire},
     exchanges::{Exchanges, Inbound},
-    peers::{InFlight, Peers},
+    peers::Peers,
     until,
 };
 use crate::{
-    body::{Holding, Source, Whole},
+    body::{Source, Whole},
     error::RouteError,
     metrics::Metrics,
     retry::Unanswered,
@@ -124,7 +124,6 @@ impl Remote {
             subject: Topic::Http(node.clone()).subject(&self.lattice),
             reply: Some(reply.clone()),
         };
-        let under_way = self.peers.begin(node);
         let mut drive = Drive::new(exchange, wire, self.exchanges.open(reply));
         match body {
             Source::Whole(whole) => give_whole(&mut drive, whole)?,
@@ -136,7 +135,7 @@ impl Remote {
                 Turn::Progress => {}
                 Turn::Response(head) => {
                     self.peers.answered(node);
-                    return Ok(self.respond(drive, *head, under_way));
+                    return Ok(self.respond(drive, *head));
                 }
                 Turn::SourceBroke(error) => return Err(Unanswered::maybe_ran((&error).into())),
                 Turn::Reset(reset) => return Err(self.on_reset(node, &workload, &reset)),
@@ -145,7 +144,7 @@ impl Remote {
         }
     }
 
-    fn respond(&self, mut drive: Drive<Requester>, head: ResponseHead, under_way: InFlight) -> Response {
+    fn respond(&self, mut drive: Drive<Requester>, head: ResponseHead) -> Response {
         // From here on silence is what counts, not the time that the head had.
         drive.exchange.lift_deadline();
         let body = match drive.take_whole() {
@@ -162,8 +161,7 @@ impl Remote {
                 body
             }
         };
-        let body = Holding::new(body, Some(under_way));
-        let mut response = Response::new(body.boxed_unsync());
+        let mut response = Response::new(body);
         *response.status_mut() = head.status;
         *response.headers_mut() = head.headers;
         response

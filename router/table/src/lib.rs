@@ -2,25 +2,29 @@
 //! a request takes no lock. What is done to a request on its way is not decided here.
 //!
 //! Start at [`RouteTable::build`] and [`RouteTable::find`]; [`RouteEntry::share`] chooses among workloads that share a
-//! route, [`RouteEntry::pick`] a node.
+//! route, [`Balancer::pick`] a node.
 
 mod conditions;
+mod ewma;
 mod host;
+mod outlier;
 mod paths;
 mod pick;
 mod split;
 #[cfg(test)]
 mod tests;
+mod zone;
 
 pub use conditions::Asked;
 pub use host::normalize_host;
+pub use pick::{Ask, Balancer, Outcome, Picked};
 pub use split::Share;
 
 use conditions::Query;
 use lattice::{
     id::{NodeId, WorkloadName},
     record::SpecRecord,
-    spec::{HostPattern, PathMatch, Route},
+    spec::{HostPattern, Limits, PathMatch, Reuse, Route},
     view::{LatticeView, Versioned},
 };
 use paths::Paths;
@@ -37,8 +41,8 @@ pub struct RouteTable {
     /// By the labels behind `*.`.
     under: BTreeMap<String, Paths>,
     any: Paths,
-    /// Those that have schedules.
-    scheduled: BTreeMap<WorkloadName, Arc<RouteEntry>>,
+    /// All, with routes or without: what the lattice's own requests ask for.
+    named: BTreeMap<WorkloadName, Arc<RouteEntry>>,
     conflicts: Vec<Conflict>,
 }
 
@@ -52,14 +56,26 @@ pub struct RouteEntry {
     pub wall: Duration,
     /// Largest request body, in bytes.
     pub body_limit: u64,
+    /// Workloads that may call this one by its name; nothing where all may.
+    pub callers: Option<Arc<BTreeSet<WorkloadName>>>,
     /// The route as it stands in the spec, where it says more than host, path prefix and timeout.
     pub rule: Option<Arc<Route>>,
     /// The workloads that share the route, its holder first; empty where there is only that one. Use [`RouteEntry::share`].
     pub shares: Arc<[Share]>,
     /// Slots that this node serves, by the records. Whether a request would find an instance here, only the host knows.
     pub local_slots: u32,
-    /// The other nodes that serve the workload. All routes of a workload share one list.
+    /// The other nodes that serve the workload, by their ids. All routes of a workload share one list.
     pub endpoints: Arc<[Endpoint]>,
+    pub spread: Spread,
+}
+
+/// How requests are spread over the nodes that serve a workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spread {
+    /// Of a thousand requests for other nodes, so many are for those in this node's zone, as long as there is room.
+    pub near_permille: u16,
+    /// Requests that one replica has at work at a time. More wait there.
+    pub seats: u32,
 }
 
 /// A node that serves a workload.
@@ -71,6 +87,8 @@ pub struct Endpoint {
     /// The life of the node that announced the replicas has no session now. It may still serve (its session ran out while
     /// NATS was away, say), so it is asked when there is nobody better.
     pub suspect: bool,
+    /// In the zone of this node.
+    pub near: bool,
 }
 
 /// Whether somebody is there to answer. A route without a ready replica is not a missing route.
@@ -99,9 +117,6 @@ impl RouteTable {
         for Versioned { record, .. } in specs {
             let spec = &record.spec;
             let entry = Arc::new(RouteEntry::of_workload(view, record, me));
-            if !spec.schedule.is_empty() {
-                table.scheduled.insert(spec.name.clone(), entry.clone());
-            }
             for route in &spec.http.routes {
                 let entry = entry.with_route(view, me, route);
                 if let Err(holder) = table.paths_of(&route.host).insert(route, entry)
@@ -111,6 +126,7 @@ impl RouteTable {
                     table.conflicts.push(Conflict { host, path, holder, refused });
                 }
             }
+            table.named.insert(spec.name.clone(), entry);
         }
         table
     }
@@ -132,18 +148,16 @@ impl RouteTable {
         exact.into_iter().chain(under).chain([&self.any]).find_map(|paths| paths.find(asked, &query))
     }
 
-    /// Where the ticks of a workload's schedules go. It need not have a route.
+    /// Where requests by a workload's name go: ticks of its schedules, calls of other workloads. It need not have a route.
     pub fn workload(&self, name: &WorkloadName) -> Option<&Arc<RouteEntry>> {
-        self.scheduled.get(name)
+        self.named.get(name)
     }
 
-    /// Workloads that have a route, a share of one, or a schedule.
+    /// All workloads, and those that a route leaves a share to though there are none.
     pub fn workloads(&self) -> BTreeSet<&WorkloadName> {
         let paths = self.exact.values().chain(self.under.values()).chain([&self.any]);
-        let entries = paths.flat_map(Paths::entries).chain(self.scheduled.values());
-        let with_shares =
-            entries.flat_map(|entry| entry.shares.iter().map(|share| &*share.entry).chain([entry.as_ref()]));
-        with_shares.map(|entry| &entry.workload).collect()
+        let shares = paths.flat_map(Paths::entries).flat_map(|entry| entry.shares.iter());
+        shares.map(|share| &share.entry.workload).chain(self.named.keys()).collect()
     }
 
     /// Routes that were refused because another workload has them.
@@ -170,9 +184,14 @@ impl RouteEntry {
             timeout: None,
             wall: spec.limits.wall.into(),
             body_limit: spec.limits.body.0,
+            callers: spec.http.callers.as_ref().map(|callers| Arc::new(callers.iter().cloned().collect())),
             rule: None,
             shares: Arc::default(),
             local_slots,
+            spread: Spread {
+                near_permille: zone::near_permille(view, me, local_slots, &endpoints),
+                seats: seats(&spec.limits, &spec.reuse),
+            },
             endpoints,
         }
     }
@@ -198,10 +217,21 @@ impl RouteEntry {
         if self.local_slots > 0 || !self.endpoints.is_empty() { RouteState::Ready } else { RouteState::Waiting }
     }
 
+    /// Whether the components of another workload may call this one.
+    pub fn lets_call(&self, caller: &WorkloadName) -> bool {
+        self.callers.as_ref().is_none_or(|callers| callers.contains(caller))
+    }
+
     /// Longest time until the head of the response.
     pub fn time_limit(&self) -> Duration {
         self.timeout.unwrap_or(self.wall)
     }
+}
+
+/// Requests at a time in one replica, as far as the spec says.
+fn seats(limits: &Limits, reuse: &Reuse) -> u32 {
+    let instances = reuse.settings().map_or(u32::MAX, |reuse| reuse.max_instances.saturating_mul(reuse.concurrency));
+    limits.concurrency.min(instances).max(1)
 }
 
 /// The host behind its first label.
@@ -232,7 +262,10 @@ fn endpoints(view: &LatticeView, spec: &SpecRecord, me: &NodeId) -> (u32, Arc<[E
             },
         }
     }
-    let endpoint =
-        |(node, (slots, is_live)): (&NodeId, (u32, bool))| Endpoint { node: node.clone(), slots, suspect: !is_live };
+    let zone = zone::of(view, me);
+    let endpoint = |(node, (slots, is_live)): (&NodeId, (u32, bool))| {
+        let near = zone.is_some() && zone::of(view, node) == zone;
+        Endpoint { node: node.clone(), slots, suspect: !is_live, near }
+    };
     (local_slots, nodes.into_iter().map(endpoint).collect())
 }

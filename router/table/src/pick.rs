@@ -1,37 +1,215 @@
-//! Which node gets a request that this node can't answer itself.
+//! Which node gets a request that this node can't answer itself, or should not. Pure: what is known of the nodes is told
+//! to it, time and chance are arguments.
+//!
+//! Of two nodes, drawn by chance in proportion to their replicas, the one that costs less gets the request: the recent
+//! latency of its answers, times what it has to do for each replica ("power of two choices" over "peak EWMA", as Finagle
+//! and Linkerd balance). Two are enough to keep away from a bad node, and few enough that not all routers run to the same
+//! good one.
 
-use crate::{Endpoint, RouteEntry};
+use crate::{
+    Endpoint, RouteEntry,
+    ewma::PeakEwma,
+    outlier::{Outlier, Standing},
+};
 use lattice::id::NodeId;
+use std::{collections::BTreeMap, time::Duration};
 
-impl RouteEntry {
-    /// Power of two choices: of two different nodes, drawn in proportion to their replicas, the one with less load for each
-    /// replica. Suspect nodes are drawn only when all others are excluded. `random` is one uniform number.
-    pub fn pick(&self, load: impl Fn(&NodeId) -> u32, random: u64, exclude: &[NodeId]) -> Option<&NodeId> {
-        let trusted =
-            draw_two(&self.endpoints, random, |endpoint| !endpoint.suspect && !exclude.contains(&endpoint.node));
-        let (first, second) = match trusted {
-            Some(pair) => pair,
-            None => draw_two(&self.endpoints, random, |endpoint| !exclude.contains(&endpoint.node))?,
-        };
-        let Some(second) = second else { return Some(&first.node) };
-        // load / slots, compared without dividing.
-        let weighed = |one: &Endpoint, other: &Endpoint| u64::from(load(&one.node)) * u64::from(other.slots);
-        let better = if weighed(second, first) < weighed(first, second) { second } else { first };
-        Some(&better.node)
-    }
+#[cfg(test)]
+mod simulation;
+
+/// A node's own word about its load counts for so long.
+const REPORTED_FOR: Duration = Duration::from_secs(15);
+/// A node that refused a request has no room for so long.
+const FULL_FOR: Duration = Duration::from_secs(1);
+
+/// What one router knows of the nodes that serve one workload.
+#[derive(Debug, Clone, Default)]
+pub struct Balancer {
+    nodes: BTreeMap<NodeId, Known>,
+    /// Nodes that served the workload when one was last picked.
+    endpoints: usize,
 }
 
-/// One endpoint, and another one if there is another.
-fn draw_two(
-    endpoints: &[Endpoint],
-    random: u64,
-    allowed: impl Fn(&Endpoint) -> bool,
-) -> Option<(&Endpoint, Option<&Endpoint>)> {
-    // Two halves of one number: enough, since a workload has far fewer than 2^32 replicas.
-    let first = draw(endpoints, random >> 32, &allowed)?;
-    let second =
-        draw(endpoints, random & u64::from(u32::MAX), |endpoint| allowed(endpoint) && endpoint.node != first.node);
-    Some((first, second))
+#[derive(Debug, Clone, Default)]
+struct Known {
+    /// Requests of this router under way there.
+    in_flight: u32,
+    latency: PeakEwma,
+    outlier: Outlier,
+    /// Requests of others there, by its own report, and when that came.
+    others: Option<(u32, Duration)>,
+    full_until: Duration,
+}
+
+/// One request's question.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    pub now: Duration,
+    /// Uniform.
+    pub random: u64,
+    /// Not to be picked: they were tried.
+    pub tried: &'a [NodeId],
+    /// Only to be picked where there is nobody else: they were not there a moment ago.
+    pub suspects: &'a [NodeId],
+}
+
+/// The answer to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Picked<'a> {
+    pub node: &'a NodeId,
+    /// It is well, and can begin with the request at once, as far as is known.
+    pub has_room: bool,
+}
+
+/// What became of a request, as far as it says something of the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The head of a response came, whatever its status, after so long.
+    Answered(Duration),
+    /// None came: the node was lost, the time ran out, the component failed.
+    Failed(Duration),
+    /// Its queue is full.
+    Full,
+}
+
+impl Balancer {
+    pub fn pick<'a>(&mut self, route: &'a RouteEntry, ask: Ask<'_>) -> Option<Picked<'a>> {
+        self.endpoints = route.endpoints.len();
+        let is_new = |endpoint: &Endpoint| !ask.tried.contains(&endpoint.node);
+        let is_there = |endpoint: &Endpoint| !endpoint.suspect && !ask.suspects.contains(&endpoint.node);
+        // More may have been ejected than half of those that are left now.
+        let ejected = self.nodes.values().filter(|known| known.outlier.is_ejected()).count();
+        let heed_ejections = 2 * ejected <= self.endpoints;
+        let is_well = |endpoint: &Endpoint| {
+            let known = self.nodes.get(&endpoint.node);
+            !heed_ejections || known.is_none_or(|known| known.outlier.standing(ask.now) != Standing::Out)
+        };
+        let good = |endpoint: &Endpoint| is_new(endpoint) && is_there(endpoint) && is_well(endpoint);
+        if let Some(endpoint) = self.pick_good(route, &ask, good) {
+            return Some(Picked { node: &endpoint.node, has_room: self.has_room(route, endpoint, ask.now) });
+        }
+        // Anybody is better than nobody.
+        let endpoint = self
+            .better_of_two(route, &ask, |endpoint| is_new(endpoint) && !endpoint.suspect)
+            .or_else(|| self.better_of_two(route, &ask, is_new))?;
+        Some(Picked { node: &endpoint.node, has_room: false })
+    }
+
+    /// In this zone or in the others, by the share that this zone can carry; in the other part where that has no room.
+    fn pick_good<'a>(
+        &self,
+        route: &'a RouteEntry,
+        ask: &Ask<'_>,
+        good: impl Fn(&Endpoint) -> bool,
+    ) -> Option<&'a Endpoint> {
+        let stays = (ask.random >> 48) % 1000 < u64::from(route.spread.near_permille);
+        let in_zone = |near: bool| self.better_of_two(route, ask, |endpoint| endpoint.near == near && good(endpoint));
+        let first = in_zone(stays);
+        if first.is_some_and(|endpoint| self.has_room(route, endpoint, ask.now)) {
+            return first;
+        }
+        let second = in_zone(!stays);
+        match (first, second) {
+            (Some(_), Some(second)) if self.has_room(route, second, ask.now) => Some(second),
+            (first, second) => first.or(second),
+        }
+    }
+
+    fn better_of_two<'a>(
+        &self,
+        route: &'a RouteEntry,
+        ask: &Ask<'_>,
+        allowed: impl Fn(&Endpoint) -> bool,
+    ) -> Option<&'a Endpoint> {
+        // Two parts of one number: enough, since a workload has far fewer than 2^24 replicas.
+        const PART: u64 = (1 << 24) - 1;
+        let first = draw(&route.endpoints, (ask.random >> 24) & PART, &allowed)?;
+        let other = |endpoint: &Endpoint| allowed(endpoint) && endpoint.node != first.node;
+        let Some(second) = draw(&route.endpoints, ask.random & PART, other) else { return Some(first) };
+        Some(if self.is_cheaper(second, first, ask.now) { second } else { first })
+    }
+
+    fn is_cheaper(&self, one: &Endpoint, other: &Endpoint, now: Duration) -> bool {
+        let latency = |endpoint: &Endpoint| self.nodes.get(&endpoint.node).and_then(|known| known.latency.read(now));
+        // One that is not known yet is thought of like the other: neither shunned nor run to.
+        let (mine, yours) = match (latency(one), latency(other)) {
+            (Some(mine), Some(yours)) => (mine, yours),
+            (mine, yours) => {
+                let either = mine.or(yours).unwrap_or(1.0);
+                (either, either)
+            }
+        };
+        // One more than is there: the one that it is about.
+        let work = |endpoint: &Endpoint| f64::from(self.load(&endpoint.node, now).saturating_add(1));
+        // Cost is latency times work for each replica; compared without dividing.
+        mine * work(one) * f64::from(other.slots) < yours * work(other) * f64::from(one.slots)
+    }
+
+    /// Requests there, of this router and of others.
+    fn load(&self, node: &NodeId, now: Duration) -> u32 {
+        let Some(known) = self.nodes.get(node) else { return 0 };
+        let others = known.others.filter(|(_, at)| now.saturating_sub(*at) < REPORTED_FOR);
+        known.in_flight.saturating_add(others.map_or(0, |(others, _)| others))
+    }
+
+    fn has_room(&self, route: &RouteEntry, endpoint: &Endpoint, now: Duration) -> bool {
+        let is_full = self.nodes.get(&endpoint.node).is_some_and(|known| now < known.full_until);
+        !is_full && self.load(&endpoint.node, now) < endpoint.slots.saturating_mul(route.spread.seats)
+    }
+
+    /// A request is sent to a node. To be followed by one [`Balancer::end`], and before that by [`Balancer::learn`] where
+    /// it says something of the node. True if it tries a node that was left out.
+    pub fn begin(&mut self, node: &NodeId, now: Duration) -> bool {
+        let known = self.nodes.entry(node.clone()).or_default();
+        known.in_flight = known.in_flight.saturating_add(1);
+        known.outlier.begin(now)
+    }
+
+    pub fn learn(&mut self, node: &NodeId, now: Duration, outcome: Outcome) {
+        let ejected = self.nodes.values().filter(|known| known.outlier.is_ejected()).count();
+        let may_eject = 2 * (ejected + 1) <= self.endpoints;
+        let Some(known) = self.nodes.get_mut(node) else { return };
+        match outcome {
+            Outcome::Answered(took) => {
+                known.latency.observe(now, took);
+                known.outlier.succeed(now);
+            }
+            Outcome::Failed(took) => {
+                // To fail fast is not to be fast.
+                let usual = known.latency.read(now).map_or(Duration::ZERO, Duration::from_secs_f64);
+                known.latency.observe(now, took.max(usual));
+                known.outlier.fail(now, may_eject);
+            }
+            Outcome::Full => known.full_until = now.saturating_add(FULL_FOR),
+        }
+    }
+
+    /// Nothing of the request is under way there any more.
+    pub fn end(&mut self, node: &NodeId, is_trial: bool) {
+        let Some(known) = self.nodes.get_mut(node) else { return };
+        known.in_flight = known.in_flight.saturating_sub(1);
+        if is_trial {
+            known.outlier.end_trial();
+        }
+    }
+
+    /// A node says how many requests of this workload it has, those of this router among them.
+    pub fn report(&mut self, node: &NodeId, busy: u32, now: Duration) {
+        let known = self.nodes.entry(node.clone()).or_default();
+        known.others = Some((busy.saturating_sub(known.in_flight), now));
+    }
+
+    /// Nothing is known of any node.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// Forget the nodes that serve the workload no more.
+    pub fn retain(&mut self, endpoints: &[Endpoint]) {
+        // Sorted by node.
+        let serves = |node: &NodeId| endpoints.binary_search_by(|endpoint| endpoint.node.cmp(node)).is_ok();
+        self.nodes.retain(|node, known| known.in_flight > 0 || serves(node));
+    }
 }
 
 fn draw(endpoints: &[Endpoint], random: u64, allowed: impl Fn(&Endpoint) -> bool) -> Option<&Endpoint> {

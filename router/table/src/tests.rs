@@ -1,6 +1,6 @@
 //! The table against a matcher that looks at every route, and the rules one by one.
 
-use crate::{Asked, Conflict, Endpoint, RouteEntry, RouteState, RouteTable};
+use crate::{Ask, Asked, Balancer, Conflict, Endpoint, RouteEntry, RouteState, RouteTable};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use lattice::{
     id::{Digest, Generation, NodeId, Revision, SlotId, WorkloadName},
@@ -10,7 +10,11 @@ use lattice::{
     view::{LatticeView, Versioned},
 };
 use proptest::prelude::*;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 fn id(text: &str) -> NodeId {
     text.parse().unwrap()
@@ -42,7 +46,7 @@ fn routes(yaml: &str) -> Vec<Route> {
 fn put_routes(view: &mut LatticeView, workload: &str, revision: u64, routes: Vec<Route>) {
     let source = Source::Stored(Digest::of(b""));
     let main = ComponentSpec::new("main".parse().unwrap(), source);
-    let http = HttpSpec { routes };
+    let http = HttpSpec { routes, ..HttpSpec::default() };
     let spec = WorkloadSpec { http, ..WorkloadSpec::new(name(workload), main) };
     let record = SpecRecord::new(spec, life(7), Generation::FIRST);
     view.specs.insert(name(workload), Arc::new(Versioned { record, revision: Revision(revision) }));
@@ -138,7 +142,7 @@ fn entry(view: &LatticeView) -> RouteEntry {
 }
 
 fn endpoint(node: &str, slots: u32, suspect: bool) -> Endpoint {
-    Endpoint { node: id(node), slots, suspect }
+    Endpoint { node: id(node), slots, suspect, near: false }
 }
 
 #[test]
@@ -180,28 +184,81 @@ fn a_route_has_its_limits() {
     assert_eq!(entry(&view).body_limit, 1 << 30);
 }
 
-#[test]
-fn pick_prefers_less_load_for_each_replica_and_trusts_before_it_suspects() {
+/// One that leads nowhere.
+pub(crate) fn bare_entry() -> RouteEntry {
     let mut view = LatticeView::default();
     put(&mut view, "w", 1, &["h.test/"]);
-    let mut entry = entry(&view);
-    let no_load = |_: &NodeId| 0;
-    assert_eq!(entry.pick(no_load, 0, &[]), None);
+    entry(&view)
+}
+
+/// The node that is picked for each of some numbers.
+fn picked(balancer: &mut Balancer, entry: &RouteEntry, tried: &[&str], suspects: &[&str]) -> BTreeSet<String> {
+    let (tried, suspects) = (tried.iter().map(|node| id(node)), suspects.iter().map(|node| id(node)));
+    let (tried, suspects): (Vec<_>, Vec<_>) = (tried.collect(), suspects.collect());
+    let ask = |random| Ask { now: Duration::ZERO, random, tried: &tried, suspects: &suspects };
+    let numbers = [0, 1, u64::MAX, 1 << 24, 0x1234_5678_9abc_def0, 3 << 24, 2 << 24];
+    let picks = numbers.into_iter().filter_map(|random| balancer.pick(entry, ask(random)));
+    picks.map(|picked| picked.node.to_string()).collect()
+}
+
+#[test]
+fn pick_prefers_less_work_for_each_replica_and_trusts_before_it_suspects() {
+    let mut entry = bare_entry();
+    let mut balancer = Balancer::default();
+    assert_eq!(picked(&mut balancer, &entry, &[], &[]), BTreeSet::new());
+    let nodes = |nodes: &[&str]| nodes.iter().map(|node| (*node).to_owned()).collect::<BTreeSet<_>>();
 
     entry.endpoints = [endpoint("n1", 1, false), endpoint("n2", 3, false), endpoint("n3", 1, true)].into();
-    let load = |n1: u32, n2: u32| move |node: &NodeId| if *node == id("n1") { n1 } else { n2 };
-    // Any random number: two trusted nodes are always both drawn.
-    for random in [0, 1, u64::MAX, 1 << 32, 0x1234_5678_9abc_def0] {
-        assert_eq!(entry.pick(load(2, 5), random, &[]), Some(&id("n2")));
-        assert_eq!(entry.pick(load(1, 4), random, &[]), Some(&id("n1")));
-        assert_eq!(entry.pick(load(9, 0), random, &[id("n2")]), Some(&id("n1")));
-        assert_eq!(entry.pick(no_load, random, &[id("n1"), id("n2")]), Some(&id("n3")));
-        assert_eq!(entry.pick(no_load, random, &[id("n1"), id("n2"), id("n3")]), None);
+    assert_eq!(picked(&mut balancer, &entry, &["n1", "n2"], &[]), nodes(&["n3"]));
+    assert_eq!(picked(&mut balancer, &entry, &["n1", "n2", "n3"], &[]), BTreeSet::new());
+    assert_eq!(picked(&mut balancer, &entry, &[], &["n2"]), nodes(&["n1"]), "it was not there a moment ago");
+    assert_eq!(picked(&mut balancer, &entry, &["n1"], &["n2"]), nodes(&["n2"]), "nor is anybody else");
+    for _ in 0..2 {
+        balancer.begin(&id("n1"), Duration::ZERO);
+        balancer.begin(&id("n2"), Duration::ZERO);
+        balancer.begin(&id("n2"), Duration::ZERO);
     }
+    // (2 + 1) / 1 against (4 + 1) / 3, as long as both are drawn: two trusted nodes always are.
+    assert_eq!(picked(&mut balancer, &entry, &[], &[]), nodes(&["n2"]));
+    balancer.end(&id("n1"), false);
+    balancer.end(&id("n1"), false);
+    assert_eq!(picked(&mut balancer, &entry, &[], &[]), nodes(&["n1"]));
+    assert_eq!(picked(&mut balancer, &entry, &["n1"], &[]), nodes(&["n2"]));
+}
 
-    entry.endpoints = [endpoint("n1", 1, false), endpoint("n2", 3, false)].into();
-    let first = |quarter: u64| entry.pick(no_load, quarter << 32, &[]).unwrap().to_string();
-    assert_eq!([first(0), first(1), first(2), first(3)], ["n1", "n2", "n2", "n2"], "drawn by weight");
+#[test]
+fn a_zone_carries_its_share() {
+    let share = |mine: &[u32], others: &[u32], routers: (usize, usize)| {
+        let mut view = LatticeView::default();
+        put(&mut view, "w", 1, &["h.test/"]);
+        let in_zone = |view: &mut LatticeView, node: &str, zone: &str| {
+            session(view, node, 1);
+            let labels = &mut view.sessions.get_mut(&id(node)).unwrap().record.labels;
+            labels.insert("zone".into(), zone.into());
+        };
+        in_zone(&mut view, "me", "a");
+        (1..routers.0).for_each(|n| in_zone(&mut view, &format!("a{n}"), "a"));
+        (0..routers.1).for_each(|n| in_zone(&mut view, &format!("b{n}"), "b"));
+        let mut slot = 0;
+        for (zone, slots) in [("a", mine), ("b", others)] {
+            for (n, slots) in slots.iter().enumerate() {
+                let node = if zone == "a" && n == 0 { "me".to_owned() } else { format!("{zone}{n}") };
+                for _ in 0..*slots {
+                    hold(&mut view, &format!("w.{slot}"), &node, 1, Phase::Ready);
+                    slot += 1;
+                }
+            }
+        }
+        let entry = entry(&view);
+        assert!(entry.endpoints.iter().all(|endpoint| endpoint.near == endpoint.node.as_str().starts_with('a')));
+        entry.spread.near_permille
+    };
+    assert_eq!(share(&[1, 1], &[1, 1], (2, 2)), 1000);
+    assert_eq!(share(&[0, 2], &[1, 1], (2, 2)), 1000);
+    assert_eq!(share(&[0, 1], &[2, 1], (2, 2)), 500, "a quarter of the replicas for half of the nodes");
+    assert_eq!(share(&[0, 0], &[2, 1], (2, 2)), 0);
+    assert_eq!(share(&[3, 0], &[1, 0], (2, 2)), 1000);
+    assert_eq!(bare_entry().spread.near_permille, 0, "no zones, and nobody there");
 }
 
 #[test]
@@ -508,7 +565,9 @@ proptest! {
         put(&mut view, "w", 1, &["h.test/"]);
         let mut entry = entry(&view);
         entry.endpoints = slots.iter().enumerate().map(|(n, slots)| endpoint(&format!("n{n}"), *slots, n % 2 == 0)).collect();
-        let picked = entry.pick(|_| 1, random, &[]);
+        let ask = Ask { now: Duration::ZERO, random, tried: &[], suspects: &[] };
+        let mut balancer = Balancer::default();
+        let picked = balancer.pick(&entry, ask).map(|picked| picked.node.clone());
         prop_assert_eq!(picked.is_some(), slots.iter().any(|slots| *slots > 0));
     }
 }

@@ -135,6 +135,10 @@ impl Guests {
         let guest: Guest = Arc::new(move |request| Box::pin(guest(request)));
         self.ready.lock().unwrap().insert(name(workload), guest);
     }
+
+    pub(crate) fn stop(&self, workload: &str) {
+        self.ready.lock().unwrap().remove(&name(workload));
+    }
 }
 
 impl Instances for Guests {
@@ -202,6 +206,11 @@ impl World {
         Self { lattice: MemoryLattice::new(), clock, view: watch::channel(Arc::default()).0 }
     }
 
+    /// The same NATS, as nodes see it that have heard of nothing yet.
+    pub(crate) fn beside(world: &World) -> Self {
+        Self { lattice: world.lattice.clone(), clock: world.clock.clone(), view: watch::channel(Arc::default()).0 }
+    }
+
     /// A connection of nobody in particular.
     pub(crate) fn bus(&self) -> Arc<dyn Bus> {
         self.lattice.platform(self.clock.clone(), Arc::new(Seeded(AtomicU64::new(1)))).bus
@@ -231,10 +240,16 @@ impl World {
 
     /// A workload with the route `{name}.test`, ready on these nodes. `more` is appended to the spec.
     pub(crate) fn workload(&self, workload: &str, ready_on: &[&str], route: &str, limits: &str) {
+        let http = format!("routes: [{{host: {workload}.test{route}}}]");
+        self.workload_with(workload, ready_on, &http, limits);
+    }
+
+    /// The same with all that its spec says about HTTP.
+    pub(crate) fn workload_with(&self, workload: &str, ready_on: &[&str], http: &str, limits: &str) {
         let digest = "0".repeat(64);
         let yaml = format!(
             "name: {workload}\ncomponents: [{{name: c, source: 'sha256:{digest}'}}]\n\
-             http: {{routes: [{{host: {workload}.test{route}}}]}}\nlimits: {{{limits}}}\n"
+             http: {{{http}}}\nlimits: {{{limits}}}\n"
         );
         let spec = lattice::spec::parse(yaml.as_bytes()).unwrap();
         let uid = uuid::Uuid::from_u128(1);

@@ -1,9 +1,7 @@
-//! The body of a response from outside: passed through as it is read, within the time between two parts.
+//! The body of a response: passed through as it is read, within the time between two parts.
 
-use super::failure;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
@@ -15,8 +13,10 @@ use tokio::{
 };
 use wasmtime_wasi_http::Error;
 
-pub(crate) struct ResponseBody {
-    inner: Incoming,
+pub(crate) struct ResponseBody<B: Body> {
+    inner: B,
+    /// What the guest is told of an error.
+    told: fn(&B::Error) -> Error,
     between_bytes: Duration,
     /// Made when a part is waited for the first time.
     alarm: Option<Pin<Box<Sleep>>>,
@@ -25,13 +25,18 @@ pub(crate) struct ResponseBody {
     _place: OwnedSemaphorePermit,
 }
 
-impl ResponseBody {
-    pub(crate) fn new(inner: Incoming, between_bytes: Duration, place: OwnedSemaphorePermit) -> Self {
-        Self { inner, between_bytes, alarm: None, armed: false, _place: place }
+impl<B: Body> ResponseBody<B> {
+    pub(crate) fn new(
+        inner: B,
+        told: fn(&B::Error) -> Error,
+        between_bytes: Duration,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        Self { inner, told, between_bytes, alarm: None, armed: false, _place: place }
     }
 }
 
-impl Body for ResponseBody {
+impl<B: Body<Data = Bytes> + Unpin> Body for ResponseBody<B> {
     type Data = Bytes;
     type Error = Error;
 
@@ -39,7 +44,7 @@ impl Body for ResponseBody {
         let this = &mut *self;
         if let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) {
             this.armed = false;
-            return Poll::Ready(frame.map(|frame| frame.map_err(|error| failure::of_hyper(&error))));
+            return Poll::Ready(frame.map(|frame| frame.map_err(|error| (this.told)(&error))));
         }
         let deadline = Instant::now() + this.between_bytes;
         let alarm = this.alarm.get_or_insert_with(|| Box::pin(sleep(this.between_bytes)));

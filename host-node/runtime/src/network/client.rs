@@ -6,14 +6,20 @@ use super::{
     body::ResponseBody,
     connect::{CONNECT_MAX, Connector},
     failure, loopback,
+    mesh::Polled,
 };
+use crate::inherited::Inherited;
 use http::{Method, Request, Response, Uri, header, uri};
 use http_body_util::BodyExt as _;
 use hyper_util::{
     client::legacy::{Client, connect::capture_connection},
     rt::{TokioExecutor, TokioTimer},
 };
-use lattice::spec::grants::{HttpTarget, Scheme};
+use lattice::{
+    id::WorkloadName,
+    mesh,
+    spec::grants::{Host, HttpTarget, Scheme},
+};
 use std::{
     future::pending,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -47,10 +53,10 @@ pub(super) fn new(connector: Connector) -> Client<Connector, WasiBody> {
         .build(connector)
 }
 
-struct Times {
+pub(super) struct Times {
     connect: Duration,
-    first_byte: Duration,
-    between_bytes: Duration,
+    pub(super) first_byte: Duration,
+    pub(super) between_bytes: Duration,
 }
 
 impl From<RequestOptions> for Times {
@@ -70,18 +76,26 @@ impl Network {
         self: Arc<Self>,
         request: Request<WasiBody>,
         options: Option<RequestOptions>,
+        inherited: Inherited,
+        polled: Polled,
     ) -> Result<Response<WasiBody>, Error> {
         self.counters.requests.fetch_add(1, Relaxed);
-        let request = self.judge(request)?;
-        let sent = self.send_judged(request, options.unwrap_or_default().into()).await;
+        let (mut request, callee) = self.judge(request)?;
+        inherited.trace(request.headers_mut());
+        let times = options.unwrap_or_default().into();
+        let sent = match callee {
+            None => self.send_judged(request, times).await,
+            Some(callee) => self.call(callee, request, times, &inherited, polled).await,
+        };
         if sent.is_err() {
             self.counters.failures.fetch_add(1, Relaxed);
         }
         sent
     }
 
-    /// What was judged is what is sent: the request's own way of writing the host goes no further.
-    fn judge(&self, mut request: Request<WasiBody>) -> Result<Request<WasiBody>, Error> {
+    /// What was judged is what is sent: the request's own way of writing the host goes no further. With it comes the
+    /// workload that it is for, if it is for one.
+    fn judge(&self, mut request: Request<WasiBody>) -> Result<(Request<WasiBody>, Option<WorkloadName>), Error> {
         let uri = request.uri();
         let scheme = match uri.scheme() {
             Some(scheme) if *scheme == uri::Scheme::HTTPS => Scheme::Https,
@@ -94,6 +108,7 @@ impl Network {
         if request.method() == Method::CONNECT {
             return Err(Error::HttpRequestMethodInvalid); // a tunnel would be a socket without its grant
         }
+        let callee = callee(&target)?;
         if !loopback::is_here(&target.host) && !self.grants.allow_http(&target) {
             self.denials.note(|| {
                 let grant = target.grant();
@@ -111,7 +126,7 @@ impl Network {
         let uri = Uri::builder().scheme(scheme.as_str()).authority(authority).path_and_query(path).build();
         *request.uri_mut() = uri.map_err(|_| Error::HttpRequestUriInvalid)?;
         request.headers_mut().remove(header::HOST); // the client writes it from the URI
-        Ok(request)
+        Ok((request, callee))
     }
 
     async fn send_judged(&self, mut request: Request<WasiBody>, times: Times) -> Result<Response<WasiBody>, Error> {
@@ -134,6 +149,19 @@ impl Network {
             response = self.client.request(request) => response.map_err(|error| failure::of_client(&error))?,
             error = limits => return Err(error),
         };
-        Ok(response.map(|body| ResponseBody::new(body, times.between_bytes, place).boxed_unsync()))
+        Ok(response.map(|body| ResponseBody::new(body, failure::of_hyper, times.between_bytes, place).boxed_unsync()))
+    }
+}
+
+/// The workload that a request is for. What only looks like one leads nowhere, least of all to a DNS.
+fn callee(target: &HttpTarget<'_>) -> Result<Option<WorkloadName>, Error> {
+    let Host::Name(name) = &target.host else { return Ok(None) };
+    match mesh::workload_of(name) {
+        None => Ok(None),
+        Some(None) => Err(Error::DestinationNotFound),
+        Some(Some(_)) if target.scheme != Scheme::Http || target.port != target.scheme.default_port() => {
+            Err(Error::HttpRequestUriInvalid)
+        }
+        Some(workload) => Ok(workload),
     }
 }

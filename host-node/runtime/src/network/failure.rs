@@ -1,7 +1,7 @@
 //! Why an outgoing request has no response, and what the guest is told of it.
 
 use super::resolve::LookupError;
-use lattice::address::Special;
+use lattice::{address::Special, http::BodyError, mesh::MeshError};
 use std::{error::Error as StdError, io, net::IpAddr};
 use tokio_rustls::rustls;
 use wasmtime_wasi_http::Error;
@@ -112,6 +112,33 @@ pub(crate) fn of_hyper(error: &hyper::Error) -> Error {
         Error::ConnectionTerminated
     } else {
         Error::HttpProtocolError
+    }
+}
+
+/// Why another workload did not answer.
+pub(crate) fn of_mesh(error: &MeshError) -> Error {
+    match error {
+        MeshError::NoWorkload => Error::DestinationNotFound,
+        MeshError::Refused => Error::HttpRequestDenied,
+        MeshError::Loop => Error::LoopDetected,
+        MeshError::NotReady | MeshError::Unreachable => Error::DestinationUnavailable,
+        MeshError::Overloaded => Error::ConnectionLimitReached,
+        MeshError::Timeout => Error::HttpResponseTimeout,
+        MeshError::Failed => Error::HttpResponseIncomplete,
+        MeshError::PeerLost => Error::ConnectionTerminated,
+        MeshError::HeadTooLarge => Error::HttpRequestHeaderSectionSize(None),
+        MeshError::BodyTooLarge => Error::HttpRequestBodySize(None),
+        MeshError::BodyBroken => Error::InternalError(Some("the body of the request failed".into())),
+        MeshError::BadRequest => Error::HttpRequestUriInvalid,
+    }
+}
+
+/// Of the body of its response.
+pub(crate) fn of_body(error: &BodyError) -> Error {
+    match error {
+        BodyError::Aborted(_) => Error::HttpResponseIncomplete,
+        BodyError::TooLarge { limit } => Error::HttpResponseBodySize(Some(*limit)),
+        BodyError::Timeout => Error::ConnectionReadTimeout,
     }
 }
 

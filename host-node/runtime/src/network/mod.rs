@@ -7,14 +7,17 @@
 //! second time is never asked a second time.
 //!
 //! Start at [`Network`], one for each replica and set of grants. `client.rs` sends HTTP requests, `connect.rs` opens their
-//! connections; `sockets.rs` judges sockets, `loopback.rs` is the private loopback.
+//! connections, `mesh.rs` hands those that are for another workload to the router; `sockets.rs` judges sockets,
+//! `loopback.rs` is the private loopback.
 
 mod body;
 mod client;
+mod client03;
 mod connect;
 mod denial;
 mod failure;
 mod loopback;
+mod mesh;
 mod resolve;
 mod sockets;
 mod sockets02;
@@ -22,6 +25,7 @@ mod sockets03;
 mod stream;
 mod tls;
 
+pub(crate) use mesh::Polled;
 pub(crate) use sockets::Sockets;
 
 pub use resolve::{Lookup, LookupError, Resolver, SystemResolver};
@@ -29,8 +33,9 @@ pub use resolve::{Lookup, LookupError, Resolver, SystemResolver};
 use crate::{host::Host, logs::LogSink, network::denial::Denials};
 use connect::Connector;
 use hyper_util::client::legacy::Client;
-use lattice::{address::AddressPolicy, spec::Grants};
+use lattice::{address::AddressPolicy, id::WorkloadName, mesh::Mesh, spec::Grants};
 use loopback::Loopback;
+use mesh::MeshPlace;
 use std::{
     fmt,
     sync::{
@@ -80,6 +85,7 @@ pub(crate) struct NodeNetwork {
     lookups: Arc<Semaphore>,
     /// Of all instances.
     sockets: AtomicUsize,
+    mesh: MeshPlace,
 }
 
 impl NodeNetwork {
@@ -92,7 +98,13 @@ impl NodeNetwork {
             connections: Arc::new(Semaphore::new(NODE_CONNECTIONS_MAX)),
             lookups: Arc::new(Semaphore::new(NODE_LOOKUPS_MAX)),
             sockets: AtomicUsize::new(0),
+            mesh: MeshPlace::new(),
         }))
+    }
+
+    /// Only the first one counts.
+    pub(crate) fn join(&self, mesh: Arc<dyn Mesh>) {
+        let _ = self.mesh.set(mesh);
     }
 }
 
@@ -119,6 +131,7 @@ struct Counters {
 /// What the guests of one replica reach, by one set of grants. Parts of a replica with other grants have another one,
 /// which shares the private loopback: [`Network::with_grants`].
 pub(crate) struct Network {
+    workload: WorkloadName,
     grants: Grants,
     node: Arc<NodeNetwork>,
     loopback: Arc<Loopback>,
@@ -131,18 +144,25 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// `name` is the replica's, for the node's log; the workload's own log gets a line about what is denied, too.
-    pub(crate) fn new(node: Arc<NodeNetwork>, grants: Grants, name: String, logs: Arc<dyn LogSink>) -> Arc<Self> {
-        Self::assemble(node, grants, Arc::default(), Arc::default(), Arc::new(Denials::new(name, logs)))
+    /// The replica is named in the node's log; the workload's own log gets a line about what is denied, too.
+    pub(crate) fn new(
+        node: Arc<NodeNetwork>,
+        grants: Grants,
+        (workload, replica): (&WorkloadName, u32),
+        logs: Arc<dyn LogSink>,
+    ) -> Arc<Self> {
+        let denials = Denials::new(format!("{workload}.{replica}"), logs);
+        Self::assemble(workload.clone(), node, grants, Arc::default(), Arc::default(), Arc::new(denials))
     }
 
     /// For a part of the same replica.
     pub(crate) fn with_grants(&self, grants: Grants) -> Arc<Self> {
         let (loopback, counters) = (self.loopback.clone(), self.counters.clone());
-        Self::assemble(self.node.clone(), grants, loopback, counters, self.denials.clone())
+        Self::assemble(self.workload.clone(), self.node.clone(), grants, loopback, counters, self.denials.clone())
     }
 
     fn assemble(
+        workload: WorkloadName,
         node: Arc<NodeNetwork>,
         grants: Grants,
         loopback: Arc<Loopback>,
@@ -155,7 +175,7 @@ impl Network {
         let client = client::new(connector);
         let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
         let names = sockets::Names::default();
-        Arc::new(Self { grants, node, loopback, client, requests, lookups, names, counters, denials })
+        Arc::new(Self { workload, grants, node, loopback, client, requests, lookups, names, counters, denials })
     }
 
     /// Whether any request may leave.
@@ -179,9 +199,10 @@ pub(crate) fn add_to_linker02(linker: &mut Linker<Host>) -> wasmtime::Result<()>
     sockets02::add_to_linker(linker)
 }
 
-/// The same for those of 0.3.
+/// The same for those of 0.3, and in the place of its HTTP client.
 pub(crate) fn add_to_linker03(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
-    sockets03::add_to_linker(linker)
+    sockets03::add_to_linker(linker)?;
+    client03::add_to_linker(linker)
 }
 
 impl fmt::Debug for Network {

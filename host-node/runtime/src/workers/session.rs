@@ -249,9 +249,11 @@ async fn one(
     request: http::Request<RequestBody>,
 ) -> wasmtime::Result<()> {
     let exchange = &ticket.exchange;
+    let inherited = accessor.with(|mut store| store.data_mut().inherited(request.headers()));
     let (request, sent) = exchange03::take_in(accessor, request)?;
     let handle = guest.wasi_http_handler().func_handle();
     let call = accessor.with(|store| handle.start_call_concurrent(store, (request,)))?;
+    accessor.with(|mut store| store.data_mut().answering_beside(call.task(), inherited));
     accounts.begin(call.task(), exchange);
     let answer = {
         let mut answer = pin!(handle.finish_call_concurrent(accessor, call));

@@ -9,6 +9,7 @@ mod exchange;
 mod fairness;
 mod faults;
 mod load;
+mod mesh;
 mod network;
 mod optimize;
 mod part_faults;

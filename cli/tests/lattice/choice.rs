@@ -1,0 +1,87 @@
+//! Which node gets a request, where several could answer it.
+
+use crate::harness::{Lattice, Node, PATIENCE, Server, api::spec, eventually, http};
+use rustix::process::Signal;
+use serde_json::json;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
+};
+
+/// Who answers requests through a node.
+async fn answered(node: &Node, host: &str, requests: usize) -> BTreeMap<String, usize> {
+    let mut by = BTreeMap::<String, usize>::new();
+    for _ in 0..requests {
+        *by.entry(node.get(host, "/").await.ok().node().to_owned()).or_default() += 1;
+    }
+    by
+}
+
+/// Nodes by id and labels, and the workload `hello` with a replica on each that has `role=run`.
+async fn start(nodes: &[(&str, &[&str])]) -> Lattice {
+    let mut lattice = Lattice::start_on(Server::start().await, "default", 0).await;
+    for (id, labels) in nodes {
+        let labels: Vec<&str> = labels.iter().flat_map(|label| ["--label", label]).collect();
+        lattice.launch_node("default", id, &labels);
+    }
+    lattice.all_ready().await;
+    let run: BTreeSet<_> = nodes.iter().filter(|(_, labels)| labels.contains(&"role=run")).map(|(id, _)| *id).collect();
+    let api = lattice.api().await;
+    let mut hello = spec("hello", api.upload("hello-http02").await, run.len() as u32);
+    hello["placement"] = json!({ "require": ["role == run"] });
+    api.put(&hello).await.unwrap();
+    api.ready("hello").await;
+    lattice
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_zone_keeps_its_requests_as_long_as_it_answers_them() {
+    let (a, b) = ("zone=a", "zone=b");
+    let mut lattice =
+        start(&[("a1", &[a]), ("a2", &[a, "role=run"]), ("b1", &[b]), ("b2", &[b, "role=run"])]).await;
+    for (node, near) in [("a1", "a2"), ("b1", "b2")] {
+        let node = lattice.node(node);
+        // From the moment on at which it knows of both.
+        eventually(&format!("{near} answers all"), PATIENCE, async || {
+            let by = answered(node, "hello.test", 20).await;
+            if by.keys().map(String::as_str).eq([near]) { Ok(()) } else { Err(format!("{by:?}")) }
+        })
+        .await;
+    }
+    lattice.node_mut("a2").kill9().await;
+    let by = answered(lattice.node("a1"), "hello.test", 20).await;
+    assert!(by.keys().map(String::as_str).eq(["b2"]), "the other zone answers: {by:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_node_gets_less() {
+    let lattice = start(&[("n1", &[]), ("n2", &["role=run"]), ("n3", &["role=run"])]).await;
+    let node = lattice.node("n1");
+    eventually("both answer", PATIENCE, async || {
+        let by = answered(node, "hello.test", 20).await;
+        if by.len() == 2 { Ok(()) } else { Err(format!("{by:?}")) }
+    })
+    .await;
+    // It is halted most of the time: what it answers, it answers late.
+    let slow = lattice.node("n2").process();
+    let is_over = AtomicBool::new(false);
+    let halting = async {
+        while !is_over.load(Relaxed) {
+            slow.signal(Signal::STOP);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            slow.signal(Signal::CONT);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let asking = async {
+        let by = answered(node, "hello.test", 300).await;
+        is_over.store(true, Relaxed);
+        by
+    };
+    let (by, ()) = tokio::join!(asking, halting);
+    let slow = by.get("n2").copied().unwrap_or(0);
+    assert!(slow < 60, "of 300 requests the slow node of two got {slow}");
+    let answer = http::get(&node.http(), "hello.test", "/").await;
+    assert_eq!(answer.header("lattice-disconnected"), "", "NATS is there");
+}

@@ -1,0 +1,118 @@
+//! What a guest's own requests take over from the request that it answers: the trace that they belong to, how many calls
+//! led to it, and how much time is left.
+//!
+//! A guest that answers one request at a time answers that one. Where an instance has several at a time, the root of the
+//! call stack says whose work it is at; what a guest does for nobody's request takes over nothing.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use lattice::mesh::HEADER_HOPS;
+use std::{collections::BTreeMap, time::Duration};
+use tokio::time::Instant;
+use wasmtime::component::GuestTaskId;
+
+/// W3C Trace Context: which trace a request belongs to, and what vendors add to that.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// Of one request that is being answered.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Inherited {
+    trace: Option<HeaderValue>,
+    trace_state: Option<HeaderValue>,
+    /// Calls from workload to workload that led to it.
+    pub(crate) hops: u8,
+    /// When its answer is of no more use to anybody.
+    deadline: Option<Instant>,
+}
+
+impl Inherited {
+    pub(crate) fn of(headers: &HeaderMap, limit: Duration) -> Self {
+        let hops = headers.get(HEADER_HOPS).and_then(|hops| hops.to_str().ok()?.parse().ok());
+        Self {
+            trace: headers.get(TRACEPARENT).cloned(),
+            trace_state: headers.get(TRACESTATE).cloned(),
+            hops: hops.unwrap_or(0),
+            deadline: Instant::now().checked_add(limit),
+        }
+    }
+
+    /// Put a request into the same trace, unless the guest says which one it belongs to.
+    pub(crate) fn trace(&self, headers: &mut HeaderMap) {
+        let Some(trace) = &self.trace else { return };
+        if headers.contains_key(TRACEPARENT) {
+            return;
+        }
+        headers.insert(TRACEPARENT, trace.clone());
+        if let Some(state) = &self.trace_state {
+            headers.insert(TRACESTATE, state.clone());
+        }
+    }
+
+    /// Time that is left, at most `most`.
+    pub(crate) fn left(&self, most: Duration) -> Duration {
+        self.deadline.map_or(most, |deadline| most.min(deadline.saturating_duration_since(Instant::now())))
+    }
+}
+
+/// Of all requests that one instance is at.
+#[derive(Debug, Default)]
+pub(crate) struct Answering {
+    /// Whose request is sent now, or the only one there is.
+    current: Inherited,
+    /// Where there may be several. A number is used again once its task is done, so there are never more than tasks at
+    /// one time.
+    tasks: BTreeMap<GuestTaskId, Inherited>,
+}
+
+impl Answering {
+    /// From now on the instance is at this request alone.
+    pub(crate) fn one(&mut self, inherited: Inherited) {
+        self.current = inherited;
+    }
+
+    /// A request has begun, beside others.
+    pub(crate) fn begin(&mut self, task: GuestTaskId, inherited: Inherited) {
+        self.tasks.insert(task, inherited);
+    }
+
+    /// What is sent next is the work of the call that has this root.
+    pub(crate) fn turn_to(&mut self, root: Option<GuestTaskId>) {
+        if !self.tasks.is_empty() {
+            self.current = root.and_then(|root| self.tasks.get(&root)).cloned().unwrap_or_default();
+        }
+    }
+
+    pub(crate) fn current(&self) -> &Inherited {
+        &self.current
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_without_a_trace_takes_over_the_one_that_is_answered() {
+        let (old, new) = (HeaderValue::from_static("00-old"), HeaderValue::from_static("00-new"));
+        let answered =
+            HeaderMap::from_iter([(TRACEPARENT, old.clone()), (TRACESTATE, HeaderValue::from_static("a=b"))]);
+        let inherited = Inherited::of(&answered, Duration::from_secs(1));
+        let mut none = HeaderMap::new();
+        inherited.trace(&mut none);
+        assert_eq!(none, answered);
+        let mut own = HeaderMap::from_iter([(TRACEPARENT, new.clone())]);
+        inherited.trace(&mut own);
+        assert_eq!((own.len(), own.get(TRACEPARENT)), (1, Some(&new)), "whose state it is not");
+        assert!(inherited.left(Duration::MAX) <= Duration::from_secs(1));
+        assert_eq!(inherited.left(Duration::ZERO), Duration::ZERO);
+    }
+
+    #[test]
+    fn calls_are_counted_on() {
+        for (value, hops) in [("3", 3), ("", 0), ("256", 0), ("-1", 0)] {
+            let headers = HeaderMap::from_iter([(HeaderName::from_static(HEADER_HOPS), value.parse().unwrap())]);
+            assert_eq!(Inherited::of(&headers, Duration::ZERO).hops, hops, "{value}");
+        }
+        assert_eq!(Inherited::of(&HeaderMap::new(), Duration::ZERO).hops, 0);
+    }
+}
