@@ -88,7 +88,8 @@ async fn a_component_calls_a_workload_here_and_elsewhere() {
         })
         .await;
     }
-    let error = api.put(&caller("x", api.upload("fetcher").await, 1, json!(["https://pay.lattice"]))).await.unwrap_err();
+    let error =
+        api.put(&caller("x", api.upload("fetcher").await, 1, json!(["https://pay.lattice"]))).await.unwrap_err();
     assert_eq!(error.field.as_deref(), Some("grants.http-out[0]"), "{error:?}");
 }
 

@@ -38,8 +38,7 @@ async fn start(nodes: &[(&str, &[&str])]) -> Lattice {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_zone_keeps_its_requests_as_long_as_it_answers_them() {
     let (a, b) = ("zone=a", "zone=b");
-    let mut lattice =
-        start(&[("a1", &[a]), ("a2", &[a, "role=run"]), ("b1", &[b]), ("b2", &[b, "role=run"])]).await;
+    let mut lattice = start(&[("a1", &[a]), ("a2", &[a, "role=run"]), ("b1", &[b]), ("b2", &[b, "role=run"])]).await;
     for (node, near) in [("a1", "a2"), ("b1", "b2")] {
         let node = lattice.node(node);
         // From the moment on at which it knows of both.

@@ -14,6 +14,7 @@ pub use policy::{
 
 use super::{SpecError, WorkloadSpec};
 use crate::{
+    id::WorkloadName,
     limits::ROUTES_MAX,
     units::{Bytes, Millis},
 };
