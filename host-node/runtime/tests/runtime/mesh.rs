@@ -71,10 +71,8 @@ async fn a_call_says_whose_it_is_and_stays_in_the_lattice() {
         let name = format!("{version}-whose");
         WORKLOADS.run(&name, |call| async move {
             let Call { caller, callee, hops, limit, request } = call;
-            assert_eq!(
-                (caller.as_str(), request.uri().authority().unwrap().as_str()),
-                ("shop", &*format!("{callee}.lattice"))
-            );
+            assert!(caller.as_str().starts_with("shop"), "{caller}");
+            assert_eq!(request.uri().authority().unwrap().as_str(), format!("{callee}.lattice"));
             assert!(!request.headers().contains_key("host") && limit <= Duration::from_secs(60));
             let trace = request.headers().get("traceparent").map_or("none", |trace| trace.to_str().unwrap());
             let text = format!("{hops} {} {trace}", request.uri().path_and_query().unwrap());
@@ -162,8 +160,11 @@ async fn calls_need_a_grant_and_fail_by_name() {
 
 #[tokio::test]
 async fn bodies_pass_both_ways_and_calls_end_with_their_instance() {
-    WORKLOADS
-        .run("echo", |call| async move { Ok(call.request.map(std::convert::identity).into_body()).map(Response::new) });
+    // As a whole: a guest of 0.2 that sends all of its body before it reads has nobody that buffers for it.
+    WORKLOADS.run("echo", |call| async move {
+        let body = call.request.into_body().collect().await.map_err(|_| MeshError::BodyBroken)?;
+        said(body.to_bytes())
+    });
     let under_way = Arc::new(());
     let counted = under_way.clone();
     WORKLOADS.run("never", move |_| {
