@@ -3,6 +3,7 @@
 //! Progress goes to stderr, results to stdout. Nothing is installed outside `target/` except, with rustup, a Rust target.
 
 mod clients;
+mod conformance;
 mod count;
 mod demo;
 mod guests;
@@ -23,6 +24,7 @@ Tasks:
   tidy                           check the structure alone: crates, sources, documents
   schema                         write the JSON Schemas in docs/ from the types
   guests [--rust-only]           build the components of guests/ into target/guests
+  conformance                    send HTTP to a lattice with curl and h2load, if they are installed
   clients                        install the NATS and HTTP clients in Python that tests use
   nats [--version V]             find or install nats-server and print its path
   help                           print this";
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
             Some(options) => count::run(&options),
             None => return misused(&arguments),
         },
+        ["conformance"] => conformance::run(),
         ["clients"] => clients::run().map(|pythons| {
             for (variable, python) in pythons {
                 println!("{variable}={}", python.display());

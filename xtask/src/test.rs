@@ -10,7 +10,7 @@ use std::{env, fs};
 
 use anyhow::{Context as _, Result};
 
-use crate::{clients, count, guests, nats, tidy, workspace};
+use crate::{clients, conformance, count, guests, nats, tidy, workspace};
 
 /// The oldest recommended server, for tests that must hold on both.
 const RECOMMENDED_SERVER_VARIABLE: &str = "LATTICE_NATS_SERVER_RECOMMENDED";
@@ -52,6 +52,11 @@ pub(crate) fn run() -> ExitCode {
             count_tests(&mut cargo, &mut std::io::stdout())
         }),
         _ => report.skip("tests", "they need the guests, the servers and the clients"),
+    }
+    if conformance::is_possible() {
+        report.check("curl and h2load", conformance::run);
+    } else {
+        report.skip("curl and h2load", "one is not installed: apt-get install curl nghttp2-client");
     }
     if count::is_possible() {
         report.check("instructions", || count::run(&count::Options::default()));
