@@ -14,6 +14,7 @@ mod placement;
 mod schedule;
 mod schema;
 mod script;
+mod sticky;
 mod taint;
 mod volumes;
 
@@ -32,6 +33,7 @@ pub use placement::{
 };
 pub use schedule::{RequestPath, ScheduleSpec};
 pub use script::Script;
+pub use sticky::Sticky;
 pub use taint::{Effect, Taint, Toleration};
 pub use volumes::{EmptyVolume, HostVolume, MountPath, VolumeSpec, empty_bytes};
 

@@ -71,6 +71,7 @@ impl Router {
             target,
             rewritten: None,
             roll: 0,
+            bound: None,
             headers,
             body: Source::new(empty()),
             timeout: tick.schedule.time_limit(),

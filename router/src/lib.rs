@@ -20,6 +20,7 @@ mod rewrite;
 mod seldom;
 mod serve_peers;
 mod split;
+mod sticky;
 mod surroundings;
 mod table;
 mod target;
@@ -41,13 +42,14 @@ use crate::{
     metrics::{Counts, Metrics, Path, Up},
     retry::{ATTEMPTS_MAX, Budget, Policy, Unanswered},
     seldom::Seldom,
+    sticky::Bond,
     surroundings::Surroundings,
     table::Table,
     target::Target,
 };
 use http::{
     HeaderMap, HeaderValue, Method, Uri,
-    header::EXPECT,
+    header::{EXPECT, SET_COOKIE},
     uri,
     uri::{PathAndQuery, Scheme},
 };
@@ -205,6 +207,8 @@ struct Outbound {
     rewritten: Option<PathAndQuery>,
     /// Decides who of those that share a route answers.
     roll: u64,
+    /// Binds the client to a node.
+    bound: Option<u64>,
     headers: HeaderMap,
     body: Source,
     /// Longest time until the head of the response, where it is not for the route to say.
@@ -372,7 +376,7 @@ impl Inner {
             return Ok((self.by_router(preflight.answer(cors)?), place));
         }
         let route = target.find(&table, &method, &headers)?;
-        let (mut rewritten, mut roll) = (None, 0);
+        let (mut rewritten, mut roll, mut bond) = (None, 0, Bond::default());
         if let Some(rule) = &route.rule {
             account.counts = Some(self.metrics.counts(&route.workload));
             account.cors = Granted::of(rule, &headers);
@@ -380,6 +384,7 @@ impl Inner {
                 return Ok((self.by_router(response), place));
             }
             roll = split::roll(rule, &headers, &*self.rng);
+            bond = Bond::of(rule, &headers, https, &*self.rng);
             rewritten = rewrite::rewrite(rule, &target.path_and_query, &mut headers)?;
         }
         let route = route.share(roll, &[]);
@@ -392,8 +397,12 @@ impl Inner {
         trace::ensure(&mut headers, &*self.rng);
         let scheme = if https { Scheme::HTTPS } else { Scheme::HTTP };
         let body = if expects { Source::on_demand(body) } else { Source::new(body) };
-        let outbound = Outbound { method, scheme, target, rewritten, roll, headers, body, timeout: None };
-        let response = self.send(outbound, table, started, account).await?;
+        let bound = bond.key;
+        let outbound = Outbound { method, scheme, target, rewritten, roll, bound, headers, body, timeout: None };
+        let mut response = self.send(outbound, table, started, account).await?;
+        if let Some(cookie) = bond.set_cookie {
+            response.headers_mut().append(SET_COOKIE, cookie);
+        }
         Ok((response, place))
     }
 
@@ -428,8 +437,9 @@ impl Inner {
             // Held while another attempt is made although there was a response.
             let mut repeat = None;
             // Elsewhere if it can be; an endpoint that answered may do better the next time.
-            while let Some(endpoint) =
-                self.pick(route, &tried).or_else(|| repeat.as_ref().and_then(|_| self.pick(route, &[])))
+            while let Some(endpoint) = self
+                .pick(route, request.bound, &tried)
+                .or_else(|| repeat.as_ref().and_then(|_| self.pick(route, None, &[])))
             {
                 // What the place bounds is waiting, not what an instance does with a request.
                 waiting = None;
@@ -504,11 +514,18 @@ impl Inner {
     }
 
     /// An instance here as long as there is room, else another node's that has some; else whoever is there.
-    fn pick<'a>(&'a self, route: &'a RouteEntry, tried: &[NodeId]) -> Option<&'a NodeId> {
+    fn pick<'a>(&'a self, route: &'a RouteEntry, bound: Option<u64>, tried: &[NodeId]) -> Option<&'a NodeId> {
         let me = &self.options.node;
         let is_new = !tried.contains(me);
         if route.endpoints.is_empty() {
             return (is_new && self.instances.is_ready(&route.workload)).then_some(me);
+        }
+        if let Some(key) = bound {
+            let here = is_new && self.instances.is_ready(&route.workload);
+            let here = here.then_some((me, route.local_slots.max(1)));
+            if let Some(node) = self.peers.pick_bound(route, tried, self.clock.now(), key, here) {
+                return Some(node);
+            }
         }
         if is_new && self.instances.has_room(&route.workload) {
             return Some(me);

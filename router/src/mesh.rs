@@ -94,6 +94,7 @@ impl Inner {
             target,
             rewritten: None,
             roll: 0,
+            bound: None,
             headers,
             body: Source::new(body),
             timeout: Some(timeout),

@@ -5,6 +5,7 @@ use lattice::{
     spec::{Route, SplitBy},
     store::Rng,
 };
+use lattice_route_table::hash;
 
 /// A uniform number for [`lattice_route_table::RouteEntry::share`]: the same on every node for requests that agree in what
 /// the split goes by.
@@ -21,20 +22,9 @@ pub(crate) fn roll(route: &Route, headers: &HeaderMap, rng: &dyn Rng) -> u64 {
 }
 
 /// The first cookie of a name (RFC 6265 §5.4).
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+pub(crate) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
     let pairs = headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
     pairs.map(<[u8]>::trim_ascii).find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
-}
-
-/// FNV-1a, and the finalizer of MurmurHash3, so that few bytes reach all digits. It must never change: nodes of several
-/// versions have to agree.
-fn hash(bytes: &[u8]) -> u64 {
-    let folded = bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    let mixed = (folded ^ (folded >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    let mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    mixed ^ (mixed >> 33)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 mod calls;
 mod ingress;
 mod routes;
+mod sticky;
 mod world;
 
 use bytes::Bytes;

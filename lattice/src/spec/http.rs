@@ -12,7 +12,7 @@ pub use policy::{
     SplitBy,
 };
 
-use super::{SpecError, WorkloadSpec};
+use super::{SpecError, Sticky, WorkloadSpec, sticky};
 use crate::{
     id::WorkloadName,
     limits::ROUTES_MAX,
@@ -93,6 +93,9 @@ pub struct Route {
     /// What decides who of `split` answers. Default: chance, for each request anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split_by: Option<SplitBy>,
+    /// Keep a client at one node: `{cookie: NAME}` or `{header: NAME}`. Default: each request goes where there is room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<Sticky>,
 }
 
 impl Route {
@@ -112,6 +115,7 @@ impl Route {
             cors: None,
             split: Vec::new(),
             split_by: None,
+            sticky: None,
         }
     }
 
@@ -132,6 +136,7 @@ impl Route {
             cors,
             split,
             split_by,
+            sticky,
         } = self;
         matches!(path, PathMatch::Prefix(_))
             && methods.is_empty()
@@ -144,6 +149,7 @@ impl Route {
             && cors.is_none()
             && split.is_empty()
             && split_by.is_none()
+            && sticky.is_none()
     }
 
     /// Whether it asks for more of a request than host and path.
@@ -213,6 +219,7 @@ pub(super) fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
         }
         matching::check(&field, route)?;
         policy::check(&field, route, &spec.name)?;
+        sticky::check(&field, route.sticky.as_ref())?;
     }
     Ok(())
 }

@@ -26,6 +26,13 @@ struct State {
     workloads: BTreeMap<WorkloadName, Balancer>,
 }
 
+impl State {
+    /// Empty as a rule, and then allocates nothing.
+    fn suspects(&self, now: Duration) -> Vec<NodeId> {
+        self.suspects.iter().filter(|(_, until)| **until > now).map(|(node, _)| node.clone()).collect()
+    }
+}
+
 /// A request under way at a node.
 #[derive(Debug)]
 pub(crate) struct InFlight {
@@ -46,14 +53,27 @@ impl Peers {
         random: u64,
     ) -> Option<Picked<'a>> {
         let mut state = lock(&self.0);
-        // Empty as a rule, and then allocates nothing.
-        let suspects: Vec<NodeId> =
-            state.suspects.iter().filter(|(_, until)| **until > now).map(|(node, _)| node.clone()).collect();
+        let suspects = state.suspects(now);
         let ask = Ask { now, random, tried, suspects: &suspects };
         match state.workloads.get_mut(&route.workload) {
             Some(balancer) => balancer.pick(route, ask),
             None => state.workloads.entry(route.workload.clone()).or_default().pick(route, ask),
         }
+    }
+
+    /// The node that a client is bound to by this key.
+    pub(crate) fn pick_bound<'a>(
+        &self,
+        route: &'a RouteEntry,
+        tried: &[NodeId],
+        now: Duration,
+        key: u64,
+        me: Option<(&'a NodeId, u32)>,
+    ) -> Option<&'a NodeId> {
+        let mut state = lock(&self.0);
+        let suspects = state.suspects(now);
+        let ask = Ask { now, random: 0, tried, suspects: &suspects };
+        state.workloads.entry(route.workload.clone()).or_default().pick_bound(route, ask, key, me)
     }
 
     pub(crate) fn begin(&self, workload: &WorkloadName, node: &NodeId, now: Duration) -> InFlight {

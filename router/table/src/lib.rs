@@ -11,6 +11,7 @@ mod outlier;
 mod paths;
 mod pick;
 mod split;
+mod sticky;
 #[cfg(test)]
 mod tests;
 mod zone;
@@ -19,6 +20,7 @@ pub use conditions::Asked;
 pub use host::normalize_host;
 pub use pick::{Ask, Balancer, Outcome, Picked};
 pub use split::Share;
+pub use sticky::hash;
 
 use conditions::Query;
 use lattice::{

@@ -10,6 +10,7 @@ use crate::{
     Endpoint, RouteEntry,
     ewma::PeakEwma,
     outlier::{Outlier, Standing},
+    sticky,
 };
 use lattice::id::NodeId;
 use std::{collections::BTreeMap, time::Duration};
@@ -93,6 +94,25 @@ impl Balancer {
             .better_of_two(route, &ask, |endpoint| is_new(endpoint) && !endpoint.suspect)
             .or_else(|| self.better_of_two(route, &ask, is_new))?;
         Some(Picked { node: &endpoint.node, has_room: false })
+    }
+
+    /// The node that a client is bound to, of those that are well; `me` is this one with its replicas, if it is among them.
+    pub fn pick_bound<'a>(
+        &mut self,
+        route: &'a RouteEntry,
+        ask: Ask<'_>,
+        key: u64,
+        me: Option<(&'a NodeId, u32)>,
+    ) -> Option<&'a NodeId> {
+        self.endpoints = route.endpoints.len();
+        let is_good = |endpoint: &&Endpoint| {
+            let known = self.nodes.get(&endpoint.node);
+            let is_there = !endpoint.suspect && !ask.suspects.contains(&endpoint.node);
+            let is_out = known.is_some_and(|known| known.outlier.standing(ask.now) == Standing::Out);
+            is_there && !is_out && !ask.tried.contains(&endpoint.node)
+        };
+        let others = route.endpoints.iter().filter(is_good).map(|endpoint| (&endpoint.node, endpoint.slots));
+        sticky::highest(key, others.chain(me))
     }
 
     /// In this zone or in the others, by the share that this zone can carry; in the other part where that has no room.
