@@ -379,7 +379,8 @@ impl RuntimeInner {
             Ok(bytes) => self.cache.write(engine, digest, &bytes),
             Err(error) => tracing::warn!(%digest, error = %format_args!("{error:#}"), "compiled code is not cached"),
         }
-        Ok(code)
+        // What is mapped from its file the system can drop and read again, and an idle workload is mostly code.
+        Ok(self.cache.read(engine, digest).unwrap_or(code))
     }
 
     fn keep(

@@ -121,3 +121,19 @@ async fn the_cache_is_bounded() {
         assert_eq!(fs::read_dir(&cache).unwrap().count(), 1, "the newest is kept, whatever its size");
     }
 }
+
+/// The system can drop what is mapped, and read it again: an idle workload is mostly code.
+#[tokio::test]
+async fn what_was_compiled_is_mapped_like_what_was_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("code");
+    let is_mapped = || fs::read_to_string("/proc/self/maps").unwrap().contains(cache.to_str().unwrap());
+    for expected in [COMPILED, FROM_DISK] {
+        let runtime = Runtime::new(RuntimeOptions::new(&cache)).unwrap();
+        let bytes = guest("hello-http02");
+        let component = runtime.load(Digest::of(&bytes), bytes).await.unwrap();
+        assert_eq!((runtime.load_stats(), is_mapped()), (expected, true));
+        drop((component, runtime));
+        until("nobody holds it", || !is_mapped()).await;
+    }
+}
