@@ -102,7 +102,7 @@ impl Node {
         let server = NatsServer::start_with_storage(&dir.path().join("nats"));
         let (lattice, address, admin) = (lattice_program(), free_address(), free_address());
         let mut command = Command::new(&lattice);
-        command.args(["node", "--nats", &server.url, "--id", "bench", "--slots", "4096", "--memory", "1TiB"]);
+        command.args(["node", "--nats", &server.url, "--id", "bench", "--slots", "4096", "--memory", "1024GiB"]);
         command.args(["--http", &address.to_string(), "--admin", &admin.to_string(), "--log", "error"]);
         command.arg("--data").arg(dir.path().join("node"));
         let program = Program::start(&mut command);
