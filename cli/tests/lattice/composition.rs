@@ -3,7 +3,7 @@
 
 use super::harness::{http, shared, workspace};
 use hyper::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The spec of an example.
 fn example(name: &str) -> String {
@@ -34,6 +34,42 @@ async fn a_composed_workload_is_deployed_told_about_and_inspected() {
     assert_eq!(there.pointer("/status/ready").unwrap(), 1);
     let nowhere = lattice.cli(&["inspect", "not-there"]).await;
     assert_eq!(nowhere.status.code(), Some(3));
+}
+
+/// A script of `wac`, in a file beside the spec and within it; and what is said of one that asks for what is not there.
+#[tokio::test]
+async fn a_script_says_what_is_composed() {
+    let lattice = shared().await;
+    let guests = super::harness::guest("greeter").parent().unwrap().display().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let script = "package example:scripted;\nlet one = new component:greeter { ... };\n\
+                  let main = new component:hello { ...one, ... };\nexport main...;\n";
+    std::fs::write(dir.path().join("shop.wac"), script).unwrap();
+    let spec = |name: &str, wac: &str| {
+        let component =
+            |name: &str, file: &str| json!({ "name": name, "source": format!("file:{guests}/{file}.wasm") });
+        let spec = json!({
+            "name": name,
+            "components": [component("hello", "hello-composed"), component("greeter", "greeter")],
+            "compose": { "wac": wac },
+            "http": { "routes": [{ "host": format!("{name}.test") }] },
+        });
+        let path = dir.path().join(format!("{name}.json"));
+        std::fs::write(&path, spec.to_string()).unwrap();
+        path.display().to_string()
+    };
+    for (name, wac) in [("scripted-file", "file:./shop.wac"), ("scripted-text", script)] {
+        lattice.cli_ok(&["deploy", &spec(name, wac)]).await;
+        let host = format!("{name}.test");
+        lattice.serving(&host, "/").await;
+        for node in &lattice.nodes {
+            assert_eq!(node.get(&host, "/script").await.text().trim_end(), "Hello, script", "{name}");
+        }
+    }
+    let wrong = script.replace("component:greeter", "component:greater");
+    let refused = lattice.cli(&["deploy", &spec("scripted-wrong", &wrong)]).await;
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && told.contains("greater") && told.contains('2'), "{told}");
 }
 
 #[tokio::test]

@@ -89,6 +89,12 @@ async fn what_is_wrong_with_a_spec_is_named_with_the_remedy_and_nothing_is_writt
             "not a requirement",
         ),
         (format!("name: bad\n{c}\nreuse: {{requests: 0}}"), invalid, "reuse.requests", "at least 1"),
+        (
+            format!("name: bad\n{c}\nreuse: {{concurrency: 4}}"),
+            ErrorCode::BadComponent,
+            "reuse.concurrency",
+            "run one request at a time",
+        ),
         (format!("name: bad\nx: {}{}", "[".repeat(40), "]".repeat(40)), invalid, "", "nested deeper"),
         (format!("name: {}", "b".repeat(300_000)), invalid, "", "bytes long"),
         (with(absent), ErrorCode::BadComponent, "components[0].source", "not in the object store"),

@@ -4,7 +4,7 @@
 use crate::harness::{
     Lattice, Node, Server,
     api::{holders, spec},
-    eventually, http,
+    eventually, free_port, http,
 };
 use hyper::Method;
 use lattice::ctl::ErrorCode;
@@ -54,4 +54,38 @@ async fn the_spec_and_the_operator_both_decide_what_a_guest_reaches() {
     asked["grants"] = json!({ "http-out": ["https://"] });
     let error = api.put(&asked).await.unwrap_err();
     assert_eq!((error.code, error.field.as_deref()), (ErrorCode::Invalid, Some("grants.http-out[0]")), "{error:?}");
+}
+
+/// Whom requests over TLS trust is the operator's to say. A nats-server is what answers: it tells its health over HTTPS.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_adds_an_authority_that_requests_trust() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lattice/certificates");
+    let port = free_port();
+    let _secure = Server::start_configured(&format!(
+        "https: \"127.0.0.2:{port}\"\ntls {{ cert_file: \"{folder}/egress.pem\", key_file: \"{folder}/egress.key\" }}"
+    ))
+    .await;
+    let mut lattice = Lattice::start_on(Server::start().await, "default", 0).await;
+    let allow = ["--allow-egress", "127.0.0.2/32"];
+    lattice.launch_node("default", "n1", &allow);
+    let authority = format!("{folder}/egress-authority.pem");
+    lattice.launch_node("default", "n2", &[&allow[..], &["--egress-ca", &authority]].concat());
+    lattice.all_ready().await;
+    let api = lattice.api().await;
+    let target = format!("https://127.0.0.2:{port}");
+    let mut asked = spec("fetcher", api.upload("fetcher").await, 2);
+    asked["grants"] = json!({ "http-out": [target] });
+    api.put(&asked).await.unwrap();
+    api.ready("fetcher").await;
+    // Until a node has heard of its own replica, the other one answers.
+    for (id, expected) in [("n1", "TlsCertificateError"), ("n2", r#""status":"ok""#)] {
+        eventually("the operator decides whom requests trust", Duration::from_secs(30), async || {
+            let headers = [("x-target", &*format!("{target}/healthz"))];
+            let node = lattice.node(id);
+            let answer = http::send(&node.http(), Method::GET, "fetcher.test", "/", &headers, http::empty()).await;
+            let answer = http::whole(answer.unwrap()).await.unwrap().text();
+            if answer.contains(expected) { Ok(()) } else { Err(answer) }
+        })
+        .await;
+    }
 }
