@@ -22,7 +22,7 @@ use events::Events;
 use feed::Feed;
 use lattice::{
     event::EventKind,
-    host::{Host, Role, Unfit},
+    host::{Host, Linked, Role, Unfit},
     id::{LatticeId, NodeId},
     record::{Capacity, VolumeOffer},
     spec::Taint,
@@ -40,7 +40,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Says whether bytes are a component that some node could use in this role, where other parts satisfy these imports.
-pub type Inspector = Arc<dyn Fn(&[u8], Role, &[String]) -> Result<(), Unfit> + Send + Sync>;
+pub type Inspector = Arc<dyn Fn(&[u8], Role, &[Linked]) -> Result<(), Unfit> + Send + Sync>;
 
 /// How fast a lattice notices and how much it writes at rest. All nodes of a lattice use the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,23 +1,23 @@
 //! Whether a component can be used at all, asked when a spec is put: nothing is compiled, nothing is written.
 
 use lattice::{
-    host::{Role, Unfit},
+    host::{Linked, Role, Unfit},
     spec::PartRole,
 };
 use lattice_runtime::{Kind, LoadError, admissible, crossing};
 
 /// Whether bytes are a component that a node of this version can use in this role, where other parts satisfy the imports
 /// `linked` by calls through the host.
-pub fn inspect(bytes: &[u8], role: Role, linked: &[String]) -> Result<(), Unfit> {
+pub fn inspect(bytes: &[u8], role: Role, linked: &[Linked]) -> Result<(), Unfit> {
     let mut inspection = lattice_runtime::inspect(bytes).map_err(unfit)?;
-    for import in linked {
-        crossing(bytes, import).map_err(unfit)?.map_err(|why| Unfit {
+    for Linked { import, to } in linked {
+        crossing(bytes, import, *to == PartRole::Service).map_err(unfit)?.map_err(|why| Unfit {
             message: why.to_string(),
             missing: None,
             uncrossable: Some(import.clone()),
         })?;
     }
-    inspection.missing.retain(|import| !linked.contains(import));
+    inspection.missing.retain(|import| !linked.iter().any(|linked| linked.import == *import));
     match role {
         Role::Whole => admissible(&inspection).map_err(unfit),
         Role::Concurrent => match inspection.kind {

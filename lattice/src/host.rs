@@ -42,6 +42,15 @@ pub enum Role {
     },
 }
 
+/// An import that the host links to another part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Linked {
+    /// As it is written in the importer.
+    pub import: String,
+    /// What the part is that it is linked to. More can cross to a service than to others.
+    pub to: PartRole,
+}
+
 /// Why no node can use a component. For the person who sent it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]

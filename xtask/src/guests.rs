@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 29] = [
+const RUST: [&str; 31] = [
     "border",
     "border02",
     "border03",
@@ -54,6 +54,8 @@ const RUST: [&str; 29] = [
     "fetcher03",
     "files",
     "files03",
+    "flow",
+    "flow-caller",
     "greeter",
     "grpc-echo",
     "hello-composed",

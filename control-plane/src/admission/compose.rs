@@ -7,7 +7,7 @@ use super::{Admission, blocking, unavailable};
 use crate::Inspector;
 use lattice::{
     ctl::{Composed, ComposedEdge, CtlError, ErrorCode},
-    host::{Role, Unfit},
+    host::{Linked, Role, Unfit},
     id::{ComponentName, Digest},
     limits::COMPONENT_BYTES_MAX,
     recipe::{HostedPart, Recipe},
@@ -124,9 +124,11 @@ impl Admission {
 
 /// Whether nodes can run the whole (`None`) and what is linked to it.
 fn check(parts: &[Part], composition: &Composition, inspect: &Inspector) -> Result<(), (Option<ComponentName>, Unfit)> {
-    let linked = |from: Option<&ComponentName>| -> Vec<String> {
+    let linked = |from: Option<&ComponentName>| -> Vec<Linked> {
         let edges = composition.host_edges.iter().filter(|edge| edge.from.as_ref() == from);
-        edges.map(|edge| edge.import.clone()).collect()
+        let role = |to: &ComponentName| parts.iter().find(|part| part.name == *to).and_then(|part| part.role);
+        // What has no role is composed, and no edge leads there.
+        edges.filter_map(|edge| Some(Linked { import: edge.import.clone(), to: role(&edge.to)? })).collect()
     };
     inspect(&composition.bytes, Role::Whole, &linked(None)).map_err(|unfit| (None, unfit))?;
     for part in parts.iter().filter(|part| composition.hosted.contains(&part.name)) {
@@ -363,15 +365,16 @@ mod tests {
         let log = asked.clone();
         admission.inspect = Arc::new(move |_, role, linked| {
             if role != Role::Part {
+                let linked: Vec<_> = linked.iter().map(|linked| (&linked.import, linked.to)).collect();
                 log.lock().unwrap().push(format!("{role:?} {linked:?}"));
             }
-            match linked.contains(&"x:y/w@1.0.0".to_owned()) {
-                true => Err(Unfit {
+            match linked.iter().find(|linked| linked.import == "x:y/w@1.0.0") {
+                Some(linked) => Err(Unfit {
                     message: "f passes a stream".into(),
                     missing: None,
-                    uncrossable: linked.first().cloned(),
+                    uncrossable: Some(linked.import.clone()),
                 }),
-                false => Ok(()),
+                None => Ok(()),
             }
         });
         let error = admission.put(&message(&text)).await.unwrap_err();
@@ -380,9 +383,9 @@ mod tests {
         assert_eq!(
             *asked.lock().unwrap(),
             [
-                r#"Whole ["x:y/z@1.0.0"]"#,
+                r#"Whole [("x:y/z@1.0.0", Service)]"#,
                 "Hosted { role: Lazy, is_called: true } []",
-                r#"Hosted { role: Service, is_called: true } ["x:y/w@1.0.0"]"#
+                r#"Hosted { role: Service, is_called: true } [("x:y/w@1.0.0", Lazy)]"#
             ]
         );
 

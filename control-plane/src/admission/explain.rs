@@ -90,7 +90,9 @@ fn explain_crossing(spec: &WorkloadSpec, composition: &Composition, edge: &HostE
         Some(PartRole::Isolated) => {
             ("is isolated", "leave `isolate` out, so that both are composed, or pass plain values")
         }
-        Some(PartRole::Service) | None => ("is a service", "pass plain values: numbers, strings, lists, records, …"),
+        Some(PartRole::Service) | None => {
+            ("is a service", "pass plain values (numbers, strings, lists, records, …) or `stream<u8>`")
+        }
     };
     CtlError::new(ErrorCode::BadComponent, format!("{from} can't call {to}, which {kind}: {import}: {why}"))
         .field(field_of(spec, to, Blame::Role).unwrap_or_else(|| "components".into()))

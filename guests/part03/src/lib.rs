@@ -1,7 +1,8 @@
 //! A service of WASI 0.3: it counts by itself for as long as it runs, and is called meanwhile.
 //!
 //! `run` adds one every `PERIOD` milliseconds (10), until it has done so `TURNS` times, if that is set: then it returns, or
-//! fails or traps, as `END` says (`ok`, `error`, `trap`).
+//! fails or traps, as `END` says (`ok`, `error`, `trap`). Where `LISTEN` is set it waits until it is told to end, says so and
+//! returns.
 
 use std::{
     hint::black_box,
@@ -24,6 +25,12 @@ const MILLI: u64 = 1_000_000;
 
 impl wasip3::exports::cli::run::Guest for Part {
     async fn run() -> Result<(), ()> {
+        if std::env::var_os("LISTEN").is_some() {
+            let (mut silence, _end) = wasip3::cli::stdin::read_via_stream();
+            while silence.next().await.is_some() {}
+            eprintln!("told to end");
+            return Ok(());
+        }
         let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
         let mut turns = number("TURNS");
         loop {

@@ -1,8 +1,9 @@
 //! What belongs to one instance on our side: its WASI contexts, its handles, its limits. Everything a guest is not
-//! given here it does not have: no files but its volumes, no requests and sockets but those that are granted, an empty
-//! stdin.
+//! given here it does not have: no files but its volumes, no requests and sockets but those that are granted, a stdin that
+//! says nothing.
 
 use crate::{
+    bridge::streams::Over,
     identity::Identity,
     inherited::{Answering, Inherited},
     limits::{CpuMeter, Limits, MemoryLimiter},
@@ -49,6 +50,8 @@ pub(crate) struct Host {
     pub(crate) identity: Identity,
     /// The other parts of its unit.
     pub(crate) parts: Weak<Parts>,
+    /// Its store ends now.
+    pub(crate) over: Over,
     wasi: WasiCtx,
     descriptors: Descriptors,
     http: WasiHttpCtx,
@@ -69,6 +72,9 @@ pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>) -> wasmtime::Re
         .stdout(GuestLog::new(&blueprint.logs, ordinal, crate::LogStream::Stdout))
         .stderr(GuestLog::new(&blueprint.logs, ordinal, crate::LogStream::Stderr))
         .arg(blueprint.config.workload.as_str());
+    if let Some(stdin) = &blueprint.stdin {
+        wasi.stdin(stdin.clone());
+    }
     for (name, value) in &blueprint.config.env {
         wasi.env(name, value);
     }
@@ -91,6 +97,7 @@ pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>) -> wasmtime::Re
         config: blueprint.config.config.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
         identity: Identity { workload: blueprint.config.workload.clone(), replica: blueprint.config.replica },
         parts: blueprint.parts.clone(),
+        over: Over::default(),
         wasi: wasi.build(),
         descriptors: blueprint.volumes.descriptors(),
         http,

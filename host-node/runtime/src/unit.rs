@@ -11,7 +11,7 @@ use crate::{
     load::{Component, Pre, Runtime},
     logs::{LogGate, LogSink},
     network::{Network, NetworkStats},
-    parts::{Assembly, PartStats, Parts},
+    parts::{Assembly, PartStats, Parts, StopNotice},
     pool::{Guest, Instance, Pool, Retirement, Reuse},
     tally::{Tallied, Tally},
     volumes::{Volume, VolumeError, Volumes},
@@ -158,6 +158,7 @@ impl Unit {
                 config,
                 tally,
                 ordinals: AtomicU64::new(0),
+                stdin: None,
             },
             assembly,
             parts,
@@ -245,15 +246,17 @@ impl Unit {
         async move { parts.until_given_up().await }
     }
 
-    /// Refuse new requests, wait up to `limit` for those under way (those in line as well), then stop. Answers whether
-    /// all of them were done.
+    /// Refuse new requests, wait up to `limit` for those under way (those in line as well), let services end, then stop.
+    /// Answers whether all requests were done.
     pub async fn drain(&self, limit: Duration) -> bool {
+        let until = tokio::time::Instant::now() + limit;
         self.0.admission.close();
         let empty = async {
             self.0.admission.until_empty().await;
             self.0.parts.until_idle().await;
         };
-        let all_done = tokio::time::timeout(limit, empty).await.is_ok();
+        let all_done = tokio::time::timeout_at(until, empty).await.is_ok();
+        self.0.parts.end_services(until).await;
         self.0.stop();
         all_done
     }
@@ -286,6 +289,8 @@ pub(crate) struct Blueprint {
     /// Instances so far, those that could not be made included: names them in the log.
     pub(crate) ordinals: AtomicU64,
     pub(crate) volumes: Volumes,
+    /// What its instances have as stdin. Without, an empty one.
+    pub(crate) stdin: Option<StopNotice>,
 }
 
 pub(crate) struct Inner {

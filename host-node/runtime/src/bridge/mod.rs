@@ -1,10 +1,12 @@
 //! How a call crosses from one store to another: the functions that stand in a caller's linker for those of a part.
 //!
 //! Values are copied. Functions of a shape that is often met go through typed closures (`shapes.rs`), all others through
-//! dynamic values, which take 40 bytes for each of theirs, for each byte of a `list<u8>` too. Start at [`define`].
+//! dynamic values, which take 40 bytes for each of theirs, for each byte of a `list<u8>` too. What is in a stream of bytes
+//! crosses chunk by chunk (`streams.rs`). Start at [`define`].
 
 pub(crate) mod crossing;
 mod shapes;
+pub(crate) mod streams;
 
 use crate::{
     host::Host,
@@ -36,7 +38,7 @@ pub(crate) fn define(
     caller: &types::Component,
     target: Target,
 ) -> wasmtime::Result<()> {
-    if shapes::define(linker, name, ty, caller, target)? {
+    if shapes::define(linker, name, ty, caller, target)? || streams::define(linker, name, ty, target)? {
         return Ok(());
     }
     if ty.async_() {

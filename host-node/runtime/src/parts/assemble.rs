@@ -227,7 +227,7 @@ impl<'a> Plan<'a> {
             source,
         };
         let mut define = |name: &str, wanted: &ComponentFunc, found: Option<(ComponentItem, ComponentExportIndex)>| {
-            check(name, wanted).map_err(cannot_cross)?;
+            check(name, wanted, matches!(part.role, PartRole::Service { .. })).map_err(cannot_cross)?;
             let index = match found {
                 Some((ComponentItem::ComponentFunc(found), index)) if is_same(wanted, &found) => Ok(index),
                 _ => Err(EdgeError::Mismatch {

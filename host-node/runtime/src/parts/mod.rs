@@ -6,6 +6,7 @@
 //! `service.rs`, of which `supervision.rs` decides when one is started again.
 
 mod assemble;
+mod notice;
 mod pool;
 mod running;
 mod service;
@@ -13,7 +14,8 @@ mod supervision;
 
 pub(crate) use assemble::Target;
 pub use assemble::{Assembly, EdgeError};
-pub(crate) use running::{PartCall, PartError, PartFault, Parts};
+pub(crate) use notice::StopNotice;
+pub(crate) use running::{PartCall, PartError, PartFault, PartStreams, Parts};
 pub use supervision::Restart;
 
 use crate::load::Component;

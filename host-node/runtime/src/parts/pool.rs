@@ -2,6 +2,7 @@
 
 use super::assemble::Assembly;
 use crate::{
+    bridge::streams::EndsWith,
     failure::{Failure, NoRoom},
     host::{self, Host},
     ledger::{NodeShare, One},
@@ -10,7 +11,7 @@ use crate::{
     lock,
     logs::LogGate,
     network::Network,
-    parts::{PartRole, Parts},
+    parts::{PartRole, Parts, StopNotice},
     pool::Alive,
     tally::Tally,
     unit::{Blueprint, UnitConfig},
@@ -32,6 +33,8 @@ const ISOLATED_IDLE: Duration = Duration::from_secs(30);
 
 /// A part in a store of its own.
 pub(crate) struct PartInstance {
+    /// Above the store: what ends with it is to be told from what its guest ends.
+    _ends: EndsWith,
     pub(crate) store: Store<Host>,
     functions: Arc<[Func]>,
     /// The function of `wasi:cli/run`, of a service that has one.
@@ -95,6 +98,7 @@ impl Maker {
             memory_bytes: part.memory_bytes.unwrap_or(unit.limits.memory_bytes).min(runtime.max_memory_bytes()),
             ..unit.limits.clone()
         };
+        let runs = assembly.parts().get(at)?.run.is_some();
         // What runs between calls belongs to no request that could pay for it. It yields like everything else.
         if matches!(part.role, PartRole::Service { .. }) && assembly.parts().get(at)?.is_its_own_program() {
             limits.cpu = Duration::MAX;
@@ -113,6 +117,7 @@ impl Maker {
             parts,
             tally,
             ordinals: AtomicU64::new(0),
+            stdin: runs.then(StopNotice::default),
         };
         let (live, created) = (Arc::default(), AtomicU64::new(0));
         Some(Self { blueprint, assembly: assembly.clone(), at, runtime: runtime.clone(), live, created })
@@ -147,7 +152,16 @@ impl Maker {
         let run = part.run.as_ref().and_then(|index| instance.get_func(&mut store, index));
         self.created.fetch_add(1, Relaxed);
         let alive = Alive::count(&self.live);
-        Ok(PartInstance { store, functions, run, idle_since: Instant::now(), _alive: alive, _place: place })
+        let ends = EndsWith::of(&store);
+        Ok(PartInstance {
+            _ends: ends,
+            store,
+            functions,
+            run,
+            idle_since: Instant::now(),
+            _alive: alive,
+            _place: place,
+        })
     }
 
     /// The same, for nobody's call: within the limits of a request.

@@ -22,7 +22,7 @@ use crate::{
     network::Network,
     unit::{Blueprint, UnitConfig},
 };
-use futures_util::future::select_all;
+use futures_util::future::{join_all, select_all};
 use lattice::{http::CallError, id::ComponentName};
 use std::{
     fmt,
@@ -36,6 +36,9 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use wasmtime::component::Accessor;
+
+/// A service that was told to end has this time for it.
+const SERVICE_GRACE: Duration = Duration::from_secs(10);
 
 /// A call of a part failed. Travels through the caller's store as the error of a host function, which ends the caller.
 #[derive(Debug, Clone)]
@@ -175,6 +178,18 @@ impl Parts {
         for part in &self.parts {
             part.door.until_empty().await;
         }
+    }
+
+    /// Tells services that they are to end, and waits for those that listen: for [`SERVICE_GRACE`], and not beyond `until`.
+    /// Nobody may call them any more.
+    pub(crate) async fn end_services(&self, until: tokio::time::Instant) {
+        let until = until.min(tokio::time::Instant::now() + SERVICE_GRACE);
+        let told = self.parts.iter().filter_map(|part| {
+            let (service, notice) = (part.service()?, part.maker.blueprint.stdin.as_ref()?);
+            notice.tell();
+            (notice.has_listener() && service.state() == PartState::Ready).then(|| service.ended())
+        });
+        let _ = tokio::time::timeout_at(until, join_all(told.collect::<Vec<_>>())).await;
     }
 
     /// Ends all parts; whoever waits for one is turned away.
@@ -363,6 +378,11 @@ impl PartCall {
         accessor.with(|mut store| Self::of(store.data_mut(), target))
     }
 
+    /// For the streams that it answers with.
+    pub(crate) fn streams(&self) -> PartStreams {
+        PartStreams(self.part.clone())
+    }
+
     /// On the caller's own task, which waits for it. Answers with the values, now those of the results.
     pub(crate) async fn run(self, values: Box<dyn Values>) -> wasmtime::Result<Box<dyn Values>> {
         let part = self.part.clone();
@@ -436,6 +456,20 @@ impl PartCall {
             idle.clear(); // it was cleared before this one came back
         }
         Ok(values)
+    }
+}
+
+/// Whose streams they are that a caller reads.
+#[derive(Clone)]
+pub(crate) struct PartStreams(Arc<Running>);
+
+impl PartStreams {
+    /// It ended in the middle of one.
+    pub(crate) fn cut_short(&self) -> PartError {
+        let part = &self.0;
+        part.failures.fetch_add(1, Relaxed);
+        let state = part.service().map_or(PartState::Stopped, Service::state);
+        PartError { part: part.name.clone(), fault: PartFault::Down { state, last_error: part.last_error() } }
     }
 }
 

@@ -9,13 +9,13 @@
 //! finished, by somebody else if need be. It has the wall limit from its entry on; beyond it the service is started again.
 
 use super::{
-    PartState, Restart,
+    PartState, Restart, StopNotice,
     assemble::AssembledPart,
     pool::PartInstance,
     running::{PartFault, Running},
     supervision::{Action, Input, Phase, Supervision},
 };
-use crate::{bridge::Values, computing::in_slices, failure::Failure, host::Host, lock};
+use crate::{bridge::Values, computing::in_slices, failure::Failure, host::Host, lock, unit::Blueprint};
 use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use std::{
     future::pending,
@@ -26,7 +26,7 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Instant,
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -111,6 +111,15 @@ impl Service {
         }
     }
 
+    /// Resolves when its life is over.
+    pub(crate) fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut status = self.status.subscribe();
+        let lives = status.borrow().lives;
+        async move {
+            let _ = status.wait_for(|status| status.lives > lives).await; // an error: its unit has ended
+        }
+    }
+
     pub(crate) fn restarts(&self) -> u64 {
         self.restarts.load(Relaxed)
     }
@@ -159,6 +168,9 @@ async fn supervise(part: Arc<Running>, started: oneshot::Sender<Result<(), Failu
         let life = AssertUnwindSafe(live(&part, service, jobs.as_mut(), has_started)).catch_unwind();
         let Some(ended) = part.stop.run_until_cancelled(life).await else { break };
         let ended = ended.unwrap_or(Err(Failure::Panic));
+        if part.maker.blueprint.stdin.as_ref().is_some_and(StopNotice::is_told) {
+            break; // as it was told to
+        }
         if let Err(failure) = &ended {
             part.note_failure(failure);
             if let Some(started) = started.take() {
@@ -219,7 +231,7 @@ async fn live(
         }
         (Kind::Concurrent(_), Some(jobs)) => {
             started();
-            let calls = run_with_calls(&mut instance, jobs, part.maker.blueprint.limits.wall);
+            let calls = run_with_calls(&mut instance, jobs, &part.maker.blueprint);
             in_slices(&part.maker.blueprint.node.processors, calls).await
         }
     };
@@ -244,19 +256,27 @@ async fn run_alone(instance: &mut PartInstance) -> wasmtime::Result<Result<(), F
     Ok(end_of_run(run.call_async(&mut instance.store, ()).await?))
 }
 
-/// The service's `run`, if it has one, and calls of it. One that is called goes on when its `run` has returned.
+/// The service's `run`, if it has one, and calls of it. One that is called goes on when its `run` has returned, until it
+/// is told to end.
 async fn run_with_calls(
     instance: &mut PartInstance,
     jobs: &mut mpsc::Receiver<Job>,
-    wall: Duration,
+    blueprint: &Blueprint,
 ) -> wasmtime::Result<Result<(), Failure>> {
+    let wall = blueprint.limits.wall;
     let (run, functions) = (instance.run, instance.functions().clone());
     let serve = async |accessor: &Accessor<Host>| -> wasmtime::Result<Result<(), Failure>> {
         let mut run = pin!(async {
             let Some(run) = run else { return pending().await };
             let run = accessor.with(|store| run.typed::<(), Run>(store))?;
             match end_of_run(run.call_concurrent(accessor, ()).await?) {
-                Ok(()) if !functions.is_empty() => pending().await,
+                Ok(()) if !functions.is_empty() => match &blueprint.stdin {
+                    Some(notice) => {
+                        notice.told().await;
+                        Ok(Ok(()))
+                    }
+                    None => pending().await,
+                },
                 end => wasmtime::error::Ok(end),
             }
         });

@@ -17,6 +17,7 @@ mod parts;
 mod reuse;
 mod room;
 mod sockets;
+mod streams;
 mod volumes;
 
 use bytes::Bytes;

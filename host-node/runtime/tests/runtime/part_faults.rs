@@ -290,9 +290,9 @@ async fn what_cannot_be_linked_is_refused_with_the_reason() {
     let types =
         caller.inspection().imports.iter().find(|name| name.starts_with("wasi:http/types@0.2")).unwrap().clone();
     let bytes = guest("part-caller");
-    let found = crossing(&bytes, &types).unwrap().unwrap_err();
+    let found = crossing(&bytes, &types, true).unwrap().unwrap_err();
     assert_eq!(found.what, Uncrossable::Resource, "{found}");
-    assert_eq!(crossing(&bytes, "example:parts/values@0.1.0").unwrap(), Ok(()));
+    assert_eq!(crossing(&bytes, "example:parts/values@0.1.0", false).unwrap(), Ok(()));
 
     // Each of two parts passes on what the other one exports.
     let relay = |imported: &str, exported: &str| {
@@ -436,4 +436,27 @@ async fn asynchronous_calls_cost_their_request_its_time() {
     let error = unit.call(get("/loop/sleep/40")).await.unwrap_err();
     assert_eq!(error, CallError::Timeout { limit: Duration::from_millis(900) });
     assert!(part(&unit).calls < 46, "{:?}", part(&unit));
+}
+
+/// A service that reads its stdin hears of the end of its unit, and has time for it. One that does not costs none.
+#[tokio::test]
+async fn a_service_is_told_before_it_is_stopped() {
+    for listens in [true, false] {
+        let mut part = Part::new(name("part"), component("part03").await, service());
+        if listens {
+            part.env = [("LISTEN".to_owned(), "1".to_owned())].into();
+        }
+        let edges = edges("part", &["counter", "faults", "slow"]);
+        let assembly = RUNTIME.assemble(component("part-caller03").await, vec![part], edges).unwrap();
+        let log = Arc::new(Kept::default());
+        let unit = Unit::start(&RUNTIME, assembly, UnitConfig { logs: log.clone(), ..config() }).await.unwrap();
+        assert_eq!(body(&unit, "/sleep/1").await, "1", "it runs, and is called meanwhile");
+        let began = Instant::now();
+        assert!(unit.drain(Duration::from_secs(60)).await);
+        assert!(began.elapsed() < Duration::from_secs(9), "listens: {listens}, {:?}", began.elapsed());
+        let said = log.0.lock().unwrap().iter().any(|(_, _, line)| line == "told to end");
+        assert_eq!(said, listens);
+        until("it is stopped", || super::parts::part(&unit).state == PartState::Stopped).await;
+        assert_eq!(super::parts::part(&unit).restarts, 0, "it ended as it was told to");
+    }
 }

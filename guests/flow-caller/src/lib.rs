@@ -1,0 +1,104 @@
+//! Exchanges streams of bytes with its service, `flow`. wasi:http 0.3.
+//!
+//! | path               | answer                                                                                     |
+//! |--------------------|--------------------------------------------------------------------------------------------|
+//! | `/make/COUNT/GOOD` | how many of COUNT bytes came; the service traps after GOOD of them                         |
+//! | `/slow/COUNT/MS`   | reads one byte, waits, and answers how many were made meanwhile; then it drops the stream  |
+//! | `/through/COUNT`   | the body is COUNT bytes, straight from the service                                         |
+//! | `/made`            | how many bytes the service made                                                            |
+//! | `/abandoned`       | of how many of its streams the reader went away                                            |
+//! | `/sum/COUNT`       | sends COUNT ones, and answers with the sum                                                 |
+//! | `/upper/TEXT`      | sends the text letter by letter; the body is what comes back, as it comes                  |
+
+use wasip3::clocks::monotonic_clock::wait_for;
+use wasip3::exports::http::handler::Guest;
+use wasip3::http::types::{ErrorCode, Fields, Request, Response};
+use wasip3::wit_bindgen::{StreamReader, StreamResult};
+use wasip3::{spawn_local, wit_future, wit_stream};
+
+use crate::bindings::example::flow::streams;
+
+mod bindings {
+    wasip3::wit_bindgen::generate!({
+        path: "../flow/wit",
+        world: "caller",
+        runtime_path: "wasip3::wit_bindgen::rt",
+    });
+}
+
+wasip3::http::service::export!(Caller);
+
+struct Caller;
+
+const MILLI: u64 = 1_000_000;
+const CHUNK: usize = 16 << 10;
+
+impl Guest for Caller {
+    async fn handle(request: Request) -> Result<Response, ErrorCode> {
+        let target = request.get_path_with_query().unwrap_or_default();
+        let path: Vec<&str> = target.trim_start_matches('/').split('/').collect();
+        let number = |text: &str| text.parse().unwrap_or(0);
+        let text = match *path.as_slice() {
+            ["make", count, good] => {
+                let mut data = streams::make(number(count), number(good)).await;
+                let mut came = 0;
+                loop {
+                    let (result, bytes) = data.read(Vec::with_capacity(CHUNK)).await;
+                    came += bytes.len();
+                    if !matches!(result, StreamResult::Complete(_)) {
+                        break;
+                    }
+                }
+                came.to_string()
+            }
+            ["slow", count, millis] => {
+                let before = streams::made();
+                let mut data = streams::make(number(count), number(count)).await;
+                let first = data.next().await;
+                wait_for(u64::from(number(millis)) * MILLI).await;
+                format!("{first:?} {}", streams::made() - before)
+            }
+            ["through", count] => return Ok(answer(streams::make(number(count), number(count)).await)),
+            ["made"] => streams::made().to_string(),
+            ["abandoned"] => streams::abandoned().to_string(),
+            ["sum", count] => {
+                let (mut writer, reader) = wit_stream::new();
+                let mut left = number(count) as usize;
+                spawn_local(async move {
+                    while left > 0 {
+                        let size = left.min(CHUNK);
+                        writer.write_all(vec![1; size]).await;
+                        left -= size;
+                    }
+                });
+                streams::sum(reader).await.to_string()
+            }
+            ["upper", text] => {
+                let (mut writer, reader) = wit_stream::new();
+                let text = text.to_owned();
+                spawn_local(async move {
+                    for byte in text.bytes() {
+                        writer.write_all(vec![byte]).await;
+                    }
+                });
+                match streams::upper(reader).await {
+                    Ok(data) => return Ok(answer(data)),
+                    Err(error) => error,
+                }
+            }
+            _ => "see the source".to_owned(),
+        };
+        let (mut writer, body) = wit_stream::new();
+        spawn_local(async move {
+            writer.write_all(text.into_bytes()).await;
+        });
+        Ok(answer(body))
+    }
+}
+
+fn answer(body: StreamReader<u8>) -> Response {
+    let (none, trailers) = wit_future::new(|| Ok(None));
+    drop(none); // that writes the default
+    let (response, _sent) = Response::new(Fields::new(), Some(body), trailers);
+    response
+}
