@@ -1,6 +1,9 @@
 //! [`lattice::store::Bus`] over core NATS.
 
-use crate::connect::Nats;
+use crate::{
+    connect::Nats,
+    outbox::{Outbox, Refused, closed},
+};
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
@@ -8,23 +11,42 @@ use lattice::{
     Fut,
     store::{Answer, Bus, BusError, Connection, Handler, Headers, Items, Message, MicroService},
 };
-use std::time::Duration;
+use std::{future::ready, time::Duration};
 
 /// Requests to the control interface that one node handles at a time. More wait in the subscription.
 const REQUESTS_AT_A_TIME: usize = 64;
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(crate) struct NatsBus {
+    outbox: Outbox,
     nats: Nats,
 }
 
-impl NatsBus {
-    pub(crate) fn new(nats: Nats) -> Self {
-        Self { nats }
-    }
+/// Why a message did not go at once.
+enum Unpublished {
+    Failed(BusError),
+    Waits(Box<Message>),
 }
 
 impl NatsBus {
+    /// Must be called within a tokio runtime.
+    pub(crate) fn new(nats: Nats) -> Self {
+        Self { outbox: Outbox::new(nats.client.clone()), nats }
+    }
+
+    fn try_publish(&self, message: Message) -> Result<(), Unpublished> {
+        // Sent now, it would wait in the client's buffer for a connection, and its sender with it once that is full.
+        self.connected().map_err(Unpublished::Failed)?;
+        let (size, limit) = (message.payload.len(), self.payload_bytes_max());
+        if size > limit {
+            return Err(Unpublished::Failed(BusError::TooLarge { size, limit }));
+        }
+        self.outbox.try_publish(message).map_err(|refused| match refused {
+            Refused::Full(message) => Unpublished::Waits(message),
+            Refused::Closed => Unpublished::Failed(closed()),
+        })
+    }
+
     fn connected(&self) -> Result<(), BusError> {
         match self.nats.connection() {
             Connection::Up => Ok(()),
@@ -33,7 +55,7 @@ impl NatsBus {
     }
 }
 
-fn to_nats(headers: Headers) -> HeaderMap {
+pub(crate) fn to_nats(headers: Headers) -> HeaderMap {
     headers.into_iter().fold(HeaderMap::new(), |mut map, (name, value)| {
         map.insert(name.as_str(), value.as_str());
         map
@@ -54,31 +76,17 @@ fn from_nats(message: async_nats::Message) -> Message {
     }
 }
 
-fn disconnected(error: impl std::fmt::Display) -> BusError {
+pub(crate) fn disconnected(error: impl std::fmt::Display) -> BusError {
     BusError::Disconnected(error.to_string())
 }
 
 impl Bus for NatsBus {
     fn publish(&self, message: Message) -> Fut<'_, Result<(), BusError>> {
-        Box::pin(async move {
-            // Sent now, it would wait in the client's buffer for a connection, and its sender with it once that is full.
-            self.connected()?;
-            let limit = self.payload_bytes_max();
-            if message.payload.len() > limit {
-                return Err(BusError::TooLarge { size: message.payload.len(), limit });
-            }
-            let Message { subject, reply, headers, payload, .. } = message;
-            let client = &self.nats.client;
-            let sent = match (reply, headers.is_empty()) {
-                (None, true) => client.publish(subject, payload).await,
-                (None, false) => client.publish_with_headers(subject, to_nats(headers), payload).await,
-                (Some(reply), true) => client.publish_with_reply(subject, reply, payload).await,
-                (Some(reply), false) => {
-                    client.publish_with_reply_and_headers(subject, reply, to_nats(headers), payload).await
-                }
-            };
-            sent.map_err(disconnected)
-        })
+        match self.try_publish(message) {
+            Ok(()) => Box::pin(ready(Ok(()))),
+            Err(Unpublished::Failed(error)) => Box::pin(ready(Err(error))),
+            Err(Unpublished::Waits(message)) => Box::pin(self.outbox.publish(*message)),
+        }
     }
 
     fn request(
@@ -176,6 +184,7 @@ impl Bus for NatsBus {
     fn flush(&self) -> Fut<'_, Result<(), BusError>> {
         Box::pin(async move {
             self.connected()?;
+            self.outbox.handed_over().await?;
             let flushed = tokio::time::timeout(FLUSH_TIMEOUT, self.nats.client.flush()).await;
             flushed.map_err(disconnected)?.map_err(disconnected)
         })

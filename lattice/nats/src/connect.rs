@@ -190,7 +190,7 @@ struct ApiError {
 }
 
 impl Nats {
-    /// The bus of this connection.
+    /// The bus of this connection. Must be called within a tokio runtime.
     pub fn bus(&self) -> Arc<dyn Bus> {
         Arc::new(NatsBus::new(self.clone()))
     }

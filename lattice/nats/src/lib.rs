@@ -9,6 +9,7 @@ mod clock;
 mod connect;
 mod events;
 mod layout;
+mod outbox;
 mod store;
 
 pub use clock::{SystemClock, SystemRng};
