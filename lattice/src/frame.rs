@@ -30,7 +30,7 @@ use crate::{
     id::WorkloadName,
     limits::one_line,
 };
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
     uri::{Authority, PathAndQuery, Scheme},
@@ -53,6 +53,12 @@ pub const HTTP_INLINE_BODY_BYTES_MAX: usize = 64 * 1024;
 pub const FRAME_BYTES_MAX: usize = HEAD_BYTES_MAX + CHUNK_LENGTH_BYTES + HTTP_INLINE_BODY_BYTES_MAX + HEAD_BYTES_MAX;
 /// Longest message of a reset; longer ones are cut.
 pub const RESET_MESSAGE_BYTES_MAX: usize = 512;
+
+/// Messages with a head are copied up to this size: a head is kept as long as its exchange lives, and must not keep the
+/// buffer that it was received into, with many other messages.
+const COPIED_BYTES_MAX: usize = 8 * 1024;
+/// Two lengths, and a name of one character.
+const HEADER_LINE_BYTES_MIN: usize = 5;
 
 /// Length field of a chunk.
 pub(crate) const CHUNK_LENGTH_BYTES: usize = 4;
@@ -227,7 +233,7 @@ impl Frame {
         if bytes > frame_bytes_max {
             return Err(EncodeError::FrameTooLarge { bytes, limit: frame_bytes_max });
         }
-        let mut out = BytesMut::with_capacity(bytes);
+        let mut out = Vec::with_capacity(bytes);
         out.put_u8(FRAME_VERSION);
         out.put_u8(self.kind());
         out.put_u8(self.flags());
@@ -261,13 +267,13 @@ impl Frame {
             Frame::Ping => {}
         }
         debug_assert_eq!(out.len(), bytes);
-        Ok(out.freeze())
+        Ok(out.into())
     }
 
-    /// Read one message: its sequence and the frame. Bodies and header values are slices of the input, not copies.
+    /// Read one message: its sequence and the frame. Bodies and header values are slices, not copies, of the input, or of
+    /// one copy of it.
     pub fn decode(message: Bytes) -> Result<(u32, Frame), DecodeError> {
-        let frame_bytes = message.len();
-        let mut reader = Reader(message);
+        let mut reader = Reader { message, at: 0 };
         let version = reader.u8()?;
         if version != FRAME_VERSION {
             return Err(DecodeError::Version(version));
@@ -282,6 +288,9 @@ impl Frame {
         if flags & !flags_allowed != 0 || (flags & FLAG_TRAILERS != 0 && flags & FLAG_END == 0) {
             return Err(DecodeError::Flags { kind, flags });
         }
+        if matches!(kind, KIND_REQUEST | KIND_RESPONSE) && reader.message.len() <= COPIED_BYTES_MAX {
+            reader.message = Bytes::copy_from_slice(&reader.message);
+        }
         let frame = match kind {
             KIND_REQUEST => {
                 let window_bytes = reader.u32()?;
@@ -294,14 +303,14 @@ impl Frame {
                     path_and_query: reader.path_and_query()?,
                     headers: reader.headers()?,
                 });
-                let chunk = reader.inline_chunk(frame_bytes, flags)?;
+                let chunk = reader.inline_chunk(flags)?;
                 Frame::Request { head, remaining_ms, window_bytes, chunk }
             }
             KIND_RESPONSE => {
                 let window_bytes = reader.u32()?;
                 let status = StatusCode::from_u16(reader.u16()?).map_err(|_| DecodeError::Malformed("status"))?;
                 let head = Box::new(ResponseHead { status, headers: reader.headers()? });
-                let chunk = reader.inline_chunk(frame_bytes, flags)?;
+                let chunk = reader.inline_chunk(flags)?;
                 Frame::Response { head, window_bytes, chunk }
             }
             KIND_DATA => {
@@ -324,7 +333,7 @@ impl Frame {
             }
             _ => Frame::Ping,
         };
-        match reader.0.len() {
+        match reader.left() {
             0 => Ok((sequence, frame)),
             rest => Err(DecodeError::TrailingBytes(rest)),
         }
@@ -562,13 +571,13 @@ fn str_len(bytes: usize) -> usize {
     2 + bytes
 }
 
-fn put_str(out: &mut BytesMut, bytes: &[u8]) {
+fn put_str(out: &mut Vec<u8>, bytes: &[u8]) {
     // Checked limits keep every string below 64 KiB: see the assertions at the top.
     out.put_u16(bytes.len() as u16);
     out.put_slice(bytes);
 }
 
-fn put_headers(out: &mut BytesMut, headers: &HeaderMap) {
+fn put_headers(out: &mut Vec<u8>, headers: &HeaderMap) {
     out.put_u16(headers.len() as u16);
     for (name, value) in headers {
         put_str(out, name.as_str().as_bytes());
@@ -576,7 +585,7 @@ fn put_headers(out: &mut BytesMut, headers: &HeaderMap) {
     }
 }
 
-fn put_chunk(out: &mut BytesMut, chunk: &Chunk) {
+fn put_chunk(out: &mut Vec<u8>, chunk: &Chunk) {
     // The frame is at most a NATS payload, which is below 4 GiB.
     out.put_u32(chunk.bytes.len() as u32);
     out.put_slice(&chunk.bytes);
@@ -585,24 +594,45 @@ fn put_chunk(out: &mut BytesMut, chunk: &Chunk) {
     }
 }
 
-/// The part of a message not read yet.
-struct Reader(Bytes);
+/// A message, and how much of it was read.
+struct Reader {
+    message: Bytes,
+    at: usize,
+}
 
 impl Reader {
+    fn left(&self) -> usize {
+        self.message.len() - self.at
+    }
+
+    fn slice(&mut self, bytes: usize) -> Result<&[u8], DecodeError> {
+        let from = self.at;
+        let end = from.checked_add(bytes).ok_or(DecodeError::Truncated)?;
+        let slice = self.message.get(from..end).ok_or(DecodeError::Truncated)?;
+        self.at = end;
+        Ok(slice)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        self.slice(N)?.try_into().map_err(|_| DecodeError::Truncated)
+    }
+
     fn u8(&mut self) -> Result<u8, DecodeError> {
-        self.0.try_get_u8().map_err(|_| DecodeError::Truncated)
+        self.array().map(u8::from_be_bytes)
     }
 
     fn u16(&mut self) -> Result<u16, DecodeError> {
-        self.0.try_get_u16().map_err(|_| DecodeError::Truncated)
+        self.array().map(u16::from_be_bytes)
     }
 
     fn u32(&mut self) -> Result<u32, DecodeError> {
-        self.0.try_get_u32().map_err(|_| DecodeError::Truncated)
+        self.array().map(u32::from_be_bytes)
     }
 
     fn take(&mut self, bytes: usize) -> Result<Bytes, DecodeError> {
-        if bytes > self.0.len() { Err(DecodeError::Truncated) } else { Ok(self.0.split_to(bytes)) }
+        let from = self.at;
+        self.slice(bytes)?;
+        Ok(self.message.slice(from..self.at))
     }
 
     fn str(&mut self) -> Result<Bytes, DecodeError> {
@@ -610,22 +640,28 @@ impl Reader {
         self.take(bytes.into())
     }
 
+    /// A string that is not kept.
+    fn str_slice(&mut self) -> Result<&[u8], DecodeError> {
+        let bytes = self.u16()?;
+        self.slice(bytes.into())
+    }
+
     fn workload(&mut self) -> Result<WorkloadName, DecodeError> {
         let malformed = || DecodeError::Malformed("workload name");
-        let text = self.str()?;
-        WorkloadName::new(std::str::from_utf8(&text).map_err(|_| malformed())?).map_err(|_| malformed())
+        let text = self.str_slice()?;
+        WorkloadName::new(std::str::from_utf8(text).map_err(|_| malformed())?).map_err(|_| malformed())
     }
 
     fn method(&mut self) -> Result<Method, DecodeError> {
-        Method::from_bytes(&self.str()?).map_err(|_| DecodeError::Malformed("method"))
+        Method::from_bytes(self.str_slice()?).map_err(|_| DecodeError::Malformed("method"))
     }
 
     // The three below are compared with what was read: the `http` crate quietly turns some texts into others (an empty
     // path into "/", a fragment into nothing), and two readers must not differ about what was asked.
 
     fn scheme(&mut self) -> Result<Scheme, DecodeError> {
-        let text = self.str()?;
-        let scheme = Scheme::try_from(text.as_ref()).map_err(|_| DecodeError::Malformed("scheme"))?;
+        let text = self.str_slice()?;
+        let scheme = Scheme::try_from(text).map_err(|_| DecodeError::Malformed("scheme"))?;
         if scheme.as_str().as_bytes() == text { Ok(scheme) } else { Err(DecodeError::Malformed("scheme")) }
     }
 
@@ -646,10 +682,12 @@ impl Reader {
         if count > HEADERS_MAX {
             return Err(DecodeError::TooManyHeaders(count));
         }
-        // Not sized by `count`: the map grows with what is really there.
-        let mut headers = HeaderMap::new();
+        // No larger than what is there can fill: the count alone is a peer's word.
+        let room = count.min(self.left() / HEADER_LINE_BYTES_MIN);
+        let mut headers = HeaderMap::try_with_capacity(room).map_err(|_| DecodeError::TooManyHeaders(count))?;
         for _ in 0..count {
-            let name = HeaderName::from_lowercase(&self.str()?).map_err(|_| DecodeError::Malformed("header name"))?;
+            let name =
+                HeaderName::from_lowercase(self.str_slice()?).map_err(|_| DecodeError::Malformed("header name"))?;
             let value =
                 HeaderValue::from_maybe_shared(self.str()?).map_err(|_| DecodeError::Malformed("header value"))?;
             headers.try_append(name, value).map_err(|_| DecodeError::TooManyHeaders(count))?;
@@ -661,9 +699,9 @@ impl Reader {
         let bytes = self.u32()?;
         let bytes = self.take(usize::try_from(bytes).map_err(|_| DecodeError::Truncated)?)?;
         let tail = if flags & FLAG_TRAILERS != 0 {
-            let before = self.0.len();
+            let before = self.at;
             let trailers = self.headers()?;
-            let trailers_bytes = before - self.0.len();
+            let trailers_bytes = self.at - before;
             if trailers_bytes > HEAD_BYTES_MAX {
                 return Err(DecodeError::HeadTooLarge(trailers_bytes));
             }
@@ -677,8 +715,8 @@ impl Reader {
     }
 
     /// The chunk after a head, which must have been within its limit.
-    fn inline_chunk(&mut self, frame_bytes: usize, flags: u8) -> Result<Chunk, DecodeError> {
-        let head_bytes = frame_bytes - self.0.len();
+    fn inline_chunk(&mut self, flags: u8) -> Result<Chunk, DecodeError> {
+        let head_bytes = self.at;
         if head_bytes > HEAD_BYTES_MAX {
             return Err(DecodeError::HeadTooLarge(head_bytes));
         }
