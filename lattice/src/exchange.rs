@@ -134,6 +134,12 @@ pub fn refuse(reset: Reset) -> Bytes {
     Frame::Reset(reset).encode(0, FRAME_BYTES_MIN).unwrap_or_default()
 }
 
+/// A message for a node under a reply subject that no exchange has: a living node answers it with a reset, and nothing
+/// else comes of it.
+pub fn probe() -> Bytes {
+    Frame::Ping.encode(0, FRAME_BYTES_MIN).unwrap_or_default()
+}
+
 impl Config {
     /// `payload_bytes_max` is the limit that the NATS server announced when the node connected.
     pub fn new(payload_bytes_max: usize) -> Result<Self, PayloadLimitTooSmall> {
@@ -189,6 +195,14 @@ impl Exchange<Requester> {
         };
         self.close();
         self.fault = Some(gone);
+    }
+
+    /// The node is known to be gone, and what became of the request is not.
+    pub fn on_peer_gone(&mut self) {
+        if !self.closed {
+            self.close();
+            self.fault = Some(Reset::new(ResetCode::Idle, "the node is gone"));
+        }
     }
 }
 

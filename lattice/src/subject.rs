@@ -96,7 +96,7 @@ impl Topic {
             Topic::NodeCordon(node) => format!("lattice.{lattice}.ctl.node.cordon.{node}"),
             Topic::NodeUncordon(node) => format!("lattice.{lattice}.ctl.node.uncordon.{node}"),
             Topic::RouteList => format!("lattice.{lattice}.ctl.route.list"),
-            Topic::Http(node) => format!("lattice.{lattice}.http.{node}"),
+            Topic::Http(node) => http(lattice, node),
             Topic::Event(kind) => format!("lattice.{lattice}.evt.{}", kind.as_str()),
             Topic::Report(node) => format!("lattice.{lattice}.report.{node}"),
             Topic::Log(slot) => format!("lattice.{lattice}.log.{slot}"),
@@ -138,6 +138,11 @@ impl Topic {
         };
         Some((LatticeId::new(lattice).ok()?, topic))
     }
+}
+
+/// Where a node takes other nodes' requests: [`Topic::Http`], for whoever needs it with each request.
+pub fn http(lattice: &LatticeId, node: &NodeId) -> String {
+    ["lattice.", lattice.as_str(), ".http.", node.as_str()].concat()
 }
 
 /// Everything under the control interface. Subscribed by nodes, so that an unknown operation gets an answer.

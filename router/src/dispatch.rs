@@ -4,6 +4,7 @@ pub(crate) mod drive;
 pub(crate) mod exchanges;
 pub(crate) mod local;
 pub(crate) mod peers;
+mod pulse;
 pub(crate) mod remote;
 
 use lattice::store::Clock;

@@ -65,7 +65,7 @@ pub(crate) async fn serve(router: Router, stop: CancellationToken, drain: Durati
 
 struct Acceptor {
     router: Router,
-    exchanges: Exchanges,
+    exchanges: Exchanges<Responder>,
     places: Places,
     tasks: TaskTracker,
     /// Ends what is under way.
@@ -119,9 +119,10 @@ impl Acceptor {
             return self.refuse(reply, refuse(reset));
         };
         let wire = Wire { bus: self.router.bus().clone(), clock: clock.clone(), subject: reply.clone(), reply: None };
-        let drive = Drive::new(exchange, wire, self.exchanges.open(reply));
+        let drive = Drive::new(exchange, wire, self.exchanges.open(reply, ()));
         let (router, cut, warnings) = (self.router.clone(), self.cut.clone(), self.warnings.clone());
-        self.tasks.spawn(async move {
+        // Boxed: what is spawned is copied several times on its way.
+        self.tasks.spawn(Box::pin(async move {
             let _place = place;
             let _up = Up::new(&router.metrics().peer_exchanges);
             tokio::select! {
@@ -129,7 +130,7 @@ impl Acceptor {
                 () = cut.cancelled() => {} // the drive tells the router
                 () = answer(&router, drive, head, &warnings) => {}
             }
-        });
+        }));
     }
 
     fn refuse(&self, reply: String, payload: bytes::Bytes) {
@@ -140,7 +141,7 @@ impl Acceptor {
     }
 }
 
-async fn answer(router: &Router, mut drive: Drive<Responder>, head: RequestHead, warnings: &Warnings) {
+async fn answer(router: &Router, mut drive: Box<Drive<Responder>>, head: RequestHead, warnings: &Warnings) {
     let workload = head.workload.clone();
     if !mesh::lets_in(&router.table(), &workload, &head.headers) {
         let reset = Reset::new(ResetCode::NotHere, "the workload does not let this one call it").with_nothing_ran();

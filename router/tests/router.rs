@@ -11,6 +11,7 @@
 
 mod calls;
 mod ingress;
+mod lost;
 mod routes;
 mod sticky;
 mod world;

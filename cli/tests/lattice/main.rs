@@ -16,6 +16,7 @@ mod clients;
 mod composition;
 mod control;
 mod egress;
+mod exchanges;
 mod faults;
 mod http_clients;
 mod isolation;

@@ -12,6 +12,7 @@ use lattice::{
     exchange::{Event, Exchange, Requester, Responder},
     frame::{Reset, ResetCode, ResponseHead},
     http::{Body, BodyError, CallError},
+    id::NodeId,
     store::{Bus, BusError, Clock, Message},
 };
 use std::{collections::VecDeque, sync::Arc, task::Poll, time::Duration};
@@ -19,9 +20,14 @@ use tokio::sync::{mpsc, oneshot};
 
 /// What differs between the side that asks and the side that answers.
 pub(crate) trait Side: Sized + Send + 'static {
+    /// What tells its exchanges apart.
+    type Name: Ord + Clone + Send;
+    /// Who is on the other side, as far as that is known.
+    type Peer: Send;
     /// A reader that goes away ends the exchange. An instance may answer a request that it has not read.
     const READER_IS_NEEDED: bool;
     fn on_no_responders(exchange: &mut Exchange<Self>);
+    fn on_peer_gone(exchange: &mut Exchange<Self>);
     /// The reader began to read.
     fn on_first_read(exchange: &mut Exchange<Self>);
     /// What the peer is told when the body that this side sends breaks.
@@ -31,9 +37,15 @@ pub(crate) trait Side: Sized + Send + 'static {
 }
 
 impl Side for Requester {
+    /// The last token of the reply subject.
+    type Name = u64;
+    type Peer = NodeId;
     const READER_IS_NEEDED: bool = true;
     fn on_no_responders(exchange: &mut Exchange<Self>) {
         exchange.on_no_responders();
+    }
+    fn on_peer_gone(exchange: &mut Exchange<Self>) {
+        exchange.on_peer_gone();
     }
     fn on_first_read(_: &mut Exchange<Self>) {}
     fn source_broke(error: &BodyError) -> Reset {
@@ -45,9 +57,13 @@ impl Side for Requester {
 }
 
 impl Side for Responder {
+    /// The reply subject.
+    type Name = String;
+    type Peer = ();
     const READER_IS_NEEDED: bool = false;
     /// Its messages ask for no answer.
     fn on_no_responders(_: &mut Exchange<Self>) {}
+    fn on_peer_gone(_: &mut Exchange<Self>) {}
     fn on_first_read(exchange: &mut Exchange<Self>) {
         exchange.accept_body();
     }
@@ -76,7 +92,7 @@ pub(crate) struct Wire {
 pub(crate) struct Drive<S: Side> {
     pub(crate) exchange: Exchange<S>,
     wire: Wire,
-    open: Open,
+    open: Open<S>,
     outgoing: Outgoing,
     reader: Reader,
     timer: Option<(Duration, Fut<'static, ()>)>,
@@ -121,8 +137,9 @@ struct Reader {
 }
 
 impl<S: Side> Drive<S> {
-    pub(crate) fn new(exchange: Exchange<S>, wire: Wire, open: Open) -> Self {
-        Self {
+    /// Boxed, since it is large, and moves from one future into another.
+    pub(crate) fn new(exchange: Exchange<S>, wire: Wire, open: Open<S>) -> Box<Self> {
+        Box::new(Self {
             exchange,
             wire,
             open,
@@ -131,7 +148,7 @@ impl<S: Side> Drive<S> {
             timer: None,
             unsent: None,
             sent: false,
-        }
+        })
     }
 
     /// Send this body from now on.
@@ -190,7 +207,7 @@ impl<S: Side> Drive<S> {
     }
 
     /// Turn until the exchange is over and the reader has all. The reader learns of every end.
-    pub(crate) async fn run(mut self) -> Result<(), Reset> {
+    pub(crate) async fn run(mut self: Box<Self>) -> Result<(), Reset> {
         loop {
             let (error, reset) = match self.turn().await {
                 Turn::Progress | Turn::Response(_) => continue,
@@ -216,6 +233,7 @@ impl<S: Side> Drive<S> {
         match self.next().await {
             Next::Message(Some(Inbound::Frame(payload))) => self.exchange.on_frame(self.wire.clock.now(), payload),
             Next::Message(Some(Inbound::NoResponders)) => S::on_no_responders(&mut self.exchange),
+            Next::Message(Some(Inbound::PeerGone)) => S::on_peer_gone(&mut self.exchange),
             Next::Message(None) => {
                 let reset = Reset::new(ResetCode::SequenceGap, "frames were lost on this side");
                 self.exchange.reset(reset.clone());
@@ -251,7 +269,7 @@ impl<S: Side> Drive<S> {
         let has_piece = !queue.is_empty();
         tokio::select! {
             biased;
-            message = open.inbound.recv(), if !exchange.is_closed() => Next::Message(message),
+            message = open.receive(), if !exchange.is_closed() => Next::Message(message),
             permit = reserve(pieces), if has_piece => match (permit, queue.pop_front()) {
                 (Some(permit), Some(piece)) => {
                     let bytes = if let Piece::Data(bytes) = &piece { bytes.len() } else { 0 };
@@ -392,7 +410,9 @@ impl<S: Side> Drive<S> {
 
 impl<S: Side> Drop for Drive<S> {
     fn drop(&mut self) {
-        self.exchange.reset(S::dropped());
+        if !self.exchange.is_closed() {
+            self.exchange.reset(S::dropped());
+        }
         let Some(payload) = self.exchange.poll_transmit(self.wire.clock.now()) else { return };
         // One message, best effort: the peer's idle limit sees to the rest.
         if self.wire.publish(payload.clone()).now_or_never().is_some() {

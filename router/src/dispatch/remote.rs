@@ -6,6 +6,7 @@ use super::{
     drive::{Drive, Turn, Wire},
     exchanges::{Exchanges, Inbound},
     peers::Peers,
+    pulse::Pulse,
     until,
 };
 use crate::{
@@ -23,7 +24,7 @@ use lattice::{
     http::Response,
     id::{LatticeId, NodeId, WorkloadName},
     store::{Bus, Clock, Connection, STATUS_NO_RESPONDERS},
-    subject::Topic,
+    subject,
 };
 use std::{
     sync::{
@@ -44,15 +45,40 @@ pub(crate) struct Remote {
     clock: Arc<dyn Clock>,
     peers: Peers,
     metrics: Metrics,
-    exchanges: Exchanges,
-    /// All replies come to subjects under this one.
-    inbox: String,
-    next: AtomicU64,
+    exchanges: Exchanges<Requester>,
+    inbox: Arc<Inbox>,
     failures: Seldom,
     unsendable: Seldom,
     /// The inbox is subscribed.
     listening: watch::Receiver<bool>,
     _listener: AbortOnDropHandle<()>,
+    _pulse: AbortOnDropHandle<()>,
+}
+
+/// Where all replies to this router come: each exchange has a subject of its own under one prefix.
+pub(crate) struct Inbox {
+    /// With the dot at its end.
+    prefix: String,
+    next: AtomicU64,
+}
+
+impl Inbox {
+    fn new(bus: &dyn Bus) -> Self {
+        Self { prefix: format!("{}.x.", bus.inbox()), next: AtomicU64::new(0) }
+    }
+
+    /// The name of one more exchange.
+    pub(crate) fn next(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn subject(&self, name: u64) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    fn name(&self, subject: &str) -> Option<u64> {
+        subject.strip_prefix(&self.prefix)?.parse().ok()
+    }
 }
 
 impl Remote {
@@ -64,9 +90,17 @@ impl Remote {
         metrics: Metrics,
     ) -> Self {
         let exchanges = Exchanges::default();
-        let inbox = format!("{}.x", bus.inbox());
+        let inbox = Arc::new(Inbox::new(&*bus));
         let (is_listening, listening) = watch::channel(false);
         let listener = listen(bus.clone(), clock.clone(), inbox.clone(), exchanges.clone(), is_listening);
+        let pulse = Pulse {
+            lattice: lattice.clone(),
+            bus: bus.clone(),
+            clock: clock.clone(),
+            exchanges: exchanges.clone(),
+            inbox: inbox.clone(),
+            peers: peers.clone(),
+        };
         Self {
             lattice,
             bus,
@@ -75,11 +109,11 @@ impl Remote {
             metrics,
             exchanges,
             inbox,
-            next: AtomicU64::new(0),
             failures: Seldom::default(),
             unsendable: Seldom::default(),
             listening,
             _listener: AbortOnDropHandle::new(tokio::spawn(listener)),
+            _pulse: AbortOnDropHandle::new(tokio::spawn(pulse.watch())),
         }
     }
 
@@ -117,14 +151,14 @@ impl Remote {
                 }
                 _ => Unanswered::nothing_ran(RouteError::Failed),
             })?;
-        let reply = format!("{}.{}", self.inbox, self.next.fetch_add(1, Ordering::Relaxed));
+        let name = self.inbox.next();
         let wire = Wire {
             bus: self.bus.clone(),
             clock: self.clock.clone(),
-            subject: Topic::Http(node.clone()).subject(&self.lattice),
-            reply: Some(reply.clone()),
+            subject: subject::http(&self.lattice, node),
+            reply: Some(self.inbox.subject(name)),
         };
-        let mut drive = Drive::new(exchange, wire, self.exchanges.open(reply));
+        let mut drive = Drive::new(exchange, wire, self.exchanges.open(name, node.clone()));
         match body {
             Source::Whole(whole) => give_whole(&mut drive, whole)?,
             // Not read before the node has taken the request: until then it can be sent elsewhere.
@@ -144,7 +178,7 @@ impl Remote {
         }
     }
 
-    fn respond(&self, mut drive: Drive<Requester>, head: ResponseHead) -> Response {
+    fn respond(&self, mut drive: Box<Drive<Requester>>, head: ResponseHead) -> Response {
         // From here on silence is what counts, not the time that the head had.
         drive.exchange.lift_deadline();
         let body = match drive.take_whole() {
@@ -211,26 +245,23 @@ fn give_whole(drive: &mut Drive<Requester>, whole: &Whole) -> Result<(), Unanswe
 async fn listen(
     bus: Arc<dyn Bus>,
     clock: Arc<dyn Clock>,
-    inbox: String,
-    exchanges: Exchanges,
+    inbox: Arc<Inbox>,
+    exchanges: Exchanges<Requester>,
     is_listening: watch::Sender<bool>,
 ) {
-    let prefix = format!("{inbox}.");
     loop {
-        match bus.subscribe(format!("{inbox}.*"), None).await {
+        match bus.subscribe(format!("{}*", inbox.prefix), None).await {
             Ok(mut messages) => {
                 is_listening.send_replace(true);
                 while let Some(message) = messages.next().await {
-                    if !message.subject.starts_with(&prefix) {
-                        continue;
-                    }
+                    let Some(name) = inbox.name(&message.subject) else { continue };
                     let inbound = match message.status {
                         None => Inbound::Frame(message.payload),
                         Some(STATUS_NO_RESPONDERS) => Inbound::NoResponders,
                         Some(_) => continue,
                     };
                     // One that is over is not known any more: late frames are ignored.
-                    let _ = exchanges.deliver(&message.subject, inbound);
+                    let _ = exchanges.deliver(&name, inbound);
                 }
                 is_listening.send_replace(false);
                 exchanges.close();

@@ -74,6 +74,13 @@ impl Server {
         }
     }
 
+    /// Have another configuration from the next start on.
+    pub fn configure(&mut self, config: &str) {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(config.as_bytes()).unwrap();
+        self.config = Some(file);
+    }
+
     /// On the same port, with the same data.
     pub async fn start_again(&mut self) {
         let port = self.port.to_string();

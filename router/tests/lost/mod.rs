@@ -1,0 +1,98 @@
+//! Nodes that go away while they owe an answer, and readers that do not read: who notices, and how soon.
+
+use crate::{table_knows, world::*};
+use bytes::Bytes;
+use http_body::Frame;
+use http_body_util::BodyExt as _;
+use lattice::http::{BodyError, Response, empty, full};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+use tokio::{sync::Notify, time::timeout};
+
+/// Two looks, two questions and the pause between them, on a busy machine. Far below the ping of an exchange, which would
+/// hide that nobody looked.
+const NOTICED: Duration = Duration::from_secs(3);
+
+#[tokio::test]
+async fn a_node_that_is_killed_is_missed_before_its_exchange_says_anything() {
+    let world = World::new();
+    let (a, mut b) = (world.node("a").await, world.node("b").await);
+    world.ready("stuck", &["b"]);
+    world.ready("half", &["b"]);
+    let begun = Arc::new(Notify::new());
+    let tell = begun.clone();
+    b.guests.run("stuck", move |_| {
+        tell.notify_one();
+        std::future::pending()
+    });
+    let (frames, body) = written();
+    let body = std::sync::Mutex::new(Some(body));
+    b.guests.run("half", move |_| std::future::ready(Ok(Response::new(body.lock().unwrap().take().unwrap()))));
+    frames.send(Ok(Frame::data(Bytes::from_static(b"half")))).await.unwrap();
+    table_knows(&a, "half").await;
+
+    // One that has no response yet and may not be sent again, and one that is under way.
+    let router = a.router.clone();
+    let stuck =
+        tokio::spawn(async move { router.handle(request("POST", "http://stuck.test/", full("x")), PEER).await });
+    begun.notified().await;
+    let mut half = a.get("http://half.test/").await.into_body();
+    assert_eq!(half.frame().await.unwrap().unwrap().into_data().unwrap(), "half");
+    let killed = Instant::now();
+    b.kill().await;
+    let cut = timeout(NOTICED, half.frame()).await.expect("the client is told").unwrap();
+    assert!(matches!(&cut, Err(BodyError::Aborted(why)) if why.contains("gone")), "{cut:?}");
+    let lost = timeout(NOTICED, stuck).await.expect("the client is told").unwrap();
+    println!("missed after {} ms", killed.elapsed().as_millis());
+    assert_eq!((lost.status().as_u16(), header(&lost, "lattice-error")), (502, Some("peer-lost")));
+    drop(frames);
+}
+
+#[tokio::test]
+async fn a_node_that_is_slow_and_there_is_waited_for() {
+    let world = World::new();
+    let (a, b) = (world.node("a").await, world.node("b").await);
+    world.ready("slow", &["b"]);
+    b.guests.run("slow", |_| async {
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        ok("at last")
+    });
+    table_knows(&a, "slow").await;
+    let response = a.send(request("POST", "http://slow.test/", full("x"))).await;
+    assert_eq!(text(response).await, "at last");
+    // It was asked meanwhile whether it is there, and not once for each look of each exchange.
+    let sent = a.faults.messages.load(Ordering::SeqCst);
+    assert!((2..=7).contains(&sent), "{sent} messages");
+}
+
+#[tokio::test]
+async fn who_does_not_read_holds_up_nobody_else() {
+    let world = World::new();
+    let (a, b) = (world.node("a").await, world.node("b").await);
+    world.ready("flood", &["b"]);
+    world.ready("quick", &["b"]);
+    b.guests.run("flood", |_| std::future::ready(ok(pattern(8 << 20))));
+    b.guests.run("quick", |request| async move {
+        let body = request.into_body().collect().await?.to_bytes();
+        ok(body)
+    });
+    table_knows(&a, "quick").await;
+    let unread: Vec<_> = futures_util::future::join_all((0..20).map(|_| a.get("http://flood.test/"))).await;
+    for size in [1, 1 << 20] {
+        for _ in 0..20 {
+            let body = full(pattern(size));
+            let response =
+                timeout(NOTICED, a.send(request("POST", "http://quick.test/", body))).await.expect("at once");
+            let read = timeout(NOTICED, response.into_body().collect()).await.expect("at once").unwrap();
+            assert!(read.to_bytes() == pattern(size));
+        }
+    }
+    // None of them was ended for it, and each is whole.
+    for response in unread {
+        let read = timeout(SOON, response.into_body().collect()).await.unwrap().unwrap().to_bytes();
+        assert!(read == pattern(8 << 20));
+    }
+    assert_eq!(text(a.send(request("GET", "http://quick.test/", empty())).await).await, "");
+}
