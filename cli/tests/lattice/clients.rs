@@ -1,7 +1,11 @@
-//! Clients that are not ours: the control interface is NATS and nothing else.
+//! Clients that are not ours: the control interface is NATS and nothing else, and so is HTTP between nodes.
 
-use crate::harness::{PATIENCE, SharedLattice, shared, workspace};
-use std::{path::PathBuf, process::Output};
+use crate::harness::{PATIENCE, SharedLattice, api::holders, shared, workspace};
+use std::{
+    io::{Seek as _, Write as _},
+    path::PathBuf,
+    process::Output,
+};
 
 /// A Python with the clients of one set: named, or the one that `cargo xtask clients` set up.
 pub fn python_with(set: &str) -> PathBuf {
@@ -74,4 +78,43 @@ async fn a_shell_submits_a_workload_without_any_client() {
         run("bash".into(), &[&script("put.sh"), "127.0.0.1", &port, "default", file]).await
     })
     .await;
+}
+
+/// Written by what docs/protocol-http.md says, in another language: whoever can't do the same from it finds a fault of it.
+#[tokio::test]
+async fn a_second_implementation_of_the_protocol_asks_a_node() {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    let status = api.deploy("asked-from-python", "echo", 1).await;
+    let holder = holders(&status)[0].to_string();
+    lattice.serving("asked-from-python.test", "/bytes/1").await;
+    let ask = async |node: &str, workload: &str, method: &str, path: &str, body: &[u8]| {
+        let mut input = tempfile::tempfile().unwrap();
+        input.write_all(body).unwrap();
+        input.rewind().unwrap();
+        let mut command = tokio::process::Command::new(python_with("nats-py"));
+        command.args([&script("request.py"), &lattice.server.url(), "default", node, workload, method]);
+        command.args(["asked-from-python.test", path]).kill_on_drop(true).stdin(input);
+        tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends").unwrap()
+    };
+    // More than a window each way, so that both sides need credit; and what fits one message.
+    let large: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
+    for (method, path, body, answer) in [
+        ("POST", "/", &large[..], &large[..]),
+        ("POST", "/", b"small", b"small"),
+        ("GET", "/bytes/70000", b"", &large[..70_000]),
+    ] {
+        let output = ask(&holder, "asked-from-python", method, path, body).await;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let split = output.stdout.iter().position(|byte| *byte == b'\n').unwrap_or_else(|| panic!("{said}"));
+        let meta: serde_json::Value = serde_json::from_slice(&output.stdout[..split]).unwrap();
+        assert_eq!(meta["status"], 200, "{meta} {said}");
+        assert!(output.stdout[split + 1..] == *answer, "{method} {path}: {} bytes", output.stdout.len() - split - 1);
+    }
+    let refused = ask(&holder, "nobody", "GET", "/", b"").await;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("reset 2, flags 4"), "{said}");
+    let absent = ask("no-such-node", "nobody", "GET", "/", b"").await;
+    let said = String::from_utf8_lossy(&absent.stderr).into_owned();
+    assert!(said.contains("the node is not there"), "{said}");
 }

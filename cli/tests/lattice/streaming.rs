@@ -127,6 +127,33 @@ async fn large_bodies_pass_a_node_without_the_instance_in_bounded_memory() {
     }
 }
 
+/// What a node may grow by while it passes on a gibibyte, however much that is more than a window.
+const GIBIBYTE_GROWTH_KIB_MAX: u64 = 32 * 1024;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gibibyte_passes_in_the_memory_of_a_window() {
+    let lattice = Lattice::start(2).await;
+    let api = lattice.api().await;
+    let status = api.deploy("echo", "echo", 1).await;
+    lattice.serving("echo.test", "/bytes/10").await;
+    let far = lattice.node(holders(&status)[0].as_str());
+    let near = lattice.other_than(&far.id);
+    let before = [near, far].map(|node| {
+        reset_high_water(node.pid());
+        memory_kib(node.pid(), "VmHWM")
+    });
+    let begin = Instant::now();
+    let path = format!("/bytes/{}", 1_u64 << 30);
+    let read = check(exchange(near, Method::GET, "echo.test", &path, http::empty()).await);
+    assert_eq!(tokio::time::timeout(2 * LIMIT, read).await.expect("not within its time").unwrap(), 1 << 30);
+    println!("1 GiB of response: {:.0} MiB/s", 1024.0 / begin.elapsed().as_secs_f64());
+    for (node, before) in [near, far].into_iter().zip(before) {
+        let growth = memory_kib(node.pid(), "VmHWM").saturating_sub(before);
+        println!("{} grew by {growth} KiB from {before} KiB", node.id);
+        assert!(growth < GIBIBYTE_GROWTH_KIB_MAX, "{} grew by {growth} KiB", node.id);
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_goes_away_frees_what_it_held() {
     let lattice = crate::harness::shared().await;
