@@ -23,7 +23,7 @@ fn codec(criterion: &mut Criterion) {
     let mut pairs = Pairs::default();
     let (request_head, response_head) = (small::request_head(), small::response_head());
     let request = small::request_frame(request_head.clone());
-    let response = small::response_frame(response_head.clone());
+    let response = small::response_frame(response_head.clone(), small::BODY);
     let mut group = criterion.benchmark_group("frame");
     group.throughput(Throughput::Elements(1));
     group.bench_function("request-and-reply", |bencher| {

@@ -30,32 +30,45 @@ use std::{
 use tokio::{runtime::Runtime, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-const IN_FLIGHT: [u64; 2] = [1, 32];
+const IN_FLIGHT: [u64; 3] = [1, 32, 256];
+static CASES: [Case; 2] = [
+    Case { name: "200-bytes", path: small::PATH, body: small::BODY, subject: "bench.peer.small" },
+    Case { name: "64-kib", path: "/large", body: Bytes::from_static(&[b'x'; 64 * 1024]), subject: "bench.peer.large" },
+];
 const NEAR: u32 = 0;
 const FAR: u32 = 1;
 const CLIENT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 40_000));
-const PEER_SUBJECT: &str = "bench.peer";
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// The far router's subscription takes a moment. An attempt before it is given up after this.
 const ATTEMPT: Duration = Duration::from_millis(50);
 const ATTEMPTS_MAX: u32 = 100;
 
+/// What is asked, and what the answer is.
+#[derive(Debug, Clone)]
+struct Case {
+    name: &'static str,
+    path: &'static str,
+    body: Bytes,
+    /// Where the peer answers with the same.
+    subject: &'static str,
+}
+
 fn bench(criterion: &mut Criterion) {
     let server = NatsServer::start();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let world = runtime.block_on(World::start(&server.url));
-    let ask_nats = {
-        let (bus, frame) = (world.near_bus.clone(), world.request_frame.clone());
-        move || ask_peer(bus.clone(), frame.clone())
-    };
-    for in_flight in IN_FLIGHT {
+    for (case, in_flight) in CASES.iter().flat_map(|case| IN_FLIGHT.map(|in_flight| (case, in_flight))) {
+        let ask_nats = {
+            let (bus, frame) = (world.near_bus.clone(), world.request_frame.clone());
+            move || ask_peer(bus.clone(), case.subject, frame.clone())
+        };
         for (name, router) in [("another-node", &world.near), ("this-node", &world.far)] {
             let mut pairs = Pairs::default();
             let mut group = criterion.benchmark_group("hop");
             group.throughput(Throughput::Elements(1));
-            group.bench_function(BenchmarkId::new(name, in_flight), |bencher| {
+            group.bench_function(BenchmarkId::new(format!("{name}/{}", case.name), in_flight), |bencher| {
                 let router = router.clone();
-                let ask_router = move || get_page(router.clone());
+                let ask_router = move || get_page(router.clone(), case);
                 pairs.measure(
                     bencher,
                     |iterations| drive(&runtime, in_flight, iterations, &ask_router),
@@ -63,7 +76,7 @@ fn bench(criterion: &mut Criterion) {
                 );
             });
             group.finish();
-            let what = format!("answered on {name}, {in_flight} in flight");
+            let what = format!("{} answered on {name}, {in_flight} in flight", case.name);
             pairs.print(&what, "NATS request", 1.0, "requests");
         }
     }
@@ -96,20 +109,20 @@ fn drive<F: Future<Output = ()> + Send + 'static>(
     start.elapsed()
 }
 
-async fn ask_peer(bus: Arc<dyn Bus>, payload: Bytes) {
-    bus.request(PEER_SUBJECT.to_owned(), Headers::new(), payload, TIMEOUT).await.expect("the peer answers");
+async fn ask_peer(bus: Arc<dyn Bus>, subject: &'static str, payload: Bytes) {
+    bus.request(subject.to_owned(), Headers::new(), payload, TIMEOUT).await.expect("the peer answers");
 }
 
-async fn get_page(router: Router) {
-    let response = router.handle(page_request(), CLIENT).await;
+async fn get_page(router: Router, case: &'static Case) {
+    let response = router.handle(page_request(case), CLIENT).await;
     assert_eq!(response.status(), StatusCode::OK);
     let body = response.into_body().collect().await.expect("the body is whole").to_bytes();
-    assert_eq!(body.len(), small::BODY.len());
+    assert_eq!(body.len(), case.body.len());
 }
 
-fn page_request() -> Request {
+fn page_request(case: &Case) -> Request {
     let mut request = Request::new(empty());
-    *request.uri_mut() = Uri::from_static(small::PATH);
+    *request.uri_mut() = Uri::from_static(case.path);
     *request.headers_mut() = small::request_headers();
     request.headers_mut().insert(HOST, HeaderValue::from_static(small::HOST));
     request
@@ -137,17 +150,20 @@ impl World {
         let near = router(NEAR, near_bus.clone(), view.clone(), Page { ready: false });
         let far = router(FAR, far_bus.clone(), view, Page { ready: true });
         let encode = |frame: Frame| frame.encode(0, NATS_PAYLOAD_BYTES_DEFAULT).expect("it fits");
-        let reply_frame = encode(small::response_frame(small::response_head()));
 
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let questions = far_bus.subscribe(PEER_SUBJECT.to_owned(), None).await.expect("connected");
-        tasks.spawn(stop.clone().run_until_cancelled_owned(answer_as_peer(far_bus, questions, reply_frame)).map(drop));
+        for case in &CASES {
+            let questions = far_bus.subscribe(case.subject.to_owned(), None).await.expect("connected");
+            let reply = encode(small::response_frame(small::response_head(), case.body.clone()));
+            let answers = answer_as_peer(far_bus.clone(), questions, reply);
+            tasks.spawn(stop.clone().run_until_cancelled_owned(answers).map(drop));
+        }
         let (served, until) = (far.clone(), stop.clone());
         tasks.spawn(async move { served.serve_peers(until, Duration::ZERO).await.expect("connected") });
 
         let mut attempts = 0;
-        while near.handle(page_request(), CLIENT).await.status() != StatusCode::OK {
+        while near.handle(page_request(&CASES[0]), CLIENT).await.status() != StatusCode::OK {
             attempts += 1;
             assert!(attempts < ATTEMPTS_MAX, "the far router answers");
         }
@@ -193,13 +209,12 @@ impl Instances for Page {
         self.ready
     }
 
-    fn call(&self, _: &WorkloadName, _: Request) -> Fut<'static, Result<Response, CallError>> {
+    fn call(&self, _: &WorkloadName, request: Request) -> Fut<'static, Result<Response, CallError>> {
         let ready = self.ready;
         Box::pin(async move {
-            if !ready {
-                return Err(CallError::NotHere);
-            }
-            let mut response = Response::new(full(small::BODY));
+            let case = CASES.iter().find(|case| case.path.starts_with(request.uri().path()));
+            let Some(case) = case.filter(|_| ready) else { return Err(CallError::NotHere) };
+            let mut response = Response::new(full(case.body.clone()));
             *response.headers_mut() = small::response_headers();
             Ok(response)
         })

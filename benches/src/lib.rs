@@ -11,6 +11,7 @@ mod pairs;
 #[cfg(feature = "criterion")]
 pub mod processes;
 pub mod small;
+pub mod wires;
 pub mod world;
 
 #[cfg(feature = "criterion")]

@@ -65,8 +65,8 @@ pub fn request_frame(head: RequestHead) -> Frame {
     }
 }
 
-pub fn response_frame(head: ResponseHead) -> Frame {
-    Frame::Response { head: Box::new(head), window_bytes: 0, chunk: Chunk { bytes: BODY, tail: Tail::End } }
+pub fn response_frame(head: ResponseHead, body: Bytes) -> Frame {
+    Frame::Response { head: Box::new(head), window_bytes: 0, chunk: Chunk { bytes: body, tail: Tail::End } }
 }
 
 fn headers(list: &[(&'static str, &'static str)]) -> HeaderMap {

@@ -1,11 +1,11 @@
 //! How many HTTP requests does a node answer, and what does each cost? A closed loop over one machine's loopback: `wrk`
-//! against a whole node (router, host, metrics, everything), with instances kept and with fresh ones; against the runtime
-//! alone; against `wasmtime serve` with its best flags; and against plain hyper with a static answer, which is as fast as
+//! against a whole node (router, host, metrics, everything), with instances kept and with fresh ones; against the router
+//! alone, and the runtime alone; against `wasmtime serve` with its best flags; and against plain hyper with a static answer, which is as fast as
 //! HTTP gets here. All of a case run in turns, so that what disturbs one disturbs the others.
 //!
 //! It must not measure anything but whole processes: what a part costs is for the other benches.
 //!
-//! Start at [`measure`]. `cases.rs` says what is asked, `servers.rs` who answers, `peer.rs` is the two small servers of
+//! Start at [`measure`]. `cases.rs` says what is asked, `servers.rs` who answers, `peer.rs` is the small servers of
 //! this program's own, `load.rs` runs wrk.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a bench that can't be set up has nothing to measure")]
@@ -34,7 +34,7 @@ struct Args {
     /// Measurements of each server. The figures are medians over them
     #[arg(long, default_value_t = 5, value_name = "N")]
     rounds: u32,
-    /// Only these servers; the node with kept instances is always there
+    /// Only these servers
     #[arg(long, value_delimiter = ',', value_enum, value_name = "SERVER,…")]
     servers: Vec<Kind>,
     /// Only cases whose name contains one of these
@@ -63,11 +63,11 @@ fn main() {
     }
     let is_wanted = |case: &&Case| args.cases.is_empty() || args.cases.iter().any(|part| case.name.contains(part));
     let cases: Vec<&Case> = CASES.iter().filter(is_wanted).collect();
-    let node = Node::start(&cases);
+    let is_node = |kind: &Kind| matches!(kind, Kind::Lattice | Kind::LatticeFresh);
+    let node = args.servers.iter().any(is_node).then(|| Node::start(&cases));
     for case in cases {
-        let mut servers = vec![Server::start(Kind::Lattice, case, &node)];
-        let others = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Lattice && args.servers.contains(kind));
-        servers.extend(others.map(|kind| Server::start(kind, case, &node)));
+        let asked = Kind::ALL.into_iter().filter(|kind| args.servers.contains(kind));
+        let servers: Vec<Server> = asked.map(|kind| Server::start(kind, case, node.as_ref())).collect();
         for connections in &args.connections {
             let load = Load { connections: *connections, duration: Duration::from_secs(u64::from(args.seconds)) };
             print(case, &load, &measure(case, &servers, &load, args.rounds));
@@ -90,12 +90,13 @@ fn measure(case: &Case, servers: &[Server], load: &Load, rounds: u32) -> BTreeMa
 }
 
 /// Who each kind is set against. The ratio is that of rates, round by round.
-const RATIOS: [(Kind, Kind); 5] = [
+const RATIOS: [(Kind, Kind); 6] = [
     (Kind::Lattice, Kind::WasmtimeReuse),
     (Kind::Lattice, Kind::Hyper),
     (Kind::Lattice, Kind::LatticeFresh),
     (Kind::LatticeFresh, Kind::WasmtimeFresh),
     (Kind::Lattice, Kind::Runtime),
+    (Kind::Router, Kind::Hyper),
 ];
 
 fn print(case: &Case, load: &Load, runs: &BTreeMap<Kind, Vec<Run>>) {

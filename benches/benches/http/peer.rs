@@ -1,30 +1,41 @@
-//! The servers that this program is when it is started with `--serve`: hyper with a static answer, and the runtime behind
-//! nothing but hyper.
+//! The servers that this program is when it is started with `--serve`: hyper with a static answer, a router in front of
+//! the same answer, and the runtime behind nothing but hyper.
 
 use crate::servers::INSTANCES_MAX;
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header::CONTENT_TYPE};
-use http_body::Body as _;
 use http_body_util::{BodyExt as _, Collected, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use lattice::{http::BodyError, id::Digest, spec::Grants};
+use lattice::{
+    Fut,
+    http::{BodyError, CallError, Instances, Request, Response, full},
+    id::{Digest, LatticeId, WorkloadName},
+    spec::Grants,
+};
+use lattice_benches::{wires::Wires, world};
+use lattice_nats::{SystemClock, SystemRng};
+use lattice_router::{Router, RouterOptions};
 use lattice_runtime::{Limits, LogSink, LogStream, Reuse, Runtime, RuntimeOptions, Unit, UnitConfig};
+use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap, convert::Infallible, error::Error, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Task {
     Hyper { sleep_ms: u64, address: SocketAddr },
+    Router { sleep_ms: u64, address: SocketAddr, host: String },
     Runtime { wasm: PathBuf, address: SocketAddr },
 }
 
 impl Task {
     pub(crate) fn address(&self) -> SocketAddr {
         match self {
-            Task::Hyper { address, .. } | Task::Runtime { address, .. } => *address,
+            Task::Hyper { address, .. } | Task::Router { address, .. } | Task::Runtime { address, .. } => *address,
         }
     }
 }
@@ -36,6 +47,7 @@ pub(crate) fn serve(task: &str) {
     runtime.expect("a runtime").block_on(async move {
         match task {
             Task::Hyper { sleep_ms, address } => hyper(address, sleep_ms).await,
+            Task::Router { sleep_ms, address, host } => router(address, &host, sleep_ms).await,
             Task::Runtime { wasm, address } => runtime_alone(address, wasm).await,
         }
     });
@@ -61,21 +73,65 @@ where
     }
 }
 
-/// Answers a body with itself, and what has none with a line that never changes.
-async fn hyper(address: SocketAddr, sleep_ms: u64) {
-    let answer = move |request: http::Request<Incoming>| async move {
-        if sleep_ms > 0 {
-            tokio::time::sleep(Duration::from_millis(sleep_ms)).await;
-        }
-        let body = match request.body().is_end_stream() {
-            true => "Hello from hyper, the same for each request\n".into(),
-            false => request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default(),
-        };
-        let mut response = http::Response::new(Full::new(body));
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        response
+/// A body with itself, and what has none with a line that never changes.
+async fn answer<B: http_body::Body>(request: http::Request<B>, sleep_ms: u64) -> http::Response<Bytes> {
+    if sleep_ms > 0 {
+        tokio::time::sleep(Duration::from_millis(sleep_ms)).await;
+    }
+    let body = match request.body().is_end_stream() {
+        true => Bytes::from_static(b"Hello from hyper, the same for each request\n"),
+        false => request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default(),
     };
-    accept(address, answer).await;
+    let mut response = http::Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+async fn hyper(address: SocketAddr, sleep_ms: u64) {
+    accept(
+        address,
+        move |request: http::Request<Incoming>| async move { answer(request, sleep_ms).await.map(Full::new) },
+    )
+    .await;
+}
+
+/// All that a node does with a request but the guest: nobody else is in its lattice.
+async fn router(address: SocketAddr, host: &str, sleep_ms: u64) {
+    let mut view = world::nodes(1);
+    world::ask_for(&mut view, 0, 1, vec![world::route(host, "/")]);
+    world::place_all(&mut view, 0, 1);
+    // A view that never changes: the table of the first one stays in force.
+    let (_, view) = watch::channel(Arc::new(view));
+    let lattice = LatticeId::new("bench").expect("a good name");
+    let (clock, rng) = (Arc::new(SystemClock::default()), Arc::new(SystemRng));
+    let options = RouterOptions::new(world::node_id(0), lattice);
+    let mut metrics = Registry::default();
+    let router = Router::new(
+        options,
+        Arc::new(Wires::default()),
+        clock,
+        rng,
+        Arc::new(Instant { sleep_ms }),
+        view,
+        &mut metrics,
+    );
+    let listener = TcpListener::bind(address).await.expect("the address is free");
+    router.serve(listener, CancellationToken::new(), Duration::ZERO).await;
+}
+
+struct Instant {
+    sleep_ms: u64,
+}
+
+impl Instances for Instant {
+    fn is_ready(&self, _: &WorkloadName) -> bool {
+        true
+    }
+
+    fn call(&self, _: &WorkloadName, request: Request) -> Fut<'static, Result<Response, CallError>> {
+        let sleep_ms = self.sleep_ms;
+        Box::pin(async move { Ok(answer(request, sleep_ms).await.map(full)) })
+    }
 }
 
 async fn runtime_alone(address: SocketAddr, wasm: PathBuf) {

@@ -1,4 +1,4 @@
-//! Who answers: a node of a lattice of one, started by `lattice up`; `wasmtime serve`; and this program itself, as the two
+//! Who answers: a node of a lattice of one, started by `lattice up`; `wasmtime serve`; and this program itself, as the
 //! servers of `peer.rs`. All are processes of their own and end with this one.
 
 use crate::{cases::Case, peer::Task};
@@ -26,13 +26,16 @@ pub(crate) enum Kind {
     WasmtimeReuse,
     /// `wasmtime serve`, a fresh instance for each request
     WasmtimeFresh,
+    /// A node's router in front of an instance that answers at once
+    Router,
     /// hyper with a static answer
     Hyper,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 6] =
-        [Kind::Lattice, Kind::LatticeFresh, Kind::Runtime, Kind::WasmtimeReuse, Kind::WasmtimeFresh, Kind::Hyper];
+    #[rustfmt::skip]
+    pub(crate) const ALL: [Kind; 7] =
+        [Kind::Lattice, Kind::LatticeFresh, Kind::Runtime, Kind::WasmtimeReuse, Kind::WasmtimeFresh, Kind::Router, Kind::Hyper];
 
     pub(crate) fn label(self) -> &'static str {
         match self {
@@ -41,6 +44,7 @@ impl Kind {
             Kind::Runtime => "runtime alone",
             Kind::WasmtimeReuse => "wasmtime reuse",
             Kind::WasmtimeFresh => "wasmtime fresh",
+            Kind::Router => "router alone",
             Kind::Hyper => "hyper",
         }
     }
@@ -72,14 +76,19 @@ impl Drop for Process {
 }
 
 impl Server {
-    pub(crate) fn start(kind: Kind, case: &Case, node: &Node) -> Self {
+    /// `node` is there where `kind` is one of its workloads.
+    pub(crate) fn start(kind: Kind, case: &Case, node: Option<&Node>) -> Self {
         let mut command = match kind {
             Kind::Lattice | Kind::LatticeFresh => {
                 let host = case.host(kind == Kind::LatticeFresh);
+                let node = node.expect("a node was started");
                 return Self { kind, address: node.address, host, pid: node.pid, _process: None };
             }
             Kind::WasmtimeReuse | Kind::WasmtimeFresh => wasmtime(case, kind == Kind::WasmtimeReuse),
             Kind::Runtime => own(&Task::Runtime { wasm: case.wasm(), address: free_address() }),
+            Kind::Router => {
+                own(&Task::Router { sleep_ms: case.sleep_ms, address: free_address(), host: case.host(false) })
+            }
             Kind::Hyper => own(&Task::Hyper { sleep_ms: case.sleep_ms, address: free_address() }),
         };
         let address = command.address;

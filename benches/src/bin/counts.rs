@@ -1,6 +1,6 @@
 //! Hot paths to count instructions of: `counts PATH ITERATIONS` walks one so many times, `counts` names them. Meant to be
 //! run under callgrind by `cargo xtask count`, which counts what happens below [`measured`] and nothing else. One thread,
-//! and no sockets: the same input gives the same number of instructions.
+//! and no sockets: the same input gives the same number of instructions, but for what timers do.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a path that can't be walked has nothing to count")]
 
@@ -14,10 +14,10 @@ use lattice::{
     http::{Body, CallError, Instances, Request, Response, empty, full},
     id::{LatticeId, WorkloadName},
     limits::NATS_PAYLOAD_BYTES_DEFAULT,
-    store::{Bus, BusError, Clock, Connection, Handler, Headers, Items, Message, MicroService, Rng},
+    store::{Clock, Rng},
     view::LatticeView,
 };
-use lattice_benches::{small, world};
+use lattice_benches::{small, wires::Wires, world};
 use lattice_route_table::{Asked, RouteTable};
 use lattice_router::{Router, RouterOptions};
 use prometheus_client::registry::Registry;
@@ -29,6 +29,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 type Walk = fn(u64);
 
@@ -36,6 +37,7 @@ const PATHS: &[(&str, Walk)] = &[
     ("route/find", find_route),
     ("frame/request-and-reply", carry_in_frames),
     ("router/local-request", route_locally),
+    ("router/remote-request", route_remotely),
     #[cfg(feature = "runtime")]
     ("runtime/0.2-reused", |iterations| runtime::call("hello-http02", iterations)),
     #[cfg(feature = "runtime")]
@@ -89,7 +91,8 @@ fn find_route(iterations: u64) {
 
 /// A small request and its reply of 200 bytes, encoded and decoded.
 fn carry_in_frames(iterations: u64) {
-    let frames = [small::request_frame(small::request_head()), small::response_frame(small::response_head())];
+    let frames =
+        [small::request_frame(small::request_head()), small::response_frame(small::response_head(), small::BODY)];
     repeat(iterations, || {
         for frame in &frames {
             let message = black_box(frame).encode(0, NATS_PAYLOAD_BYTES_DEFAULT).expect("it fits");
@@ -106,11 +109,37 @@ fn route_locally(iterations: u64) {
         let mut view = world::nodes(1);
         world::ask_for(&mut view, 0, 1, vec![world::route(small::HOST, "/")]);
         world::place_all(&mut view, 0, 1);
-        let router = router(view);
+        let router = router(0, view, Arc::default());
         repeat(iterations, || {
             let response = router.handle(page_request(), client).now_or_never().expect("it does not wait");
             assert!(response.status().is_success());
             assert_eq!(read(response.into_body()), small::BODY);
+        });
+    });
+}
+
+/// A request through the routers of two nodes, over a bus that carries each message at once. What NATS and its client cost
+/// comes on top.
+fn route_remotely(iterations: u64) {
+    let client = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 9), 4711));
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let mut view = world::nodes(2);
+    world::ask_for(&mut view, 0, 1, vec![world::route(small::HOST, "/")]);
+    world::place_all(&mut view, 1, 1);
+    let bus = Arc::new(Wires::default());
+    let near = tokio.block_on(async {
+        let far = router(1, view.clone(), bus.clone());
+        tokio::spawn(async move { far.serve_peers(CancellationToken::new(), Duration::ZERO).await });
+        let near = router(0, view, bus.clone());
+        // Two inboxes, and where the far node is asked.
+        bus.has_subscriptions(3).await;
+        near
+    });
+    repeat(iterations, || {
+        tokio.block_on(async {
+            let response = near.handle(page_request(), client).await;
+            assert!(response.status().is_success());
+            assert_eq!(response.into_body().collect().await.expect("it is whole").to_bytes(), small::BODY);
         });
     });
 }
@@ -127,27 +156,31 @@ fn read(body: Body) -> Bytes {
     body.collect().now_or_never().expect("it is here").expect("it is whole").to_bytes()
 }
 
-fn router(view: LatticeView) -> Router {
+/// Only node 1 has an instance where there are two.
+fn router(node: u32, view: LatticeView, bus: Arc<Wires>) -> Router {
+    let page = Page { is_ready: view.sessions.len() == 1 || node == 1 };
     let lattice = LatticeId::new("bench").expect("a good name");
     // A view that never changes: the table of the first one stays in force.
     let (_, view) = watch::channel(Arc::new(view));
     Router::new(
-        RouterOptions::new(world::node_id(0), lattice),
-        Arc::new(NoBus),
+        RouterOptions::new(world::node_id(node), lattice),
+        bus,
         Arc::new(RealClock(Instant::now())),
         Arc::new(Seven),
-        Arc::new(Page),
+        Arc::new(page),
         view,
         &mut Registry::default(),
     )
 }
 
 /// Instances that answer the same page to everything.
-struct Page;
+struct Page {
+    is_ready: bool,
+}
 
 impl Instances for Page {
     fn is_ready(&self, _: &WorkloadName) -> bool {
-        true
+        self.is_ready
     }
 
     fn call(&self, _: &WorkloadName, _: Request) -> Fut<'static, Result<Response, CallError>> {
@@ -176,36 +209,6 @@ struct Seven;
 impl Rng for Seven {
     fn u64(&self) -> u64 {
         7
-    }
-}
-
-/// Carries nothing.
-struct NoBus;
-
-impl Bus for NoBus {
-    fn publish(&self, _: Message) -> Fut<'_, Result<(), BusError>> {
-        Box::pin(std::future::pending())
-    }
-    fn request(&self, _: String, _: Headers, _: Bytes, _: Duration) -> Fut<'_, Result<Message, BusError>> {
-        Box::pin(std::future::pending())
-    }
-    fn subscribe(&self, _: String, _: Option<String>) -> Fut<'_, Result<Items<Message>, BusError>> {
-        Box::pin(std::future::pending())
-    }
-    fn serve(&self, _: MicroService, _: Handler) -> Fut<'_, Result<(), BusError>> {
-        Box::pin(std::future::pending())
-    }
-    fn inbox(&self) -> String {
-        "_INBOX.none".to_owned()
-    }
-    fn payload_bytes_max(&self) -> usize {
-        NATS_PAYLOAD_BYTES_DEFAULT
-    }
-    fn connection(&self) -> Connection {
-        Connection::Down
-    }
-    fn flush(&self) -> Fut<'_, Result<(), BusError>> {
-        Box::pin(std::future::pending())
     }
 }
 
