@@ -2,6 +2,7 @@
 //! client chooses (ALPN), without TLS by prior knowledge (RFC 9113 §3.3).
 
 mod activity;
+mod bodies;
 mod framing;
 mod rarely;
 mod socket;
@@ -15,7 +16,8 @@ use crate::{
     seldom::Seldom,
     tls::{Tls, secured},
 };
-use activity::{Activity, Lapse, Paced, Patience, Streams, Watched};
+use activity::{Activity, Lapse, Patience, Streams};
+use bodies::{Paced, Watched};
 use http::{Version, header::TRANSFER_ENCODING};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;

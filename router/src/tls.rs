@@ -104,7 +104,7 @@ impl Tls {
             // A thread that is lost with the process is the only way for this to fail.
             let Ok(outcome) = tokio::task::spawn_blocking(move || tls.reload()).await else { continue };
             match outcome {
-                Ok(false) => {}
+                Ok(false) => told.clear(),
                 Ok(true) => {
                     told.clear();
                     let Last { not_after, names, .. } = *lock(&self.last);

@@ -4,15 +4,11 @@
 //!
 //! Start at [`Activity::lapse`].
 
-use super::socket::Notes;
 use crate::{RouterOptions, body::lock, metrics::Metrics};
-use bytes::Bytes;
-use http_body::{Frame, SizeHint};
-use lattice::{http::BodyError, store::Clock};
+use lattice::store::Clock;
 use std::{
-    pin::Pin,
     sync::{Arc, Mutex},
-    task::{Context, Poll, Waker},
+    task::Waker,
     time::Duration,
 };
 use tokio::{sync::Notify, task::AbortHandle};
@@ -254,7 +250,7 @@ impl Open {
     }
 
     /// From now on it is for the client to take something, or for the router to go on.
-    fn turn(&self, is_clients: bool) {
+    pub(super) fn turn(&self, is_clients: bool) {
         let Inner { clock, state, .. } = &*self.activity.0;
         let since = is_clients.then(|| clock.now());
         if let Some(exchange) = lock(state).of(self.number) {
@@ -262,11 +258,16 @@ impl Open {
         }
     }
 
-    /// The client's pace is its own from now on.
-    fn free(&self) {
+    /// The response begins: from now on the pace of the request's body is the client's own.
+    pub(super) fn free(&self) {
         if let Some(exchange) = lock(&self.activity.0.state).of(self.number) {
             exchange.gives.is_free = true;
         }
+    }
+
+    /// Who reads the request's body.
+    pub(super) fn reader(&self) -> Reader {
+        Reader { activity: self.activity.clone(), number: self.number, is_waiting: false }
     }
 }
 
@@ -279,25 +280,17 @@ impl Drop for Open {
     }
 }
 
-/// A request's body that breaks when its client sends it too slowly: when the times that somebody waited for it are more,
-/// together, than the grace and what the bytes take at the least rate. Ends with the beginning of the response.
-pub(crate) struct Paced<B> {
-    body: B,
+/// Who reads the body of one request, and what it waits for.
+pub(super) struct Reader {
     activity: Activity,
     number: u64,
-    bytes: u64,
     is_waiting: bool,
-    /// Told when the body is dropped before its end.
-    unread: Option<Arc<Notes>>,
 }
 
-impl<B> Paced<B> {
-    pub(crate) fn new(body: B, open: &Open, unread: Option<Arc<Notes>>) -> Self {
-        Self { body, activity: open.activity.clone(), number: open.number, bytes: 0, is_waiting: false, unread }
-    }
-
-    /// Whether the client is too late.
-    fn wait(&mut self, waker: &Waker) -> bool {
+impl Reader {
+    /// It has so many bytes and waits for the next one. Returns whether the client is too late; if it gets too late, the
+    /// waker is woken.
+    pub(super) fn waits(&mut self, bytes: u64, waker: &Waker) -> bool {
         let Inner { clock, patience, state, sooner, .. } = &*self.activity.0;
         let mut state = lock(state);
         let next_look = state.next_look;
@@ -310,7 +303,7 @@ impl<B> Paced<B> {
         }
         if !self.is_waiting {
             self.is_waiting = true;
-            gives.bytes = self.bytes;
+            gives.bytes = bytes;
             gives.since = Some(clock.now());
             if gives.due(patience).is_some_and(|due| due < next_look) {
                 sooner.notify_one();
@@ -319,7 +312,8 @@ impl<B> Paced<B> {
         gives.is_late
     }
 
-    fn go_on(&mut self) {
+    /// It waits no more.
+    pub(super) fn goes_on(&mut self) {
         if std::mem::take(&mut self.is_waiting) {
             let Inner { clock, state, .. } = &*self.activity.0;
             if let Some(Exchange { gives, .. }) = lock(state).of(self.number)
@@ -331,93 +325,18 @@ impl<B> Paced<B> {
     }
 }
 
-impl<B: http_body::Body<Data = Bytes, Error = BodyError> + Unpin> http_body::Body for Paced<B> {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = &mut *self;
-        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
-            return if this.wait(cx.waker()) { Poll::Ready(Some(Err(BodyError::Timeout))) } else { Poll::Pending };
-        };
-        this.go_on();
-        match &frame {
-            Some(Ok(frame)) => {
-                let bytes = frame.data_ref().map_or(0, Bytes::len);
-                this.bytes = this.bytes.saturating_add(bytes as u64);
-            }
-            Some(Err(_)) => {}
-            None => this.unread = None,
-        }
-        if this.body.is_end_stream() {
-            this.unread = None;
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl<B> Drop for Paced<B> {
-    fn drop(&mut self) {
-        if let Some(notes) = &self.unread {
-            notes.set_unread();
-        }
-        // Nobody waits for it any more.
-        self.go_on();
-    }
-}
-
-/// A response's body that notes who is to move next: while it has nothing, the router; else whoever reads it.
-pub(crate) struct Watched<B> {
-    body: B,
-    open: Option<Open>,
-}
-
-impl<B: http_body::Body> Watched<B> {
-    pub(crate) fn new(body: B, open: Open) -> Self {
-        let open = (!body.is_end_stream()).then_some(open);
-        if let Some(open) = &open {
-            open.free();
-            open.turn(true);
-        }
-        Self { body, open }
-    }
-}
-
-impl<B: http_body::Body<Data = Bytes, Error = BodyError> + Unpin> http_body::Body for Watched<B> {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if let Some(open) = &self.open {
-            open.turn(polled.is_ready());
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ingress::bodies::{Paced, Watched};
+    use bytes::Bytes;
     use futures_util::FutureExt as _;
+    use http_body::Frame;
     use http_body_util::{BodyExt as _, StreamBody};
-    use lattice::{Fut, http::empty};
+    use lattice::{
+        Fut,
+        http::{BodyError, empty},
+    };
 
     /// Time stands still but for a sleep, which takes its time at once.
     #[derive(Default)]
