@@ -52,10 +52,13 @@ fn table(routes: &[RouteItem]) -> Table {
             false => share.workload.to_string(),
         };
         let ready = |share: &RouteShare| match share.replicas {
+            _ if share.refused => "refused".to_owned(),
             Some(replicas) => format!("{}/{replicas}", share.ready),
             None => "missing".to_owned(),
         };
-        let all_ready = answered_by.iter().all(|share| share.replicas.is_some_and(|replicas| share.ready >= replicas));
+        let is_ready =
+            |share: &RouteShare| !share.refused && share.replicas.is_some_and(|replicas| share.ready >= replicas);
+        let all_ready = answered_by.iter().all(is_ready);
         table.row([
             route.host.to_string().into(),
             path.into(),
@@ -95,7 +98,8 @@ fn deeds(route: &Route) -> Vec<String> {
         if on.is_empty() { format!("attempts {}", retry.attempts) } else { format!("retry {}", on.join("/")) }
     });
     let cors = route.cors.as_ref().map(|_| "cors".to_owned());
-    [rewrite, redirect, timeout, limit, retry, cors].into_iter().flatten().collect()
+    let sticky = route.sticky.as_ref().map(|_| "sticky".to_owned());
+    [rewrite, redirect, timeout, limit, retry, cors, sticky].into_iter().flatten().collect()
 }
 
 #[cfg(test)]
@@ -114,6 +118,7 @@ mod tests {
             percent,
             ready: 1,
             replicas,
+            refused: false,
         };
         let of = [vec![share("shop", 100, Some(1))], vec![share("shop", 90, Some(3)), share("next", 10, None)]];
         let items: Vec<RouteItem> =

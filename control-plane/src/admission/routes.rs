@@ -42,13 +42,15 @@ fn key(route: &Route) -> impl Ord + use<'_> {
 
 fn item(view: &LatticeView, holder: &WorkloadName, route: &Route) -> RouteItem {
     let given = route.split.iter().fold(0_u32, |sum, share| sum.saturating_add(share.percent));
-    let own = share(view, holder, 100_u32.saturating_sub(given));
-    let others = route.split.iter().map(|other| share(view, &other.workload, other.percent));
+    let own = share(view, holder, holder, 100_u32.saturating_sub(given));
+    let others = route.split.iter().map(|other| share(view, holder, &other.workload, other.percent));
     RouteItem { route: route.clone(), answered_by: [own].into_iter().chain(others).collect() }
 }
 
-fn share(view: &LatticeView, workload: &WorkloadName, percent: u32) -> RouteShare {
+fn share(view: &LatticeView, holder: &WorkloadName, workload: &WorkloadName, percent: u32) -> RouteShare {
     let spec = view.specs.get(workload).map(|spec| &spec.record);
+    let lets = |spec: &SpecRecord| spec.spec.http.callers.as_ref().is_none_or(|callers| callers.contains(holder));
+    let refused = spec.is_some_and(|spec| workload != holder && !lets(spec));
     let serves = |uid: uuid::Uuid| {
         view.slots_of(workload).filter(move |(_, slot)| slot.record.uid == uid && slot.record.serving().is_some())
     };
@@ -58,6 +60,7 @@ fn share(view: &LatticeView, workload: &WorkloadName, percent: u32) -> RouteShar
         percent,
         ready: u32::try_from(ready).unwrap_or(u32::MAX),
         replicas: spec.map(|spec| spec.spec.replicas),
+        refused,
     }
 }
 
@@ -87,7 +90,11 @@ mod tests {
         let routes = list(&view(&[
             ("a", "{host: b.test}, {host: '*.test'}, {host: a.test, path: /x}, {host: a.test}"),
             ("b", "{host: a.test, path: {exact: /}}, {host: a.test, path: /x, methods: [GET]}, {host: '*'}"),
-            ("c", "{host: a.test, path: /x, headers: {a: b}, split: [{workload: gone, percent: 10}]}"),
+            (
+                "c",
+                "{host: a.test, path: /x, headers: {a: b}, split: [{workload: gone, percent: 10}, {workload: d, percent: 1}]}",
+            ),
+            ("d", "], callers: [e"),
         ]));
         let shown: Vec<String> = routes.routes.iter().map(|item| item.route.to_string()).collect();
         let expect =
@@ -95,8 +102,8 @@ mod tests {
         assert_eq!(shown, expect);
         let split = &routes.routes[4].answered_by;
         let split: Vec<_> =
-            split.iter().map(|share| (share.workload.as_str(), share.percent, share.replicas)).collect();
-        assert_eq!(split, [("c", 90, Some(1)), ("gone", 10, None)]);
+            split.iter().map(|share| (share.workload.as_str(), share.percent, share.replicas, share.refused)).collect();
+        assert_eq!(split, [("c", 89, Some(1), false), ("gone", 10, None, false), ("d", 1, Some(1), true)]);
     }
 
     #[test]

@@ -37,6 +37,14 @@ pub struct RouteShare {
     /// Replicas that are asked for; none where there is no such workload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<u32>,
+    /// Its `http.callers` do not name the workload that holds the route, so that it gets nothing.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub refused: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_false(is: &bool) -> bool {
+    !*is
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]

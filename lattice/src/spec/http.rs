@@ -31,8 +31,8 @@ pub struct HttpSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub routes: Vec<Route>,
-    /// Workloads whose components may send requests to this one by its name, `http://NAME.lattice`; `[]` is none. Each
-    /// needs a grant in its own spec as well. Default: every workload that has the grant.
+    /// Workloads whose components may send requests to this one by its name, `http://NAME.lattice`, and whose routes may
+    /// leave it a share by `split`; `[]` is none. Components need a grant in their own spec as well. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub callers: Option<Vec<WorkloadName>>,

@@ -1,5 +1,5 @@
 //! Which of the workloads that share a route answers a request. The holder of the route says who they are, so that no
-//! workload takes requests from another.
+//! workload takes requests from another; and a workload that says who may call it is sent none by others.
 
 use crate::{RouteEntry, RouteState};
 use lattice::{
@@ -52,14 +52,12 @@ pub(crate) fn shares(view: &LatticeView, me: &NodeId, route: &Route, holder: &Ro
         return Arc::default();
     }
     let others = route.split.iter().map(|spec::Share { workload, percent }| {
-        let entry = match view.specs.get(workload) {
-            Some(spec) => RouteEntry::of_workload(view, &spec.record, me),
-            // Not yet, or not any more: nobody is ready.
-            None => {
-                let nobody = RouteEntry { local_slots: 0, endpoints: Arc::default(), ..holder.clone() };
-                RouteEntry { workload: workload.clone(), ..nobody }
-            }
-        };
+        let entry = view.specs.get(workload).map(|spec| RouteEntry::of_workload(view, &spec.record, me));
+        // Not there, or not for this one to call: nobody is ready.
+        let entry = entry.filter(|entry| entry.lets_call(&holder.workload)).unwrap_or_else(|| {
+            let nobody = RouteEntry { local_slots: 0, endpoints: Arc::default(), ..holder.clone() };
+            RouteEntry { workload: workload.clone(), ..nobody }
+        });
         // What the route says holds whoever answers.
         let timeout: Option<Duration> = holder.timeout;
         let body_limit = entry.body_limit.min(holder.body_limit);

@@ -388,6 +388,15 @@ fn a_share_gets_its_part_while_it_is_ready() {
     );
     assert_eq!(of_next.endpoints[..], [endpoint("n2", 1, false)]);
 
+    let let_call = |view: &mut LatticeView, callers: &[&str]| {
+        let spec = Arc::make_mut(view.specs.get_mut(&name("next")).unwrap());
+        spec.record.spec.http.callers = Some(callers.iter().map(|caller| name(caller)).collect());
+    };
+    let_call(&mut view, &["other"]);
+    assert_eq!(parts(&view, &[]), named(&[("now", 1000)]), "who says who may call it is not reached by others");
+    let_call(&mut view, &["other", "now"]);
+    assert_eq!(parts(&view, &[]), all);
+
     view.slots.remove(&"next.0".parse().unwrap());
     assert_eq!(parts(&view, &[]), named(&[("now", 1000)]));
     view.slots.clear();
