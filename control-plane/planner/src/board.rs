@@ -271,11 +271,10 @@ impl Board {
 
     fn book(&mut self, entry: &Entry, is_there: bool) {
         for Booking { place, memory, .. } in &entry.bookings {
-            let weight = self.nodes.get(*place).map_or(0, |account| account.weight);
             if is_there {
-                self.ledger.book(*place, weight, *memory);
+                self.ledger.book(*place, *memory);
             } else {
-                self.ledger.unbook(*place, weight, *memory);
+                self.ledger.unbook(*place, *memory);
             }
         }
         if !entry.bookings.is_empty() {

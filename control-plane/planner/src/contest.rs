@@ -1,25 +1,24 @@
 //! Which node is better for the replicas of one workload. What does not change between two of its vacancies is found out
 //! once: that is most of the work where both nodes and vacancies are many.
 
+mod ranking;
+
+pub(crate) use ranking::Ranking;
+pub use ranking::Score;
+
 use crate::{
-    hash::meet,
-    ledger::{Ledger, Load},
     nodes::{Nodes, Place},
     rules::{self, Reason},
 };
 use lattice::{
     id::{NodeId, WorkloadName},
-    spec::{Relation, Requirement, Spread, Toleration, WorkloadSpec},
+    spec::{Placement, Relation, Requirement, Toleration, WorkloadSpec},
 };
 use std::{
     cell::Cell,
-    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
 };
-
-/// Ranks up to this one are exact. All that matters further behind is that each node has one of its own.
-pub(crate) const EXACT_RANKS: u32 = 32;
 
 /// The nodes that no rule about nodes alone keeps a workload from.
 pub(crate) struct Entrants {
@@ -29,16 +28,26 @@ pub(crate) struct Entrants {
 
 /// What a workload asks of a node alone.
 type Asked<'a> = (&'a [Requirement], &'a [Toleration], Option<&'a NodeId>);
+/// What makes groups of them: preferences, and the labels of rules about its own replicas, with whether they must be there.
+type Divided<'a> = (Vec<(&'a Requirement, u32)>, Vec<(&'a str, bool)>);
 
-/// Workloads that ask the same of a node have the same entrants.
+/// What contests of one walk have in common: workloads that ask the same of nodes have the same entrants, in the same
+/// groups.
 #[derive(Default)]
-pub(crate) struct EntrantsCache<'a>(BTreeMap<Asked<'a>, Rc<Entrants>>);
+pub(crate) struct Shared<'a> {
+    entrants: BTreeMap<Asked<'a>, Rc<Entrants>>,
+    groupings: BTreeMap<(Asked<'a>, Divided<'a>), Rc<Grouping>>,
+}
 
-impl<'a> EntrantsCache<'a> {
-    pub(crate) fn of(&mut self, nodes: &Nodes, spec: &'a WorkloadSpec) -> Rc<Entrants> {
-        let key = (spec.placement.require.as_slice(), spec.placement.tolerate.as_slice(), spec.placement.node.as_ref());
-        let is_shared = spec.volumes.is_empty();
-        if let Some(known) = self.0.get(&key).filter(|_| is_shared) {
+fn asked(spec: &WorkloadSpec) -> Option<Asked<'_>> {
+    let Placement { require, tolerate, node, .. } = &spec.placement;
+    // Volumes are too seldom the same to be compared.
+    spec.volumes.is_empty().then_some((require, tolerate, node.as_ref()))
+}
+
+impl<'a> Shared<'a> {
+    fn entrants(&mut self, nodes: &Nodes, spec: &'a WorkloadSpec) -> Rc<Entrants> {
+        if let Some(known) = asked(spec).and_then(|asked| self.entrants.get(&asked)) {
             return known.clone();
         }
         let mut entrants = Entrants { list: Vec::new(), is_in: vec![false; nodes.len()] };
@@ -49,10 +58,45 @@ impl<'a> EntrantsCache<'a> {
             }
         }
         let entrants = Rc::new(entrants);
-        if is_shared {
-            self.0.insert(key, entrants.clone());
+        if let Some(asked) = asked(spec) {
+            self.entrants.insert(asked, entrants.clone());
         }
         entrants
+    }
+}
+
+/// How entrants differ in what does not change while a contest lasts.
+#[derive(Default)]
+struct Grouping {
+    groups: Vec<Group>,
+    /// Group of each entrant, by place. Empty where there is one group.
+    group_of: Vec<usize>,
+    /// Of each rule about the workload's own replicas.
+    domains: Vec<Domains>,
+}
+
+/// The values of a label that entrants have, and by place which one each node has.
+struct Domains {
+    values: BTreeMap<String, usize>,
+    of: Vec<Option<usize>>,
+}
+
+impl Domains {
+    fn new(nodes: &Nodes, entrants: &Entrants, over: &str) -> Self {
+        let label = |place: Place| nodes.session(place)?.label(over);
+        let mut values: BTreeMap<String, usize> = BTreeMap::new();
+        for value in entrants.list.iter().filter_map(|place| label(*place)) {
+            if !values.contains_key(value) {
+                values.insert(value.to_owned(), 0);
+            }
+        }
+        values.values_mut().zip(0..).for_each(|(index, next)| *index = next);
+        let of = (0..nodes.len()).map(|place| values.get(label(place)?).copied()).collect();
+        Self { values, of }
+    }
+
+    fn of(&self, place: Place) -> Option<usize> {
+        self.of.get(place).copied().flatten()
     }
 }
 
@@ -84,10 +128,8 @@ pub(crate) struct Contest<'n, 'a> {
     least: Cell<u32>,
     over: Cell<bool>,
     relations: Vec<Other<'n>>,
-    moving: Vec<Moving<'n>>,
-    groups: Vec<Group>,
-    /// Group of each entrant, by place. Empty where there is one group.
-    group_of: Vec<usize>,
+    moving: Vec<Moving>,
+    grouping: Rc<Grouping>,
 }
 
 /// A relation to another workload, which does not move while the contest lasts.
@@ -102,12 +144,11 @@ struct Other<'n> {
 }
 
 /// A rule about the workload's own replicas: each that is placed counts for the next.
-struct Moving<'n> {
+struct Moving {
     rule: OwnRule,
     over: String,
     hard: bool,
-    /// Of the values that entrants have.
-    values: BTreeMap<&'n str, usize>,
+    /// By value of the label.
     counts: Vec<u32>,
     /// Most replicas that each value should have, where that is known from the beginning.
     quotas: Option<Vec<u32>>,
@@ -128,6 +169,42 @@ struct Group {
     members: Vec<Place>,
 }
 
+/// What a spec says about its own replicas, near (true) or apart.
+fn own_relations(spec: &WorkloadSpec) -> impl Iterator<Item = (bool, &Relation)> {
+    let near = spec.placement.near.iter().map(|near| (true, near));
+    let all = near.chain(spec.placement.apart.iter().map(|apart| (false, apart)));
+    all.filter(|(_, relation)| relation.workload == spec.name)
+}
+
+/// The rules about its own replicas: spreads, then relations.
+fn moving(spec: &WorkloadSpec) -> Vec<Moving> {
+    let new = |rule, over: &str, hard| Moving { rule, over: over.into(), hard, counts: Vec::new(), quotas: None };
+    let spreads = spec.placement.spread.iter();
+    let spreads = spreads.map(|spread| new(OwnRule::Spread { max_skew: spread.max_skew }, &spread.over, spread.hard));
+    let own = own_relations(spec).map(|(near, relation)| {
+        let weight = u64::from(relation.weight);
+        let rule = if near { OwnRule::Near { weight } } else { OwnRule::Apart { weight } };
+        new(rule, &relation.over, relation.hard)
+    });
+    spreads.chain(own).collect()
+}
+
+/// What it says about other workloads, and what they say about it.
+fn relations<'n>(nodes: &'n Nodes, spec: &WorkloadSpec, neighbours: &Neighbours<'_>) -> Vec<Other<'n>> {
+    let other = |workload: &WorkloadName, over: &str, near: bool, hard: bool, weight: u32| {
+        let places = neighbours.named.get(workload).into_iter().flatten();
+        let values = places.filter_map(|place| nodes.session(*place)?.label(over)).collect();
+        Other { workload: workload.clone(), over: over.to_owned(), near, hard, weight: weight.into(), values }
+    };
+    let near = spec.placement.near.iter().map(|near| (true, near));
+    let asked = near.chain(spec.placement.apart.iter().map(|apart| (false, apart)));
+    let asked = asked.filter(|(_, relation)| relation.workload != spec.name);
+    let asked =
+        asked.map(|(near, relation)| other(&relation.workload, &relation.over, near, relation.hard, relation.weight));
+    let repelled = neighbours.repelled.iter().map(|(workload, over)| other(workload, over, false, true, 0));
+    asked.chain(repelled).collect()
+}
+
 /// What a group costs now: by how many replicas its values would be too full, and the weights of what it misses.
 type Cost = (u64, u64);
 
@@ -141,7 +218,7 @@ struct Barred {
     most: u32,
 }
 
-impl<'n> Moving<'n> {
+impl Moving {
     /// How much the rule minds one more replica of the value: none, or by how much and for what.
     fn minds(&self, domain: Option<usize>) -> Result<Cost, (u32, u32)> {
         let count = domain.and_then(|domain| self.counts.get(domain)).copied().unwrap_or(0);
@@ -174,7 +251,7 @@ impl<'n> Moving<'n> {
 }
 
 /// How many replicas each value gets: the whole part of its share, and what is left goes to the largest remainders.
-fn quotas(values: &BTreeMap<&str, usize>, shares: &BTreeMap<String, u32>, replicas: u32) -> Vec<u32> {
+fn quotas(values: &BTreeMap<String, usize>, shares: &BTreeMap<String, u32>, replicas: u32) -> Vec<u32> {
     let share = |value: &str| u64::from(shares.get(value).copied().unwrap_or(0));
     // A value that no node has gets nothing, and the others what is left of it.
     let total: u64 = values.keys().map(|value| share(value)).sum();
@@ -189,7 +266,7 @@ fn quotas(values: &BTreeMap<&str, usize>, shares: &BTreeMap<String, u32>, replic
         let whole = u32::try_from(exact / total).unwrap_or(u32::MAX);
         quotas.get_mut(*index).into_iter().for_each(|quota| *quota = whole);
         left = left.saturating_sub(whole);
-        remainders.push((std::cmp::Reverse(exact % total), *value, *index));
+        remainders.push((std::cmp::Reverse(exact % total), value, *index));
     }
     remainders.sort_unstable();
     for (.., index) in remainders.into_iter().take(left as usize) {
@@ -202,99 +279,86 @@ impl<'n, 'a> Contest<'n, 'a> {
     pub(crate) fn new(
         nodes: &'n Nodes,
         spec: &'a WorkloadSpec,
-        entrants: Rc<Entrants>,
         neighbours: &Neighbours<'_>,
+        shared: &mut Shared<'a>,
     ) -> Self {
+        let entrants = shared.entrants(nodes, spec);
         let mut replicas = vec![0; nodes.len()];
         for place in &neighbours.own {
             replicas.get_mut(*place).into_iter().for_each(|count| *count += 1);
         }
-        let label = |place: Place, over: &str| -> Option<&'n str> { nodes.session(place)?.label(over) };
-        let placement = &spec.placement;
-        let mut relations = Vec::new();
-        let mut add = |workload: &WorkloadName, over: &str, near: bool, hard: bool, weight: u32| {
-            let places = neighbours.named.get(workload).into_iter().flatten();
-            let values = places.filter_map(|place| label(*place, over)).collect();
-            let (workload, over) = (workload.clone(), over.to_owned());
-            relations.push(Other { workload, over, near, hard, weight: weight.into(), values });
-        };
-        let mut own_rules: Vec<(OwnRule, &str, bool, Option<&Spread>)> = Vec::new();
-        for spread in &placement.spread {
-            own_rules.push((OwnRule::Spread { max_skew: spread.max_skew }, &spread.over, spread.hard, Some(spread)));
-        }
-        for (near, Relation { workload, over, hard, weight }) in
-            placement.near.iter().map(|near| (true, near)).chain(placement.apart.iter().map(|apart| (false, apart)))
-        {
-            if *workload != spec.name {
-                add(workload, over, near, *hard, *weight);
-                continue;
-            }
-            let weight = u64::from(*weight);
-            let rule = if near { OwnRule::Near { weight } } else { OwnRule::Apart { weight } };
-            own_rules.push((rule, over, *hard, None));
-        }
-        for (workload, over) in &neighbours.repelled {
-            add(workload, over, false, true, 0);
-        }
-        let moving = own_rules.into_iter().map(|(rule, over, hard, spread)| {
-            let mut values: BTreeMap<&'n str, usize> =
-                entrants.list.iter().filter_map(|place| Some((label(*place, over)?, 0))).collect();
-            values.values_mut().zip(0..).for_each(|(index, next)| *index = next);
-            let mut counts = vec![0; values.len()];
-            for place in &neighbours.own {
-                let index = label(*place, over).and_then(|value| values.get(value));
-                index.and_then(|index| counts.get_mut(*index)).into_iter().for_each(|count| *count += 1);
-            }
-            let shares = spread.map(|spread| &spread.shares).filter(|shares| !shares.is_empty());
-            let quotas = shares.map(|shares| quotas(&values, shares, spec.replicas));
-            Moving { rule, over: over.to_owned(), hard, values, counts, quotas }
-        });
+        let most = neighbours.own.iter().filter_map(|place| replicas.get(*place)).max().copied().unwrap_or(0);
         let mut contest = Self {
             nodes,
             spec,
             needed: spec.memory_reserved(),
+            entrants,
             failed: neighbours.failed.clone(),
-            most: replicas.iter().max().copied().unwrap_or(0),
+            replicas,
+            most,
             least: Cell::new(0),
             over: Cell::new(false),
-            replicas,
-            moving: moving.collect(),
-            relations,
-            groups: Vec::new(),
-            group_of: Vec::new(),
-            entrants,
+            relations: relations(nodes, spec, neighbours),
+            moving: moving(spec),
+            grouping: Rc::default(),
         };
-        contest.form_groups();
+        contest.grouping = contest.divide(shared);
+        let grouping = contest.grouping.clone();
+        let spreads = spec.placement.spread.iter().map(Some).chain(std::iter::repeat(None));
+        for ((moving, domains), spread) in contest.moving.iter_mut().zip(&grouping.domains).zip(spreads) {
+            moving.counts = vec![0; domains.values.len()];
+            for place in &neighbours.own {
+                let index = domains.of(*place);
+                index.and_then(|index| moving.counts.get_mut(index)).into_iter().for_each(|count| *count += 1);
+            }
+            let shares = spread.map(|spread| &spread.shares).filter(|shares| !shares.is_empty());
+            moving.quotas = shares.map(|shares| quotas(&domains.values, shares, spec.replicas));
+        }
         contest
     }
 
     /// Put entrants that differ in nothing but fullness into one group; those that a relation keeps out, into none.
-    fn form_groups(&mut self) {
-        if self.relations.is_empty() && self.moving.is_empty() && self.spec.placement.prefer.is_empty() {
-            return;
+    fn divide(&self, shared: &mut Shared<'a>) -> Rc<Grouping> {
+        let prefer = &self.spec.placement.prefer;
+        if self.relations.is_empty() && self.moving.is_empty() && prefer.is_empty() {
+            return Rc::default();
         }
-        let mut groups: BTreeMap<(u64, Vec<Option<usize>>), Vec<Place>> = BTreeMap::new();
+        // Where other workloads are, is another thing for each.
+        let key = asked(self.spec).filter(|_| self.relations.is_empty()).map(|asked| {
+            let spreads = self.spec.placement.spread.iter().map(|spread| (spread.over.as_str(), spread.hard));
+            let own = own_relations(self.spec).map(|(_, relation)| (relation.over.as_str(), false));
+            let prefer = prefer.iter().map(|preference| (&preference.label, preference.weight));
+            (asked, (prefer.collect(), spreads.chain(own).collect()))
+        });
+        if let Some(known) = key.as_ref().and_then(|key| shared.groupings.get(key)) {
+            return known.clone();
+        }
+        let new_domains = |moving: &Moving| Domains::new(self.nodes, &self.entrants, &moving.over);
+        let domains: Vec<Domains> = self.moving.iter().map(new_domains).collect();
+        let mut members: BTreeMap<(u64, Vec<Option<usize>>), Vec<Place>> = BTreeMap::new();
         for place in &self.entrants.list {
             if self.estranged(*place).is_none() {
-                groups.entry((self.missed(*place), self.domains(*place))).or_default().push(*place);
+                let values = domains.iter().map(|domains| domains.of(*place)).collect();
+                members.entry((self.missed(*place), values)).or_default().push(*place);
             }
         }
-        self.group_of = vec![usize::MAX; self.nodes.len()];
-        for ((missed, domains), members) in groups {
+        let mut grouping = Grouping { groups: Vec::new(), group_of: vec![usize::MAX; self.nodes.len()], domains };
+        for ((missed, domains), members) in members {
             for place in &members {
-                self.group_of.get_mut(*place).into_iter().for_each(|group| *group = self.groups.len());
+                let group = grouping.groups.len();
+                grouping.group_of.get_mut(*place).into_iter().for_each(|at| *at = group);
             }
-            self.groups.push(Group { missed, domains, members });
+            grouping.groups.push(Group { missed, domains, members });
         }
+        let grouping = Rc::new(grouping);
+        if let Some(key) = key {
+            shared.groupings.insert(key, grouping.clone());
+        }
+        grouping
     }
 
     fn label(&self, place: Place, over: &str) -> Option<&'n str> {
         self.nodes.session(place)?.label(over)
-    }
-
-    fn domains(&self, place: Place) -> Vec<Option<usize>> {
-        let domain = |moving: &Moving<'n>| moving.values.get(self.label(place, &moving.over)?).copied();
-        self.moving.iter().map(domain).collect()
     }
 
     /// The hard relation to another workload that a node breaks, or the label that it lacks for a hard spread.
@@ -310,7 +374,7 @@ impl<'n, 'a> Contest<'n, 'a> {
                 (value, false) => return Some(Reason::Near { workload, over, value: value.map(Into::into) }),
             }
         }
-        let lacks = |moving: &&Moving<'n>| {
+        let lacks = |moving: &&Moving| {
             moving.hard && matches!(moving.rule, OwnRule::Spread { .. }) && self.label(place, &moving.over).is_none()
         };
         self.moving.iter().find(lacks).map(|moving| Reason::Unspread { over: moving.over.clone() })
@@ -341,11 +405,14 @@ impl<'n, 'a> Contest<'n, 'a> {
             *replicas += 1;
             self.most = self.most.max(*replicas);
         }
-        for moving in &mut self.moving {
-            let value = self.nodes.session(place).and_then(|session| session.label(&moving.over));
-            let index = value.and_then(|value| moving.values.get(value));
-            index.and_then(|index| moving.counts.get_mut(*index)).into_iter().for_each(|count| *count += 1);
+        for (moving, domains) in self.moving.iter_mut().zip(&self.grouping.domains) {
+            let index = domains.of(place);
+            index.and_then(|index| moving.counts.get_mut(index)).into_iter().for_each(|count| *count += 1);
         }
+    }
+
+    fn is_before(&self, place: Place, other: Place) -> bool {
+        self.nodes.id(place) < self.nodes.id(other)
     }
 
     pub(crate) fn needed(&self) -> u64 {
@@ -356,244 +423,5 @@ impl<'n, 'a> Contest<'n, 'a> {
 impl Other<'_> {
     fn is_kept(&self, value: Option<&str>) -> bool {
         value.is_some_and(|value| self.values.contains(value)) == self.near
-    }
-}
-
-/// What decides between two nodes: smaller is better, and what comes first decides first. Ties are broken by the ids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Score {
-    /// By how many replicas the values of labels that the workload is spread over would be too full.
-    pub spread: u64,
-    /// The weights of the preferences and relations that it misses.
-    pub missed: u64,
-    /// A replica of the workload failed there.
-    pub failed: bool,
-    /// Replicas of the workload that it has.
-    pub replicas: u32,
-    /// In eighths of what it has least of.
-    pub fullness: u8,
-    /// The rendezvous hash.
-    pub chance: u64,
-}
-
-/// The order of the nodes for one slot. Nothing is computed before it is asked for: who comes first is found without
-/// looking at most of the nodes, the whole order is only for people.
-pub(crate) struct Ranking<'l, 'n, 'a> {
-    ledger: &'l Ledger,
-    contest: &'l Contest<'n, 'a>,
-    slot: u64,
-    /// First, before all others.
-    incumbent: Option<Place>,
-    /// The only one that may take it.
-    pinned: Option<Place>,
-    costs: Vec<Option<Cost>>,
-}
-
-impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
-    pub(crate) fn new(
-        ledger: &'l Ledger,
-        contest: &'l Contest<'n, 'a>,
-        slot: u64,
-        incumbent: Option<Place>,
-        pinned: Option<Place>,
-    ) -> Self {
-        let costs = contest.groups.iter().map(|group| contest.cost(group).ok()).collect();
-        Ranking { ledger, contest, slot, incumbent, pinned, costs }
-    }
-
-    /// The best node.
-    pub(crate) fn first(&self) -> Option<Place> {
-        if self.incumbent.is_some() {
-            return self.incumbent;
-        }
-        if let Some(pinned) = self.pinned {
-            return self.score(pinned).map(|_| pinned);
-        }
-        if self.contest.over.get() {
-            return None;
-        }
-        if self.is_plain() { self.first_of_all() } else { self.first_of_groups() }
-    }
-
-    fn is_plain(&self) -> bool {
-        self.contest.group_of.is_empty()
-    }
-
-    /// Where nothing but fullness and chance decides, nodes that are equally full are looked at together, and most of
-    /// them not further than to their hash.
-    fn first_of_all(&self) -> Option<Place> {
-        let contest = self.contest;
-        for failed in [false, true] {
-            if failed && contest.failed.is_empty() {
-                break;
-            }
-            let least = if failed { 0 } else { contest.least.get() };
-            for replicas in least..=contest.most {
-                for level in self.ledger.levels() {
-                    let mut best: Option<(u64, Place)> = None;
-                    for seat in level {
-                        let hash = meet(self.slot, seat.weight);
-                        if best.is_none_or(|best| self.is_before((hash, seat.place), best))
-                            && contest.entrants.is_in.get(seat.place) == Some(&true)
-                            && contest.replicas.get(seat.place) == Some(&replicas)
-                            && contest.failed.contains(&seat.place) == failed
-                            && self.ledger.has_room(seat.place, contest.needed)
-                        {
-                            best = Some((hash, seat.place));
-                        }
-                    }
-                    if let Some((_, place)) = best {
-                        return Some(place);
-                    }
-                }
-                if !failed {
-                    contest.least.set(replicas + 1);
-                }
-            }
-            contest.least.set(contest.least.get().min(contest.most));
-        }
-        contest.over.set(true);
-        None
-    }
-
-    fn is_before(&self, (hash, place): (u64, Place), (best, other): (u64, Place)) -> bool {
-        match hash.cmp(&best) {
-            Ordering::Less => true,
-            Ordering::Equal => self.contest.nodes.id(place) < self.contest.nodes.id(other),
-            Ordering::Greater => false,
-        }
-    }
-
-    fn first_of_groups(&self) -> Option<Place> {
-        let mut groups: Vec<(Cost, &Group)> =
-            self.costs.iter().zip(&self.contest.groups).filter_map(|(cost, group)| Some(((*cost)?, group))).collect();
-        groups.sort_by_key(|(cost, _)| *cost);
-        for equal in groups.chunk_by(|one, two| one.0 == two.0) {
-            let members = equal.iter().flat_map(|(_, group)| &group.members);
-            let scored = members.filter_map(|place| Some((self.score(*place)?, *place)));
-            if let Some((_, place)) = scored.min_by(|one, two| self.compare(*one, *two)) {
-                return Some(place);
-            }
-        }
-        None
-    }
-
-    fn compare(&self, (one, place): (Score, Place), (two, other): (Score, Place)) -> Ordering {
-        one.cmp(&two).then_with(|| self.contest.nodes.id(place).cmp(&self.contest.nodes.id(other)))
-    }
-
-    /// What a node that can take the slot is worth.
-    pub(crate) fn score(&self, place: Place) -> Option<Score> {
-        let load = self.ledger.load(place);
-        load.has_room(self.contest.needed).then_some(())?;
-        self.score_if_there_were_room(place, load)
-    }
-
-    fn score_if_there_were_room(&self, place: Place, load: Load) -> Option<Score> {
-        let contest = self.contest;
-        if contest.entrants.is_in.get(place) != Some(&true) || self.pinned.is_some_and(|pinned| pinned != place) {
-            return None;
-        }
-        let (spread, missed) = match contest.group_of.get(place) {
-            None if self.is_plain() => (0, 0),
-            group => self.costs.get(*group?).copied().flatten()?,
-        };
-        Some(Score {
-            spread,
-            missed,
-            failed: contest.failed.contains(&place),
-            replicas: contest.replicas.get(place).copied().unwrap_or(0),
-            fullness: load.fullness(),
-            chance: meet(self.slot, contest.nodes.get(place)?.weight),
-        })
-    }
-
-    /// How many nodes come before this one, if it can take the slot: exact up to [`EXACT_RANKS`], and one of its own
-    /// further behind. `position` says which of `nodes` it is, in any order that all agree on.
-    pub(crate) fn of(&self, place: Place, (position, nodes): (usize, usize)) -> Option<u32> {
-        if self.incumbent == Some(place) {
-            return Some(0);
-        }
-        let mine = (self.score(place)?, place);
-        if self.pinned.is_some() {
-            return Some(0);
-        }
-        let mut better = u32::from(self.incumbent.is_some());
-        for other in self.contest.entrants.list.iter().filter(|other| Some(**other) != self.incumbent) {
-            if self.score(*other).is_some_and(|score| self.compare((score, *other), mine).is_lt()) {
-                better += 1;
-                if better >= EXACT_RANKS {
-                    let turned = (position as u64).wrapping_add(self.slot) % (nodes.max(1) as u64);
-                    return Some(EXACT_RANKS.saturating_add(u32::try_from(turned).unwrap_or(u32::MAX)));
-                }
-            }
-        }
-        Some(better)
-    }
-
-    /// The nodes that can take the slot, best first. An incumbent has no score: it just comes first.
-    pub(crate) fn all(&self) -> Vec<(Place, Option<Score>)> {
-        let others = self.contest.entrants.list.iter().filter(|place| Some(**place) != self.incumbent);
-        let mut scored: Vec<(Score, Place)> = others.filter_map(|place| Some((self.score(*place)?, *place))).collect();
-        scored.sort_by(|one, two| self.compare(*one, *two));
-        let others = scored.into_iter().map(|(score, place)| (place, Some(score)));
-        self.incumbent.into_iter().map(|place| (place, None)).chain(others).collect()
-    }
-
-    /// The nodes that would do but for their room.
-    pub(crate) fn without_room(&self) -> impl Iterator<Item = (Place, Score)> + '_ {
-        let full = |place: &Place| {
-            let load = self.ledger.load(*place);
-            let score = self.score_if_there_were_room(*place, load)?;
-            (!load.has_room(self.contest.needed)).then_some((*place, score))
-        };
-        self.contest.entrants.list.iter().filter_map(full)
-    }
-
-    pub(crate) fn load(&self, place: Place) -> Load {
-        self.ledger.load(place)
-    }
-
-    /// Why a node can't take the slot, if it can't.
-    pub(crate) fn refusal(&self, place: Place) -> Option<Reason> {
-        let contest = self.contest;
-        let account = contest.nodes.get(place)?;
-        let session = account.session.as_ref()?;
-        if self.incumbent == Some(place) {
-            return None;
-        }
-        if let Some(reason) = rules::refuses(account, session, contest.spec).or_else(|| contest.estranged(place)) {
-            return Some(reason);
-        }
-        if let Some(pinned) = self.pinned.filter(|pinned| *pinned != place) {
-            return Some(Reason::Pinned { node: contest.nodes.id(pinned)?.clone() });
-        }
-        let group = contest.group_of.get(place).and_then(|group| contest.groups.get(*group));
-        if let Some(Err(barred)) = group.map(|group| contest.cost(group)) {
-            let moving = contest.moving.get(barred.moving)?;
-            let (over, workload) = (moving.over.clone(), contest.spec.name.clone());
-            let value = session.label(&over).map(str::to_owned);
-            return Some(match moving.rule {
-                OwnRule::Spread { .. } => {
-                    let (count, most) = (barred.count, barred.most);
-                    Reason::Spread { over, value: value.unwrap_or_default(), count, most }
-                }
-                OwnRule::Near { .. } => Reason::Near { workload, over, value },
-                OwnRule::Apart { .. } => Reason::Apart { workload, over, value: value.unwrap_or_default() },
-            });
-        }
-        full(&self.ledger.load(place), contest.needed)
-    }
-}
-
-/// What there is too little of, if anything.
-pub(crate) fn full(load: &Load, needed: u64) -> Option<Reason> {
-    let room = load.capacity?;
-    if load.has_room(needed) {
-        None
-    } else if load.slots >= room.slots {
-        Some(Reason::Slots { capacity: room.slots })
-    } else {
-        Some(Reason::Memory { needed, reserved: load.memory, capacity: room.memory })
     }
 }

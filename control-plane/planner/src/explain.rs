@@ -107,8 +107,7 @@ pub fn explain(view: &LatticeView, slot: &SlotId) -> Option<Explanation> {
     let spec = &view.specs.get(&slot.workload)?.record;
     let mut walk = Walk::new(view, &board);
     for booking in entry.bookings.iter().filter(|booking| booking.index == slot.index) {
-        let weight = board.nodes.get(booking.place).map_or(0, |account| account.weight);
-        walk.ledger.unbook(booking.place, weight, booking.memory);
+        walk.ledger.unbook(booking.place, booking.memory);
     }
     let contest = walk.contest(spec, Some(slot.index));
     let weight = SlotWeights::of(&slot.workload).weight(slot.index);

@@ -19,6 +19,8 @@ pub(crate) struct Ledger {
 /// What one node holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Load {
+    /// Of the node in rendezvous hashing.
+    pub(crate) weight: u64,
     pub(crate) slots: u32,
     pub(crate) memory: u64,
     /// Nothing, while the node is dead.
@@ -84,36 +86,36 @@ impl Ledger {
         let capacity = capacity.map(|Capacity { slots, memory }| Room { slots, memory });
         self.stand_up(place);
         if let Some(load) = self.loads.get_mut(place) {
-            load.capacity = capacity;
+            (load.capacity, load.weight) = (capacity, weight);
         }
-        self.sit_down(place, weight);
+        self.sit_down(place);
     }
 
     /// Nothing more fits here.
-    pub(crate) fn close(&mut self, place: Place, weight: u64) {
-        self.declare(place, weight, Some(Capacity { slots: 0, memory: 0 }));
+    pub(crate) fn close(&mut self, place: Place) {
+        self.declare(place, self.load(place).weight, Some(Capacity { slots: 0, memory: 0 }));
     }
 
-    pub(crate) fn book(&mut self, place: Place, weight: u64, memory: u64) {
-        self.change(place, weight, |load| {
+    pub(crate) fn book(&mut self, place: Place, memory: u64) {
+        self.change(place, |load| {
             load.slots = load.slots.saturating_add(1);
             load.memory = load.memory.saturating_add(memory);
         });
     }
 
-    pub(crate) fn unbook(&mut self, place: Place, weight: u64, memory: u64) {
-        self.change(place, weight, |load| {
+    pub(crate) fn unbook(&mut self, place: Place, memory: u64) {
+        self.change(place, |load| {
             load.slots = load.slots.saturating_sub(1);
             load.memory = load.memory.saturating_sub(memory);
         });
     }
 
-    fn change(&mut self, place: Place, weight: u64, change: impl FnOnce(&mut Load)) {
+    fn change(&mut self, place: Place, change: impl FnOnce(&mut Load)) {
         let Some(load) = self.loads.get_mut(place) else { return };
         change(load);
         if load.capacity.is_some() && load.level_now() != load.level {
             self.stand_up(place);
-            self.sit_down(place, weight);
+            self.sit_down(place);
         }
     }
 
@@ -131,11 +133,11 @@ impl Ledger {
         }
     }
 
-    fn sit_down(&mut self, place: Place, weight: u64) {
+    fn sit_down(&mut self, place: Place) {
         let Some(load) = self.loads.get_mut(place).filter(|load| load.capacity.is_some()) else { return };
         load.level = load.level_now();
         let Some(level) = self.levels.get_mut(usize::from(load.level)) else { return };
         load.seat = u32::try_from(level.len()).unwrap_or(u32::MAX);
-        level.push(Seat { weight, place });
+        level.push(Seat { weight: load.weight, place });
     }
 }

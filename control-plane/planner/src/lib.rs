@@ -285,8 +285,7 @@ fn claims(view: &LatticeView, board: &Board, me: &Me, situation: Situation) -> (
     for (rank, slot, spec) in reserves.best() {
         let needed = spec.spec.memory_reserved();
         if walk.ledger.has_room(place, needed) {
-            let weight = board.nodes.get(place).map_or(0, |account| account.weight);
-            walk.ledger.book(place, weight, needed);
+            walk.ledger.book(place, needed);
             claims.push(claim(view, board, slot, spec, rank));
         }
     }

@@ -3,7 +3,7 @@
 
 use crate::{
     board::{Board, Entry},
-    contest::{Contest, EntrantsCache, Neighbours, Ranking},
+    contest::{Contest, Neighbours, Ranking, Shared},
     displace::Displacer,
     hash::SlotWeights,
     ledger::Ledger,
@@ -35,7 +35,7 @@ pub(crate) struct Walk<'b> {
     /// What was booked on the way, for the rules of others.
     placed: BTreeMap<&'b WorkloadName, Vec<Place>>,
     pub(crate) displacer: Displacer,
-    entrants: EntrantsCache<'b>,
+    shared: Shared<'b>,
 }
 
 /// A vacancy at its turn.
@@ -60,7 +60,7 @@ impl<'b> Walk<'b> {
             ledger: board.ledger.clone(),
             placed: BTreeMap::new(),
             displacer: Displacer::default(),
-            entrants: EntrantsCache::default(),
+            shared: Shared::default(),
         }
     }
 
@@ -121,15 +121,13 @@ impl<'b> Walk<'b> {
             self.take(&spec.spec.name, place, contest.needed());
             if is_displacing {
                 // What becomes free is for this slot, and nothing else is placed there before it is.
-                let weight = self.board.nodes.get(place).map_or(0, |account| account.weight);
-                self.ledger.close(place, weight);
+                self.ledger.close(place);
             }
         }
     }
 
     fn take(&mut self, name: &'b WorkloadName, place: Place, needed: u64) {
-        let weight = self.board.nodes.get(place).map_or(0, |account| account.weight);
-        self.ledger.book(place, weight, needed);
+        self.ledger.book(place, needed);
         self.placed.entry(name).or_default().push(place);
     }
 
@@ -159,7 +157,6 @@ impl<'b> Walk<'b> {
             places.extend(self.placed.get(name).into_iter().flatten());
             neighbours.named.insert(name, places);
         }
-        let entrants = self.entrants.of(&self.board.nodes, spec);
-        Contest::new(&self.board.nodes, spec, entrants, &neighbours)
+        Contest::new(&self.board.nodes, spec, &neighbours, &mut self.shared)
     }
 }
