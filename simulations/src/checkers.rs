@@ -70,6 +70,7 @@ impl History {
                         self.claims += 1;
                     }
                     self.owner_is_respected(&was, &slot, before.as_ref(), after)?;
+                    self.taints_are_respected(&slot, before.as_ref(), after)?;
                 }
                 Some(Key::Session(node)) => {
                     let renewed = was.sessions.get(&node).map(|session| session.record.incarnation)
@@ -125,6 +126,19 @@ impl History {
             return Ok(());
         }
         Err(format!("{} took {slot} from {}, which lives and is not leaving", after.holder.node, before.holder.node))
+    }
+
+    /// Taints of the simulated nodes never change, nor what a workload tolerates: a claim against one is never right.
+    fn taints_are_respected(&self, slot: &SlotId, before: Option<&Slot>, after: Option<&Slot>) -> Verdict {
+        let Some(holder) = after.map(|after| &after.holder) else { return Ok(()) };
+        let Some(session) = self.view.live(holder) else { return Ok(()) };
+        let Some(spec) = self.view.specs.get(&slot.workload).map(|spec| &spec.record.spec) else { return Ok(()) };
+        let is_new = before.is_none_or(|before| before.holder.node != holder.node);
+        let tolerated = |taint| spec.placement.tolerate.iter().any(|toleration| toleration.covers(taint));
+        match session.taints.iter().find(|taint| !tolerated(taint)).filter(|_| is_new) {
+            Some(taint) => Err(format!("taint: {} took {slot} in spite of {taint}", holder.node)),
+            None => Ok(()),
+        }
     }
 
     /// Invariant 4: at no revision does a node hold more than it declared.
@@ -263,6 +277,12 @@ pub(crate) fn is_converged(view: &LatticeView, nodes: &[SimNode]) -> Verdict {
     }
     if let Some(slot) = view.slots.keys().find(|slot| !wanted(view, &slot.workload).contains(&slot.index)) {
         return Err(format!("{slot} is recorded and not wanted"));
+    }
+    for (name, _) in view.specs.iter().filter(|(_, spec)| spec.record.spec.placement.daemon) {
+        let mut nodes = BTreeSet::new();
+        if let Some((slot, held)) = view.slots_of(name).find(|(_, held)| !nodes.insert(&held.record.holder.node)) {
+            return Err(format!("{slot} is the second one of a daemon on {}", held.record.holder.node));
+        }
     }
     let mut running = Replicas::new();
     for node in nodes {

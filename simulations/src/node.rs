@@ -7,7 +7,7 @@ use crate::{
     network::{Link, Sky, Wire},
     ticks::{Fired, StubTrigger},
 };
-use lattice::{id::NodeId, record::Capacity, store::Clock, testing::MemoryLattice, view::LatticeView};
+use lattice::{id::NodeId, record::Capacity, spec::Taint, store::Clock, testing::MemoryLattice, view::LatticeView};
 use lattice_control_plane::{ControlPlane, ControlPlaneError, NodeOptions, Timing};
 use std::{
     collections::BTreeMap,
@@ -49,6 +49,10 @@ struct Life {
     task: JoinHandle<Result<(), ControlPlaneError>>,
 }
 
+fn taint() -> Taint {
+    "gpu:no-place".parse().expect("it is a taint")
+}
+
 impl SimNode {
     pub(crate) fn new(
         seed: u64,
@@ -68,7 +72,8 @@ impl SimNode {
             version: "0.0.0".into(),
             capacity,
             volumes: Default::default(),
-            taints: Vec::new(),
+            // Of every third seed, one node takes only what tolerates it.
+            taints: (number == 1 && seed.is_multiple_of(3)).then(taint).into_iter().collect(),
             http: None,
             timing: Timing::DEV,
             drain: Duration::from_secs(10),

@@ -258,6 +258,10 @@ impl World {
                 self.trace.note(format!("the store has no leader for {} ms", stall.as_millis()));
                 self.sky.set(|weather| weather.stalled_until = Some(now + stall));
             }
+            88..91 => {
+                let id = id.clone();
+                return self.cordon(id);
+            }
             83..88 if self.sessions_expire => {
                 let gone = self.lattice.store().expire(|key| key.starts_with("session."));
                 self.trace.note(format!("{gone} sessions expire"));
@@ -328,14 +332,14 @@ impl World {
         let source = Source::Stored(self.component);
         let env = BTreeMap::from([("VERSION".to_owned(), self.rng.between(0, 9).to_string())]);
         let main = ComponentSpec { env, ..ComponentSpec::new("main".parse().expect("it is a name"), source) };
-        let mut placement = Placement::default();
+        let mut placement = self.placement(i);
         if self.rng.happens(200) {
             let requirement = if self.rng.happens(500) { "zone == a" } else { "zone == b" };
             placement.require = vec![requirement.parse().expect("it is a requirement")];
         }
         let most = if *class == Class::Strict { 2 } else { 6 };
         let spec = WorkloadSpec {
-            replicas: u32::try_from(self.rng.between(0, most)).unwrap_or(1),
+            replicas: if placement.daemon { 1 } else { u32::try_from(self.rng.between(0, most)).unwrap_or(1) },
             class: *class,
             limits: Limits { memory: *memory, ..Limits::default() },
             placement,
@@ -355,6 +359,28 @@ impl World {
             timeout: None,
         };
         ["* * * * * *", "*/7 * * * * *", "* * * * *"].into_iter().filter(|_| self.rng.happens(400)).map(of).collect()
+    }
+
+    /// Rules of all kinds. The last workload alone comes to nodes with a taint, whatever is put.
+    fn placement(&self, i: usize) -> Placement {
+        let rules: &[&str] = match i {
+            0 => &["{}", r#"{"priority": 3}"#],
+            1 => &["{}", r#"{"spread": [{"over": "zone"}]}"#, r#"{"spread": [{"over": "zone", "hard": true}]}"#],
+            2 => &[
+                r#"{"prefer": [{"label": "zone == b", "weight": 5}]}"#,
+                r#"{"apart": [{"workload": "w1", "hard": true}]}"#,
+                r#"{"near": [{"workload": "w1", "over": "zone"}], "priority": -3}"#,
+            ],
+            _ => &[r#"{"tolerate": ["gpu"]}"#, r#"{"daemon": true, "tolerate": ["*"], "priority": 1}"#],
+        };
+        let last = rules.len() as u64 - 1;
+        let rule = usize::try_from(self.rng.between(0, last)).ok().and_then(|i| rules.get(i)).unwrap_or(&"{}");
+        serde_json::from_str(rule).expect("it is a placement")
+    }
+
+    fn cordon(&mut self, node: NodeId) {
+        let topic = if self.rng.happens(500) { Topic::NodeCordon(node) } else { Topic::NodeUncordon(node) };
+        self.ask(topic, Bytes::new());
     }
 
     fn scale(&mut self, i: usize) {
