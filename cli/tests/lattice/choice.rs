@@ -1,6 +1,7 @@
 //! Which node gets a request, where several could answer it.
 
 use crate::harness::{Lattice, Node, PATIENCE, Server, api::spec, eventually, http};
+use hyper::Method;
 use rustix::process::Signal;
 use serde_json::json;
 use std::{
@@ -83,4 +84,43 @@ async fn a_slow_node_gets_less() {
     assert!(slow < 60, "of 300 requests the slow node of two got {slow}");
     let answer = http::get(&node.http(), "hello.test", "/").await;
     assert_eq!(answer.header("lattice-disconnected"), "", "NATS is there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_stays_at_one_node_as_long_as_it_is_there() {
+    let mut lattice = start(&[("n1", &[]), ("n2", &["role=run"]), ("n3", &["role=run"])]).await;
+    let api = lattice.api().await;
+    let mut hello = serde_json::to_value(api.get("hello").await.unwrap().spec).unwrap();
+    hello["http"]["routes"][0]["sticky"] = json!({ "cookie": "at" });
+    api.put(&hello).await.unwrap();
+    api.ready("hello").await;
+    let asks = async |node: &Node, cookie: &str| {
+        let headers = [("cookie", cookie)];
+        let answer = http::send(&node.http(), Method::GET, "hello.test", "/", &headers, http::empty()).await.unwrap();
+        http::whole(answer).await.unwrap().ok()
+    };
+    let given = eventually("a cookie is given", PATIENCE, async || {
+        let cookie = asks(lattice.node("n1"), "a=b").await.header("set-cookie").to_owned();
+        cookie.split(';').next().filter(|pair| pair.starts_with("at=")).map(str::to_owned).ok_or(cookie)
+    })
+    .await;
+    // From the moment on at which all nodes know the route and both replicas.
+    let at = eventually("all nodes agree", PATIENCE, async || {
+        let mut by = BTreeSet::new();
+        for node in &lattice.nodes {
+            for _ in 0..5 {
+                let answer = asks(node, &given).await;
+                by.insert(answer.node().to_owned());
+                if !answer.header("set-cookie").is_empty() {
+                    return Err(format!("{answer:?}"));
+                }
+            }
+        }
+        if by.len() == 1 { Ok(by.into_iter().next().unwrap()) } else { Err(format!("{by:?}")) }
+    })
+    .await;
+    assert!(!given.contains(&at), "{given} names no node");
+    lattice.node_mut(&at).kill9().await;
+    let other = asks(lattice.node("n1"), &given).await;
+    assert_ne!(other.node(), at);
 }
