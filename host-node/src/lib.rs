@@ -19,12 +19,13 @@ use instances::ReadyUnits;
 use kept::{Copies, KeptArtifacts};
 use lattice::{
     Fut,
-    host::{Assignment, Host, Observed},
+    host::{Assignment, GuestLines, Host, Observed},
     http::{CallError, Instances, Request, Response},
     id::{Digest, LatticeId, NodeId, SlotId, WorkloadName},
     mesh::Mesh,
     report::HostReport,
     store::Platform,
+    trace::Tracer,
 };
 pub use lattice_runtime::{NetworkOptions, VolumeOptions};
 use lattice_runtime::{Runtime, RuntimeError, RuntimeOptions};
@@ -65,6 +66,10 @@ pub struct HostOptions {
     pub network: NetworkOptions,
     /// Directories that guests may be given. Default none.
     pub volumes: VolumeOptions,
+    /// Who records what becomes of requests. Default nobody.
+    pub tracer: Tracer,
+    /// Who is given what guests print, beside the lattice. Default nobody.
+    pub guest_lines: Option<Arc<dyn GuestLines>>,
 }
 
 impl HostOptions {
@@ -81,6 +86,8 @@ impl HostOptions {
             strict_drain: Duration::from_millis(500),
             network: NetworkOptions::default(),
             volumes: VolumeOptions::default(),
+            tracer: Tracer::default(),
+            guest_lines: None,
         }
     }
 }
@@ -113,6 +120,7 @@ impl HostNode {
         runtime.memory_bytes_total = options.memory_bytes_total;
         runtime.volumes = options.volumes.clone();
         runtime.network = options.network.clone();
+        runtime.tracer = options.tracer.clone();
         let runtime = Runtime::new(runtime)?;
         let units = Arc::<ReadyUnits>::default();
         metrics::register(metrics, units.clone(), runtime.clone());

@@ -6,6 +6,7 @@ use futures_util::StreamExt as _;
 use lattice::{
     ctl::{LogLine, LogStream, Reply},
     event::rfc3339,
+    host::GuestLines,
     id::{LatticeId, NodeId, SlotId, WorkloadName},
     limits::LOG_LINES_KEPT,
     store::{Message, Platform},
@@ -44,6 +45,8 @@ pub(crate) struct Logs {
     queue: mpsc::Sender<(SlotId, Arc<LogLine>)>,
     queued: tokio::sync::Mutex<mpsc::Receiver<(SlotId, Arc<LogLine>)>>,
     dropped: AtomicU64,
+    /// Who is given each line as well.
+    also: Option<Arc<dyn GuestLines>>,
 }
 
 impl Logs {
@@ -57,6 +60,7 @@ impl Logs {
             queue,
             queued: tokio::sync::Mutex::new(queued),
             dropped: AtomicU64::new(0),
+            also: options.guest_lines.clone(),
         })
     }
 
@@ -220,6 +224,9 @@ impl LogSink for Sink {
             line: line.to_owned(),
         });
         tracing::debug!(target: "guest", slot = %self.slot, instance, "{}", line.line);
+        if let Some(also) = &self.logs.also {
+            also.line(&line);
+        }
         self.logs.kept.lock().unwrap_or_else(PoisonError::into_inner).keep(&self.slot, line.clone());
         if self.logs.queue.try_send((self.slot.clone(), line)).is_err() {
             self.logs.dropped.fetch_add(1, Relaxed);

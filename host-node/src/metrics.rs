@@ -2,11 +2,11 @@
 
 use crate::instances::ReadyUnits;
 use lattice::id::SlotId;
-use lattice_runtime::{Runtime, Unit, UnitStats};
+use lattice_runtime::{Runtime, Unit, UnitStats, WAIT_BUCKETS, WaitStats};
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric as _},
-    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    encoding::{DescriptorEncoder, EncodeMetric as _, NoLabelSet},
+    metrics::{counter::ConstCounter, exemplar::Exemplar, gauge::ConstGauge},
     registry::Registry,
 };
 use std::sync::Arc;
@@ -113,6 +113,18 @@ impl Collector for Units {
             for (labels, stats) in &stats {
                 ConstGauge::new(value(stats)).encode(family.encode_family(labels)?)?;
             }
+        }
+        let (name, help) =
+            ("lattice_unit_queue_seconds", "Time that calls waited for their turn; those that did not are not in it");
+        let mut family =
+            encoder.encode_descriptor(name, help, None, prometheus_client::metrics::MetricType::Histogram)?;
+        for (labels, stats) in &stats {
+            let WaitStats { buckets, sum } = stats.waits;
+            let bounds = WAIT_BUCKETS.into_iter().chain([f64::MAX]);
+            let buckets: Vec<(f64, u64)> = bounds.zip(buckets).collect();
+            let count = buckets.iter().map(|(_, count)| count).sum();
+            let no_exemplars = None::<&std::collections::HashMap<usize, Exemplar<NoLabelSet, f64>>>;
+            family.encode_family(labels)?.encode_histogram(sum.as_secs_f64(), count, &buckets, no_exemplars)?;
         }
         let loads = self.runtime.load_stats();
         for (name, help, value) in [

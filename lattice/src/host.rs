@@ -3,6 +3,7 @@
 
 use crate::{
     Fut,
+    ctl::LogLine,
     id::{Digest, Generation, SlotId},
     recipe::Recipe,
     record::Phase,
@@ -11,6 +12,7 @@ use crate::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::Arc,
 };
 
@@ -87,4 +89,10 @@ pub trait Host: Send + Sync + 'static {
     }
     /// Resolves when [`Host::observed`] may have changed since the last call.
     fn changed(&self) -> Fut<'_, ()>;
+}
+
+/// Takes what guests print, beside the lattice's own log. Called from within a guest's call, so it must not wait: what it
+/// can't take it drops and counts.
+pub trait GuestLines: fmt::Debug + Send + Sync + 'static {
+    fn line(&self, line: &LogLine);
 }

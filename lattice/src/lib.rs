@@ -4,6 +4,7 @@
 //! Start at [`spec`] (what a person asks for), [`record`] (what nodes decide and observe) and [`subject`] (where it
 //! travels).
 
+pub mod access;
 pub mod address;
 pub mod ctl;
 pub mod event;
@@ -22,6 +23,7 @@ pub mod store;
 pub mod subject;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod trace;
 pub mod trigger;
 pub mod units;
 pub mod view;

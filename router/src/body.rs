@@ -8,7 +8,10 @@ use http_body_util::BodyExt as _;
 use lattice::http::{Body, BodyError, empty};
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -138,16 +141,17 @@ impl http_body::Body for Borrowed {
     }
 }
 
-/// A body that ends with an error once it has more than `left` bytes.
+/// A body that ends with an error once it has more than `left` bytes, and tells how many came.
 pub(crate) struct Limited {
     body: Body,
     limit: u64,
     left: u64,
+    came: Arc<AtomicU64>,
 }
 
 impl Limited {
-    pub(crate) fn new(body: Body, limit: u64) -> Self {
-        Self { body, limit, left: limit }
+    pub(crate) fn new(body: Body, limit: u64, came: Arc<AtomicU64>) -> Self {
+        Self { body, limit, left: limit, came }
     }
 }
 
@@ -160,7 +164,9 @@ impl http_body::Body for Limited {
         if let Some(Ok(frame)) = &polled
             && let Some(data) = frame.data_ref()
         {
-            match self.left.checked_sub(data.len() as u64) {
+            let length = data.len() as u64;
+            self.came.fetch_add(length, Relaxed);
+            match self.left.checked_sub(length) {
                 Some(left) => self.left = left,
                 None => return Poll::Ready(Some(Err(BodyError::TooLarge { limit: self.limit }))),
             }
@@ -354,8 +360,10 @@ mod tests {
 
     #[test]
     fn a_limit_breaks_the_body_that_exceeds_it() {
-        assert_eq!(read(Limited::new(full("abc"), 3).boxed_unsync()).unwrap(), "abc");
-        assert_eq!(read(Limited::new(full("abcd"), 3).boxed_unsync()), Err(BodyError::TooLarge { limit: 3 }));
+        let came = Arc::<AtomicU64>::default();
+        assert_eq!(read(Limited::new(full("abc"), 3, came.clone()).boxed_unsync()).unwrap(), "abc");
+        let too_large = read(Limited::new(full("abcd"), 3, came.clone()).boxed_unsync());
+        assert_eq!((too_large, came.load(Relaxed)), (Err(BodyError::TooLarge { limit: 3 }), 7));
     }
 
     #[test]

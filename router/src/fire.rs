@@ -1,7 +1,7 @@
 //! Ticks of schedules: requests that come from the lattice itself and go the way of any other, but for the listener.
 
 use crate::target::Target;
-use crate::{Account, Outbound, Router, body::Source, dispatch::until, error::RouteError, headers, trace};
+use crate::{Outbound, Router, account::Account, body::Source, dispatch::until, error::RouteError, headers, trace};
 use http::{
     HeaderMap, HeaderValue, Method,
     header::{CONTENT_LENGTH, HOST, USER_AGENT},
@@ -11,6 +11,7 @@ use http_body_util::BodyExt as _;
 use lattice::{
     event::rfc3339,
     http::{Response, empty},
+    trace::{OpenSpan, SpanKind},
     trigger::{HEADER_SCHEDULE, HEADER_TICK, Tick},
 };
 use std::time::Duration;
@@ -24,12 +25,16 @@ impl Router {
     pub async fn fire(&self, tick: &Tick) -> Result<u16, String> {
         let inner = &*self.0;
         let started = inner.clock.now();
-        let mut account = Account::new(Some(inner.metrics.counts(&tick.workload)));
-        let answered = self.answer(tick, started, &mut account).await;
+        let (request, span) = self.tick_request(tick);
+        let mut account = Account::of_span(span, &inner.clock, started);
+        let answered = match request {
+            Ok(request) => self.answer(tick, request, started, &mut account).await,
+            Err(error) => Err(error),
+        };
         let duration = inner.clock.now().saturating_sub(started);
         match answered {
             Ok(response) => {
-                inner.metrics.count_request(account.counts.as_ref(), response.status(), account.path, duration);
+                account.answered(&inner.metrics, response.status(), duration);
                 let status = response.status().as_u16();
                 let deadline = inner.clock.now() + self.time_limit(tick);
                 match until(&*inner.clock, deadline, read(response)).await {
@@ -40,8 +45,8 @@ impl Router {
             }
             Err(error) => {
                 let text = error.to_string();
-                let status = error.into_response(true).status();
-                inner.metrics.count_request(account.counts.as_ref(), status, account.path, duration);
+                account.failed(error.code());
+                account.answered(&inner.metrics, error.into_response(true).status(), duration);
                 Err(text)
             }
         }
@@ -52,19 +57,43 @@ impl Router {
         tick.schedule.time_limit().unwrap_or_else(wall)
     }
 
-    async fn answer(&self, tick: &Tick, started: Duration, account: &mut Account) -> Result<Response, RouteError> {
+    async fn answer(
+        &self,
+        tick: &Tick,
+        request: Outbound,
+        started: Duration,
+        account: &mut Account,
+    ) -> Result<Response, RouteError> {
         let inner = &*self.0;
+        let table = inner.table.load();
+        if let Some(entry) = table.workload(&tick.workload) {
+            account.routed(&inner.metrics, entry);
+        }
         let _place = inner.places.take()?;
+        inner.send(request, table, started, account).await
+    }
+
+    /// The request of a tick, and its span where that is recorded.
+    fn tick_request(&self, tick: &Tick) -> (Result<Outbound, RouteError>, Option<OpenSpan>) {
+        let inner = &*self.0;
         let path = tick.schedule.path.path_and_query().clone();
-        let target = Target::of_workload(&tick.workload, path)?;
+        let target = match Target::of_workload(&tick.workload, path) {
+            Ok(target) => target,
+            Err(error) => return (Err(error), None),
+        };
         let mut headers = HeaderMap::new();
         headers.insert(HOST, headers::value(target.authority.to_string()));
         headers.insert(USER_AGENT, HeaderValue::from_static("lattice"));
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         let schedule = format!("{} {}", tick.schedule.cron, tick.schedule.zone);
+        let mut span = trace::begin(&mut headers, &*inner.rng, &inner.options.tracer, SpanKind::Internal, "tick");
+        if let Some(span) = &mut span {
+            span.set("lattice.schedule", schedule.clone());
+            span.set("lattice.tick", rfc3339(tick.at));
+            span.set("url.path", target.path_and_query.path().to_owned());
+        }
         headers.insert(HEADER_SCHEDULE, headers::value(schedule));
         headers.insert(HEADER_TICK, headers::value(rfc3339(tick.at)));
-        trace::ensure(&mut headers, &*inner.rng);
         let outbound = Outbound {
             method: Method::POST,
             scheme: Scheme::HTTP,
@@ -76,8 +105,7 @@ impl Router {
             body: Source::new(empty()),
             timeout: tick.schedule.time_limit(),
         };
-        let table = inner.table.load();
-        inner.send(outbound, table, started, account).await
+        (Ok(outbound), span)
     }
 }
 

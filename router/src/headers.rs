@@ -134,6 +134,7 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 pub(crate) struct Client {
     /// The peer is a proxy of ours: what it says about the client before it is believed.
     trusted: bool,
+    ip: IpAddr,
     address: HeaderValue,
     /// As `forwarded` wants it: an IPv6 address in brackets and quotes.
     node: String,
@@ -156,7 +157,7 @@ impl Client {
             IpAddr::V4(address) => address.to_string(),
             IpAddr::V6(address) => format!("\"[{address}]\""),
         };
-        Self { trusted, address: value(address.to_string()), node, secured: None }
+        Self { trusted, ip: address, address: value(address.to_string()), node, secured: None }
     }
 
     pub(crate) fn over_tls(self, secured: Secured) -> Self {
@@ -168,6 +169,13 @@ impl Client {
     pub(crate) fn is_for(&self, host: &str) -> bool {
         let name = self.secured.as_ref().and_then(|secured| secured.server_name.as_deref());
         name.is_none_or(|name| name == host)
+    }
+
+    /// Who it is that asks: the peer of the connection, or whom a proxy of ours says that it asks for.
+    pub(crate) fn address_of(&self, headers: &HeaderMap) -> IpAddr {
+        let said = || headers.get_all(X_FORWARDED_FOR).iter().next_back()?.to_str().ok()?.rsplit(',').next();
+        let said = || said()?.trim().parse().ok();
+        self.trusted.then(said).flatten().unwrap_or(self.ip)
     }
 
     /// Headers that a component must not see as the client sent them.

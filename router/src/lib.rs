@@ -4,6 +4,7 @@
 //! Start at [`Router::handle`]: admit, read the target, find the route, pick an endpoint, dispatch. What a request comes
 //! to when that fails is in `error.rs`, the only place with status codes.
 
+mod account;
 mod body;
 mod cors;
 mod dispatch;
@@ -32,6 +33,7 @@ pub use headers::{HEADER_DISCONNECTED, HEADER_NODE, HEADER_ROUTER, Network, Netw
 pub use tls::{Tls, TlsError, TlsOptions};
 
 use crate::{
+    account::{Account, Answer, Books},
     body::{Holding, Limited, Pieces, Source},
     cors::{Granted, Preflight},
     dispatch::{SMALL_BODY_BYTES_MAX, local, peers::Peers, remote::Remote, until},
@@ -39,7 +41,7 @@ use crate::{
     headers::Client,
     ingress::Refused,
     limits::{AddressPlaces, Place, Places, Waiting},
-    metrics::{Counts, Metrics, Path, Up},
+    metrics::{Metrics, Path, Up},
     retry::{ATTEMPTS_MAX, Budget, Policy, Unanswered},
     seldom::Seldom,
     sticky::Bond,
@@ -56,11 +58,13 @@ use http::{
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use lattice::{
+    access::AccessLog,
     frame::RequestHead,
     http::{Instances, Request, Response},
     id::{LatticeId, NodeId, WorkloadName},
     report::Reports,
     store::{Bus, BusError, Clock, Rng},
+    trace::Tracer,
     view::LatticeView,
 };
 use lattice_route_table::{RouteEntry, RouteTable};
@@ -122,6 +126,10 @@ pub struct RouterOptions {
     pub header_bytes_max: usize,
     /// Bytes of a request's body; more are answered 413. A workload's own limit is enforced where it runs. Default: none.
     pub body_bytes_max: u64,
+    /// Who records what becomes of requests. Default: nobody.
+    pub tracer: Tracer,
+    /// Who writes down each request of a client. Default: nobody.
+    pub access_log: Option<Arc<dyn AccessLog>>,
 }
 
 impl RouterOptions {
@@ -146,6 +154,8 @@ impl RouterOptions {
             headers_max: 100,
             header_bytes_max: 32 * 1024,
             body_bytes_max: u64::MAX,
+            tracer: Tracer::default(),
+            access_log: None,
         }
     }
 
@@ -178,23 +188,6 @@ struct Inner {
     failures: Seldom,
     not_final: Seldom,
     surroundings: Surroundings,
-}
-
-/// The body of an answer. As long as it is under way, it holds the request's place.
-pub(crate) type Answer = Holding<Pieces, (Place, Up)>;
-
-/// What is learned about a request on its way, for the metrics and for what its response has to say.
-struct Account {
-    /// Of the workload, once there is a route to one.
-    counts: Option<Arc<Counts>>,
-    path: Path,
-    cors: Option<Granted>,
-}
-
-impl Account {
-    fn new(counts: Option<Arc<Counts>>) -> Self {
-        Self { counts, path: Path::None, cors: None }
-    }
 }
 
 /// One request, as it is sent to whoever is picked.
@@ -291,27 +284,28 @@ impl Router {
         Client::new(peer.ip(), self.options().trusts(peer.ip()))
     }
 
-    pub(crate) async fn handle_from(&self, client: &Client, request: Request) -> http::Response<Answer> {
+    pub(crate) async fn handle_from(&self, client: &Client, mut request: Request) -> http::Response<Answer> {
         let inner = &*self.0;
         let started = inner.clock.now();
         let up = Up::new(&inner.metrics.in_flight);
         let bodiless = request.method() == Method::HEAD;
-        let mut account = Account::new(None);
-        let mut response = match inner.try_handle(request, client, started, &mut account).await {
-            Ok((response, place)) => response.map(|body| Holding::new(Pieces::new(body), Some((place, up)))),
+        let mut account = Account::open(&inner.books(), &mut request, client, started);
+        let (mut response, place) = match inner.try_handle(request, client, started, &mut account).await {
+            Ok((response, place)) => (response, Some(place)),
             Err(error) => {
+                account.failed(error.code());
                 let mut response = error.into_response(bodiless);
                 response.headers_mut().insert(headers::ROUTER, inner.me.clone());
                 inner.surroundings.say(response.headers_mut(), inner.clock.now());
-                response.map(|body| Holding::new(Pieces::new(body), None))
+                (response, None)
             }
         };
         if let Some(cors) = account.cors.take() {
             cors.say(response.headers_mut());
         }
         let duration = inner.clock.now().saturating_sub(started);
-        inner.metrics.count_request(account.counts.as_ref(), response.status(), account.path, duration);
-        response
+        account.answered(&inner.metrics, response.status(), duration);
+        response.map(|body| Answer::new(Pieces::new(body), account, place, up))
     }
 
     /// Requests from clients that are not answered in full.
@@ -372,13 +366,13 @@ impl Inner {
             && let Ok(route) = target.find(&table, &preflight.method, &headers)
             && let Some(cors) = route.rule.as_ref().and_then(|rule| rule.cors.as_ref())
         {
-            account.counts = Some(self.metrics.counts(&route.workload));
+            account.routed(&self.metrics, route);
             return Ok((self.by_router(preflight.answer(cors)?), place));
         }
         let route = target.find(&table, &method, &headers)?;
         let (mut rewritten, mut roll, mut bond) = (None, 0, Bond::default());
         if let Some(rule) = &route.rule {
-            account.counts = Some(self.metrics.counts(&route.workload));
+            account.routed(&self.metrics, route);
             account.cors = Granted::of(rule, &headers);
             if let Some(response) = redirect::answer(rule, &target, https)? {
                 return Ok((self.by_router(response), place));
@@ -388,13 +382,13 @@ impl Inner {
             rewritten = rewrite::rewrite(rule, &target.path_and_query, &mut headers)?;
         }
         let route = route.share(roll, &[]);
-        account.counts = Some(self.metrics.counts(&route.workload));
+        account.routed(&self.metrics, route);
         let limit = self.options.body_bytes_max.min(route.body_limit);
         if body.size_hint().lower() > limit {
             return Err(RouteError::BodyTooLarge);
         }
-        let body = if body.is_end_stream() { body } else { Limited::new(body, limit).boxed_unsync() };
-        trace::ensure(&mut headers, &*self.rng);
+        let body =
+            if body.is_end_stream() { body } else { Limited::new(body, limit, account.receives()).boxed_unsync() };
         let scheme = if https { Scheme::HTTPS } else { Scheme::HTTP };
         let body = if expects { Source::on_demand(body) } else { Source::new(body) };
         let bound = bond.key;
@@ -427,7 +421,7 @@ impl Inner {
             let held = request.target.find(&table, &request.method, &request.headers)?;
             let route = held.share(request.roll, &in_vain);
             if !held.shares.is_empty() {
-                account.counts = Some(self.metrics.counts(&route.workload));
+                account.routed(&self.metrics, route);
             }
             let policy = Policy::of(route.rule.as_deref());
             let deadline = started.saturating_add(request.timeout.unwrap_or_else(|| route.time_limit()));
@@ -444,15 +438,17 @@ impl Inner {
                 // What the place bounds is waiting, not what an instance does with a request.
                 waiting = None;
                 if !tried.is_empty() {
-                    self.metrics.retries.inc();
+                    account.retried();
                 }
-                account.path = if *endpoint == self.options.node { Path::Local } else { Path::Remote };
+                let path = if *endpoint == self.options.node { Path::Local } else { Path::Remote };
+                account.goes(|| self.clock.now(), path);
                 let unanswered = match self.attempt(endpoint, &route.workload, policy, &mut request, deadline).await {
                     Ok(response) => {
                         let (seen, intact) = (maybe_ran + 1, request.body.is_intact());
                         let is_due = policy.may_repeat(response.status(), &request.method, intact, seen);
                         repeat = if is_due { self.repeats.take(self.places.taken()) } else { None };
                         if repeat.is_none() {
+                            account.answered_by(endpoint);
                             return self.finish(response, endpoint);
                         }
                         // First: the next attempt may need the instance that this one holds.
@@ -495,6 +491,7 @@ impl Inner {
             }
             if waiting.is_none() {
                 waiting = Some(self.waiting.take(&route.workload)?);
+                account.waits(round, &self.options.tracer, &request.headers);
             }
             let give_up = deadline.min(started.saturating_add(self.options.start_wait));
             // A new table may lead elsewhere at once. The same endpoints are asked again, but not in a hot loop.
@@ -559,7 +556,7 @@ impl Inner {
             let request = request.to_request().ok_or_else(bad_target)?;
             return local::send(&*self.instances, &*self.clock, workload, request, deadline, &self.failures).await;
         }
-        let head = RequestHead {
+        let mut head = RequestHead {
             workload: workload.clone(),
             method: request.method.clone(),
             scheme: request.scheme.clone(),
@@ -568,10 +565,19 @@ impl Inner {
             headers: request.headers.clone(),
         };
         let under_way = self.peers.begin(workload, endpoint, self.clock.now());
+        let mut hop = trace::hop(&self.options.tracer, &mut head, &self.options.lattice, endpoint);
         // Boxed: most requests are answered here, and each would carry the room for this one.
         let answer = Box::pin(self.remote.send(endpoint, head, &request.body, deadline)).await;
+        if let (Err(unanswered), Some(hop)) = (&answer, &mut hop) {
+            hop.fail(unanswered.error.code());
+        }
         under_way.learn(self.clock.now(), &answer);
         answer.map(|response| response.map(|body| Holding::new(body, Some(under_way)).boxed_unsync()))
+    }
+
+    fn books(&self) -> Books<'_> {
+        let RouterOptions { tracer, access_log, .. } = &self.options;
+        Books { tracer, access_log: access_log.as_ref(), rng: &*self.rng, clock: &self.clock }
     }
 
     /// An answer that is the router's own, and no error.

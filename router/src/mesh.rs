@@ -2,8 +2,9 @@
 //! instance of this node without leaving its memory, else to another node.
 
 use crate::{
-    Account, Inner, Outbound, Router,
-    body::{Holding, Limited, Source},
+    Inner, Outbound, Router,
+    account::{Account, Answer},
+    body::{Limited, Pieces, Source},
     error::RouteError,
     headers,
     metrics::Up,
@@ -18,6 +19,7 @@ use lattice::{
     http::Response,
     id::WorkloadName,
     mesh::{Call, HEADER_CALLER, HOPS_MAX, Mesh, MeshError},
+    trace::SpanKind,
 };
 use lattice_route_table::RouteTable;
 use std::sync::{Arc, Weak};
@@ -39,22 +41,25 @@ impl Mesh for Workloads {
 }
 
 impl Inner {
-    async fn call(&self, call: Call) -> Result<Response, MeshError> {
+    async fn call(&self, mut call: Call) -> Result<Response, MeshError> {
         let started = self.clock.now();
-        let mut account = Account::new(None);
+        let tracer = &self.options.tracer;
+        let span = trace::begin(call.request.headers_mut(), &*self.rng, tracer, SpanKind::Server, "call");
+        let mut account = Account::of_span(span, &self.clock, started);
         let up = Up::new(&self.metrics.in_flight);
         let place = self.places.take().map_err(|_| MeshError::Overloaded)?;
         let answered = self.call_admitted(call, started, &mut account).await;
         let duration = self.clock.now().saturating_sub(started);
         match answered {
             Ok(response) => {
-                self.metrics.count_request(account.counts.as_ref(), response.status(), account.path, duration);
-                Ok(response.map(|body| Holding::new(body, Some((place, up))).boxed_unsync()))
+                account.answered(&self.metrics, response.status(), duration);
+                Ok(response.map(|body| Answer::new(Pieces::new(body), account, Some(place), up).boxed_unsync()))
             }
             Err(failure) => {
                 if let Failure::Unanswered(error) = &failure {
                     let status = error.clone().into_response(true).status();
-                    self.metrics.count_request(account.counts.as_ref(), status, account.path, duration);
+                    account.failed(error.code());
+                    account.answered(&self.metrics, status, duration);
                 }
                 Err(failure.into())
             }
@@ -77,17 +82,20 @@ impl Inner {
         if !entry.lets_call(&caller) {
             return Err(Failure::Never(MeshError::Refused));
         }
-        account.counts = Some(self.metrics.counts(&callee));
+        account.routed(&self.metrics, entry);
         let (head, body) = request.into_parts();
         if body.size_hint().lower() > entry.body_limit {
             return Err(Failure::Never(MeshError::BodyTooLarge));
         }
-        let body = if body.is_end_stream() { body } else { Limited::new(body, entry.body_limit).boxed_unsync() };
+        let body = if body.is_end_stream() {
+            body
+        } else {
+            Limited::new(body, entry.body_limit, account.receives()).boxed_unsync()
+        };
         let timeout = limit.min(entry.wall);
         let target = Target::of_call(&callee, &head.uri)?;
         let mut headers = head.headers;
         headers::to_callee(&mut headers, &caller, hops, target.authority.as_str());
-        trace::ensure(&mut headers, &*self.rng);
         let outbound = Outbound {
             method: head.method,
             scheme: Scheme::HTTP,

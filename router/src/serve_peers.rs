@@ -1,17 +1,19 @@
 //! Answers requests that routers of other nodes send to the instances of this one.
 
 use crate::{
-    Router,
+    Router, RouterOptions,
     dispatch::{
         drive::{Drive, Turn, Wire},
         exchanges::{Exchanges, Inbound},
         until,
     },
+    error::RouteError,
     headers,
     limits::Places,
     mesh,
     metrics::Up,
     seldom::Seldom,
+    trace,
 };
 use futures_util::{FutureExt as _, StreamExt as _};
 use http::{Uri, uri};
@@ -141,12 +143,14 @@ impl Acceptor {
     }
 }
 
-async fn answer(router: &Router, mut drive: Box<Drive<Responder>>, head: RequestHead, warnings: &Warnings) {
+async fn answer(router: &Router, mut drive: Box<Drive<Responder>>, mut head: RequestHead, warnings: &Warnings) {
     let workload = head.workload.clone();
     if !mesh::lets_in(&router.table(), &workload, &head.headers) {
         let reset = Reset::new(ResetCode::NotHere, "the workload does not let this one call it").with_nothing_ran();
         return drive.reset(reset).await;
     }
+    let RouterOptions { tracer, lattice, node, .. } = router.options();
+    let mut arrival = trace::arrival(tracer, &mut head, lattice, node);
     let body = match drive.take_whole() {
         Some(whole) if whole == Default::default() => empty(),
         Some(whole) => http_body_util::BodyExt::boxed_unsync(whole),
@@ -171,6 +175,9 @@ async fn answer(router: &Router, mut drive: Box<Drive<Responder>>, head: Request
     let response = match response {
         Ok(response) => response,
         Err(error) => {
+            if let Some(arrival) = &mut arrival {
+                arrival.fail(RouteError::from(&error).code());
+            }
             if let CallError::Failed { message } = &error
                 && let Some(suppressed) = warnings.failure.pass(router.clock().now())
             {
@@ -181,6 +188,9 @@ async fn answer(router: &Router, mut drive: Box<Drive<Responder>>, head: Request
         }
     };
     let (parts, body) = response.into_parts();
+    if let Some(arrival) = &mut arrival {
+        arrival.set("http.response.status_code", parts.status.as_u16());
+    }
     let mut head = ResponseHead { status: parts.status, headers: parts.headers };
     headers::strip_hop_by_hop(&mut head.headers);
     if let Err(error) = drive.exchange.respond(head) {

@@ -60,7 +60,7 @@ async fn rebuild(
                 let lattice_route_table::Conflict { host, path, holder, refused } = conflict;
                 tracing::warn!(%host, %path, %holder, %refused, "two workloads have the same route");
             }
-            metrics.retain_workloads(&table.workloads());
+            metrics.retain_routes(&table.routes());
             current.store(Arc::new(table));
             tell.send_replace(());
         }

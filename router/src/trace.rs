@@ -1,41 +1,41 @@
-//! W3C Trace Context (level 1, §3.2): every request that reaches a guest has one, so that the router's log, the guest's
-//! and the client's speak of the same request by the same name. Pure but for the chance that is passed in.
+//! Which trace a request belongs to, so that the router's log, the guest's and the client's speak of it by the same name;
+//! and the spans that a router tells of. What is recorded, and whether anything is, others decide.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
-use lattice::store::Rng;
+use http::{HeaderMap, Uri, Version, uri::Authority};
+use lattice::{
+    frame::RequestHead,
+    http::Request,
+    id::{LatticeId, NodeId},
+    store::Rng,
+    subject::Topic,
+    trace::{OpenSpan, SpanKind, TRACEPARENT, TRACESTATE, TraceContext, Tracer},
+};
+use std::net::IpAddr;
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-
-/// Keep the context that the client sent if it is valid; else begin a new one.
-pub(crate) fn ensure(headers: &mut HeaderMap, rng: &dyn Rng) {
-    let mut sent = headers.get_all(TRACEPARENT).iter();
-    if let (Some(value), None) = (sent.next(), sent.next())
-        && is_valid(value.as_bytes())
-    {
-        return;
-    }
-    headers.remove(TRACESTATE);
-    // Not sampled: nobody here records spans. Ids must not be zero.
-    let mut fresh = *b"00-00000000000000000000000000000000-0000000000000000-00";
-    let (high, low, parent) = (rng.u64(), rng.u64(), rng.u64());
-    for (from, id) in [(3, high), (19, low.max(1)), (36, parent.max(1))] {
-        if let Some(digits) = fresh.get_mut(from..from + 16) {
-            write_hex(id, digits);
+/// Keep the context that the client sent if it is valid; else begin a new one. What the request comes to is a part of the
+/// span that is begun, if one is.
+pub(crate) fn begin(
+    headers: &mut HeaderMap,
+    rng: &dyn Rng,
+    tracer: &Tracer,
+    kind: SpanKind,
+    name: &'static str,
+) -> Option<OpenSpan> {
+    let (span, fresh) = match TraceContext::of(headers) {
+        Some(sent) => (tracer.enter(sent, kind, name), None),
+        None => {
+            headers.remove(TRACESTATE);
+            // Ids must not be zero.
+            let (high, low, parent) = (rng.u64(), rng.u64().max(1), rng.u64().max(1));
+            let fresh = TraceContext { trace: u128::from(high) << 64 | u128::from(low), span: parent, sampled: false };
+            (tracer.begin(fresh.trace, kind, name), Some(fresh))
         }
+    };
+    // Not sampled where nobody here records.
+    if let Some(context) = span.as_ref().map(OpenSpan::context).or(fresh) {
+        context.inject(headers);
     }
-    if let Ok(value) = HeaderValue::from_bytes(&fresh) {
-        headers.insert(TRACEPARENT, value);
-    }
-}
-
-/// The lowest digits of a number, as many as there is room for. Formatting would cost as much as all else here.
-fn write_hex(mut number: u64, digits: &mut [u8]) {
-    for digit in digits.iter_mut().rev() {
-        let nibble = (number & 0xf) as u8;
-        *digit = if nibble < 10 { b'0' + nibble } else { b'a' - 10 + nibble };
-        number >>= 4;
-    }
+    span
 }
 
 /// The context's trace id and the rest, for logs.
@@ -43,26 +43,85 @@ pub(crate) fn of(headers: &HeaderMap) -> &str {
     headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-fn is_valid(value: &[u8]) -> bool {
-    let mut fields = value.splitn(5, |byte| *byte == b'-');
-    let mut hex = |digits: usize| {
-        let is_hex = |field: &&[u8]| field.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        fields.next().filter(|field| field.len() == digits).filter(is_hex)
-    };
-    let not_zero = |field: &[u8]| field.iter().any(|byte| *byte != b'0');
-    let (version, trace, parent, flags) = (hex(2), hex(32), hex(16), hex(2));
-    let ids_are_good = trace.is_some_and(not_zero) && parent.is_some_and(not_zero) && flags.is_some();
-    match version {
-        Some(b"ff") | None => false,
-        Some(b"00") => ids_are_good && fields.next().is_none(),
-        // A later version may append fields.
-        Some(_) => ids_are_good,
+/// What a client asks for, as far as it is known before there is a route.
+pub(crate) fn describe(span: &mut OpenSpan, request: &Request, client: IpAddr) {
+    let method = request.method();
+    // The conventions know these; others are a client's words, and as many as it likes.
+    const KNOWN: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY", "TRACE"];
+    match KNOWN.into_iter().find(|known| *known == method.as_str()) {
+        Some(known) => {
+            span.set("http.request.method", known);
+            span.rename(known);
+        }
+        None => {
+            span.set("http.request.method", "_OTHER");
+            span.set("http.request.method_original", method.to_string());
+            span.rename("HTTP");
+        }
     }
+    span.set("url.path", request.uri().path().to_owned());
+    let host = request.headers().get(http::header::HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    if let Some(authority) = request.uri().authority().or(host.as_ref()) {
+        span.set("server.address", authority.host().to_owned());
+        if let Some(port) = authority.port_u16() {
+            span.set("server.port", port);
+        }
+    }
+    span.set("client.address", client.to_string());
+    span.set("network.protocol.version", version(request.version()));
+    if let Some(agent) = request.headers().get(http::header::USER_AGENT).and_then(|agent| agent.to_str().ok()) {
+        span.set("user_agent.original", agent.to_owned());
+    }
+}
+
+fn version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        _ => "1.1",
+    }
+}
+
+/// The way to another node: what the request comes to there is a part of it. It ends with the head of the response.
+pub(crate) fn hop(tracer: &Tracer, head: &mut RequestHead, lattice: &LatticeId, node: &NodeId) -> Option<OpenSpan> {
+    let mut span = tracer.within(&head.headers, SpanKind::Client, "hop")?;
+    describe_hop(&mut span, "send", head, lattice, node);
+    span.set("lattice.peer", node.to_string());
+    span.inject(&mut head.headers);
+    Some(span)
+}
+
+/// The other end of it.
+pub(crate) fn arrival(tracer: &Tracer, head: &mut RequestHead, lattice: &LatticeId, me: &NodeId) -> Option<OpenSpan> {
+    let from = TraceContext::of(&head.headers).filter(|from| from.sampled)?;
+    let mut span = tracer.enter(from, SpanKind::Server, "arrival")?;
+    describe_hop(&mut span, "process", head, lattice, me);
+    span.inject(&mut head.headers);
+    Some(span)
+}
+
+fn describe_hop(span: &mut OpenSpan, operation: &'static str, head: &RequestHead, lattice: &LatticeId, node: &NodeId) {
+    span.set("messaging.system", "nats");
+    span.set("messaging.operation.type", operation);
+    span.set("messaging.destination.name", Topic::Http(node.clone()).subject(lattice));
+    span.set("lattice.workload", head.workload.to_string());
+}
+
+/// The path that a route has in its spec, of what names it: [`lattice_route_table::RouteEntry::label`].
+pub(crate) fn path_of(label: &str) -> &str {
+    label.find('/').and_then(|from| label.get(from..)).unwrap_or(label)
+}
+
+/// What a log says of a request's target: without the query, which may hold secrets.
+pub(crate) fn host_of(uri: &Uri, headers: &HeaderMap) -> String {
+    let host = || headers.get(http::header::HOST).map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
+    uri.authority().map(Authority::to_string).or_else(host).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::HeaderValue;
 
     struct Zero;
     impl Rng for Zero {
@@ -74,31 +133,29 @@ mod tests {
     #[test]
     fn valid_contexts_are_kept_and_others_replaced() {
         let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        for (value, kept) in [
-            (good, true),
-            ("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more", true),
-            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more", false),
-            ("ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false),
-            ("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01", false),
-            ("00-00000000000000000000000000000000-00f067aa0ba902b7-01", false),
-            ("00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01", false),
-            ("", false),
-        ] {
+        let off = Tracer::default();
+        for (value, kept) in
+            [(good, true), ("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01", false), ("", false)]
+        {
             let mut headers = HeaderMap::new();
             headers.insert(TRACEPARENT, HeaderValue::from_str(value).unwrap());
             headers.insert(TRACESTATE, HeaderValue::from_static("a=b"));
-            ensure(&mut headers, &Zero);
+            assert!(begin(&mut headers, &Zero, &off, SpanKind::Server, "x").is_none());
             assert_eq!(of(&headers) == value, kept, "{value}");
             assert_eq!(headers.contains_key(TRACESTATE), kept, "{value}");
-            assert!(is_valid(of(&headers).as_bytes()), "{value}");
+            assert!(TraceContext::of(&headers).is_some_and(|context| context.sampled == kept), "{value}");
         }
-        let mut digits = [0; 16];
-        write_hex(0x0123_4567_89ab_cdef, &mut digits);
-        assert_eq!(digits, *b"0123456789abcdef");
         let mut twice = HeaderMap::new();
         twice.append(TRACEPARENT, HeaderValue::from_static(good));
         twice.append(TRACEPARENT, HeaderValue::from_static(good));
-        ensure(&mut twice, &Zero);
+        begin(&mut twice, &Zero, &off, SpanKind::Server, "x");
         assert_eq!(twice.get_all(TRACEPARENT).iter().count(), 1);
+    }
+
+    #[test]
+    fn the_path_of_a_route_is_found_in_its_label() {
+        for (label, path) in [("shop.test/api", "/api"), ("*.x.test/", "/"), ("schedule", "schedule")] {
+            assert_eq!(path_of(label), path);
+        }
     }
 }

@@ -690,19 +690,19 @@ async fn what_is_counted_has_no_label_of_a_clients_choice() {
     text(a.get("http://evil.test/").await).await;
     let metrics = a.metrics();
     for line in [
-        "lattice_router_requests_total{workload=\"w\",status=\"2xx\",path=\"remote\"} 1",
-        "lattice_router_requests_total{workload=\"w\",status=\"5xx\",path=\"remote\"} 1",
-        "lattice_router_duration_seconds_count{path=\"remote\"} 2",
+        "lattice_router_requests_total{workload=\"w\",route=\"w.test/\",status=\"2xx\",path=\"remote\"} 1",
+        "lattice_router_requests_total{workload=\"w\",route=\"w.test/\",status=\"5xx\",path=\"remote\"} 1",
+        "lattice_router_duration_seconds_count{workload=\"w\",route=\"w.test/\",path=\"remote\"} 2",
         "lattice_router_peer_resets_total{code=\"failed\"} 1",
         "lattice_router_in_flight 0",
     ] {
         assert!(metrics.contains(line), "{line} is not in:\n{metrics}");
     }
-    assert!(metrics.contains("{workload=\"\",status=\"4xx\",path=\"none\"}"), "{metrics}");
+    assert!(metrics.contains("{workload=\"\",route=\"\",status=\"4xx\",path=\"none\"}"), "{metrics}");
     assert!(!metrics.contains("evil"), "{metrics}");
     world.remove("w");
     eventually("the end of a series", || !a.metrics().contains("workload=\"w\"")).await;
-    assert!(a.metrics().contains("{workload=\"\",status=\"4xx\",path=\"none\"}"), "{metrics}");
+    assert!(a.metrics().contains("{workload=\"\",route=\"\",status=\"4xx\",path=\"none\"}"), "{metrics}");
 }
 
 #[tokio::test]

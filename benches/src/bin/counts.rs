@@ -10,11 +10,13 @@ use http::{HeaderMap, HeaderValue, Method, Uri, header::HOST};
 use http_body_util::BodyExt as _;
 use lattice::{
     Fut,
+    access::{Access, AccessLog},
     frame::Frame,
     http::{Body, CallError, Instances, Request, Response, empty, full},
     id::{LatticeId, WorkloadName},
     limits::NATS_PAYLOAD_BYTES_DEFAULT,
     store::{Clock, Rng},
+    trace::{Recorder, Span, Tracer},
     view::LatticeView,
 };
 use lattice_benches::{small, wires::Wires, world};
@@ -36,12 +38,19 @@ type Walk = fn(u64);
 const PATHS: &[(&str, Walk)] = &[
     ("route/find", find_route),
     ("frame/request-and-reply", carry_in_frames),
-    ("router/local-request", route_locally),
     ("router/remote-request", route_remotely),
+    ("router/local-request", |iterations| route_locally(iterations, |_| {})),
+    // Telemetry is exported, and this trace is not: what everybody pays for the few that are.
+    ("router/local-sampling-off", |iterations| route_locally(iterations, |options| options.tracer = unsampled())),
+    ("router/local-access-log", |iterations| {
+        route_locally(iterations, |options| options.access_log = Some(Arc::new(Nobody)))
+    }),
     #[cfg(feature = "runtime")]
-    ("runtime/0.2-reused", |iterations| runtime::call("hello-http02", iterations)),
+    ("runtime/0.2-reused", |iterations| runtime::call("hello-http02", iterations, Tracer::default())),
     #[cfg(feature = "runtime")]
-    ("runtime/0.3-reused", |iterations| runtime::call("hello-http03", iterations)),
+    ("runtime/0.2-sampling-off", |iterations| runtime::call("hello-http02", iterations, unsampled())),
+    #[cfg(feature = "runtime")]
+    ("runtime/0.3-reused", |iterations| runtime::call("hello-http03", iterations, Tracer::default())),
 ];
 
 fn main() -> ExitCode {
@@ -102,14 +111,14 @@ fn carry_in_frames(iterations: u64) {
 }
 
 /// A request through the router of a node to an instance of its own, which answers at once.
-fn route_locally(iterations: u64) {
+fn route_locally(iterations: u64, observe: impl FnOnce(&mut RouterOptions)) {
     let client = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 9), 4711));
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     tokio.block_on(async {
         let mut view = world::nodes(1);
         world::ask_for(&mut view, 0, 1, vec![world::route(small::HOST, "/")]);
         world::place_all(&mut view, 0, 1);
-        let router = router(0, view, Arc::default());
+        let router = router(0, view, Arc::default(), observe);
         repeat(iterations, || {
             let response = router.handle(page_request(), client).now_or_never().expect("it does not wait");
             assert!(response.status().is_success());
@@ -128,9 +137,9 @@ fn route_remotely(iterations: u64) {
     world::place_all(&mut view, 1, 1);
     let bus = Arc::new(Wires::default());
     let near = tokio.block_on(async {
-        let far = router(1, view.clone(), bus.clone());
+        let far = router(1, view.clone(), bus.clone(), |_| {});
         tokio::spawn(async move { far.serve_peers(CancellationToken::new(), Duration::ZERO).await });
-        let near = router(0, view, bus.clone());
+        let near = router(0, view, bus.clone(), |_| {});
         // Two inboxes, and where the far node is asked.
         bus.has_subscriptions(3).await;
         near
@@ -157,13 +166,15 @@ fn read(body: Body) -> Bytes {
 }
 
 /// Only node 1 has an instance where there are two.
-fn router(node: u32, view: LatticeView, bus: Arc<Wires>) -> Router {
+fn router(node: u32, view: LatticeView, bus: Arc<Wires>, observe: impl FnOnce(&mut RouterOptions)) -> Router {
     let page = Page { is_ready: view.sessions.len() == 1 || node == 1 };
     let lattice = LatticeId::new("bench").expect("a good name");
+    let mut options = RouterOptions::new(world::node_id(node), lattice);
+    observe(&mut options);
     // A view that never changes: the table of the first one stays in force.
     let (_, view) = watch::channel(Arc::new(view));
     Router::new(
-        RouterOptions::new(world::node_id(node), lattice),
+        options,
         bus,
         Arc::new(RealClock(Instant::now())),
         Arc::new(Seven),
@@ -171,6 +182,33 @@ fn router(node: u32, view: LatticeView, bus: Arc<Wires>) -> Router {
         view,
         &mut Registry::default(),
     )
+}
+
+/// Takes nothing.
+#[derive(Debug)]
+struct Nobody;
+
+fn unsampled() -> Tracer {
+    Tracer::new(Arc::new(Nobody))
+}
+
+impl Recorder for Nobody {
+    fn records(&self, _: u128, _: Option<bool>) -> bool {
+        false
+    }
+    fn span_id(&self) -> u64 {
+        1
+    }
+    fn now(&self) -> u64 {
+        0
+    }
+    fn record(&self, _: Span) {}
+}
+
+impl AccessLog for Nobody {
+    fn log(&self, access: Access) {
+        black_box(access);
+    }
 }
 
 /// Instances that answer the same page to everything.
@@ -218,17 +256,22 @@ mod runtime {
 
     use super::{page_request, read, repeat};
     use futures_util::FutureExt as _;
-    use lattice::{id::Digest, spec::Grants};
+    use lattice::{
+        id::Digest,
+        spec::Grants,
+        trace::{TraceContext, Tracer},
+    };
     use lattice_runtime::{Limits, LogSink, LogStream, Reuse, Runtime, RuntimeOptions, Unit, UnitConfig};
     use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-    pub(crate) fn call(guest: &str, iterations: u64) {
+    pub(crate) fn call(guest: &str, iterations: u64, tracer: Tracer) {
         let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/guests");
         let bytes = std::fs::read(guests.join(format!("{guest}.wasm"))).expect("run `cargo xtask guests --rust-only`");
         let cache = tempfile::tempdir().expect("a temporary directory");
         let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         tokio.block_on(async {
-            let runtime = Runtime::new(RuntimeOptions::new(cache.path().join("code"))).expect("a runtime");
+            let options = RuntimeOptions { tracer, ..RuntimeOptions::new(cache.path().join("code")) };
+            let runtime = Runtime::new(options).expect("a runtime");
             let component = runtime.load(Digest::of(&bytes), bytes.into()).await.expect("a good component");
             let config = UnitConfig {
                 workload: "bench".parse().expect("a good name"),
@@ -246,6 +289,7 @@ mod runtime {
             repeat(iterations, || {
                 let mut request = page_request();
                 *request.uri_mut() = http::Uri::from_static("/quiet");
+                TraceContext { trace: 7, span: 7, sampled: false }.inject(request.headers_mut());
                 let response = unit.call(request).now_or_never().expect("it does not wait").expect("it answers");
                 assert!(!read(response.into_body()).is_empty());
             });

@@ -6,6 +6,7 @@ mod data_dir;
 mod https;
 mod join;
 mod machine;
+mod telemetry;
 mod trigger;
 
 use crate::{
@@ -28,6 +29,7 @@ use lattice::{
 use lattice_control_plane::{ControlPlane, ControlPlaneError, NodeOptions, Timing};
 use lattice_host_node::{HostNode, HostOptions, NetworkOptions, VolumeOptions};
 use lattice_router::{Network, Router, RouterOptions, Tls};
+use lattice_telemetry::Telemetry;
 pub use machine::memory;
 use prometheus_client::registry::Registry;
 use std::{
@@ -38,6 +40,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
+use telemetry::{AccessLogArgs, Observing};
 use tokio::{
     net::TcpListener,
     runtime::Handle,
@@ -52,6 +55,8 @@ pub const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCAL
 
 /// What the NATS client says of its connection, `lattice-nats` says once more and better.
 const LOG_DEFAULT: &str = "info,async_nats=warn";
+/// How long the end of a node may take for the last telemetry.
+const TELEMETRY_STOP: Duration = Duration::from_secs(2);
 
 /// Run a node of a lattice
 ///
@@ -121,6 +126,8 @@ pub struct Args {
     /// How to log
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     log_format: LogFormat,
+    #[command(flatten)]
+    access_log: AccessLogArgs,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -181,29 +188,34 @@ fn network(args: &Args) -> anyhow::Result<NetworkOptions> {
     Ok(network)
 }
 
-fn start_logging(args: &Args) -> anyhow::Result<()> {
-    use tracing_subscriber::EnvFilter;
+fn start_logging(args: &Args, telemetry: &Telemetry) -> anyhow::Result<()> {
+    use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, registry, util::SubscriberInitExt as _};
     let filter = args.log.clone().or_else(|| env("RUST_LOG")).unwrap_or_else(|| LOG_DEFAULT.into());
     let filter = EnvFilter::try_new(&filter).with_context(|| {
         Failure::usage(format!("{filter:?} is not a log filter")).hint("write info, or warn,lattice_router=debug")
     })?;
     let colours = crate::output::Paint::stderr().is_on();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+    let registry = registry().with(filter).with(telemetry.events());
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
     let started = match args.log_format {
-        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Json => registry.with(lines.json()).try_init(),
         // A supervisor that collects lines stamps them itself; people at a terminal need no date.
-        LogFormat::Human if std::io::stderr().is_terminal() => builder.with_target(false).try_init(),
-        LogFormat::Human => builder.try_init(),
+        LogFormat::Human if std::io::stderr().is_terminal() => registry.with(lines.with_target(false)).try_init(),
+        LogFormat::Human => registry.with(lines).try_init(),
     };
     started.map_err(|error| anyhow::anyhow!("can't start logging: {error}"))
 }
 
 pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
-    start_logging(&args)?;
+    let settings = telemetry::settings()?;
+    let data = data_dir(&args, context)?;
     // Guests that compute give way every 10 ms, and tokio looks at sockets and timers once in so many turns: with its
     // default of 61 a node full of such guests would answer nobody for half a second.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().event_interval(8).build();
     let runtime = runtime.context("can't start the async runtime")?;
+    let telemetry = telemetry::start(settings, &context.lattice, data.node(), runtime.handle())?;
+    start_logging(&args, &telemetry)?;
+    let telemetry = Arc::new(telemetry);
     // A thread of its own: however many guests compute, this node renews its session and is not taken for dead.
     let mut control = tokio::runtime::Builder::new_multi_thread();
     let control = control
@@ -212,7 +224,8 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         .enable_all()
         .build()
         .context("can't start the control plane's async runtime")?;
-    let exit = runtime.block_on(Box::pin(serve(args, context, control.handle())));
+    let exit = runtime.block_on(Box::pin(serve(args, context, data, telemetry.clone(), control.handle())));
+    telemetry.stop(runtime.handle(), TELEMETRY_STOP);
     // Compilation of a component can't be interrupted; nobody waits for it now.
     runtime.shutdown_background();
     control.shutdown_background();
@@ -253,7 +266,21 @@ async fn listen(address: SocketAddr, option: &str) -> anyhow::Result<TcpListener
     })
 }
 
-async fn serve(args: Args, context: &Context, control_thread: &Handle) -> anyhow::Result<Exit> {
+/// What the node keeps, and who it is.
+fn data_dir(args: &Args, context: &Context) -> anyhow::Result<DataDir> {
+    let dir = args.data.clone().or_else(|| default_data_dir(&context.lattice)).ok_or_else(|| {
+        Failure::usage("there is no home directory for the node's data").hint("name a directory: --data DIR")
+    })?;
+    DataDir::open(&dir, args.id.clone())
+}
+
+async fn serve(
+    args: Args,
+    context: &Context,
+    data: DataDir,
+    telemetry: Arc<Telemetry>,
+    control_thread: &Handle,
+) -> anyhow::Result<Exit> {
     // What can be wrong here is found before anything is joined.
     let settings = connection::resolve(&context.nats, &Surroundings::of_process())?;
     let labels = labels(&args.labels)?;
@@ -261,10 +288,6 @@ async fn serve(args: Args, context: &Context, control_thread: &Handle) -> anyhow
         return Err(Failure::usage(format!("{} taints; at most {TAINTS_MAX} are allowed", args.taints.len())).into());
     }
     let network = network(&args)?;
-    let dir = args.data.clone().or_else(|| default_data_dir(&context.lattice)).ok_or_else(|| {
-        Failure::usage("there is no home directory for the node's data").hint("name a directory: --data DIR")
-    })?;
-    let data = DataDir::open(&dir, args.id.clone())?;
     let tls = args.https.load()?;
     let http = listen(args.http, "--http").await?;
     let https = match args.https.address.zip(tls) {
@@ -286,7 +309,7 @@ async fn serve(args: Args, context: &Context, control_thread: &Handle) -> anyhow
         tracing::info!(https = %address, "takes HTTPS");
     }
     tokio::spawn(admin::serve(admin_listener, admin.clone(), ended.clone()));
-    tracing::info!(%node, lattice = %context.lattice, http = %http_address, admin = %admin_address, data = %dir.display(), "starting");
+    tracing::info!(%node, lattice = %context.lattice, http = %http_address, admin = %admin_address, data = %data.path().display(), "starting");
     let name = format!("lattice {} node {node}", context.lattice);
     // Two connections: a slow reader of bulk bytes may be cut off by the server, and must not take the session with it.
     let joining = async {
@@ -320,10 +343,13 @@ async fn serve(args: Args, context: &Context, control_thread: &Handle) -> anyhow
         data_dir: Some(data.part("specs")),
     };
     let mut metrics = Registry::default();
+    let observing = Observing::start(&args.access_log, &telemetry, &mut metrics)?;
     let mut host = HostOptions::new(context.lattice.clone(), node.clone(), data.part("code"));
     host.drain = host.drain.min(leave);
     host.memory_bytes_total = options.capacity.memory;
     host.network = network;
+    host.tracer = telemetry.tracer();
+    host.guest_lines = telemetry.guest_lines();
     host.volumes = VolumeOptions {
         dir: Some(data.part("volumes")),
         bytes_total: options.volumes.bytes,
@@ -335,6 +361,8 @@ async fn serve(args: Args, context: &Context, control_thread: &Handle) -> anyhow
     let control = ControlPlane::new(options, platform, host.clone(), Arc::new(lattice_host_node::inspect));
     let mut router = RouterOptions::new(node.clone(), context.lattice.clone());
     router.trusted_proxies = args.trusted_proxies;
+    router.tracer = telemetry.tracer();
+    router.access_log = observing.access_log();
     let router = Router::new(
         router,
         data_platform.bus,
@@ -347,9 +375,12 @@ async fn serve(args: Args, context: &Context, control_thread: &Handle) -> anyhow
     host.join(router.mesh());
     router.heed(control.reports());
     admin.joined(Parts { health: control.health(), view: control.view(), metrics });
+    telemetry.export_metrics(admin.clone().source());
 
     let limit = Duration::from(args.drain_timeout) + Duration::from_secs(2);
-    run_parts((control, control_thread), host, router, (http, https), (drain, limit), &mut signals).await?;
+    let ended = run_parts((control, control_thread), host, router, (http, https), (drain, limit), &mut signals).await;
+    observing.stop();
+    ended?;
     tracing::info!(%node, "left");
     Ok(Exit::Ok)
 }

@@ -29,5 +29,6 @@ mod schedules;
 mod security;
 mod serving;
 mod streaming;
+mod telemetry;
 mod up;
 mod volumes;

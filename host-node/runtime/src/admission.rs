@@ -1,5 +1,6 @@
 //! The door of a unit: how many requests run, how many wait, and for how long. Refuses before any work is done.
 
+use crate::waits::{WaitStats, Waits};
 use lattice::http::CallError;
 use std::{
     sync::{
@@ -24,6 +25,7 @@ pub(crate) struct Admission {
     waiting: AtomicU32,
     waiting_max: u32,
     closed: AtomicBool,
+    waits: Waits,
 }
 
 impl Admission {
@@ -35,6 +37,7 @@ impl Admission {
             waiting: AtomicU32::new(0),
             waiting_max,
             closed: AtomicBool::new(false),
+            waits: Waits::default(),
         }
     }
 
@@ -47,8 +50,11 @@ impl Admission {
             return Ok(turn);
         }
         let _waiting = self.wait_in_line()?;
-        let until = deadline.min(Instant::now() + QUEUE_WAIT_MAX);
-        match tokio::time::timeout_at(until, self.turns.clone().acquire_owned()).await {
+        let since = Instant::now();
+        let until = deadline.min(since + QUEUE_WAIT_MAX);
+        let waited = tokio::time::timeout_at(until, self.turns.clone().acquire_owned()).await;
+        self.waits.observe(since.elapsed());
+        match waited {
             Ok(Ok(turn)) => Ok(turn),
             Ok(Err(_)) => Err(CallError::NotHere), // stopped while the request waited
             Err(_) => Err(CallError::Overloaded { retry_after: RETRY_AFTER }),
@@ -89,6 +95,10 @@ impl Admission {
 
     pub(crate) fn waiting(&self) -> u32 {
         self.waiting.load(Acquire)
+    }
+
+    pub(crate) fn waits(&self) -> WaitStats {
+        self.waits.read()
     }
 
     pub(crate) fn inside(&self) -> u32 {

@@ -3,6 +3,7 @@
 
 use crate::{computing::Processors, network::NetworkOptions, volumes::VolumeOptions};
 use lattice::spec::Optimize;
+use lattice::trace::Tracer;
 use std::{
     path::PathBuf,
     sync::{
@@ -40,6 +41,8 @@ pub struct RuntimeOptions {
     pub network: NetworkOptions,
     /// Directories that guests may be given. Default none.
     pub volumes: VolumeOptions,
+    /// Who records what becomes of requests. Default nobody.
+    pub tracer: Tracer,
 }
 
 impl RuntimeOptions {
@@ -53,6 +56,7 @@ impl RuntimeOptions {
             component_bytes_max: 128 << 20,
             network: NetworkOptions::default(),
             volumes: VolumeOptions::default(),
+            tracer: Tracer::default(),
         }
     }
 }

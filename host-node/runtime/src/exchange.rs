@@ -12,12 +12,17 @@ use crate::{
     limits::{self, CpuMeter},
     lock,
     pool::{Guest, Instance},
+    spans,
+    tally::FailureKind,
     unit::Inner,
 };
 use futures_util::FutureExt as _;
 use http::{Method, StatusCode, header};
 use http_body_util::BodyExt as _;
-use lattice::http::{Body, BodyError, Request, Response};
+use lattice::{
+    http::{Body, BodyError, Request, Response},
+    trace::OpenSpan,
+};
 use std::{
     future::poll_fn,
     panic::AssertUnwindSafe,
@@ -213,9 +218,13 @@ struct Outcome {
 }
 
 impl GuestRun {
-    fn new(unit: &Arc<Inner>, turn: OwnedSemaphorePermit, instance: Option<Instance>, request: Request) -> Self {
+    fn new(unit: &Arc<Inner>, turn: OwnedSemaphorePermit, instance: Option<Instance>, mut request: Request) -> Self {
         let shared = Arc::<Shared>::default();
         let reused = instance.as_ref().is_some_and(|instance| instance.uses > 0);
+        if let Some(mut span) = spans::guest(unit, &mut request) {
+            span.set("lattice.instance.reused", reused);
+            shared.tell(span);
+        }
         let meter = instance.as_ref().map_or_else(Arc::default, |instance| instance.store.data().meter.clone());
         let limit = unit.blueprint.limits.body_bytes;
         let request = request.map(|body| RequestBody::new(body, limit, shared.clone()));
@@ -244,6 +253,16 @@ impl GuestRun {
             result = self.shared.verdict();
         }
         let mut instance = instance;
+        self.shared.describe(|span| {
+            if let Some(instance) = &instance {
+                span.set("lattice.memory.bytes", instance.store.data().memory.used());
+            }
+            // Not measured where it is short.
+            let spent = self.meter.spent();
+            if !spent.is_zero() {
+                span.set("lattice.cpu.seconds", spent.as_secs_f64());
+            }
+        });
         if let (Ok(()), Some(kept)) = (&result, &mut instance)
             && kept.holds_body()
         {
@@ -344,6 +363,8 @@ struct State {
     request_is_read: bool,
     end: Option<Result<(), Failure>>,
     reader: Option<Waker>,
+    /// What is told of the guest's work, where somebody records it.
+    span: Option<OpenSpan>,
 }
 
 /// What the guest answered.
@@ -533,8 +554,24 @@ impl Shared {
         lock(&self.state).request_is_read
     }
 
+    /// This span ends with the guest.
+    pub(crate) fn tell(&self, span: OpenSpan) {
+        lock(&self.state).span = Some(span);
+    }
+
+    pub(crate) fn describe(&self, describe: impl FnOnce(&mut OpenSpan)) {
+        if let Some(span) = &mut lock(&self.state).span {
+            describe(span);
+        }
+    }
+
     fn set_end(&self, result: Result<(), Failure>) {
         let mut state = lock(&self.state);
+        if let Some(mut span) = state.span.take()
+            && let Err(failure) = &result
+        {
+            span.fail(FailureKind::of(failure).map_or("cancelled", FailureKind::as_str));
+        }
         state.end = Some(result);
         for waker in [state.reader.take(), state.guest.take()].into_iter().flatten() {
             waker.wake();

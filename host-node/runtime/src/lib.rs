@@ -44,10 +44,12 @@ mod parts;
 mod pool;
 mod prune;
 mod signature;
+mod spans;
 mod standing;
 mod tally;
 mod unit;
 mod volumes;
+mod waits;
 mod workers;
 
 pub use bridge::crossing::{CannotCross, Uncrossable, crossing};
@@ -66,6 +68,7 @@ pub use signature::{Interface, Signatures, signatures};
 pub use tally::{FailureKind, LastFailure, Limit, Tallied};
 pub use unit::{StartError, Unit, UnitConfig, UnitStats};
 pub use volumes::{Volume, VolumeContent, VolumeError, VolumeOptions};
+pub use waits::{WAIT_BUCKETS, WaitStats};
 
 /// A lock whose holder panicked is taken all the same: what these locks guard is whole between any two statements.
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -123,6 +123,11 @@ impl MemoryLimiter {
         self.refused = None;
     }
 
+    /// Bytes that it has.
+    pub(crate) fn used(&self) -> u64 {
+        self.used
+    }
+
     /// True if it has grown above three quarters of the limit: the next request may be the one that finds no memory.
     pub(crate) fn is_nearly_used(&self) -> bool {
         self.used > self.used_at_start && self.used >= self.limit - self.limit / 4

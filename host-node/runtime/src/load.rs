@@ -23,6 +23,7 @@ use lattice::{
     id::{ComponentName, Digest, WorkloadName},
     mesh::Mesh,
     spec::Optimize,
+    trace::Tracer,
 };
 use std::{
     collections::BTreeMap,
@@ -58,6 +59,7 @@ struct RuntimeInner {
     units: Arc<Units>,
     standings: Standings,
     volumes: Arc<VolumeKeeper>,
+    tracer: Tracer,
     compiled: AtomicU64,
     from_disk: AtomicU64,
 }
@@ -162,10 +164,11 @@ impl Runtime {
             max_memory_bytes: options.max_memory_bytes,
             places: Ledger::new(u64::from(options.max_instances.max(1))),
             memory: Ledger::new(options.memory_bytes_total),
-            network: NodeNetwork::new(&options.network).map_err(RuntimeError::Authorities)?,
+            network: NodeNetwork::new(&options.network, options.tracer.clone()).map_err(RuntimeError::Authorities)?,
             units: Arc::default(),
             standings: Standings::default(),
             volumes: VolumeKeeper::open(options.volumes).map_err(RuntimeError::Volumes)?,
+            tracer: options.tracer,
             compiled: AtomicU64::new(0),
             from_disk: AtomicU64::new(0),
         })))
@@ -239,6 +242,10 @@ impl Runtime {
 
     pub(crate) fn max_memory_bytes(&self) -> u64 {
         self.0.max_memory_bytes
+    }
+
+    pub(crate) fn tracer(&self) -> &Tracer {
+        &self.0.tracer
     }
 
     /// What one more unit has of this node.

@@ -127,7 +127,7 @@ impl FailureKind {
         }
     }
 
-    fn of(failure: &Failure) -> Option<Self> {
+    pub(crate) fn of(failure: &Failure) -> Option<Self> {
         Some(match failure {
             Failure::Trap(_) | Failure::Handles => Self::Trap,
             Failure::Exit(_) => Self::Exit,

@@ -13,8 +13,10 @@ use crate::{
     network::{Network, NetworkStats},
     parts::{Assembly, PartStats, Parts, StopNotice},
     pool::{Guest, Instance, Pool, Retirement, Reuse},
+    spans,
     tally::{Tallied, Tally},
     volumes::{Volume, VolumeError, Volumes},
+    waits::WaitStats,
     workers::{self, Workers},
 };
 use http_body::Body as _;
@@ -22,6 +24,7 @@ use lattice::{
     http::{BodyError, CallError, Request, Response},
     id::{ComponentName, Digest, WorkloadName},
     spec::Grants,
+    trace::Tracer,
 };
 use std::{
     collections::BTreeMap,
@@ -84,6 +87,8 @@ pub struct UnitStats {
     pub in_flight: u32,
     /// Requests that wait for their turn.
     pub queued: u32,
+    /// How long those that waited did so.
+    pub waits: WaitStats,
     pub instances_live: u32,
     /// Of those alive, those that wait for a request.
     pub instances_idle: u32,
@@ -225,6 +230,7 @@ impl Unit {
             reuse_hits: counters.reuse_hits.load(Relaxed),
             in_flight: admission.inside(),
             queued: admission.waiting(),
+            waits: admission.waits(),
             instances_live: pool.live(),
             instances_idle: pool.idle(),
             instances_created: pool.created_so_far(),
@@ -338,13 +344,20 @@ impl Inner {
         self.counters.requests.fetch_add(1, Relaxed);
         let deadline = tokio::time::Instant::now() + self.blueprint.limits.wall;
         let limit = self.blueprint.limits.body_bytes;
+        let queue = spans::queue(&self, request.headers());
         let turn = match request.body().size_hint().lower() > limit {
             true => Err(CallError::Body(BodyError::TooLarge { limit })),
             false => self.admission.enter(deadline).await,
         };
         let turn = match turn {
-            Ok(turn) => turn,
+            Ok(turn) => {
+                drop(queue);
+                turn
+            }
             Err(refusal) => {
+                if let Some(mut queue) = queue {
+                    queue.fail("refused");
+                }
                 self.counters.refused.fetch_add(1, Relaxed);
                 self.blueprint.tally.refused(&refusal);
                 return Err(refusal);
@@ -376,6 +389,10 @@ impl Inner {
             self.strike(&failed.failure);
         }
         again.map_err(|failed| failed.failure.call_error())
+    }
+
+    pub(crate) fn tracer(&self) -> &Tracer {
+        self.runtime.tracer()
     }
 
     /// An instance for a request. Where the node has no room, idle ones of any unit go.

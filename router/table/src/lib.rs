@@ -48,10 +48,16 @@ pub struct RouteTable {
     conflicts: Vec<Conflict>,
 }
 
+/// The label of what leads to a workload without a route.
+pub const NO_ROUTE: &str = "direct";
+
 /// One route, and where it leads.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RouteEntry {
     pub workload: WorkloadName,
+    /// What names the route in metrics, traces and logs: host and path as its spec has them, such as `*.example.org/api`;
+    /// [`NO_ROUTE`] for what leads to the workload without one.
+    pub label: Arc<str>,
     /// Longest time until the head of the response, where the route sets one; else `wall` holds.
     pub timeout: Option<Duration>,
     /// Longest time of one request in a replica until the head of the response, and of each silence in a body.
@@ -155,11 +161,13 @@ impl RouteTable {
         self.named.get(name)
     }
 
-    /// All workloads, and those that a route leaves a share to though there are none.
-    pub fn workloads(&self) -> BTreeSet<&WorkloadName> {
+    /// Every workload, and those that a route leaves a share to though there are none, with the label of each of its routes.
+    pub fn routes(&self) -> BTreeSet<(&WorkloadName, &str)> {
         let paths = self.exact.values().chain(self.under.values()).chain([&self.any]);
-        let shares = paths.flat_map(Paths::entries).flat_map(|entry| entry.shares.iter());
-        shares.map(|share| &share.entry.workload).chain(self.named.keys()).collect()
+        let entries = paths.flat_map(Paths::entries).chain(self.named.values());
+        let with_shares =
+            entries.flat_map(|entry| entry.shares.iter().map(|share| &*share.entry).chain([entry.as_ref()]));
+        with_shares.map(|entry| (&entry.workload, &*entry.label)).collect()
     }
 
     /// Routes that were refused because another workload has them.
@@ -183,6 +191,7 @@ impl RouteEntry {
         let (local_slots, endpoints) = endpoints(view, record, me);
         Self {
             workload: spec.name.clone(),
+            label: NO_ROUTE.into(),
             timeout: None,
             wall: spec.limits.wall.into(),
             body_limit: spec.limits.body.0,
@@ -198,18 +207,16 @@ impl RouteEntry {
         }
     }
 
-    /// The same by one of its routes. Routes that say no more than where they are share one entry.
-    fn with_route(self: &Arc<Self>, view: &LatticeView, me: &NodeId, route: &Route) -> Arc<Self> {
+    /// The same by one of its routes.
+    fn with_route(&self, view: &LatticeView, me: &NodeId, route: &Route) -> Arc<Self> {
         let is_plain = route.is_plain();
-        if is_plain && route.timeout.is_none() {
-            return self.clone();
-        }
         let limit = route.body_limit.map_or(u64::MAX, |limit| limit.0);
         let entry = Self {
+            label: format!("{}{}", route.host, route.path.as_str()).into(),
             timeout: route.timeout.map(Duration::from),
             body_limit: self.body_limit.min(limit),
             rule: (!is_plain).then(|| Arc::new(route.clone())),
-            ..Self::clone(self)
+            ..self.clone()
         };
         let shares = split::shares(view, me, route, &entry);
         Arc::new(Self { shares, ..entry })

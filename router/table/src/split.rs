@@ -61,7 +61,8 @@ pub(crate) fn shares(view: &LatticeView, me: &NodeId, route: &Route, holder: &Ro
         // What the route says holds whoever answers.
         let timeout: Option<Duration> = holder.timeout;
         let body_limit = entry.body_limit.min(holder.body_limit);
-        let entry = RouteEntry { timeout, body_limit, rule: holder.rule.clone(), ..entry };
+        let label = holder.label.clone();
+        let entry = RouteEntry { label, timeout, body_limit, rule: holder.rule.clone(), ..entry };
         Share { percent: *percent, entry: Arc::new(entry) }
     });
     let given: u32 = route.split.iter().fold(0, |sum, share| sum.saturating_add(share.percent));

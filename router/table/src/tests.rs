@@ -402,8 +402,11 @@ fn a_share_gets_its_part_while_it_is_ready() {
     view.slots.clear();
     assert_eq!(parts(&view, &[]), named(&[("gone", 50), ("next", 100), ("now", 850)]), "they wait where they belong");
     let table = RouteTable::build(&view, &id("me"));
-    let known: Vec<&str> = table.workloads().into_iter().map(|name| name.as_str()).collect();
+    let known: Vec<&str> = table.routes().into_iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(known, ["gone", "next", "now"]);
+    let mut labels: Vec<&str> = table.routes().into_iter().map(|(_, label)| label).collect();
+    labels.dedup();
+    assert_eq!(labels.len(), 1, "whoever answers, it is one route: {labels:?}");
 }
 
 impl RouteEntry {

@@ -17,6 +17,7 @@ const LAYERS: [&[&str]; 4] = [
         "lattice-route-table",
         "lattice-runtime",
         "lattice-nats",
+        "lattice-telemetry",
     ],
     // Services.
     &["lattice-control-plane", "lattice-host-node", "lattice-router"],
@@ -25,8 +26,9 @@ const LAYERS: [&[&str]; 4] = [
 ];
 
 /// Libraries, by the start of their names, and the only crates that may name them.
-const OWNERS: [(&str, &[&str]); 3] = [
+const OWNERS: [(&str, &[&str]); 4] = [
     ("async-nats", &["lattice-nats"]),
+    ("opentelemetry", &["lattice-telemetry"]),
     ("wac-", &["lattice-composer"]),
     ("wasmtime", &["lattice-runtime", "lattice-webgpu"]),
 ];

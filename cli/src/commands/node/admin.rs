@@ -98,6 +98,11 @@ impl Admin {
         let _ = self.parts.set(parts);
     }
 
+    /// The metrics, for whoever exports them.
+    pub(super) fn source(self: Arc<Self>) -> lattice_telemetry::Source {
+        Arc::new(move || self.metrics().unwrap_or_default())
+    }
+
     fn health(&self) -> Health {
         self.parts.get().map(|parts| *parts.health.borrow()).unwrap_or_default()
     }

@@ -54,6 +54,10 @@ impl DataDir {
         Ok(Self { path: path.to_owned(), node, _lock: lock })
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(super) fn node(&self) -> &NodeId {
         &self.node
     }

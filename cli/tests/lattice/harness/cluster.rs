@@ -21,6 +21,7 @@ pub struct Node {
     http: u16,
     admin: u16,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl Node {
@@ -35,12 +36,15 @@ impl Node {
         arguments.extend(["--http".into(), format!("127.0.0.1:{http}")]);
         arguments.extend(["--admin".into(), format!("127.0.0.1:{admin}")]);
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
-        Self { id: id.to_owned(), process: None, http, admin, arguments }
+        Self { id: id.to_owned(), process: None, http, admin, arguments, environment: Vec::new() }
     }
 
     /// Start the process without waiting for it.
     pub fn launch(&mut self) {
-        self.process = Some(Process::start(&self.id, lattice_program(), &self.arguments));
+        let environment = |command: &mut std::process::Command| {
+            command.envs(self.environment.iter().cloned());
+        };
+        self.process = Some(Process::start_with(&self.id, lattice_program(), &self.arguments, environment));
     }
 
     /// Wait until it says that it is ready.
@@ -132,6 +136,16 @@ impl Lattice {
     pub fn launch_node(&mut self, lattice: &str, id: &str, more: &[&str]) -> &Node {
         let data = self.data.path().join(format!("{lattice}-{id}"));
         let mut node = Node::new(&self.server.url(), lattice, id, data, more);
+        node.launch();
+        self.nodes.push(node);
+        self.nodes.last().unwrap()
+    }
+
+    /// The same with variables of its own.
+    pub fn launch_node_with(&mut self, id: &str, more: &[&str], environment: &[(&str, &str)]) -> &Node {
+        let (name, data) = (self.name.clone(), self.data_of(id));
+        let mut node = Node::new(&self.server.url(), &name, id, data, more);
+        node.environment = environment.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         node.launch();
         self.nodes.push(node);
         self.nodes.last().unwrap()

@@ -4,6 +4,7 @@ pub mod api;
 pub mod cluster;
 pub mod http;
 pub mod load;
+pub mod otlp;
 pub mod process;
 pub mod server;
 

@@ -47,6 +47,9 @@ impl Process {
         for variable in ["NATS_URL", "LATTICE", "LATTICE_NODE_ID", "LATTICE_HTTP", "LATTICE_ADMIN", "LATTICE_DATA"] {
             command.env_remove(variable);
         }
+        for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("OTEL_")) {
+            command.env_remove(variable);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         adapt(&mut command);
         let mut child = spawn(command).unwrap_or_else(|error| panic!("can't start {name}: {error}"));

@@ -8,7 +8,7 @@ use super::{
     failure, loopback,
     mesh::Polled,
 };
-use crate::inherited::Inherited;
+use crate::{inherited::Inherited, spans};
 use http::{Method, Request, Response, Uri, header, uri};
 use http_body_util::BodyExt as _;
 use hyper_util::{
@@ -82,11 +82,13 @@ impl Network {
         self.counters.requests.fetch_add(1, Relaxed);
         let (mut request, callee) = self.judge(request)?;
         inherited.trace(request.headers_mut());
+        let span = spans::outgoing(&self.node.tracer, &mut request);
         let times = options.unwrap_or_default().into();
         let sent = match callee {
             None => self.send_judged(request, times).await,
             Some(callee) => self.call(callee, request, times, &inherited, polled).await,
         };
+        spans::answered(span, &sent);
         if sent.is_err() {
             self.counters.failures.fetch_add(1, Relaxed);
         }

@@ -33,7 +33,7 @@ pub use resolve::{Lookup, LookupError, Resolver, SystemResolver};
 use crate::{host::Host, logs::LogSink, network::denial::Denials};
 use connect::Connector;
 use hyper_util::client::legacy::Client;
-use lattice::{address::AddressPolicy, id::WorkloadName, mesh::Mesh, spec::Grants};
+use lattice::{address::AddressPolicy, id::WorkloadName, mesh::Mesh, spec::Grants, trace::Tracer};
 use loopback::Loopback;
 use mesh::MeshPlace;
 use std::{
@@ -86,11 +86,12 @@ pub(crate) struct NodeNetwork {
     /// Of all instances.
     sockets: AtomicUsize,
     mesh: MeshPlace,
+    tracer: Tracer,
 }
 
 impl NodeNetwork {
     /// Fails where the operator's certificates cannot be read.
-    pub(crate) fn new(options: &NetworkOptions) -> Result<Arc<Self>, String> {
+    pub(crate) fn new(options: &NetworkOptions, tracer: Tracer) -> Result<Arc<Self>, String> {
         Ok(Arc::new(Self {
             addresses: options.addresses.clone(),
             resolver: options.resolver.clone(),
@@ -99,6 +100,7 @@ impl NodeNetwork {
             lookups: Arc::new(Semaphore::new(NODE_LOOKUPS_MAX)),
             sockets: AtomicUsize::new(0),
             mesh: MeshPlace::new(),
+            tracer,
         }))
     }
 

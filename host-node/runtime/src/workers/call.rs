@@ -6,7 +6,7 @@ use crate::{
     body::{RequestBody, ResponseBody},
     exchange::{self, Failed, Progress, Shared},
     failure::{Failure, NoRoom},
-    lock,
+    lock, spans,
     unit::Inner,
 };
 use lattice::http::{Body, CallError, Request, Response};
@@ -21,11 +21,14 @@ use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 pub(crate) async fn call(
     unit: &Arc<Inner>,
     turn: OwnedSemaphorePermit,
-    request: Request,
+    mut request: Request,
     deadline: Instant,
 ) -> Result<Response, CallError> {
     let replay = exchange::replay(&request);
     let exchange = Arc::<Shared>::default();
+    if let Some(span) = spans::guest(unit, &mut request) {
+        exchange.tell(span);
+    }
     let ticket = Arc::new(Ticket {
         method: request.method().clone(),
         deadline,

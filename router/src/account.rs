@@ -1,0 +1,291 @@
+//! What becomes known of one request on its way, and who is told once its answer is over: metrics, its span, the access
+//! log. Whoever handles a request writes it down here as it is found out; nothing is decided by it.
+
+use crate::{
+    body::Pieces,
+    cors::Granted,
+    headers::Client,
+    limits::Place,
+    metrics::{Metrics, Path, RouteCounts, Up},
+    trace,
+};
+use bytes::Bytes;
+use http::StatusCode;
+use http_body::{Body as _, Frame, SizeHint};
+use lattice::{
+    access::{Access, AccessLog},
+    http::{BodyError, Request},
+    id::NodeId,
+    store::{Clock, Rng},
+    trace::{OpenSpan, SpanKind, TraceContext, Tracer},
+};
+use lattice_route_table::RouteEntry;
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+/// Of one request. When it is dropped, everything is told.
+pub(crate) struct Account {
+    /// Where it was answered.
+    pub(crate) path: Path,
+    /// What the response has to say to a script of another origin.
+    pub(crate) cors: Option<Granted>,
+    /// Of the route, once there is one.
+    counts: Option<(Arc<RouteCounts>, Up)>,
+    /// Since when it waits for an instance to be ready, and the span of that.
+    waiting: Option<(Duration, Option<OpenSpan>)>,
+    /// Bytes of the request's body, counted by who reads it.
+    received: Option<Arc<AtomicU64>>,
+    sent: u64,
+    told: Option<Box<Told>>,
+}
+
+/// Who wants to know more than metrics do. Boxed: as a rule nobody does.
+struct Told {
+    span: Option<OpenSpan>,
+    line: Option<(Arc<dyn AccessLog>, Access)>,
+    clock: Arc<dyn Clock>,
+    started: Duration,
+    status: Option<u16>,
+    error: Option<&'static str>,
+}
+
+/// What of a router's surroundings an account is opened with.
+pub(crate) struct Books<'a> {
+    pub(crate) tracer: &'a Tracer,
+    pub(crate) access_log: Option<&'a Arc<dyn AccessLog>>,
+    pub(crate) rng: &'a dyn Rng,
+    pub(crate) clock: &'a Arc<dyn Clock>,
+}
+
+impl Account {
+    fn new(told: Option<Told>) -> Self {
+        Self {
+            path: Path::None,
+            cors: None,
+            counts: None,
+            waiting: None,
+            received: None,
+            sent: 0,
+            told: told.map(Box::new),
+        }
+    }
+
+    /// Of a client's request, which is made a part of a trace.
+    pub(crate) fn open(books: &Books<'_>, request: &mut Request, client: &Client, started: Duration) -> Self {
+        let span = trace::begin(request.headers_mut(), books.rng, books.tracer, SpanKind::Server, "HTTP");
+        if span.is_none() && books.access_log.is_none() {
+            return Self::new(None);
+        }
+        let address = client.address_of(request.headers());
+        let line = books.access_log.map(|log| {
+            let access = Access {
+                unix_ms: books.clock.unix_ms(),
+                client: Some(address),
+                method: request.method().clone(),
+                host: trace::host_of(request.uri(), request.headers()),
+                path: request.uri().path().to_owned(),
+                protocol: request.version(),
+                status: None,
+                request_bytes: 0,
+                response_bytes: 0,
+                duration: Duration::ZERO,
+                head: None,
+                workload: None,
+                route: None,
+                node: None,
+                via: Path::None.label(),
+                error: None,
+                trace: TraceContext::of(request.headers()).map(|context| context.trace),
+            };
+            (log.clone(), access)
+        });
+        let mut told = Told { span, line, clock: books.clock.clone(), started, status: None, error: None };
+        if let Some(span) = &mut told.span {
+            trace::describe(span, request, address);
+        }
+        Self::new(Some(told))
+    }
+
+    /// The same for what the lattice itself asks for.
+    pub(crate) fn of_span(span: Option<OpenSpan>, clock: &Arc<dyn Clock>, started: Duration) -> Self {
+        let told =
+            |span| Told { span: Some(span), line: None, clock: clock.clone(), started, status: None, error: None };
+        Self::new(span.map(told))
+    }
+
+    /// It has this route; where workloads share one, this share of it for now.
+    pub(crate) fn routed(&mut self, metrics: &Metrics, route: &RouteEntry) {
+        let counts = metrics.counts(&route.workload, &route.label);
+        let up = Up::new(&counts.in_flight);
+        self.counts = Some((counts, up));
+        let Some(told) = &mut self.told else { return };
+        if let Some(span) = &mut told.span {
+            span.set("lattice.workload", route.workload.to_string());
+            span.set("http.route", trace::path_of(&route.label).to_owned());
+            let method = span.name().split(' ').next().unwrap_or_default();
+            span.rename(format!("{method} {}", trace::path_of(&route.label)));
+        }
+        if let Some((_, line)) = &mut told.line {
+            line.workload = Some(route.workload.clone());
+            line.route = Some(route.label.clone());
+        }
+    }
+
+    /// Where the bytes of its body are counted.
+    pub(crate) fn receives(&mut self) -> Arc<AtomicU64> {
+        self.received.get_or_insert_default().clone()
+    }
+
+    /// It is sent once more.
+    pub(crate) fn retried(&self) {
+        if let Some((counts, _)) = &self.counts {
+            counts.retries.inc();
+        }
+    }
+
+    /// It begins to wait for an instance to be ready.
+    pub(crate) fn waits(&mut self, now: Duration, tracer: &Tracer, headers: &http::HeaderMap) {
+        let span = || tracer.within(headers, SpanKind::Internal, "wait");
+        self.waiting.get_or_insert_with(|| (now, span()));
+    }
+
+    /// It is sent to an instance here, or on another node.
+    pub(crate) fn goes(&mut self, now: impl FnOnce() -> Duration, path: Path) {
+        self.path = path;
+        if let Some((since, _span)) = self.waiting.take()
+            && let Some((counts, _)) = &self.counts
+        {
+            counts.waits.observe(now().saturating_sub(since).as_secs_f64());
+        }
+    }
+
+    pub(crate) fn answered_by(&mut self, node: &NodeId) {
+        let Some(told) = &mut self.told else { return };
+        if let Some(span) = &mut told.span {
+            span.set("lattice.node", node.to_string());
+        }
+        if let Some((_, line)) = &mut told.line {
+            line.node = Some(node.clone());
+        }
+    }
+
+    /// It came to nothing, for this reason. The first one stays.
+    pub(crate) fn failed(&mut self, error: &'static str) {
+        if let Some(told) = &mut self.told {
+            told.error.get_or_insert(error);
+        }
+    }
+
+    /// The head of its response is known.
+    pub(crate) fn answered(&mut self, metrics: &Metrics, status: StatusCode, duration: Duration) {
+        metrics.count_request(self.counts.as_ref().map(|(counts, _)| counts), status, self.path, duration);
+        let Some(told) = &mut self.told else { return };
+        told.status = Some(status.as_u16());
+        if let Some((_, line)) = &mut told.line {
+            line.head = Some(duration);
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let received = self.received.as_ref().map_or(0, |received| received.load(Relaxed));
+        if let Some((counts, _)) = &self.counts {
+            counts.request_bytes.inc_by(received);
+            counts.response_bytes.inc_by(self.sent);
+        }
+        let Some(mut told) = self.told.take() else { return };
+        if told.status.is_none() {
+            told.error.get_or_insert(CANCELLED);
+        }
+        let Told { span, line, clock, started, status, error } = *told;
+        if let Some(mut span) = span {
+            span.set("lattice.path", self.path.label());
+            span.set("http.request.body.size", received);
+            span.set("http.response.body.size", self.sent);
+            if let Some(status) = status {
+                span.set("http.response.status_code", status);
+            }
+            match (error, status) {
+                // What a client did wrong is no error of who serves it.
+                (Some(error), Some(400..=499)) => span.set("error.type", error),
+                (Some(error), _) => span.fail(error),
+                (None, Some(status @ 500..)) => span.fail(status.to_string()),
+                (None, _) => {}
+            }
+        }
+        if let Some((log, line)) = line {
+            let duration = clock.now().saturating_sub(started);
+            let (via, sent) = (self.path.label(), self.sent);
+            log.log(Access { status, error, duration, via, request_bytes: received, response_bytes: sent, ..line });
+        }
+    }
+}
+
+/// The client went away.
+const CANCELLED: &str = "cancelled";
+/// The body of the response could not be read to its end.
+const BROKEN: &str = "broken";
+
+/// The body of an answer. As long as it is under way, it holds the request's place and its account.
+pub(crate) struct Answer {
+    body: Pieces,
+    open: Option<Open>,
+}
+
+struct Open {
+    account: Account,
+    _place: Option<Place>,
+    _up: Up,
+}
+
+impl Answer {
+    pub(crate) fn new(body: Pieces, account: Account, place: Option<Place>, up: Up) -> Self {
+        let open = (!body.is_end_stream()).then_some(Open { account, _place: place, _up: up });
+        Self { body, open }
+    }
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let is_over = !matches!(polled, Some(Ok(_))) || self.body.is_end_stream();
+        if let Some(open) = &mut self.open {
+            match &polled {
+                Some(Ok(frame)) => open.account.sent += frame.data_ref().map_or(0, |data| data.len() as u64),
+                Some(Err(_)) => open.account.failed(BROKEN),
+                None => {}
+            }
+        }
+        if is_over {
+            self.open = None;
+        }
+        Poll::Ready(polled)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.account.failed(CANCELLED);
+        }
+    }
+}

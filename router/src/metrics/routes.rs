@@ -1,0 +1,289 @@
+//! What is counted of each route. A request finds its series without labels, locks or hashing; they are made when they are
+//! first needed, and go with their route.
+
+use super::Path;
+use crate::body::lock;
+use arc_swap::ArcSwap;
+use http::StatusCode;
+use lattice::id::WorkloadName;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
+};
+
+const STATUSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+/// Seconds: from an instance that is warm and here to the longest default limit.
+const BUCKETS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+
+/// Empty where no route was found.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    workload: String,
+    route: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PathLabels {
+    workload: String,
+    route: String,
+    /// Of a [`Path`].
+    path: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    workload: String,
+    route: String,
+    /// One of [`STATUSES`].
+    status: &'static str,
+    path: &'static str,
+}
+
+type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+type ByRoute = BTreeMap<WorkloadName, BTreeMap<Arc<str>, Arc<RouteCounts>>>;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Routes {
+    families: Families,
+    counts: Arc<ArcSwap<ByRoute>>,
+    /// Of requests that found no route.
+    unrouted: Arc<RouteCounts>,
+    /// Held while series are made or removed, so that none is left behind.
+    changing: Arc<Mutex<()>>,
+}
+
+#[derive(Debug, Clone)]
+struct Families {
+    requests: Family<RequestLabels, Counter>,
+    durations: Histograms<PathLabels>,
+    waits: Histograms<RouteLabels>,
+    in_flight: Family<RouteLabels, Gauge>,
+    retries: Family<RouteLabels, Counter>,
+    request_bytes: Family<RouteLabels, Counter>,
+    response_bytes: Family<RouteLabels, Counter>,
+}
+
+/// The series of one route.
+#[derive(Debug)]
+pub(crate) struct RouteCounts {
+    labels: RouteLabels,
+    requests: [[OnceLock<Counter>; Path::ALL.len()]; STATUSES.len()],
+    durations: [OnceLock<Histogram>; Path::ALL.len()],
+    /// Of requests that waited for an instance to be ready.
+    pub(crate) waits: Histogram,
+    pub(crate) in_flight: Gauge,
+    pub(crate) retries: Counter,
+    pub(crate) request_bytes: Counter,
+    pub(crate) response_bytes: Counter,
+}
+
+impl Routes {
+    /// In a registry whose prefix is the router's.
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let histogram: fn() -> Histogram = || Histogram::new(BUCKETS);
+        let families = Families {
+            requests: Family::default(),
+            durations: Family::new_with_constructor(histogram),
+            waits: Family::new_with_constructor(histogram),
+            in_flight: Family::default(),
+            retries: Family::default(),
+            request_bytes: Family::default(),
+            response_bytes: Family::default(),
+        };
+        let Families { requests, durations, waits, in_flight, retries, request_bytes, response_bytes } =
+            families.clone();
+        registry.register("requests", "Requests answered", requests);
+        registry.register("duration_seconds", "Time from a request's head to its response's head", durations);
+        registry.register(
+            "wait_seconds",
+            "Time that requests waited for an instance to be ready, where there was none",
+            waits,
+        );
+        registry.register("route_in_flight", "Requests of a route that are not yet answered in full", in_flight);
+        registry.register("retries", "Requests sent to another node after a first one", retries);
+        registry.register("request_bytes", "Bytes of request bodies", request_bytes);
+        registry.register("response_bytes", "Bytes of response bodies", response_bytes);
+        let none = RouteLabels { workload: String::new(), route: String::new() };
+        let unrouted = Arc::new(RouteCounts::unregistered(none));
+        Self { families, counts: Arc::default(), unrouted, changing: Arc::default() }
+    }
+
+    pub(super) fn counts(&self, workload: &WorkloadName, route: &Arc<str>) -> Arc<RouteCounts> {
+        let find = |known: &ByRoute| known.get(workload)?.get(route).cloned();
+        if let Some(counts) = find(&self.counts.load()) {
+            return counts;
+        }
+        let _changing = lock(&self.changing);
+        let mut counts = ByRoute::clone(&self.counts.load());
+        let of_workload = counts.entry(workload.clone()).or_default();
+        let found = of_workload.entry(route.clone()).or_insert_with(|| Arc::new(self.families.counts(workload, route)));
+        let found = found.clone();
+        self.counts.store(Arc::new(counts));
+        found
+    }
+
+    pub(super) fn count_request(
+        &self,
+        counts: Option<&Arc<RouteCounts>>,
+        status: StatusCode,
+        path: Path,
+        duration: Duration,
+    ) {
+        let class = match status.as_u16() / 100 {
+            class @ 1..=4 => usize::from(class) - 1,
+            _ => STATUSES.len() - 1,
+        };
+        let counts = counts.unwrap_or(&self.unrouted);
+        if let Some(counter) = counts.requests.get(class).and_then(|paths| paths.get(path as usize)) {
+            let labels = || {
+                let RouteLabels { workload, route } = counts.labels.clone();
+                let status = STATUSES.get(class).copied().unwrap_or_default();
+                RequestLabels { workload, route, status, path: path.label() }
+            };
+            counter.get_or_init(|| self.series(counts, &self.families.requests, labels)).inc();
+        }
+        if let Some(histogram) = counts.durations.get(path as usize) {
+            let labels = || counts.labels.with_path(path);
+            let histogram = histogram.get_or_init(|| self.series(counts, &self.families.durations, labels));
+            histogram.observe(duration.as_secs_f64());
+        }
+    }
+
+    /// A series of a route; one that nobody sees where the route went meanwhile.
+    fn series<L, M, C>(&self, counts: &Arc<RouteCounts>, family: &Family<L, M, C>, labels: impl FnOnce() -> L) -> M
+    where
+        L: Clone + std::hash::Hash + Eq,
+        M: Clone,
+        C: prometheus_client::metrics::family::MetricConstructor<M>,
+    {
+        let _changing = lock(&self.changing);
+        let known = self.counts.load();
+        let is_known = known.values().flat_map(BTreeMap::values).any(|known| Arc::ptr_eq(known, counts));
+        let labels = labels();
+        let series = family.get_or_create_owned(&labels);
+        if !is_known && !Arc::ptr_eq(counts, &self.unrouted) {
+            family.remove(&labels);
+        }
+        series
+    }
+
+    pub(super) fn retain(&self, routes: &BTreeSet<(&WorkloadName, &str)>) {
+        let _changing = lock(&self.changing);
+        let mut counts = ByRoute::clone(&self.counts.load());
+        let mut gone = Vec::new();
+        for (workload, of_workload) in &mut counts {
+            of_workload.retain(|route, counts| {
+                let stays = routes.contains(&(workload, route));
+                if !stays {
+                    gone.push(counts.clone());
+                }
+                stays
+            });
+        }
+        if gone.is_empty() {
+            return;
+        }
+        counts.retain(|_, of_workload| !of_workload.is_empty());
+        self.counts.store(Arc::new(counts));
+        for counts in gone {
+            self.families.remove(&counts.labels);
+        }
+    }
+}
+
+impl Families {
+    fn counts(&self, workload: &WorkloadName, route: &Arc<str>) -> RouteCounts {
+        let labels = RouteLabels { workload: workload.to_string(), route: route.to_string() };
+        RouteCounts {
+            requests: Default::default(),
+            durations: Default::default(),
+            waits: self.waits.get_or_create_owned(&labels),
+            in_flight: self.in_flight.get_or_create_owned(&labels),
+            retries: self.retries.get_or_create_owned(&labels),
+            request_bytes: self.request_bytes.get_or_create_owned(&labels),
+            response_bytes: self.response_bytes.get_or_create_owned(&labels),
+            labels,
+        }
+    }
+
+    fn remove(&self, labels: &RouteLabels) {
+        for path in Path::ALL {
+            let RouteLabels { workload, route } = labels.clone();
+            self.durations.remove(&labels.with_path(path));
+            for status in STATUSES {
+                let (workload, route) = (workload.clone(), route.clone());
+                self.requests.remove(&RequestLabels { workload, route, status, path: path.label() });
+            }
+        }
+        self.waits.remove(labels);
+        self.in_flight.remove(labels);
+        for family in [&self.retries, &self.request_bytes, &self.response_bytes] {
+            family.remove(labels);
+        }
+    }
+}
+
+impl RouteLabels {
+    fn with_path(&self, path: Path) -> PathLabels {
+        PathLabels { workload: self.workload.clone(), route: self.route.clone(), path: path.label() }
+    }
+}
+
+impl RouteCounts {
+    fn unregistered(labels: RouteLabels) -> Self {
+        Self {
+            labels,
+            requests: Default::default(),
+            durations: Default::default(),
+            waits: Histogram::new(BUCKETS),
+            in_flight: Gauge::default(),
+            retries: Counter::default(),
+            request_bytes: Counter::default(),
+            response_bytes: Counter::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus_client::encoding::text::encode;
+
+    #[test]
+    fn series_go_with_their_route() {
+        let mut registry = Registry::default();
+        let routes = Routes::register(&mut registry);
+        let shop: WorkloadName = "shop".parse().unwrap();
+        let (stays, goes): (Arc<str>, Arc<str>) = ("a.test/".into(), "b.test/".into());
+        let text = || {
+            let mut text = String::new();
+            encode(&mut text, &registry).unwrap();
+            text
+        };
+        let count = |counts: Option<&Arc<RouteCounts>>| {
+            routes.count_request(counts, StatusCode::OK, Path::Local, Duration::from_millis(3));
+        };
+        let (kept, gone) = (routes.counts(&shop, &stays), routes.counts(&shop, &goes));
+        gone.retries.inc();
+        count(Some(&kept));
+        count(Some(&gone));
+        count(None);
+        let line = |route: &str| {
+            format!("requests_total{{workload=\"shop\",route=\"{route}\",status=\"2xx\",path=\"local\"}} 1")
+        };
+        assert!(text().contains(&line("a.test/")) && text().contains(&line("b.test/")), "{}", text());
+        assert!(text().contains("duration_seconds_count{workload=\"\",route=\"\",path=\"local\"} 1"), "{}", text());
+
+        routes.retain(&[(&shop, &*stays)].into());
+        // One that was on its way.
+        routes.count_request(Some(&gone), StatusCode::NOT_FOUND, Path::Local, Duration::ZERO);
+        assert!(text().contains(&line("a.test/")) && !text().contains("b.test/"), "{}", text());
+        assert!(Arc::ptr_eq(&kept, &routes.counts(&shop, &stays)));
+    }
+}
