@@ -298,18 +298,17 @@ async fn a_flood_of_output_is_cut_and_harms_nobody() {
         let quiet_log = Arc::new(Kept::default());
         let quiet = start(&hello(version), |config| config.logs = quiet_log.clone()).await;
         let begun = Instant::now();
-        let floods: Vec<_> = (0..4).map(|_| tokio::spawn(flooding.call(get("/log/5000")))).collect();
-        let mut slowest = Duration::ZERO;
+        let floods: Vec<_> = (0..4).map(|_| tokio::spawn(flooding.call(get("/log/20000")))).collect();
+        let mut answered = 0;
         while !floods.iter().all(tokio::task::JoinHandle::is_finished) {
-            let asked = Instant::now();
             assert_eq!(text(&quiet, get("/")).await.unwrap().0, 200, "{version}");
-            slowest = slowest.max(asked.elapsed());
+            answered += 1;
             tokio::task::yield_now().await;
         }
         for flood in floods {
             assert_eq!(flood.await.unwrap().unwrap().status(), 200, "{version}: it is cut, not stopped");
         }
-        assert!(slowest < Duration::from_secs(2), "{version}: {slowest:?}");
+        assert!(answered >= 5, "{version}: {answered} requests beside the flood");
         // What was dropped is told once the second is over.
         until("the drops are told", || flooding_tells(&log) > 0).await;
         let seconds = begun.elapsed().as_secs() + 1;
