@@ -24,6 +24,7 @@ mod joining;
 mod observe;
 mod outages;
 mod parts;
+mod placement;
 mod routes;
 mod schedules;
 mod security;

@@ -27,9 +27,13 @@ pub struct Node {
 impl Node {
     fn new(url: &str, lattice: &str, id: &str, data: PathBuf, more: &[&str]) -> Self {
         let (http, admin) = (free_port(), free_port());
+        let room = [("--slots", "64"), ("--memory", "4GiB")];
         let mut arguments: Vec<String> = ["node", "--timing", "dev", "--drain-timeout", "15s", "--nats", url]
             .into_iter()
-            .chain(["--lattice", lattice, "--id", id, "--slots", "64", "--memory", "4GiB"])
+            .chain(["--lattice", lattice, "--id", id])
+            .chain(
+                room.into_iter().filter(|(option, _)| !more.contains(option)).flat_map(|(option, size)| [option, size]),
+            )
             .map(str::to_owned)
             .collect();
         arguments.extend(["--data".into(), data.to_str().unwrap().into()]);
