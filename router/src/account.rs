@@ -37,7 +37,7 @@ pub(crate) struct Account {
     /// What the response has to say to a script of another origin.
     pub(crate) cors: Option<Granted>,
     /// Of the route, once there is one.
-    counts: Option<(Arc<RouteCounts>, Up)>,
+    counts: Option<(Arc<RouteCounts>, [Up; 2])>,
     /// Since when it waits for an instance to be ready, and the span of that.
     waiting: Option<(Duration, Option<OpenSpan>)>,
     /// Bytes of the request's body, counted by who reads it.
@@ -123,7 +123,7 @@ impl Account {
     /// It has this route; where workloads share one, this share of it for now.
     pub(crate) fn routed(&mut self, metrics: &Metrics, route: &RouteEntry) {
         let counts = metrics.counts(&route.workload, &route.label);
-        let up = Up::new(&counts.in_flight);
+        let up = [Up::new(&counts.in_flight), Up::new(&counts.of_workload)];
         self.counts = Some((counts, up));
         let Some(told) = &mut self.told else { return };
         if let Some(span) = &mut told.span {
@@ -136,6 +136,12 @@ impl Account {
             line.workload = Some(route.workload.clone());
             line.route = Some(route.label.clone());
         }
+    }
+
+    /// Requests of its workload that are under way here, itself included.
+    pub(crate) fn under_way(&self) -> usize {
+        let under_way = self.counts.as_ref().map_or(0, |(counts, _)| counts.of_workload.get());
+        usize::try_from(under_way).unwrap_or(0)
     }
 
     /// Where the bytes of its body are counted.

@@ -89,7 +89,8 @@ pub struct RouterOptions {
     /// Proxies in front of this node, whose word about the client (`x-forwarded-*`, `forwarded`) is passed on. What
     /// others say is replaced. Default: none.
     pub trusted_proxies: Vec<Network>,
-    /// Requests from clients under way at a time, bodies included; more are answered 503. Default 8192.
+    /// Requests from clients under way at a time, bodies included; more are answered 503, and so are those of a workload
+    /// that has more than twice as many under way as there are places left. Default 8192.
     pub requests_max: usize,
     /// Requests that wait for a first instance to be ready; more are answered 503. Default 1024.
     pub waiting_max: usize,
@@ -383,6 +384,7 @@ impl Inner {
         }
         let route = route.share(roll, &[]);
         account.routed(&self.metrics, route);
+        self.places.allow(account.under_way())?;
         let limit = self.options.body_bytes_max.min(route.body_limit);
         if body.size_hint().lower() > limit {
             return Err(RouteError::BodyTooLarge);

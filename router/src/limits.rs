@@ -37,6 +37,13 @@ impl Places {
         self.try_take().ok_or(FULL)
     }
 
+    /// Whether somebody may hold so many of them: twice as many as are free, so that a third stays for others, however
+    /// many one asks for (dynamic thresholds, Choudhury and Hahne 1998).
+    pub(crate) fn allow(&self, held: usize) -> Result<(), RouteError> {
+        let most = self.free.available_permits().saturating_mul(2).saturating_add(1);
+        if held > most { Err(FULL) } else { Ok(()) }
+    }
+
     /// Wait for a place.
     pub(crate) async fn wait(&self) -> Option<Place> {
         self.free.clone().acquire_owned().await.ok()
@@ -138,6 +145,25 @@ mod tests {
         drop(held);
         drop((waiting.take(&one).unwrap(), waiting.take(&third).unwrap(), last));
         assert!(waiting.all.taken() == 0 && lock(&waiting.of_workload.taken).is_empty());
+    }
+
+    #[test]
+    fn nobody_takes_what_others_need() {
+        let places = Places::new(30);
+        let mut held = Vec::new();
+        loop {
+            let place = places.take().unwrap();
+            match places.allow(held.len() + 1) {
+                Ok(()) => held.push(place),
+                Err(error) => break assert_eq!(error, FULL),
+            }
+        }
+        assert_eq!(held.len(), 20);
+        let _other = places.take().unwrap();
+        assert_eq!(places.allow(1), Ok(()));
+        let one = Places::new(1);
+        let _place = one.take().unwrap();
+        assert_eq!(one.allow(1), Ok(()));
     }
 
     #[test]

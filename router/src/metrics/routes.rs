@@ -78,6 +78,8 @@ pub(crate) struct RouteCounts {
     /// Of requests that waited for an instance to be ready.
     pub(crate) waits: Histogram,
     pub(crate) in_flight: Gauge,
+    /// The same of all routes of the workload. No series, but what its requests are bounded by.
+    pub(crate) of_workload: Gauge,
     pub(crate) retries: Counter,
     pub(crate) request_bytes: Counter,
     pub(crate) response_bytes: Counter,
@@ -122,8 +124,9 @@ impl Routes {
         let _changing = lock(&self.changing);
         let mut counts = ByRoute::clone(&self.counts.load());
         let of_workload = counts.entry(workload.clone()).or_default();
-        let found = of_workload.entry(route.clone()).or_insert_with(|| Arc::new(self.families.counts(workload, route)));
-        let found = found.clone();
+        let in_flight = of_workload.values().next().map(|known| known.of_workload.clone()).unwrap_or_default();
+        let new = || Arc::new(self.families.counts(workload, route, in_flight));
+        let found = of_workload.entry(route.clone()).or_insert_with(new).clone();
         self.counts.store(Arc::new(counts));
         found
     }
@@ -198,13 +201,14 @@ impl Routes {
 }
 
 impl Families {
-    fn counts(&self, workload: &WorkloadName, route: &Arc<str>) -> RouteCounts {
+    fn counts(&self, workload: &WorkloadName, route: &Arc<str>, of_workload: Gauge) -> RouteCounts {
         let labels = RouteLabels { workload: workload.to_string(), route: route.to_string() };
         RouteCounts {
             requests: Default::default(),
             durations: Default::default(),
             waits: self.waits.get_or_create_owned(&labels),
             in_flight: self.in_flight.get_or_create_owned(&labels),
+            of_workload,
             retries: self.retries.get_or_create_owned(&labels),
             request_bytes: self.request_bytes.get_or_create_owned(&labels),
             response_bytes: self.response_bytes.get_or_create_owned(&labels),
@@ -243,6 +247,7 @@ impl RouteCounts {
             durations: Default::default(),
             waits: Histogram::new(BUCKETS),
             in_flight: Gauge::default(),
+            of_workload: Gauge::default(),
             retries: Counter::default(),
             request_bytes: Counter::default(),
             response_bytes: Counter::default(),
