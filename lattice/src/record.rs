@@ -430,10 +430,51 @@ mod tests {
         ] {
             assert_eq!(schema("", &format!("http: {{routes: [{{host: a, {route}}}]}}")), 3, "{route}");
         }
+        let service =
+            |grant: &str| format!("services: [{{name: pool, source: '{source}', grants: {{http-out: ['{grant}']}}}}]");
+        for grant in ["http://pay.lattice", "http://pay.lattice/x", "http://*.lattice"] {
+            assert_eq!(schema("", &format!("grants: {{http-out: ['https://a.test', '{grant}']}}")), 3, "{grant}");
+            let component = format!(", lazy: true, grants: {{http-out: ['{grant}']}}{two}");
+            assert_eq!(schema(&component, ""), 3, "{grant}");
+            assert_eq!(schema("", &service(grant)), 3, "{grant}");
+        }
+        assert_eq!(schema("", &service("http://pay.lattice.test")), 2);
         assert_eq!(schema("", "placement: {require: [zone == a]}"), 1);
         for placement in ["require: [cores > 8]", "daemon: true", "priority: 1", "spread: [{over: zone}]"] {
             assert_eq!(schema("", &format!("placement: {{{placement}}}")), 3, "{placement}");
         }
+    }
+
+    /// Names below `.lattice` were once like any others. What was stored then is read, and grants nothing.
+    #[test]
+    fn a_spec_that_could_be_put_once_is_read() {
+        use crate::spec::{
+            Grants,
+            grants::{HttpTarget, Scheme, Transport},
+        };
+        let text = format!("name: a\ncomponents: [{{name: api, source: '{}'}}]\n", Digest::of(b"one"));
+        let spec = crate::spec::parse(text.as_bytes()).unwrap();
+        let record = SpecRecord::new(spec, uuid::Uuid::nil(), Generation::FIRST);
+        let mut value: serde_json::Value = serde_json::from_slice(&record.encode()).unwrap();
+        value["v"] = 2.into();
+        let http_out = ["http://x.y.lattice:8080", "https://pay.lattice", "http://*.pay.lattice"];
+        let connect = ["tcp://db.lattice:5432", "udp://*.lattice:53"];
+        value["spec"]["grants"] = serde_json::json!({"http-out": http_out, "connect": connect});
+        let read = SpecRecord::decode(&serde_json::to_vec(&value).unwrap()).unwrap();
+        let grants: &Grants = &read.spec.grants;
+        assert_eq!((grants.http_out.len(), grants.connect.len()), (3, 2));
+        for (scheme, authority) in
+            [(Scheme::Http, "x.y.lattice:8080"), (Scheme::Https, "pay.lattice"), (Scheme::Http, "x.pay.lattice")]
+        {
+            assert!(!grants.allow_http(&HttpTarget::new(scheme, authority, "/").unwrap()), "{authority}");
+        }
+        for (transport, host, port) in [(Transport::Tcp, "db.lattice", 5432), (Transport::Udp, "x.lattice", 53)] {
+            let host = host.parse().unwrap();
+            assert!(!grants.allow_connect(transport, &host, port) && !grants.allow_lookup(&host), "{host}");
+        }
+        // Written again it is what it was, for those too who know nothing of workloads' names.
+        let again: serde_json::Value = serde_json::from_slice(&read.encode()).unwrap();
+        assert_eq!((&again["v"], &again["spec"]["grants"]), (&2.into(), &value["spec"]["grants"]));
     }
 
     #[test]

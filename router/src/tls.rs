@@ -22,11 +22,11 @@ use tokio_rustls::{
         RootCertStore, ServerConfig, ServerConnection,
         crypto::ring,
         pki_types::{CertificateDer, pem::PemObject as _},
-        server::{ServerSessionMemoryCache, WebPkiClientVerifier},
+        server::{NoServerSessionStorage, ServerSessionMemoryCache, WebPkiClientVerifier},
     },
 };
 
-/// Sessions that clients may resume.
+/// Sessions that clients may resume, where they show no certificates.
 const SESSIONS_MAX: usize = 4096;
 
 /// Where certificates are. All files are PEM.
@@ -165,8 +165,13 @@ fn config(files: &Files) -> Result<(ServerConfig, i64, usize), TlsError> {
     };
     let mut config = builder.with_cert_resolver(Arc::new(certificates));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // With these settings: who resumes a session was checked by the same authorities.
-    config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
+    if files.client_authorities.is_some() {
+        // A session that is resumed is not asked how old its certificate is, and would outlive it.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    } else {
+        config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
+    }
     Ok((config, not_after, names))
 }
 

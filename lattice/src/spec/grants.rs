@@ -48,7 +48,12 @@ impl Grants {
 
     /// Whether the addresses of this host may be asked for: some port of it is granted.
     pub fn allow_lookup(&self, host: &Host) -> bool {
-        self.connect.iter().any(|grant| grant.host.covers(host))
+        self.connect.iter().any(|grant| grant.covers_host(host))
+    }
+
+    /// Whether workloads of the lattice are among what may be reached.
+    pub(super) fn has_workloads(&self) -> bool {
+        self.http_out.iter().any(HttpGrant::is_of_workloads)
     }
 
     /// Whether any socket of this kind may leave.
@@ -57,11 +62,24 @@ impl Grants {
     }
 }
 
-/// What types cannot say.
+/// What types cannot say. Names below `.lattice` that grant nothing are among it: a record that was put when they were like
+/// any others must still be read.
 pub(super) fn check(field: &str, grants: &Grants) -> Result<(), SpecError> {
     for (name, count) in [("http-out", grants.http_out.len()), ("connect", grants.connect.len())] {
         if count > GRANTS_MAX {
             return Err(SpecError::new(format!("{field}.{name}"), format!("at most {GRANTS_MAX} grants are allowed")));
+        }
+    }
+    let http_out = grants.http_out.iter().map(|grant| (grant.is_void(), grant.to_string())).enumerate();
+    let connect = grants.connect.iter().map(|grant| (grant.is_void(), grant.to_string())).enumerate();
+    for (name, i, (is_void, grant)) in
+        http_out.map(|(i, grant)| ("http-out", i, grant)).chain(connect.map(|(i, grant)| ("connect", i, grant)))
+    {
+        if is_void {
+            let message = format!("{:?} is no workload of the lattice", shown(&grant));
+            return Err(SpecError::new(format!("{field}.{name}[{i}]"), message).hint(
+                "write http://shop.lattice, or http://*.lattice for all of them: without a port, and only in http-out",
+            ));
         }
     }
     Ok(())
@@ -328,11 +346,6 @@ pub enum GrantError {
     Authority(#[from] AuthorityError),
     #[error("{0}")]
     Path(String),
-    #[error(
-        "{0:?} is no workload of the lattice; write http://shop.lattice, or http://*.lattice for all of them: without a \
-         port, and only in http-out"
-    )]
-    Lattice(String),
 }
 
 /// Leave to send HTTP requests.
@@ -354,6 +367,22 @@ impl HttpGrant {
             && self.host.covers(&target.host)
             && self.port.covers(target.port)
             && (self.path == PathPrefix::default() || is_plain(target.path) && self.path.covers(target.path))
+            && !self.is_void()
+    }
+
+    /// Whether it is about workloads of the lattice.
+    fn is_of_workloads(&self) -> bool {
+        let is_callable = match &self.host {
+            HostGrant::Name(name) => mesh::workload_of(name).is_some_and(|workload| workload.is_some()),
+            HostGrant::Under(name) => name == mesh::DOMAIN,
+            HostGrant::Any | HostGrant::Address(_) => false,
+        };
+        is_callable && self.scheme == Some(Scheme::Http) && self.port == PortGrant::One(Scheme::Http.default_port())
+    }
+
+    /// Whether it is about names below `.lattice` that are no workload's, or can't be reached this way: it covers nothing.
+    fn is_void(&self) -> bool {
+        self.host.is_of_lattice() && !self.is_of_workloads()
     }
 }
 
@@ -379,22 +408,12 @@ impl FromStr for HttpGrant {
         let (authority, path) = rest.split_at_checked(rest.find('/').unwrap_or(rest.len())).unwrap_or((rest, ""));
         let (host, port) = split_authority(authority)?;
         let path = if path.is_empty() { Ok(PathPrefix::default()) } else { path.parse() };
-        let grant = Self {
+        Ok(Self {
             scheme: Some(scheme),
             host: host.parse()?,
             port: port.map_or(Ok(PortGrant::One(scheme.default_port())), str::parse)?,
             path: path.map_err(GrantError::Path)?,
-        };
-        let is_callable = match &grant.host {
-            HostGrant::Name(name) => mesh::workload_of(name).is_some_and(|workload| workload.is_some()),
-            HostGrant::Under(name) => name == mesh::DOMAIN,
-            HostGrant::Any | HostGrant::Address(_) => false,
-        };
-        let is_plain_http = scheme == Scheme::Http && grant.port == PortGrant::One(Scheme::Http.default_port());
-        if grant.host.is_of_lattice() && !(is_callable && is_plain_http) {
-            return Err(GrantError::Lattice(shown(text)));
-        }
-        Ok(grant)
+        })
     }
 }
 
@@ -438,7 +457,16 @@ pub struct ConnectGrant {
 impl ConnectGrant {
     /// Whether a socket may be connected to, or send to, there because of this grant.
     pub fn covers(&self, transport: Transport, host: &Host, port: u16) -> bool {
-        self.transport == transport && self.host.covers(host) && self.port.covers(port)
+        self.transport == transport && self.port.covers(port) && self.covers_host(host)
+    }
+
+    fn covers_host(&self, host: &Host) -> bool {
+        !self.is_void() && self.host.covers(host)
+    }
+
+    /// Whether it is about names below `.lattice`, where there are no sockets: it covers nothing.
+    fn is_void(&self) -> bool {
+        self.host.is_of_lattice()
     }
 }
 
@@ -455,11 +483,7 @@ impl FromStr for ConnectGrant {
         }
         let (host, port) = split_authority(authority)?;
         let port = port.ok_or_else(|| GrantError::NoPort(shown(text)))?;
-        let grant = Self { transport, host: host.parse()?, port: port.parse()? };
-        if grant.host.is_of_lattice() {
-            return Err(GrantError::Lattice(shown(text)));
-        }
-        Ok(grant)
+        Ok(Self { transport, host: host.parse()?, port: port.parse()? })
     }
 }
 
@@ -572,10 +596,12 @@ mod tests {
         }
         for bad in ["https://shop.lattice", "http://shop.lattice:81", "http://shop.lattice:*", "http://*.shop.lattice"]
         {
-            assert!(matches!(bad.parse::<HttpGrant>(), Err(GrantError::Lattice(_))), "{bad}");
+            let grants = Grants { http_out: vec![bad.parse().unwrap()], ..Grants::default() };
+            assert_eq!(check("grants", &grants).unwrap_err().field, "grants.http-out[0]", "{bad}");
         }
         for bad in ["tcp://shop.lattice:80", "udp://*.lattice:53"] {
-            assert!(matches!(bad.parse::<ConnectGrant>(), Err(GrantError::Lattice(_))), "{bad}");
+            let grants = Grants { connect: vec![bad.parse().unwrap()], ..Grants::default() };
+            assert_eq!(check("grants", &grants).unwrap_err().field, "grants.connect[0]", "{bad}");
         }
         let everything: ConnectGrant = "tcp://*:*".parse().unwrap();
         assert!(!everything.covers(Transport::Tcp, &"shop.lattice".parse().unwrap(), 80));

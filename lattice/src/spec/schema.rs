@@ -7,13 +7,22 @@ impl WorkloadSpec {
     /// The least schema that reads it.
     pub(crate) fn schema(&self) -> u32 {
         let is_plain = self.http.routes.iter().all(Route::is_plain) && self.http.callers.is_none();
-        if !is_plain || !self.placement.is_plain() {
+        // Those who don't know them would take a workload's name for a host's, and ask DNS.
+        let calls = self.all_grants().any(Grants::has_workloads);
+        if !is_plain || calls || !self.placement.is_plain() {
             3
         } else if !self.is_of_schema_1() {
             2
         } else {
             1
         }
+    }
+
+    /// Of the workload, and of those of its parts that have some of their own.
+    fn all_grants(&self) -> impl Iterator<Item = &Grants> {
+        let components = self.components.iter().filter_map(|component| component.grants.as_ref());
+        let services = self.services.iter().filter_map(|service| service.grants.as_ref());
+        components.chain(services).chain([&self.grants])
     }
 
     /// Whether it is written with the fields of the first schema only. Of routes and placements those that are plain are.

@@ -51,21 +51,28 @@ pub(crate) fn shares(view: &LatticeView, me: &NodeId, route: &Route, holder: &Ro
     if route.split.is_empty() {
         return Arc::default();
     }
-    let others = route.split.iter().map(|spec::Share { workload, percent }| {
-        let entry = view.specs.get(workload).map(|spec| RouteEntry::of_workload(view, &spec.record, me));
-        // Not there, or not for this one to call: nobody is ready.
-        let entry = entry.filter(|entry| entry.lets_call(&holder.workload)).unwrap_or_else(|| {
-            let nobody = RouteEntry { local_slots: 0, endpoints: Arc::default(), ..holder.clone() };
-            RouteEntry { workload: workload.clone(), ..nobody }
-        });
+    let others = route.split.iter().filter_map(|spec::Share { workload, percent }| {
+        let entry = match view.specs.get(workload) {
+            Some(spec) => RouteEntry::of_workload(view, &spec.record, me),
+            // Not there: nobody is ready.
+            None => {
+                let nobody = RouteEntry { local_slots: 0, endpoints: Arc::default(), ..holder.clone() };
+                RouteEntry { workload: workload.clone(), ..nobody }
+            }
+        };
+        // Not for this one to call: it has no share that any request could take, ready or not.
+        if !entry.lets_call(&holder.workload) {
+            return None;
+        }
         // What the route says holds whoever answers.
         let timeout: Option<Duration> = holder.timeout;
         let body_limit = entry.body_limit.min(holder.body_limit);
         let label = holder.label.clone();
         let entry = RouteEntry { label, timeout, body_limit, rule: holder.rule.clone(), ..entry };
-        Share { percent: *percent, entry: Arc::new(entry) }
+        Some(Share { percent: *percent, entry: Arc::new(entry) })
     });
-    let given: u32 = route.split.iter().fold(0, |sum, share| sum.saturating_add(share.percent));
+    let others: Vec<Share> = others.collect();
+    let given: u32 = others.iter().fold(0, |sum, share| sum.saturating_add(share.percent));
     let own = Share { percent: 100_u32.saturating_sub(given), entry: Arc::new(holder.clone()) };
     [own].into_iter().chain(others).collect()
 }

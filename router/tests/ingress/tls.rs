@@ -7,7 +7,7 @@ use tokio_rustls::{
     TlsConnector,
     client::TlsStream,
     rustls::{
-        self, ClientConfig, RootCertStore,
+        self, ClientConfig, HandshakeKind, RootCertStore,
         pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
     },
 };
@@ -25,10 +25,18 @@ fn options(names: &[&str]) -> TlsOptions {
 
 /// A client that trusts the tests' authority, and shows a certificate of its own where one is named.
 fn connector(alpn: &[&str], certificate: Option<&str>) -> TlsConnector {
+    connector_of(rustls::DEFAULT_VERSIONS, alpn, certificate)
+}
+
+fn connector_of(
+    versions: &[&'static rustls::SupportedProtocolVersion],
+    alpn: &[&str],
+    certificate: Option<&str>,
+) -> TlsConnector {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(file("authority.pem")).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
     let builder = builder.with_root_certificates(roots);
     let mut config = match certificate {
         None => builder.with_no_client_auth(),
@@ -165,10 +173,29 @@ async fn who_has_no_certificate_of_the_authority_is_not_served() {
     let expect = format!(
         "https https Hash={hash};Subject=\"CN=client,O=Example\\, Inc.,C=DE\";URI=spiffe://example.test/client;DNS=client.test"
     );
-    // Once more with a session that is resumed: the same client.
     for _ in 0..2 {
         let answer = get(&mut shake(&port, &client, "w.test").await.unwrap(), "w.test").await.unwrap();
         assert!(answer.ends_with(&expect), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn sessions_are_resumed_only_where_they_stand_for_no_certificate() {
+    let (_world, a) = telling(|_| ()).await;
+    for (authority, own, expect) in
+        [(None, None, HandshakeKind::Resumed), (Some("authority.pem"), Some("client"), HandshakeKind::Full)]
+    {
+        let served = TlsOptions { client_authorities: authority.map(file), ..options(&["site"]) };
+        let port = Port::open_tls(&a, Tls::load(served).unwrap()).await;
+        for versions in [&[&rustls::version::TLS13][..], &[&rustls::version::TLS12]] {
+            let client = connector_of(versions, &[], own);
+            for expect in [HandshakeKind::Full, expect] {
+                let mut stream = shake(&port, &client, "w.test").await.unwrap();
+                // Read to the end: tickets come behind the handshake.
+                get(&mut stream, "w.test").await.unwrap();
+                assert_eq!(stream.get_ref().1.handshake_kind(), Some(expect), "{own:?} {versions:?}");
+            }
+        }
     }
 }
 
@@ -210,7 +237,7 @@ async fn certificates_that_change_are_taken_and_bad_ones_are_not() {
     std::fs::remove_file(directory.path().join("x.pem")).unwrap();
     eventually("a refusal", || reloads("refused", 3)).await;
     assert_eq!(shown().await, certificate("renewed"));
-    // Other authorities: who was let in before is not any more, though it remembers a session.
+    // Other authorities: who was let in before is not any more.
     put("renewed.pem", "x.pem");
     put("renewed.key", "x.key");
     put("stranger.pem", "ca");

@@ -5,9 +5,12 @@ use crate::world::*;
 use http::{HeaderName, HeaderValue};
 use http_body_util::BodyExt as _;
 use lattice::http::{Body, Request, Response, empty, full};
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 /// Answers which path it was asked for, and by which headers of proxies.
@@ -253,6 +256,34 @@ async fn a_share_that_is_not_there_leaves_its_requests_to_the_others() {
     a.guests.run("next", |_| async { ok("next again") });
     settled(&world, &a).await;
     assert_eq!(text(a.get("http://now.test/").await).await, "next again");
+}
+
+#[tokio::test]
+async fn a_share_that_is_refused_stays_with_the_holder_whoever_is_ready() {
+    let world = World::new();
+    let a = world.node_with("a", |options| options.start_wait = Duration::from_millis(50)).await;
+    let split = |percent: u32| format!("routes: [{{host: now.test, split: [{{workload: next, percent: {percent}}}]}}]");
+    let next = "routes: [{host: next.test}], callers: [other]";
+    a.guests.run("now", |_| async { ok("now") });
+    a.guests.run("next", |_| async { ok("next") });
+    world.workload_with("next", &["a"], next, "");
+    for (percent, ready_on, expect) in
+        [(50, &["a"][..], Some("now")), (100, &["a"], Some("now")), (100, &[], None), (50, &[], None)]
+    {
+        if ready_on.is_empty() {
+            a.guests.stop("now");
+        }
+        world.workload_with("now", ready_on, &split(percent), "");
+        settled(&world, &a).await;
+        for _ in 0..8 {
+            let response = a.get("http://now.test/").await;
+            match expect {
+                Some(expect) => assert_eq!(text(response).await, expect, "{percent}"),
+                None => assert_eq!(response.status(), 503, "{percent}"),
+            }
+        }
+    }
+    assert_eq!(text(a.get("http://next.test/").await).await, "next", "its own route is not a call");
 }
 
 #[tokio::test]
