@@ -40,7 +40,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 31] = [
+const RUST: [&str; 33] = [
+    "asker",
+    "asker03",
     "border",
     "border02",
     "border03",

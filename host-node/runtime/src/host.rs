@@ -15,7 +15,7 @@ use crate::{
 };
 use std::sync::{Arc, LazyLock, Weak, atomic::Ordering::Relaxed};
 use wasmtime::{
-    Store,
+    Store, StoreContextMut,
     component::{GuestTaskId, ResourceTable},
 };
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
@@ -101,7 +101,12 @@ pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>) -> wasmtime::Re
         wasi: wasi.build(),
         descriptors: blueprint.volumes.descriptors(),
         http,
-        hooks: Hooks { network: blueprint.network.clone(), answering: Answering::default(), polled: Polled::default() },
+        hooks: Hooks {
+            network: blueprint.network.clone(),
+            inherits: blueprint.network.sends() || blueprint.parts.upgrade().is_some_and(|parts| parts.send()),
+            answering: Answering::default(),
+            polled: Polled::default(),
+        },
     };
     let mut store = Store::new(blueprint.component.engine(), host);
     store.set_hostcall_fuel(CALL_BYTES_MAX);
@@ -118,9 +123,10 @@ impl Host {
 }
 
 impl Host {
-    /// What the guest's own requests will inherit from this one; nothing where it sends none.
+    /// What the requests of the guest, and of the parts that it calls, will inherit from this one; nothing where they send
+    /// none.
     pub(crate) fn inherited(&self, headers: &http::HeaderMap) -> Option<Inherited> {
-        self.hooks.network.sends().then(|| Inherited::of(headers, self.limits.wall))
+        self.hooks.inherits.then(|| Inherited::of(headers, self.limits.wall))
     }
 
     /// What the guest sends from now on belongs to this request.
@@ -137,11 +143,31 @@ impl Host {
         }
     }
 
+    /// The same of a part, which is called for that request from here on.
+    pub(crate) fn called_for(&mut self, inherited: Inherited) {
+        self.hooks.answering.one(inherited);
+    }
+
+    /// The same of a service that is called for several at a time.
+    pub(crate) fn called_for_beside(&mut self, task: GuestTaskId, inherited: Inherited) {
+        self.hooks.answering.begin(task, inherited);
+    }
+
     /// The guest's next request is the work of the call that has this root, and is sent from within the store's loop.
     pub(crate) fn sends_for(&mut self, root: Option<GuestTaskId>) {
         self.hooks.answering.turn_to(root);
         self.hooks.polled = Polled::InStore;
     }
+}
+
+/// What a part takes over that the guest of this store calls now: within a function that the guest has just called.
+pub(crate) fn handed_on(mut store: StoreContextMut<'_, Host>) -> wasmtime::Result<Inherited> {
+    // A walk that most calls need not make.
+    if store.data().hooks.answering.is_at_several() {
+        let root = store.async_call_stack()?.last();
+        store.data_mut().hooks.answering.turn_to(root);
+    }
+    Ok(store.data().hooks.answering.current().clone())
 }
 
 impl WasiView for Host {
@@ -158,6 +184,8 @@ impl WasiHttpView for Host {
 
 struct Hooks {
     network: Arc<Network>,
+    /// It sends requests, or calls parts that do.
+    inherits: bool,
     answering: Answering,
     polled: Polled,
 }

@@ -1,5 +1,5 @@
 //! What a guest's own requests take over from the request that it answers: the trace that they belong to, how many calls
-//! led to it, and how much time is left.
+//! led to it, and how much time is left. A part's requests take it over from the request for which the part is called.
 //!
 //! A guest that answers one request at a time answers that one. Where an instance has several at a time, the root of the
 //! call stack says whose work it is at; what a guest does for nobody's request takes over nothing.
@@ -68,6 +68,7 @@ impl Answering {
     /// From now on the instance is at this request alone.
     pub(crate) fn one(&mut self, inherited: Inherited) {
         self.current = inherited;
+        self.tasks.clear();
     }
 
     /// A request has begun, beside others.
@@ -75,9 +76,14 @@ impl Answering {
         self.tasks.insert(task, inherited);
     }
 
+    /// Whether what is sent next may be another request's work than what was sent last.
+    pub(crate) fn is_at_several(&self) -> bool {
+        !self.tasks.is_empty()
+    }
+
     /// What is sent next is the work of the call that has this root.
     pub(crate) fn turn_to(&mut self, root: Option<GuestTaskId>) {
-        if !self.tasks.is_empty() {
+        if self.is_at_several() {
             self.current = root.and_then(|root| self.tasks.get(&root)).cloned().unwrap_or_default();
         }
     }

@@ -10,6 +10,7 @@ pub(crate) mod streams;
 
 use crate::{
     host::Host,
+    inherited::Inherited,
     parts::{PartCall, Target},
 };
 use std::any::Any;
@@ -24,8 +25,13 @@ pub(crate) trait Values: Any + Send {
     /// Takes the parameters, leaves the results.
     fn call<'a>(&'a mut self, store: &'a mut Store<Host>, function: Func) -> Called<'a>;
 
-    /// The same within the loop of the callee's store.
-    fn call_concurrent<'a>(&'a mut self, accessor: &'a Accessor<Host>, function: Func) -> Called<'a>;
+    /// The same within the loop of the callee's store, beside other calls.
+    fn call_concurrent<'a>(
+        &'a mut self,
+        accessor: &'a Accessor<Host>,
+        function: Func,
+        inherited: Inherited,
+    ) -> Called<'a>;
 }
 
 pub(crate) type Called<'a> = std::pin::Pin<Box<dyn Future<Output = wasmtime::Result<()>> + Send + 'a>>;
@@ -49,7 +55,7 @@ pub(crate) fn define(
         });
     }
     linker.func_new_async(name, move |store: StoreContextMut<'_, Host>, _, params, results| {
-        let call = PartCall::of(store.data(), target);
+        let call = PartCall::of(store, target);
         let values = Box::new(Dynamic { values: params.to_vec(), results: results.len() });
         Box::new(async move { put(call?.run(values).await?, results) })
     })
@@ -90,10 +96,31 @@ impl Values for Dynamic {
         })
     }
 
-    fn call_concurrent<'a>(&'a mut self, accessor: &'a Accessor<Host>, function: Func) -> Called<'a> {
+    fn call_concurrent<'a>(
+        &'a mut self,
+        accessor: &'a Accessor<Host>,
+        function: Func,
+        inherited: Inherited,
+    ) -> Called<'a> {
         Box::pin(async move {
             let (params, results) = self.turn();
-            function.call_concurrent(accessor, &params, results).await
+            call_beside(accessor, function, &params, results, inherited).await
         })
     }
+}
+
+/// Call a function beside others of its store.
+async fn call_beside(
+    accessor: &Accessor<Host>,
+    function: Func,
+    params: &[Val],
+    results: &mut [Val],
+    inherited: Inherited,
+) -> wasmtime::Result<()> {
+    let call = accessor.with(|mut store| {
+        let call = function.start_call_concurrent(&mut store, params, results)?;
+        store.data_mut().called_for_beside(call.task(), inherited);
+        wasmtime::error::Ok(call)
+    })?;
+    function.finish_call_concurrent(accessor, call).await
 }

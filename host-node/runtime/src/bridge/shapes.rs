@@ -4,6 +4,7 @@
 use super::{Called, Values, back};
 use crate::{
     host::Host,
+    inherited::Inherited,
     parts::{PartCall, Target},
 };
 use wasmtime::{
@@ -72,7 +73,7 @@ where
                 Box::pin(async move { Self::results(call?.run_apart(Box::new(Self::Params(params))).await?) })
             })?,
             false => linker.func_wrap_async(name, move |store: StoreContextMut<'_, Host>, params: P| {
-                let call = PartCall::of(store.data(), target);
+                let call = PartCall::of(store, target);
                 Box::new(async move { Self::results(call?.run(Box::new(Self::Params(params))).await?) })
             })?,
         }
@@ -107,11 +108,21 @@ where
         })
     }
 
-    fn call_concurrent<'a>(&'a mut self, accessor: &'a Accessor<Host>, function: Func) -> Called<'a> {
+    fn call_concurrent<'a>(
+        &'a mut self,
+        accessor: &'a Accessor<Host>,
+        function: Func,
+        inherited: Inherited,
+    ) -> Called<'a> {
         Box::pin(async move {
             let params = self.params()?;
-            let typed = accessor.with(|store| function.typed::<P, R>(store))?;
-            *self = Self::Results(typed.call_concurrent(accessor, params).await?);
+            let (typed, call) = accessor.with(|mut store| {
+                let typed = function.typed::<P, R>(&mut store)?;
+                let call = typed.start_call_concurrent(&mut store, params)?;
+                store.data_mut().called_for_beside(call.task(), inherited);
+                wasmtime::error::Ok((typed, call))
+            })?;
+            *self = Self::Results(typed.finish_call_concurrent(accessor, call).await?);
             Ok(())
         })
     }

@@ -7,9 +7,10 @@
 //! that can't be: a service holds what others need, and must not end with one of its callers. A service that reads a stream
 //! sees it end where its caller did.
 
-use super::{Called, Values, back};
+use super::{Called, Values, back, call_beside};
 use crate::{
     host::Host,
+    inherited::Inherited,
     parts::{PartCall, PartStreams, Target},
 };
 use std::{
@@ -71,7 +72,7 @@ pub(super) fn define(
     } else {
         linker.func_new_async(name, move |mut store: StoreContextMut<'_, Host>, _, params, results| {
             let shape = shape.clone();
-            let prepared = PartCall::of(store.data(), target)
+            let prepared = PartCall::of(&mut store, target)
                 .and_then(|call| Ok((call, Crossing::leave(store.as_context_mut(), shape, params)?)));
             Box::new(async move {
                 let (call, crossing) = prepared?;
@@ -170,14 +171,19 @@ impl Values for Crossing {
         Box::pin(async { Err(wasmtime::Error::msg("a part that does not run by itself was given a stream")) })
     }
 
-    fn call_concurrent<'a>(&'a mut self, accessor: &'a Accessor<Host>, function: Func) -> Called<'a> {
+    fn call_concurrent<'a>(
+        &'a mut self,
+        accessor: &'a Accessor<Host>,
+        function: Func,
+        inherited: Inherited,
+    ) -> Called<'a> {
         Box::pin(async move {
             let Self { shape, values, streams } = self;
             let mut params = std::mem::take(values);
             let arriving = std::mem::take(streams);
             accessor.with(|mut access| put_in(&mut access, &shape.params, &mut params, arriving))?;
             let mut results = vec![Val::Bool(false); shape.results.len()];
-            function.call_concurrent(accessor, &params, &mut results).await?;
+            call_beside(accessor, function, &params, &mut results, inherited).await?;
             *streams = accessor.with(|mut access| take_out(&mut access, &shape.results, &mut results))?;
             *values = results;
             Ok(())

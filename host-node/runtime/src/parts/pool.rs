@@ -5,6 +5,7 @@ use crate::{
     bridge::streams::EndsWith,
     failure::{Failure, NoRoom},
     host::{self, Host},
+    inherited::Inherited,
     ledger::{NodeShare, One},
     limits::{self, CpuMeter, Limits},
     load::Runtime,
@@ -51,10 +52,12 @@ impl PartInstance {
         &self.functions
     }
 
-    /// Its processor time is counted by `meter` from here on.
-    pub(crate) fn begin_call(&mut self, meter: Arc<CpuMeter>) {
+    /// Its processor time is counted by `meter` from here on, and what it sends belongs to the request that its caller
+    /// answers.
+    pub(crate) fn begin_call(&mut self, meter: Arc<CpuMeter>, inherited: Inherited) {
         let host = self.store.data_mut();
         (host.meter, host.lends_meter) = (meter, true);
+        host.called_for(inherited);
         limits::begin_part_call(&mut self.store);
     }
 
@@ -124,20 +127,21 @@ impl Maker {
     }
 
     /// Where the node has no room, idle instances of any unit or part go.
-    pub(crate) async fn make(&self, meter: Arc<CpuMeter>) -> Result<PartInstance, Failure> {
+    pub(crate) async fn make(&self, meter: Arc<CpuMeter>, inherited: &Inherited) -> Result<PartInstance, Failure> {
         loop {
-            match self.try_make(meter.clone()).await {
+            match self.try_make(meter.clone(), inherited.clone()).await {
                 Err(Failure::NoRoom(lacks)) if self.runtime.evict(&lacks, &self.blueprint) => {}
                 result => return result,
             }
         }
     }
 
-    async fn try_make(&self, meter: Arc<CpuMeter>) -> Result<PartInstance, Failure> {
+    async fn try_make(&self, meter: Arc<CpuMeter>, inherited: Inherited) -> Result<PartInstance, Failure> {
         let Some(part) = self.assembly.parts().get(self.at) else { return Err(Failure::Stopped) };
         let place = self.runtime.place(&self.blueprint).map_err(Failure::NoRoom)?;
         let store = host::store(&self.blueprint, meter);
         let mut store = store.map_err(|error| Failure::Trap(format!("{error:#}")))?;
+        store.data_mut().called_for(inherited); // a start may send requests, too
         let instance = match part.pre.instantiate_async(&mut store).await {
             Ok(instance) => instance,
             Err(error) => {
@@ -167,7 +171,8 @@ impl Maker {
     /// The same, for nobody's call: within the limits of a request.
     pub(crate) async fn warm(&self) -> Result<PartInstance, Failure> {
         let meter = Arc::<CpuMeter>::default();
-        let start = meter.clone().measure(&self.blueprint.node.processors, self.make(meter));
+        let nobody = Inherited::default();
+        let start = meter.clone().measure(&self.blueprint.node.processors, self.make(meter, &nobody));
         let wall = self.blueprint.limits.wall;
         tokio::time::timeout(wall, start).await.unwrap_or(Err(Failure::Wall { limit: wall }))
     }

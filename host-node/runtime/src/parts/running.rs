@@ -14,7 +14,8 @@ use crate::{
     bridge::Values,
     evict::HasIdle,
     failure::Failure,
-    host::Host,
+    host::{Host, handed_on},
+    inherited::Inherited,
     ledger::NodeShare,
     limits::{CpuMeter, CpuSpent},
     load::Runtime,
@@ -35,7 +36,7 @@ use std::{
 };
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use wasmtime::component::Accessor;
+use wasmtime::{AsContextMut, component::Accessor};
 
 /// A service that was told to end has this time for it.
 const SERVICE_GRACE: Duration = Duration::from_secs(10);
@@ -146,6 +147,11 @@ impl Parts {
         let part = self.parts.iter().find(|part| part.name == name);
         let why = part.and_then(|part| part.last_error()).unwrap_or_else(|| "it ended".into());
         (name, why)
+    }
+
+    /// Whether requests of any of them may leave.
+    pub(crate) fn send(&self) -> bool {
+        self.parts.iter().any(|part| part.maker.blueprint.network.sends())
     }
 
     pub(crate) fn stats(&self) -> Vec<PartStats> {
@@ -357,11 +363,16 @@ pub(crate) struct PartCall {
     function: usize,
     /// The caller's, where the call costs the caller's processor time. Without, it has a budget of its own.
     meter: Option<Arc<CpuMeter>>,
+    /// Of the request that the caller answers.
+    inherited: Inherited,
 }
 
 impl PartCall {
-    /// A call by the guest of this host.
-    pub(crate) fn of(host: &Host, target: Target) -> wasmtime::Result<Self> {
+    /// A call by the guest of this store, within a function that it has just called.
+    pub(crate) fn of(mut store: impl AsContextMut<Data = Host>, target: Target) -> wasmtime::Result<Self> {
+        let inherited = handed_on(store.as_context_mut())?;
+        let store = store.as_context();
+        let host = store.data();
         let parts = host.parts.upgrade();
         let Some(part) = parts.as_ref().and_then(|parts| parts.parts.get(target.part)) else {
             return Err(wasmtime::Error::msg("the unit has ended"));
@@ -371,11 +382,11 @@ impl PartCall {
         if meter.as_ref().is_some_and(|meter| meter.spent() > host.limits.cpu) {
             return Err(CpuSpent.into());
         }
-        Ok(Self { part: part.clone(), function: target.function, meter })
+        Ok(Self { part: part.clone(), function: target.function, meter, inherited })
     }
 
     pub(crate) fn new(accessor: &Accessor<Host>, target: Target) -> wasmtime::Result<Self> {
-        accessor.with(|mut store| Self::of(store.data_mut(), target))
+        accessor.with(|store| Self::of(store, target))
     }
 
     /// For the streams that it answers with.
@@ -390,7 +401,7 @@ impl PartCall {
             Kind::ByCall(idle) => self.by_call(idle, values).await,
             Kind::Service(service) => {
                 part.calls.fetch_add(1, Relaxed);
-                service::call(&part, service, self.function, values).await
+                service::call(&part, service, (self.function, values), self.inherited).await
             }
         };
         part.outcome(result)
@@ -417,13 +428,17 @@ impl PartCall {
         part.calls.fetch_add(1, Relaxed);
         let limit = part.maker.blueprint.limits.wall;
         let lent = self.meter.take();
+        let inherited = std::mem::take(&mut self.inherited);
         let work = async {
             match lent {
                 // Whoever polls the caller measures already; a second time within it would lose the caller's part.
-                Some(meter) => self.work(idle, values, meter).await,
+                Some(meter) => self.work(idle, values, meter, inherited).await,
                 None => {
                     let meter = Arc::<CpuMeter>::default();
-                    meter.clone().measure(&part.maker.blueprint.node.processors, self.work(idle, values, meter)).await
+                    meter
+                        .clone()
+                        .measure(&part.maker.blueprint.node.processors, self.work(idle, values, meter, inherited))
+                        .await
                 }
             }
         };
@@ -437,14 +452,15 @@ impl PartCall {
         idle: &Idle,
         mut values: Box<dyn Values>,
         meter: Arc<CpuMeter>,
+        inherited: Inherited,
     ) -> Result<Box<dyn Values>, PartFault> {
         let part = &self.part;
         let failed = |failure| PartFault::Failed(Box::new(failure));
         let mut instance = match idle.take() {
             Some(instance) => instance,
-            None => part.maker.make(meter.clone()).await.map_err(failed)?,
+            None => part.maker.make(meter.clone(), &inherited).await.map_err(failed)?,
         };
-        instance.begin_call(meter);
+        instance.begin_call(meter, inherited);
         let Some(function) = instance.functions().get(self.function).copied() else {
             return Err(failed(Failure::Trap("a function that it exported is not there".into())));
         };

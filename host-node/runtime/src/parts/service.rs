@@ -15,7 +15,9 @@ use super::{
     running::{PartFault, Running},
     supervision::{Action, Input, Phase, Supervision},
 };
-use crate::{bridge::Values, computing::in_slices, failure::Failure, host::Host, lock, unit::Blueprint};
+use crate::{
+    bridge::Values, computing::in_slices, failure::Failure, host::Host, inherited::Inherited, lock, unit::Blueprint,
+};
 use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use std::{
     future::pending,
@@ -305,8 +307,8 @@ async fn run_with_calls(
 pub(crate) async fn call(
     part: &Arc<Running>,
     service: &Service,
-    function: usize,
-    mut values: Box<dyn Values>,
+    (function, mut values): (usize, Box<dyn Values>),
+    inherited: Inherited,
 ) -> Result<Box<dyn Values>, PartFault> {
     let status = *service.status.borrow();
     if status.state != PartState::Ready {
@@ -321,7 +323,7 @@ pub(crate) async fn call(
             let (limit, stop) = (part.maker.blueprint.limits.wall, part.stop.clone());
             let call = async move {
                 let _turn = turn; // dropped after the instance is back
-                let in_time = tokio::time::timeout(limit, held.call(function, values)).await;
+                let in_time = tokio::time::timeout(limit, held.call(function, values, inherited)).await;
                 in_time.unwrap_or_else(|_| Err(PartFault::Failed(Box::new(Failure::Wall { limit }))))
             };
             Finished { call: Some(Box::pin(call)), stop }.await
@@ -333,7 +335,7 @@ pub(crate) async fn call(
                 Box::pin(async move {
                     let _turn = turn;
                     let Some(function) = function.filter(|_| !reply.is_closed()) else { return Ok(()) };
-                    values.call_concurrent(accessor, function).await?;
+                    values.call_concurrent(accessor, function, inherited).await?;
                     let _ = reply.send(values); // nobody waits for it any more, perhaps
                     Ok(())
                 })
@@ -367,12 +369,17 @@ struct Held {
 }
 
 impl Held {
-    async fn call(mut self, function: usize, mut values: Box<dyn Values>) -> Result<Box<dyn Values>, PartFault> {
+    async fn call(
+        mut self,
+        function: usize,
+        mut values: Box<dyn Values>,
+        inherited: Inherited,
+    ) -> Result<Box<dyn Values>, PartFault> {
         let Some(instance) = &mut self.instance else { return Err(PartFault::Busy) };
         // Its own, not the caller's: the call goes on without the caller.
         let meter = instance.store.data().meter.clone();
         meter.reset();
-        instance.begin_call(meter.clone());
+        instance.begin_call(meter.clone(), inherited);
         let Some(function) = instance.functions().get(function).copied() else { return Err(PartFault::Busy) };
         let share = &self.part.maker.blueprint.node.processors;
         let result = meter.measure(share, values.call(&mut instance.store, function)).await;

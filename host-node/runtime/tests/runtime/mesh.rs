@@ -2,6 +2,7 @@
 
 use super::{
     network::{NAMES, OUTSIDE, VERSIONS, grants},
+    parts::{INTERFACES, edges, lazy, name, service},
     *,
 };
 use lattice::{
@@ -9,6 +10,7 @@ use lattice::{
     http::Response,
     mesh::{Call, HOPS_MAX, Mesh, MeshError},
 };
+use lattice_runtime::{Part, PartRole};
 use std::collections::BTreeMap;
 
 type Callee = Arc<dyn Fn(Call) -> Fut<'static, Result<Response, MeshError>> + Send + Sync>;
@@ -45,12 +47,16 @@ static WORKLOADS: LazyLock<Arc<Workloads>> = LazyLock::new(|| {
 
 async fn fetcher(guest_name: &str, http_out: &[&str], change: impl FnOnce(&mut UnitConfig)) -> (Unit, Arc<Kept>) {
     LazyLock::force(&WORKLOADS);
-    let bytes = guest(guest_name);
-    let component = OUTSIDE.load(Digest::of(&bytes), bytes).await.unwrap();
+    let component = outside(guest_name).await;
     let logs = Arc::new(Kept::default());
     let mut config = UnitConfig { grants: grants(http_out), logs: logs.clone(), ..config() };
     change(&mut config);
     (Unit::start(&OUTSIDE, alone(&OUTSIDE, component), config).await.unwrap(), logs)
+}
+
+async fn outside(guest_name: &str) -> Component {
+    let bytes = guest(guest_name);
+    OUTSIDE.load(Digest::of(&bytes), bytes).await.unwrap()
 }
 
 fn ask(target: &str, headers: &[(&str, &str)]) -> Request {
@@ -112,6 +118,82 @@ async fn requests_in_one_instance_have_a_trace_each() {
         assert_eq!(answer.unwrap(), (200, trace.clone()));
     }
     assert_eq!(unit.stats().instances_created, 1);
+}
+
+/// A main component that may send nothing, with parts that may: `asker` for numbers, and where `main` is of WASI 0.3
+/// `asker03` for what is slow.
+async fn with_askers(main: &str, role: &PartRole) -> Unit {
+    LazyLock::force(&WORKLOADS);
+    let (others, slow) = match main {
+        "part-caller03" => ("part03", Some("asker03")),
+        _ => ("part", None),
+    };
+    let mut parts = vec![Part::new(name("others"), outside(others).await, lazy())];
+    let mut all_edges = match slow {
+        Some(_) => edges("others", &["faults"]),
+        None => edges("others", &INTERFACES[1..]),
+    };
+    for (guest_name, interface) in [Some(("asker", "counter")), slow.map(|slow| (slow, "slow"))].into_iter().flatten() {
+        let mut part = Part::new(name(guest_name), outside(guest_name).await, role.clone());
+        part.grants = Some(grants(&["http://asked.lattice"]));
+        parts.push(part);
+        all_edges.extend(edges(guest_name, &[interface]));
+    }
+    let assembly = OUTSIDE.assemble(outside(main).await, parts, all_edges).unwrap();
+    let mut config = config();
+    (config.reuse.concurrency, config.reuse.max_instances) = (4, 1);
+    config.limits.wall = Duration::from_secs(30);
+    Unit::start(&OUTSIDE, assembly, config).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_a_part_sends_belongs_to_the_request_that_it_is_called_for() {
+    let heard = Arc::new(Mutex::new(BTreeMap::new()));
+    let (hearing, all_inside) = (heard.clone(), Arc::new(tokio::sync::Barrier::new(4)));
+    WORKLOADS.run("asked", move |call| {
+        let path = call.request.uri().path().trim_start_matches('/').to_owned();
+        let trace = call.request.headers().get("traceparent").map(|trace| trace.to_str().unwrap().to_owned());
+        hearing.lock().unwrap().insert(path.clone(), (call.hops, trace));
+        let all_inside = all_inside.clone();
+        async move {
+            assert!(call.limit <= Duration::from_secs(30), "what is left to the request: {:?}", call.limit);
+            if path.starts_with('9') {
+                all_inside.wait().await;
+            }
+            said("")
+        }
+    });
+    for (main, calls) in
+        [("part-caller", &[("add", 1_u8)][..]), ("part-caller03", &[("add", 1), ("add", 11), ("sleep", 91)])]
+    {
+        for role in [lazy(), PartRole::Isolated, service()] {
+            let unit = with_askers(main, &role).await;
+            for (what, first) in calls {
+                heard.lock().unwrap().clear();
+                let asked: Vec<_> = (*first..first + 4)
+                    .map(|n| (n, format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b71692033{n:02}-01")))
+                    .collect();
+                let answers = asked.iter().map(|(n, trace)| {
+                    let mut request = get(&format!("/{what}/{n}"));
+                    for (header, value) in [("traceparent", trace.clone()), ("lattice-hops", (n % 8).to_string())] {
+                        request.headers_mut().insert(header, value.parse().unwrap());
+                    }
+                    text(&unit, request)
+                });
+                for answer in futures_util::future::join_all(answers).await {
+                    assert_eq!(answer.unwrap(), (200, "200".into()), "{main} {role:?} {what}");
+                }
+                let expect = asked.into_iter().map(|(n, trace)| (n.to_string(), (n % 8 + 1, Some(trace)))).collect();
+                assert_eq!(*heard.lock().unwrap(), expect, "{main} {role:?} {what}");
+
+                let mut one_too_many = get(&format!("/{what}/99"));
+                one_too_many.headers_mut().insert("lattice-hops", u16::from(HOPS_MAX).into());
+                assert_eq!(text(&unit, one_too_many).await.unwrap(), (200, "0".into()), "{main} {role:?} {what}");
+                assert!(!heard.lock().unwrap().contains_key("99"), "{main} {role:?} {what}");
+            }
+            assert_eq!(unit.stats().instances_created, 1, "{main} {role:?}");
+        }
+    }
 }
 
 #[tokio::test]
