@@ -41,11 +41,17 @@ pub(crate) struct Reconciler {
     cautious: Planner,
     /// Since when this node has been connected without a break; dead holders are left alone for the kill time after it.
     connected_since: Option<Duration>,
-    /// When a claim or a collection was first planned, at the expectation that it was planned with.
-    planned: BTreeMap<(SlotId, Precondition), Duration>,
+    /// When an action was first planned.
+    planned: BTreeMap<Planned, Duration>,
     /// Claims that the view does not show, though they landed or may yet. They use up capacity like those that it shows.
     unsettled: BTreeMap<SlotId, Unsettled>,
+    /// Records that this node deleted, though the view may still show them.
+    given_up: BTreeMap<SlotId, GivenUp>,
 }
+
+/// What a delay is counted for. A replica that is displaced has one however often its record changes, which it does while
+/// it stops: it must not start again meanwhile.
+type Planned = (SlotId, Option<Precondition>);
 
 struct Unsettled {
     expect: Precondition,
@@ -56,11 +62,28 @@ struct Unsettled {
     made: Option<Revision>,
 }
 
-fn expectation(action: &Action) -> Precondition {
-    match action {
-        Action::Claim { expect, .. } => *expect,
-        Action::Release { expect, .. } | Action::Collect { expect, .. } => Precondition::At(*expect),
+/// A deletion that was sent and did not lose.
+struct GivenUp {
+    at: Revision,
+    sent: Duration,
+    landed: bool,
+}
+
+impl GivenUp {
+    /// Whether the record may be gone, though the view shows it.
+    fn is_open(&self, slot: &SlotId, view: &LatticeView, now: Duration) -> bool {
+        view.slots.get(slot).is_some_and(|shown| shown.revision == self.at)
+            && (self.landed || now.saturating_sub(self.sent) < LANDS_WITHIN)
     }
+}
+
+fn planned(action: &Action) -> Planned {
+    let expectation = match action {
+        Action::Claim { expect, .. } => Some(*expect),
+        Action::Release { displaced_by: Some(_), .. } => None,
+        Action::Release { expect, .. } | Action::Collect { expect, .. } => Some(Precondition::At(*expect)),
+    };
+    (action.slot().clone(), expectation)
 }
 
 fn rank(action: &Action) -> u32 {
@@ -138,6 +161,7 @@ impl Reconciler {
             connected_since: None,
             planned: BTreeMap::new(),
             unsettled: BTreeMap::new(),
+            given_up: BTreeMap::new(),
         }
     }
 
@@ -237,9 +261,10 @@ impl Reconciler {
         let me = self.member.me();
         let situation = Situation { settling };
         let plan = self.planner.plan(&view, &me, situation);
-        let wanted = self.wanted(&view, &plan, now);
-        self.host.apply(wanted.clone());
+        self.given_up.retain(|slot, given_up| given_up.is_open(slot, &view, now));
+        let mut wanted = self.wanted(&view, &plan, now);
         if self.connected_since.is_none() || !self.member.is_current(now) {
+            self.host.apply(wanted);
             return TICK; // nothing can be written now
         }
 
@@ -250,6 +275,12 @@ impl Reconciler {
             actions.retain(|action| !matches!(action, Action::Claim { .. }));
         }
         let (due, wait) = self.due(actions, now);
+        for action in &due {
+            if let Action::Release { slot, stop_first: true, .. } = action {
+                wanted.remove(slot);
+            }
+        }
+        self.host.apply(wanted.clone());
         let observed = self.host.observed();
         let mut writes: Vec<Write> = self.phases(&view, &me.holder(), &observed);
         writes.extend(due.into_iter().filter_map(|action| self.decide(&view, action, &observed)));
@@ -310,6 +341,8 @@ impl Reconciler {
             // Others may be about to take these.
             wanted = without_strict(wanted);
         }
+        // Another node may hold one that was given up, though this view does not say so.
+        wanted.retain(|slot, wanted| wanted.spec.class != Class::Strict || !self.given_up.contains_key(slot));
         // A node that was declared dead goes on serving what no other node has claimed, until it can take it back:
         // stopping and starting again would only drop requests.
         let is_member = view.live(&me).is_some();
@@ -339,13 +372,12 @@ impl Reconciler {
     /// Which actions are to be tried now, and when the next one is.
     fn due(&mut self, actions: Vec<Action>, now: Duration) -> (Vec<Action>, Duration) {
         let delay = self.options.timing.claim_delay;
-        let key = |action: &Action| (action.slot().clone(), expectation(action));
-        let keys: std::collections::BTreeSet<_> = actions.iter().map(key).collect();
+        let keys: std::collections::BTreeSet<_> = actions.iter().map(planned).collect();
         self.planned.retain(|planned, _| keys.contains(planned));
         let mut wait = TICK;
         let mut due = Vec::new();
         for action in actions {
-            let since = *self.planned.entry(key(&action)).or_insert(now);
+            let since = *self.planned.entry(planned(&action)).or_insert(now);
             let rank = rank(&action);
             // Jitter in whole steps of the rank: the first of the ranking never waits.
             let jitter = if rank == 0 { Duration::ZERO } else { self.platform.rng.up_to(delay / 4) };
@@ -450,9 +482,15 @@ impl Reconciler {
     /// Carry writes out. Answers with the highest revision that they made.
     async fn write(&mut self, writes: Vec<Write>, now: Duration) -> Option<Revision> {
         for write in &writes {
-            if let Write::Put { slot, record, expect, is_claim: true, .. } = write {
-                let claim = Unsettled { expect: *expect, record: record.clone(), sent: now, made: None };
-                self.unsettled.insert(slot.clone(), claim);
+            match write {
+                Write::Put { slot, record, expect, is_claim: true, .. } => {
+                    let claim = Unsettled { expect: *expect, record: record.clone(), sent: now, made: None };
+                    self.unsettled.insert(slot.clone(), claim);
+                }
+                Write::Delete { slot, expect, .. } => {
+                    self.given_up.insert(slot.clone(), GivenUp { at: *expect, sent: now, landed: false });
+                }
+                Write::Put { .. } => {}
             }
         }
         let this = &*self;
@@ -460,7 +498,13 @@ impl Reconciler {
         let results: Vec<(SlotId, Result<Revision, StoreError>)> = results.collect().await;
         let mut highest = None;
         for (slot, result) in results {
+            if matches!(result, Err(StoreError::Conflict { .. })) {
+                self.given_up.remove(&slot);
+            }
             let Ok(revision) = result else { continue };
+            if let Some(given_up) = self.given_up.get_mut(&slot) {
+                given_up.landed = true;
+            }
             highest = highest.max(Some(revision));
             if let Some(claim) = self.unsettled.get_mut(&slot) {
                 claim.made = Some(revision);

@@ -12,7 +12,7 @@ use lattice::{
     testing::MemoryLattice,
     view::{Applied, LatticeView},
 };
-use lattice_planner::{Action, Me, Planner, Situation, claimable, plan, wanted};
+use lattice_planner::{Action, Me, Planner, Situation, claimable, explain_vacant, plan, wanted};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -273,6 +273,12 @@ pub(crate) fn is_converged(view: &LatticeView, nodes: &[SimNode]) -> Verdict {
                 return Err(format!("{slot} is {phase:?} at generation {generation} on {}", holder.node));
             }
             ready.insert((record.holder.clone(), slot), (spec.uid, spec.generation));
+        }
+    }
+    for name in view.specs.keys() {
+        let vacant = explain_vacant(view, name);
+        if let Some(explained) = vacant.values().find(|explained| !explained.displaces.is_empty()) {
+            return Err(format!("{} waits for the room of {:?}", explained.slot, explained.displaces));
         }
     }
     if let Some(slot) = view.slots.keys().find(|slot| !wanted(view, &slot.workload).contains(&slot.index)) {

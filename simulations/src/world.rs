@@ -370,6 +370,7 @@ impl World {
                 r#"{"prefer": [{"label": "zone == b", "weight": 5}]}"#,
                 r#"{"apart": [{"workload": "w1", "hard": true}]}"#,
                 r#"{"near": [{"workload": "w1", "over": "zone"}], "priority": -3}"#,
+                r#"{"near": [{"workload": "w1", "hard": true}], "priority": 2}"#,
             ],
             _ => &[r#"{"tolerate": ["gpu"]}"#, r#"{"daemon": true, "tolerate": ["*"], "priority": 1}"#],
         };

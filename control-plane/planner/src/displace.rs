@@ -4,7 +4,6 @@
 use crate::{
     board::{Board, Booking, Entry},
     contest::Ranking,
-    ledger::Load,
     nodes::Place,
 };
 use lattice::{
@@ -16,7 +15,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-/// Vacancies that displace something in one plan. More have to wait for the next one: a plan stays cheap, and what is
+/// Vacancies that displace something in one plan; those that find nothing do not count. More have to wait for the next one: a plan stays cheap, and what is
 /// wrong in one is seen before it is done a thousand times.
 const AT_ONCE: usize = 16;
 
@@ -27,7 +26,7 @@ pub(crate) struct Displacer {
     pub(crate) victims: BTreeMap<SlotId, SlotId>,
     /// Nodes on which something is displaced. One vacancy a node and plan.
     nodes: BTreeSet<Place>,
-    tries: usize,
+    found: usize,
 }
 
 /// A replica that may be displaced, in the order in which they are.
@@ -51,17 +50,17 @@ impl Displacer {
         entry: &Entry,
         slot: impl Fn() -> SlotId,
     ) -> Option<Place> {
-        if board.lowest_priority().is_none_or(|lowest| lowest >= entry.priority) || self.tries >= AT_ONCE {
+        if board.lowest_priority().is_none_or(|lowest| lowest >= entry.priority) || self.found >= AT_ONCE {
             return None;
         }
-        self.tries += 1;
         let candidates = ranking.without_room().filter(|(place, _)| !self.nodes.contains(place));
         let costs = candidates.filter_map(|(place, score)| {
-            let victims = victims(board, view, ranking.load(place), place, needed, entry.priority)?;
+            let victims = victims(board, view, ranking, place, needed, entry.priority)?;
             let highest = victims.iter().map(|victim| victim.priority).max()?;
             Some(((highest, victims.len(), score, board.nodes.id(place)), place, victims))
         });
         let (_, place, victims) = costs.min_by(|(one, ..), (two, ..)| one.cmp(two))?;
+        self.found += 1;
         self.nodes.insert(place);
         for Victim { workload, index, .. } in victims {
             self.victims.insert(SlotId::new(workload.clone(), index.0), slot());
@@ -70,20 +69,23 @@ impl Displacer {
     }
 }
 
-/// The least important replicas on a node without which there is room; none where all of them are not enough.
+/// The least important replicas on a node without which there is room; none where all of them are not enough. What the
+/// slot must be near is not among them: without it there might be no place for the slot at all, and it would wait for it
+/// to come back, and displace it again.
 fn victims<'b>(
     board: &'b Board,
     view: &'b LatticeView,
-    load: Load,
+    ranking: &Ranking<'_, '_, '_>,
     place: Place,
     needed: u64,
     priority: i32,
 ) -> Option<Vec<Victim<'b>>> {
+    let load = ranking.load(place);
     let room = load.capacity?;
     let mut all: Vec<Victim<'b>> = Vec::new();
     for (workload, entry) in board.workloads_of(place).filter_map(|name| Some((name, board.entry(name)?))) {
         // What is unwanted goes by itself, and of a spec that does not parse the priority is not known.
-        if entry.priority >= priority || !view.specs.contains_key(workload) {
+        if entry.priority >= priority || !view.specs.contains_key(workload) || ranking.must_be_near(workload) {
             continue;
         }
         let here = |booking: &&Booking| booking.place == place && booking.is_holder;

@@ -59,6 +59,8 @@ pub struct Situation {
     /// True for the kill time after each (re)connect. Sessions that are missing then may belong to nodes that are coming
     /// back themselves, so what a dead holder left behind is touched by its own node only: a mass expiry is followed by
     /// re-adoption, not by moves. What nobody holds, and what a living holder hands over, may be claimed.
+    ///
+    /// Nor does it displace anything: the room that seems to be missing comes back with them.
     pub settling: bool,
 }
 
@@ -67,7 +69,7 @@ pub struct Situation {
 pub struct Plan {
     /// Writes to attempt, in the order of slots. All claims together fit this node's capacity.
     pub actions: Vec<Action>,
-    /// What this node's host should run now.
+    /// What this node's host should run now, apart from what [`Action::Release`] says to stop.
     pub assignments: BTreeMap<SlotId, Assignment>,
 }
 
@@ -90,6 +92,7 @@ pub enum Action {
         expect: Revision,
         /// False: delete first, so that routers turn away before the replica drains. True: delete only when nothing of it
         /// runs any more, since another node may start it as soon as the record is gone.
+        /// One that makes room is assigned until it does: whoever carries the release out then stops it.
         stop_first: bool,
         /// The slot that needs the room, where nothing else is wrong with this one.
         displaced_by: Option<SlotId>,
@@ -289,7 +292,9 @@ fn claims(view: &LatticeView, board: &Board, me: &Me, situation: Situation) -> (
             claims.push(claim(view, board, slot, spec, rank));
         }
     }
-    (claims, walk.displacer.victims)
+    // The room of what displaces stays closed, as on the nodes that are settled.
+    let victims = if situation.settling { BTreeMap::new() } else { walk.displacer.victims };
+    (claims, victims)
 }
 
 /// The slots that a node stands in for, as many as it could ever take and some more, those where it comes soonest.

@@ -98,6 +98,8 @@ impl<'b> Walk<'b> {
     ) {
         let mut contest = self.contest(spec, None);
         let weights = SlotWeights::of(&spec.spec.name);
+        // Where one of them finds nobody to make room, the next one asks the same; only a daemon's asks another node.
+        let mut is_hopeless = false;
         for vacancy in &entry.vacancies {
             let incumbent = vacancy.incumbent.filter(|_| come_back.contains(&vacancy.index));
             let vacancy = Vacancy { incumbent, ..*vacancy };
@@ -109,14 +111,18 @@ impl<'b> Walk<'b> {
             let place = match first {
                 Some(place) if incumbent.is_none() => Some((place, false)),
                 Some(_) => None, // booked already
+                None if is_hopeless => None,
                 None => {
                     let slot = || SlotId::new(spec.spec.name.clone(), vacancy.index);
                     let found =
                         self.displacer.find(self.board, self.view, &visited.ranking, contest.needed(), entry, slot);
+                    is_hopeless = found.is_none() && vacancy.pinned.is_none();
                     found.map(|place| (place, true))
                 }
             };
             let Some((place, is_displacing)) = place else { continue };
+            // Its rules may let one more in where another one came.
+            is_hopeless = false;
             contest.take(place);
             self.take(&spec.spec.name, place, contest.needed());
             if is_displacing {

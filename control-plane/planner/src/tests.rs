@@ -12,7 +12,10 @@ use lattice::{
     view::{LatticeView, Seen, Versioned},
 };
 use proptest::prelude::*;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 const SETTLED: Situation = Situation { settling: false };
 const SETTLING: Situation = Situation { settling: true };
@@ -42,6 +45,8 @@ fn spec(workload: &str, replicas: u32) -> WorkloadSpec {
 struct World {
     view: LatticeView,
     revision: u64,
+    /// Replicas of which nothing runs any more: what is to stop before it is released does so first.
+    stopped: BTreeSet<SlotId>,
 }
 
 impl World {
@@ -50,7 +55,7 @@ impl World {
         for bucket in Bucket::ALL {
             view.seen.insert(bucket, Seen::default());
         }
-        World { view, revision: 0 }
+        World { view, revision: 0, stopped: BTreeSet::new() }
     }
     fn next(&mut self) -> Revision {
         self.revision += 1;
@@ -142,7 +147,10 @@ impl World {
                     record.handover_from = from;
                 }
             }
+            // Once it is due nothing of it may go on running, whatever the plan assigns.
+            Action::Release { slot, stop_first: true, .. } if self.stopped.insert(slot.clone()) => {}
             Action::Release { slot, expect, .. } | Action::Collect { slot, expect, .. } => {
+                self.stopped.remove(slot);
                 if at == Some(*expect) {
                     self.next();
                     self.view.slots.remove(slot);
@@ -173,6 +181,7 @@ impl World {
             if all.is_empty()
                 && self.view.slots.values().all(|slot| slot.record.phase == Phase::Ready || is_lost(&slot.record))
             {
+                self.check_nothing_displaces();
                 return;
             }
             all.sort_by_key(|(key, ..)| *key);
@@ -197,6 +206,20 @@ impl World {
             self.holders(),
             self.members().iter().map(|me| plan(&self.view, me, SETTLED)).collect::<Vec<_>>()
         );
+    }
+
+    /// At rest who was to make room has made it.
+    fn check_nothing_displaces(&self) {
+        for workload in self.view.specs.keys() {
+            for explained in crate::explain_vacant(&self.view, workload).values() {
+                assert!(
+                    explained.displaces.is_empty(),
+                    "{} displaces at rest: {:?}",
+                    explained.slot,
+                    explained.displaces
+                );
+            }
+        }
     }
 
     fn check_capacity(&self) {

@@ -7,6 +7,7 @@ use crate::{
     nodes::Place,
     rules::{self, Reason},
 };
+use lattice::id::WorkloadName;
 use std::cmp::Ordering;
 
 /// Ranks up to this one are exact. All that matters further behind is that each node has one of its own.
@@ -219,6 +220,11 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
 
     pub(crate) fn load(&self, place: Place) -> Load {
         self.ledger.load(place)
+    }
+
+    /// Whether the slot may only be where a replica of this other workload is close.
+    pub(crate) fn must_be_near(&self, workload: &WorkloadName) -> bool {
+        self.contest.relations.iter().any(|other| other.near && other.hard && other.workload == *workload)
     }
 
     /// Why a node can't take the slot, if it can't.

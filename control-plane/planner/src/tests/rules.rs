@@ -278,6 +278,64 @@ fn what_is_more_important_displaces_as_little_as_it_can() {
     world.settle(None);
     world.put(placed("high", 1, "{priority: 1}"));
     check("strict", SETTLED, &world, &["stop, release w.0 for high.0", "run w.0 g2"]);
+    world.settle(None);
+    assert_eq!(world.holders().into_keys().collect::<Vec<_>>(), [slot("high.0")]);
+}
+
+#[test]
+fn while_a_node_settles_it_displaces_nothing() {
+    let mut world = one();
+    world.session("n1").capacity.slots = 1;
+    world.settle(None);
+    world.put(placed("high", 1, "{priority: 1}"));
+    check("what seems missing may come back", SETTLING, &world, &["run w.0 g1"]);
+    check("… and later it does not", SETTLED, &world, &["release, stop w.0 for high.0", "run w.0 g1"]);
+}
+
+#[test]
+fn what_a_slot_must_be_near_does_not_make_room_for_it() {
+    let mut world = one();
+    world.session("n1").capacity.slots = 1;
+    world.put(placed("cache", 1, "{priority: -1}"));
+    world.view.specs.remove(&name("w"));
+    world.settle(None);
+    world.put(placed("web", 1, "{near: [{workload: cache, hard: true}], priority: 5}"));
+    check("without it there would be no place at all", SETTLED, &world, &["run cache.0 g1"]);
+    // What is beside it may go.
+    world.view.specs.remove(&name("web"));
+    world.session("n1").capacity.slots = 2;
+    world.put(placed("other", 1, "{priority: -1}"));
+    world.settle(None);
+    world.put(placed("web", 1, "{near: [{workload: cache, hard: true}], priority: 5}"));
+    world.settle(None);
+    assert_eq!(world.holders().into_keys().collect::<Vec<_>>(), [slot("cache.0"), slot("web.0")]);
+}
+
+#[test]
+fn hopeless_vacancies_do_not_keep_others_from_displacing() {
+    let mut world = one();
+    world.session("n1").capacity.slots = 1;
+    world.settle(None);
+    for number in 0..20 {
+        let mut huge = placed(&format!("huge-{number}"), 3, "{priority: 100}");
+        huge.limits.memory = Bytes::mib(5000);
+        world.put(huge);
+    }
+    world.put(placed("high", 1, "{priority: 1}"));
+    check("high", SETTLED, &world, &["release, stop w.0 for high.0", "run w.0 g1"]);
+
+    // A daemon asks each node for itself: that one has too little does not speak for the others.
+    let mut world = zones();
+    for number in 1..=6 {
+        world.session(&format!("n{number}")).capacity =
+            Capacity { slots: 1, memory: if number == 2 { 500 << 20 } else { 50 << 20 } };
+    }
+    world.put(placed("low", 1, "{}"));
+    world.settle(None);
+    check_by(&world, "low", "node", &[("n2", 1)]);
+    world.put(placed("agent", 1, "{daemon: true, priority: 1}"));
+    world.settle(None);
+    check_by(&world, "agent", "node", &[("n2", 1)]);
 }
 
 #[test]
@@ -324,7 +382,7 @@ enum Event {
     Act,
 }
 
-const PLACEMENTS: [&str; 14] = [
+const PLACEMENTS: [&str; 15] = [
     "{}",
     "{require: [zone == a]}",
     "{prefer: [{label: zone == b, weight: 3}]}",
@@ -339,6 +397,7 @@ const PLACEMENTS: [&str; 14] = [
     "{daemon: true, tolerate: ['*'], priority: 1}",
     "{priority: 5}",
     "{tolerate: [gpu], priority: -5}",
+    "{near: [{workload: b, hard: true}], priority: 4}",
 ];
 
 fn event() -> impl Strategy<Value = Event> {
