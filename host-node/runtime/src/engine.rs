@@ -103,12 +103,12 @@ impl Engines {
 
 /// Proposals that the engine has on by default, and that components of no language's toolchain use: each is more of the
 /// compiler for hostile code to try. Where one is needed some day, it goes from here. Threads, exceptions and what needs a
-/// garbage collector are not even built in (features of the crate `wasmtime`); what is off by default stays off.
-const NOT_OFFERED: [WasmFeatures; 6] = [
+/// garbage collector are not even built in (features of the crate `wasmtime`); what is off by default stays off. Several
+/// memories stay on: the code that wasmtime makes for calls between composed components has one memory of each.
+const NOT_OFFERED: [WasmFeatures; 5] = [
     WasmFeatures::FUNCTION_REFERENCES,
     WasmFeatures::GC,
     WasmFeatures::MEMORY64,
-    WasmFeatures::MULTI_MEMORY,
     WasmFeatures::RELAXED_SIMD,
     WasmFeatures::TAIL_CALL,
 ];

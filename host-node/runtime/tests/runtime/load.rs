@@ -150,7 +150,6 @@ async fn proposals_that_no_component_needs_are_not_offered() {
     let i64 = "(i64.const 0)";
     for (module, names) in [
         ("(memory i64 1)".to_owned(), "memory64"),
-        ("(memory 1) (memory 1)".to_owned(), "multiple memories"),
         ("(memory 1 1 shared)".to_owned(), "threads"),
         ("(memory 1 (pagesize 1))".to_owned(), "custom page sizes"),
         ("(func $f return_call $f)".to_owned(), "tail calls"),
