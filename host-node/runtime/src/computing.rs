@@ -2,7 +2,8 @@
 //! that is interrupted by the epoch, because it computes, goes on only with a *slice*, of which there is one a processor;
 //! workloads take turns for them by the time that they have had (`fair_queue.rs`). Guests of a workload whose requests
 //! mostly compute need one from their start: else the first tick of each of many requests would come before everybody
-//! else's.
+//! else's. Who waited meets an epoch, too, at the first look after it, and has computed nothing: only a tick that came
+//! within the poll tells.
 //!
 //! A slice is computed beside tokio's workers, on a thread of its own (`block_in_place`): as many workers as there are
 //! processors go on looking at sockets and serving short requests meanwhile, and the system divides the processors between
@@ -131,12 +132,27 @@ impl Share {
         let smoothed = u32::try_from(smoothed).unwrap_or(u32::MAX);
         self.requests_per_tick.store(smoothed, Relaxed);
         if smoothed < REQUESTS_PER_TICK {
-            self.computes_until.store(self.processors.ticks.load(Relaxed) + COMPUTES_TICKS, Relaxed);
+            self.computes_until.store(self.now() + COMPUTES_TICKS, Relaxed);
         }
     }
 
     fn mostly_computes(&self) -> bool {
-        self.processors.ticks.load(Relaxed) < self.computes_until.load(Relaxed)
+        self.now() < self.computes_until.load(Relaxed)
+    }
+
+    /// From the epoch's callback of one of its guests. True where it gives way; else the epoch is one that went by while
+    /// the guest waited, and nobody polled it.
+    pub(crate) fn interrupts(&self) -> bool {
+        match TURN.get() {
+            Turn::Guest { since } if since == self.now() => return false,
+            Turn::Guest { .. } => TURN.set(Turn::Interrupted),
+            Turn::Nobody | Turn::Interrupted => {}
+        }
+        true
+    }
+
+    fn now(&self) -> u64 {
+        self.processors.ticks.load(Relaxed)
     }
 }
 
@@ -164,10 +180,16 @@ impl Claim {
             if !self.ask(share, cx.waker()) {
                 return Poll::Pending;
             }
-            let _slice = Slice { share, began: Instant::now() };
-            beside_workers(|| in_turn(cx, poll))
+            let slice = Slice { share, began: Instant::now(), is_back: false };
+            beside_workers(|| {
+                let (polled, interrupted) = in_turn(share, cx, poll);
+                if interrupted {
+                    self.waits = Some((slice.give_way(cx.waker()), share.clone()));
+                }
+                (polled, interrupted)
+            })
         } else {
-            in_turn(cx, poll)
+            in_turn(share, cx, poll)
         };
         self.interrupted = interrupted;
         if interrupted {
@@ -183,7 +205,7 @@ impl Claim {
 
     /// True where the guest was not polled, since it is not its turn.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.waits.is_some()
+        self.waits.is_some() && !self.interrupted
     }
 
     fn ask(&mut self, share: &Arc<Share>, waker: &Waker) -> bool {
@@ -200,6 +222,7 @@ impl Claim {
             Answer::Wait(ticket) if old != Some(ticket) => self.waits = Some((ticket, share.clone())),
             Answer::Wait(_) => {}
         }
+        self.interrupted = false;
         self.waits.is_none()
     }
 }
@@ -225,12 +248,34 @@ pub(crate) async fn in_slices<F: Future>(share: &Arc<Share>, future: F) -> F::Ou
 struct Slice<'a> {
     share: &'a Share,
     began: Instant,
+    is_back: bool,
+}
+
+impl Slice<'_> {
+    /// Gives it back, and asks for another one in the same breath: who asks only when it is polled next finds that the
+    /// turn went to another, however little it has had itself.
+    fn give_way(mut self, waker: &Waker) -> Ticket {
+        self.is_back = true;
+        let mut own = 0;
+        self.share.processors.pass_on(|queue| {
+            let (ticket, next) = queue.fair.give_way(self.share.id, self.took());
+            queue.wakers.insert(ticket, waker.clone());
+            own = ticket;
+            next
+        });
+        own
+    }
+
+    fn took(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
 }
 
 impl Drop for Slice<'_> {
     fn drop(&mut self) {
-        let took = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.share.processors.pass_on(|queue| queue.fair.give_back(self.share.id, took));
+        if !self.is_back {
+            self.share.processors.pass_on(|queue| queue.fair.give_back(self.share.id, self.took()));
+        }
     }
 }
 
@@ -242,27 +287,23 @@ thread_local! {
 #[derive(Clone, Copy, PartialEq)]
 enum Turn {
     Nobody,
-    Guest,
+    /// A guest, polled since that tick.
+    Guest {
+        since: u64,
+    },
     /// A guest, which met an epoch.
     Interrupted,
 }
 
-/// From the epoch's callback: the guest that this thread polls gives way.
-pub(crate) fn interrupted() {
-    if TURN.get() == Turn::Guest {
-        TURN.set(Turn::Interrupted);
-    }
-}
-
 /// Polls the outermost guest of this thread. Answers whether it was interrupted as well.
-fn in_turn<T>(cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> (Poll<T>, bool) {
+fn in_turn<T>(share: &Share, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> (Poll<T>, bool) {
     struct Over;
     impl Drop for Over {
         fn drop(&mut self) {
             TURN.set(Turn::Nobody);
         }
     }
-    TURN.set(Turn::Guest);
+    TURN.set(Turn::Guest { since: share.now() });
     let _over = Over;
     let polled = poll(cx);
     let interrupted = polled.is_pending() && TURN.get() == Turn::Interrupted;
@@ -305,7 +346,8 @@ mod tests {
                 if *left == 0 {
                     return Poll::Ready(());
                 }
-                interrupted();
+                self.share.processors.ticks.fetch_add(1, Relaxed);
+                assert!(self.share.interrupts());
                 Poll::Pending
             });
             (polled, computed)
@@ -373,12 +415,78 @@ mod tests {
         for turn in 0..3 {
             let polled = outer.poll(&share, &mut Context::from_waker(&waker), |cx| {
                 inner.poll(&share, cx, |_| {
-                    interrupted();
+                    processors.ticks.fetch_add(1, Relaxed);
+                    assert!(share.interrupts());
                     Poll::<()>::Pending
                 })
             });
             assert!(polled.is_pending() && outer.is_short_of_time() && !inner.is_short_of_time(), "turn {turn}");
         }
+    }
+
+    /// What went by while it waited is no time that it computed.
+    #[test]
+    fn an_epoch_that_came_before_the_poll_interrupts_nobody() {
+        let processors = Processors::with_slices(1);
+        let share = processors.share();
+        let mut claim = Claim::default();
+        let mut poll = |tick: &dyn Fn()| {
+            let polled = claim.poll(&share, &mut Context::from_waker(&noop_waker()), |_| {
+                assert!(!share.interrupts());
+                tick();
+                share.interrupts();
+                Poll::<()>::Pending
+            });
+            assert!(polled.is_pending());
+            claim.is_short_of_time()
+        };
+        for _ in 0..3 {
+            processors.tick();
+            assert!(!poll(&|| ()));
+        }
+        assert_eq!(share.requests_per_tick.load(Relaxed), REQUESTS_PER_TICK_AT_FIRST);
+        assert!(poll(&|| processors.tick()), "the next one does");
+    }
+
+    /// A guest that only waits, and one that computes as long, in a real unit.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_workload_that_waits_does_not_count_as_one_that_computes() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guests");
+        let dir = std::env::var_os("LATTICE_GUESTS").map_or(path, Into::into);
+        let bytes = bytes::Bytes::from(std::fs::read(dir.join("faults.wasm")).expect("run `cargo xtask guests` first"));
+        let code = tempfile::tempdir().unwrap();
+        let runtime = crate::Runtime::new(crate::RuntimeOptions::new(code.path())).unwrap();
+        let component = runtime.load(lattice::id::Digest::of(&bytes), bytes).await.unwrap();
+        let assembly = runtime.assemble(component, Vec::new(), Vec::new()).unwrap();
+        let config = crate::UnitConfig {
+            workload: lattice::id::WorkloadName::new("waits").unwrap(),
+            replica: 0,
+            env: BTreeMap::new(),
+            config: BTreeMap::new(),
+            reuse: crate::Reuse::default(),
+            limits: crate::Limits { cpu: std::time::Duration::from_millis(200), ..crate::Limits::default() },
+            grants: lattice::spec::Grants::default(),
+            volumes: Vec::new(),
+            logs: Arc::new(Silent),
+        };
+        let unit = crate::Unit::start(&runtime, assembly, config).await.unwrap();
+        let share = unit.0.blueprint.node.processors.clone();
+        let get = |path: &str| http::Request::get(path).header("host", "a.test").body(lattice::http::empty()).unwrap();
+        for _ in 0..20 {
+            let answer = unit.call(get("/sleep/25")).await.unwrap();
+            assert!(answer.status().is_success());
+        }
+        assert!(!share.mostly_computes(), "{:?}", share.requests_per_tick);
+        for _ in 0..8 {
+            assert!(unit.call(get("/loop")).await.is_err(), "it ends with its processor time");
+        }
+        assert!(share.mostly_computes());
+    }
+
+    struct Silent;
+
+    impl crate::LogSink for Silent {
+        fn line(&self, _: Option<u64>, _: crate::LogStream, _: &str) {}
     }
 
     /// One sample tells nothing, some in a row do, and a while without any makes up for it.

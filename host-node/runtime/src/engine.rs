@@ -204,8 +204,9 @@ impl Ticker {
         let ticked = engines.clone();
         let tick = move || {
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
-                crate::lock(&ticked).iter().for_each(Engine::increment_epoch);
+                // First: whom an epoch meets asks whether there was a tick.
                 processors.tick();
+                crate::lock(&ticked).iter().for_each(Engine::increment_epoch);
             }
         };
         let spawned = thread::Builder::new().name("lattice-epoch".into()).spawn(tick);

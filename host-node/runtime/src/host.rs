@@ -111,7 +111,7 @@ pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>) -> wasmtime::Re
     let mut store = Store::new(blueprint.component.engine(), host);
     store.set_hostcall_fuel(CALL_BYTES_MAX);
     store.set_max_component_handles(HANDLES_MAX);
-    crate::limits::apply(&mut store);
+    crate::limits::apply(&mut store, blueprint.node.processors.clone());
     Ok(store)
 }
 

@@ -292,17 +292,19 @@ pub(crate) fn thread_nanos() -> u64 {
     (time.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(time.tv_nsec as u64)
 }
 
-/// Installs both limits in a new store.
-pub(crate) fn apply(store: &mut Store<crate::host::Host>) {
+/// Installs both limits in a new store, whose guest computes in slices of that share.
+pub(crate) fn apply(store: &mut Store<crate::host::Host>, share: Arc<computing::Share>) {
     store.limiter(|host| &mut host.memory);
-    store.epoch_deadline_callback(|store| {
-        computing::interrupted();
+    store.epoch_deadline_callback(move |store| {
         let host = store.data();
-        match host.meter.at_epoch() > host.limits.cpu {
-            true => Err(CpuSpent.into()),
-            // Others have their turn after each tick, so a loop without end blocks nobody.
-            false => Ok(UpdateDeadline::Yield(1)),
+        if host.meter.at_epoch() > host.limits.cpu {
+            return Err(CpuSpent.into());
         }
+        // Others have their turn after each tick, so a loop without end blocks nobody.
+        Ok(match share.interrupts() {
+            true => UpdateDeadline::Yield(1),
+            false => UpdateDeadline::Continue(1),
+        })
     });
     store.set_epoch_deadline(TICKS_BEFORE_METERING);
 }

@@ -114,7 +114,7 @@ pub struct UnitStats {
 }
 
 /// Running instances of a component. Dropping it ends them and what they are doing.
-pub struct Unit(Arc<Inner>);
+pub struct Unit(pub(crate) Arc<Inner>);
 
 impl Unit {
     /// Start the services, then make the first instances, so that a component that cannot start fails here. At least one

@@ -28,11 +28,12 @@ pub(super) struct FairQueue {
     slices: usize,
     /// What a slice is charged until it is known what it took.
     slice_nanos: u64,
-    /// Those that wait or have slices out.
+    /// Those that wait or have slices out, and those that have had more than `floor`.
     shares: BTreeMap<ShareId, Share>,
     granted: BTreeMap<Ticket, Grant>,
     computing: usize,
-    /// What the share had had that was served last. Who comes anew begins there: time in which it did not ask is no credit.
+    /// The most that a share had had when it was served. Who comes anew begins there, or at what it has had if that is more:
+    /// time in which it did not ask is no credit, and what it had beyond others is not forgiven while they wait.
     floor: u64,
     ticks: u64,
     next: Ticket,
@@ -79,15 +80,21 @@ impl FairQueue {
         let is_free = self.out() < self.slices; // and nobody waits
         let floor = self.floor;
         let asking = self.shares.entry(share).or_insert_with(|| Share { had: floor, line: BTreeSet::new(), out: 0 });
+        if asking.is_idle() {
+            asking.had = asking.had.max(floor);
+        }
         if is_free {
+            let had = asking.had;
             asking.had = asking.had.saturating_add(self.slice_nanos);
             asking.out += 1;
             self.computing += 1;
+            self.raise_floor(had);
             return Answer::Compute;
         }
-        let ticket = self.next;
-        self.next += 1;
-        asking.line.insert(ticket);
+        let ticket = self.next_ticket();
+        if let Some(asking) = self.shares.get_mut(&share) {
+            asking.line.insert(ticket);
+        }
         Answer::Wait(ticket)
     }
 
@@ -96,6 +103,15 @@ impl FairQueue {
         self.computing = self.computing.saturating_sub(1);
         self.settle(share, took_nanos);
         self.grant()
+    }
+
+    /// A slice is over, and the same guest waits for another one, with the ticket that this answers first.
+    pub(super) fn give_way(&mut self, share: ShareId, took_nanos: u64) -> (Ticket, Option<Ticket>) {
+        let ticket = self.next_ticket();
+        if let Some(share) = self.shares.get_mut(&share) {
+            share.line.insert(ticket);
+        }
+        (ticket, self.give_back(share, took_nanos))
     }
 
     /// Nobody asks with this ticket any more. Answers as [`FairQueue::give_back`] does.
@@ -107,7 +123,7 @@ impl FairQueue {
         if let Some(left) = self.shares.get_mut(&share) {
             left.line.remove(&ticket);
         }
-        self.forget(share);
+        self.forget();
         None
     }
 
@@ -139,11 +155,26 @@ impl FairQueue {
         let waiting = self.shares.iter_mut().filter(|(_, share)| !share.line.is_empty());
         let (id, next) = waiting.min_by_key(|(_, share)| share.had)?;
         let ticket = next.line.pop_first()?;
-        self.floor = self.floor.max(next.had);
+        let had = next.had;
         next.had = next.had.saturating_add(self.slice_nanos);
         next.out += 1;
         self.granted.insert(ticket, Grant { share: *id, at: self.ticks });
+        self.raise_floor(had);
         Some(ticket)
+    }
+
+    fn next_ticket(&mut self) -> Ticket {
+        let ticket = self.next;
+        self.next += 1;
+        ticket
+    }
+
+    /// A share is served that had had so much.
+    fn raise_floor(&mut self, had: u64) {
+        if had > self.floor {
+            self.floor = had;
+            self.forget();
+        }
     }
 
     /// One slice of the share is no longer out, and took so long.
@@ -152,13 +183,22 @@ impl FairQueue {
             had.had = had.had.saturating_sub(self.slice_nanos).saturating_add(took_nanos);
             had.out = had.out.saturating_sub(1);
         }
-        self.forget(share);
+        self.forget();
     }
 
-    fn forget(&mut self, share: ShareId) {
-        if self.shares.get(&share).is_some_and(|share| share.line.is_empty() && share.out == 0) {
-            self.shares.remove(&share);
+    /// Those whose time makes no difference any more.
+    fn forget(&mut self) {
+        if self.shares.values().all(Share::is_idle) {
+            self.shares.clear(); // nobody wants what they had
         }
+        let floor = self.floor;
+        self.shares.retain(|_, share| !share.is_idle() || share.had > floor);
+    }
+}
+
+impl Share {
+    fn is_idle(&self) -> bool {
+        self.line.is_empty() && self.out == 0
     }
 }
 
@@ -211,6 +251,16 @@ mod tests {
             self.guests[at].1 = Guest::Away;
             *self.had.entry(share).or_default() += took;
             self.queue.give_back(share, took)
+        }
+
+        /// Answers who is next, maybe the same.
+        fn give_way(&mut self, at: usize, took: u64) -> usize {
+            let (share, guest) = self.guests[at];
+            assert_eq!(guest, Guest::Computes);
+            *self.had.entry(share).or_default() += took;
+            let (ticket, next) = self.queue.give_way(share, took);
+            self.guests[at].1 = Guest::Waits(ticket);
+            self.who(next.unwrap())
         }
 
         fn leave(&mut self, at: usize) {
@@ -266,6 +316,52 @@ mod tests {
     fn who_takes_little_comes_more_often() {
         let world = in_turns(&[1, 1, 1, 2, 2], 1000, |share| if share == 1 { SLICE } else { 1 });
         assert!(world.had[&1].abs_diff(world.had[&2]) <= 2 * SLICE, "{:?}", world.had);
+    }
+
+    /// Each is alone in its workload, and goes on computing.
+    #[test]
+    fn who_takes_long_comes_less_often() {
+        let mut world = World::new(1, &[1, 2]);
+        assert!(world.ask(0) && !world.ask(1));
+        let mut at = 0;
+        for _ in 0..1000 {
+            at = world.give_way(at, if at == 0 { 3 * SLICE } else { SLICE });
+            assert!(world.ask(at));
+            world.holds();
+        }
+        assert!(world.had[&1].abs_diff(world.had[&2]) <= 4 * SLICE, "{:?}", world.had);
+    }
+
+    /// One comes back with a request after the other, and always finds somebody waiting.
+    #[test]
+    fn who_comes_back_has_had_what_it_had() {
+        let world = in_turns(&[1, 2, 2], 1000, |share| if share == 1 { 3 * SLICE } else { SLICE });
+        assert!(world.had[&1].abs_diff(world.had[&2]) <= 4 * SLICE, "{:?}", world.had);
+        let mut world = world;
+        (0..3).for_each(|at| world.leave(at));
+        assert!(world.queue.shares.is_empty(), "once nobody waits, that is forgiven");
+    }
+
+    #[test]
+    fn who_is_gone_is_forgotten_once_others_had_as_much() {
+        let mut world = in_turns(&[1, 1], 0, |_| SLICE);
+        let mut at = 0;
+        for share in 2..1000 {
+            world.guests.push((share, Guest::Away));
+            let newcomer = world.guests.len() - 1;
+            world.ask(newcomer);
+            let mut turns = 0;
+            while at != newcomer {
+                at = world.give_way(at, SLICE);
+                assert!(world.ask(at));
+                turns += 1;
+                assert!(turns < 4);
+            }
+            let next = world.give_back(at, SLICE).unwrap();
+            at = world.who(next);
+            assert!(world.ask(at));
+            assert!(world.queue.shares.len() < 5, "{}", world.queue.shares.len());
+        }
     }
 
     #[test]
@@ -329,7 +425,8 @@ mod tests {
             let mut world = World::new(slices, &shares);
             for (at, what, took) in steps {
                 match (what, world.guests[at].1) {
-                    (0 | 1, Guest::Computes) => drop(world.give_back(at, took)),
+                    (0, Guest::Computes) => drop(world.give_back(at, took)),
+                    (1, Guest::Computes) => drop(world.give_way(at, took)),
                     (0 | 1, _) => drop(world.ask(at)),
                     (2, _) => world.leave(at),
                     _ => drop(world.queue.tick()),

@@ -2,7 +2,7 @@
 //! request whose task is running then: a sample every 10 ms at most, right in the mean, and nothing for what is short.
 
 use crate::{
-    computing,
+    computing::Share,
     exchange::Shared,
     host::Host,
     limits::{CpuSpent, thread_nanos},
@@ -40,20 +40,23 @@ struct Tasks {
 
 impl Accounts {
     /// From now on the store asks here.
-    pub(super) fn open(store: &mut Store<Host>, tally: Arc<Tally>) -> Arc<Self> {
+    pub(super) fn open(store: &mut Store<Host>, tally: Arc<Tally>, share: Arc<Share>) -> Arc<Self> {
         let accounts = Arc::new(Self { tally, mark: 0.into(), interrupted: false.into(), tasks: Mutex::default() });
         let at_epoch = accounts.clone();
         store.data_mut().lends_meter = false; // nobody measures with it here
         store.epoch_deadline_callback(move |mut store| {
-            at_epoch.interrupted.store(true, Relaxed);
-            computing::interrupted();
+            let gives_way = share.interrupts();
+            at_epoch.interrupted.fetch_or(gives_way, Relaxed);
             let step = at_epoch.step();
             let limit = store.data().limits.cpu;
             let root = store.async_call_stack()?.last();
-            match root.is_some_and(|task| at_epoch.charge(task, step, limit)) {
-                true => Err(CpuSpent.into()),
-                false => Ok(UpdateDeadline::Yield(1)),
+            if root.is_some_and(|task| at_epoch.charge(task, step, limit)) {
+                return Err(CpuSpent.into());
             }
+            Ok(match gives_way {
+                true => UpdateDeadline::Yield(1),
+                false => UpdateDeadline::Continue(1),
+            })
         });
         store.set_epoch_deadline(TICKS_BEFORE_SAMPLE);
         accounts

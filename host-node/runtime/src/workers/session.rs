@@ -44,7 +44,8 @@ pub(super) async fn run(unit: Arc<Inner>, worker: Arc<Worker>, kept: Option<Inst
         },
     };
     let instance = place.insert(instance);
-    let accounts = Accounts::open(&mut instance.store, unit.blueprint.tally.clone());
+    let accounts =
+        Accounts::open(&mut instance.store, unit.blueprint.tally.clone(), unit.blueprint.node.processors.clone());
     match drive(&unit, &worker, instance, &accounts).await {
         Ok(()) => {
             let instance = place.take();
