@@ -126,6 +126,7 @@ pub(crate) struct Contest<'n, 'a> {
     /// add up while the contest lasts.
     most: u32,
     least: Cell<u32>,
+    /// No node can take another one.
     over: Cell<bool>,
     relations: Vec<Other<'n>>,
     moving: Vec<Moving>,
@@ -211,6 +212,13 @@ type Cost = (u64, u64);
 /// A soft spread over a label that the node does not have.
 const UNSPREAD: u64 = 1 << 20;
 
+/// Of the counts of all values of a label.
+#[derive(Clone, Copy)]
+struct Extremes {
+    fewest: u32,
+    most: u32,
+}
+
 /// Why a group may not take a replica now.
 struct Barred {
     moving: usize,
@@ -219,24 +227,28 @@ struct Barred {
 }
 
 impl Moving {
+    fn extremes(&self) -> Extremes {
+        let extreme = |count: Option<&u32>| count.copied().unwrap_or(0);
+        Extremes { fewest: extreme(self.counts.iter().min()), most: extreme(self.counts.iter().max()) }
+    }
+
     /// How much the rule minds one more replica of the value: none, or by how much and for what.
-    fn minds(&self, domain: Option<usize>) -> Result<Cost, (u32, u32)> {
+    fn minds(&self, domain: Option<usize>, Extremes { fewest, most }: Extremes) -> Result<Cost, (u32, u32)> {
         let count = domain.and_then(|domain| self.counts.get(domain)).copied().unwrap_or(0);
         match self.rule {
             OwnRule::Spread { max_skew } => {
                 let Some(domain) = domain else { return Ok((UNSPREAD, 0)) };
-                let fewest = || self.counts.iter().min().copied().unwrap_or(0);
                 let base = self.quotas.as_ref().map(|quotas| quotas.get(domain).copied().unwrap_or(0));
                 let most = match base {
                     Some(0) => 0,
                     Some(quota) => quota.saturating_add(max_skew - 1),
-                    None => fewest().saturating_add(max_skew),
+                    None => fewest.saturating_add(max_skew),
                 };
                 let excess = (count + 1).saturating_sub(most);
                 if self.hard && excess > 0 { Err((count, most)) } else { Ok((excess.into(), 0)) }
             }
             OwnRule::Near { weight } => {
-                let is_lonely = count == 0 && self.counts.iter().any(|count| *count > 0);
+                let is_lonely = count == 0 && most > 0;
                 if self.hard && is_lonely { Err((count, 0)) } else { Ok((0, if is_lonely { weight } else { 0 })) }
             }
             OwnRule::Apart { weight } => {
@@ -390,10 +402,17 @@ impl<'n, 'a> Contest<'n, 'a> {
         preferences.map(|preference| u64::from(preference.weight)).chain(relations.map(|other| other.weight)).sum()
     }
 
-    fn cost(&self, group: &Group) -> Result<Cost, Barred> {
+    /// Of each rule about the workload's own replicas. They are scanned once for all groups, of which there may be as many
+    /// as values.
+    fn extremes(&self) -> Vec<Extremes> {
+        self.moving.iter().map(Moving::extremes).collect()
+    }
+
+    fn cost(&self, group: &Group, extremes: &[Extremes]) -> Result<Cost, Barred> {
         let mut cost = (0, group.missed);
-        for (moving, (rule, domain)) in self.moving.iter().zip(&group.domains).enumerate() {
-            let (spread, missed) = rule.minds(*domain).map_err(|(count, most)| Barred { moving, count, most })?;
+        for (moving, ((rule, domain), extremes)) in self.moving.iter().zip(&group.domains).zip(extremes).enumerate() {
+            let (spread, missed) =
+                rule.minds(*domain, *extremes).map_err(|(count, most)| Barred { moving, count, most })?;
             cost = (cost.0 + spread, cost.1 + missed);
         }
         Ok(cost)
@@ -408,6 +427,8 @@ impl<'n, 'a> Contest<'n, 'a> {
         for (moving, domains) in self.moving.iter_mut().zip(&self.grouping.domains) {
             let index = domains.of(place);
             index.and_then(|index| moving.counts.get_mut(index)).into_iter().for_each(|count| *count += 1);
+            // What an even spread refused it may allow now.
+            self.over.set(false);
         }
     }
 

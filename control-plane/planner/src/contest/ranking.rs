@@ -1,6 +1,6 @@
 //! The order of the nodes that compete for one slot, by their scores.
 
-use super::{Contest, Cost, Group, OwnRule};
+use super::{Contest, Cost, Extremes, Group, OwnRule};
 use crate::{
     hash::meet,
     ledger::{Ledger, Load},
@@ -8,7 +8,7 @@ use crate::{
     rules::{self, Reason},
 };
 use lattice::id::WorkloadName;
-use std::cmp::Ordering;
+use std::{cell::OnceCell, cmp::Ordering};
 
 /// Ranks up to this one are exact. All that matters further behind is that each node has one of its own.
 pub(crate) const EXACT_RANKS: u32 = 32;
@@ -40,7 +40,9 @@ pub(crate) struct Ranking<'l, 'n, 'a> {
     incumbent: Option<Place>,
     /// The only one that may take it.
     pinned: Option<Place>,
-    costs: Vec<Option<Cost>>,
+    extremes: OnceCell<Vec<Extremes>>,
+    /// Of each group.
+    costs: OnceCell<Vec<Option<Cost>>>,
 }
 
 impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
@@ -51,8 +53,16 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
         incumbent: Option<Place>,
         pinned: Option<Place>,
     ) -> Self {
-        let costs = contest.grouping.groups.iter().map(|group| contest.cost(group).ok()).collect();
-        Ranking { ledger, contest, slot, incumbent, pinned, costs }
+        Ranking { ledger, contest, slot, incumbent, pinned, extremes: OnceCell::new(), costs: OnceCell::new() }
+    }
+
+    fn extremes(&self) -> &[Extremes] {
+        self.extremes.get_or_init(|| self.contest.extremes())
+    }
+
+    fn costs(&self) -> &[Option<Cost>] {
+        let cost = |group| self.contest.cost(group, self.extremes()).ok();
+        self.costs.get_or_init(|| self.contest.grouping.groups.iter().map(cost).collect())
     }
 
     /// The best node.
@@ -113,7 +123,7 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
 
     fn first_of_groups(&self) -> Option<Place> {
         let mut groups: Vec<(Cost, &Group)> = self
-            .costs
+            .costs()
             .iter()
             .zip(&self.contest.grouping.groups)
             .filter_map(|(cost, group)| Some(((*cost)?, group)))
@@ -143,6 +153,7 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
                 return Some(place);
             }
         }
+        contest.over.set(true);
         None
     }
 
@@ -164,7 +175,7 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
         }
         let (spread, missed) = match contest.grouping.group_of.get(place) {
             None if self.is_plain() => (0, 0),
-            group => self.costs.get(*group?).copied().flatten()?,
+            group => self.costs().get(*group?).copied().flatten()?,
         };
         Some(Score {
             spread,
@@ -243,7 +254,7 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
         }
         let grouping = &contest.grouping;
         let group = grouping.group_of.get(place).and_then(|group| grouping.groups.get(*group));
-        if let Some(Err(barred)) = group.map(|group| contest.cost(group)) {
+        if let Some(Err(barred)) = group.map(|group| contest.cost(group, self.extremes())) {
             let moving = contest.moving.get(barred.moving)?;
             let (over, workload) = (moving.over.clone(), contest.spec.name.clone());
             let value = session.label(&over).map(str::to_owned);

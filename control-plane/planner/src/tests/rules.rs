@@ -94,6 +94,22 @@ fn replicas_are_spread_over_zones_and_the_rest_waits_where_that_is_hard() {
 }
 
 #[test]
+fn replicas_are_spread_over_as_many_values_as_there_are_nodes() {
+    let mut world = World::new();
+    for number in 0..400 {
+        world.node(&format!("n{number}"), number).capacity.slots = 2;
+    }
+    world.put(placed("w", 700, "{spread: [{over: node, hard: true}]}"));
+    // One node is full: the others may have one more than it has, and what is left waits.
+    world.session("n7").capacity.slots = 0;
+    let me = world.members().into_iter().next().unwrap();
+    assert_eq!(claimable(&world.view).len(), 399);
+    assert!(plan(&world.view, &me, SETTLED).actions.len() <= 2);
+    world.session("n7").capacity.slots = 2;
+    assert_eq!(claimable(&world.view).len(), 700);
+}
+
+#[test]
 fn shares_divide_the_replicas() {
     let mut world = zones();
     world.put(placed("w", 10, "{spread: [{over: zone, shares: {a: 80, b: 20}}]}"));
@@ -382,7 +398,7 @@ enum Event {
     Act,
 }
 
-const PLACEMENTS: [&str; 15] = [
+const PLACEMENTS: [&str; 16] = [
     "{}",
     "{require: [zone == a]}",
     "{prefer: [{label: zone == b, weight: 3}]}",
@@ -398,6 +414,7 @@ const PLACEMENTS: [&str; 15] = [
     "{priority: 5}",
     "{tolerate: [gpu], priority: -5}",
     "{near: [{workload: b, hard: true}], priority: 4}",
+    "{spread: [{over: node, hard: true}], priority: 3}",
 ];
 
 fn event() -> impl Strategy<Value = Event> {
