@@ -146,6 +146,7 @@ fn explain(error: BusError, lattice: &LatticeId, changes: bool) -> anyhow::Error
         BusError::Timeout { .. } => Failure::failed("no answer in time")
             .hint("the nodes may be busy, or this user may not use the subject: `lattice doctor` tells which"),
         BusError::TooLarge { .. } => Failure::failed("the request is too large for the server"),
+        BusError::Malformed { .. } => Failure::failed("the request can't be sent"),
         BusError::Disconnected(_) => Failure::failed("the connection to NATS was lost"),
     };
     anyhow::Error::new(error).context(failure)

@@ -142,6 +142,25 @@ pub struct Message {
     pub status: Option<u16>,
 }
 
+impl Message {
+    /// Whether subjects and headers are such that a message can have them: subjects without white space, and headers of one
+    /// line with a name. Buses refuse others.
+    pub fn check(&self) -> Result<(), BusError> {
+        for subject in [Some(&self.subject), self.reply.as_ref()].into_iter().flatten() {
+            if subject.is_empty() || subject.bytes().any(|byte| byte.is_ascii_whitespace() || byte == 0) {
+                return Err(BusError::Malformed { what: format!("the subject {subject:?}") });
+            }
+        }
+        for (name, value) in &self.headers {
+            let name_is_good = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
+            if !name_is_good || value.contains(['\r', '\n']) {
+                return Err(BusError::Malformed { what: format!("the header {name:?}: {value:?}") });
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Status of a message that answers a request on a subject where nobody listens.
 pub const STATUS_NO_RESPONDERS: u16 = 503;
 
@@ -157,6 +176,9 @@ pub enum BusError {
     /// Larger than what the server carries. Nothing was sent.
     #[error("the message is {size} bytes long, the server carries {limit}")]
     TooLarge { size: usize, limit: usize },
+    /// A subject or a header that no message can have. Nothing was sent.
+    #[error("{what} can't be in a message")]
+    Malformed { what: String },
     /// The connection is down or was closed.
     #[error("not connected to NATS: {0}")]
     Disconnected(String),

@@ -37,7 +37,7 @@ pub(crate) struct Account {
     /// What the response has to say to a script of another origin.
     pub(crate) cors: Option<Granted>,
     /// Of the route, once there is one.
-    counts: Option<(Arc<RouteCounts>, [Up; 2])>,
+    counts: Option<(Arc<RouteCounts>, Option<[Up; 2]>)>,
     /// Since when it waits for an instance to be ready, and the span of that.
     waiting: Option<(Duration, Option<OpenSpan>)>,
     /// Bytes of the request's body, counted by who reads it.
@@ -124,7 +124,7 @@ impl Account {
     pub(crate) fn routed(&mut self, metrics: &Metrics, route: &RouteEntry) {
         let counts = metrics.counts(&route.workload, &route.label);
         let up = [Up::new(&counts.in_flight), Up::new(&counts.of_workload)];
-        self.counts = Some((counts, up));
+        self.counts = Some((counts, Some(up)));
         let Some(told) = &mut self.told else { return };
         if let Some(span) = &mut told.span {
             span.set("lattice.workload", route.workload.to_string());
@@ -135,6 +135,13 @@ impl Account {
         if let Some((_, line)) = &mut told.line {
             line.workload = Some(route.workload.clone());
             line.route = Some(route.label.clone());
+        }
+    }
+
+    /// It holds no place, and is no longer among those under way: what is left of it is to say why.
+    pub(crate) fn is_refused(&mut self) {
+        if let Some((_, up)) = &mut self.counts {
+            *up = None;
         }
     }
 

@@ -77,14 +77,16 @@ impl<'a> Preflight<'a> {
 #[derive(Debug, Clone)]
 pub(crate) struct Granted {
     rule: Arc<Route>,
-    /// None where the request has no origin, or one that may not read the response.
+    /// Who may read the response. None where not everybody may, and the request has no origin, or one that may not.
     origin: Option<HeaderValue>,
 }
 
 impl Granted {
     pub(crate) fn of(rule: &Arc<Route>, headers: &HeaderMap) -> Option<Self> {
         let cors = rule.cors.as_ref()?;
-        let origin = headers.get(ORIGIN).and_then(|origin| granted(cors, origin));
+        // Open to all it is also for who names no origin: a cache may keep this response for those who do.
+        let open = cors.origins.contains(&CorsOrigin::Any).then(|| HeaderValue::from_static("*"));
+        let origin = open.or_else(|| headers.get(ORIGIN).and_then(|origin| granted(cors, origin)));
         Some(Self { rule: rule.clone(), origin })
     }
 
@@ -236,6 +238,7 @@ mod tests {
             (open.get(ALLOW_ORIGIN).unwrap(), open.get_all(VARY).iter().count()),
             (&HeaderValue::from_static("*"), 1)
         );
+        assert_eq!(say("{origins: ['*']}", &[]).get(ALLOW_ORIGIN).unwrap(), "*");
         assert!(
             Granted::of(&Arc::new(Route::new("*".parse().unwrap(), lattice::spec::PathMatch::default())), &map(&said))
                 .is_none()

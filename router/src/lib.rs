@@ -89,7 +89,7 @@ pub struct RouterOptions {
     /// Proxies in front of this node, whose word about the client (`x-forwarded-*`, `forwarded`) is passed on. What
     /// others say is replaced. Default: none.
     pub trusted_proxies: Vec<Network>,
-    /// Requests from clients under way at a time, bodies included; more are answered 503, and so are those of a workload
+    /// Requests of clients, and calls of components here, under way at a time, bodies included; more are answered 503, and so are those of a workload
     /// that has more than twice as many under way as there are places left. Default 8192.
     pub requests_max: usize,
     /// Requests that wait for a first instance to be ready; more are answered 503. Default 1024.
@@ -290,11 +290,16 @@ impl Router {
         let started = inner.clock.now();
         let up = Up::new(&inner.metrics.in_flight);
         let bodiless = request.method() == Method::HEAD;
+        // hyper counts them for HTTP/1 only. Some are added from here on.
+        if request.headers().len() > inner.options.headers_max {
+            request.extensions_mut().insert(Refused(RouteError::HeadTooLarge));
+        }
         let mut account = Account::open(&inner.books(), &mut request, client, started);
         let (mut response, place) = match inner.try_handle(request, client, started, &mut account).await {
             Ok((response, place)) => (response, Some(place)),
             Err(error) => {
                 account.failed(error.code());
+                account.is_refused();
                 let mut response = error.into_response(bodiless);
                 response.headers_mut().insert(headers::ROUTER, inner.me.clone());
                 inner.surroundings.say(response.headers_mut(), inner.clock.now());

@@ -83,6 +83,7 @@ impl Inner {
             return Err(Failure::Never(MeshError::Refused));
         }
         account.routed(&self.metrics, entry);
+        self.places.allow(account.under_way())?;
         let (head, body) = request.into_parts();
         if body.size_hint().lower() > entry.body_limit {
             return Err(Failure::Never(MeshError::BodyTooLarge));

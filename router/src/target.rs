@@ -7,7 +7,7 @@ use http::{
     header::{HOST, UPGRADE},
     uri::{Authority, PathAndQuery},
 };
-use lattice::id::WorkloadName;
+use lattice::{id::WorkloadName, mesh};
 use lattice_route_table::{Asked, RouteEntry, RouteTable, normalize_host};
 use std::sync::Arc;
 
@@ -56,6 +56,9 @@ impl Target {
         let host = normalize_host(authority.as_str())
             .ok_or(RouteError::BadTarget("the host is not a host name or address"))?
             .into_owned();
+        if host == mesh::DOMAIN || mesh::workload_of(&host).is_some() {
+            return Err(RouteError::BadTarget("hosts below `.lattice` are for components of the lattice"));
+        }
         let path_and_query = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         if !path_and_query.path().starts_with('/') {
             return Err(RouteError::BadTarget("the path does not start with a slash"));

@@ -4,14 +4,14 @@ use crate::{
     connect::Nats,
     outbox::{Outbox, Refused, closed},
 };
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, HeaderName, HeaderValue, message::OutboundMessage};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use lattice::{
     Fut,
     store::{Answer, Bus, BusError, Connection, Handler, Headers, Items, Message, MicroService},
 };
-use std::{future::ready, time::Duration};
+use std::{future::ready, str::FromStr as _, time::Duration};
 
 /// Requests to the control interface that one node handles at a time. More wait in the subscription.
 const REQUESTS_AT_A_TIME: usize = 64;
@@ -25,7 +25,7 @@ pub(crate) struct NatsBus {
 /// Why a message did not go at once.
 enum Unpublished {
     Failed(BusError),
-    Waits(Box<Message>),
+    Waits(Box<OutboundMessage>),
 }
 
 impl NatsBus {
@@ -37,10 +37,7 @@ impl NatsBus {
     fn try_publish(&self, message: Message) -> Result<(), Unpublished> {
         // Sent now, it would wait in the client's buffer for a connection, and its sender with it once that is full.
         self.connected().map_err(Unpublished::Failed)?;
-        let (size, limit) = (message.payload.len(), self.payload_bytes_max());
-        if size > limit {
-            return Err(Unpublished::Failed(BusError::TooLarge { size, limit }));
-        }
+        let message = outbound(message, self.payload_bytes_max()).map_err(Unpublished::Failed)?;
         self.outbox.try_publish(message).map_err(|refused| match refused {
             Refused::Full(message) => Unpublished::Waits(message),
             Refused::Closed => Unpublished::Failed(closed()),
@@ -55,10 +52,35 @@ impl NatsBus {
     }
 }
 
-pub(crate) fn to_nats(headers: Headers) -> HeaderMap {
-    headers.into_iter().fold(HeaderMap::new(), |mut map, (name, value)| {
-        map.insert(name.as_str(), value.as_str());
-        map
+/// A message as the client library takes it. What can't be sent is an error here, where its sender learns of it: behind, the
+/// library would panic, or drop it.
+fn outbound(message: Message, limit: usize) -> Result<OutboundMessage, BusError> {
+    message.check()?;
+    let Message { subject, reply, headers, payload, .. } = message;
+    let with_headers = payload.len().saturating_add(header_bytes(&headers));
+    if with_headers > limit {
+        return Err(BusError::TooLarge { size: with_headers, limit });
+    }
+    let headers = if headers.is_empty() { None } else { Some(to_nats(headers)?) };
+    Ok(OutboundMessage { subject: subject.into(), reply: reply.map(Into::into), payload, headers })
+}
+
+/// What headers take in a message, whose size they count for.
+fn header_bytes(headers: &Headers) -> usize {
+    if headers.is_empty() {
+        return 0;
+    }
+    let lines = headers.iter().map(|(name, value)| name.len() + value.len() + ": \r\n".len());
+    lines.fold("NATS/1.0\r\n\r\n".len(), usize::saturating_add)
+}
+
+fn to_nats(headers: Headers) -> Result<HeaderMap, BusError> {
+    headers.into_iter().try_fold(HeaderMap::new(), |mut map, (name, value)| {
+        let malformed = || BusError::Malformed { what: format!("the header {name:?}: {value:?}") };
+        let name = HeaderName::from_str(&name).map_err(|_| malformed())?;
+        let value = HeaderValue::from_str(&value).map_err(|_| malformed())?;
+        map.insert(name, value);
+        Ok(map)
     })
 }
 
@@ -98,12 +120,11 @@ impl Bus for NatsBus {
     ) -> Fut<'_, Result<Message, BusError>> {
         Box::pin(async move {
             let limit = self.payload_bytes_max();
-            if payload.len() > limit {
-                return Err(BusError::TooLarge { size: payload.len(), limit });
-            }
-            let mut request = async_nats::Request::new().payload(payload).timeout(Some(timeout));
-            if !headers.is_empty() {
-                request = request.headers(to_nats(headers));
+            let message =
+                outbound(Message { subject: subject.clone(), headers, payload, ..Default::default() }, limit)?;
+            let mut request = async_nats::Request::new().payload(message.payload).timeout(Some(timeout));
+            if let Some(headers) = message.headers {
+                request = request.headers(headers);
             }
             match self.nats.client.send_request(subject.clone(), request).await {
                 Ok(message) => Ok(from_nats(message)),
@@ -156,7 +177,13 @@ impl Bus for NatsBus {
                     let answer = handler(index, from_nats(request.message.clone()));
                     async move {
                         let Some(Answer { headers, payload }) = answer.await else { return };
-                        if let Err(error) = request.respond_with_headers(Ok(payload), to_nats(headers)).await {
+                        let sent = match to_nats(headers) {
+                            Ok(headers) => {
+                                request.respond_with_headers(Ok(payload), headers).await.map_err(disconnected)
+                            }
+                            Err(error) => Err(error),
+                        };
+                        if let Err(error) = sent {
                             tracing::debug!(%error, "an answer was not sent");
                         }
                     }
@@ -184,9 +211,11 @@ impl Bus for NatsBus {
     fn flush(&self) -> Fut<'_, Result<(), BusError>> {
         Box::pin(async move {
             self.connected()?;
-            self.outbox.handed_over().await?;
-            let flushed = tokio::time::timeout(FLUSH_TIMEOUT, self.nats.client.flush()).await;
-            flushed.map_err(disconnected)?.map_err(disconnected)
+            let flushed = tokio::time::timeout(FLUSH_TIMEOUT, async {
+                self.outbox.handed_over().await?;
+                self.nats.client.flush().await.map_err(disconnected)
+            });
+            flushed.await.map_err(disconnected)?
         })
     }
 }

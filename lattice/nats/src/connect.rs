@@ -18,6 +18,9 @@ use tokio::sync::watch;
 
 /// Messages that wait in one subscription before the client drops more: a dropped one shows as a gap in sequences.
 const SUBSCRIPTION_MESSAGES_MAX: usize = 8 * 1024;
+/// Messages that wait in the client for the connection to write them, 64 KiB each for most. More wait in the outbox, and
+/// then with their senders.
+const COMMANDS_MAX: usize = 256;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(4);
 
@@ -113,6 +116,7 @@ pub async fn connect(options: ConnectOptions) -> Result<Nats, ConnectError> {
         .name(&options.name)
         .connection_timeout(CONNECT_TIMEOUT)
         .request_timeout(Some(Duration::from_secs(5)))
+        .client_capacity(COMMANDS_MAX)
         .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
         .ping_interval(Duration::from_secs(10))
         .require_tls(options.tls_required)

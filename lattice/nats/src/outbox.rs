@@ -2,8 +2,9 @@
 //! publish at about the same time would cost a system call each, here and at the server. They are gathered first: where more
 //! than one came last time, whatever is ready to run gets its turn before the next batch is handed over.
 
-use crate::bus::{disconnected, to_nats};
-use lattice::store::{BusError, Message};
+use crate::bus::disconnected;
+use async_nats::{client::traits::Publisher as _, message::OutboundMessage};
+use lattice::store::BusError;
 use std::{future::poll_fn, task::Poll};
 use tokio::sync::{mpsc, oneshot};
 
@@ -15,7 +16,7 @@ const BATCH_MAX: usize = 64;
 pub(crate) struct Outbox(mpsc::Sender<Item>);
 
 enum Item {
-    Message(Message),
+    Message(OutboundMessage),
     /// Told when all that was published before is with the client.
     Barrier(oneshot::Sender<()>),
 }
@@ -29,14 +30,14 @@ impl Outbox {
     }
 
     /// Take a message if there is room for it.
-    pub(crate) fn try_publish(&self, message: Message) -> Result<(), Refused> {
+    pub(crate) fn try_publish(&self, message: OutboundMessage) -> Result<(), Refused> {
         self.0.try_send(Item::Message(message)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(Item::Message(message)) => Refused::Full(Box::new(message)),
             _ => Refused::Closed,
         })
     }
 
-    pub(crate) async fn publish(&self, message: Message) -> Result<(), BusError> {
+    pub(crate) async fn publish(&self, message: OutboundMessage) -> Result<(), BusError> {
         self.0.send(Item::Message(message)).await.map_err(|_| closed())
     }
 
@@ -49,7 +50,7 @@ impl Outbox {
 }
 
 pub(crate) enum Refused {
-    Full(Box<Message>),
+    Full(Box<OutboundMessage>),
     Closed,
 }
 
@@ -78,8 +79,8 @@ async fn hand_over(client: async_nats::Client, mut waiting: mpsc::Receiver<Item>
                     continue;
                 }
             };
-            if let Err(error) = publish(&client, message).await {
-                // Its size was looked at before; what is lost with the connection is found missing by its receiver.
+            if let Err(error) = client.publish_message(message).await {
+                // It was looked at before; what is lost with the connection is found missing by its receiver.
                 tracing::debug!(%error, "a message was not published");
             }
         }
@@ -98,14 +99,4 @@ async fn others_first() {
         Poll::Pending
     })
     .await;
-}
-
-async fn publish(client: &async_nats::Client, message: Message) -> Result<(), async_nats::PublishError> {
-    let Message { subject, reply, headers, payload, .. } = message;
-    match (reply, headers.is_empty()) {
-        (None, true) => client.publish(subject, payload).await,
-        (None, false) => client.publish_with_headers(subject, to_nats(headers), payload).await,
-        (Some(reply), true) => client.publish_with_reply(subject, reply, payload).await,
-        (Some(reply), false) => client.publish_with_reply_and_headers(subject, reply, to_nats(headers), payload).await,
-    }
 }

@@ -124,6 +124,7 @@ impl Bus for MemoryBus {
     fn publish(&self, message: Message) -> Fut<'_, Result<(), BusError>> {
         Box::pin(async move {
             self.check_size(&message.payload)?;
+            message.check()?;
             self.exchange.publish(message);
             Ok(())
         })
@@ -141,6 +142,7 @@ impl Bus for MemoryBus {
             let reply = self.inbox();
             let mut replies = self.exchange.subscribe(reply.clone(), None);
             let message = Message { subject: subject.clone(), reply: Some(reply), headers, payload, status: None };
+            message.check()?;
             self.exchange.publish(message);
             match before(next(&mut replies), self.clock.sleep(timeout)).await.flatten() {
                 Some(Message { status: Some(STATUS_NO_RESPONDERS), .. }) => Err(BusError::NoResponders { subject }),

@@ -500,6 +500,18 @@ async fn sizes(lattice: &Platform) {
     assert_eq!(bus.publish(Message { payload: payload.clone(), ..to("sizes", "") }).await, too_large);
     let asked = bus.request("sizes".into(), Headers::new(), payload, SOON).await;
     assert_eq!(asked.map(drop), too_large);
+    // What no message can have is its sender's error, and nobody else's.
+    let header = |name: &str, value: &str| Headers::from([(name.to_owned(), value.to_owned())]);
+    for (what, message) in [
+        ("no subject", to("", "x")),
+        ("a subject of two words", to("sizes x", "x")),
+        ("two lines", Message { headers: header("a", "b\r\nc: d"), ..to("sizes", "x") }),
+        ("a name that is none", Message { headers: header("a b", "c"), ..to("sizes", "x") }),
+        ("a bad reply", Message { reply: Some("a\r\nb".into()), ..to("sizes", "x") }),
+    ] {
+        let refused = bus.publish(message).await;
+        assert!(matches!(refused, Err(BusError::Malformed { .. })), "{what}: {refused:?}");
+    }
     bus.publish(to("sizes", "after")).await.expect("the connection goes on");
     assert_eq!(soon(lattice, next(&mut messages)).await, Some(to("sizes", "after")));
 }

@@ -82,12 +82,10 @@ async fn the_callee_says_who_may_call() {
     knows(&a, "pay").await;
     assert_eq!(text(send(&a, get("pay")).await.unwrap()).await, "paid");
     world.workload_with("pay", &["b"], "callers: [cart]", "");
-    let refused = async {
-        while send(&a, get("pay")).await.err() != Some(MeshError::Refused) {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(SOON, refused).await.unwrap();
+    // Tables are built as a whole: who knows this one knows what was said before.
+    world.workload_with("marker", &[], "", "");
+    knows(&a, "marker").await;
+    assert_eq!(send(&a, get("pay")).await.unwrap_err(), MeshError::Refused);
     let calls = b.guests.calls.load(Ordering::SeqCst);
 
     // A node that has not heard of it yet is told by the one that runs the workload.
@@ -132,10 +130,27 @@ async fn calls_fail_by_name() {
     // The router's own tasks hold it for a moment.
     let gone = async {
         while mesh.call(get("nobody")).await.err() != Some(MeshError::Unreachable) {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
     timeout(SOON, gone).await.unwrap();
+}
+
+#[tokio::test]
+async fn calls_of_one_workload_leave_places_for_others() {
+    let world = World::new();
+    let a = world.node_with("a", |options| options.requests_max = 6).await;
+    for workload in ["slow", "quick"] {
+        world.workload_with(workload, &["a"], "", "");
+        knows(&a, workload).await;
+    }
+    a.guests.run("slow", |_| std::future::pending());
+    a.guests.run("quick", |_| async { ok("at once") });
+    let slow: Vec<_> = (0..4).map(|_| tokio::spawn(a.router.mesh().call(get("slow")))).collect();
+    eventually("four are under way", || a.guests.calls.load(Ordering::SeqCst) == 4).await;
+    assert_eq!(send(&a, get("slow")).await.unwrap_err(), MeshError::Overloaded);
+    assert_eq!(text(send(&a, get("quick")).await.unwrap()).await, "at once");
+    slow.iter().for_each(|call| call.abort());
 }
 
 #[tokio::test]

@@ -126,8 +126,15 @@ async fn odd_heads_are_refused_here_too() {
     const HERE: (&str, &str) = (":authority", "here.test");
     let long = "y".repeat(100);
     let large: Vec<_> = std::iter::repeat_n(("x", long.as_str()), 400).collect();
+    let lines = |count| [&[GET, HTTP, ROOT, HERE][..], &vec![("x", "y"); count]].concat();
     for (lines, expect) in [
         (&[GET, HTTP, ROOT, HERE][..], Ok(200)),
+        (&lines(100), Ok(200)),
+        (&lines(101), Ok(431)),
+        (&[GET, HTTP, ROOT, (":authority", "here.lattice")], Ok(400)),
+        (&[GET, HTTP, ROOT, ("host", "Here.Lattice.:80")], Ok(400)),
+        (&[GET, HTTP, ROOT, (":authority", "lattice")], Ok(400)),
+        (&[GET, HTTP, ROOT, (":authority", "here.lattice.test")], Ok(404)),
         (&[GET, HTTP, ROOT, ("host", "here.test")], Ok(200)),
         (&[GET, HTTP, ROOT], Ok(400)),
         (&[GET, HTTP, ROOT, HERE, ("host", "a.test"), ("host", "b.test")], Ok(400)),
