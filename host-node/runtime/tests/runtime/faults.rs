@@ -117,7 +117,9 @@ async fn an_endless_loop_ends_in_time_and_blocks_nobody() {
             let (limit, kind) =
                 if cpu < wall { (Limit::Cpu, FailureKind::Cpu) } else { (Limit::Wall, FailureKind::Wall) };
             assert_eq!((stats.tally.limits, stats.tally.failures), ([(limit, 1)].into(), [(kind, 1)].into()));
-            assert!(stats.tally.cpu_peak >= Duration::from_millis(100), "{version}: {:?}", stats.tally.cpu_peak);
+            // By the clock a busy machine gives it as little as it likes.
+            let computed = if cpu < wall { Duration::from_millis(100) } else { Duration::from_nanos(1) };
+            assert!(stats.tally.cpu_peak >= computed, "{version}: {:?}", stats.tally.cpu_peak);
             assert_eq!(text(&unit, get("/")).await.unwrap().0, 200);
         }
     }
