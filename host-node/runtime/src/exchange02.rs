@@ -23,7 +23,7 @@ pub(crate) async fn run(
     if request.uri().authority().is_none() && !request.headers().contains_key(header::HOST) {
         request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
     }
-    store.data_mut().answering(request.headers());
+    store.data_mut().answering(request.headers(), &shared);
     let mut http = store.data_mut().http();
     let request = http.new_incoming_request(scheme, request)?;
     let answer = move |answer: Result<_, _>| shared.answer(answer.map_err(|code| format!("{code:?}")));

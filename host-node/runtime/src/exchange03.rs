@@ -23,7 +23,7 @@ pub(crate) async fn run(
     shared: Arc<Shared>,
 ) -> wasmtime::Result<()> {
     let serve = async |accessor: &Accessor<Host>| -> wasmtime::Result<()> {
-        accessor.with(|mut store| store.data_mut().answering(request.headers()));
+        accessor.with(|mut store| store.data_mut().answering(request.headers(), &shared));
         let (request, sent) = take_in(accessor, request)?;
         let answer = guest.wasi_http_handler().call_handle(accessor, request).await?;
         shared.answer(take_out(accessor, answer, sent)?);

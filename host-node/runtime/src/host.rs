@@ -4,6 +4,7 @@
 
 use crate::{
     bridge::streams::Over,
+    exchange::Shared,
     identity::Identity,
     inherited::{Answering, Inherited},
     limits::{CpuMeter, Limits, MemoryLimiter},
@@ -125,13 +126,13 @@ impl Host {
 impl Host {
     /// What the requests of the guest, and of the parts that it calls, will inherit from this one; nothing where they send
     /// none.
-    pub(crate) fn inherited(&self, headers: &http::HeaderMap) -> Option<Inherited> {
-        self.hooks.inherits.then(|| Inherited::of(headers, self.limits.wall))
+    pub(crate) fn inherited(&self, headers: &http::HeaderMap, exchange: &Arc<Shared>) -> Option<Inherited> {
+        self.hooks.inherits.then(|| Inherited::of(headers, exchange, self.limits.wall))
     }
 
     /// What the guest sends from now on belongs to this request.
-    pub(crate) fn answering(&mut self, headers: &http::HeaderMap) {
-        if let Some(inherited) = self.inherited(headers) {
+    pub(crate) fn answering(&mut self, headers: &http::HeaderMap, exchange: &Arc<Shared>) {
+        if let Some(inherited) = self.inherited(headers, exchange) {
             self.hooks.answering.one(inherited);
         }
     }

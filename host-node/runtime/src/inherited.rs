@@ -4,9 +4,14 @@
 //! A guest that answers one request at a time answers that one. Where an instance has several at a time, the root of the
 //! call stack says whose work it is at; what a guest does for nobody's request takes over nothing.
 
+use crate::exchange::Shared;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use lattice::mesh::HEADER_HOPS;
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 use tokio::time::Instant;
 use wasmtime::component::GuestTaskId;
 
@@ -15,24 +20,31 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Of one request that is being answered.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Inherited {
     trace: Option<HeaderValue>,
     trace_state: Option<HeaderValue>,
     /// Calls from workload to workload that led to it.
     pub(crate) hops: u8,
-    /// When its answer is of no more use to anybody.
+    time: Option<Time>,
+}
+
+/// Until when there must be an answer. From its head on the limit is one on silence, so a call may take as long again.
+#[derive(Clone)]
+struct Time {
+    limit: Duration,
     deadline: Option<Instant>,
+    exchange: Weak<Shared>,
 }
 
 impl Inherited {
-    pub(crate) fn of(headers: &HeaderMap, limit: Duration) -> Self {
+    pub(crate) fn of(headers: &HeaderMap, exchange: &Arc<Shared>, limit: Duration) -> Self {
         let hops = headers.get(HEADER_HOPS).and_then(|hops| hops.to_str().ok()?.parse().ok());
         Self {
             trace: headers.get(TRACEPARENT).cloned(),
             trace_state: headers.get(TRACESTATE).cloned(),
             hops: hops.unwrap_or(0),
-            deadline: Instant::now().checked_add(limit),
+            time: Some(Time { limit, deadline: Instant::now().checked_add(limit), exchange: Arc::downgrade(exchange) }),
         }
     }
 
@@ -50,12 +62,16 @@ impl Inherited {
 
     /// Time that is left, at most `most`.
     pub(crate) fn left(&self, most: Duration) -> Duration {
-        self.deadline.map_or(most, |deadline| most.min(deadline.saturating_duration_since(Instant::now())))
+        let Some(Time { limit, deadline, exchange }) = &self.time else { return most };
+        if exchange.upgrade().is_some_and(|exchange| exchange.has_head()) {
+            return most.min(*limit);
+        }
+        deadline.map_or(most, |deadline| most.min(deadline.saturating_duration_since(Instant::now())))
     }
 }
 
 /// Of all requests that one instance is at.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Answering {
     /// Whose request is sent now, or the only one there is.
     current: Inherited,
@@ -102,7 +118,7 @@ mod tests {
         let (old, new) = (HeaderValue::from_static("00-old"), HeaderValue::from_static("00-new"));
         let answered =
             HeaderMap::from_iter([(TRACEPARENT, old.clone()), (TRACESTATE, HeaderValue::from_static("a=b"))]);
-        let inherited = Inherited::of(&answered, Duration::from_secs(1));
+        let inherited = Inherited::of(&answered, &Arc::default(), Duration::from_secs(1));
         let mut none = HeaderMap::new();
         inherited.trace(&mut none);
         assert_eq!(none, answered);
@@ -114,11 +130,24 @@ mod tests {
     }
 
     #[test]
+    fn who_streams_its_answer_still_has_time_to_call() {
+        let (exchange, limit) = (Arc::<Shared>::default(), Duration::from_secs(30));
+        let mut inherited = Inherited::of(&HeaderMap::new(), &exchange, limit);
+        if let Some(time) = &mut inherited.time {
+            time.deadline = Some(Instant::now());
+        }
+        assert_eq!(inherited.left(Duration::MAX), Duration::ZERO, "nobody waits for an answer any more");
+        let (head, ()) = http::Response::new(()).into_parts();
+        exchange.answer_bodiless(head);
+        assert_eq!((inherited.left(Duration::MAX), inherited.left(Duration::ZERO)), (limit, Duration::ZERO));
+    }
+
+    #[test]
     fn calls_are_counted_on() {
         for (value, hops) in [("3", 3), ("", 0), ("256", 0), ("-1", 0)] {
             let headers = HeaderMap::from_iter([(HeaderName::from_static(HEADER_HOPS), value.parse().unwrap())]);
-            assert_eq!(Inherited::of(&headers, Duration::ZERO).hops, hops, "{value}");
+            assert_eq!(Inherited::of(&headers, &Arc::default(), Duration::ZERO).hops, hops, "{value}");
         }
-        assert_eq!(Inherited::of(&HeaderMap::new(), Duration::ZERO).hops, 0);
+        assert_eq!(Inherited::of(&HeaderMap::new(), &Arc::default(), Duration::ZERO).hops, 0);
     }
 }
