@@ -590,6 +590,7 @@ impl Inner {
     /// An answer that is the router's own, and no error.
     fn by_router(&self, mut response: Response) -> Response {
         response.headers_mut().insert(headers::ROUTER, self.me.clone());
+        self.surroundings.say(response.headers_mut(), self.clock.now());
         response
     }
 
