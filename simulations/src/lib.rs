@@ -11,6 +11,8 @@
 
 pub mod chance;
 mod checkers;
+#[cfg(test)]
+mod displacing;
 mod host;
 mod network;
 mod node;

@@ -372,7 +372,11 @@ impl World {
                 r#"{"near": [{"workload": "w1", "over": "zone"}], "priority": -3}"#,
                 r#"{"near": [{"workload": "w1", "hard": true}], "priority": 2}"#,
             ],
-            _ => &[r#"{"tolerate": ["gpu"]}"#, r#"{"daemon": true, "tolerate": ["*"], "priority": 1}"#],
+            _ => &[
+                r#"{"tolerate": ["gpu"]}"#,
+                r#"{"daemon": true, "tolerate": ["*"], "priority": 1}"#,
+                r#"{"tolerate": ["gpu"], "priority": 5}"#,
+            ],
         };
         let last = rules.len() as u64 - 1;
         let rule = usize::try_from(self.rng.between(0, last)).ok().and_then(|i| rules.get(i)).unwrap_or(&"{}");
