@@ -1,7 +1,7 @@
 //! What a workload may reach outside: `grants` of a spec, how they are read, and whether one covers a target. Pure, and the
 //! only place where hosts of outgoing requests are compared: who sends asks here, so that a name is read in one way only.
 
-use super::{PathPrefix, SpecError};
+use super::{PathPrefix, SpecError, http::is_host_name};
 use crate::{
     limits::{GRANTS_MAX, clip},
     mesh,
@@ -135,13 +135,7 @@ fn name(text: &str) -> Result<String, AuthorityError> {
         return Err(AuthorityError::NotAscii(shown(text)));
     }
     let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
-    let label_is_good = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    if name.len() > 253 || !name.split('.').all(label_is_good) {
+    if !is_host_name(&name) {
         return Err(AuthorityError::Host(shown(text)));
     }
     let last = name.rsplit('.').next().unwrap_or_default();

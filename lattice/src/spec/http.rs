@@ -250,13 +250,7 @@ impl FromStr for HostPattern {
             None => (false, text),
         };
         let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-        let label_is_good = |label: &str| {
-            (1..=63).contains(&label.len())
-                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-        };
-        if name.len() > 253 || !name.split('.').all(label_is_good) {
+        if !is_host_name(&name) {
             return Err(format!("{text:?} is not a host; write shop.example.org, *.example.org or *, without a port"));
         }
         Ok(if wild { HostPattern::Under(name) } else { HostPattern::Exact(name) })
@@ -277,4 +271,15 @@ impl fmt::Debug for HostPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+/// Whether it is a name in normal form but for its case: labels of 1 to 63 letters, digits, `-` and `_`, at most 253 bytes.
+pub(super) fn is_host_name(name: &str) -> bool {
+    let label_is_good = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(label_is_good)
 }
