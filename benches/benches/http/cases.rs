@@ -34,7 +34,7 @@ pub(crate) const CASES: [Case; 8] = [
 
 impl Case {
     pub(crate) fn wasm(&self) -> std::path::PathBuf {
-        let wasm = crate::servers::workspace().join("target/guests").join(format!("{}.wasm", self.guest));
+        let wasm = lattice_benches::processes::workspace().join("target/guests").join(format!("{}.wasm", self.guest));
         assert!(wasm.exists(), "{} is missing: run `cargo xtask guests --rust-only`", wasm.display());
         wasm
     }

@@ -3,12 +3,14 @@
 
 use crate::{cases::Case, peer::Task};
 use clap::ValueEnum;
-use lattice_benches::nats_server;
+use lattice_benches::{
+    nats_server,
+    processes::{free_address, lattice_program},
+};
 use serde::Deserialize;
 use std::{
     collections::BTreeMap,
-    net::{SocketAddr, TcpListener, TcpStream},
-    path::{Path, PathBuf},
+    net::{SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -228,27 +230,4 @@ fn first_document(from: &mut impl std::io::Read) -> Summary {
         }
     }
     panic!("`lattice up` ended while starting: {}", String::from_utf8_lossy(&text));
-}
-
-/// The one that `LATTICE_PROGRAM` names, else one that is built like this bench.
-fn lattice_program() -> PathBuf {
-    if let Some(named) = std::env::var_os("LATTICE_PROGRAM") {
-        return named.into();
-    }
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut build = Command::new(cargo);
-    build.args(["build", "--profile", "bench", "--package", "lattice-cli"]).current_dir(workspace());
-    assert!(build.status().is_ok_and(|status| status.success()), "cargo build failed");
-    let own = std::env::current_exe().expect("the path of this program");
-    // target/release/deps/http-… and target/release/lattice
-    own.ancestors().nth(2).expect("cargo's layout").join("lattice")
-}
-
-pub(crate) fn workspace() -> &'static Path {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here)
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
 }
