@@ -290,6 +290,7 @@ where
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (serves, open) = (serves.clone(), watch.begin());
         let is_http1 = request.version() <= Version::HTTP_11;
+        notes.set_heard(open.number());
         let is_doubtful =
             is_http1 && request.headers().contains_key(TRANSFER_ENCODING) && notes.is_doubtful(open.number());
         let unread = (is_http1 && !request.body().is_end_stream()).then(|| notes.clone());

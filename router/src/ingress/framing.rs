@@ -46,6 +46,20 @@ impl Framing {
         self.doubtful_from
     }
 
+    /// Heads that came in full.
+    pub(crate) fn heads(&self) -> u64 {
+        self.heads
+    }
+
+    /// Whether what was read ends inside of a message, or can't be followed. HTTP/2 is not looked at, so it never does.
+    pub(crate) fn is_torn(&self) -> bool {
+        match self.next {
+            Next::RequestLine => !self.line.is_empty(),
+            Next::Unknown => self.doubtful_from.is_some(),
+            _ => true,
+        }
+    }
+
     /// These bytes were read.
     pub(crate) fn read(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
@@ -278,6 +292,25 @@ mod tests {
             let torn = format!("{torn}GET / HTTP/1.1\r\nhost: h\r\n\r\n");
             check(&torn, Some(count + 1), count + 1);
             assert_eq!(found_by_hyper(&torn).await.0, count + 1, "{seed}: {torn}");
+        }
+    }
+
+    #[test]
+    fn what_ends_inside_of_a_message() {
+        for (sent, is_torn) in [
+            ("", false),
+            ("\r\n", false),
+            ("G", true),
+            ("PROXY TCP4 ::1 ::1 1 2\r\n", true),
+            ("GET / HTTP/1.1\r\nhost: h\r\n\r\n", false),
+            (SIZED, true),
+            (CHUNKED, true),
+            (BOTH, true),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", false),
+        ] {
+            let mut framing = Framing::new();
+            framing.read(sent.as_bytes());
+            assert_eq!(framing.is_torn(), is_torn, "{sent}");
         }
     }
 

@@ -25,18 +25,25 @@ const LINGER: Duration = Duration::from_secs(2);
 /// What a connection's requests have to know of its socket, and the other way round.
 pub(crate) struct Notes {
     doubtful_from: AtomicU64,
+    heard: AtomicU64,
     unread: AtomicBool,
 }
 
 impl Notes {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { doubtful_from: AtomicU64::new(u64::MAX), unread: AtomicBool::new(false) })
+        let (doubtful_from, heard) = (AtomicU64::new(u64::MAX), AtomicU64::new(0));
+        Arc::new(Self { doubtful_from, heard, unread: AtomicBool::new(false) })
     }
 
     /// Whether it is in doubt where the body of an HTTP/1 request ends. `number` counts the requests of the connection
     /// from 0.
     pub(crate) fn is_doubtful(&self, number: u64) -> bool {
         number >= self.doubtful_from.load(Acquire)
+    }
+
+    /// hyper took the request of this number for one.
+    pub(crate) fn set_heard(&self, number: u64) {
+        self.heard.store(number.saturating_add(1), Release);
     }
 
     /// The client may still be sending a body that nobody reads.
@@ -57,6 +64,15 @@ pub(crate) struct Socket<S> {
 impl<S> Socket<S> {
     pub(crate) fn new(stream: S, notes: Arc<Notes>, clock: Arc<dyn Clock>) -> Self {
         Self { stream, framing: Framing::new(), notes, clock, lingers: None }
+    }
+}
+
+impl<S> Socket<S> {
+    /// Whether the client may be sending what nobody reads: the rest of a body, or of what hyper refused, which tells
+    /// nobody but the client.
+    fn is_unread(&self) -> bool {
+        let heard = self.notes.heard.load(Acquire);
+        self.notes.unread.load(Acquire) || self.framing.is_torn() || self.framing.heads() > heard
     }
 }
 
@@ -98,7 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
         let this = &mut *self;
         if this.lingers.is_none() {
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-            if !this.notes.unread.load(Acquire) {
+            if !this.is_unread() {
                 return Poll::Ready(Ok(()));
             }
         }

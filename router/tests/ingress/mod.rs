@@ -278,6 +278,25 @@ async fn a_refusal_reaches_a_client_that_is_still_sending() {
 }
 
 #[tokio::test]
+async fn a_client_that_speaks_something_else_is_told_so() {
+    let world = World::new();
+    let port = Port::open(&world.node("a").await, Duration::ZERO).await;
+    for _ in 0..10 {
+        let mut stream = port.connect().await;
+        stream.write_all(b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n").await.unwrap();
+        let (mut reads, mut writes) = stream.split();
+        // It has not seen the answer, which a reset would take from it.
+        reads.readable().await.unwrap();
+        for _ in 0..3 {
+            writes.write_all(b"GET / HTTP/1.1\r\nhost: w.test\r\n\r\n").await.expect("the connection was reset");
+        }
+        let mut answer = String::new();
+        timeout(SOON, reads.read_to_string(&mut answer)).await.unwrap().expect("the connection was reset");
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn trailers_pass_in_both_directions() {
     let world = World::new();
     let (a, b) = (world.node("a").await, world.node("b").await);
