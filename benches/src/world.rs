@@ -82,6 +82,8 @@ pub fn place_all(view: &mut LatticeView, first: u32, nodes: u32) {
                 message: None,
                 handover_from: None,
                 nonce: Uuid::nil(),
+                claimed_at: 0,
+                since: 0,
             };
             let versioned = Versioned { record: slot, revision: Revision(1) };
             view.slots.insert(SlotId::new(name.clone(), index), versioned);

@@ -23,6 +23,7 @@ mod schema;
 mod source;
 mod status;
 mod up;
+mod wait;
 mod with_parent;
 
 use crate::{Context, error::Exit};
@@ -37,6 +38,7 @@ pub enum Command {
     #[command(visible_aliases = ["ls", "ps"])]
     List(list::Args),
     Status(status::Args),
+    Wait(wait::Args),
     Get(get::Args),
     Inspect(inspect::Args),
     Scale(scale::Args),
@@ -83,6 +85,7 @@ async fn run_client(command: Command, context: &Context) -> anyhow::Result<Exit>
         Command::Deploy(args) => deploy::run(args, context).await,
         Command::List(_) => list::run(context).await,
         Command::Status(args) => status::run(args, context).await,
+        Command::Wait(args) => wait::run(args, context).await,
         Command::Get(args) => get::run(args, context).await,
         Command::Inspect(args) => inspect::run(args, context).await,
         Command::Scale(args) => scale::run(args, context).await,

@@ -400,6 +400,7 @@ impl Reconciler {
                     (None, Some(before)) => format!("taking the place of {}", before.record.holder.node),
                     (None, None) => "free".into(),
                 };
+                let now = self.platform.clock.unix_ms();
                 // An instance that this node kept running under an earlier life is ready already.
                 let running = observed.get(&slot).filter(|running| running.uid == spec.uid);
                 let record = Slot {
@@ -411,6 +412,8 @@ impl Reconciler {
                     handover_from: handover_from
                         .filter(|_| running.is_none_or(|running| running.phase != Phase::Ready)),
                     nonce: self.platform.rng.uuid(),
+                    claimed_at: now,
+                    since: now,
                 };
                 Some(Write::Put { slot, record, expect, is_claim: true, event: Some((EventKind::SlotClaimed, text)) })
             }
@@ -432,12 +435,13 @@ impl Reconciler {
 
     /// What the host observed and the records don't say yet.
     fn phases(&self, view: &LatticeView, me: &Holder, observed: &BTreeMap<SlotId, Observed>) -> Vec<Write> {
+        let unix_ms = self.platform.clock.unix_ms();
         let news = observed.iter().filter_map(|(slot, now)| {
             let Versioned { record, revision } = view.slots.get(slot).filter(|held| held.record.holder == *me)?;
             if now.uid != record.uid {
                 return None;
             }
-            let next = record.observed(now.generation, now.phase, now.message.as_deref());
+            let next = record.observed(now.generation, now.phase, now.message.as_deref(), unix_ms);
             if next == *record {
                 return None;
             }

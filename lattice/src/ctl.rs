@@ -2,10 +2,12 @@
 //! also carry the micro service headers (ADR-32).
 
 mod composed;
+mod conditions;
 mod placement;
 mod routes;
 
 pub use composed::{Composed, ComposedEdge};
+pub use conditions::{Condition, ConditionKind, Reason, Standing, conditions};
 pub use placement::{CordonReply, ExplainReply, ExplainRequest, NodeScore, NodeStanding};
 pub use routes::{RouteItem, RouteList, RouteShare};
 
@@ -233,6 +235,9 @@ pub struct StatusReply {
     pub revision: Revision,
     pub replicas: u32,
     pub ready: u32,
+    /// What is so of the workload as a whole, and why: one of each kind. Empty from a node of an older version.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
     pub slots: Vec<SlotStatus>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub schedules: Vec<ScheduleStatus>,
@@ -271,6 +276,12 @@ pub struct SlotStatus {
     pub generation: Option<Generation>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// When its node took it: RFC 3339, by that node's clock. None from a node of an older version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed_at: Option<String>,
+    /// When it came to this phase and generation, as `claimed-at`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<Refusal>,
     /// What the holder said last of the replica. None from a node of an older version, from one that was not heard of for
@@ -291,6 +302,8 @@ impl SlotStatus {
             phase: None,
             generation: None,
             message: None,
+            claimed_at: None,
+            since: None,
             refused: Vec::new(),
             report: None,
             report_age: None,

@@ -268,15 +268,23 @@ pub struct Slot {
     pub handover_from: Option<Holder>,
     /// Makes each claim distinct, so that a claimer whose write timed out can see whether it landed.
     pub nonce: uuid::Uuid,
+    /// When it was claimed: milliseconds since 1970, by the holder's clock; 0 where nobody wrote it down. For people only.
+    #[serde(default)]
+    pub claimed_at: u64,
+    /// When it came to this phase and generation, as `claimed_at`.
+    #[serde(default)]
+    pub since: u64,
 }
 impl Record for Slot {
     const BUCKET: Bucket = Bucket::State;
 }
 
 impl Slot {
-    /// The same slot with what its holder observed.
-    pub fn observed(&self, generation: Generation, phase: Phase, message: Option<&str>) -> Slot {
+    /// The same slot with what its holder observed at a time.
+    pub fn observed(&self, generation: Generation, phase: Phase, message: Option<&str>, unix_ms: u64) -> Slot {
+        let is_so_already = (self.generation, self.phase) == (generation, phase);
         Slot {
+            since: if is_so_already { self.since } else { unix_ms },
             generation,
             phase,
             message: message.map(|text| one_line(text, MESSAGE_BYTES_MAX)),
@@ -313,6 +321,8 @@ mod tests {
             message: None,
             handover_from: None,
             nonce: uuid::Uuid::from_u128(4),
+            claimed_at: 0,
+            since: 0,
         }
     }
 

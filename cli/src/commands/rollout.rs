@@ -217,6 +217,7 @@ mod tests {
             revision: Revision(1),
             replicas,
             ready: 0,
+            conditions: vec![],
             slots,
             schedules: vec![],
         }

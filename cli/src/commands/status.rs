@@ -6,7 +6,7 @@ use crate::{
     output::{Cell, Paint, Table, Tone, plain, size},
 };
 use lattice::{
-    ctl::{Refusal, ScheduleStatus, SlotStatus, StatusReply, WorkloadState},
+    ctl::{Condition, ConditionKind, Refusal, ScheduleStatus, SlotStatus, StatusReply, WorkloadState},
     event::rfc3339,
     id::WorkloadName,
     record::Phase,
@@ -89,7 +89,7 @@ pub fn refusals(refused: &[Refusal]) -> String {
 }
 
 fn render(status: &StatusReply, paint: Paint) -> String {
-    let StatusReply { workload, state, generation, revision, replicas, ready, slots, schedules } = status;
+    let StatusReply { workload, state, generation, revision, replicas, ready, conditions, slots, schedules } = status;
     let word = state_cell(*state);
     let mut head = Table::new(&["WORKLOAD", "STATE", "READY", "GENERATION", "REVISION"]);
     head.row([
@@ -100,6 +100,10 @@ fn render(status: &StatusReply, paint: Paint) -> String {
         revision.into(),
     ]);
     let mut text = head.render(paint);
+    if !conditions.is_empty() {
+        text.push('\n');
+        text += &conditions_table(conditions).render(paint);
+    }
     if !slots.is_empty() {
         text.push('\n');
         text += &replicas_table(slots).render(paint);
@@ -117,6 +121,30 @@ fn render(status: &StatusReply, paint: Paint) -> String {
         text += &schedules_table(schedules).render(paint);
     }
     text
+}
+
+fn conditions_table(conditions: &[Condition]) -> Table {
+    let mut table = Table::new(&["CONDITION", "STATUS", "SINCE", "REASON", "MESSAGE"]);
+    for Condition { kind, status, reason, message, since } in conditions {
+        // Of two it is good if they are not so.
+        let is_good = match kind {
+            ConditionKind::Degraded | ConditionKind::Progressing => !status,
+            _ => *status,
+        };
+        let tone = match (is_good, kind) {
+            (true, _) => Tone::Good,
+            (false, ConditionKind::Degraded) => Tone::Bad,
+            (false, _) => Tone::Warn,
+        };
+        table.row([
+            kind.as_str().into(),
+            Cell::new(status, tone),
+            since.as_deref().unwrap_or("-").into(),
+            reason.as_str().into(),
+            message.as_str().into(),
+        ]);
+    }
+    table
 }
 
 fn replicas_table(slots: &[SlotStatus]) -> Table {
@@ -278,6 +306,7 @@ fn essence(status: &StatusReply) -> (StatusReply, Vec<String>) {
 mod tests {
     use super::*;
     use lattice::{
+        ctl::Reason,
         id::{Digest, Generation, NodeId, Revision},
         report::{LastFailure, Peak},
     };
@@ -305,12 +334,22 @@ mod tests {
                 },
                 SlotStatus { refused: vec![refusal("n1"), refusal("n2")], ..SlotStatus::vacant(1) },
             ],
+            conditions: vec![Condition {
+                kind: ConditionKind::Degraded,
+                status: true,
+                reason: Reason::NoNodeFits,
+                message: "replica 1: n1: zone is us-1".into(),
+                since: None,
+            }],
             schedules: vec![],
         };
         assert_eq!(
             render(&status, Paint::off()),
             "WORKLOAD  STATE     READY  GENERATION  REVISION\n\
              hello     degraded  1/2    3           12\n\
+             \n\
+             CONDITION  STATUS  SINCE  REASON      MESSAGE\n\
+             Degraded   true    -      NoNodeFits  replica 1: n1: zone is us-1\n\
              \n\
              REPLICA  NODE  PHASE    GENERATION  NOTE\n\
              0        n1    ready    3\n\
@@ -347,6 +386,7 @@ mod tests {
             revision: Revision(12),
             replicas: 2,
             ready: 2,
+            conditions: vec![],
             slots: vec![SlotStatus { report: Some(Box::new(report)), report_age: Some(20_000), ..slot(0) }, slot(1)],
             schedules: vec![],
         };

@@ -290,6 +290,8 @@ mod tests {
                 message: None,
                 handover_from: None,
                 nonce: uuid(0),
+                claimed_at: 0,
+                since: 0,
             };
             self.view.slots.insert(SlotId::new(workload(), 0), Versioned { record, revision: Revision(1) });
         }

@@ -108,6 +108,8 @@ impl World {
             message: None,
             handover_from: None,
             nonce: life(0),
+            claimed_at: 0,
+            since: 0,
         };
         self.view.slots.insert(slot(slot_id), Versioned { record, revision });
         &mut self.view.slots.get_mut(&slot(slot_id)).unwrap().record
@@ -196,7 +198,7 @@ impl World {
                 let revision = self.next();
                 let slot = self.view.slots.get_mut(&slot).unwrap();
                 if slot.record.phase == Phase::Starting && self.view.sessions.contains_key(&slot.record.holder.node) {
-                    slot.record = slot.record.observed(generation, Phase::Ready, None);
+                    slot.record = slot.record.observed(generation, Phase::Ready, None, 0);
                     slot.revision = revision;
                 }
             }

@@ -4,8 +4,8 @@ use super::{Admission, put::not_found, unavailable};
 use crate::reports::Reported;
 use lattice::{
     ctl::{
-        CtlError, ErrorCode, HistoryItem, NodeReply, SlotStatus, SpecReply, StatusReply, Totals, WorkloadState,
-        WorkloadSummary,
+        ConditionKind, CtlError, ErrorCode, HistoryItem, NodeReply, SlotStatus, SpecReply, Standing, StatusReply,
+        Totals, WorkloadState, WorkloadSummary, conditions,
     },
     event::rfc3339,
     id::{NodeId, Revision, SlotId, WorkloadName},
@@ -151,7 +151,9 @@ fn status(
     reported: &Reported,
 ) -> StatusReply {
     let mut room = REPLY_REPORT_BYTES_MAX;
-    let SpecRecord { spec: asked, generation, uid, .. } = &spec.record;
+    let SpecRecord { spec: asked, generation, uid, admitted_at, .. } = &spec.record;
+    // Who wrote no time down is of an older version.
+    let time = |unix_ms: u64| (unix_ms > 0).then(|| rfc3339(unix_ms));
     let slots: Vec<SlotStatus> = lattice_planner::wanted(view, &asked.name)
         .into_iter()
         .map(|replica| {
@@ -171,6 +173,8 @@ fn status(
                         phase: Some(record.phase),
                         generation: Some(record.generation),
                         message: record.message.clone(),
+                        claimed_at: time(record.claimed_at),
+                        since: time(record.since),
                         report,
                         report_age,
                         ..SlotStatus::vacant(replica)
@@ -184,18 +188,20 @@ fn status(
             }
         })
         .collect();
-    let is_ready = |slot: &&SlotStatus| slot.phase == Some(Phase::Ready);
-    let ready = slots.iter().filter(is_ready).count();
-    let is_newest = |slot: &SlotStatus| slot.generation == Some(*generation);
-    // A holder whose new generation fails goes on serving the old one, and says so in the message.
-    let is_bad = |slot: &SlotStatus| {
-        slot.phase == Some(Phase::Failed) || !slot.refused.is_empty() || (slot.message.is_some() && !is_newest(slot))
-    };
+    let ready = slots.iter().filter(|slot| slot.phase == Some(Phase::Ready)).count();
+    let corrupt = view.corrupt.get(&Key::Spec(asked.name.clone()).to_string()).map(|corrupt| corrupt.error.to_string());
+    let conditions = conditions(Standing {
+        generation: *generation,
+        admitted_at: *admitted_at,
+        corrupt: corrupt.as_deref(),
+        slots: &slots,
+    });
+    let is = |kind: ConditionKind| conditions.iter().any(|condition| condition.kind == kind && condition.status);
     let state = if slots.is_empty() {
         WorkloadState::Idle
-    } else if ready == slots.len() && slots.iter().all(is_newest) {
+    } else if is(ConditionKind::Ready) {
         WorkloadState::Ready
-    } else if slots.iter().any(is_bad) {
+    } else if is(ConditionKind::Degraded) {
         WorkloadState::Degraded
     } else {
         WorkloadState::Progressing
@@ -207,6 +213,7 @@ fn status(
         revision: spec.revision,
         replicas: u32::try_from(slots.len()).unwrap_or(u32::MAX),
         ready: u32::try_from(ready).unwrap_or(u32::MAX),
+        conditions,
         slots,
         schedules: Vec::new(),
     }
@@ -234,6 +241,8 @@ mod tests {
             message: None,
             handover_from: None,
             nonce: uuid::Uuid::nil(),
+            claimed_at: 0,
+            since: 0,
         };
         let host = HostReport {
             slots: BTreeMap::from([(slot.clone(), SlotReport::new(uid, Generation::FIRST))]),

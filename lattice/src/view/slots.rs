@@ -132,6 +132,8 @@ mod tests {
             message: None,
             handover_from: None,
             nonce: uuid::Uuid::nil(),
+            claimed_at: 0,
+            since: 0,
         };
         Versioned { record, revision: Revision(revision) }
     }

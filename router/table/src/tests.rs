@@ -79,6 +79,8 @@ fn hold<'a>(view: &'a mut LatticeView, slot: &str, node: &str, incarnation: u128
         message: None,
         handover_from: None,
         nonce: life(0),
+        claimed_at: 0,
+        since: 0,
     };
     view.slots.insert(slot.clone(), Versioned { record, revision: Revision(1) });
     &mut view.slots.get_mut(&slot).unwrap().record

@@ -283,6 +283,8 @@ impl World {
                     message: None,
                     handover_from: None,
                     nonce: uuid::Uuid::nil(),
+                    claimed_at: 0,
+                    since: 0,
                 };
                 view.sessions.insert(node, Versioned { record: session, revision: Revision(1) });
                 let id = SlotId::new(name(workload), index as u32);

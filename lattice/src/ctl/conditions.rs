@@ -1,0 +1,375 @@
+//! Conditions: what is so of a workload as a whole, for programs that decide on it and for people. A pure function of
+//! what the status says of each replica, so every node answers the same from the same view.
+
+use super::SlotStatus;
+use crate::{
+    event::rfc3339,
+    id::Generation,
+    limits::{MESSAGE_BYTES_MAX, one_line},
+    record::Phase,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Replicas that a message names.
+const NAMED: usize = 3;
+
+/// What is asked of a workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum ConditionKind {
+    /// The spec in the store is one that nodes carry out.
+    Admitted,
+    /// Every replica has a node.
+    Placed,
+    /// Every replica answers, at the newest generation.
+    Ready,
+    /// Something is on its way to what was asked.
+    Progressing,
+    /// Something stands in the way of what was asked.
+    Degraded,
+    /// One that this version does not know.
+    #[serde(other)]
+    Other,
+}
+
+impl ConditionKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ConditionKind::Admitted => "Admitted",
+            ConditionKind::Placed => "Placed",
+            ConditionKind::Ready => "Ready",
+            ConditionKind::Progressing => "Progressing",
+            ConditionKind::Degraded => "Degraded",
+            ConditionKind::Other => "Other",
+        }
+    }
+}
+
+/// Why a condition is as it is. The list is closed within one version; what a newer one says is `Other`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum Reason {
+    /// The spec was taken.
+    Accepted,
+    /// The newest record of the spec does not parse; the last good one stays in force.
+    RecordCorrupt,
+    /// No replica is wanted: scaled to none, or no node is there that a daemon is for.
+    NothingWanted,
+    /// Every replica has a node.
+    AllPlaced,
+    /// A replica is about to be claimed.
+    Claiming,
+    /// No node can take a replica: what each one lacks is with the replica.
+    NoNodeFits,
+    /// A replica is fetched, compiled or warmed up.
+    Starting,
+    /// A replica serves an older generation while the newest one gets ready.
+    Updating,
+    /// A replica serves an older generation, and the newest one does not start.
+    UpdateFailed,
+    /// A replica does not start. Its node goes on trying.
+    ReplicaFailed,
+    /// Every replica answers, at the newest generation.
+    AllReady,
+    /// Nothing stands in the way.
+    AsAsked,
+    /// One that this version does not know.
+    #[serde(other)]
+    Other,
+}
+
+impl Reason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Accepted => "Accepted",
+            Reason::RecordCorrupt => "RecordCorrupt",
+            Reason::NothingWanted => "NothingWanted",
+            Reason::AllPlaced => "AllPlaced",
+            Reason::Claiming => "Claiming",
+            Reason::NoNodeFits => "NoNodeFits",
+            Reason::Starting => "Starting",
+            Reason::Updating => "Updating",
+            Reason::UpdateFailed => "UpdateFailed",
+            Reason::ReplicaFailed => "ReplicaFailed",
+            Reason::AllReady => "AllReady",
+            Reason::AsAsked => "AsAsked",
+            Reason::Other => "Other",
+        }
+    }
+}
+
+/// One condition of a workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Condition {
+    #[serde(rename = "type")]
+    pub kind: ConditionKind,
+    pub status: bool,
+    pub reason: Reason,
+    /// One sentence for people.
+    pub message: String,
+    /// Since when it is so for this reason: RFC 3339, by the clock of the node that wrote it down. Absent where no record
+    /// tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+}
+
+/// What conditions are made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing<'a> {
+    pub generation: Generation,
+    /// Milliseconds since 1970.
+    pub admitted_at: u64,
+    /// Why the newest record of the spec does not parse, if it does not.
+    pub corrupt: Option<&'a str>,
+    /// Of each replica that is wanted.
+    pub slots: &'a [SlotStatus],
+}
+
+/// What is the matter with one replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Matter {
+    /// Nothing: it answers, at the newest generation.
+    Ready,
+    Of(Reason),
+}
+
+/// The conditions of a workload: one of each kind, in the order of [`ConditionKind`].
+pub fn conditions(standing: Standing<'_>) -> Vec<Condition> {
+    let Standing { generation, corrupt, slots, .. } = standing;
+    let matters: Vec<(&SlotStatus, Matter)> = slots.iter().map(|slot| (slot, matter(slot, generation))).collect();
+    // The most telling of some reasons that any replica has.
+    let first = |reasons: &[Reason]| {
+        let has = |reason: &&Reason| matters.iter().any(|(_, matter)| *matter == Matter::Of(**reason));
+        reasons.iter().find(has).copied()
+    };
+    use Reason::{
+        Accepted, AllPlaced, AllReady, AsAsked, Claiming, NoNodeFits, NothingWanted, RecordCorrupt, ReplicaFailed,
+        Starting, UpdateFailed, Updating,
+    };
+    let settled = |all: Reason| if slots.is_empty() { NothingWanted } else { all };
+    let bad = first(&[ReplicaFailed, NoNodeFits, UpdateFailed]);
+    let moving = first(&[Claiming, Starting, Updating]);
+    let homeless = first(&[NoNodeFits, Claiming]);
+    let lacking = bad.or(moving);
+    let found = [
+        (ConditionKind::Admitted, corrupt.is_none(), if corrupt.is_none() { Accepted } else { RecordCorrupt }),
+        (ConditionKind::Placed, homeless.is_none(), homeless.unwrap_or(settled(AllPlaced))),
+        (ConditionKind::Ready, lacking.is_none(), lacking.unwrap_or(settled(AllReady))),
+        (ConditionKind::Progressing, moving.is_some(), moving.or(bad).unwrap_or(settled(AllReady))),
+        (ConditionKind::Degraded, bad.is_some(), bad.unwrap_or(AsAsked)),
+    ];
+    let condition = |(kind, status, reason)| {
+        let message = one_line(&message(standing, &matters, reason), MESSAGE_BYTES_MAX);
+        Condition { kind, status, reason, message, since: since(standing, &matters, reason) }
+    };
+    found.into_iter().map(condition).collect()
+}
+
+fn matter(slot: &SlotStatus, generation: Generation) -> Matter {
+    let is_newest = slot.generation == Some(generation);
+    Matter::Of(match slot.phase {
+        None if slot.refused.is_empty() => Reason::Claiming,
+        None => Reason::NoNodeFits,
+        Some(Phase::Failed) => Reason::ReplicaFailed,
+        Some(Phase::Ready) if is_newest => return Matter::Ready,
+        // A holder whose new generation fails goes on serving the old one, and says so in the message.
+        _ if slot.message.is_some() && !is_newest => Reason::UpdateFailed,
+        Some(Phase::Ready) => Reason::Updating,
+        Some(Phase::Starting) => Reason::Starting,
+    })
+}
+
+fn message(standing: Standing<'_>, matters: &[(&SlotStatus, Matter)], reason: Reason) -> String {
+    let count = matters.len();
+    let generation = standing.generation;
+    let of_reason: Vec<&SlotStatus> =
+        matters.iter().filter(|(_, matter)| *matter == Matter::Of(reason)).map(|(slot, _)| *slot).collect();
+    let named = |what: &dyn Fn(&SlotStatus) -> String| {
+        let mut named: Vec<String> =
+            of_reason.iter().take(NAMED).map(|slot| format!("replica {}: {}", slot.replica, what(slot))).collect();
+        if let Some(more) = of_reason.len().checked_sub(NAMED).filter(|more| *more > 0) {
+            named.push(format!("and {more} more"));
+        }
+        named.join("; ")
+    };
+    let said = |slot: &SlotStatus| slot.message.clone().unwrap_or_else(|| "no reason was given".into());
+    match reason {
+        Reason::Accepted => format!("generation {generation}"),
+        Reason::RecordCorrupt => {
+            let why = standing.corrupt.unwrap_or_default();
+            format!("generation {generation} stays in force: the newest record does not parse: {why}")
+        }
+        Reason::NothingWanted => "no replica is wanted".into(),
+        Reason::AllPlaced => format!("{count} of {count} replicas have a node"),
+        Reason::AllReady => format!("{count} of {count} replicas answer at generation {generation}"),
+        Reason::AsAsked => "nothing stands in the way".into(),
+        Reason::Claiming => named(&|_| "a node is about to take it".into()),
+        Reason::NoNodeFits => named(&|slot| {
+            let refused: Vec<String> = slot
+                .refused
+                .iter()
+                .take(NAMED)
+                .map(|refusal| format!("{}: {}", refusal.node, refusal.reason))
+                .collect();
+            let more = if slot.refused.len() > NAMED { ", …" } else { "" };
+            refused.join(", ") + more
+        }),
+        Reason::Starting => named(&|slot| match (&slot.node, &slot.message) {
+            (Some(node), Some(message)) => format!("starts on {node}: {message}"),
+            (Some(node), None) => format!("starts on {node}"),
+            (None, _) => "starts".into(),
+        }),
+        Reason::Updating => named(&|slot| {
+            let before = slot.generation.map_or_else(String::new, |before| format!(" {before}"));
+            format!("serves generation{before} until {generation} is ready")
+        }),
+        Reason::UpdateFailed | Reason::ReplicaFailed => named(&said),
+        Reason::Other => String::new(),
+    }
+}
+
+/// When what a reason says began, as far as the records tell.
+fn since(standing: Standing<'_>, matters: &[(&SlotStatus, Matter)], reason: Reason) -> Option<String> {
+    // All are written by `rfc3339`, whose texts have the order of the times.
+    let latest =
+        |time: fn(&SlotStatus) -> &Option<String>| matters.iter().filter_map(|(slot, _)| time(slot).clone()).max();
+    let earliest_of_reason = || {
+        let of_reason = matters.iter().filter(|(_, matter)| *matter == Matter::Of(reason));
+        of_reason.filter_map(|(slot, _)| slot.since.clone()).min()
+    };
+    match reason {
+        Reason::Accepted | Reason::NothingWanted | Reason::Updating => Some(rfc3339(standing.admitted_at)),
+        Reason::AllPlaced => latest(|slot| &slot.claimed_at),
+        Reason::AllReady => latest(|slot| &slot.since),
+        Reason::AsAsked if matters.iter().all(|(_, matter)| *matter == Matter::Ready) => latest(|slot| &slot.since),
+        Reason::Starting | Reason::ReplicaFailed => earliest_of_reason(),
+        Reason::RecordCorrupt
+        | Reason::Claiming
+        | Reason::NoNodeFits
+        | Reason::UpdateFailed
+        | Reason::AsAsked
+        | Reason::Other => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ctl::Refusal, id::NodeId};
+
+    const NEWEST: Generation = Generation(3);
+
+    fn held(replica: u32, phase: Phase, generation: u64, message: Option<&str>) -> SlotStatus {
+        SlotStatus {
+            node: NodeId::new("n1").ok(),
+            phase: Some(phase),
+            generation: Some(Generation(generation)),
+            message: message.map(str::to_owned),
+            claimed_at: Some(rfc3339(1_000)),
+            since: Some(rfc3339(2_000 + u64::from(replica))),
+            ..SlotStatus::vacant(replica)
+        }
+    }
+
+    fn refused(replica: u32) -> SlotStatus {
+        let refusal = Refusal { node: NodeId::new("n1").unwrap(), reason: "zone is us-1".into(), rule: String::new() };
+        SlotStatus { refused: vec![refusal], ..SlotStatus::vacant(replica) }
+    }
+
+    /// The five as `Kind=Reason`, with a `!` before what is not so.
+    fn check(slots: &[SlotStatus], expect: &str) -> Vec<Condition> {
+        let found = conditions(Standing { generation: NEWEST, admitted_at: 500, corrupt: None, slots });
+        let words: Vec<String> = found
+            .iter()
+            .map(|Condition { kind, status, reason, .. }| {
+                format!("{}{}={}", if *status { "" } else { "!" }, kind.as_str(), reason.as_str())
+            })
+            .collect();
+        assert_eq!(words.join(" "), expect, "{slots:?}");
+        found
+    }
+
+    #[test]
+    fn what_is_so_follows_from_the_replicas() {
+        use Phase::{Failed, Ready, Starting};
+        let ready = |replica| held(replica, Ready, 3, None);
+        check(
+            &[ready(0), ready(1)],
+            "Admitted=Accepted Placed=AllPlaced Ready=AllReady !Progressing=AllReady !Degraded=AsAsked",
+        );
+        check(
+            &[],
+            "Admitted=Accepted Placed=NothingWanted Ready=NothingWanted !Progressing=NothingWanted !Degraded=AsAsked",
+        );
+        check(
+            &[ready(0), SlotStatus::vacant(1)],
+            "Admitted=Accepted !Placed=Claiming !Ready=Claiming Progressing=Claiming !Degraded=AsAsked",
+        );
+        check(
+            &[ready(0), refused(1)],
+            "Admitted=Accepted !Placed=NoNodeFits !Ready=NoNodeFits !Progressing=NoNodeFits Degraded=NoNodeFits",
+        );
+        check(
+            &[held(0, Starting, 3, None)],
+            "Admitted=Accepted Placed=AllPlaced !Ready=Starting Progressing=Starting !Degraded=AsAsked",
+        );
+        check(
+            &[ready(0), held(1, Ready, 2, None)],
+            "Admitted=Accepted Placed=AllPlaced !Ready=Updating Progressing=Updating !Degraded=AsAsked",
+        );
+        check(
+            &[ready(0), held(1, Ready, 2, Some("no export"))],
+            "Admitted=Accepted Placed=AllPlaced !Ready=UpdateFailed !Progressing=UpdateFailed Degraded=UpdateFailed",
+        );
+        // One that failed is told before one that is on its way; both are told.
+        check(
+            &[held(0, Starting, 3, None), held(1, Failed, 3, Some("no export"))],
+            "Admitted=Accepted Placed=AllPlaced !Ready=ReplicaFailed Progressing=Starting Degraded=ReplicaFailed",
+        );
+    }
+
+    #[test]
+    fn messages_name_replicas_and_times_come_from_the_records() {
+        use Phase::{Failed, Ready};
+        let since = |found: &[Condition], at: usize| found[at].since.clone();
+        let found = conditions(Standing {
+            generation: NEWEST,
+            admitted_at: 500,
+            corrupt: None,
+            slots: &[held(0, Ready, 3, None), held(1, Ready, 3, None)],
+        });
+        assert_eq!(since(&found, 0), Some(rfc3339(500)));
+        assert_eq!(since(&found, 1), Some(rfc3339(1_000)));
+        assert_eq!(since(&found, 2), Some(rfc3339(2_001)), "since the last one got ready");
+        let failed: Vec<SlotStatus> = (0..5).map(|replica| held(replica, Failed, 3, Some("no\nexport"))).collect();
+        let found = conditions(Standing { generation: NEWEST, admitted_at: 500, corrupt: None, slots: &failed });
+        assert_eq!(found[4].message, "replica 0: no export; replica 1: no export; replica 2: no export; and 2 more");
+        assert_eq!(since(&found, 4), Some(rfc3339(2_000)), "since the first one failed");
+        let found = conditions(Standing {
+            generation: NEWEST,
+            admitted_at: 500,
+            corrupt: Some("no name"),
+            slots: &[refused(7)],
+        });
+        assert_eq!((found[0].status, found[0].reason, since(&found, 0)), (false, Reason::RecordCorrupt, None));
+        assert_eq!(found[0].message, "generation 3 stays in force: the newest record does not parse: no name");
+        assert_eq!(found[1].message, "replica 7: n1: zone is us-1");
+    }
+
+    #[test]
+    fn names_are_those_of_the_wire_and_newer_ones_are_read() {
+        for (slots, _) in [(vec![held(0, Phase::Ready, 3, None)], 0), (vec![refused(0)], 0), (vec![], 0)] {
+            for condition in conditions(Standing { generation: NEWEST, admitted_at: 1, corrupt: None, slots: &slots }) {
+                let json = serde_json::to_value(&condition).unwrap();
+                assert_eq!(
+                    (&json["type"], &json["reason"]),
+                    (&condition.kind.as_str().into(), &condition.reason.as_str().into())
+                );
+                assert_eq!(serde_json::from_value::<Condition>(json).unwrap(), condition);
+            }
+        }
+        let newer = r#"{"type": "Sunny", "status": true, "reason": "NoClouds", "message": "x"}"#;
+        let read: Condition = serde_json::from_str(newer).unwrap();
+        assert_eq!((read.kind, read.reason), (ConditionKind::Other, Reason::Other));
+    }
+}
