@@ -28,7 +28,7 @@ pub struct Access {
     /// To the response's head.
     pub head: Option<Duration>,
     pub workload: Option<WorkloadName>,
-    /// Host and path of the route, as its spec has them.
+    /// What names the route in metrics: host and path as its spec has them, and in braces what else it asks for.
     pub route: Option<std::sync::Arc<str>>,
     /// The node whose instance answered.
     pub node: Option<NodeId>,

@@ -17,12 +17,14 @@ mod script;
 mod sticky;
 mod taint;
 mod volumes;
+mod wording;
 
 pub use cron::{Cron, Zone};
 pub use grants::Grants;
 pub use http::{
     ALLOWED_STATUSES, CorsHeader, CorsOrigin, CorsSpec, ExactPath, HeaderKey, HostPattern, HttpSpec, MethodName,
     PathMatch, PathPrefix, RedirectScheme, RedirectSpec, RetrySpec, RewriteSpec, Route, Share, SplitBy, ValueMatch,
+    is_idempotent,
 };
 pub use optimize::Optimize;
 pub use parse::{SpecError, parse, parse_value, unresolved};

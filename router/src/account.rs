@@ -4,13 +4,14 @@
 use crate::{
     body::Pieces,
     cors::Granted,
+    error::RouteError,
     headers::Client,
     limits::Place,
     metrics::{Metrics, Path, RouteCounts, Up},
     trace,
 };
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, Method, StatusCode, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use lattice::{
     access::{Access, AccessLog},
@@ -128,9 +129,9 @@ impl Account {
         let Some(told) = &mut self.told else { return };
         if let Some(span) = &mut told.span {
             span.set("lattice.workload", route.workload.to_string());
-            span.set("http.route", trace::path_of(&route.label).to_owned());
+            span.set("http.route", route.path().to_owned());
             let method = span.name().split(' ').next().unwrap_or_default();
-            span.rename(format!("{method} {}", trace::path_of(&route.label)));
+            span.rename(format!("{method} {}", route.path()));
         }
         if let Some((_, line)) = &mut told.line {
             line.workload = Some(route.workload.clone());
@@ -164,7 +165,7 @@ impl Account {
     }
 
     /// It begins to wait for an instance to be ready.
-    pub(crate) fn waits(&mut self, now: Duration, tracer: &Tracer, headers: &http::HeaderMap) {
+    pub(crate) fn waits(&mut self, now: Duration, tracer: &Tracer, headers: &HeaderMap) {
         let span = || tracer.within(headers, SpanKind::Internal, "wait");
         self.waiting.get_or_insert_with(|| (now, span()));
     }
@@ -240,6 +241,31 @@ impl Drop for Account {
             log.log(Access { status, error, duration, via, request_bytes: received, response_bytes: sent, ..line });
         }
     }
+}
+
+/// A request was refused of which nothing is known but who sent it: its head could not be read.
+pub(crate) fn note_unheard(books: &Books<'_>, metrics: &Metrics, client: &Client, error: &RouteError) {
+    metrics.count_request(None, error.status(), Path::None, Duration::ZERO);
+    let Some(log) = books.access_log else { return };
+    log.log(Access {
+        unix_ms: books.clock.unix_ms(),
+        client: Some(client.address_of(&HeaderMap::new())),
+        method: Method::from_bytes(b"-").unwrap_or_default(),
+        host: String::new(),
+        path: String::new(),
+        protocol: Version::HTTP_11,
+        status: Some(error.status().as_u16()),
+        request_bytes: 0,
+        response_bytes: 0,
+        duration: Duration::ZERO,
+        head: Some(Duration::ZERO),
+        workload: None,
+        route: None,
+        node: None,
+        via: Path::None.label(),
+        error: Some(error.code()),
+        trace: None,
+    });
 }
 
 /// The client went away.

@@ -4,7 +4,7 @@
 //!
 //! | status | code | meaning |
 //! |---|---|---|
-//! | 400 | `bad-request` | no host, two hosts, a path that is not plain, two ends of the body |
+//! | 400 | `bad-request` | no host, two hosts, a path that is not plain, two ends of the body; hyper's own, for a head that is malformed |
 //! | 400 | `body-broken` | the request's body did not come in full |
 //! | 403 | `cors-denied` | a preflight of an origin that the route's `cors` does not name |
 //! | 404 | `no-route` | no workload has a route for the host and path, or none for such a request |
@@ -12,7 +12,7 @@
 //! | 413 | `body-too-large` | more body than the workload or the node allows |
 //! | 414 | `uri-too-long` | more path and query than the node takes |
 //! | 421 | `misdirected` | the TLS connection was opened for another host |
-//! | 431 | `head-too-large` | more head than a frame carries; hyper answers larger ones itself, without a code |
+//! | 431 | `head-too-large` | more head than the node takes, or a frame carries |
 //! | 501 | `not-implemented` | `CONNECT`, `TRACE`, upgrades but for `h2c`, which is ignored |
 //! | 502 | `component-failed` | the component trapped or ended without a response |
 //! | 502 | `peer-lost` | the node that ran the component went away, or frames were lost |
@@ -73,6 +73,10 @@ impl RouteError {
     /// Stable: the value of `lattice-error`, and a label of metrics.
     pub(crate) fn code(&self) -> &'static str {
         self.describe().1
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        self.describe().0
     }
 
     fn describe(&self) -> (StatusCode, &'static str) {

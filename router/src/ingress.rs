@@ -6,6 +6,7 @@ mod bodies;
 mod framing;
 mod rarely;
 mod socket;
+mod unheard;
 
 use crate::{
     Router, RouterOptions,
@@ -48,6 +49,7 @@ use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
 };
+use unheard::Unheard;
 
 /// Pause after a failed accept. The usual cause is that the process has no file descriptor left.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(50);
@@ -283,9 +285,10 @@ where
     let clock = router.clock().clone();
     let activity = Activity::new(clock.clone(), Patience::new(router.options()), router.metrics().clone());
     let notes = Notes::new();
-    let socket = Socket::new(stream, notes.clone(), clock.clone());
     let builder = builder(router.options(), speaks, &activity);
     let serves = Arc::new((router, client));
+    let unheard = Unheard::new(serves.clone(), activity.clone());
+    let socket = Socket::new(stream, notes.clone(), unheard, clock.clone());
     let watch = activity.clone();
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (serves, open) = (serves.clone(), watch.begin());

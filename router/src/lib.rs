@@ -63,11 +63,11 @@ use lattice::{
     http::{Instances, Request, Response},
     id::{LatticeId, NodeId, WorkloadName},
     report::Reports,
-    store::{Bus, BusError, Clock, Rng},
+    store::{Bus, BusError, Clock, Connection, Rng},
     trace::Tracer,
     view::LatticeView,
 };
-use lattice_route_table::{RouteEntry, RouteTable};
+use lattice_route_table::{Here, RouteEntry, RouteTable};
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -80,6 +80,9 @@ use tokio_util::sync::CancellationToken;
 const ROUND_PAUSE: Duration = Duration::from_millis(200);
 /// After so long another round begins although the table is the same: a node may be back, or NATS.
 const ROUND_AFTER: Duration = Duration::from_secs(1);
+/// How long a request that only other nodes could answer waits for NATS to be back: about what a connection takes that is
+/// made anew. Longer, and each client would wait for an outage that may last.
+const UNREACHABLE_WAIT: Duration = Duration::from_secs(1);
 
 /// What a router is told at its start.
 #[derive(Debug, Clone)]
@@ -222,7 +225,7 @@ impl Router {
         metrics: &mut prometheus_client::registry::Registry,
     ) -> Self {
         let metrics = Metrics::register(metrics);
-        let peers = Peers::default();
+        let peers = Peers::new(metrics.clone());
         let remote = Remote::new(options.lattice.clone(), bus.clone(), clock.clone(), peers.clone(), metrics.clone());
         let router = Self(Arc::new(Inner {
             table: Table::follow(options.node.clone(), view, clock.clone(), metrics.clone()),
@@ -312,6 +315,11 @@ impl Router {
         let duration = inner.clock.now().saturating_sub(started);
         account.answered(&inner.metrics, response.status(), duration);
         response.map(|body| Answer::new(Pieces::new(body), account, place, up))
+    }
+
+    /// hyper refused a request of which it handed over nothing.
+    pub(crate) fn refused_unheard(&self, client: &Client, error: &RouteError) {
+        account::note_unheard(&self.0.books(), &self.0.metrics, client, error);
     }
 
     /// Requests from clients that are not answered in full.
@@ -420,6 +428,8 @@ impl Inner {
         let mut waiting = None;
         // Attempts of which a guest may have seen something. Those of which none did cost time only.
         let mut maybe_ran = 0;
+        // Since when nobody could be asked for want of NATS.
+        let mut unreachable = None;
         // One of them did not merely lose its node: waiting for another would change nothing.
         let mut failed = false;
         // Workloads that share the route and whose endpoints were all asked in vain.
@@ -500,9 +510,16 @@ impl Inner {
                 waiting = Some(self.waiting.take(&route.workload)?);
                 account.waits(round, &self.options.tracer, &request.headers);
             }
-            let give_up = deadline.min(started.saturating_add(self.options.start_wait));
+            let mut give_up = deadline.min(started.saturating_add(self.options.start_wait));
+            let mut pause = ROUND_AFTER;
+            if last == RouteError::Unreachable {
+                give_up = give_up.min(unreachable.get_or_insert(round).saturating_add(UNREACHABLE_WAIT));
+                pause = ROUND_PAUSE;
+            } else {
+                unreachable = None;
+            }
             // A new table may lead elsewhere at once. The same endpoints are asked again, but not in a hot loop.
-            let again = give_up.min(round.saturating_add(ROUND_AFTER));
+            let again = give_up.min(round.saturating_add(pause));
             let changed = changed.get_or_insert_with(|| self.table.watch());
             match until(&*self.clock, again, changed.changed()).await {
                 Ok(Ok(())) => {}
@@ -531,15 +548,13 @@ impl Inner {
                 return Some(node);
             }
         }
-        if is_new && self.instances.has_room(&route.workload) {
+        let has_room = is_new && self.instances.has_room(&route.workload);
+        if has_room && !self.peers.know_of_failures_here() {
             return Some(me);
         }
         let is_here = is_new && self.instances.is_ready(&route.workload);
-        let picked = self.peers.pick(route, tried, self.clock.now(), self.rng.u64());
-        match picked {
-            Some(picked) if picked.has_room || !is_here => Some(picked.node),
-            _ => is_here.then_some(me),
-        }
+        let here = is_here.then_some(Here { node: me, has_room });
+        self.peers.choose(route, tried, self.clock.now(), self.rng.u64(), here)
     }
 
     async fn attempt(
@@ -551,6 +566,10 @@ impl Inner {
         deadline: Duration,
     ) -> Result<Response, Unanswered> {
         let is_here = *endpoint == self.options.node;
+        // Before its body is read, so that nobody is asked for one in vain.
+        if !is_here && self.bus.connection() == Connection::Down {
+            return Err(Unanswered::nothing_ran(RouteError::Unreachable));
+        }
         if !is_here || policy.keeps_body(&request.method) {
             let collected = until(&*self.clock, deadline, request.body.collect_small(SMALL_BODY_BYTES_MAX)).await;
             match collected {
@@ -561,7 +580,11 @@ impl Inner {
         }
         if is_here {
             let request = request.to_request().ok_or_else(bad_target)?;
-            return local::send(&*self.instances, &*self.clock, workload, request, deadline, &self.failures).await;
+            let trial = self.peers.begin_here(workload, || self.clock.now());
+            let answer = local::send(&*self.instances, &*self.clock, workload, request, deadline, &self.failures).await;
+            self.peers.learn_here(workload, || self.clock.now(), &answer);
+            drop(trial);
+            return answer;
         }
         let mut head = RequestHead {
             workload: workload.clone(),

@@ -1,12 +1,17 @@
 //! What the router counts. Labels take values from specs and from closed sets only, never from a request, so that a
 //! client can't make new series. What is counted of each route is in `routes.rs`.
 
+mod ejections;
 mod routes;
 
+pub(crate) use ejections::Where;
 pub(crate) use routes::RouteCounts;
+
+use ejections::Ejections;
 
 use http::StatusCode;
 use lattice::{frame::ResetCode, id::WorkloadName};
+use lattice_route_table::Change;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -58,6 +63,7 @@ struct OutcomeLabels {
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     routes: Routes,
+    ejections: Ejections,
     resets: Family<CodeLabels, Counter>,
     pub(crate) in_flight: Gauge,
     pub(crate) connections: Gauge,
@@ -74,6 +80,7 @@ impl Metrics {
         let registry = registry.sub_registry_with_prefix("lattice_router");
         let metrics = Self {
             routes: Routes::register(registry),
+            ejections: Ejections::register(registry),
             resets: Family::default(),
             in_flight: Gauge::default(),
             connections: Gauge::default(),
@@ -131,6 +138,20 @@ impl Metrics {
     /// Forget the series of all other routes. A request that is answered after its route is gone is counted nowhere.
     pub(crate) fn retain_routes(&self, routes: &BTreeSet<(&WorkloadName, &str)>) {
         self.routes.retain(routes);
+    }
+
+    /// A node is left out, or back. `ejected`: how many are now.
+    pub(crate) fn note_ejection(&self, workload: &WorkloadName, place: Where, change: Change, ejected: usize) {
+        self.ejections.note(workload, place, change, ejected);
+    }
+
+    /// How many are left out, here and elsewhere.
+    pub(crate) fn set_ejected(&self, workload: &WorkloadName, ejected: [usize; 2]) {
+        self.ejections.set(workload, ejected);
+    }
+
+    pub(crate) fn retain_ejections(&self, stays: impl Fn(&WorkloadName) -> bool) {
+        self.ejections.retain(stays);
     }
 
     pub(crate) fn count_handshake(&self, handshake: Handshake) {

@@ -2,7 +2,7 @@
 
 use crate::error::RouteError;
 use http::{Method, StatusCode};
-use lattice::spec::Route;
+use lattice::spec::{Route, is_idempotent};
 use std::{
     sync::{
         Arc,
@@ -108,11 +108,6 @@ impl Unanswered {
         );
         elsewhere_may_help && body_is_intact && (self.nothing_ran || is_idempotent(method))
     }
-}
-
-/// RFC 9110 §9.2.2. `TRACE` is not served.
-fn is_idempotent(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
 }
 
 #[cfg(test)]

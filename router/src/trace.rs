@@ -107,11 +107,6 @@ fn describe_hop(span: &mut OpenSpan, operation: &'static str, head: &RequestHead
     span.set("lattice.workload", head.workload.to_string());
 }
 
-/// The path that a route has in its spec, of what names it: [`lattice_route_table::RouteEntry::label`].
-pub(crate) fn path_of(label: &str) -> &str {
-    label.find('/').and_then(|from| label.get(from..)).unwrap_or(label)
-}
-
 /// What a log says of a request's target: without the query, which may hold secrets.
 pub(crate) fn host_of(uri: &Uri, headers: &HeaderMap) -> String {
     let host = || headers.get(http::header::HOST).map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
@@ -150,12 +145,5 @@ mod tests {
         twice.append(TRACEPARENT, HeaderValue::from_static(good));
         begin(&mut twice, &Zero, &off, SpanKind::Server, "x");
         assert_eq!(twice.get_all(TRACEPARENT).iter().count(), 1);
-    }
-
-    #[test]
-    fn the_path_of_a_route_is_found_in_its_label() {
-        for (label, path) in [("shop.test/api", "/api"), ("*.x.test/", "/"), ("schedule", "schedule")] {
-            assert_eq!(path_of(label), path);
-        }
     }
 }

@@ -10,6 +10,7 @@
 )]
 
 mod calls;
+mod failing;
 mod ingress;
 mod lost;
 mod routes;
@@ -25,7 +26,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -423,6 +424,33 @@ async fn without_nats_what_is_here_is_still_served() {
         patient.faults.down.store(false, Ordering::SeqCst);
     });
     assert_eq!(text(response).await, "there");
+}
+
+#[tokio::test]
+async fn what_runs_elsewhere_is_refused_soon_without_nats_and_no_body_is_asked_for() {
+    let world = World::new();
+    let (a, b) = (world.node("a").await, world.node("b").await);
+    world.ready("there", &["b"]);
+    b.guests.run("there", |_| std::future::ready(ok("there")));
+    table_knows(&a, "there").await;
+    a.faults.down.store(true, Ordering::SeqCst);
+    // One that never ends: it must not be waited for.
+    let (_frames, endless) = written();
+    let began = Instant::now();
+    let (get, put, post) = tokio::join!(
+        a.get("http://there.test/"),
+        a.send(request("PUT", "http://there.test/", full("x"))),
+        a.send(request("POST", "http://there.test/", endless)),
+    );
+    let took = began.elapsed();
+    for response in [get, put, post] {
+        assert_eq!((response.status().as_u16(), header(&response, "lattice-error")), (503, Some("unreachable")));
+        assert_eq!(header(&response, "retry-after"), Some("1"));
+    }
+    assert!((Duration::from_secs(1)..Duration::from_secs(3)).contains(&took), "{took:?}");
+    assert_eq!(b.guests.calls.load(Ordering::SeqCst), 0);
+    a.faults.down.store(false, Ordering::SeqCst);
+    assert_eq!(text(a.send(request("POST", "http://there.test/", full("x"))).await).await, "there");
 }
 
 #[tokio::test]

@@ -45,7 +45,7 @@ async fn what_is_wrong_with_a_spec_is_named_with_the_remedy_and_nothing_is_writt
         (format!("name: {}\n{c}", "b".repeat(64)), invalid, "name", "at most 63"),
         (format!("name: 'bad.*'\n{c}"), invalid, "name", "only a-z"),
         (format!("name: bad\n{c}\nreplica: 2"), invalid, "replica", "unknown field"),
-        (format!("name: bad\n{c}\nreplicas: two"), invalid, "replicas", "invalid type"),
+        (format!("name: bad\n{c}\nreplicas: two"), invalid, "replicas", "is text"),
         (format!("name: bad\n{c}\nreplicas: 10001"), invalid, "replicas", "more than 10000"),
         ("name: bad\ncomponents: []".into(), invalid, "components", "needs a component"),
         (

@@ -9,13 +9,14 @@ mod tests;
 pub use matching::{ExactPath, HeaderKey, MethodName, PathMatch, PathPrefix, ValueMatch};
 pub use policy::{
     ALLOWED_STATUSES, CorsHeader, CorsOrigin, CorsSpec, RedirectScheme, RedirectSpec, RetrySpec, RewriteSpec, Share,
-    SplitBy,
+    SplitBy, is_idempotent,
 };
 
 use super::{SpecError, Sticky, WorkloadSpec, sticky};
 use crate::{
     id::WorkloadName,
     limits::ROUTES_MAX,
+    mesh,
     units::{Bytes, Millis},
 };
 use schemars::JsonSchema;
@@ -45,7 +46,7 @@ pub struct HttpSpec {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Route {
     /// `shop.example.org`, `*.shop.example.org` (one or more labels in front), or `*` (any host). Compared without case,
-    /// port or final dot.
+    /// port or final dot. Not `lattice` or what is below it: no client is answered there.
     pub host: HostPattern,
     /// A path prefix, compared by whole segments: `/api` takes `/api` and `/api/x`, not `/apis`. Or `{exact: /api}`,
     /// which takes nothing else. Compared as it was sent, with case. Default `/`.
@@ -208,6 +209,7 @@ pub(super) fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
             };
             return Err(SpecError::new(field, message).hint("leave one of them out"));
         }
+        check_host(&field, &route.host)?;
         if route.timeout.is_some_and(|timeout| timeout.0 == 0) {
             return Err(SpecError::new(format!("{field}.timeout"), "must be longer than zero"));
         }
@@ -222,6 +224,17 @@ pub(super) fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
         sticky::check(&field, route.sticky.as_ref())?;
     }
     Ok(())
+}
+
+/// No client reaches what is there: nodes answer 400.
+fn check_host(field: &str, host: &HostPattern) -> Result<(), SpecError> {
+    let (HostPattern::Exact(name) | HostPattern::Under(name)) = host else { return Ok(()) };
+    if name != mesh::DOMAIN && !name.strip_suffix(mesh::DOMAIN).is_some_and(|rest| rest.ends_with('.')) {
+        return Ok(());
+    }
+    let message = format!("{host} is for calls of components only: no client is answered there");
+    Err(SpecError::new(format!("{field}.host"), message)
+        .hint("choose another host; components call a workload as http://NAME.lattice/ without a route"))
 }
 
 /// Whether the first of two that clash leaves nothing for the second.

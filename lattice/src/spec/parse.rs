@@ -1,7 +1,7 @@
 //! Text to `WorkloadSpec`: strict, with errors that name the field path and the remedy. A stranger's input arrives
 //! here, so size and depth are bounded before anything is built.
 
-use super::{Reuse, Script, Source, WorkloadSpec, callers, grants, http, parts, placement, schedule, volumes};
+use super::{Reuse, Script, Source, WorkloadSpec, callers, grants, http, parts, placement, schedule, volumes, wording};
 use crate::limits::{
     CONCURRENCY_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, QUEUE_MAX, REPLICAS_MAX,
     SCRIPT_BYTES_MAX, SPEC_BYTES_MAX, SPEC_DEPTH_MAX, WALL_MAX,
@@ -97,20 +97,8 @@ fn read_value(value: &Value) -> Result<WorkloadSpec, SpecError> {
     if !value.is_object() {
         return Err(SpecError::new("", "the document is not a mapping").hint("a spec starts with `name: …`"));
     }
-    let spec: WorkloadSpec = serde_path_to_error::deserialize(value).map_err(|error| {
-        let path = error.path().to_string();
-        let message = error.inner().to_string();
-        let field = match (path.as_str(), unknown_field(&message)) {
-            (".", Some(name)) => name.to_owned(),
-            (".", None) => String::new(),
-            // The path of an unknown field ends with its name already.
-            (path, _) => path.to_owned(),
-        };
-        let hint = message.contains("unknown field").then(|| {
-            "a field that this version does not know is refused rather than ignored; see `lattice schema`".to_owned()
-        });
-        SpecError { field, message, hint }
-    })?;
+    let spec: WorkloadSpec = serde_path_to_error::deserialize(value)
+        .map_err(|error| wording::error(value, &super::json_schema(), error.path(), &error.inner().to_string()))?;
     check(&spec)?;
     let size = serde_json::to_vec(&spec).map_or(usize::MAX, |json| json.len());
     if size > SPEC_BYTES_MAX {
@@ -119,10 +107,6 @@ fn read_value(value: &Value) -> Result<WorkloadSpec, SpecError> {
         return Err(SpecError::new("", message));
     }
     Ok(spec)
-}
-
-fn unknown_field(message: &str) -> Option<&str> {
-    message.strip_prefix("unknown field `")?.split('`').next()
 }
 
 fn depth(value: &Value) -> usize {
@@ -322,8 +306,8 @@ mod tests {
         refuse("name: hello", "", "missing field `components`");
         refuse(&format!("name: Hello\n{c}"), "name", "only a-z");
         refuse(&format!("name: a\n{c}\nreplica: 2"), "replica", "unknown field");
-        refuse(&format!("name: a\n{c}\nreplicas: two"), "replicas", "invalid type");
-        refuse(&format!("name: a\n{c}\nreplicas: -1"), "replicas", "invalid value");
+        refuse(&format!("name: a\n{c}\nreplicas: two"), "replicas", "is text");
+        refuse(&format!("name: a\n{c}\nreplicas: -1"), "replicas", "negative");
         refuse(&format!("name: a\n{c}\nreplicas: 10001"), "replicas", "more than 10000");
         refuse("name: a\ncomponents: []", "components", "needs a component");
         refuse("name: a\ncomponents: [{name: b}]", "components[0]", "missing field `source`");
@@ -340,7 +324,7 @@ mod tests {
             "not a requirement",
         );
         refuse(&format!("name: a\n{c}\nreuse: {{requests: 0}}"), "reuse.requests", "at least 1");
-        refuse(&format!("name: a\n{c}\nreuse: maybe"), "reuse", "expected `on`");
+        refuse(&format!("name: a\n{c}\nreuse: maybe"), "reuse", "write `on`");
         refuse(&format!("name: a\n{c}\nreuse: {{max-instances: 1025}}"), "reuse.max-instances", "more than 1024");
         refuse(&format!("name: a\n{c}\nreuse: {{concurrency: 0}}"), "reuse.concurrency", "between 1 and 256");
         refuse(&format!("name: a\n{c}\nreuse: {{concurrency: 257}}"), "reuse.concurrency", "between 1 and 256");

@@ -317,7 +317,11 @@ mod tests {
             "components[0].lazy",
             "only component",
         );
-        refuse("name: a\ncomponents: [{name: a, source: 'file:a', lazy: maybe}]", "components[0].lazy", "invalid type");
+        refuse(
+            "name: a\ncomponents: [{name: a, source: 'file:a', lazy: maybe}]",
+            "components[0].lazy",
+            "true or false",
+        );
         let with = |component: &str| format!("{API}  - {{name: b, source: 'file:b', {component}}}\n");
         refuse(&with("lazy: true, isolate: true"), "components[1].isolate", "beside `lazy`");
         refuse(&with("idle: 5s"), "components[1].idle", "lazy components only");
@@ -335,7 +339,7 @@ mod tests {
         refuse(&service("restart: {backoff: 1m}"), "services[0].restart.backoff", "backoff-max (30s)");
         refuse(&service("restart: {backoff-max: 2h}"), "services[0].restart.backoff-max", "more than");
         refuse(&service("restart: {give-up-after: 0}"), "services[0].restart.give-up-after", "between 1 and 1000");
-        refuse(&service("restart: never"), "services[0].restart", "invalid type");
+        refuse(&service("restart: never"), "services[0].restart", "is text");
         let many: String = (0..32).map(|i| format!("{{name: s{i}, source: 'file:s'}}, ")).collect();
         refuse(&format!("{API}services: [{many}]"), "services", "32 components and services");
         let link = |to: &str| format!("{}compose: {{links: [{{from: s, import: 'x:y/z', to: {to}}}]}}", service(""));

@@ -2,23 +2,40 @@
 //! and which of them were not there when last asked. It serves picking only; nothing is decided by it that could not be
 //! decided without.
 
-use crate::{body::lock, error::RouteError, retry::Unanswered};
+use crate::{
+    body::lock,
+    error::RouteError,
+    metrics::{Metrics, Where},
+    retry::Unanswered,
+};
 use lattice::{
     id::{NodeId, WorkloadName},
     report::NodeReport,
 };
-use lattice_route_table::{Ask, Balancer, Outcome, Picked, RouteEntry, RouteTable};
+use lattice_route_table::{Ask, Balancer, Change, Here, Outcome, RouteEntry, RouteTable};
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 /// How long a node that was not there is asked last. The table follows within the time in which sessions expire.
 const SUSPECT_FOR: Duration = Duration::from_secs(3);
 
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Peers(Arc<Mutex<State>>);
+#[derive(Debug, Clone)]
+pub(crate) struct Peers(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Workloads whose instances on this node failed last, or are left out. None as a rule, and then a request that is
+    /// answered here takes no lock. Written with the state locked.
+    failing_here: AtomicUsize,
+    metrics: Metrics,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -43,21 +60,33 @@ pub(crate) struct InFlight {
     is_trial: bool,
 }
 
+/// A request under way at an instance here, after those were left out.
+#[derive(Debug)]
+pub(crate) struct Trial {
+    peers: Peers,
+    workload: WorkloadName,
+}
+
 impl Peers {
-    /// The node that is best asked next.
-    pub(crate) fn pick<'a>(
+    pub(crate) fn new(metrics: Metrics) -> Self {
+        Self(Arc::new(Shared { state: Mutex::default(), failing_here: AtomicUsize::new(0), metrics }))
+    }
+
+    /// The node that is best asked next, this one among them.
+    pub(crate) fn choose<'a>(
         &self,
         route: &'a RouteEntry,
         tried: &[NodeId],
         now: Duration,
         random: u64,
-    ) -> Option<Picked<'a>> {
-        let mut state = lock(&self.0);
+        here: Option<Here<'a>>,
+    ) -> Option<&'a NodeId> {
+        let mut state = lock(&self.0.state);
         let suspects = state.suspects(now);
         let ask = Ask { now, random, tried, suspects: &suspects };
         match state.workloads.get_mut(&route.workload) {
-            Some(balancer) => balancer.pick(route, ask),
-            None => state.workloads.entry(route.workload.clone()).or_default().pick(route, ask),
+            Some(balancer) => balancer.choose(route, ask, here),
+            None => state.workloads.entry(route.workload.clone()).or_default().choose(route, ask, here),
         }
     }
 
@@ -70,19 +99,71 @@ impl Peers {
         key: u64,
         me: Option<(&'a NodeId, u32)>,
     ) -> Option<&'a NodeId> {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.0.state);
         let suspects = state.suspects(now);
         let ask = Ask { now, random: 0, tried, suspects: &suspects };
         state.workloads.entry(route.workload.clone()).or_default().pick_bound(route, ask, key, me)
     }
 
+    /// Whether instances of some workload failed here lately. While none did, nothing speaks against those of this node.
+    pub(crate) fn know_of_failures_here(&self) -> bool {
+        self.0.failing_here.load(Relaxed) > 0
+    }
+
+    /// A request is given to an instance here. Something where it tries them after they were left out.
+    pub(crate) fn begin_here(&self, workload: &WorkloadName, now: impl FnOnce() -> Duration) -> Option<Trial> {
+        if !self.know_of_failures_here() {
+            return None;
+        }
+        let is_trial = lock(&self.0.state).workloads.get_mut(workload)?.begin_here(now());
+        is_trial.then(|| Trial { peers: self.clone(), workload: workload.clone() })
+    }
+
+    /// What came of a request to an instance here until the head of the response.
+    pub(crate) fn learn_here<T>(
+        &self,
+        workload: &WorkloadName,
+        now: impl FnOnce() -> Duration,
+        answer: &Result<T, Unanswered>,
+    ) {
+        let is_answered = match answer {
+            Ok(_) if !self.know_of_failures_here() => return,
+            Ok(_) => true,
+            Err(Unanswered { error: RouteError::Failed | RouteError::Timeout, .. }) => false,
+            Err(_) => return,
+        };
+        let mut state = lock(&self.0.state);
+        if is_answered && !state.workloads.contains_key(workload) {
+            return;
+        }
+        let balancer = state.workloads.entry(workload.clone()).or_default();
+        let was_well = balancer.is_well_here();
+        let change = balancer.learn_here(now(), is_answered);
+        let failing = &self.0.failing_here;
+        match (was_well, balancer.is_well_here()) {
+            (true, false) => failing.store(failing.load(Relaxed) + 1, Relaxed),
+            (false, true) => failing.store(failing.load(Relaxed).saturating_sub(1), Relaxed),
+            _ => {}
+        }
+        let ejected = usize::from(balancer.is_ejected_here());
+        if let Some(change) = change {
+            self.0.metrics.note_ejection(workload, Where::Here, change, ejected);
+            match change {
+                Change::Ejected => {
+                    tracing::warn!(%workload, "instances of this node only fail: others are asked first")
+                }
+                Change::Returned => tracing::info!(%workload, "instances of this node answer again"),
+            }
+        }
+    }
+
     pub(crate) fn begin(&self, workload: &WorkloadName, node: &NodeId, now: Duration) -> InFlight {
-        let is_trial = lock(&self.0).workloads.entry(workload.clone()).or_default().begin(node, now);
+        let is_trial = lock(&self.0.state).workloads.entry(workload.clone()).or_default().begin(node, now);
         InFlight { peers: self.clone(), workload: workload.clone(), node: node.clone(), began: now, is_trial }
     }
 
     pub(crate) fn suspect(&self, node: &NodeId, now: Duration) {
-        let suspects = &mut lock(&self.0).suspects;
+        let suspects = &mut lock(&self.0.state).suspects;
         // Nodes that came and went are forgotten here, so that the map is bounded by the lattice's size.
         suspects.retain(|_, until| *until > now);
         suspects.insert(node.clone(), now.saturating_add(SUSPECT_FOR));
@@ -90,7 +171,7 @@ impl Peers {
 
     /// Whoever answers is there.
     pub(crate) fn answered(&self, node: &NodeId) {
-        let suspects = &mut lock(&self.0).suspects;
+        let suspects = &mut lock(&self.0.state).suspects;
         if !suspects.is_empty() {
             suspects.remove(node);
         }
@@ -102,7 +183,7 @@ impl Peers {
         for (slot, report) in &report.host.slots {
             *busy.entry(&slot.workload).or_default() += report.in_flight.saturating_add(report.waiting);
         }
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.0.state);
         for (workload, busy) in busy {
             // One that nobody here asks for is of no interest.
             if let Some(balancer) = state.workloads.get_mut(workload) {
@@ -113,10 +194,19 @@ impl Peers {
 
     /// Forget what no route leads to any more.
     pub(crate) fn retain(&self, table: &RouteTable) {
-        lock(&self.0).workloads.retain(|workload, balancer| {
-            balancer.retain(table.workload(workload).map_or(&[], |entry| &entry.endpoints));
+        let mut state = lock(&self.0.state);
+        let mut failing_here = 0;
+        state.workloads.retain(|workload, balancer| {
+            let (endpoints, is_here) =
+                table.workload(workload).map_or((&[][..], false), |entry| (&*entry.endpoints, entry.local_slots > 0));
+            balancer.retain(endpoints, is_here);
+            failing_here += usize::from(!balancer.is_well_here());
+            let ejected = [usize::from(balancer.is_ejected_here()), balancer.ejected()];
+            self.0.metrics.set_ejected(workload, ejected);
             !balancer.is_empty()
         });
+        self.0.failing_here.store(failing_here, Relaxed);
+        self.0.metrics.retain_ejections(|workload| table.workload(workload).is_some());
     }
 }
 
@@ -133,16 +223,31 @@ impl InFlight {
             // Not there, which is what suspicion is for; or not its doing.
             Err(_) => return,
         };
-        if let Some(balancer) = lock(&self.peers.0).workloads.get_mut(&self.workload) {
-            balancer.learn(&self.node, now, outcome);
+        let shared = &*self.peers.0;
+        let mut state = lock(&shared.state);
+        let Some(balancer) = state.workloads.get_mut(&self.workload) else { return };
+        let Some(change) = balancer.learn(&self.node, now, outcome) else { return };
+        shared.metrics.note_ejection(&self.workload, Where::Elsewhere, change, balancer.ejected());
+        let Self { node, workload, .. } = self;
+        match change {
+            Change::Ejected => tracing::warn!(%node, %workload, "a node is left out: its answers only fail"),
+            Change::Returned => tracing::info!(%node, %workload, "a node that was left out answers again"),
         }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if let Some(balancer) = lock(&self.peers.0).workloads.get_mut(&self.workload) {
+        if let Some(balancer) = lock(&self.peers.0.state).workloads.get_mut(&self.workload) {
             balancer.end(&self.node, self.is_trial);
+        }
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        if let Some(balancer) = lock(&self.peers.0.state).workloads.get_mut(&self.workload) {
+            balancer.end_here();
         }
     }
 }
@@ -153,9 +258,9 @@ mod tests {
 
     #[test]
     fn suspicion_passes_and_counts_return_to_nothing() {
-        let peers = Peers::default();
+        let peers = Peers::new(Metrics::register(&mut prometheus_client::registry::Registry::default()));
         let (node, workload) = (NodeId::new("n1").unwrap(), WorkloadName::new("w").unwrap());
-        let suspects = |now| lock(&peers.0).suspects.values().filter(|until| **until > now).count();
+        let suspects = |now| lock(&peers.0.state).suspects.values().filter(|until| **until > now).count();
         let first = peers.begin(&workload, &node, Duration::ZERO);
         let second = peers.begin(&workload, &node, Duration::ZERO);
         peers.suspect(&node, Duration::ZERO);
@@ -163,9 +268,9 @@ mod tests {
         peers.answered(&node);
         assert_eq!(suspects(Duration::ZERO), 0);
         peers.retain(&RouteTable::default());
-        assert_eq!(lock(&peers.0).workloads.len(), 1, "two are under way");
+        assert_eq!(lock(&peers.0.state).workloads.len(), 1, "two are under way");
         drop((first, second));
         peers.retain(&RouteTable::default());
-        assert!(lock(&peers.0).workloads.is_empty());
+        assert!(lock(&peers.0.state).workloads.is_empty());
     }
 }

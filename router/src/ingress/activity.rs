@@ -7,7 +7,10 @@
 use crate::{RouterOptions, body::lock, metrics::Metrics};
 use lattice::store::Clock;
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     task::Waker,
     time::Duration,
 };
@@ -68,14 +71,15 @@ struct Inner {
     first: Notify,
     /// Something lapses before the next look.
     sooner: Notify,
+    /// Requests so far, and those that ended. Written with the state locked.
+    begun: AtomicU64,
+    ended: AtomicU64,
 }
 
 struct State {
     /// Requests that are not answered in full. One with HTTP/1, else few: bounded by what hyper takes of one connection
     /// at a time.
     open: Vec<Exchange>,
-    /// Requests so far.
-    begun: u64,
     /// When the last of them ended, or the connection began.
     idle_since: Duration,
     next_look: Duration,
@@ -124,21 +128,27 @@ impl Gives {
 impl Activity {
     pub(crate) fn new(clock: Arc<dyn Clock>, patience: Patience, metrics: Metrics) -> Self {
         let now = clock.now();
-        let state = State { open: Vec::with_capacity(1), begun: 0, idle_since: now, next_look: Duration::MAX };
+        let state = State { open: Vec::with_capacity(1), idle_since: now, next_look: Duration::MAX };
         let (first, sooner) = (Notify::new(), Notify::new());
-        Self(Arc::new(Inner { clock, patience, metrics, state: Mutex::new(state), first, sooner }))
+        let (begun, ended) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self(Arc::new(Inner { clock, patience, metrics, state: Mutex::new(state), first, sooner, begun, ended }))
     }
 
     /// A request came. It is for the router to go on.
     pub(crate) fn begin(&self) -> Open {
         let mut state = lock(&self.0.state);
-        let number = state.begun;
-        state.begun += 1;
+        let number = self.0.begun.load(Relaxed);
+        self.0.begun.store(number + 1, Relaxed);
         state.open.push(Exchange { number, takes: None, gives: Gives::default(), task: None });
         if number == 0 {
             self.0.first.notify_one();
         }
         Open { activity: self.clone(), number }
+    }
+
+    /// Requests so far, and those of them that hyper needs nothing more for.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.0.begun.load(Relaxed), self.0.ended.load(Relaxed))
     }
 
     /// The request that began last runs in a task, which can be ended alone.
@@ -273,9 +283,10 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let Inner { clock, state, .. } = &*self.activity.0;
+        let Inner { clock, state, ended, .. } = &*self.activity.0;
         let mut state = lock(state);
         state.open.retain(|exchange| exchange.number != self.number);
+        ended.store(ended.load(Relaxed) + 1, Relaxed);
         state.idle_since = clock.now();
     }
 }

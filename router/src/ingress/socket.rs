@@ -1,7 +1,7 @@
-//! A client's socket as hyper reads it: what is read is shown to [`Framing`], and a socket that is closed while its client
-//! still sends is read on for a moment.
+//! A client's socket as hyper sees it: what is read is shown to [`Framing`], hyper's own answers go by [`Unheard`], and a
+//! socket that is closed while its client still sends is read on for a moment.
 
-use super::framing::Framing;
+use super::{framing::Framing, unheard::Unheard};
 use lattice::{Fut, store::Clock};
 use std::{
     io::{self, IoSlice},
@@ -56,14 +56,44 @@ pub(crate) struct Socket<S> {
     stream: S,
     framing: Framing,
     notes: Arc<Notes>,
+    unheard: Unheard,
+    /// Of an answer that is sent in place of hyper's own: what is left of it.
+    renamed: Vec<u8>,
     clock: Arc<dyn Clock>,
     /// The end of the time for which it is read on, once it is closed.
     lingers: Option<Fut<'static, ()>>,
 }
 
 impl<S> Socket<S> {
-    pub(crate) fn new(stream: S, notes: Arc<Notes>, clock: Arc<dyn Clock>) -> Self {
-        Self { stream, framing: Framing::new(), notes, clock, lingers: None }
+    pub(crate) fn new(stream: S, notes: Arc<Notes>, unheard: Unheard, clock: Arc<dyn Clock>) -> Self {
+        Self { stream, framing: Framing::new(), notes, unheard, renamed: Vec::new(), clock, lingers: None }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Socket<S> {
+    /// Send what is left of an answer that is not hyper's any more.
+    fn poll_renamed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.renamed.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.renamed))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.renamed.drain(..written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether this is an answer of hyper's own, which is taken as a whole then: what does not go out now does with the
+    /// next flush.
+    fn takes(&mut self, cx: &mut Context<'_>, answer: &[u8]) -> io::Result<bool> {
+        let Some(renamed) = self.unheard.rename(answer) else { return Ok(false) };
+        self.renamed = renamed;
+        // More of what it refuses may be on its way.
+        self.notes.set_unread();
+        if let Poll::Ready(sent) = self.poll_renamed(cx) {
+            sent?;
+        }
+        Ok(true)
     }
 }
 
@@ -91,7 +121,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let this = &mut *self;
+        ready!(this.poll_renamed(cx))?;
+        if this.takes(cx, buf)? {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        Pin::new(&mut this.stream).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -99,7 +134,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let this = &mut *self;
+        ready!(this.poll_renamed(cx))?;
+        if let Some(first) = bufs.first()
+            && this.takes(cx, first)?
+        {
+            return Poll::Ready(Ok(first.len()));
+        }
+        Pin::new(&mut this.stream).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -107,12 +149,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let this = &mut *self;
+        ready!(this.poll_renamed(cx))?;
+        ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
+        this.unheard.flushed();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.lingers.is_none() {
+            ready!(this.poll_renamed(cx))?;
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
             if !this.is_unread() {
                 return Poll::Ready(Ok(()));

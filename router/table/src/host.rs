@@ -10,8 +10,7 @@ const HOST_BYTES_MAX: usize = 253;
 pub fn normalize_host(text: &str) -> Option<Cow<'_, str>> {
     let end = if text.starts_with('[') { text.find(']')? + 1 } else { text.find(':').unwrap_or(text.len()) };
     let (host, rest) = text.split_at_checked(end)?;
-    // RFC 3986 §3.2.3: the port may be empty.
-    let port_is_good = rest.is_empty() || rest.strip_prefix(':')?.bytes().all(|byte| byte.is_ascii_digit());
+    let port_is_good = rest.is_empty() || is_port(rest.strip_prefix(':')?);
     let is_good = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         Some(address) => address.parse::<core::net::Ipv6Addr>().is_ok(),
         None => is_name(host.strip_suffix('.').unwrap_or(host)),
@@ -24,6 +23,11 @@ pub fn normalize_host(text: &str) -> Option<Cow<'_, str>> {
         return Some(Cow::Owned(host.to_ascii_lowercase()));
     }
     Some(Cow::Borrowed(host))
+}
+
+/// RFC 3986 §3.2.3: it may be empty.
+fn is_port(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit()) && (text.is_empty() || text.parse::<u16>().is_ok())
 }
 
 /// Names and IPv4 addresses. As lenient as a name can be without being ambiguous: no empty labels, no odd characters.
@@ -54,6 +58,11 @@ mod tests {
             ("h..test", None),
             ("h.test..", None),
             ("h.test:8a", None),
+            ("h.test:65535", Some("h.test")),
+            ("h.test:0080", Some("h.test")),
+            ("h.test:65536", None),
+            ("h.test:99999", None),
+            ("[::1]:99999", None),
             ("h test", None),
             ("h/test", None),
             ("ä.test", None),

@@ -2,7 +2,7 @@
 //! a request takes no lock. What is done to a request on its way is not decided here.
 //!
 //! Start at [`RouteTable::build`] and [`RouteTable::find`]; [`RouteEntry::share`] chooses among workloads that share a
-//! route, [`Balancer::pick`] a node.
+//! route, [`Balancer::choose`] a node.
 
 mod conditions;
 mod ewma;
@@ -18,7 +18,7 @@ mod zone;
 
 pub use conditions::Asked;
 pub use host::normalize_host;
-pub use pick::{Ask, Balancer, Outcome, Picked};
+pub use pick::{Ask, Balancer, Change, Here, Outcome};
 pub use split::Share;
 pub use sticky::hash;
 
@@ -51,12 +51,16 @@ pub struct RouteTable {
 /// The label of what leads to a workload without a route.
 pub const NO_ROUTE: &str = "direct";
 
+/// Longest label of a route with conditions, in bytes.
+const LABEL_BYTES_MAX: usize = 200;
+
 /// One route, and where it leads.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RouteEntry {
     pub workload: WorkloadName,
-    /// What names the route in metrics, traces and logs: host and path as its spec has them, such as `*.example.org/api`;
-    /// [`NO_ROUTE`] for what leads to the workload without one.
+    /// What names the route in metrics and logs, and no other route of the workload: host and path as its spec has them,
+    /// such as `*.example.org/api`, and in braces what else a request must be like; [`NO_ROUTE`] for what leads to the
+    /// workload without one.
     pub label: Arc<str>,
     /// Longest time until the head of the response, where the route sets one; else `wall` holds.
     pub timeout: Option<Duration>,
@@ -125,8 +129,8 @@ impl RouteTable {
         for Versioned { record, .. } in specs {
             let spec = &record.spec;
             let entry = Arc::new(RouteEntry::of_workload(view, record, me));
-            for route in &spec.http.routes {
-                let entry = entry.with_route(view, me, route);
+            for (number, route) in spec.http.routes.iter().enumerate() {
+                let entry = entry.with_route(view, me, route, number);
                 if let Err(holder) = table.paths_of(&route.host).insert(route, entry)
                     && holder != spec.name
                 {
@@ -208,11 +212,11 @@ impl RouteEntry {
     }
 
     /// The same by one of its routes.
-    fn with_route(&self, view: &LatticeView, me: &NodeId, route: &Route) -> Arc<Self> {
+    fn with_route(&self, view: &LatticeView, me: &NodeId, route: &Route, number: usize) -> Arc<Self> {
         let is_plain = route.is_plain();
         let limit = route.body_limit.map_or(u64::MAX, |limit| limit.0);
         let entry = Self {
-            label: format!("{}{}", route.host, route.path.as_str()).into(),
+            label: label(route, number),
             timeout: route.timeout.map(Duration::from),
             body_limit: self.body_limit.min(limit),
             rule: (!is_plain).then(|| Arc::new(route.clone())),
@@ -220,6 +224,15 @@ impl RouteEntry {
         };
         let shares = split::shares(view, me, route, &entry);
         Arc::new(Self { shares, ..entry })
+    }
+
+    /// The path as its spec has it.
+    pub fn path(&self) -> &str {
+        match &self.rule {
+            Some(route) => route.path.as_str(),
+            // Then the label is host and path.
+            None => self.label.find('/').and_then(|from| self.label.get(from..)).unwrap_or(&self.label),
+        }
     }
 
     pub fn state(&self) -> RouteState {
@@ -235,6 +248,16 @@ impl RouteEntry {
     pub fn time_limit(&self) -> Duration {
         self.timeout.unwrap_or(self.wall)
     }
+}
+
+/// Unlike those of all other routes of the spec. `number`: its place in there, which stands for conditions that are too long
+/// for a label.
+fn label(route: &Route, number: usize) -> Arc<str> {
+    let full = route.to_string();
+    if full.len() <= LABEL_BYTES_MAX || !route.has_conditions() {
+        return full.into();
+    }
+    format!("{}{}{{routes[{number}]}}", route.host, route.path.as_str()).into()
 }
 
 /// Requests at a time in one replica, as far as the spec says.

@@ -23,6 +23,8 @@ pub(crate) enum Standing {
 pub(crate) struct Outlier {
     /// In a row.
     failures: u32,
+    /// When it last failed.
+    failed_at: Duration,
     /// Times that it was left out, less those that are forgotten.
     ejections: u32,
     /// Left out until then; past it, until a trial succeeds.
@@ -45,6 +47,21 @@ impl Outlier {
         self.out_until.is_some()
     }
 
+    /// It is left out, or would be if enough others were left. Where it is not, it is thought of like the others again
+    /// after as long.
+    pub(crate) fn is_failing(&self, now: Duration) -> bool {
+        match self.standing(now) {
+            Standing::Out => true,
+            Standing::OnTrial => false,
+            Standing::Good => self.failures >= FAILURES_MAX && now.saturating_sub(self.failed_at) < OUT,
+        }
+    }
+
+    /// Nothing speaks against it: an answer would change nothing.
+    pub(crate) fn is_well(&self) -> bool {
+        self.out_until.is_none() && self.failures == 0
+    }
+
     /// A request is sent there. True if it is the trial.
     pub(crate) fn begin(&mut self, now: Duration) -> bool {
         let is_trial = self.standing(now) == Standing::OnTrial;
@@ -63,6 +80,7 @@ impl Outlier {
     /// `may_eject`: enough others are left.
     pub(crate) fn fail(&mut self, now: Duration, may_eject: bool) {
         self.failures = self.failures.saturating_add(1);
+        self.failed_at = now;
         let failed_trial = std::mem::take(&mut self.trial);
         let is_due = self.out_until.is_none() && self.failures >= FAILURES_MAX && may_eject;
         if !is_due && !failed_trial {
@@ -104,6 +122,7 @@ mod tests {
         assert_eq!(outlier.standing(seconds(0)), Standing::Good);
         outlier.fail(seconds(0), false);
         assert_eq!(outlier.standing(seconds(0)), Standing::Good, "too few others are left");
+        assert!(outlier.is_failing(seconds(4)) && !outlier.is_failing(seconds(5)));
         outlier.fail(seconds(0), true);
         assert_eq!(outlier.standing(seconds(4)), Standing::Out);
         outlier.succeed(seconds(1));

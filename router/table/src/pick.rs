@@ -1,7 +1,7 @@
-//! Which node gets a request that this node can't answer itself, or should not. Pure: what is known of the nodes is told
-//! to it, time and chance are arguments.
+//! Which node gets a request: this one, or one of the others. Pure: what is known of the nodes is told to it, time and
+//! chance are arguments. Start at [`Balancer::choose`].
 //!
-//! Of two nodes, drawn by chance in proportion to their replicas, the one that costs less gets the request: the recent
+//! Of two other nodes, drawn by chance in proportion to their replicas, the one that costs less gets the request: the recent
 //! latency of its answers, times what it has to do for each replica ("power of two choices" over "peak EWMA", as Finagle
 //! and Linkerd balance). Two are enough to keep away from a bad node, and few enough that not all routers run to the same
 //! good one.
@@ -27,6 +27,8 @@ const FULL_FOR: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Default)]
 pub struct Balancer {
     nodes: BTreeMap<NodeId, Known>,
+    /// Of the instances of this node.
+    here: Outlier,
     /// Nodes that served the workload when one was last picked.
     endpoints: usize,
 }
@@ -54,12 +56,29 @@ pub struct Ask<'a> {
     pub suspects: &'a [NodeId],
 }
 
-/// The answer to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Picked<'a> {
+/// This node, where it has instances of the workload.
+#[derive(Debug, Clone, Copy)]
+pub struct Here<'a> {
     pub node: &'a NodeId,
-    /// It is well, and can begin with the request at once, as far as is known.
+    /// One of them can begin with the request at once.
     pub has_room: bool,
+}
+
+/// Another node to ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Picked<'a> {
+    pub(crate) node: &'a NodeId,
+    /// It is there, and its last answers were not only failures.
+    is_well: bool,
+    /// It is not left out, and can begin with the request at once, as far as is known.
+    pub(crate) has_room: bool,
+}
+
+/// A node is left out of those that serve the workload from now on, or is among them again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    Ejected,
+    Returned,
 }
 
 /// What became of a request, as far as it says something of the node.
@@ -74,26 +93,40 @@ pub enum Outcome {
 }
 
 impl Balancer {
-    pub fn pick<'a>(&mut self, route: &'a RouteEntry, ask: Ask<'_>) -> Option<Picked<'a>> {
+    /// Here while there is room, else another node that has some, else here in line, else anybody. Where the instances here
+    /// only fail, others come first for a while, as long as there is one that does not.
+    pub fn choose<'a>(&mut self, route: &'a RouteEntry, ask: Ask<'_>, here: Option<Here<'a>>) -> Option<&'a NodeId> {
+        let is_out = self.here.standing(ask.now) == Standing::Out;
+        if let Some(here) = here.filter(|here| here.has_room && !is_out) {
+            return Some(here.node);
+        }
+        let Some(picked) = self.pick(route, ask) else { return here.map(|here| here.node) };
+        let Some(here) = here else { return Some(picked.node) };
+        let goes = picked.has_room || (is_out && picked.is_well);
+        Some(if goes { picked.node } else { here.node })
+    }
+
+    pub(crate) fn pick<'a>(&mut self, route: &'a RouteEntry, ask: Ask<'_>) -> Option<Picked<'a>> {
         self.endpoints = route.endpoints.len();
         let is_new = |endpoint: &Endpoint| !ask.tried.contains(&endpoint.node);
         let is_there = |endpoint: &Endpoint| !endpoint.suspect && !ask.suspects.contains(&endpoint.node);
         // More may have been ejected than half of those that are left now.
-        let ejected = self.nodes.values().filter(|known| known.outlier.is_ejected()).count();
-        let heed_ejections = 2 * ejected <= self.endpoints;
+        let heed_ejections = 2 * self.ejected() <= self.endpoints;
         let is_well = |endpoint: &Endpoint| {
             let known = self.nodes.get(&endpoint.node);
             !heed_ejections || known.is_none_or(|known| known.outlier.standing(ask.now) != Standing::Out)
         };
         let good = |endpoint: &Endpoint| is_new(endpoint) && is_there(endpoint) && is_well(endpoint);
         if let Some(endpoint) = self.pick_good(route, &ask, good) {
-            return Some(Picked { node: &endpoint.node, has_room: self.has_room(route, endpoint, ask.now) });
+            let is_well = !self.is_failing(endpoint, ask.now);
+            let has_room = self.has_room(route, endpoint, ask.now);
+            return Some(Picked { node: &endpoint.node, is_well, has_room });
         }
         // Anybody is better than nobody.
         let endpoint = self
             .better_of_two(route, &ask, |endpoint| is_new(endpoint) && !endpoint.suspect)
             .or_else(|| self.better_of_two(route, &ask, is_new))?;
-        Some(Picked { node: &endpoint.node, has_room: false })
+        Some(Picked { node: &endpoint.node, is_well: false, has_room: false })
     }
 
     /// The node that a client is bound to, of those that are well; `me` is this one with its replicas, if it is among them.
@@ -112,6 +145,7 @@ impl Balancer {
             is_there && !is_out && !ask.tried.contains(&endpoint.node)
         };
         let others = route.endpoints.iter().filter(is_good).map(|endpoint| (&endpoint.node, endpoint.slots));
+        let me = me.filter(|_| self.here.standing(ask.now) != Standing::Out);
         sticky::highest(key, others.chain(me))
     }
 
@@ -149,7 +183,17 @@ impl Balancer {
         Some(if self.is_cheaper(second, first, ask.now) { second } else { first })
     }
 
+    fn is_failing(&self, endpoint: &Endpoint, now: Duration) -> bool {
+        self.nodes.get(&endpoint.node).is_some_and(|known| known.outlier.is_failing(now))
+    }
+
     fn is_cheaper(&self, one: &Endpoint, other: &Endpoint, now: Duration) -> bool {
+        // One that only fails may be fast at it.
+        match (self.is_failing(one, now), self.is_failing(other, now)) {
+            (true, false) => return false,
+            (false, true) => return true,
+            _ => {}
+        }
         let latency = |endpoint: &Endpoint| self.nodes.get(&endpoint.node).and_then(|known| known.latency.read(now));
         // One that is not known yet is thought of like the other: neither shunned nor run to.
         let (mine, yours) = match (latency(one), latency(other)) {
@@ -185,10 +229,10 @@ impl Balancer {
         known.outlier.begin(now)
     }
 
-    pub fn learn(&mut self, node: &NodeId, now: Duration, outcome: Outcome) {
-        let ejected = self.nodes.values().filter(|known| known.outlier.is_ejected()).count();
-        let may_eject = 2 * (ejected + 1) <= self.endpoints;
-        let Some(known) = self.nodes.get_mut(node) else { return };
+    pub fn learn(&mut self, node: &NodeId, now: Duration, outcome: Outcome) -> Option<Change> {
+        let may_eject = 2 * (self.ejected() + 1) <= self.endpoints;
+        let known = self.nodes.get_mut(node)?;
+        let was_out = known.outlier.is_ejected();
         match outcome {
             Outcome::Answered(took) => {
                 known.latency.observe(now, took);
@@ -202,6 +246,44 @@ impl Balancer {
             }
             Outcome::Full => known.full_until = now.saturating_add(FULL_FOR),
         }
+        change(was_out, known.outlier.is_ejected())
+    }
+
+    /// A request is sent to an instance here. True if it tries them after they were left out; then [`Balancer::end_here`]
+    /// is to follow.
+    pub fn begin_here(&mut self, now: Duration) -> bool {
+        self.here.begin(now)
+    }
+
+    /// What became of a request that an instance here got. Others are asked in their place only where there are others, so
+    /// that nothing depends on how many are left.
+    pub fn learn_here(&mut self, now: Duration, is_answered: bool) -> Option<Change> {
+        let was_out = self.here.is_ejected();
+        match is_answered {
+            true => self.here.succeed(now),
+            false => self.here.fail(now, true),
+        }
+        change(was_out, self.here.is_ejected())
+    }
+
+    /// The request that tried the instances here is over.
+    pub fn end_here(&mut self) {
+        self.here.end_trial();
+    }
+
+    /// Whether the last request to an instance here was answered, as far as is known.
+    pub fn is_well_here(&self) -> bool {
+        self.here.is_well()
+    }
+
+    /// Other nodes that are left out.
+    pub fn ejected(&self) -> usize {
+        self.nodes.values().filter(|known| known.outlier.is_ejected()).count()
+    }
+
+    /// Whether the instances of this node are.
+    pub fn is_ejected_here(&self) -> bool {
+        self.here.is_ejected()
     }
 
     /// Nothing of the request is under way there any more.
@@ -221,14 +303,25 @@ impl Balancer {
 
     /// Nothing is known of any node.
     pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
+        self.nodes.is_empty() && self.here == Outlier::default()
     }
 
     /// Forget the nodes that serve the workload no more.
-    pub fn retain(&mut self, endpoints: &[Endpoint]) {
+    pub fn retain(&mut self, endpoints: &[Endpoint], is_here: bool) {
         // Sorted by node.
         let serves = |node: &NodeId| endpoints.binary_search_by(|endpoint| endpoint.node.cmp(node)).is_ok();
         self.nodes.retain(|node, known| known.in_flight > 0 || serves(node));
+        if !is_here {
+            self.here = Outlier::default();
+        }
+    }
+}
+
+fn change(was_out: bool, is_out: bool) -> Option<Change> {
+    match (was_out, is_out) {
+        (false, true) => Some(Change::Ejected),
+        (true, false) => Some(Change::Returned),
+        _ => None,
     }
 }
 

@@ -352,6 +352,41 @@ fn routes_of_a_workload_share_its_endpoints() {
     let (one, other) = (find(&table, "h.test", "/").unwrap(), find(&table, "x.test", "/b").unwrap());
     assert!(Arc::ptr_eq(&one.endpoints, &other.endpoints));
     assert_eq!((&*one.label, &*other.label), ("h.test/", "*/b"));
+    assert_eq!((one.path(), other.path(), table.workload(&name("a")).unwrap().path()), ("/", "/b", NO_ROUTE));
+}
+
+#[test]
+fn no_two_routes_of_a_workload_have_one_label() {
+    let long = "x".repeat(crate::LABEL_BYTES_MAX);
+    let written = [
+        "{host: h.test}".to_owned(),
+        "{host: h.test, path: {exact: /}}".to_owned(),
+        "{host: h.test, headers: {x-tenant: a}}".to_owned(),
+        "{host: h.test, headers: {x-tenant: b}}".to_owned(),
+        "{host: h.test, methods: [GET], path: '/a{b}'}".to_owned(),
+        format!("{{host: h.test, headers: {{x-tenant: {long}}}}}"),
+        format!("{{host: h.test, headers: {{x-tenant: {long}y}}}}"),
+    ];
+    let mut view = LatticeView::default();
+    put_routes(&mut view, "a", 1, routes(&written.join(", ")));
+    let table = RouteTable::build(&view, &id("me"));
+    let labels: Vec<&str> = table.routes().into_iter().map(|(_, label)| label).collect();
+    assert_eq!(
+        labels,
+        [
+            NO_ROUTE,
+            "h.test/",
+            "h.test/a{b}{GET}",
+            "h.test/{exact}",
+            "h.test/{routes[5]}",
+            "h.test/{routes[6]}",
+            "h.test/{x-tenant=a}",
+            "h.test/{x-tenant=b}",
+        ]
+    );
+    let asked =
+        Asked { host: "h.test", path: "/a{b}/c", query: None, method: &Method::GET, headers: &HeaderMap::new() };
+    assert_eq!(table.find(&asked).unwrap().path(), "/a{b}");
 }
 
 #[test]

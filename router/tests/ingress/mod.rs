@@ -9,9 +9,12 @@ use crate::{WINDOW, http2, table_knows, world::*};
 use bytes::Bytes;
 use http_body::Frame;
 use http_body_util::BodyExt as _;
-use lattice::http::{CallError, empty, full};
+use lattice::{
+    access::{Access, AccessLog},
+    http::{CallError, empty, full},
+};
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 use tokio::{
@@ -116,6 +119,7 @@ async fn heads_that_can_be_read_in_two_ways_are_refused() {
         ("GET / HTTP/1.1\r\nhost: %61.test\r\n", 400),
         ("GET / HTTP/1.1\r\nhost: here.test, there.test\r\n", 400),
         ("GET / HTTP/1.1\r\nhost: xn--4ca.test\r\n", 404),
+        ("GET / HTTP/1.1\r\nhost: here.test:99999\r\n", 400),
         ("GET http://u:p@here.test/ HTTP/1.1\r\nhost: here.test\r\n", 400),
         ("GET /\\..\\a HTTP/1.1\r\nhost: here.test\r\n", 400),
         ("GET /a/%2e%2e/b HTTP/1.1\r\nhost: here.test\r\n", 400),
@@ -140,6 +144,7 @@ async fn heads_that_can_be_read_in_two_ways_are_refused() {
         stream.write_all(format!("{head}connection: close\r\n\r\n").as_bytes()).await.unwrap();
         let answer = rest(&mut stream).await;
         assert_eq!(status(&answer), expect, "{}: {answer}", &head[..head.len().min(100)]);
+        assert_eq!(answer.matches("\r\nlattice-error: ").count(), 1, "{answer}");
     }
     assert_eq!(calls(&[&a]), before, "a guest saw one of them");
     // What is odd and has one meaning only.
@@ -157,6 +162,80 @@ async fn heads_that_can_be_read_in_two_ways_are_refused() {
     let mut stream = port.connect().await;
     stream.write_all(equal.as_bytes()).await.unwrap();
     assert!(response(&mut stream).await.ends_with("\r\n3"));
+}
+
+#[derive(Debug, Default)]
+struct Lines(Mutex<Vec<(u16, &'static str)>>);
+impl AccessLog for Lines {
+    fn log(&self, access: Access) {
+        self.0.lock().unwrap().push((access.status.unwrap_or(0), access.error.unwrap_or("")));
+    }
+}
+
+#[tokio::test]
+async fn what_hyper_refuses_by_itself_is_named_counted_and_logged() {
+    let lines = Arc::new(Lines::default());
+    let log = lines.clone();
+    let (_world, a, _b) = counting(|options| options.access_log = Some(log)).await;
+    let port = Port::open(&a, Duration::ZERO).await;
+    let large = format!("x: {}\r\n", "y".repeat(2000)).repeat(150);
+    let many: String = (0..200).map(|n| format!("x{n}: y\r\n")).collect();
+    lines.0.lock().unwrap().clear();
+    let before = a.metrics();
+    let mut expected = Vec::new();
+    // On a new connection, and on one that has carried an exchange.
+    for used in [false, true] {
+        for (head, code) in [
+            ("nonsense\r\n".to_owned(), 400),
+            ("GET / HTTP/1.1\r\nhost : here.test\r\n".to_owned(), 400),
+            (format!("GET / HTTP/1.1\r\nhost: here.test\r\n{large}"), 431),
+            (format!("GET / HTTP/1.1\r\nhost: here.test\r\n{many}"), 431),
+        ] {
+            let mut stream = port.connect().await;
+            if used {
+                stream.write_all(b"GET / HTTP/1.1\r\nhost: here.test\r\n\r\n").await.unwrap();
+                assert_eq!(status(&response(&mut stream).await), 200);
+                expected.push((200, ""));
+            }
+            // It may be cut off while it is sent.
+            let _ = stream.write_all(format!("{head}\r\n").as_bytes()).await;
+            let answer = rest(&mut stream).await;
+            let named = if code == 431 { "head-too-large" } else { "bad-request" };
+            assert_eq!(status(&answer), code, "{answer}");
+            assert!(answer.contains(&format!("\r\nlattice-error: {named}\r\n")), "{answer}");
+            assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+            expected.push((code, named));
+        }
+    }
+    assert_eq!(*lines.0.lock().unwrap(), expected);
+    let counted = |metrics: &str| -> u64 {
+        let series = "lattice_router_requests_total{workload=\"\",route=\"\",status=\"4xx\",path=\"none\"} ";
+        let line = metrics.lines().find_map(|line| line.strip_prefix(series));
+        line.map_or(0, |count| count.parse().unwrap())
+    };
+    assert_eq!(counted(&a.metrics()) - counted(&before), 8);
+}
+
+#[tokio::test]
+async fn a_component_may_say_what_hyper_says() {
+    let world = World::new();
+    let a = world.node("a").await;
+    // As large as pieces of it can lie anywhere in what is written at a time, for a client that reads slowly.
+    let like = "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n".repeat(100_000);
+    let sent = like.clone();
+    a.guests.run("w", move |_| std::future::ready(ok(sent.clone())));
+    world.ready("w", &["a"]);
+    table_knows(&a, "w").await;
+    let port = Port::open(&a, Duration::ZERO).await;
+    let mut stream = port.connect().await;
+    let get = "GET / HTTP/1.1\r\nhost: w.test\r\n\r\n";
+    stream.write_all(format!("{get}{get}nonsense\r\n\r\n").as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let answer = rest(&mut stream).await;
+    assert_eq!(answer.matches(&like).count(), 2, "the bodies are whole");
+    assert_eq!(answer.matches("lattice-error").count(), 1);
+    let last = &answer[answer.len() - 200..];
+    assert!(last.contains("HTTP/1.1 400 Bad Request\r\nlattice-error: bad-request\r\n"), "{last}");
 }
 
 #[tokio::test]

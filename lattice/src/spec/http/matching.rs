@@ -330,9 +330,12 @@ impl ValueMatch {
 }
 
 /// For people, behind a name: `=2`, `=2*`, or nothing.
+/// For people, and as a part of names: no two are written alike.
 impl fmt::Display for ValueMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            ValueMatch::Exact(text) if text.contains(['*', ',', '"', '}']) => write!(f, "={text:?}"),
+            ValueMatch::Prefix(text) if text.contains([',', '"', '}']) => write!(f, "={text:?}*"),
             ValueMatch::Exact(text) => write!(f, "={text}"),
             ValueMatch::Prefix(text) => write!(f, "={text}*"),
             ValueMatch::Present => Ok(()),

@@ -3,6 +3,7 @@
 
 use super::{ExactPath, HeaderKey, HostPattern, MethodName, PathPrefix, Route};
 use crate::{id::WorkloadName, spec::SpecError, units::Millis};
+use ::http::Method;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
@@ -91,7 +92,7 @@ pub struct RetrySpec {
     #[schemars(range(min = 1, max = 3))]
     pub attempts: u32,
     /// Statuses of a component's response that are not passed on while there is an attempt left: of 500, 502, 503 and 504.
-    /// Default: none, so that every response is passed on.
+    /// Only where the route takes a method that is idempotent. Default: none, so that every response is passed on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4))]
     pub on: Vec<u16>,
@@ -101,6 +102,11 @@ impl Default for RetrySpec {
     fn default() -> Self {
         Self { attempts: attempts(), on: Vec::new() }
     }
+}
+
+/// Whether a request may be sent again that a component may have seen (RFC 9110 §9.2.2). `TRACE` is not served.
+pub fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
 }
 
 fn attempts() -> u32 {
@@ -265,7 +271,7 @@ pub(super) fn check(field: &str, route: &Route, workload: &WorkloadName) -> Resu
         check_redirect(&format!("{field}.redirect"), redirect)?;
     }
     if let Some(retry) = &route.retry {
-        check_retry(&format!("{field}.retry"), retry)?;
+        check_retry(&format!("{field}.retry"), retry, &route.methods)?;
     }
     if let Some(cors) = &route.cors {
         check_cors(&format!("{field}.cors"), cors)?;
@@ -296,7 +302,7 @@ fn check_redirect(field: &str, redirect: &RedirectSpec) -> Result<(), SpecError>
     Ok(())
 }
 
-fn check_retry(field: &str, retry: &RetrySpec) -> Result<(), SpecError> {
+fn check_retry(field: &str, retry: &RetrySpec, methods: &[MethodName]) -> Result<(), SpecError> {
     if !(1..=ATTEMPTS_MAX).contains(&retry.attempts) {
         let message = format!("{} is not between 1 and {ATTEMPTS_MAX}", retry.attempts);
         return Err(SpecError::new(format!("{field}.attempts"), message));
@@ -314,6 +320,10 @@ fn check_retry(field: &str, retry: &RetrySpec) -> Result<(), SpecError> {
     if retry.attempts == 1 && !retry.on.is_empty() {
         return Err(SpecError::new(format!("{field}.on"), "has no effect with one attempt")
             .hint("set attempts to 2 or 3, or leave `on` out"));
+    }
+    if !retry.on.is_empty() && !methods.is_empty() && !methods.iter().any(|method| is_idempotent(method.method())) {
+        return Err(SpecError::new(format!("{field}.on"), "has no effect: no method of the route is ever sent again")
+            .hint("leave it out, or add one of GET, HEAD, OPTIONS, PUT and DELETE to `methods`"));
     }
     Ok(())
 }

@@ -80,7 +80,7 @@ fn what_is_wrong_is_named_with_its_path() {
         ("rewrite: {path: /x}", ".rewrite.path", "unknown field"),
         ("redirect: {}", ".redirect", "asked for already"),
         ("redirect: {status: 300, port: 1}", ".redirect.status", "none of"),
-        ("redirect: {scheme: ftp}", ".redirect.scheme", "unknown variant"),
+        ("redirect: {scheme: ftp}", ".redirect.scheme", "none of"),
         ("redirect: {host: '*.a.test'}", ".redirect.host", "not one host"),
         ("redirect: {port: 0}", ".redirect.port", "65535"),
         ("redirect: {path: /a, prefix: /b}", ".redirect.prefix", "whole path"),
@@ -88,6 +88,7 @@ fn what_is_wrong_is_named_with_its_path() {
         ("retry: {on: [404]}", ".retry.on[0]", "none of"),
         ("retry: {on: [503, 503]}", ".retry.on[1]", "twice"),
         ("retry: {attempts: 1, on: [503]}", ".retry.on", "no effect"),
+        ("methods: [POST, PATCH], retry: {on: [503]}", ".retry.on", "ever sent again"),
         ("cors: {}", ".cors", "missing field `origins`"),
         ("cors: {origins: []}", ".cors.origins", "no origin"),
         ("cors: {origins: [a.test]}", ".cors.origins[0]", "not an origin"),
@@ -107,12 +108,16 @@ fn what_is_wrong_is_named_with_its_path() {
         ("split: [{workload: b, weight: 1}]", ".split[0].weight", "unknown field"),
         ("split-by: {cookie: id}", ".split-by", "without `split`"),
         ("split: [{workload: b, percent: 1}], split-by: {cookie: 'a=b'}", ".split-by.cookie", "not the name"),
-        ("split: [{workload: b, percent: 1}], split-by: {address: x}", ".split-by", "unknown variant"),
+        ("split: [{workload: b, percent: 1}], split-by: {address: x}", ".split-by", "none of"),
         ("weight: 10", ".weight", "unknown field"),
     ] {
         refuse(&text(route), &format!("[0]{field}"), message);
     }
     let routes = |routes: &str| format!("{C}http: {{routes: [{routes}]}}\n");
+    for host in ["shop.lattice", "Lattice", "a.b.lattice.", "'*.lattice'", "'*.shop.lattice'"] {
+        refuse(&routes(&format!("{{host: {host}}}")), "[0].host", "for calls of components");
+    }
+    read("methods: [POST, PUT], retry: {on: [503]}");
     let many = (0..17).map(|i| format!("x-{i}: a")).collect::<Vec<_>>().join(", ");
     refuse(&text(&format!("headers: {{{many}}}")), "[0].headers", "at most 16");
     refuse(&routes("{host: a, methods: [GET]}, {host: A., methods: [GET]}"), "[1]", "a/{GET} is there twice");

@@ -81,7 +81,10 @@ enum Event {
 struct World {
     policy: Policy,
     chance: Chance,
+    /// To the servers but the one at home.
     route: RouteEntry,
+    /// The server on the node of the routers.
+    home: Option<usize>,
     routers: Vec<Balancer>,
     servers: Vec<Server>,
     events: BinaryHeap<Reverse<(Duration, u64, Event)>>,
@@ -103,6 +106,7 @@ impl World {
             policy,
             chance: Chance(seed),
             route,
+            home: None,
             routers: vec![Balancer::default(); routers],
             servers: means.iter().map(server).collect(),
             events: BinaryHeap::new(),
@@ -143,11 +147,18 @@ impl World {
             Policy::Chance => node((random % self.servers.len() as u64) as usize),
             Policy::Ours => {
                 let ask = Ask { now, random, tried: &[], suspects: &[] };
-                self.routers[router].pick(&self.route, ask).unwrap().node.clone()
+                let home = self.home.map(node);
+                let has_room = |home: usize| self.servers[home].at_work < SEATS && self.servers[home].line.is_empty();
+                let here = home.as_ref().zip(self.home);
+                let here = here.map(|(node, home)| Here { node, has_room: has_room(home) });
+                self.routers[router].choose(&self.route, ask, here).unwrap().clone()
             }
         };
-        let is_trial = self.routers[router].begin(&picked, now);
         let server: usize = picked.as_str()[1..].parse().unwrap();
+        let is_trial = match self.home == Some(server) {
+            true => self.routers[router].begin_here(now),
+            false => self.routers[router].begin(&picked, now),
+        };
         let (from, until) = self.servers[server].broken;
         let fails = from <= now && now < until;
         self.sent.push((now, server, fails));
@@ -173,8 +184,16 @@ impl World {
     fn done(&mut self, sent: Sent, now: Duration) {
         let took = now - sent.at;
         let outcome = if sent.fails { Outcome::Failed(took) } else { Outcome::Answered(took) };
-        self.routers[sent.router].learn(&node(sent.server), now, outcome);
-        self.routers[sent.router].end(&node(sent.server), sent.is_trial);
+        let router = &mut self.routers[sent.router];
+        if self.home == Some(sent.server) {
+            router.learn_here(now, !sent.fails);
+            if sent.is_trial {
+                router.end_here();
+            }
+        } else {
+            router.learn(&node(sent.server), now, outcome);
+            router.end(&node(sent.server), sent.is_trial);
+        }
         if !sent.fails {
             self.took.push(took);
             self.servers[sent.server].at_work -= 1;
@@ -241,6 +260,63 @@ fn a_node_that_fails_is_left_out_and_comes_back() {
 }
 
 #[test]
+fn instances_at_home_that_fail_leave_their_requests_to_others_and_get_them_back() {
+    let (from, until) = (Duration::from_secs(10), Duration::from_secs(30));
+    for seed in 0..SEEDS {
+        let mut world = World::new(Policy::Ours, seed, route(3, 0, 0), &[ms(10); 4], 1);
+        world.home = Some(3);
+        world.servers[3].broken = (from, until);
+        let world = world.run(12_000, ms(6));
+        let failed = world.sent.iter().filter(|(_, _, fails)| *fails).count();
+        assert!((7..=10).contains(&failed), "seed {seed}: {failed} requests failed");
+        let share = |from, until| world.share(3, (Duration::from_secs(from), Duration::from_secs(until)));
+        assert!(share(0, 10) > 0.9, "seed {seed}: home first, with {:.3}", share(0, 10));
+        assert!(share(11, 30) < 0.01, "seed {seed}: others first, with {:.3}", share(11, 30));
+        assert!(share(55, 70) > 0.9, "seed {seed}: home again, with {:.3}", share(55, 70));
+    }
+}
+
+#[test]
+fn where_all_failed_each_one_that_is_well_again_is_found() {
+    for (seed, well) in (0..SEEDS).flat_map(|seed| (0..4).map(move |well| (seed, well))) {
+        let mut world = World::new(Policy::Ours, seed, route(3, 0, 0), &[ms(10); 4], 1);
+        world.home = Some(3);
+        world.servers.iter_mut().for_each(|server| server.broken = ALWAYS);
+        world.servers[well].broken = (Duration::ZERO, Duration::from_secs(10));
+        let world = world.run(12_000, ms(6));
+        // The longest that any of them is left out by then is 20 s.
+        let late = world.share(well, (Duration::from_secs(40), Duration::MAX));
+        assert!(late > 0.9, "seed {seed}: {well} is well, and got {late:.3}");
+    }
+}
+
+/// Only differences of one clock are looked at: whoever starts at another time does the same.
+#[test]
+fn what_the_clock_says_at_the_start_is_of_no_account() {
+    let run = |start: Duration| {
+        let mut balancer = Balancer::default();
+        let mut chance = Chance(1);
+        let route = route(4, 0, 0);
+        let mut picked = Vec::new();
+        for step in 0..2_000_u32 {
+            let now = start + ms(20) * step;
+            let random = chance.u64();
+            let node = balancer.choose(&route, Ask { now, random, tried: &[], suspects: &[] }, None).unwrap().clone();
+            let is_trial = balancer.begin(&node, now);
+            let fails = node.as_str() == "n0" && (200..900).contains(&step);
+            let outcome = if fails { Outcome::Failed(ms(1)) } else { Outcome::Answered(ms(10)) };
+            balancer.learn(&node, now + ms(10), outcome);
+            balancer.end(&node, is_trial);
+            picked.push(node);
+        }
+        picked
+    };
+    let first = run(Duration::from_secs(3600));
+    assert!(first.iter().any(|node| node.as_str() == "n0"));
+    assert_eq!(run(Duration::from_secs(40 * 365 * 86_400)), first);
+}
+
+#[test]
 fn never_more_than_half_are_left_out() {
     for seed in 0..SEEDS {
         let mut world = World::new(Policy::Ours, seed, route(5, 0, 0), &[ms(10); 5], 1);
@@ -288,6 +364,6 @@ fn what_others_do_there_counts_for_a_while() {
     balancer.learn(&node(0), at(20), Outcome::Full);
     let picked = balancer.pick(&route, Ask { now: at(20), random: 0, tried: &[node(1)], suspects: &[] }).unwrap();
     assert!(!picked.has_room);
-    balancer.retain(&[]);
+    balancer.retain(&[], false);
     assert!(balancer.nodes.is_empty(), "what is forgotten takes no room");
 }
