@@ -7,7 +7,7 @@ use lattice::{
     event::EventKind,
     host::Host,
     id::Digest,
-    record::{DecodeError, Key, Record as _, SpecRecord, Ticks},
+    record::{DecodeError, Key, Record as _, Rollout, SpecRecord, Ticks},
     spec::Source,
     store::{Bucket, FeedItem, Items, Platform, Precondition, Snapshot, StoreError},
     view::{Applied, Corrupt, LatticeView},
@@ -201,6 +201,16 @@ impl Feed {
                         Some((_, Err(_))) => {}
                     }
                 }
+                for (workload, known) in &view.rollouts {
+                    let key = Key::Rollout(workload.clone()).to_string();
+                    match entry(&key).map(|entry| (entry.revision, Rollout::decode(&entry.value))) {
+                        None => writes.push((key, known.record.encode(), Precondition::Absent)),
+                        Some((revision, Ok(there))) if known.record.is_ahead_of(&there) => {
+                            writes.push((key, known.record.encode(), Precondition::At(revision)));
+                        }
+                        Some(_) => {}
+                    }
+                }
                 self.member.reassert(self.platform.clock.now());
             }
         }
@@ -244,8 +254,8 @@ impl Feed {
 
 /// Every object that some spec needs: to be run, and to be put again.
 fn artifacts(view: &LatticeView) -> BTreeSet<Digest> {
-    let needed = view.specs.values().flat_map(|spec| {
-        let record = &spec.record;
+    let records = view.specs.values().flat_map(|spec| [Some(&spec.record), spec.record.stable.as_deref()]);
+    let needed = records.flatten().flat_map(|record| {
         let sources = record.spec.components.iter().filter_map(|component| match component.source {
             Source::Stored(digest) => Some(digest),
             Source::File(_) => None,

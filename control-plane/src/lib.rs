@@ -5,7 +5,7 @@
 //! host's, behind [`lattice::host::Host`]) nor how HTTP travels.
 //!
 //! Start at [`ControlPlane::run`]; then `feed.rs` (how the view is kept), `session.rs` (being alive), `reconcile.rs`
-//! (claims), `scheduler.rs` (ticks), `admission/` (what people ask), `reports.rs` (what nodes observe).
+//! (claims), `rollouts.rs` (changes of what replicas run), `scheduler.rs` (ticks), `admission/` (what people ask), `reports.rs` (what nodes observe).
 
 mod admission;
 mod events;
@@ -14,6 +14,7 @@ mod memory;
 mod notices;
 mod reconcile;
 mod reports;
+mod rollouts;
 mod scheduler;
 mod session;
 
@@ -33,6 +34,7 @@ use lattice::{
 use memory::Memory;
 use reconcile::Reconciler;
 use reports::{Reporter, Reports};
+use rollouts::Rollouts;
 use scheduler::Scheduler;
 use session::Member;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
@@ -205,6 +207,8 @@ impl ControlPlane {
             view.subscribe(),
             trigger,
         );
+        let rollouts =
+            Rollouts::new(options.clone(), platform.clone(), events.clone(), member.clone(), view.subscribe());
         let reconciler = Reconciler::new(
             options.clone(),
             platform.clone(),
@@ -223,10 +227,12 @@ impl ControlPlane {
                 () = admission.run() => Ok(()),
                 () = reporter.run() => Ok(()),
                 () = report_health(&platform, &member, view.subscribe(), &health) => Ok(()),
-                ((), ()) = async { tokio::join!(reconciler.run(stop.clone()), scheduler.run(stop.clone())) } => Ok(()),
+                ((), (), ()) = async {
+                    tokio::join!(reconciler.run(stop.clone()), scheduler.run(stop.clone()), rollouts.run(stop.clone()))
+                } => Ok(()),
             }
         };
-        let result = work.await;
+        let result = Box::pin(work).await;
         health.send_modify(|health| health.member = false);
         ended.cancel();
         if result.is_err() {

@@ -353,17 +353,13 @@ impl Reconciler {
             let Some(record) = view.slots.get(slot) else { continue };
             let mine_before = record.record.holder.node == me.node && record.record.holder != me;
             let Some(spec) = view.specs.get(&slot.workload).filter(|_| mine_before) else { continue };
+            let Some(template) = view.wanted(slot) else { continue };
             let still_wanted = spec.record.uid == record.record.uid
                 && (slot.index < spec.record.spec.replicas || spec.record.spec.placement.daemon)
-                && spec.record.spec.class == Class::Available
+                && template.spec.class == Class::Available
                 && (!is_member || takes_back(slot));
             if still_wanted {
-                wanted.entry(slot.clone()).or_insert_with(|| Assignment {
-                    spec: Arc::new(spec.record.spec.clone()),
-                    recipe: Arc::new(spec.record.runs()),
-                    uid: spec.record.uid,
-                    generation: spec.record.generation,
-                });
+                wanted.entry(slot.clone()).or_insert_with(|| Assignment::new(template));
             }
         }
         wanted
@@ -394,7 +390,7 @@ impl Reconciler {
     fn decide(&self, view: &LatticeView, action: Action, observed: &BTreeMap<SlotId, Observed>) -> Option<Write> {
         match action {
             Action::Claim { slot, expect, handover_from, .. } => {
-                let spec = &view.specs.get(&slot.workload)?.record;
+                let spec = view.wanted(&slot)?;
                 let text = match (&handover_from, view.slots.get(&slot)) {
                     (Some(from), _) => format!("taking over from {}", from.node),
                     (None, Some(before)) => format!("taking the place of {}", before.record.holder.node),
@@ -406,7 +402,7 @@ impl Reconciler {
                 let record = Slot {
                     holder: self.member.me().holder(),
                     uid: spec.uid,
-                    generation: running.map_or(spec.generation, |running| running.generation),
+                    generation: running.map_or(spec.template(), |running| running.generation),
                     phase: running.map_or(Phase::Starting, |running| running.phase),
                     message: None,
                     handover_from: handover_from

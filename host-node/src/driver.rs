@@ -155,7 +155,7 @@ impl Driver {
                 Event::Wanted(Target {
                     uid: assignment.uid,
                     generation: assignment.generation,
-                    exclusive: assignment.spec.class == Class::Strict,
+                    exclusive: assignment.stop_first || assignment.spec.class == Class::Strict,
                 })
             });
             self.on(&slot, event);

@@ -4,17 +4,19 @@
 mod composed;
 mod conditions;
 mod placement;
+mod rollout;
 mod routes;
 
 pub use composed::{Composed, ComposedEdge};
 pub use conditions::{Condition, ConditionKind, Reason, Standing, conditions};
 pub use placement::{CordonReply, ExplainReply, ExplainRequest, NodeScore, NodeStanding};
+pub use rollout::RolloutStatus;
 pub use routes::{RouteItem, RouteList, RouteShare};
 
 use crate::{
     event::CloudEvent,
     id::{Digest, Generation, NodeId, Revision, WorkloadName},
-    record::{Outcome, Phase, Session},
+    record::{Aborted, Outcome, Phase, Session},
     report::{NodeReport, NodeUsage, SlotReport},
     spec::{ScheduleSpec, SpecError, WorkloadSpec},
 };
@@ -215,7 +217,7 @@ pub enum HistoryItem {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum WorkloadState {
-    /// Every replica is ready at the newest generation.
+    /// Every replica is ready, and runs what the newest generation asks for.
     Ready,
     /// On the way there.
     Progressing,
@@ -232,6 +234,10 @@ pub struct StatusReply {
     pub workload: WorkloadName,
     pub state: WorkloadState,
     pub generation: Generation,
+    /// The generation that brought what replicas run, as their own `generation` names it: smaller than the spec's where a
+    /// later one changed only what is around them. Absent from a node of an older version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<Generation>,
     pub revision: Revision,
     pub replicas: u32,
     pub ready: u32,
@@ -241,6 +247,19 @@ pub struct StatusReply {
     pub slots: Vec<SlotStatus>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub schedules: Vec<ScheduleStatus>,
+    /// While a change of what replicas run is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutStatus>,
+    /// The change that was given up, where this spec was put back for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aborted: Option<Aborted>,
+}
+
+impl StatusReply {
+    /// Whether a replica runs what the spec asks for.
+    pub fn is_newest(&self, slot: &SlotStatus) -> bool {
+        slot.generation == Some(self.template.unwrap_or(self.generation))
+    }
 }
 
 /// Where a schedule is. Times are RFC 3339 in UTC.

@@ -33,6 +33,14 @@ pub enum EventKind {
     ScheduleFailed,
     /// Ticks that no node took in time, or whose node was lost.
     ScheduleMissed,
+    /// More replicas may run what a changed spec asks for.
+    RolloutProgressed,
+    /// All of them do.
+    RolloutDone,
+    /// A new replica failed or is late, and people are to decide what follows.
+    RolloutStalled,
+    /// A change was given up, and the stable spec put back.
+    RolloutAborted,
     /// A record that does not parse was found.
     RecordCorrupt,
     /// The store went back in time or was made anew.
@@ -65,6 +73,10 @@ impl EventKind {
             EventKind::ScheduleFired => "schedule-fired",
             EventKind::ScheduleFailed => "schedule-failed",
             EventKind::ScheduleMissed => "schedule-missed",
+            EventKind::RolloutProgressed => "rollout-progressed",
+            EventKind::RolloutDone => "rollout-done",
+            EventKind::RolloutStalled => "rollout-stalled",
+            EventKind::RolloutAborted => "rollout-aborted",
             EventKind::RecordCorrupt => "record-corrupt",
             EventKind::StoreRegressed => "store-regressed",
             EventKind::ReuseOff => "reuse-off",

@@ -6,7 +6,7 @@ use crate::{
     ctl::LogLine,
     id::{Digest, Generation, SlotId},
     recipe::Recipe,
-    record::Phase,
+    record::{Phase, SpecRecord},
     report::HostReport,
     spec::{PartRole, WorkloadSpec},
 };
@@ -20,10 +20,25 @@ use std::{
 #[derive(Debug, Clone, PartialEq)]
 pub struct Assignment {
     pub spec: Arc<WorkloadSpec>,
-    /// What to run: [`crate::record::SpecRecord::runs`].
+    /// What to run: [`SpecRecord::runs`].
     pub recipe: Arc<Recipe>,
     pub uid: uuid::Uuid,
+    /// Of the template: [`SpecRecord::template`].
     pub generation: Generation,
+    /// What serves in the slot stops before this starts. What is of class `strict` does so in any case.
+    pub stop_first: bool,
+}
+
+impl Assignment {
+    pub fn new(record: &SpecRecord) -> Self {
+        Self {
+            spec: Arc::new(record.spec.clone()),
+            recipe: Arc::new(record.runs()),
+            uid: record.uid,
+            generation: record.template(),
+            stop_first: false,
+        }
+    }
 }
 
 /// What a component is to be used as.

@@ -2,8 +2,10 @@
 //! A record of a newer minor schema may carry fields that we do not know: they are ignored, never refused. A record that
 //! does not parse is *corrupt*, which is not the same as absent: see [`crate::view`].
 
+mod rollout;
 mod ticks;
 
+pub use rollout::{Aborted, Rollout, RolloutState, failure};
 pub use ticks::{Firing, Outcome, Settled, Ticks};
 
 use crate::{
@@ -20,7 +22,7 @@ use std::collections::BTreeMap;
 
 /// The newest schema that this version reads, with all before. Nodes of several versions share a store while they are
 /// upgraded, so a record says the least schema that reads it, not the newest that its writer knows.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 
 /// Why bytes are not a record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,13 +73,14 @@ pub enum Key {
     Session(NodeId),
     Slot(SlotId),
     Cron(WorkloadName),
+    Rollout(WorkloadName),
 }
 
 impl Key {
     pub fn bucket(&self) -> Bucket {
         match self {
             Key::Spec(_) | Key::Node(_) => Bucket::Specs,
-            Key::Session(_) | Key::Slot(_) | Key::Cron(_) => Bucket::State,
+            Key::Session(_) | Key::Slot(_) | Key::Cron(_) | Key::Rollout(_) => Bucket::State,
         }
     }
 
@@ -92,6 +95,7 @@ impl Key {
                 ("session", rest) => NodeId::new(rest).ok().map(Key::Session),
                 ("slot", rest) => rest.parse().ok().map(Key::Slot),
                 ("cron", rest) => WorkloadName::new(rest).ok().map(Key::Cron),
+                ("rollout", rest) => WorkloadName::new(rest).ok().map(Key::Rollout),
                 _ => None,
             },
         }
@@ -106,6 +110,7 @@ impl std::fmt::Display for Key {
             Key::Session(node) => write!(f, "session.{node}"),
             Key::Slot(slot) => write!(f, "slot.{slot}"),
             Key::Cron(name) => write!(f, "cron.{name}"),
+            Key::Rollout(name) => write!(f, "rollout.{name}"),
         }
     }
 }
@@ -125,20 +130,42 @@ pub struct SpecRecord {
     pub recipe: Recipe,
     /// Milliseconds since 1970, by the clock of the node that admitted it. For people only.
     pub admitted_at: u64,
+    /// The generation that brought what replicas run, where this one changed other things only. Use
+    /// [`SpecRecord::template`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<Generation>,
+    /// The last record whose template was rolled out whole, where this one has another: replicas run it until they may run
+    /// this one, and again if this one is given up. It has none itself. Whether it is still needed says [`Rollout`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stable: Option<Box<SpecRecord>>,
+    /// What was given up for this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aborted: Option<Aborted>,
 }
 impl Record for SpecRecord {
     const BUCKET: Bucket = Bucket::Specs;
 
     /// A spec is read strictly: one with a field that is unknown would be taken for corrupt and replaced.
     fn schema(&self) -> u32 {
-        self.spec.schema()
+        let stable = self.stable.as_ref().map_or(1, |stable| stable.spec.schema());
+        self.spec.schema().max(stable)
     }
 }
 
 impl SpecRecord {
     /// A record of a spec that has one component, which runs as it is.
     pub fn new(spec: WorkloadSpec, uid: uuid::Uuid, generation: Generation) -> Self {
-        Self { uid, generation, hash: spec.content_hash(), recipe: Recipe::default(), admitted_at: 0, spec }
+        Self {
+            uid,
+            generation,
+            hash: spec.content_hash(),
+            recipe: Recipe::default(),
+            admitted_at: 0,
+            template: None,
+            stable: None,
+            aborted: None,
+            spec,
+        }
     }
 
     /// What a node runs: with the digest of the only component where nothing was made of it.
@@ -258,7 +285,7 @@ pub struct Slot {
     pub holder: Holder,
     /// The life of the workload that it was claimed for.
     pub uid: uuid::Uuid,
-    /// The generation that the holder serves, or is starting.
+    /// The template that the holder serves, or is starting: [`SpecRecord::template`].
     pub generation: Generation,
     pub phase: Phase,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -331,8 +358,8 @@ mod tests {
         let text = String::from_utf8(slot().encode().to_vec()).unwrap();
         let extended = text.replace("\"phase\"", "\"of-tomorrow\":{\"a\":1},\"phase\"");
         assert_eq!(Slot::decode(extended.as_bytes()).unwrap(), slot());
-        let newer = text.replace("\"v\":1", "\"v\":4");
-        assert_eq!(Slot::decode(newer.as_bytes()), Err(DecodeError::Newer(4)));
+        let newer = text.replace("\"v\":1", "\"v\":5");
+        assert_eq!(Slot::decode(newer.as_bytes()), Err(DecodeError::Newer(5)));
         for garbage in ["", "{}", "null", "{\"v\":1}", "\u{0}"] {
             assert!(matches!(Slot::decode(garbage.as_bytes()), Err(DecodeError::Malformed(_))), "{garbage}");
         }
@@ -450,6 +477,8 @@ mod tests {
         }
         assert_eq!(schema("", &service("http://pay.lattice.test")), 2);
         assert_eq!(schema("", "placement: {require: [zone == a]}"), 1);
+        assert_eq!(schema("", "rollout: {max-surge: 25%}"), 1, "the default");
+        assert_eq!(schema("", "rollout: {max-surge: 1}"), 4);
         for placement in ["require: [cores > 8]", "daemon: true", "priority: 1", "spread: [{over: zone}]"] {
             assert_eq!(schema("", &format!("placement: {{{placement}}}")), 3, "{placement}");
         }
@@ -495,6 +524,7 @@ mod tests {
             Key::Session(NodeId::new("n1").unwrap()),
             Key::Slot("hello.3".parse().unwrap()),
             Key::Cron(WorkloadName::new("hello").unwrap()),
+            Key::Rollout(WorkloadName::new("hello").unwrap()),
         ] {
             assert_eq!(Key::parse(key.bucket(), &key.to_string()), Some(key));
         }

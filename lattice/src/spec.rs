@@ -11,6 +11,7 @@ mod optimize;
 mod parse;
 mod parts;
 mod placement;
+mod rollout;
 mod schedule;
 mod schema;
 mod script;
@@ -33,6 +34,7 @@ pub use placement::{
     Comparison, LABEL_NODE, Placement, Preference, Relation, Requirement, RequirementError, Spread, is_label_key,
     is_label_value,
 };
+pub use rollout::{Portion, Rollback, RolloutSpec};
 pub use schedule::{RequestPath, ScheduleSpec};
 pub use script::Script;
 pub use sticky::Sticky;
@@ -97,6 +99,9 @@ pub struct WorkloadSpec {
     /// Which nodes may run it, and which are better.
     #[serde(default, skip_serializing_if = "is_default")]
     pub placement: Placement,
+    /// How replicas come to run what a changed spec asks for.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rollout: RolloutSpec,
 }
 
 fn one() -> u32 {
@@ -124,6 +129,7 @@ impl WorkloadSpec {
             grants: Grants::default(),
             volumes: Vec::new(),
             placement: Placement::default(),
+            rollout: RolloutSpec::default(),
         }
     }
 

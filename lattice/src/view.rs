@@ -7,7 +7,7 @@ pub use slots::Slots;
 
 use crate::{
     id::{NodeId, Revision, SlotId, WorkloadName},
-    record::{DecodeError, Holder, Key, NodeOrder, Record, Session, Slot, SpecRecord, Ticks},
+    record::{DecodeError, Holder, Key, NodeOrder, Record, Rollout, Session, Slot, SpecRecord, Ticks},
     store::{Bucket, Change, Snapshot},
 };
 use std::{
@@ -50,6 +50,8 @@ pub struct LatticeView {
     pub orders: BTreeMap<NodeId, Versioned<NodeOrder>>,
     /// Of workloads that have schedules.
     pub ticks: BTreeMap<WorkloadName, Versioned<Ticks>>,
+    /// Of workloads whose template was changed.
+    pub rollouts: BTreeMap<WorkloadName, Versioned<Rollout>>,
     /// Keys (as text) whose record does not parse.
     pub corrupt: BTreeMap<String, Corrupt>,
     pub seen: BTreeMap<Bucket, Seen>,
@@ -81,6 +83,7 @@ impl LatticeView {
                 self.sessions.retain(|node, _| is_there(Key::Session(node.clone())));
                 self.slots.retain(|slot, _| is_there(Key::Slot(slot.clone())));
                 self.ticks.retain(|name, _| is_there(Key::Cron(name.clone())));
+                self.rollouts.retain(|name, _| is_there(Key::Rollout(name.clone())));
             }
         }
         self.corrupt.retain(|_, corrupt| corrupt.bucket != bucket);
@@ -156,6 +159,13 @@ impl LatticeView {
             (Key::Cron(name), Some(bytes)) => Ticks::decode(bytes).map(|record| {
                 self.ticks.insert(name, Versioned { record, revision });
             }),
+            (Key::Rollout(name), None) => {
+                self.rollouts.remove(&name);
+                Ok(())
+            }
+            (Key::Rollout(name), Some(bytes)) => Rollout::decode(bytes).map(|record| {
+                self.rollouts.insert(name, Versioned { record, revision });
+            }),
         };
         if let Err(error) = outcome {
             // The last good record stays in force until the corrupt one is repaired: nothing is stopped because of it.
@@ -167,6 +177,21 @@ impl LatticeView {
     pub fn live(&self, holder: &Holder) -> Option<&Session> {
         let session = &self.sessions.get(&holder.node)?.record;
         (session.incarnation == holder.incarnation).then_some(session)
+    }
+
+    /// How far a workload is on the way to its newest template.
+    pub fn rollout(&self, workload: &WorkloadName) -> Option<&Rollout> {
+        self.rollouts.get(workload).map(|rollout| &rollout.record)
+    }
+
+    /// What a replica is to run: the workload's spec, or the stable one before it.
+    pub fn wanted(&self, slot: &SlotId) -> Option<&SpecRecord> {
+        let spec = &self.specs.get(&slot.workload)?.record;
+        if spec.stable.is_none() {
+            return Some(spec); // most are not being changed
+        }
+        let holds = self.slots.get(slot).map(|slot| &slot.record);
+        Some(spec.wanted(self.rollout(&slot.workload), slot.index, holds))
     }
 
     /// Slots of a workload, by index.

@@ -6,7 +6,7 @@ use crate::{node::SimNode, trace::Trace};
 use futures_util::{FutureExt as _, StreamExt as _};
 use lattice::{
     id::{Generation, NodeId, Revision, SlotId, WorkloadName},
-    record::{Holder, Key, Phase, Slot},
+    record::{Holder, Key, Phase, Rollout, RolloutState, Slot},
     spec::{Class, Requirement},
     store::{Bucket, Change, FeedItem, Items, Precondition, Store as _},
     testing::MemoryLattice,
@@ -97,6 +97,11 @@ impl History {
                     if ticks(&was).is_some() && ticks(&was) == ticks(&self.view) {
                         return Err(format!("schedule: revision {} of {name} says what was there", change.revision));
                     }
+                }
+                Some(Key::Rollout(name)) => {
+                    trace.note(rollout_line(&self.view, &name, change.revision));
+                    let rollout = |view: &LatticeView| view.rollout(&name).cloned();
+                    rollout_goes_on(rollout(&was).as_ref(), rollout(&self.view).as_ref())?;
                 }
                 None => return Err(format!("a node wrote to {}", change.key)),
             }
@@ -189,6 +194,21 @@ fn ticks_line(view: &LatticeView, workload: &WorkloadName, revision: Revision) -
     format!("#{revision} ticks of {workload} g{}: {}", ticks.generation, settled.collect::<Vec<_>>().join(", "))
 }
 
+fn rollout_line(view: &LatticeView, workload: &WorkloadName, revision: Revision) -> String {
+    let Some(rollout) = view.rollout(workload) else { return format!("#{revision} rollout of {workload} is gone") };
+    let Rollout { template, state, below, stop_first, .. } = rollout;
+    format!("#{revision} rollout of {workload} g{template} {state:?} below {below}, first stopped {stop_first:?}")
+}
+
+/// What a rollout let happen it does not take back, and it goes to newer templates only.
+fn rollout_goes_on(before: Option<&Rollout>, after: Option<&Rollout>) -> Verdict {
+    let (Some(before), Some(after)) = (before, after) else { return Ok(()) };
+    let is_back = before.uid == after.uid
+        && (after.template < before.template || after.template == before.template && after.below < before.below);
+    let is_redone = before.is_ahead_of(after) && before.state == RolloutState::Done;
+    if is_back || is_redone { Err(format!("rollout: {after:?} after {before:?}")) } else { Ok(()) }
+}
+
 fn spec_line(view: &LatticeView, change: &Change) -> String {
     let specs = view.specs.iter().find(|(name, _)| change.key == format!("spec.{name}"));
     let text = specs.map(|(_, spec)| format!("g{} × {}", spec.record.generation, spec.record.spec.replicas));
@@ -267,12 +287,12 @@ pub(crate) fn is_converged(view: &LatticeView, nodes: &[SimNode]) -> Verdict {
                 }
                 continue;
             }
-            let is_new = (record.uid, record.generation) == (spec.uid, spec.generation);
+            let is_new = (record.uid, record.generation) == (spec.uid, spec.template());
             if !is_new || record.phase != Phase::Ready || record.handover_from.is_some() {
                 let Slot { holder, generation, phase, .. } = record;
                 return Err(format!("{slot} is {phase:?} at generation {generation} on {}", holder.node));
             }
-            ready.insert((record.holder.clone(), slot), (spec.uid, spec.generation));
+            ready.insert((record.holder.clone(), slot), (spec.uid, spec.template()));
         }
     }
     for name in view.specs.keys() {

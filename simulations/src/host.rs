@@ -5,7 +5,7 @@ use lattice::{
     Fut,
     host::{Assignment, Host, Observed},
     id::{Generation, SlotId},
-    record::Phase,
+    record::{Phase, failure},
     spec::Class,
 };
 use std::{
@@ -41,6 +41,8 @@ struct Unit {
     phase: UnitPhase,
     /// When it is done with what it is at.
     due: Option<Instant>,
+    /// The template that failed to come up beside this one.
+    failed: Option<Generation>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -127,6 +129,15 @@ impl StubHost {
                 }
                 (Some(target), UnitPhase::Ready) if target.generation != unit.generation && unit.due.is_none() => {
                     unit.due = Some(now + self.rng.millis(20, 800));
+                    if target.stop_first {
+                        is_changed = true;
+                        (unit.phase, unit.generation) = (UnitPhase::Starting, target.generation);
+                    }
+                }
+                (Some(target), UnitPhase::Ready) if target.generation == unit.generation && unit.due.is_some() => {
+                    // It stays what it is.
+                    is_changed |= unit.failed.is_some();
+                    (unit.due, unit.failed) = (None, None);
                 }
                 _ => {}
             }
@@ -141,6 +152,11 @@ impl StubHost {
                     unit.phase = UnitPhase::Failed;
                     unit.due = Some(now + self.rng.millis(200, 3_000));
                 }
+                UnitPhase::Ready if !*fair && self.rng.happens(200) => {
+                    unit.failed = target.map(|target| target.generation);
+                    unit.due = Some(now + self.rng.millis(200, 3_000));
+                    return true;
+                }
                 UnitPhase::Failed => {
                     unit.phase = UnitPhase::Starting;
                     unit.due = Some(now + self.rng.millis(20, 800));
@@ -148,6 +164,7 @@ impl StubHost {
                 UnitPhase::Starting | UnitPhase::Ready => unit.phase = UnitPhase::Ready,
             }
             unit.generation = target.map_or(unit.generation, |target| target.generation);
+            unit.failed = None;
             true
         });
         for (slot, target) in wanted {
@@ -159,6 +176,7 @@ impl StubHost {
                     class: target.spec.class,
                     phase: UnitPhase::Starting,
                     due: Some(now + self.rng.millis(20, 800)),
+                    failed: None,
                 }
             });
         }
@@ -182,11 +200,11 @@ impl Host for StubHost {
         let observed = |unit: &Unit| {
             let (phase, message) = match unit.phase {
                 UnitPhase::Starting => (Phase::Starting, None),
-                UnitPhase::Failed => (Phase::Failed, Some("out of luck")),
-                UnitPhase::Ready => (Phase::Ready, None),
-                UnitPhase::Draining => (Phase::Starting, Some("draining")),
+                UnitPhase::Failed => (Phase::Failed, Some("out of luck".to_owned())),
+                UnitPhase::Ready => (Phase::Ready, unit.failed.map(|failed| failure(failed, "out of luck"))),
+                UnitPhase::Draining => (Phase::Starting, Some("draining".to_owned())),
             };
-            Observed { uid: unit.uid, generation: unit.generation, phase, message: message.map(str::to_owned) }
+            Observed { uid: unit.uid, generation: unit.generation, phase, message }
         };
         self.state().units.iter().map(|(slot, unit)| (slot.clone(), observed(unit))).collect()
     }

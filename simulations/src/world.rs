@@ -14,7 +14,9 @@ use bytes::Bytes;
 use lattice::{
     id::{Digest, NodeId, WorkloadName},
     record::Capacity,
-    spec::{Class, ComponentSpec, Limits, Placement, RequestPath, ScheduleSpec, Source, WorkloadSpec, Zone},
+    spec::{
+        Class, ComponentSpec, Limits, Placement, RequestPath, RolloutSpec, ScheduleSpec, Source, WorkloadSpec, Zone,
+    },
     store::{Headers, Platform},
     subject::{Topic, WorkloadVerb},
     testing::MemoryLattice,
@@ -343,6 +345,7 @@ impl World {
             class: *class,
             limits: Limits { memory: *memory, ..Limits::default() },
             placement,
+            rollout: self.rollout(),
             schedule: self.schedule(),
             ..WorkloadSpec::new(name.clone(), main)
         };
@@ -359,6 +362,24 @@ impl World {
             timeout: None,
         };
         ["* * * * * *", "*/7 * * * * *", "* * * * *"].into_iter().filter(|_| self.rng.happens(400)).map(of).collect()
+    }
+
+    /// Budgets of all kinds, and little patience: what finds no room is given up before the lattice must have come to rest.
+    fn rollout(&self) -> RolloutSpec {
+        let (surge, unavailable) = *self.one_of(&[("25%", "0"), ("2", "1"), ("0", "2"), ("100%", "50%")]);
+        let portion = |text: &str| text.parse().expect("it is a portion");
+        RolloutSpec {
+            max_surge: portion(surge),
+            max_unavailable: portion(unavailable),
+            min_ready: units::Millis(self.rng.between(0, 2) * 500),
+            deadline: units::Millis(20_000),
+            ..RolloutSpec::default()
+        }
+    }
+
+    fn one_of<'a, T>(&self, all: &'a [T]) -> &'a T {
+        let last = all.len() as u64 - 1;
+        usize::try_from(self.rng.between(0, last)).ok().and_then(|i| all.get(i)).expect("there is one")
     }
 
     /// Rules of all kinds. The last workload alone comes to nodes with a taint, whatever is put.
@@ -378,8 +399,7 @@ impl World {
                 r#"{"tolerate": ["gpu"], "priority": 5}"#,
             ],
         };
-        let last = rules.len() as u64 - 1;
-        let rule = usize::try_from(self.rng.between(0, last)).ok().and_then(|i| rules.get(i)).unwrap_or(&"{}");
+        let rule = self.one_of(rules);
         serde_json::from_str(rule).expect("it is a placement")
     }
 

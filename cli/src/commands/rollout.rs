@@ -11,7 +11,7 @@ use crate::{
 use lattice::{
     ctl::{PutReply, SlotStatus, StatusReply},
     id::Generation,
-    record::Phase,
+    record::{Phase, RolloutState},
     subject::{Topic, WorkloadVerb},
     units::Millis,
 };
@@ -37,6 +37,10 @@ enum Verdict {
     Ready,
     /// Nothing is on its way any more, and a replica failed.
     Failed,
+    /// The rollout waits for somebody to decide.
+    Stalled,
+    /// It was given up, and the spec before it put back.
+    Aborted,
     Underway,
     /// Another change came after ours.
     Superseded(Generation),
@@ -45,13 +49,22 @@ enum Verdict {
 /// `put` is the generation that is waited for.
 fn judge(status: &StatusReply, put: Generation) -> Verdict {
     if status.generation > put {
+        if status.aborted.as_ref().is_some_and(|aborted| aborted.generation == put) {
+            return Verdict::Aborted;
+        }
         return Verdict::Superseded(status.generation);
     }
     // The node that answered has not heard of our change yet.
     if status.generation < put {
         return Verdict::Underway;
     }
-    let is_ready = |slot: &&SlotStatus| slot.phase == Some(Phase::Ready) && slot.generation == Some(put);
+    // Of a rollout the lattice says itself when it is over, and how.
+    match status.rollout.as_ref().map(|rollout| rollout.state) {
+        None => {}
+        Some(RolloutState::Stalled) => return Verdict::Stalled,
+        Some(RolloutState::Progressing | RolloutState::Paused | RolloutState::Done) => return Verdict::Underway,
+    }
+    let is_ready = |slot: &&SlotStatus| slot.phase == Some(Phase::Ready) && status.is_newest(slot);
     let ready = status.slots.iter().filter(is_ready).count();
     let failed = status.slots.iter().filter(|slot| slot.phase == Some(Phase::Failed)).count();
     let wanted = status.replicas as usize;
@@ -65,13 +78,13 @@ fn judge(status: &StatusReply, put: Generation) -> Verdict {
 }
 
 /// One line a replica; what did not change since the last look is not shown again.
-fn describe(slot: &SlotStatus, put: Generation, paint: Paint) -> String {
+fn describe(status: &StatusReply, slot: &SlotStatus, paint: Paint) -> String {
     let node = slot.node.as_ref().map_or_else(String::new, |node| format!(" on {node}"));
-    let older = slot.generation.is_some_and(|generation| generation < put);
+    let older = !status.is_newest(slot);
     let message =
         |separator: &str| slot.message.as_ref().map_or_else(String::new, |text| format!("{separator}{}", plain(text)));
     match slot.phase {
-        Some(Phase::Ready) if older => format!("serving the previous generation{node}"),
+        Some(Phase::Ready) if older => format!("serving the previous generation{node}{}", message(": ")),
         Some(Phase::Ready) => format!("{}{node}", paint.good("ready")),
         Some(Phase::Starting) => format!("starting{node}{}", message(": ")),
         Some(Phase::Failed) => format!("{}{node}{}", paint.bad("failed"), message(": ")),
@@ -81,15 +94,15 @@ fn describe(slot: &SlotStatus, put: Generation, paint: Paint) -> String {
 }
 
 /// Why it is not ready, for the final error.
-fn reasons(status: &StatusReply, put: Generation) -> String {
-    let lacking = |slot: &&SlotStatus| slot.phase != Some(Phase::Ready) || slot.generation != Some(put);
+fn reasons(status: &StatusReply) -> String {
+    let lacking = |slot: &&SlotStatus| slot.phase != Some(Phase::Ready) || !status.is_newest(slot);
     let plain = Paint::off();
     let lines: Vec<String> = status
         .slots
         .iter()
         .filter(lacking)
         .take(5)
-        .map(|slot| format!("replica {}: {}", slot.replica, describe(slot, put, plain)))
+        .map(|slot| format!("replica {}: {}", slot.replica, describe(status, slot, plain)))
         .collect();
     lines.join("\n  ")
 }
@@ -146,9 +159,24 @@ pub async fn wait(
             match verdict {
                 Verdict::Ready => return Ok(status),
                 Verdict::Failed => {
-                    let why = reasons(&status, put.generation);
+                    let why = reasons(&status);
                     return Err(Failure::failed(format!("{name} failed to start\n  {why}"))
                         .hint(format!("nodes go on trying; `lattice logs {name}` shows what it wrote"))
+                        .into());
+                }
+                Verdict::Stalled => {
+                    let rollout = status.rollout.as_ref();
+                    let why = rollout.and_then(|rollout| rollout.message.as_deref()).unwrap_or_default();
+                    let stable = rollout.map_or_else(String::new, |rollout| rollout.stable.to_string());
+                    return Err(Failure::failed(format!("{name} does not go on: {}", plain(why)))
+                        .hint(format!("`lattice rollback {name} --to {stable}` goes back; a better spec replaces it"))
+                        .into());
+                }
+                Verdict::Aborted => {
+                    let why = status.aborted.as_ref().map(|aborted| plain(&aborted.reason)).unwrap_or_default();
+                    let message = format!("{name}: generation {} was rolled back\n  {why}", put.generation);
+                    return Err(Failure::failed(message)
+                        .hint(format!("what ran before runs again; `lattice logs {name}` shows what it wrote"))
                         .into());
                 }
                 Verdict::Superseded(generation) => {
@@ -159,7 +187,7 @@ pub async fn wait(
             }
         }
         if Instant::now() >= deadline {
-            let why = last.as_ref().map_or_else(|| "no node has reported on it".into(), |s| reasons(s, put.generation));
+            let why = last.as_ref().map_or_else(|| "no node has reported on it".into(), reasons);
             let after = Millis(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
             let message = format!("{name} is not ready after {after}, and still on its way\n  {why}");
             return Err(Failure::new(Exit::InProgress, message)
@@ -182,7 +210,7 @@ fn show_changes(
     }
     let paint = context.out.note_paint;
     for slot in &status.slots {
-        let text = describe(slot, put.generation, paint);
+        let text = describe(status, slot, paint);
         if shown.get(&slot.replica) != Some(&text) {
             let seconds = start.elapsed().as_secs_f32();
             context.out.note(format!("  {:>5.1}s  {}.{} {text}", seconds, status.workload, slot.replica));
@@ -195,8 +223,9 @@ fn show_changes(
 mod tests {
     use super::*;
     use lattice::{
-        ctl::{Refusal, WorkloadState},
+        ctl::{Refusal, RolloutStatus, WorkloadState},
         id::{NodeId, Revision, WorkloadName},
+        record::Aborted,
     };
 
     fn slot(replica: u32, phase: Option<Phase>, generation: u64) -> SlotStatus {
@@ -220,6 +249,9 @@ mod tests {
             conditions: vec![],
             slots,
             schedules: vec![],
+            template: None,
+            rollout: None,
+            aborted: None,
         }
     }
 
@@ -244,13 +276,37 @@ mod tests {
     }
 
     #[test]
+    fn a_rollout_says_itself_when_it_is_over() {
+        let ready = || vec![slot(0, Some(Phase::Ready), 2)];
+        let of = |state| RolloutStatus { state, stable: Generation(1), below: 1, updated: 1, message: None };
+        for (state, verdict) in [
+            (RolloutState::Progressing, Verdict::Underway),
+            (RolloutState::Paused, Verdict::Underway),
+            (RolloutState::Stalled, Verdict::Stalled),
+        ] {
+            let status = StatusReply { rollout: Some(of(state)), ..status(2, 1, ready()) };
+            assert_eq!(judge(&status, Generation(2)), verdict);
+        }
+        let aborted = |generation| Some(Aborted { generation: Generation(generation), reason: "no".into() });
+        let back = StatusReply { aborted: aborted(2), template: Some(Generation(1)), ..status(3, 1, vec![]) };
+        assert_eq!(judge(&back, Generation(2)), Verdict::Aborted);
+        assert_eq!(
+            judge(&StatusReply { aborted: aborted(1), ..back }, Generation(2)),
+            Verdict::Superseded(Generation(3))
+        );
+        // Replicas that run what they ran before are the newest ones where nothing of them was changed.
+        let around = StatusReply { template: Some(Generation(2)), ..status(5, 1, ready()) };
+        assert_eq!(judge(&around, Generation(5)), Verdict::Ready);
+    }
+
+    #[test]
     fn what_is_missing_is_told() {
         let mut homeless = slot(1, None, 0);
         homeless.refused =
             vec![Refusal { node: NodeId::new("n1").unwrap(), reason: "zone is us-1".into(), rule: String::new() }];
         let status = status(2, 3, vec![slot(0, Some(Phase::Ready), 2), homeless, slot(2, Some(Phase::Failed), 2)]);
         assert_eq!(
-            reasons(&status, Generation(2)),
+            reasons(&status),
             "replica 1: no node can take it: n1: zone is us-1\n  replica 2: failed on n1: no export"
         );
     }

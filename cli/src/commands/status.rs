@@ -6,10 +6,10 @@ use crate::{
     output::{Cell, Paint, Table, Tone, plain, size},
 };
 use lattice::{
-    ctl::{Condition, ConditionKind, Refusal, ScheduleStatus, SlotStatus, StatusReply, WorkloadState},
+    ctl::{Condition, ConditionKind, Refusal, RolloutStatus, ScheduleStatus, SlotStatus, StatusReply, WorkloadState},
     event::rfc3339,
     id::WorkloadName,
-    record::Phase,
+    record::{Aborted, Phase, RolloutState},
     report::{Counts, PartState, ReuseOff, SlotReport},
     subject::{Topic, WorkloadVerb},
 };
@@ -89,7 +89,8 @@ pub fn refusals(refused: &[Refusal]) -> String {
 }
 
 fn render(status: &StatusReply, paint: Paint) -> String {
-    let StatusReply { workload, state, generation, revision, replicas, ready, conditions, slots, schedules } = status;
+    let StatusReply { workload, state, generation, revision, replicas, ready, conditions, slots, schedules, .. } =
+        status;
     let word = state_cell(*state);
     let mut head = Table::new(&["WORKLOAD", "STATE", "READY", "GENERATION", "REVISION"]);
     head.row([
@@ -100,6 +101,11 @@ fn render(status: &StatusReply, paint: Paint) -> String {
         revision.into(),
     ]);
     let mut text = head.render(paint);
+    if let Some(line) = rollout(status) {
+        text.push('\n');
+        text.push_str(&paint.warn(plain(&line)));
+        text.push('\n');
+    }
     if !conditions.is_empty() {
         text.push('\n');
         text += &conditions_table(conditions).render(paint);
@@ -145,6 +151,24 @@ fn conditions_table(conditions: &[Condition]) -> Table {
         ]);
     }
     table
+}
+
+/// How far a change is, or why it was given up.
+fn rollout(status: &StatusReply) -> Option<String> {
+    if let Some(RolloutStatus { state, stable, updated, message, .. }) = &status.rollout {
+        let state = match state {
+            RolloutState::Progressing => "under way",
+            RolloutState::Paused => "paused",
+            RolloutState::Stalled => "does not go on",
+            RolloutState::Done => "done",
+        };
+        let template = status.template.unwrap_or(status.generation);
+        let why = message.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+        let StatusReply { replicas, .. } = status;
+        return Some(format!("rollout {state}: {updated} of {replicas} run generation {template}, not {stable}{why}"));
+    }
+    let Aborted { generation, reason } = status.aborted.as_ref()?;
+    Some(format!("generation {generation} was rolled back: {reason}"))
 }
 
 fn replicas_table(slots: &[SlotStatus]) -> Table {
@@ -342,6 +366,9 @@ mod tests {
                 since: None,
             }],
             schedules: vec![],
+            template: None,
+            rollout: None,
+            aborted: None,
         };
         assert_eq!(
             render(&status, Paint::off()),
@@ -389,6 +416,9 @@ mod tests {
             conditions: vec![],
             slots: vec![SlotStatus { report: Some(Box::new(report)), report_age: Some(20_000), ..slot(0) }, slot(1)],
             schedules: vec![],
+            template: None,
+            rollout: None,
+            aborted: None,
         };
         assert_eq!(
             render(&status, Paint::off()).split_once("\n\n").unwrap().1,

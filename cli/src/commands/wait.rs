@@ -163,6 +163,9 @@ mod tests {
             ],
             slots: vec![],
             schedules: vec![],
+            template: None,
+            rollout: None,
+            aborted: None,
         };
         for (what, is_so) in [
             (What::Admitted, true),

@@ -25,6 +25,7 @@ mod observe;
 mod outages;
 mod parts;
 mod placement;
+mod rollouts;
 mod routes;
 mod schedules;
 mod security;

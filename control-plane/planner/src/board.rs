@@ -7,11 +7,12 @@ use crate::{
     nodes::{Nodes, Place},
     placement::Vacancy,
     rules,
+    templates::reserved,
 };
 use lattice::{
     id::{NodeId, SlotId, WorkloadName},
     limits::REPLICAS_MAX,
-    record::{Holder, Key, Phase, Session, Slot, SpecRecord},
+    record::{Holder, Key, Phase, Rollout, Session, Slot, SpecRecord},
     spec::Class,
     view::{Corrupt, LatticeView, Versioned, changed},
 };
@@ -159,6 +160,8 @@ impl Board {
         }
         names.extend(changed(&view.specs, &before.specs, Arc::ptr_eq).into_iter().cloned());
         names.extend(view.slots.changed(&before.slots).into_iter().cloned());
+        let same_rollout = |one: &Versioned<Rollout>, two: &Versioned<Rollout>| one.revision == two.revision;
+        names.extend(changed(&view.rollouts, &before.rollouts, same_rollout).into_iter().cloned());
         for name in &names {
             self.draw_workload(view, name);
         }
@@ -289,8 +292,9 @@ impl Board {
     fn read(&mut self, view: &LatticeView, name: &WorkloadName) -> Entry {
         let spec = view.specs.get(name).map(|spec| &spec.record);
         let mut entry = Entry { priority: spec.map_or(0, |spec| spec.spec.placement.priority), ..Entry::default() };
+        let rollout = view.rollout(name);
         for (slot, versioned) in view.slots.of(name) {
-            self.read_slot(&mut entry, spec, slot, &versioned.record);
+            self.read_slot(&mut entry, spec, rollout, slot, &versioned.record);
         }
         entry.wanted = match spec {
             Some(spec) if spec.spec.placement.daemon => self.read_daemon(view, spec, &mut entry.vacancies),
@@ -309,7 +313,14 @@ impl Board {
         entry
     }
 
-    fn read_slot(&mut self, entry: &mut Entry, spec: Option<&SpecRecord>, slot: &SlotId, record: &Slot) {
+    fn read_slot(
+        &mut self,
+        entry: &mut Entry,
+        spec: Option<&SpecRecord>,
+        rollout: Option<&Rollout>,
+        slot: &SlotId,
+        record: &Slot,
+    ) {
         let spec = spec.filter(|spec| spec.uid == record.uid);
         let old_holder = record.handover_from.as_ref();
         let old_holder = old_holder.filter(|old| record.phase != Phase::Ready && old.node != record.holder.node);
@@ -321,8 +332,9 @@ impl Board {
             };
             // How much a workload that is gone had reserved is not known any more: until the holder has given it up,
             // which it does at once, nothing more fits there.
-            let memory = spec.map_or(session.capacity.memory, |spec| spec.spec.memory_reserved());
-            let is_new = spec.is_some_and(|spec| spec.generation == record.generation);
+            let memory = spec.map_or(session.capacity.memory, |spec| reserved(spec, rollout, slot.index, record));
+            let wanted = spec.map(|spec| spec.wanted(rollout, slot.index, Some(record)).template());
+            let is_new = wanted == Some(record.generation);
             let has_failed = is_holder && is_new && record.phase == Phase::Failed;
             entry.bookings.push(Booking { place, memory, index: slot.index, is_holder, has_failed });
         }
@@ -335,15 +347,18 @@ impl Board {
 
     fn read_vacancies(&self, view: &LatticeView, spec: &SpecRecord, vacancies: &mut Vec<Vacancy>) {
         let mut slots = view.slots.of(&spec.spec.name).peekable();
+        let rollout = view.rollout(&spec.spec.name);
         for index in 0..spec.spec.replicas {
             while slots.next_if(|(slot, _)| slot.index < index).is_some() {}
             let kept = slots.next_if(|(slot, _)| slot.index == index).map(|(_, slot)| &slot.record);
-            let is_vacant = kept.is_none_or(|kept| self.is_vacant(spec, kept));
+            let wanted = spec.wanted(rollout, index, kept);
+            let is_vacant = kept.is_none_or(|kept| self.is_vacant(wanted, kept));
             if !is_vacant || !self.corrupt.is_empty() && self.is_corrupt(&SlotId::new(spec.spec.name.clone(), index)) {
                 continue;
             }
             let incumbent = kept.and_then(|kept| self.incumbent(spec, kept));
-            vacancies.push(Vacancy { index, incumbent, pinned: None });
+            let is_stable = wanted.template() != spec.template();
+            vacancies.push(Vacancy { index, incumbent, pinned: None, is_stable });
         }
     }
 
@@ -357,6 +372,18 @@ impl Board {
                 record.uid == spec.uid && spec.spec.class == Class::Available && self.is_leaving(&record.holder, spec)
             }
         }
+    }
+
+    /// Bytes that are reserved on a node beyond what it declared.
+    pub(crate) fn overdraft(&self, node: &NodeId) -> u64 {
+        let load = self.nodes.find(node).map(|place| self.ledger.load(place)).unwrap_or_default();
+        load.capacity.map_or(0, |room| load.memory.saturating_sub(room.memory))
+    }
+
+    /// Bytes that may still be reserved there.
+    pub(crate) fn headroom(&self, node: &NodeId) -> u64 {
+        let load = self.nodes.find(node).map(|place| self.ledger.load(place)).unwrap_or_default();
+        load.capacity.map_or(0, |room| room.memory.saturating_sub(load.memory))
     }
 
     /// Whether what its node says makes a living holder leave.
@@ -379,6 +406,9 @@ impl Board {
         let mut wanted = BTreeSet::new();
         let mut served: BTreeSet<Place> = BTreeSet::new();
         let records = || view.slots.of(name).filter(|(_, slot)| slot.record.uid == spec.uid);
+        let rollout = view.rollout(name);
+        let is_stable =
+            |index: u32, kept: Option<&Slot>| spec.wanted(rollout, index, kept).template() != spec.template();
         for (slot, Versioned { record, .. }) in records() {
             let Some(place) = self.nodes.find(&record.holder.node) else { continue };
             match self.occupancy(&record.holder) {
@@ -403,7 +433,8 @@ impl Board {
                 && served.insert(place)
             {
                 wanted.insert(slot.index);
-                vacancies.push(Vacancy { index: slot.index, incumbent: Some(place), pinned: Some(place) });
+                let is_stable = is_stable(slot.index, Some(record));
+                vacancies.push(Vacancy { index: slot.index, incumbent: Some(place), pinned: Some(place), is_stable });
             }
         }
         let is_taken = |index: &u32| {
@@ -417,7 +448,8 @@ impl Board {
             }
             let Some(index) = free.next() else { break };
             wanted.insert(index);
-            vacancies.push(Vacancy { index, incumbent: None, pinned: Some(place) });
+            let is_stable = is_stable(index, None);
+            vacancies.push(Vacancy { index, incumbent: None, pinned: Some(place), is_stable });
         }
         vacancies.sort_by_key(|vacancy| vacancy.index);
         Wanted::Each(wanted)

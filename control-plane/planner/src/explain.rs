@@ -104,7 +104,7 @@ pub fn explain(view: &LatticeView, slot: &SlotId) -> Option<Explanation> {
     }
     let board = Board::of(view);
     let entry = board.entry(&slot.workload).filter(|_| board.wants(slot))?;
-    let spec = &view.specs.get(&slot.workload)?.record;
+    let spec = view.wanted(slot)?;
     let mut walk = Walk::new(view, &board);
     for booking in entry.bookings.iter().filter(|booking| booking.index == slot.index) {
         walk.ledger.unbook(booking.place, booking.memory);

@@ -4,7 +4,7 @@
 //! Start at [`plan`], which says what a plan is; [`Planner`] makes the same ones faster, view after view. What a view says is
 //! drawn up in `board.rs`; the walk over vacant slots that all answers share is in `placement.rs`; the rules are in `rules.rs`
 //! (a node alone) and `contest.rs` (a node among others). [`Observer`] decides when a session counts as dead, [`conflict`]
-//! which routes clash, [`turn`] who takes which tick of a schedule.
+//! which routes clash, [`turn`] who takes which tick of a schedule, [`advance`] how a change of what replicas run goes on.
 
 mod board;
 mod contest;
@@ -15,15 +15,18 @@ mod ledger;
 mod liveness;
 mod nodes;
 mod placement;
+mod rollout;
 mod routes;
 mod rules;
 mod schedule;
+mod templates;
 #[cfg(test)]
 mod tests;
 
 pub use contest::Score;
 pub use explain::{Explanation, Standing, claimable, explain, explain_vacant, preview, wanted};
 pub use liveness::Observer;
+pub use rollout::{Elapsed, RolloutObserver, Step, advance, open_rollouts, rollout_rank};
 pub use routes::conflict;
 pub use rules::Reason;
 pub use schedule::{LATE_MS, MISSED_COUNTED_MAX, Missed, TicksWrite, Turn, turn};
@@ -169,6 +172,7 @@ fn assignments(view: &LatticeView, board: &Board, me: &Me, held: &[Held<'_>]) ->
     let is_member = view.live(&life).is_some();
     let mut assignments: BTreeMap<SlotId, Assignment> = BTreeMap::new();
     let mut shared: Option<Assignment> = None;
+    let without_room = without_room(view, board, me, held);
     for (slot, Versioned { record, .. }) in held {
         let hands_over = record.phase != Phase::Ready && record.handover_from.as_ref() == Some(&life);
         if record.holder != life && !hands_over {
@@ -180,23 +184,45 @@ fn assignments(view: &LatticeView, board: &Board, me: &Me, held: &[Held<'_>]) ->
         if spec.uid != record.uid || !is_wanted {
             continue;
         }
-        if spec.spec.class == Class::Strict && (!is_member || board.is_leaving(&life, spec)) {
+        let rollout = view.rollout(&slot.workload);
+        let mut wanted = spec.wanted(rollout, slot.index, Some(record));
+        if wanted.spec.class == Class::Strict && (!is_member || board.is_leaving(&life, wanted)) {
             continue;
         }
+        let stop_first = wanted.template() == spec.template() && templates::stops_first(spec, rollout, slot.index);
+        if let Some(stable) = without_room.get(slot) {
+            wanted = stable;
+        }
         // The slots of a workload come together.
-        let assignment = match shared.take().filter(|shared| shared.spec.name == slot.workload) {
-            Some(shared) => shared,
-            None => Assignment {
-                spec: Arc::new(spec.spec.clone()),
-                recipe: Arc::new(spec.runs()),
-                uid: spec.uid,
-                generation: spec.generation,
-            },
-        };
-        assignments.insert((*slot).clone(), assignment.clone());
+        let is_it = |shared: &Assignment| shared.spec.name == slot.workload && shared.generation == wanted.template();
+        let assignment = shared.take().filter(is_it).unwrap_or_else(|| Assignment::new(wanted));
+        assignments.insert((*slot).clone(), Assignment { stop_first, ..assignment.clone() });
         shared = Some(assignment);
     }
     assignments
+}
+
+/// Replicas here that go on with what is stable, since this node has no room for that and for the newest template. The last
+/// ones wait.
+fn without_room<'v>(
+    view: &'v LatticeView,
+    board: &Board,
+    me: &Me,
+    held: &[Held<'v>],
+) -> BTreeMap<&'v SlotId, &'v SpecRecord> {
+    let life = me.holder();
+    let mut over = board.overdraft(&me.node);
+    let mut waiting = BTreeMap::new();
+    for (slot, Versioned { record, .. }) in held.iter().rev().filter(|(_, held)| held.record.holder == life) {
+        if over == 0 {
+            break;
+        }
+        if let Some((stable, freed)) = templates::can_wait(view, slot, record) {
+            over = over.saturating_sub(freed);
+            waiting.insert(*slot, stable);
+        }
+    }
+    waiting
 }
 
 fn releases(
@@ -213,7 +239,7 @@ fn releases(
             Some(stop_first) => (stop_first, None),
             None => {
                 let displaced_by = displaced.get(slot)?.clone();
-                let class = view.specs.get(&slot.workload)?.record.spec.class;
+                let class = view.wanted(slot)?.spec.class;
                 (class == Class::Strict, Some(displaced_by))
             }
         };
@@ -224,7 +250,7 @@ fn releases(
 
 /// Whether the living holder of a slot must give it up, and if so whether it must stop it before.
 fn must_release(view: &LatticeView, board: &Board, slot: &SlotId, record: &Slot) -> Option<bool> {
-    let spec = view.specs.get(&slot.workload).map(|spec| &spec.record);
+    let spec = view.wanted(slot);
     if !board.wants(slot) {
         let of_this_life = spec.is_some_and(|spec| spec.uid == record.uid && spec.spec.class == Class::Available);
         return Some(!of_this_life);

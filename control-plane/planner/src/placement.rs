@@ -25,6 +25,8 @@ pub(crate) struct Vacancy {
     pub(crate) incumbent: Option<Place>,
     /// The only node that may take it.
     pub(crate) pinned: Option<Place>,
+    /// It is to run the stable template, not the newest.
+    pub(crate) is_stable: bool,
 }
 
 /// What a walk books.
@@ -71,11 +73,11 @@ impl<'b> Walk<'b> {
         let mut incumbents: BTreeMap<&WorkloadName, BTreeSet<u32>> = BTreeMap::new();
         for (name, entry) in board.vacant() {
             let Some(spec) = view.specs.get(name) else { continue };
-            for Vacancy { index, incumbent, .. } in &entry.vacancies {
+            for Vacancy { index, incumbent, is_stable, .. } in &entry.vacancies {
                 let Some(place) = *incumbent else { continue };
-                let needed = spec.record.spec.memory_reserved();
-                let may_come =
-                    board.nodes.session(place).is_some_and(|s| rules::expels(s, &spec.record.spec).is_none());
+                let Some(wanted) = template(&spec.record, *is_stable) else { continue };
+                let needed = wanted.spec.memory_reserved();
+                let may_come = board.nodes.session(place).is_some_and(|s| rules::expels(s, &wanted.spec).is_none());
                 if may_come && self.ledger.has_room(place, needed) {
                     self.take(name, place, needed);
                     incumbents.entry(name).or_default().insert(*index);
@@ -85,13 +87,20 @@ impl<'b> Walk<'b> {
         for (name, entry) in board.vacant() {
             let Some(spec) = view.specs.get(name) else { continue };
             let come_back = incumbents.remove(name).unwrap_or_default();
-            self.serve(&spec.record, entry, &come_back, &mut visit);
+            // Nodes compete for the replicas of each template by what it says.
+            for is_stable in [true, false] {
+                let is_due = entry.vacancies.iter().any(|vacancy| vacancy.is_stable == is_stable);
+                if let Some(wanted) = template(&spec.record, is_stable).filter(|_| is_due) {
+                    self.serve(wanted, is_stable, entry, &come_back, &mut visit);
+                }
+            }
         }
     }
 
     fn serve(
         &mut self,
         spec: &'b SpecRecord,
+        is_stable: bool,
         entry: &'b Entry,
         come_back: &BTreeSet<u32>,
         visit: &mut impl FnMut(&Visit<'_, 'b>),
@@ -100,7 +109,7 @@ impl<'b> Walk<'b> {
         let weights = SlotWeights::of(&spec.spec.name);
         // Where one of them finds nobody to make room, the next one asks the same; only a daemon's asks another node.
         let mut is_hopeless = false;
-        for vacancy in &entry.vacancies {
+        for vacancy in entry.vacancies.iter().filter(|vacancy| vacancy.is_stable == is_stable) {
             let incumbent = vacancy.incumbent.filter(|_| come_back.contains(&vacancy.index));
             let vacancy = Vacancy { incumbent, ..*vacancy };
             let weight = weights.weight(vacancy.index);
@@ -165,4 +174,9 @@ impl<'b> Walk<'b> {
         }
         Contest::new(&self.board.nodes, spec, &neighbours, &mut self.shared)
     }
+}
+
+/// What a vacancy is to run.
+fn template(spec: &SpecRecord, is_stable: bool) -> Option<&SpecRecord> {
+    if is_stable { spec.stable.as_deref() } else { Some(spec) }
 }

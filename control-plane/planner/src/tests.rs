@@ -1,5 +1,6 @@
 //! Rules one by one in [`check`], and properties of many nodes that plan and act on one store.
 
+mod rollouts;
 mod rules;
 
 use crate::{Action, Explanation, Me, Plan, Situation, board::Board, conflict, plan, preview};

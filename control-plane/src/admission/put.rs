@@ -8,7 +8,7 @@ use lattice::{
     id::{Digest, Generation, Revision, WorkloadName},
     limits::COMPONENT_BYTES_MAX,
     recipe::Recipe,
-    record::{DecodeError, Key, Record as _, SpecRecord},
+    record::{DecodeError, Key, Record as _, Rollout, SpecRecord},
     spec::{self, Source, WorkloadSpec},
     store::{Bucket, Entry, Message, Precondition, StoreError},
 };
@@ -122,6 +122,16 @@ impl Admission {
         Ok(Current { revision: Some(revision), record })
     }
 
+    /// How far a spec has come. From the store: what is stable follows from it, and the view may be late.
+    async fn rollout(&self, spec: &SpecRecord) -> Result<Option<Rollout>, CtlError> {
+        if spec.stable.is_none() {
+            return Ok(None); // all of it is stable
+        }
+        let key = Key::Rollout(spec.spec.name.clone()).to_string();
+        let entry = self.platform.store.get(Bucket::State, &key).await.map_err(|error| unavailable(&error))?;
+        Ok(entry.and_then(|entry| Rollout::decode(&entry.value).ok()))
+    }
+
     fn check_expected(current: &Current, expected: Option<Revision>) -> Result<(), CtlError> {
         let Some(expected) = expected else { return Ok(()) };
         let actual = current.revision.unwrap_or(Revision(0));
@@ -212,7 +222,8 @@ impl Admission {
         let undone = match before {
             None => self.platform.store.delete(Bucket::Specs, &key, reply.revision).await,
             Some(before) => {
-                let record = SpecRecord { generation: reply.generation.next(), ..before };
+                let template = Some(before.template());
+                let record = SpecRecord { generation: reply.generation.next(), template, ..before };
                 let expect = Precondition::At(reply.revision);
                 self.platform.store.write(Bucket::Specs, &key, record.encode(), expect).await
             }
@@ -251,13 +262,13 @@ impl Admission {
                 let (workload, plan, composition) = (name.clone(), None, None);
                 return Ok(PutReply { workload, generation, revision, hash, changed: false, plan, composition });
             }
-            let record = SpecRecord {
-                spec,
-                uid: current.record.as_ref().map_or_else(|| self.platform.rng.uuid(), |record| record.uid),
-                generation: current.record.as_ref().map_or(Generation::FIRST, |record| record.generation.next()),
-                hash,
-                recipe,
-                admitted_at: self.platform.clock.unix_ms(),
+            let now = self.platform.clock.unix_ms();
+            let record = match &current.record {
+                Some(before) => before.next(self.rollout(before).await?.as_ref(), spec, recipe, now),
+                None => {
+                    let first = SpecRecord::new(spec, self.platform.rng.uuid(), Generation::FIRST);
+                    SpecRecord { recipe, admitted_at: now, ..first }
+                }
             };
             let expect = current.revision.map_or(Precondition::Absent, Precondition::At);
             match self.platform.store.write(Bucket::Specs, &key, record.encode(), expect).await {
@@ -310,9 +321,18 @@ impl Admission {
         let RollbackRequest { to_generation } = body(&message.payload, r#"{"to-generation": 2}, or nothing"#)?;
         let history = self.records(name).await?;
         let current = history.last().ok_or_else(|| not_found(name))?;
-        let wanted = |record: &&SpecRecord| match to_generation {
-            Some(generation) => record.generation == generation,
-            None => record.generation < current.generation,
+        // What was given up is not what anybody wants back.
+        let aborted: Vec<Generation> =
+            history.iter().filter_map(|record| Some(record.aborted.as_ref()?.generation)).collect();
+        let is_under_way = !current.is_settled(self.rollout(current).await?.as_ref());
+        let stable = current.stable.as_ref().filter(|_| is_under_way).map(|stable| stable.generation);
+        let wanted = |record: &&SpecRecord| match (to_generation, stable) {
+            (Some(generation), _) | (None, Some(generation)) => record.generation == generation,
+            (None, None) => {
+                record.generation < current.generation
+                    && !record.runs_like(current)
+                    && !aborted.contains(&record.generation)
+            }
         };
         let target = history.iter().rev().find(wanted).ok_or_else(|| {
             let text = match to_generation {

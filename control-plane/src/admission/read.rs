@@ -4,12 +4,12 @@ use super::{Admission, put::not_found, unavailable};
 use crate::reports::Reported;
 use lattice::{
     ctl::{
-        ConditionKind, CtlError, ErrorCode, HistoryItem, NodeReply, SlotStatus, SpecReply, Standing, StatusReply,
-        Totals, WorkloadState, WorkloadSummary, conditions,
+        ConditionKind, CtlError, ErrorCode, HistoryItem, NodeReply, RolloutStatus, SlotStatus, SpecReply, Standing,
+        StatusReply, Totals, WorkloadState, WorkloadSummary, conditions,
     },
     event::rfc3339,
     id::{NodeId, Revision, SlotId, WorkloadName},
-    record::{Key, Phase, Record as _, Slot, SpecRecord},
+    record::{Key, Phase, Record as _, RolloutState, Slot, SpecRecord},
     report::SlotReport,
     store::{Bucket, Change},
     view::{LatticeView, Versioned},
@@ -190,8 +190,14 @@ fn status(
         .collect();
     let ready = slots.iter().filter(|slot| slot.phase == Some(Phase::Ready)).count();
     let corrupt = view.corrupt.get(&Key::Spec(asked.name.clone()).to_string()).map(|corrupt| corrupt.error.to_string());
+    let template = spec.record.template();
+    let updated =
+        slots.iter().filter(|slot| slot.phase == Some(Phase::Ready) && slot.generation == Some(template)).count();
+    let rollout = rollout(view, &spec.record, u32::try_from(updated).unwrap_or(u32::MAX));
     let conditions = conditions(Standing {
         generation: *generation,
+        template,
+        rollout: rollout.as_ref(),
         admitted_at: *admitted_at,
         corrupt: corrupt.as_deref(),
         slots: &slots,
@@ -216,7 +222,23 @@ fn status(
         conditions,
         slots,
         schedules: Vec::new(),
+        template: Some(template),
+        rollout,
+        aborted: spec.record.aborted.clone(),
     }
+}
+
+/// How far a change is; nothing where none is under way.
+fn rollout(view: &LatticeView, spec: &SpecRecord, updated: u32) -> Option<RolloutStatus> {
+    let known = view.rollout(&spec.spec.name).filter(|rollout| rollout.is_of(spec));
+    let stable = spec.stable.as_ref().filter(|_| !spec.is_settled(known))?;
+    Some(RolloutStatus {
+        state: known.map_or(RolloutState::Progressing, |rollout| rollout.state),
+        stable: stable.generation,
+        below: known.map_or(0, |rollout| rollout.below),
+        updated,
+        message: known.and_then(|rollout| rollout.message.clone()),
+    })
 }
 
 #[cfg(test)]

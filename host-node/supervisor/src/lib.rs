@@ -19,9 +19,16 @@ use unit::{Action, Input};
 pub struct Target {
     pub uid: uuid::Uuid,
     pub generation: Generation,
-    /// Class `strict`: nothing of this unit runs before all others of the slot are gone. It is fetched and compiled
-    /// beside the one that serves, so a component that can't be compiled stops nothing.
+    /// Nothing of this unit runs before all others of the slot are gone: class `strict`, or no room for both. It is fetched
+    /// and compiled beside the one that serves, so a component that can't be compiled stops nothing. It matters on the way
+    /// up only.
     pub exclusive: bool,
+}
+
+impl Target {
+    fn is_for_the_same(&self, other: &Target) -> bool {
+        (self.uid, self.generation) == (other.uid, other.generation)
+    }
 }
 
 /// One attempt of a slot to run one target. Unique within its [`Slot`].
@@ -117,7 +124,7 @@ impl Slot {
         if let Some(serving) = self.in_phase(|phase| phase == Phase::Ready) {
             let failed =
                 self.in_phase(Phase::is_coming).and_then(|unit| Some((unit.target.generation, unit.why.as_ref()?)));
-            let message = failed.map(|(generation, why)| format!("generation {generation} failed: {why}"));
+            let message = failed.map(|(generation, why)| record::failure(generation, why));
             observed(serving, record::Phase::Ready, message)
         } else if let Some(coming) = self.in_phase(Phase::is_coming) {
             // A retry under way still counts as failed, so that a unit that fails for hours is not written at each retry.
@@ -146,7 +153,7 @@ impl Slot {
     }
 
     fn want(&mut self, target: Target, effects: &mut Vec<Effect>) {
-        let has = |unit: Option<&Unit>| unit.is_some_and(|unit| unit.target == target);
+        let has = |unit: Option<&Unit>| unit.is_some_and(|unit| unit.target.is_for_the_same(&target));
         if has(self.in_phase(Phase::is_coming)) {
             return;
         }

@@ -1,12 +1,12 @@
 //! Conditions: what is so of a workload as a whole, for programs that decide on it and for people. A pure function of
 //! what the status says of each replica, so every node answers the same from the same view.
 
-use super::SlotStatus;
+use super::{RolloutStatus, SlotStatus};
 use crate::{
     event::rfc3339,
     id::Generation,
     limits::{MESSAGE_BYTES_MAX, one_line},
-    record::Phase,
+    record::{Phase, RolloutState},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -66,6 +66,8 @@ pub enum Reason {
     Updating,
     /// A replica serves an older generation, and the newest one does not start.
     UpdateFailed,
+    /// The newest generation does not come up, and the spec leaves it to people what follows.
+    RolloutStalled,
     /// A replica does not start. Its node goes on trying.
     ReplicaFailed,
     /// Every replica answers, at the newest generation.
@@ -89,6 +91,7 @@ impl Reason {
             Reason::Starting => "Starting",
             Reason::Updating => "Updating",
             Reason::UpdateFailed => "UpdateFailed",
+            Reason::RolloutStalled => "RolloutStalled",
             Reason::ReplicaFailed => "ReplicaFailed",
             Reason::AllReady => "AllReady",
             Reason::AsAsked => "AsAsked",
@@ -117,6 +120,10 @@ pub struct Condition {
 #[derive(Debug, Clone, Copy)]
 pub struct Standing<'a> {
     pub generation: Generation,
+    /// What replicas are to run: [`crate::record::SpecRecord::template`].
+    pub template: Generation,
+    /// While that is rolled out.
+    pub rollout: Option<&'a RolloutStatus>,
     /// Milliseconds since 1970.
     pub admitted_at: u64,
     /// Why the newest record of the spec does not parse, if it does not.
@@ -135,8 +142,8 @@ enum Matter {
 
 /// The conditions of a workload: one of each kind, in the order of [`ConditionKind`].
 pub fn conditions(standing: Standing<'_>) -> Vec<Condition> {
-    let Standing { generation, corrupt, slots, .. } = standing;
-    let matters: Vec<(&SlotStatus, Matter)> = slots.iter().map(|slot| (slot, matter(slot, generation))).collect();
+    let Standing { template, corrupt, slots, .. } = standing;
+    let matters: Vec<(&SlotStatus, Matter)> = slots.iter().map(|slot| (slot, matter(slot, template))).collect();
     // The most telling of some reasons that any replica has.
     let first = |reasons: &[Reason]| {
         let has = |reason: &&Reason| matters.iter().any(|(_, matter)| *matter == Matter::Of(**reason));
@@ -144,11 +151,13 @@ pub fn conditions(standing: Standing<'_>) -> Vec<Condition> {
     };
     use Reason::{
         Accepted, AllPlaced, AllReady, AsAsked, Claiming, NoNodeFits, NothingWanted, RecordCorrupt, ReplicaFailed,
-        Starting, UpdateFailed, Updating,
+        RolloutStalled, Starting, UpdateFailed, Updating,
     };
     let settled = |all: Reason| if slots.is_empty() { NothingWanted } else { all };
-    let bad = first(&[ReplicaFailed, NoNodeFits, UpdateFailed]);
-    let moving = first(&[Claiming, Starting, Updating]);
+    let is_stalled = standing.rollout.map(|rollout| rollout.state == RolloutState::Stalled);
+    let bad =
+        first(&[ReplicaFailed, NoNodeFits, UpdateFailed]).or((is_stalled == Some(true)).then_some(RolloutStalled));
+    let moving = first(&[Claiming, Starting, Updating]).or((is_stalled == Some(false)).then_some(Updating));
     let homeless = first(&[NoNodeFits, Claiming]);
     let lacking = bad.or(moving);
     let found = [
@@ -165,8 +174,8 @@ pub fn conditions(standing: Standing<'_>) -> Vec<Condition> {
     found.into_iter().map(condition).collect()
 }
 
-fn matter(slot: &SlotStatus, generation: Generation) -> Matter {
-    let is_newest = slot.generation == Some(generation);
+fn matter(slot: &SlotStatus, template: Generation) -> Matter {
+    let is_newest = slot.generation == Some(template);
     Matter::Of(match slot.phase {
         None if slot.refused.is_empty() => Reason::Claiming,
         None => Reason::NoNodeFits,
@@ -219,6 +228,11 @@ fn message(standing: Standing<'_>, matters: &[(&SlotStatus, Matter)], reason: Re
             (Some(node), None) => format!("starts on {node}"),
             (None, _) => "starts".into(),
         }),
+        Reason::Updating if of_reason.is_empty() => format!("generation {generation} is rolled out"),
+        Reason::RolloutStalled => {
+            let why = standing.rollout.and_then(|rollout| rollout.message.as_deref());
+            format!("generation {generation} does not go on: {}", why.unwrap_or("no reason is known"))
+        }
         Reason::Updating => named(&|slot| {
             let before = slot.generation.map_or_else(String::new, |before| format!(" {before}"));
             format!("serves generation{before} until {generation} is ready")
@@ -247,6 +261,7 @@ fn since(standing: Standing<'_>, matters: &[(&SlotStatus, Matter)], reason: Reas
         | Reason::Claiming
         | Reason::NoNodeFits
         | Reason::UpdateFailed
+        | Reason::RolloutStalled
         | Reason::AsAsked
         | Reason::Other => None,
     }
@@ -278,7 +293,14 @@ mod tests {
 
     /// The five as `Kind=Reason`, with a `!` before what is not so.
     fn check(slots: &[SlotStatus], expect: &str) -> Vec<Condition> {
-        let found = conditions(Standing { generation: NEWEST, admitted_at: 500, corrupt: None, slots });
+        let found = conditions(Standing {
+            generation: NEWEST,
+            template: NEWEST,
+            rollout: None,
+            admitted_at: 500,
+            corrupt: None,
+            slots,
+        });
         let words: Vec<String> = found
             .iter()
             .map(|Condition { kind, status, reason, .. }| {
@@ -334,6 +356,8 @@ mod tests {
         let since = |found: &[Condition], at: usize| found[at].since.clone();
         let found = conditions(Standing {
             generation: NEWEST,
+            template: NEWEST,
+            rollout: None,
             admitted_at: 500,
             corrupt: None,
             slots: &[held(0, Ready, 3, None), held(1, Ready, 3, None)],
@@ -342,11 +366,20 @@ mod tests {
         assert_eq!(since(&found, 1), Some(rfc3339(1_000)));
         assert_eq!(since(&found, 2), Some(rfc3339(2_001)), "since the last one got ready");
         let failed: Vec<SlotStatus> = (0..5).map(|replica| held(replica, Failed, 3, Some("no\nexport"))).collect();
-        let found = conditions(Standing { generation: NEWEST, admitted_at: 500, corrupt: None, slots: &failed });
+        let found = conditions(Standing {
+            generation: NEWEST,
+            template: NEWEST,
+            rollout: None,
+            admitted_at: 500,
+            corrupt: None,
+            slots: &failed,
+        });
         assert_eq!(found[4].message, "replica 0: no export; replica 1: no export; replica 2: no export; and 2 more");
         assert_eq!(since(&found, 4), Some(rfc3339(2_000)), "since the first one failed");
         let found = conditions(Standing {
             generation: NEWEST,
+            template: NEWEST,
+            rollout: None,
             admitted_at: 500,
             corrupt: Some("no name"),
             slots: &[refused(7)],
@@ -359,7 +392,14 @@ mod tests {
     #[test]
     fn names_are_those_of_the_wire_and_newer_ones_are_read() {
         for (slots, _) in [(vec![held(0, Phase::Ready, 3, None)], 0), (vec![refused(0)], 0), (vec![], 0)] {
-            for condition in conditions(Standing { generation: NEWEST, admitted_at: 1, corrupt: None, slots: &slots }) {
+            for condition in conditions(Standing {
+                generation: NEWEST,
+                template: NEWEST,
+                rollout: None,
+                admitted_at: 1,
+                corrupt: None,
+                slots: &slots,
+            }) {
                 let json = serde_json::to_value(&condition).unwrap();
                 assert_eq!(
                     (&json["type"], &json["reason"]),

@@ -1,7 +1,9 @@
 //! Text to `WorkloadSpec`: strict, with errors that name the field path and the remedy. A stranger's input arrives
 //! here, so size and depth are bounded before anything is built.
 
-use super::{Reuse, Script, Source, WorkloadSpec, callers, grants, http, parts, placement, schedule, volumes, wording};
+use super::{
+    Reuse, Script, Source, WorkloadSpec, callers, grants, http, parts, placement, rollout, schedule, volumes, wording,
+};
 use crate::limits::{
     CONCURRENCY_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, QUEUE_MAX, REPLICAS_MAX,
     SCRIPT_BYTES_MAX, SPEC_BYTES_MAX, SPEC_DEPTH_MAX, WALL_MAX,
@@ -180,6 +182,7 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
     }
     grants::check("grants", &spec.grants)?;
     placement::check(&spec.placement, spec.replicas)?;
+    rollout::check(&spec.rollout)?;
     Ok(())
 }
 

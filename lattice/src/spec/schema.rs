@@ -1,6 +1,6 @@
 //! Which schema of the record reads a spec. Each pattern names every field, so that a new one has to be decided about.
 
-use super::{ComponentSpec, ComposeSpec, HttpSpec, Limits, Optimize, Reuse, Route, WorkloadSpec};
+use super::{ComponentSpec, ComposeSpec, HttpSpec, Limits, Optimize, Reuse, RolloutSpec, Route, WorkloadSpec};
 use crate::spec::Grants;
 
 impl WorkloadSpec {
@@ -9,7 +9,9 @@ impl WorkloadSpec {
         let is_plain = self.http.routes.iter().all(Route::is_plain) && self.http.callers.is_none();
         // Those who don't know them would take a workload's name for a host's, and ask DNS.
         let calls = self.all_grants().any(Grants::has_workloads);
-        if !is_plain || calls || !self.placement.is_plain() {
+        if self.rollout != RolloutSpec::default() {
+            4
+        } else if !is_plain || calls || !self.placement.is_plain() {
             3
         } else if !self.is_of_schema_1() {
             2
@@ -25,7 +27,8 @@ impl WorkloadSpec {
         components.chain(services).chain([&self.grants])
     }
 
-    /// Whether it is written with the fields of the first schema only. Of routes and placements those that are plain are.
+    /// Whether it is written with the fields of the first schema only. Of routes and placements those that are
+    /// plain are, and rollouts none.
     fn is_of_schema_1(&self) -> bool {
         let Self {
             name: _,
@@ -41,6 +44,7 @@ impl WorkloadSpec {
             grants,
             volumes,
             placement: _,
+            rollout: _,
         } = self;
         components.iter().all(ComponentSpec::is_of_schema_1)
             && services.is_empty()

@@ -1,0 +1,352 @@
+//! How a change of what replicas run goes on: which of them may run the newest template next, when all of them do, and when
+//! it is given up. The same view gives the same step on every node; how long something has lasted each node measures with its
+//! own clock ([`RolloutObserver`]), so a node that begins to watch anew is late, never wrong.
+//!
+//! Start at [`advance`]. What one replica is to run follows from the records alone: [`SpecRecord::wanted`].
+
+use crate::{Me, board::Board, explain::wanted, hash, templates};
+use lattice::{
+    id::{Generation, Revision, SlotId, WorkloadName},
+    record::{DecodeError, Holder, Key, Phase, Rollout, RolloutState, Slot, SpecRecord},
+    spec::{Class, Rollback},
+    store::Precondition,
+    view::{LatticeView, Versioned},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// A new replica that fails for so long is not waited for until the deadline: meanwhile it was tried several times.
+const FAILING_MAX: Duration = Duration::from_secs(10);
+/// After a gap of so long nothing that was measured counts: this process was suspended, say, and did not see what happened.
+const GAP: Duration = Duration::from_secs(5);
+
+/// What is to be done about one workload. Each carries the revision that it was decided on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// Write down how far it is.
+    Put { record: Rollout, expect: Precondition },
+    /// Give it up: write [`SpecRecord::abort`].
+    Abort { expect: Revision, reason: String },
+    /// Delete the record that a workload left behind.
+    Forget { expect: Revision },
+}
+
+/// How long what a view shows has lasted, as far as one node saw it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Elapsed {
+    /// Since the rollout's record changed, or one more replica became ready at the newest template.
+    pub without_progress: Duration,
+    /// Of the replicas that are ready at the newest template.
+    pub ready: BTreeMap<u32, Duration>,
+    /// Of those that fail to get there.
+    pub failing: BTreeMap<u32, Duration>,
+}
+
+/// Watches the workloads that are being changed.
+#[derive(Debug, Default)]
+pub struct RolloutObserver {
+    observed_at: Option<Duration>,
+    seen: BTreeMap<WorkloadName, Seen>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    template: (uuid::Uuid, Generation),
+    rollout: Option<Revision>,
+    /// The most replicas that were ready at the template since then.
+    ready_most: usize,
+    progress_at: Duration,
+    ready: Since,
+    failing: Since,
+}
+
+/// Since when replicas are as they are, each in the hands of one holder.
+type Since = BTreeMap<u32, (Holder, Duration)>;
+
+impl RolloutObserver {
+    /// Note what a view shows of some workloads at `now` (monotonic); all others are forgotten.
+    pub fn observe(
+        &mut self,
+        now: Duration,
+        view: &LatticeView,
+        workloads: &BTreeSet<WorkloadName>,
+    ) -> BTreeMap<WorkloadName, Elapsed> {
+        if self.observed_at.is_some_and(|before| now.saturating_sub(before) > GAP) {
+            self.seen.clear();
+        }
+        self.observed_at = Some(now);
+        self.seen.retain(|name, _| workloads.contains(name));
+        let elapsed = |name: &WorkloadName| {
+            let spec = &view.specs.get(name)?.record;
+            Some((name.clone(), self.observe_one(now, view, spec)))
+        };
+        workloads.iter().filter_map(elapsed).collect()
+    }
+
+    fn observe_one(&mut self, now: Duration, view: &LatticeView, spec: &SpecRecord) -> Elapsed {
+        let name = &spec.spec.name;
+        let template = (spec.uid, spec.template());
+        let rollout = view.rollouts.get(name).map(|rollout| rollout.revision);
+        let new =
+            || Seen { template, rollout, ready_most: 0, progress_at: now, ready: Since::new(), failing: Since::new() };
+        let seen = self.seen.entry(name.clone()).or_insert_with(new);
+        if seen.template != template {
+            *seen = new();
+        }
+        let held = || view.slots_of(name).filter(|(_, slot)| slot.record.uid == spec.uid);
+        let ready = held().filter(|(_, slot)| is_ready(view, &slot.record, Some(spec.template())));
+        note(&mut seen.ready, ready, now);
+        let failing = held().filter(|(_, slot)| slot.record.failure_of(spec.template()).is_some());
+        note(&mut seen.failing, failing, now);
+        if seen.rollout != rollout {
+            (seen.rollout, seen.progress_at, seen.ready_most) = (rollout, now, seen.ready.len());
+        } else if seen.ready.len() > seen.ready_most {
+            (seen.progress_at, seen.ready_most) = (now, seen.ready.len());
+        }
+        let lasted =
+            |since: &Since| since.iter().map(|(index, (_, since))| (*index, now.saturating_sub(*since))).collect();
+        Elapsed {
+            without_progress: now.saturating_sub(seen.progress_at),
+            ready: lasted(&seen.ready),
+            failing: lasted(&seen.failing),
+        }
+    }
+
+    /// Measure anew: changes may have been missed.
+    pub fn reset(&mut self) {
+        self.seen.clear();
+    }
+}
+
+fn note<'v>(since: &mut Since, held: impl Iterator<Item = (&'v SlotId, &'v Versioned<Slot>)>, now: Duration) {
+    let mut before = std::mem::take(since);
+    for (slot, Versioned { record, .. }) in held {
+        let known = before.remove(&slot.index).filter(|(holder, _)| *holder == record.holder);
+        since.insert(slot.index, known.unwrap_or_else(|| (record.holder.clone(), now)));
+    }
+}
+
+/// Whether a living node serves the slot, with this template if one is named.
+fn is_ready(view: &LatticeView, slot: &Slot, template: Option<Generation>) -> bool {
+    slot.phase == Phase::Ready
+        && template.is_none_or(|template| slot.generation == template)
+        && view.live(&slot.holder).is_some()
+}
+
+/// The workloads of which there is something to watch.
+pub fn open_rollouts(view: &LatticeView) -> BTreeSet<WorkloadName> {
+    let is_open = |spec: &SpecRecord| spec.stable.is_some() && !spec.is_settled(view.rollout(&spec.spec.name));
+    let open = view.specs.iter().filter(|(_, spec)| is_open(&spec.record)).map(|(name, _)| name);
+    let left_behind = view.rollouts.keys().filter(|name| !view.specs.contains_key(*name));
+    open.chain(left_behind).cloned().collect()
+}
+
+/// How many nodes act on a workload's rollout before this one does. Nothing for a node that is leaving.
+pub fn rollout_rank(view: &LatticeView, workload: &WorkloadName, me: &Me) -> Option<u32> {
+    let slot = SlotId::new(workload.clone(), 0);
+    let staying = view.sessions.iter().filter(|(_, session)| !session.record.draining).map(|(node, _)| node);
+    let mine = (hash::rendezvous(&slot, &me.node), &me.node);
+    let mut is_here = false;
+    let before_me = staying
+        .inspect(|node| is_here |= **node == me.node)
+        .filter(|node| (hash::rendezvous(&slot, node), *node) < mine)
+        .count();
+    u32::try_from(before_me).ok().filter(|_| is_here)
+}
+
+/// The next step, if one is due.
+pub fn advance(view: &LatticeView, workload: &WorkloadName, elapsed: &Elapsed) -> Option<Step> {
+    let there = view.rollouts.get(workload);
+    let Some(spec) = view.specs.get(workload) else {
+        let is_corrupt = view.corrupt.contains_key(&Key::Spec(workload.clone()).to_string());
+        return there.filter(|_| !is_corrupt).map(|there| Step::Forget { expect: there.revision });
+    };
+    let (at, spec) = (spec.revision, &spec.record);
+    spec.stable.as_ref()?;
+    let expect = match view.corrupt.get(&Key::Rollout(workload.clone()).to_string()) {
+        Some(corrupt) if matches!(corrupt.error, DecodeError::Malformed(_)) => Precondition::At(corrupt.revision),
+        Some(_) => return None,
+        None => there.map_or(Precondition::Absent, |there| Precondition::At(there.revision)),
+    };
+    let known = there.map(|there| &there.record).filter(|there| there.is_of(spec));
+    // This view of the specs is older than that of the rollouts.
+    if there.is_some_and(|there| there.record.uid == spec.uid && there.record.template > spec.template()) {
+        return None;
+    }
+    let before = known.cloned().unwrap_or_else(|| begin(view, spec));
+    let progress = Progress::of(view, spec, &before, elapsed);
+    let mut next = Rollout { message: None, ..before.clone() };
+    next.stop_first.retain(|index| progress.pending.contains(index));
+    match before.state {
+        RolloutState::Done | RolloutState::Paused => return None,
+        _ if progress.is_complete() => next.state = RolloutState::Done,
+        RolloutState::Stalled if !progress.pending.is_empty() => return None,
+        RolloutState::Progressing | RolloutState::Stalled => {
+            if let Some(reason) = progress.failure(view, spec, elapsed) {
+                match spec.spec.rollout.rollback {
+                    Rollback::Automatic => return Some(Step::Abort { expect: at, reason }),
+                    Rollback::Manual => (next.state, next.message) = (RolloutState::Stalled, Some(reason)),
+                }
+            } else {
+                next.state = RolloutState::Progressing;
+                progress.extend(view, spec, &mut next);
+            }
+        }
+    }
+    (known != Some(&next)).then_some(Step::Put { record: next, expect })
+}
+
+/// What is there already stays: a store that lost the record must not send replicas back.
+fn begin(view: &LatticeView, spec: &SpecRecord) -> Rollout {
+    let is_new = |slot: &Slot| slot.uid == spec.uid && slot.generation == spec.template();
+    let newest = view.slots_of(&spec.spec.name).filter(|(_, slot)| is_new(&slot.record)).last();
+    Rollout { below: newest.map_or(0, |(slot, _)| slot.index.saturating_add(1)), ..Rollout::new(spec) }
+}
+
+/// Where the replicas are.
+struct Progress {
+    wanted: Vec<u32>,
+    /// May run the newest template, and do not yet, or not for long enough.
+    pending: BTreeSet<u32>,
+    /// May run it later.
+    left: Vec<u32>,
+    /// Of those, or of all, the ones that serve.
+    serving: BTreeSet<u32>,
+    /// Replicas that are doubled, or were until a moment ago.
+    surging: u32,
+    /// Replicas that do not serve, or may stop any time.
+    unavailable: u32,
+}
+
+impl Progress {
+    fn of(view: &LatticeView, spec: &SpecRecord, rollout: &Rollout, elapsed: &Elapsed) -> Self {
+        let min_ready: Duration = spec.spec.rollout.min_ready.into();
+        let (mut pending, mut left, mut serving) = (BTreeSet::new(), Vec::new(), BTreeSet::new());
+        let (mut surging, mut unavailable) = (0, 0);
+        let wanted = wanted(view, &spec.spec.name);
+        for index in &wanted {
+            let slot = slot(view, spec, *index);
+            let is_serving = slot.is_some_and(|slot| is_ready(view, slot, None));
+            if is_serving {
+                serving.insert(*index);
+            }
+            if *index >= rollout.below {
+                left.push(*index);
+                unavailable += u32::from(!is_serving);
+                continue;
+            }
+            let is_new = slot.is_some_and(|slot| is_ready(view, slot, Some(spec.template())));
+            if is_new && elapsed.ready.get(index).copied().unwrap_or_default() >= min_ready {
+                continue;
+            }
+            pending.insert(*index);
+            if is_serving && !rollout.stop_first.contains(index) {
+                surging += 1;
+            } else {
+                unavailable += 1;
+            }
+        }
+        Self { wanted, pending, left, serving, surging, unavailable }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.pending.is_empty() && self.left.is_empty()
+    }
+
+    /// Why it is not to go on.
+    fn failure(&self, view: &LatticeView, spec: &SpecRecord, elapsed: &Elapsed) -> Option<String> {
+        let deadline: Duration = spec.spec.rollout.deadline.into();
+        let patience = FAILING_MAX.min(deadline);
+        let fails = |index: &&u32| elapsed.failing.get(index).is_some_and(|lasted| *lasted >= patience);
+        let failing = self.pending.iter().find(fails);
+        let is_late = elapsed.without_progress >= deadline;
+        let late = || self.pending.first().or_else(|| self.left.first()).filter(|_| is_late);
+        failing.or_else(late).map(|index| why(view, spec, *index))
+    }
+
+    /// Let as many more replicas change as may.
+    fn extend(&self, view: &LatticeView, spec: &SpecRecord, rollout: &mut Rollout) {
+        let replicas = u32::try_from(self.wanted.len()).unwrap_or(u32::MAX);
+        let settings = &spec.spec.rollout;
+        let surge_max = settings.max_surge.of_up(replicas);
+        let unavailable_max = settings.max_unavailable.of_down(replicas);
+        let is_strict =
+            [Some(spec), spec.stable.as_deref()].into_iter().flatten().any(|record| record.spec.class == Class::Strict);
+        let mut room = Room { view, board: None, taken: BTreeMap::new() };
+        let (mut surging, mut unavailable) = (self.surging, self.unavailable);
+        for index in &self.left {
+            if !self.serving.contains(index) {
+                // There is nothing to lose.
+            } else if is_strict {
+                if unavailable >= unavailable_max.max(1) {
+                    break;
+                }
+                unavailable += 1;
+                rollout.stop_first.insert(*index);
+            } else if surge_max > 0 && (unavailable_max == 0 || room.has_for_both(spec, *index)) {
+                if surging >= surge_max {
+                    break;
+                }
+                surging += 1;
+            } else {
+                if unavailable >= unavailable_max {
+                    break;
+                }
+                unavailable += 1;
+                rollout.stop_first.insert(*index);
+            }
+            rollout.below = index.saturating_add(1);
+        }
+    }
+}
+
+/// Which nodes have room for two templates of a replica. Only asked where one that has none may stop first; else a replica
+/// waits for room by itself.
+struct Room<'v> {
+    view: &'v LatticeView,
+    board: Option<Board>,
+    taken: BTreeMap<&'v lattice::id::NodeId, u64>,
+}
+
+impl<'v> Room<'v> {
+    fn has_for_both(&mut self, spec: &SpecRecord, index: u32) -> bool {
+        let Some(held) = slot(self.view, spec, index) else { return false };
+        let node = &held.holder.node;
+        let board = self.board.get_or_insert_with(|| Board::of(self.view));
+        let taken = self.taken.entry(node).or_default();
+        let needed = spec.spec.memory_reserved();
+        let has_room = board.headroom(node) >= taken.saturating_add(needed);
+        if has_room {
+            *taken = taken.saturating_add(needed);
+        }
+        has_room
+    }
+}
+
+fn slot<'v>(view: &'v LatticeView, spec: &SpecRecord, index: u32) -> Option<&'v Slot> {
+    let slot = &view.slots.get(&SlotId::new(spec.spec.name.clone(), index))?.record;
+    (slot.uid == spec.uid).then_some(slot)
+}
+
+/// What keeps a replica from the newest template.
+fn why(view: &LatticeView, spec: &SpecRecord, index: u32) -> String {
+    let id = SlotId::new(spec.spec.name.clone(), index);
+    let Some(held) = slot(view, spec, index).filter(|held| view.live(&held.holder).is_some()) else {
+        return format!("replica {index}: no node has taken it");
+    };
+    let node = &held.holder.node;
+    let after = spec.spec.rollout.deadline;
+    if let Some(why) = held.failure_of(spec.template()) {
+        return format!("replica {index} on {node}: {why}");
+    }
+    let is_full = || Board::of(view).overdraft(node) > 0;
+    if templates::can_wait(view, &id, held).is_some() && is_full() {
+        return format!(
+            "replica {index} on {node}: the node has no memory left to reserve for the old and the new one at a time; \
+             rollout.max-unavailable of 1 or more lets the old one stop first"
+        );
+    }
+    format!("replica {index} on {node} did not get ready within {after}")
+}

@@ -1,0 +1,45 @@
+//! What a replica reserves while it changes from one template to the next, and when it has to wait for room.
+
+use lattice::{
+    id::SlotId,
+    record::{Phase, Rollout, Slot, SpecRecord},
+    spec::Class,
+    view::LatticeView,
+};
+
+/// Bytes that a replica reserves on its node: while one template serves and the next comes up beside it, what both do.
+pub(crate) fn reserved(spec: &SpecRecord, rollout: Option<&Rollout>, index: u32, record: &Slot) -> u64 {
+    let wanted = spec.wanted(rollout, index, Some(record));
+    let needed = wanted.spec.memory_reserved();
+    let runs = spec.of_template(record.generation).filter(|runs| runs.template() != wanted.template());
+    match runs.map(|runs| runs.spec.memory_reserved()) {
+        Some(runs) if doubles(spec, rollout, index, record) => needed.saturating_add(runs),
+        Some(runs) => needed.max(runs),
+        None => needed,
+    }
+}
+
+/// Whether a replica that serves one template is to bring up another one beside it.
+fn doubles(spec: &SpecRecord, rollout: Option<&Rollout>, index: u32, record: &Slot) -> bool {
+    let wanted = spec.wanted(rollout, index, Some(record));
+    record.phase == Phase::Ready
+        && record.generation != wanted.template()
+        && wanted.spec.class == Class::Available
+        && !stops_first(spec, rollout, index)
+}
+
+/// Whether what serves in a slot stops before the newest template starts there.
+pub(crate) fn stops_first(spec: &SpecRecord, rollout: Option<&Rollout>, index: u32) -> bool {
+    rollout.is_some_and(|rollout| rollout.is_of(spec) && rollout.stop_first.contains(&index))
+}
+
+/// What a replica goes on with, and the bytes that this leaves free, where the newest template has to wait until there is
+/// room for both. The way back to what is stable waits for nothing.
+pub(crate) fn can_wait<'v>(view: &'v LatticeView, slot: &SlotId, record: &Slot) -> Option<(&'v SpecRecord, u64)> {
+    let spec = view.specs.get(&slot.workload).map(|spec| &spec.record).filter(|spec| spec.uid == record.uid)?;
+    let stable = spec.stable.as_deref().filter(|stable| stable.template() == record.generation)?;
+    let rollout = view.rollout(&slot.workload);
+    let wanted = spec.wanted(rollout, slot.index, Some(record));
+    let waits = wanted.template() == spec.template() && doubles(spec, rollout, slot.index, record);
+    waits.then(|| (stable, wanted.spec.memory_reserved()))
+}

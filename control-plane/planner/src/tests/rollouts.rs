@@ -1,0 +1,366 @@
+//! Changes of what replicas run, step by step: nodes that start what they are assigned, and some that can't.
+
+use super::*;
+use crate::{Elapsed, RolloutObserver, Step, advance, open_rollouts, rollout_rank};
+use lattice::{
+    record::{Rollout, RolloutState, failure},
+    spec::{Portion, Rollback, RolloutSpec},
+    units::Millis,
+};
+use std::time::Duration;
+
+/// A workload `w` on three nodes, each of whose replicas serves generation 1.
+struct Rolling {
+    world: World,
+    observer: RolloutObserver,
+    now: Duration,
+    /// A template that does not start.
+    bad: Option<Generation>,
+}
+
+fn asked(replicas: u32, version: &str, rollout: RolloutSpec) -> WorkloadSpec {
+    let mut spec = WorkloadSpec { rollout, ..spec("w", replicas) };
+    spec.components[0].env.insert("VERSION".into(), version.into());
+    spec
+}
+
+fn budgets(max_surge: u32, max_unavailable: u32) -> RolloutSpec {
+    let portion = Portion::Count;
+    RolloutSpec { max_surge: portion(max_surge), max_unavailable: portion(max_unavailable), ..RolloutSpec::default() }
+}
+
+impl Rolling {
+    /// Each node has room for so many replicas' memory.
+    fn new(replicas: u32, room: u64, rollout: &RolloutSpec) -> Self {
+        let mut world = World::new();
+        for number in 1..=3 {
+            world.node(&format!("n{number}"), number).capacity = Capacity { slots: 100, memory: (room * 100) << 20 };
+        }
+        world.put(asked(replicas, "1", rollout.clone()));
+        for index in 0..replicas {
+            let number = u128::from(index % 3 + 1);
+            world.hold(&format!("w.{index}"), &format!("n{number}"), number, Phase::Ready);
+        }
+        Self { world, observer: RolloutObserver::default(), now: Duration::from_secs(1), bad: None }
+    }
+
+    fn spec(&self) -> &SpecRecord {
+        &self.world.view.specs.get(&name("w")).unwrap().record
+    }
+    fn rollout(&self) -> Option<&Rollout> {
+        self.world.view.rollout(&name("w"))
+    }
+    fn put(&mut self, spec: WorkloadSpec) -> Generation {
+        let next = self.spec().next(self.rollout(), spec, Default::default(), 0);
+        let template = next.template();
+        self.world.put_record(next);
+        template
+    }
+    /// Templates by index.
+    fn runs(&self) -> Vec<u64> {
+        self.world.view.slots_of(&name("w")).map(|(_, slot)| slot.record.generation.0).collect()
+    }
+    fn serving(&self) -> usize {
+        self.world.view.slots_of(&name("w")).filter(|(_, slot)| slot.record.phase == Phase::Ready).count()
+    }
+
+    /// Hosts do one thing each, those that chance says.
+    fn hosts(&mut self, chance: &mut impl FnMut() -> bool) {
+        for me in self.world.members() {
+            let plan = plan(&self.world.view, &me, SETTLED);
+            for (id, assignment) in plan.assignments {
+                let record = self.world.view.slots.get(&id).unwrap().record.clone();
+                let (at, is_bad) = (assignment.generation, Some(assignment.generation) == self.bad);
+                let is_new = record.generation != at;
+                let next = match record.phase {
+                    Phase::Ready if !is_new && record.message.is_none() => continue,
+                    _ if !chance() => continue,
+                    Phase::Ready if is_new && assignment.stop_first => record.observed(at, Phase::Starting, None, 0),
+                    Phase::Ready if is_new && is_bad => {
+                        let why = failure(at, "no luck");
+                        record.observed(record.generation, Phase::Ready, Some(&why), 0)
+                    }
+                    _ if is_bad => record.observed(at, Phase::Failed, Some("no luck"), 0),
+                    _ => record.observed(at, Phase::Ready, None, 0),
+                };
+                let revision = self.world.next();
+                let slot = self.world.view.slots.get_mut(&id).unwrap();
+                (slot.record, slot.revision) = (next, revision);
+            }
+        }
+    }
+
+    fn elapsed(&mut self) -> Elapsed {
+        let open = open_rollouts(&self.world.view);
+        self.observer.observe(self.now, &self.world.view, &open).remove(&name("w")).unwrap_or_default()
+    }
+
+    /// What a node would do, done. Answers why the change was given up.
+    fn advance(&mut self) -> Option<String> {
+        self.now += Duration::from_millis(500);
+        let elapsed = self.elapsed();
+        match advance(&self.world.view, &name("w"), &elapsed)? {
+            Step::Put { record, expect } => {
+                let there = self.world.view.rollouts.get(&name("w")).map(|there| there.revision);
+                assert_eq!(expect, there.map_or(Precondition::Absent, Precondition::At));
+                let revision = self.world.next();
+                self.world.view.rollouts.insert(name("w"), Versioned { record, revision });
+                None
+            }
+            Step::Abort { expect, reason } => {
+                assert_eq!(Some(expect), self.world.view.specs.get(&name("w")).map(|spec| spec.revision));
+                let back = self.spec().abort(&reason, 0).unwrap();
+                self.world.put_record(back);
+                Some(reason)
+            }
+            Step::Forget { .. } => panic!("the workload is there"),
+        }
+    }
+
+    /// Nothing of two templates is started where there is no room for both.
+    fn check_room(&self) {
+        for me in self.world.members() {
+            let doubled = |(id, assignment): (&SlotId, &lattice::host::Assignment)| {
+                let record = &self.world.view.slots.get(id).unwrap().record;
+                let is_doubled = record.phase == Phase::Ready && record.generation != assignment.generation;
+                1 + u64::from(is_doubled && !assignment.stop_first)
+            };
+            let reserved: u64 = plan(&self.world.view, &me, SETTLED).assignments.iter().map(doubled).sum();
+            let room = self.world.view.sessions.get(&me.node).unwrap().record.capacity.memory;
+            assert!((reserved * 100) << 20 <= room, "{} reserves {reserved}", me.node);
+        }
+    }
+
+    /// Until nothing happens any more.
+    fn run(&mut self, mut chance: impl FnMut() -> bool, mut check: impl FnMut(&Self)) -> Option<String> {
+        for _ in 0..2000 {
+            let reason = self.advance();
+            check(self);
+            if reason.is_some() {
+                return reason;
+            }
+            if self.spec().is_settled(self.rollout()) {
+                return None;
+            }
+            self.hosts(&mut chance);
+            check(self);
+        }
+        panic!("it does not end: {:?} {:?}", self.rollout(), self.runs());
+    }
+}
+
+#[test]
+fn one_after_the_other_and_then_the_new_one_is_stable() {
+    let mut rolling = Rolling::new(3, 10, &RolloutSpec::default());
+    let template = rolling.put(asked(3, "2", RolloutSpec::default()));
+    assert_eq!((template, rolling.runs()), (Generation(2), vec![1, 1, 1]));
+    rolling.hosts(&mut || true);
+    assert_eq!(rolling.runs(), [1, 1, 1], "nothing changes before a node has said so");
+    for runs in [[2, 1, 1], [2, 2, 1], [2, 2, 2]] {
+        rolling.advance();
+        rolling.hosts(&mut || true);
+        assert_eq!((rolling.runs(), rolling.serving()), (runs.to_vec(), 3));
+    }
+    rolling.advance();
+    assert_eq!(rolling.rollout().unwrap().state, RolloutState::Done);
+    assert_eq!(rolling.advance(), None);
+    // The next one comes from there.
+    rolling.put(asked(3, "3", RolloutSpec::default()));
+    assert_eq!(rolling.spec().stable.as_ref().unwrap().template(), Generation(2));
+    rolling.run(|| true, |_| {});
+    assert_eq!(rolling.runs(), [3, 3, 3]);
+}
+
+#[test]
+fn what_is_around_replicas_changes_without_them() {
+    let mut rolling = Rolling::new(2, 10, &RolloutSpec::default());
+    let mut spec = asked(2, "1", budgets(2, 0));
+    spec.placement.priority = 3;
+    assert_eq!(rolling.put(spec.clone()), Generation(1));
+    assert!(rolling.spec().stable.is_none() && open_rollouts(&rolling.world.view).is_empty());
+    // While a change is under way, it goes on.
+    let mut changed = asked(2, "2", RolloutSpec::default());
+    rolling.put(changed.clone());
+    rolling.advance();
+    changed.replicas = 3;
+    assert_eq!(rolling.put(changed), Generation(3));
+    assert_eq!(rolling.rollout().unwrap().below, 1);
+    assert_eq!(rolling.world.view.wanted(&slot("w.0")).unwrap().template(), Generation(3));
+    assert_eq!(rolling.world.view.wanted(&slot("w.2")).unwrap().template(), Generation(1));
+    // Back to what is stable: at once.
+    spec.replicas = 2;
+    assert_eq!(rolling.put(spec), Generation(1));
+    assert!(rolling.spec().stable.is_none());
+}
+
+#[test]
+fn a_template_that_fails_is_given_up_and_another_one_begins_anew() {
+    let mut rolling = Rolling::new(4, 10, &RolloutSpec::default());
+    rolling.bad = Some(rolling.put(asked(4, "2", RolloutSpec::default())));
+    let reason = rolling.run(|| true, |rolling| assert_eq!(rolling.serving(), 4));
+    assert_eq!(reason.as_deref(), Some("replica 0 on n1: no luck"));
+    assert!(rolling.now < Duration::from_secs(15), "not the whole deadline");
+    let spec = rolling.spec();
+    assert_eq!((spec.generation, spec.template()), (Generation(3), Generation(1)));
+    assert_eq!(spec.aborted.as_ref().map(|aborted| aborted.generation), Some(Generation(2)));
+    rolling.hosts(&mut || true);
+    assert!(
+        rolling.runs() == [1, 1, 1, 1] && rolling.world.view.slots.get(&slot("w.0")).unwrap().record.message.is_none()
+    );
+    rolling.put(asked(4, "3", RolloutSpec::default()));
+    assert_eq!(rolling.run(|| true, |_| {}), None);
+    assert_eq!(rolling.runs(), [4, 4, 4, 4]);
+}
+
+#[test]
+fn one_that_never_gets_ready_is_given_up_at_the_deadline_or_left_to_people() {
+    let slow = RolloutSpec { deadline: Millis::from_secs(60), ..RolloutSpec::default() };
+    let mut rolling = Rolling::new(2, 10, &slow);
+    rolling.put(asked(2, "2", slow.clone()));
+    let reason = rolling.run(|| false, |_| {});
+    assert_eq!(reason.as_deref(), Some("replica 0 on n1 did not get ready within 1m"));
+    assert!((60..63).contains(&rolling.now.as_secs()), "{:?}", rolling.now);
+
+    let manual = RolloutSpec { rollback: Rollback::Manual, ..slow };
+    let mut rolling = Rolling::new(2, 10, &manual);
+    rolling.put(asked(2, "2", manual));
+    for _ in 0..200 {
+        assert_eq!(rolling.advance(), None);
+    }
+    let rollout = rolling.rollout().unwrap();
+    assert_eq!((rollout.state, rollout.below), (RolloutState::Stalled, 1));
+    assert!(rollout.message.is_some());
+    // It was only late.
+    assert_eq!(rolling.run(|| true, |_| {}), None);
+    assert_eq!(rolling.runs(), [2, 2]);
+}
+
+#[test]
+fn a_replica_counts_when_it_was_ready_for_long_enough() {
+    let careful = RolloutSpec { min_ready: Millis::from_secs(5), ..RolloutSpec::default() };
+    let mut rolling = Rolling::new(2, 10, &careful);
+    rolling.put(asked(2, "2", careful));
+    rolling.advance();
+    rolling.hosts(&mut || true);
+    for _ in 0..10 {
+        rolling.advance();
+        assert_eq!(rolling.rollout().unwrap().below, 1, "{:?}", rolling.now);
+    }
+    rolling.advance();
+    assert_eq!(rolling.rollout().unwrap().below, 2);
+    rolling.hosts(&mut || true);
+    // Whoever has not watched begins anew.
+    rolling.now += Duration::from_secs(60);
+    rolling.advance();
+    assert_eq!(rolling.rollout().unwrap().state, RolloutState::Progressing);
+    assert_eq!(rolling.run(|| true, |_| {}), None);
+}
+
+#[test]
+fn without_room_for_both_it_waits_or_stops_first() {
+    // One node has room for two, and two replicas.
+    let mut rolling = Rolling::new(6, 2, &RolloutSpec::default());
+    rolling.put(asked(6, "2", RolloutSpec::default()));
+    let reason = rolling.run(
+        || true,
+        |rolling| {
+            assert_eq!(rolling.serving(), 6);
+            rolling.check_room();
+        },
+    );
+    assert!(reason.is_some_and(|reason| reason.contains("no memory left")));
+    assert_eq!(rolling.runs(), [1; 6]);
+
+    let mut rolling = Rolling::new(6, 2, &RolloutSpec::default());
+    rolling.put(asked(6, "2", budgets(1, 1)));
+    let reason = rolling.run(
+        || true,
+        |rolling| {
+            assert!(rolling.serving() >= 5);
+            rolling.check_room();
+        },
+    );
+    assert_eq!((reason, rolling.runs()), (None, vec![2; 6]));
+}
+
+#[test]
+fn strict_replicas_stop_first_one_at_a_time() {
+    let strict = |version: &str| WorkloadSpec { class: Class::Strict, ..asked(3, version, RolloutSpec::default()) };
+    let mut rolling = Rolling::new(3, 10, &RolloutSpec::default());
+    rolling.world.put_record(SpecRecord::new(strict("1"), life(7), Generation(1)));
+    rolling.put(strict("2"));
+    assert_eq!(rolling.run(|| true, |rolling| assert!(rolling.serving() >= 2)), None);
+    assert_eq!(rolling.runs(), [2, 2, 2]);
+}
+
+#[test]
+fn a_record_that_was_lost_sends_nobody_back() {
+    let mut rolling = Rolling::new(4, 10, &RolloutSpec::default());
+    rolling.put(asked(4, "2", RolloutSpec::default()));
+    for _ in 0..2 {
+        rolling.advance();
+        rolling.hosts(&mut || true);
+    }
+    rolling.world.view.rollouts.clear();
+    rolling.hosts(&mut || true);
+    assert_eq!(rolling.runs(), [2, 2, 1, 1]);
+    rolling.advance();
+    assert_eq!(rolling.rollout().unwrap().below, 3);
+    assert_eq!(rolling.run(|| true, |_| {}), None);
+    // A record of a newer template than this view has a spec of is another's business.
+    let newer = Rollout { template: Generation(9), ..rolling.rollout().unwrap().clone() };
+    rolling.put(asked(4, "3", RolloutSpec::default()));
+    rolling.world.view.rollouts.get_mut(&name("w")).unwrap().record = newer;
+    assert_eq!(advance(&rolling.world.view, &name("w"), &Elapsed::default()), None);
+}
+
+#[test]
+fn nodes_act_one_after_the_other_and_those_that_leave_do_not() {
+    let mut rolling = Rolling::new(1, 10, &RolloutSpec::default());
+    let ranks = |world: &World| -> Vec<Option<u32>> {
+        world.members().iter().map(|me| rollout_rank(&world.view, &name("w"), me)).collect()
+    };
+    let mut all: Vec<u32> = ranks(&rolling.world).into_iter().flatten().collect();
+    all.sort_unstable();
+    assert_eq!(all, [0, 1, 2]);
+    rolling.world.session("n2").draining = true;
+    let mut left = ranks(&rolling.world);
+    assert_eq!(left.remove(1), None);
+    left.sort_unstable();
+    assert_eq!(left, [Some(0), Some(1)]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn budgets_are_kept_and_it_ends(
+        replicas in 1u32..10, surge in 0u32..4, unavailable in 0u32..3, room in 5u64..8, is_bad in any::<bool>(),
+        seed in any::<u64>(),
+    ) {
+        prop_assume!(surge + unavailable > 0);
+        let rollout = budgets(surge, unavailable);
+        let mut rolling = Rolling::new(replicas, room, &rollout);
+        let template = rolling.put(asked(replicas, "2", rollout));
+        rolling.bad = is_bad.then_some(template);
+        let mut seed = seed;
+        let mut chance = move || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            seed >> 63 == 1
+        };
+        let least = (replicas - unavailable.min(replicas)) as usize;
+        let reason = rolling.run(&mut chance, |rolling| {
+            assert!(rolling.serving() >= least, "{} of {least} serve: {:?}", rolling.serving(), rolling.rollout());
+            let below = rolling.rollout().map_or(0, |rollout| rollout.below) as usize;
+            let is_new = |runs: &u64| *runs == template.0;
+            assert!(rolling.runs().iter().skip(below).all(|runs| !is_new(runs)), "{:?}", rolling.runs());
+            rolling.check_room();
+        });
+        prop_assert_eq!(reason.is_some(), is_bad, "{:?}", reason);
+        for _ in 0..200 {
+            rolling.hosts(&mut chance);
+        }
+        let expected = if is_bad { 1 } else { template.0 };
+        prop_assert_eq!(rolling.runs(), vec![expected; replicas as usize]);
+        prop_assert_eq!(rolling.serving(), replicas as usize);
+    }
+}

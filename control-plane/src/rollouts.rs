@@ -1,0 +1,164 @@
+//! Brings changes of what replicas run forward. What the next step is is decided by [`lattice_planner::advance`]; every node
+//! would take it, one after the other, and compare-and-set lets one of them. Giving up is a write to the spec itself, so that
+//! it loses to a person who puts another one at the same moment.
+
+use crate::{NodeOptions, events::Events, session::Member};
+use futures_util::{StreamExt as _, stream};
+use lattice::{
+    event::EventKind,
+    id::{Revision, WorkloadName},
+    record::{Key, Record as _, Rollout, RolloutState, SpecRecord},
+    store::{Bucket, Connection, Platform, Precondition, StoreError},
+    view::{LatticeView, Versioned},
+};
+use lattice_planner::{RolloutObserver, Step, advance, open_rollouts, rollout_rank};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Between two looks while something is being changed, though no record changed: times pass by themselves.
+const LOOK: Duration = Duration::from_millis(100);
+/// The same while nothing is.
+const IDLE: Duration = Duration::from_secs(1);
+/// Writes under way at a time.
+const WRITES_AT_ONCE: usize = 16;
+/// How long the view may take to show what became of a write before it is tried again.
+const ECHO: Duration = Duration::from_secs(1);
+
+pub(crate) struct Rollouts {
+    options: Arc<NodeOptions>,
+    platform: Platform,
+    events: Events,
+    member: Member,
+    view: watch::Receiver<Arc<LatticeView>>,
+    observer: RolloutObserver,
+    due: BTreeMap<WorkloadName, Due>,
+}
+
+/// A step that this node would take.
+struct Due {
+    /// Revisions of spec and rollout.
+    on: (Option<Revision>, Option<Revision>),
+    since: Duration,
+    tried: Option<Duration>,
+}
+
+impl Rollouts {
+    pub(crate) fn new(
+        options: Arc<NodeOptions>,
+        platform: Platform,
+        events: Events,
+        member: Member,
+        view: watch::Receiver<Arc<LatticeView>>,
+    ) -> Self {
+        let (observer, due) = (RolloutObserver::default(), BTreeMap::new());
+        Self { options, platform, events, member, view, observer, due }
+    }
+
+    /// Take steps until `stop`: a node that leaves begins nothing.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let wait = self.pass().await;
+            let wait = self.platform.clock.sleep(wait);
+            tokio::select! { // cancel-safe: each arm only waits
+                biased;
+                () = stop.cancelled() => {}
+                changed = self.view.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                () = wait => {}
+            }
+        }
+    }
+
+    async fn pass(&mut self) -> Duration {
+        let view = self.view.borrow_and_update().clone();
+        let now = self.platform.clock.now();
+        let is_up = self.platform.bus.connection() == Connection::Up && self.member.is_current(now);
+        if !view.is_loaded() || !is_up || self.member.is_draining() {
+            self.observer.reset();
+            self.due.clear();
+            return IDLE;
+        }
+        let open = open_rollouts(&view);
+        self.due.retain(|name, _| open.contains(name));
+        let elapsed = self.observer.observe(now, &view, &open);
+        let mut steps = Vec::new();
+        for name in &open {
+            let elapsed = elapsed.get(name).cloned().unwrap_or_default();
+            match advance(&view, name, &elapsed) {
+                Some(step) if self.is_my_turn(&view, name, now) => {
+                    steps.push((name.clone(), step, view.specs.get(name).cloned()));
+                }
+                Some(_) => {}
+                None => drop(self.due.remove(name)),
+            }
+        }
+        let this = &*self;
+        let writes = stream::iter(steps).map(|(name, step, spec)| this.take(name, step, spec));
+        writes.buffer_unordered(WRITES_AT_ONCE).collect::<()>().await;
+        if open.is_empty() { IDLE } else { LOOK }
+    }
+
+    /// Whether those who come first had their time, and this node has not just tried.
+    fn is_my_turn(&mut self, view: &LatticeView, name: &WorkloadName, now: Duration) -> bool {
+        let Some(rank) = rollout_rank(view, name, &self.member.me()) else { return false };
+        let on =
+            (view.specs.get(name).map(|spec| spec.revision), view.rollouts.get(name).map(|rollout| rollout.revision));
+        let new = || Due { on, since: now, tried: None };
+        let due = self.due.entry(name.clone()).or_insert_with(new);
+        if due.on != on {
+            *due = new();
+        }
+        let is_time = now >= due.since + self.options.timing.claim_delay * rank;
+        let is_open = due.tried.is_some_and(|tried| now.saturating_sub(tried) < ECHO);
+        if is_time && !is_open {
+            due.tried = Some(now);
+        }
+        is_time && !is_open
+    }
+
+    async fn take(&self, name: WorkloadName, step: Step, spec: Option<Arc<Versioned<SpecRecord>>>) {
+        let store = &self.platform.store;
+        let key = Key::Rollout(name.clone()).to_string();
+        let now = self.platform.clock.unix_ms();
+        let (result, event) = match step {
+            Step::Put { record, expect } => {
+                let record = Rollout { changed_at: now, ..record };
+                let written = store.write(Bucket::State, &key, record.encode(), expect).await;
+                (written, Some(told(&record)))
+            }
+            Step::Abort { expect, reason } => {
+                let Some(aborted) = spec.and_then(|spec| spec.record.abort(&reason, now)) else { return };
+                let given_up = aborted.aborted.as_ref().map_or(aborted.generation, |aborted| aborted.generation);
+                let text = format!("generation {given_up} is given up: {reason}");
+                let (key, expect) = (Key::Spec(name.clone()).to_string(), Precondition::At(expect));
+                let written = store.write(Bucket::Specs, &key, aborted.encode(), expect).await;
+                (written, Some((EventKind::RolloutAborted, text)))
+            }
+            Step::Forget { expect } => (store.delete(Bucket::State, &key, expect).await, None),
+        };
+        match (result, event) {
+            (Ok(_), Some((kind, text))) => self.events.send(kind, &name, text).await,
+            (Ok(_), None) => {}
+            (Err(StoreError::Conflict { .. }), _) => tracing::debug!(workload = %name, "another node was first"),
+            (Err(error), _) => tracing::warn!(workload = %name, %error, "a step of a rollout was not written"),
+        }
+    }
+}
+
+fn told(rollout: &Rollout) -> (EventKind, String) {
+    let Rollout { template, below, message, .. } = rollout;
+    match rollout.state {
+        RolloutState::Done => (EventKind::RolloutDone, format!("every replica runs generation {template}")),
+        RolloutState::Stalled => {
+            let why = message.as_deref().unwrap_or("no reason is known");
+            (EventKind::RolloutStalled, format!("generation {template} does not go on: {why}"))
+        }
+        RolloutState::Progressing | RolloutState::Paused => {
+            (EventKind::RolloutProgressed, format!("replicas below {below} may run generation {template}"))
+        }
+    }
+}
