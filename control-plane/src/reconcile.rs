@@ -5,7 +5,7 @@ use crate::{NodeOptions, events::Events, session::Member};
 use futures_util::{StreamExt as _, stream};
 use lattice::{
     event::EventKind,
-    host::{Assignment, Host, Observed},
+    host::{Assignment, Host, NOT_READY, Observed},
     id::{NodeId, Revision, SlotId},
     record::{DecodeError, Holder, Key, Phase, Record as _, Slot},
     spec::Class,
@@ -445,6 +445,11 @@ impl Reconciler {
                 _ if record.phase == next.phase && record.generation == next.generation => None,
                 (_, Phase::Ready) => Some((EventKind::SlotReady, format!("generation {} answers", next.generation))),
                 (_, Phase::Failed) => Some((EventKind::SlotFailed, next.message.clone().unwrap_or_default())),
+                (Phase::Ready, Phase::Starting)
+                    if now.message.as_deref().is_some_and(|text| text.starts_with(NOT_READY)) =>
+                {
+                    Some((EventKind::SlotUnready, next.message.clone().unwrap_or_default()))
+                }
                 (_, Phase::Starting) => None,
             };
             let expect = Precondition::At(*revision);

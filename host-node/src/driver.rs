@@ -1,13 +1,14 @@
 //! Carries out what the supervisor says, one task a piece of work. All state is in one task; work answers with events.
 
 use crate::{
+    health::{self, Crashes, Kind, News},
     instances::ReadyUnits,
     kit::{self, Fetched},
     logs::Logs,
 };
 use lattice::{
     host::{Assignment, Observed},
-    id::SlotId,
+    id::{Generation, SlotId},
     recipe::Recipe,
     spec::{Class, VolumeSpec, WorkloadSpec},
     store::Platform,
@@ -39,6 +40,7 @@ pub(crate) struct Driver {
     logs: Arc<Logs>,
     ready: Arc<ReadyUnits>,
     observed: Arc<Mutex<BTreeMap<SlotId, Observed>>>,
+    crashes: Crashes,
     changed: Arc<Notify>,
     slots: BTreeMap<SlotId, SlotState>,
     reports: mpsc::Sender<Report>,
@@ -54,12 +56,36 @@ struct SlotState {
 }
 
 struct UnitState {
+    /// The life of the workload and the generation.
+    of: (uuid::Uuid, Generation),
     spec: Arc<WorkloadSpec>,
     recipe: Arc<Recipe>,
     fetched: Option<Fetched>,
     assembly: Option<Assembly>,
     unit: Option<Arc<Unit>>,
     work: Option<Work>,
+    probes: Vec<Work>,
+    /// Lines that the slot's guests had printed when this one's first instance was to be made.
+    lines_before: Option<u64>,
+    /// When it was ready for the first time.
+    ready_since: Option<Duration>,
+}
+
+impl UnitState {
+    fn new(of: (uuid::Uuid, Generation), spec: Arc<WorkloadSpec>, recipe: Arc<Recipe>, work: Work) -> Self {
+        Self {
+            of,
+            spec,
+            recipe,
+            fetched: None,
+            assembly: None,
+            unit: None,
+            work: Some(work),
+            probes: Vec::new(),
+            lines_before: None,
+            ready_since: None,
+        }
+    }
 }
 
 /// Work under way; dropping it stops it.
@@ -76,6 +102,7 @@ enum Done {
     Fetched(Fetched),
     Compiled(Assembly),
     Warmed(Arc<Unit>),
+    Probed(News),
     Failed(String),
     RetryDue,
     Drained,
@@ -94,7 +121,7 @@ impl Driver {
         runtime: Runtime,
         logs: Arc<Logs>,
         ready: Arc<ReadyUnits>,
-        observed: Arc<Mutex<BTreeMap<SlotId, Observed>>>,
+        (observed, crashes): (Arc<Mutex<BTreeMap<SlotId, Observed>>>, Crashes),
         changed: Arc<Notify>,
     ) -> Self {
         let (reports, reported) = mpsc::channel(QUEUE);
@@ -107,6 +134,7 @@ impl Driver {
             logs,
             ready,
             observed,
+            crashes,
             changed,
             slots,
             reports,
@@ -156,6 +184,7 @@ impl Driver {
                     uid: assignment.uid,
                     generation: assignment.generation,
                     exclusive: assignment.stop_first || assignment.spec.class == Class::Strict,
+                    gated: assignment.spec.probes.ready.is_some(),
                 })
             });
             self.on(&slot, event);
@@ -174,12 +203,24 @@ impl Driver {
                 Event::Compiled(unit)
             }
             Done::Warmed(running) => {
-                state.unit = Some(running);
+                (state.unit, state.work) = (Some(running), None);
                 Event::Warmed(unit)
             }
-            Done::Failed(why) => {
-                tracing::warn!(%slot, why, "a replica failed");
-                Event::Failed { unit, why, random: self.platform.rng.u64() }
+            Done::Probed(News::Ready) => Event::Passed(unit),
+            Done::Probed(News::NotReady(why)) => {
+                tracing::info!(%slot, why, "a replica is not ready");
+                Event::NotReady { unit, why }
+            }
+            Done::Failed(why) | Done::Probed(News::NotAlive(why)) => {
+                let (lines, details) = match state.lines_before {
+                    Some(before) => health::last_words(&self.logs, &slot, before),
+                    None => Default::default(),
+                };
+                tracing::warn!(%slot, why, details, "a replica failed");
+                self.crashes.note(&slot, state.of, &why, &lines, self.platform.clock.unix_ms());
+                let now = self.platform.clock.now();
+                let lasted = state.ready_since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
+                Event::Failed { unit, why, details, lasted, random: self.platform.rng.u64() }
             }
             Done::RetryDue => Event::RetryDue(unit),
             Done::Drained => Event::Drained(unit),
@@ -197,15 +238,15 @@ impl Driver {
     fn carry_out(&mut self, slot: &SlotId, effect: Effect) {
         let Some(state) = self.slots.get_mut(slot) else { return };
         match effect {
-            Effect::Fetch(id, _) => {
+            Effect::Fetch(id, target) => {
                 let Some(assignment) = &state.wanted else { return };
                 let (spec, recipe) = state.units.get(&id).map_or_else(
                     || (assignment.spec.clone(), assignment.recipe.clone()),
                     |unit| (unit.spec.clone(), unit.recipe.clone()),
                 );
                 let work = self.fetch(slot, id, spec.clone(), recipe.clone());
-                let unit = UnitState { spec, recipe, fetched: None, assembly: None, unit: None, work: Some(work) };
-                self.unit(slot, id, |state| *state = Some(unit));
+                let of = (target.uid, target.generation);
+                self.unit(slot, id, |state| *state = Some(UnitState::new(of, spec, recipe, work)));
             }
             Effect::Compile(id) => {
                 let Some(unit) = state.units.get_mut(&id) else { return };
@@ -230,15 +271,19 @@ impl Driver {
                         Err(error) => Done::Failed(error.to_string()),
                     }
                 });
+                let lines = self.logs.count(slot);
                 self.work(slot, id, work);
+                self.change(slot, id, |state| state.lines_before = Some(lines));
             }
+            Effect::Watch(id) => self.watch(slot, id),
             Effect::Serve(id) => {
                 let Some(unit) = state.units.get(&id).and_then(|state| state.unit.as_ref()) else { return };
                 self.ready.set(slot, Some(unit));
-                let broken = unit.broken();
-                let work = self.spawn(slot, id, async move { Done::Failed(broken.await) });
-                self.work(slot, id, work);
+                let now = self.platform.clock.now();
+                self.change(slot, id, |state| state.ready_since = state.ready_since.or(Some(now)));
+                self.watch(slot, id);
             }
+            Effect::Withdraw(_) => self.ready.set(slot, None),
             Effect::Drain(id) => {
                 let Some(unit) = state.units.get(&id).and_then(|state| state.unit.clone()) else { return };
                 if state.machine.serving().is_none() {
@@ -246,6 +291,7 @@ impl Driver {
                 }
                 let is_strict = state.units.get(&id).is_some_and(|unit| unit.spec.class == Class::Strict);
                 let limit = if is_strict { self.drain.min(self.strict_drain) } else { self.drain };
+                self.change(slot, id, |state| state.probes.clear());
                 let work = self.spawn(slot, id, async move {
                     if !unit.drain(limit).await {
                         tracing::warn!("requests were still running at the drain limit");
@@ -259,26 +305,45 @@ impl Driver {
                 if state.machine.serving().is_none() {
                     self.ready.set(slot, None);
                 }
-                let sleep = self.platform.clock.sleep(delay);
-                let work = self.spawn(slot, id, async move {
-                    sleep.await;
-                    Done::RetryDue
-                });
-                self.unit(slot, id, |state| {
-                    if let Some(unit) = state {
-                        *unit = UnitState {
-                            spec: unit.spec.clone(),
-                            recipe: unit.recipe.clone(),
-                            fetched: None,
-                            assembly: None,
-                            unit: None,
-                            work: Some(work),
-                        };
-                    }
-                });
+                self.retry(slot, id, id, delay);
             }
+            Effect::Replace { unit, by, after } => self.retry(slot, unit, by, after),
             Effect::Ignored(id) => tracing::debug!(%slot, unit = id.0, "an event came too late"),
         }
+    }
+
+    /// Begin anew after a delay, as this unit or as the one that comes after it.
+    fn retry(&mut self, slot: &SlotId, failed: UnitId, by: UnitId, delay: Duration) {
+        let Some(unit) = self.slots.get(slot).and_then(|state| state.units.get(&failed)) else { return };
+        let (of, spec, recipe) = (unit.of, unit.spec.clone(), unit.recipe.clone());
+        let sleep = self.platform.clock.sleep(delay);
+        let work = self.spawn(slot, by, async move {
+            sleep.await;
+            Done::RetryDue
+        });
+        self.unit(slot, by, |state| *state = Some(UnitState::new(of, spec, recipe, work)));
+    }
+
+    /// Wait for a unit to break, and probe it, unless that is done already.
+    fn watch(&mut self, slot: &SlotId, id: UnitId) {
+        let Some(state) = self.slots.get(slot).and_then(|state| state.units.get(&id)) else { return };
+        let (Some(unit), None) = (&state.unit, &state.work) else { return };
+        let broken = unit.broken();
+        let (ready, live) = (&state.spec.probes.ready, &state.spec.probes.live);
+        let probes = [(Kind::Ready, ready), (Kind::Live, live)].into_iter().filter_map(|(kind, probe)| {
+            let (probe, host) = (probe.clone()?, state.spec.probe_host().to_owned());
+            let (slot, reports) = (slot.clone(), self.reports.clone());
+            let tell = move |news| {
+                let report = Report { slot: slot.clone(), unit: id, done: Done::Probed(news) };
+                let reports = reports.clone();
+                async move { drop(reports.send(report).await) }
+            };
+            let watch = health::watch(kind, probe, host, unit.prober(), self.platform.clone(), tell);
+            Some(Work(tokio::spawn(watch)))
+        });
+        let probes = probes.collect();
+        let work = self.spawn(slot, id, async move { Done::Failed(broken.await) });
+        self.change(slot, id, |state| (state.work, state.probes) = (Some(work), probes));
     }
 
     /// Change what is kept of a unit; what was there is dropped, its work with it.
@@ -291,12 +356,14 @@ impl Driver {
         }
     }
 
+    fn change(&mut self, slot: &SlotId, id: UnitId, change: impl FnOnce(&mut UnitState)) {
+        if let Some(unit) = self.slots.get_mut(slot).and_then(|state| state.units.get_mut(&id)) {
+            change(unit);
+        }
+    }
+
     fn work(&mut self, slot: &SlotId, id: UnitId, work: Work) {
-        self.unit(slot, id, |state| {
-            if let Some(unit) = state {
-                unit.work = Some(work);
-            }
-        });
+        self.change(slot, id, |state| state.work = Some(work));
     }
 
     fn spawn(&self, slot: &SlotId, unit: UnitId, work: impl Future<Output = Done> + Send + 'static) -> Work {
@@ -322,6 +389,7 @@ impl Driver {
     /// Show what runs now, and forget slots of which nothing is left.
     fn publish(&mut self) {
         self.slots.retain(|_, state| state.wanted.is_some() || state.machine.observed().is_some());
+        self.crashes.keep_only(|slot| self.slots.contains_key(slot));
         let now: BTreeMap<SlotId, Observed> =
             self.slots.iter().filter_map(|(slot, state)| Some((slot.clone(), state.machine.observed()?))).collect();
         let mut observed = self.observed.lock().unwrap_or_else(PoisonError::into_inner);

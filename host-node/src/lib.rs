@@ -5,6 +5,7 @@
 //! Start at [`HostNode`]; `driver.rs` carries out what the supervisor says.
 
 mod driver;
+mod health;
 mod inspect;
 mod instances;
 mod kept;
@@ -14,6 +15,7 @@ mod metrics;
 mod report;
 
 use driver::Driver;
+use health::Crashes;
 pub use inspect::inspect;
 use instances::ReadyUnits;
 use kept::{Copies, KeptArtifacts};
@@ -108,6 +110,7 @@ pub struct HostNode {
     units: Arc<ReadyUnits>,
     wanted: watch::Sender<BTreeMap<SlotId, Assignment>>,
     observed: Arc<Mutex<BTreeMap<SlotId, Observed>>>,
+    crashes: Crashes,
     changed: Arc<Notify>,
     needed: watch::Sender<BTreeSet<Digest>>,
 }
@@ -132,6 +135,7 @@ impl HostNode {
             units,
             wanted: watch::Sender::default(),
             observed: Arc::default(),
+            crashes: Crashes::default(),
             changed: Arc::default(),
             needed: watch::Sender::default(),
         }))
@@ -154,7 +158,7 @@ impl HostNode {
             self.runtime.clone(),
             self.logs.clone(),
             self.units.clone(),
-            self.observed.clone(),
+            (self.observed.clone(), self.crashes.clone()),
             self.changed.clone(),
         );
         tokio::select! { // each ends only with `stop`
@@ -186,7 +190,7 @@ impl Host for HostNode {
     }
 
     fn report(&self) -> HostReport {
-        report::report(&self.units, &self.runtime, &self.observed())
+        report::report(&self.units, &self.runtime, &self.observed(), &self.crashes)
     }
 
     fn changed(&self) -> Fut<'_, ()> {

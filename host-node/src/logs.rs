@@ -69,6 +69,18 @@ impl Logs {
         Arc::new(Sink { logs: self.clone(), slot })
     }
 
+    /// How many lines of a slot there were so far.
+    pub(crate) fn count(&self, slot: &SlotId) -> u64 {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.slots.get(slot).map_or(0, |kept| kept.count)
+    }
+
+    /// The last lines of a slot, of those that came after the first `count` ones, oldest first.
+    pub(crate) fn last_lines(&self, slot: &SlotId, count: u64, most: usize) -> Vec<Arc<LogLine>> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.last_of(slot, count, most)
+    }
+
     /// Publish lines, and answer who asks for the last ones. Never returns.
     pub(crate) async fn serve(&self) {
         tokio::join!(self.publish(), self.answer());
@@ -138,6 +150,8 @@ struct SlotLines {
     lines: VecDeque<Arc<LogLine>>,
     bytes: usize,
     written: u64,
+    /// Lines so far, those that are not kept any more included.
+    count: u64,
 }
 
 impl Kept {
@@ -145,6 +159,7 @@ impl Kept {
         self.written += 1;
         let kept = self.slots.entry(slot.clone()).or_default();
         kept.written = self.written;
+        kept.count += 1;
         self.bytes -= kept.bytes;
         kept.bytes += size(&line);
         kept.lines.push_back(line);
@@ -158,6 +173,12 @@ impl Kept {
             let Some(gone) = silent.and_then(|slot| self.slots.remove(&slot)) else { break };
             self.bytes -= gone.bytes;
         }
+    }
+
+    fn last_of(&self, slot: &SlotId, count: u64, most: usize) -> Vec<Arc<LogLine>> {
+        let Some(kept) = self.slots.get(slot) else { return Vec::new() };
+        let new = usize::try_from(kept.count.saturating_sub(count)).unwrap_or(usize::MAX).min(most);
+        kept.lines.iter().skip(kept.lines.len().saturating_sub(new)).cloned().collect()
     }
 
     /// The lines of a workload's replicas. Guests wait for the lock meanwhile, so nothing is copied here.

@@ -1,6 +1,6 @@
 //! What the running units count, as the lattice's report says it.
 
-use crate::instances::ReadyUnits;
+use crate::{health::Crashes, instances::ReadyUnits};
 use lattice::{
     host::Observed,
     id::SlotId,
@@ -19,16 +19,23 @@ const REUSE_REMEDY: &str = "requests get a fresh instance each, which is slower.
     one request in an instance (in JavaScript export incomingHandler instead of listening to fetch), or write \
     `reuse: off` to say that it is meant so";
 
-/// Of all units that take requests.
-pub(crate) fn report(units: &ReadyUnits, runtime: &Runtime, observed: &BTreeMap<SlotId, Observed>) -> HostReport {
-    let slots: BTreeMap<SlotId, SlotReport> = units
-        .all()
-        .into_iter()
-        .filter_map(|(slot, unit)| {
-            let report = of_unit(observed.get(&slot)?, &unit);
-            Some((slot, report))
-        })
-        .collect();
+/// Of all units that take requests, and of slots whose units failed.
+pub(crate) fn report(
+    units: &ReadyUnits,
+    runtime: &Runtime,
+    observed: &BTreeMap<SlotId, Observed>,
+    crashes: &Crashes,
+) -> HostReport {
+    let serving = units.all().into_iter().filter_map(|(slot, unit)| {
+        let report = of_unit(observed.get(&slot)?, &unit);
+        Some((slot, report))
+    });
+    let mut slots: BTreeMap<SlotId, SlotReport> = serving.collect();
+    for (slot, observed) in observed {
+        let Some(crash) = crashes.of(slot, observed.uid, observed.generation) else { continue };
+        let report = slots.entry(slot.clone());
+        report.or_insert_with(|| SlotReport::new(observed.uid, observed.generation)).crash = Some(crash);
+    }
     let loads = runtime.load_stats();
     let (instances, instances_limit) = runtime.instances();
     let usage = NodeUsage {

@@ -26,6 +26,8 @@ pub enum EventKind {
     SlotClaimed,
     SlotReady,
     SlotFailed,
+    /// A replica that was ready does not pass its readiness probe any more.
+    SlotUnready,
     SlotReleased,
     /// A tick of a schedule was answered.
     ScheduleFired,
@@ -69,6 +71,7 @@ impl EventKind {
             EventKind::SlotClaimed => "slot-claimed",
             EventKind::SlotReady => "slot-ready",
             EventKind::SlotFailed => "slot-failed",
+            EventKind::SlotUnready => "slot-unready",
             EventKind::SlotReleased => "slot-released",
             EventKind::ScheduleFired => "schedule-fired",
             EventKind::ScheduleFailed => "schedule-failed",

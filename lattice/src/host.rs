@@ -79,6 +79,9 @@ pub struct Unfit {
     pub uncrossable: Option<String>,
 }
 
+/// How the message of a replica begins whose readiness probe fails.
+pub const NOT_READY: &str = "not ready: ";
+
 /// What runs in a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observed {

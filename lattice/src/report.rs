@@ -4,6 +4,10 @@
 //! A peer's report is read by [`NodeReport::decode`] only: fields that this version does not know are ignored, texts and
 //! numbers of entries are cut to their bounds, control characters are gone.
 
+mod crash;
+
+pub use crash::{CRASH_LINE_BYTES_MAX, CRASH_LINES_MAX, CrashReport};
+
 use crate::{
     id::{ComponentName, Digest, Generation, Incarnation, NodeId, SlotId},
     limits::{COMPONENTS_MAX, REPORT_BYTES_MAX, one_line},
@@ -49,7 +53,7 @@ pub trait Reports: Send + Sync + 'static {
 pub struct HostReport {
     #[serde(default)]
     pub usage: NodeUsage,
-    /// Replicas that take requests there, by names such as `hello.0`.
+    /// Replicas that take requests there, and those that failed, by names such as `hello.0`.
     #[serde(default)]
     pub slots: BTreeMap<SlotId, SlotReport>,
 }
@@ -129,6 +133,9 @@ pub struct SlotReport {
     /// Services, lazy and isolated components.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<PartReport>,
+    /// Set where it failed on this node since its generation began there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crash: Option<CrashReport>,
 }
 
 /// Instances of one replica.
@@ -255,6 +262,7 @@ impl SlotReport {
             strikes: 0,
             reuse_off: None,
             parts: Vec::new(),
+            crash: None,
         }
     }
 
@@ -266,7 +274,10 @@ impl SlotReport {
     /// What a person should look at, most urgent first: zero is all well. Goes first where there is no room for all.
     fn urgency(&self) -> u8 {
         let gave_up = self.parts.iter().any(|part| part.state == PartState::GivenUp);
-        match (gave_up || self.reuse_off.is_some(), self.failures.is_empty() && self.limits.is_empty()) {
+        match (
+            gave_up || self.reuse_off.is_some() || self.crash.is_some(),
+            self.failures.is_empty() && self.limits.is_empty(),
+        ) {
             (true, _) => 2,
             (false, false) => 1,
             (false, true) => 0,
@@ -289,6 +300,7 @@ impl SlotReport {
             off.reason = one_line(&off.reason, REPORT_TEXT_BYTES_MAX);
             off.remedy = one_line(&off.remedy, REPORT_TEXT_BYTES_MAX);
         }
+        self.crash.iter_mut().for_each(CrashReport::bound);
         self.parts.truncate(COMPONENTS_MAX);
         for part in &mut self.parts {
             part.last_error = part.last_error.take().map(|error| one_line(&error, REPORT_TEXT_BYTES_MAX));
@@ -382,6 +394,8 @@ mod tests {
             restarts: 4,
             last_error: Some("refused".into()),
         });
+        let lines = vec!["going down".to_owned()];
+        slot.crash = Some(CrashReport { restarts: 2, error: "exited".into(), at: 8, lines });
         assert_eq!(NodeReport::decode(&report.clone().encode(REPORT_BYTES_MAX)).unwrap(), report);
     }
 
@@ -438,6 +452,7 @@ mod tests {
             last_error: Some("\u{9b}x".into()),
         };
         slot.parts = vec![part; 1000];
+        slot.crash = Some(CrashReport { restarts: 1, error: long.clone(), at: 0, lines: vec![long.clone(); 10] });
         // As a peer could send it, without our own bounds.
         let read = NodeReport::decode(&serde_json::to_vec(&report).unwrap()).unwrap();
         let slot = read.host.slots.values().next().unwrap();
@@ -446,6 +461,9 @@ mod tests {
         for text in [&last.message, &off.reason, &off.remedy, slot.parts[0].last_error.as_ref().unwrap()] {
             assert!(text.len() <= REPORT_TEXT_BYTES_MAX && !text.contains(char::is_control), "{text:?}");
         }
+        let crash = slot.crash.as_ref().unwrap();
+        assert!(crash.error.len() <= REPORT_TEXT_BYTES_MAX && crash.lines.len() == CRASH_LINES_MAX);
+        assert!(crash.lines.iter().all(|line| line.len() <= CRASH_LINE_BYTES_MAX && !line.contains(char::is_control)));
         assert!(last.kind.len() <= COUNT_NAME_BYTES_MAX && !last.kind.contains(char::is_control));
         assert!(slot.failures.keys().all(|name| is_count_name(name)));
     }

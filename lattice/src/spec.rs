@@ -11,6 +11,7 @@ mod optimize;
 mod parse;
 mod parts;
 mod placement;
+mod probes;
 mod rollout;
 mod schedule;
 mod schema;
@@ -34,6 +35,7 @@ pub use placement::{
     Comparison, LABEL_NODE, Placement, Preference, Relation, Requirement, RequirementError, Spread, is_label_key,
     is_label_value,
 };
+pub use probes::{ProbeSpec, ProbesSpec};
 pub use rollout::{Portion, Rollback, RolloutSpec};
 pub use schedule::{RequestPath, ScheduleSpec};
 pub use script::Script;
@@ -102,6 +104,10 @@ pub struct WorkloadSpec {
     /// How replicas come to run what a changed spec asks for.
     #[serde(default, skip_serializing_if = "is_default")]
     pub rollout: RolloutSpec,
+    /// What nodes ask a replica to find out whether it can take requests, and whether it is alive. Default nothing: it can
+    /// once its first instances are made.
+    #[serde(default, skip_serializing_if = "ProbesSpec::is_empty")]
+    pub probes: ProbesSpec,
 }
 
 fn one() -> u32 {
@@ -130,6 +136,7 @@ impl WorkloadSpec {
             volumes: Vec::new(),
             placement: Placement::default(),
             rollout: RolloutSpec::default(),
+            probes: ProbesSpec::default(),
         }
     }
 

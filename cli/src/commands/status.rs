@@ -10,7 +10,7 @@ use lattice::{
     event::rfc3339,
     id::WorkloadName,
     record::{Aborted, Phase, RolloutState},
-    report::{Counts, PartState, ReuseOff, SlotReport},
+    report::{Counts, CrashReport, PartState, ReuseOff, SlotReport},
     subject::{Topic, WorkloadVerb},
 };
 use std::time::Duration;
@@ -309,6 +309,11 @@ fn remarks(slot: &SlotStatus) -> Vec<String> {
             }
             _ => {}
         }
+    }
+    if let Some(CrashReport { restarts, error, at, lines }) = &report.crash {
+        let times = if *restarts == 1 { "once".to_owned() } else { format!("{restarts} times") };
+        remarks.push(format!("failed and started again {times}, last at {}: {error}", rfc3339(*at)));
+        remarks.extend(lines.iter().map(|line| format!("  it printed: {line}")));
     }
     if let Some(last) = &report.last_failure {
         remarks.push(format!("last failure at {}: {}", rfc3339(last.at), last.message));

@@ -18,6 +18,7 @@ mod control;
 mod egress;
 mod exchanges;
 mod faults;
+mod health;
 mod http_clients;
 mod isolation;
 mod joining;

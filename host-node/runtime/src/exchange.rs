@@ -269,15 +269,25 @@ impl GuestRun {
             result = Err(Failure::Unfinished);
         }
         let result = self.shared.conclude(result);
+        if result.is_ok() && !self.is_probe() {
+            self.unit.counters.answered.fetch_add(1, Relaxed);
+        }
         match (&result, instance) {
             (Ok(()), Some(instance)) => self.unit.pool.give_back(instance),
             (Ok(()), None) => {}
             (Err(failure), _instance) => {
-                self.unit.note_failure(failure);
+                if !self.is_probe() {
+                    self.unit.note_failure(failure);
+                }
                 self.unit.pool.retire(failure.retirement());
             }
         }
         result
+    }
+
+    /// True for a request of the node's own, which is told by the kind of its turn.
+    fn is_probe(&self) -> bool {
+        self.turn.as_ref().is_some_and(|turn| Arc::ptr_eq(turn.semaphore(), &self.unit.probes))
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     network::{Network, NetworkStats},
     parts::{Assembly, PartStats, Parts, StopNotice},
     pool::{Guest, Instance, Pool, Retirement, Reuse},
+    probe::PROBES_AT_ONCE,
     spans,
     tally::{Tallied, Tally},
     volumes::{Volume, VolumeError, Volumes},
@@ -35,6 +36,7 @@ use std::{
     },
     time::{Duration, Instant, SystemTime},
 };
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// What one unit runs and within which limits.
@@ -151,6 +153,7 @@ impl Unit {
             pool: Pool::new(config.reuse.clone(), runtime.standing(&config.workload, component.digest())),
             workers: Workers::new(seats, config.reuse.max_instances),
             stop: CancellationToken::new(),
+            probes: Arc::new(Semaphore::new(PROBES_AT_ONCE)),
             counters: Counters::default(),
             blueprint: Blueprint {
                 component,
@@ -307,6 +310,8 @@ pub(crate) struct Inner {
     /// Ends everything that is under way.
     pub(crate) stop: CancellationToken,
     pub(crate) counters: Counters,
+    /// Turns of probes, which stand in no line.
+    pub(crate) probes: Arc<Semaphore>,
     admission: Admission,
     assembly: Assembly,
     parts: Arc<Parts>,
@@ -333,6 +338,8 @@ pub(crate) struct Counters {
     requests: AtomicU64,
     refused: AtomicU64,
     failures: AtomicU64,
+    /// Clients' requests whose guest did all that it should.
+    pub(crate) answered: AtomicU64,
     pub(crate) retries: AtomicU64,
     strikes: AtomicU64,
     pub(crate) reuse_hits: AtomicU64,
@@ -429,7 +436,7 @@ impl Inner {
     }
 
     /// The same, if there is room. It takes nobody's place: units that keep instances warm would do so in turns.
-    async fn warm_if_room(&self) -> Result<Instance, Failure> {
+    pub(crate) async fn warm_if_room(&self) -> Result<Instance, Failure> {
         let meter = Arc::<CpuMeter>::default();
         self.timely(meter.clone().measure(&self.blueprint.node.processors, self.try_instantiate(meter))).await
     }

@@ -2,17 +2,23 @@
 //! no tokio, no wasmtime: the host node carries out the [`Effect`]s and says with an [`Event`] when one is done.
 //!
 //! Start at [`Slot`]. A new unit comes up beside the one that serves, which goes on until the new one is ready. The table
-//! of transitions is `unit::next`; its test prints all of it.
+//! of transitions is `unit::next`; its test prints all of it. [`Probe`] says what the answers to probes amount to.
 
+mod probe;
 #[cfg(test)]
 mod tests;
 mod unit;
 
-pub use unit::{BACKOFF_MAX, BACKOFF_MIN, Phase};
+pub use probe::{Answer, Probe, Verdict};
+pub use unit::{BACKOFF_MAX, BACKOFF_MIN, Phase, STABLE_AFTER};
 
-use lattice::{host::Observed, id::Generation, record};
+use lattice::{
+    host::{NOT_READY, Observed},
+    id::Generation,
+    record,
+};
 use std::time::Duration;
-use unit::{Action, Input};
+use unit::{Action, Input, Traits};
 
 /// What a slot should run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +29,8 @@ pub struct Target {
     /// and compiled beside the one that serves, so a component that can't be compiled stops nothing. It matters on the way
     /// up only.
     pub exclusive: bool,
+    /// It has a readiness probe, which must pass before it serves.
+    pub gated: bool,
 }
 
 impl Target {
@@ -45,10 +53,23 @@ pub enum Event {
     Fetched(UnitId),
     Compiled(UnitId),
     Warmed(UnitId),
-    /// Fetching, compiling or warming failed, or what served can't go on. `random` spreads the retry.
+    /// The readiness probe of a unit passes.
+    Passed(UnitId),
+    /// The readiness probe of a unit fails.
+    NotReady {
+        unit: UnitId,
+        why: String,
+    },
+    /// Fetching, compiling or warming failed, or what was warmed can't go on.
     Failed {
         unit: UnitId,
         why: String,
+        /// What else is known, such as what the guest printed last. It may differ each time, and is kept from the first of
+        /// several failures for the same reason: what is observed does not change with every retry.
+        details: String,
+        /// How long it was ready before, in one piece or several.
+        lasted: Duration,
+        /// Spreads the retry.
         random: u64,
     },
     /// The delay of an [`Effect::Retry`] has passed.
@@ -57,7 +78,7 @@ pub enum Event {
     Drained(UnitId),
 }
 
-/// What the host node must do, in this order. All but `Serve` are the unit's only work in progress.
+/// What the host node must do, in this order. All but `Watch`, `Serve` and `Withdraw` are the unit's only work in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     /// Bring the component's bytes; ends with [`Event::Fetched`].
@@ -66,14 +87,20 @@ pub enum Effect {
     Compile(UnitId),
     /// Link, start the first instances; ends with [`Event::Warmed`].
     Warm(UnitId),
-    /// New requests go to this unit from now on.
+    /// Begin to probe it; new requests don't go to it.
+    Watch(UnitId),
+    /// New requests go to this unit from now on. Probes, if it has any, begin or go on.
     Serve(UnitId),
+    /// New requests don't go to this unit for the time being; probes go on.
+    Withdraw(UnitId),
     /// New requests don't go to this unit; let those that run end, within a limit. Ends with [`Event::Drained`].
     Drain(UnitId),
     /// Stop whatever is under way for this unit, timers too, and drop what it has.
     Discard(UnitId),
     /// Drop what the unit has, and send [`Event::RetryDue`] after the delay.
     Retry(UnitId, Duration),
+    /// A new unit for the same target as one that is to be drained: send [`Event::RetryDue`] for it after the delay.
+    Replace { unit: UnitId, by: UnitId, after: Duration },
     /// The event came too late for its unit, which is normal for one that was discarded: count it.
     Ignored(UnitId),
 }
@@ -94,7 +121,30 @@ struct Unit {
     phase: Phase,
     failures: u32,
     /// Why it failed last; forgotten when it is ready.
-    why: Option<String>,
+    failed: Option<Failed>,
+    /// Why its readiness probe fails.
+    not_ready: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+struct Failed {
+    why: String,
+    details: String,
+}
+
+impl Unit {
+    fn new(id: UnitId, target: Target) -> Self {
+        Self { id, target, phase: Phase::Fetching, failures: 0, failed: None, not_ready: None }
+    }
+
+    /// Not forgotten by a retry under way.
+    fn failure(&self) -> Option<String> {
+        self.failed.as_ref().map(|Failed { why, details }| format!("{why}{details}"))
+    }
+
+    fn not_ready(&self) -> Option<String> {
+        self.not_ready.as_ref().map(|why| format!("{NOT_READY}{why}"))
+    }
 }
 
 impl Slot {
@@ -107,7 +157,22 @@ impl Slot {
             Event::Fetched(unit) => self.step(unit, &Input::Fetched, &mut effects),
             Event::Compiled(unit) => self.step(unit, &Input::Compiled, &mut effects),
             Event::Warmed(unit) => self.step(unit, &Input::Warmed, &mut effects),
-            Event::Failed { unit, why, random } => self.step(unit, &Input::Failed { why, random }, &mut effects),
+            Event::Passed(unit) => self.step(unit, &Input::Passed, &mut effects),
+            Event::NotReady { unit, why } => {
+                self.step(unit, &Input::NotReady, &mut effects);
+                self.unit_mut(unit).into_iter().for_each(|unit| unit.not_ready = Some(why.clone()));
+            }
+            Event::Failed { unit, why, details, lasted, random } => {
+                if let Some(unit) = self.unit_mut(unit) {
+                    if lasted >= STABLE_AFTER {
+                        unit.failures = 0;
+                    }
+                    if unit.failed.as_ref().is_none_or(|failed| failed.why != why) {
+                        unit.failed = Some(Failed { why, details });
+                    }
+                }
+                self.step(unit, &Input::Failed { random }, &mut effects);
+            }
             Event::RetryDue(unit) => self.step(unit, &Input::RetryDue, &mut effects),
             Event::Drained(unit) => self.step(unit, &Input::Drained, &mut effects),
         }
@@ -122,14 +187,21 @@ impl Slot {
             Some(Observed { uid, generation, phase, message })
         };
         if let Some(serving) = self.in_phase(|phase| phase == Phase::Ready) {
-            let failed =
-                self.in_phase(Phase::is_coming).and_then(|unit| Some((unit.target.generation, unit.why.as_ref()?)));
-            let message = failed.map(|(generation, why)| record::failure(generation, why));
+            let coming = self.in_phase(Phase::is_coming);
+            let message = coming.and_then(|unit| {
+                let template = unit.target.generation;
+                let failed = unit.failure().map(|why| record::failure(template, &why));
+                failed.or_else(|| Some(format!("generation {template} is {}", unit.not_ready()?)))
+            });
             observed(serving, record::Phase::Ready, message)
         } else if let Some(coming) = self.in_phase(Phase::is_coming) {
             // A retry under way still counts as failed, so that a unit that fails for hours is not written at each retry.
-            let phase = if coming.why.is_some() { record::Phase::Failed } else { record::Phase::Starting };
-            observed(coming, phase, coming.why.clone())
+            match coming.failure() {
+                Some(why) => observed(coming, record::Phase::Failed, Some(why)),
+                None => observed(coming, record::Phase::Starting, coming.not_ready()),
+            }
+        } else if let Some(unready) = self.in_phase(|phase| phase == Phase::Unready) {
+            observed(unready, record::Phase::Starting, unready.not_ready())
         } else {
             // Neither ready nor failed: nothing new may be sent here.
             let draining = self.units.last()?;
@@ -158,42 +230,69 @@ impl Slot {
             return;
         }
         self.retire(|unit| unit.phase.is_coming(), effects);
-        if has(self.in_phase(|phase| phase == Phase::Ready)) {
+        if has(self.in_phase(|phase| matches!(phase, Phase::Ready | Phase::Unready))) {
             return;
         }
-        let id = UnitId(self.next_unit);
-        self.next_unit += 1;
-        self.units.push(Unit { id, target, phase: Phase::Fetching, failures: 0, why: None });
+        let id = self.new_id();
+        self.units.push(Unit::new(id, target));
         effects.push(Effect::Fetch(id, target));
     }
 
+    fn new_id(&mut self) -> UnitId {
+        let id = UnitId(self.next_unit);
+        self.next_unit += 1;
+        id
+    }
+
+    fn unit_mut(&mut self, id: UnitId) -> Option<&mut Unit> {
+        self.units.iter_mut().find(|unit| unit.id == id)
+    }
+
     fn step(&mut self, id: UnitId, input: &Input, effects: &mut Vec<Effect>) {
-        let Some(unit) = self.units.iter_mut().find(|unit| unit.id == id) else {
+        let Some(unit) = self.unit_mut(id) else {
             return effects.push(Effect::Ignored(id));
         };
-        let Some((phase, action)) = unit::next(unit.phase, input, unit.failures, unit.target.exclusive) else {
+        let Target { exclusive, gated, .. } = unit.target;
+        let Some((phase, action)) = unit::next(unit.phase, input, Traits { failures: unit.failures, exclusive, gated })
+        else {
             return effects.push(Effect::Ignored(id));
         };
         unit.phase = phase;
-        match input {
-            Input::Failed { why, .. } => {
-                unit.failures = unit.failures.saturating_add(1);
-                unit.why = Some(why.clone());
-            }
-            _ if phase == Phase::Ready => unit.why = None,
-            _ => {}
+        if matches!(input, Input::Failed { .. }) {
+            unit.failures = unit.failures.saturating_add(1);
+        }
+        if phase == Phase::Ready {
+            (unit.failed, unit.not_ready) = (None, None);
         }
         effects.extend(match action {
             Action::None => None,
             Action::Fetch => Some(Effect::Fetch(id, unit.target)),
             Action::Compile => Some(Effect::Compile(id)),
             Action::Warm => Some(Effect::Warm(id)),
+            Action::Watch => Some(Effect::Watch(id)),
             Action::Serve => Some(Effect::Serve(id)),
-            Action::Drain => Some(Effect::Drain(id)),
+            Action::Withdraw => Some(Effect::Withdraw(id)),
+            Action::Drain | Action::Replace(_) => Some(Effect::Drain(id)),
             Action::Retry(delay) => Some(Effect::Retry(id, delay)),
             Action::Discard => Some(Effect::Discard(id)),
         });
+        if let Action::Replace(after) = action {
+            self.replace(id, after, effects);
+        }
         self.units.retain(|unit| unit.phase != Phase::Gone);
+    }
+
+    /// Another unit for the target of one that failed after it was ready, unless one is coming already.
+    fn replace(&mut self, failed: UnitId, after: Duration, effects: &mut Vec<Effect>) {
+        if self.in_phase(Phase::is_coming).is_some() {
+            return;
+        }
+        let by = self.new_id();
+        let Some(unit) = self.unit_mut(failed) else { return };
+        let phase = Phase::Backoff { attempt: unit.failures };
+        let next = Unit { phase, failures: unit.failures, failed: unit.failed.take(), ..Unit::new(by, unit.target) };
+        self.units.push(next);
+        effects.push(Effect::Replace { unit: failed, by, after });
     }
 
     fn retire(&mut self, which: impl Fn(&Unit) -> bool, effects: &mut Vec<Effect>) {
@@ -211,10 +310,11 @@ impl Slot {
             self.retire(failed_while_replaced, effects);
         }
         if let Some(serving) = self.serving() {
-            self.retire(|unit| unit.phase == Phase::Ready && unit.id != serving, effects);
+            let replaced = |unit: &Unit| matches!(unit.phase, Phase::Ready | Phase::Unready) && unit.id != serving;
+            self.retire(replaced, effects);
         }
         if let Some(waiting) = self.in_phase(|phase| phase == Phase::Waiting).map(|unit| unit.id) {
-            self.retire(|unit| unit.phase == Phase::Ready, effects);
+            self.retire(|unit| matches!(unit.phase, Phase::Ready | Phase::Unready), effects);
             if self.units.iter().all(|unit| unit.id == waiting) {
                 self.step(waiting, &Input::Alone, effects);
             }

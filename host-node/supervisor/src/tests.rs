@@ -1,27 +1,33 @@
 //! The whole table of one unit as text, and what a slot makes of its units.
 
 use crate::{
-    BACKOFF_MAX, BACKOFF_MIN, Effect, Event, Phase, Slot, Target, UnitId,
-    unit::{Input, next},
+    BACKOFF_MAX, BACKOFF_MIN, Effect, Event, Phase, STABLE_AFTER, Slot, Target, UnitId,
+    unit::{Input, Traits, next},
 };
 use lattice::{id::Generation, record};
 use proptest::prelude::*;
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 const TABLE: &str = "\
-Phase       Fetched               Compiled              Alone                 Warmed                Failed                RetryDue              Retired               Drained
-Fetching    Compiling: Compile    -                     -                     -                     Backoff: Retry        -                     Gone: Discard         -
-Compiling   -                     Warming: Warm         -                     -                     Backoff: Retry        -                     Gone: Discard         -
-Compiling!  -                     Waiting: None         -                     -                     Backoff: Retry        -                     Gone: Discard         -
-Waiting     -                     -                     Warming: Warm         -                     -                     -                     Gone: Discard         -
-Warming     -                     -                     -                     Ready: Serve          Backoff: Retry        -                     Gone: Discard         -
-Ready       -                     -                     -                     -                     Backoff: Retry        -                     Draining: Drain       -
-Draining    -                     -                     -                     -                     Gone: Discard         -                     -                     Gone: Discard
-Backoff     -                     -                     -                     -                     -                     Fetching: Fetch       Gone: Discard         -
-Gone        -                     -                     -                     -                     -                     -                     -                     -
+Phase       Fetched               Compiled              Alone                 Warmed                Passed                NotReady              Failed                RetryDue              Retired               Drained
+Fetching    Compiling: Compile    -                     -                     -                     -                     -                     Backoff: Retry        -                     Gone: Discard         -
+Compiling   -                     Warming: Warm         -                     -                     -                     -                     Backoff: Retry        -                     Gone: Discard         -
+Compiling!  -                     Waiting: None         -                     -                     -                     -                     Backoff: Retry        -                     Gone: Discard         -
+Waiting     -                     -                     Warming: Warm         -                     -                     -                     -                     -                     Gone: Discard         -
+Warming     -                     -                     -                     Ready: Serve          -                     -                     Backoff: Retry        -                     Gone: Discard         -
+Warming?    -                     -                     -                     Probing: Watch        -                     -                     Backoff: Retry        -                     Gone: Discard         -
+Probing     -                     -                     -                     -                     Ready: Serve          Probing: None         Backoff: Retry        -                     Gone: Discard         -
+Ready       -                     -                     -                     -                     -                     Unready: Withdraw     Draining: Replace     -                     Draining: Drain       -
+Unready     -                     -                     -                     -                     Ready: Serve          -                     Draining: Replace     -                     Draining: Drain       -
+Draining    -                     -                     -                     -                     -                     -                     -                     -                     -                     Gone: Discard
+Backoff     -                     -                     -                     -                     -                     -                     -                     Fetching: Fetch       Gone: Discard         -
+Gone        -                     -                     -                     -                     -                     -                     -                     -                     -                     -
 ";
 
-/// `!` marks a unit that must be alone.
+/// `!` marks a unit that must be alone, `?` one that has a readiness probe.
 #[test]
 fn the_table() {
     let inputs = [
@@ -29,21 +35,31 @@ fn the_table() {
         Input::Compiled,
         Input::Alone,
         Input::Warmed,
-        Input::Failed { why: String::new(), random: 0 },
+        Input::Passed,
+        Input::NotReady,
+        Input::Failed { random: 0 },
         Input::RetryDue,
         Input::Retired,
         Input::Drained,
     ];
+    let (plain, exclusive, gated) = (
+        Traits::default(),
+        Traits { exclusive: true, ..Traits::default() },
+        Traits { gated: true, ..Traits::default() },
+    );
     let phases = [
-        (Phase::Fetching, false),
-        (Phase::Compiling, false),
-        (Phase::Compiling, true),
-        (Phase::Waiting, true),
-        (Phase::Warming, false),
-        (Phase::Ready, false),
-        (Phase::Draining, false),
-        (Phase::Backoff { attempt: 1 }, false),
-        (Phase::Gone, false),
+        (Phase::Fetching, "", plain),
+        (Phase::Compiling, "", plain),
+        (Phase::Compiling, "!", exclusive),
+        (Phase::Waiting, "", exclusive),
+        (Phase::Warming, "", plain),
+        (Phase::Warming, "?", gated),
+        (Phase::Probing, "", gated),
+        (Phase::Ready, "", plain),
+        (Phase::Unready, "", gated),
+        (Phase::Draining, "", plain),
+        (Phase::Backoff { attempt: 1 }, "", plain),
+        (Phase::Gone, "", plain),
     ];
     let word = |text: String| text.split([' ', '(']).next().unwrap_or_default().to_owned();
     let line = |head: String, cells: Vec<String>| {
@@ -51,23 +67,26 @@ fn the_table() {
         format!("{}\n", format!("{head:12}{cells}").trim_end())
     };
     let mut table = line("Phase".into(), inputs.iter().map(|input| word(format!("{input:?}"))).collect());
-    for (phase, exclusive) in phases {
-        let cell = |input: &Input| match next(phase, input, 0, exclusive) {
+    for (phase, mark, traits) in phases {
+        let cell = |input: &Input| match next(phase, input, traits) {
             Some((phase, action)) => format!("{}: {}", word(format!("{phase:?}")), word(format!("{action:?}"))),
             None => "-".into(),
         };
-        let mark = if exclusive && phase == Phase::Compiling { "!" } else { "" };
         table += &line(word(format!("{phase:?}")) + mark, inputs.iter().map(cell).collect());
     }
     assert_eq!(table, TABLE, "\n{table}");
 }
 
 fn target(generation: u64) -> Target {
-    Target { uid: uuid::Uuid::nil(), generation: Generation(generation), exclusive: false }
+    Target { uid: uuid::Uuid::nil(), generation: Generation(generation), exclusive: false, gated: false }
 }
 
 fn failed(unit: UnitId) -> Event {
-    Event::Failed { unit, why: "it broke".into(), random: 0 }
+    failed_after(unit, Duration::ZERO)
+}
+
+fn failed_after(unit: UnitId, lasted: Duration) -> Event {
+    Event::Failed { unit, why: "it broke".into(), details: String::new(), lasted, random: 0 }
 }
 
 /// Bring the newest unit up; all that was asked for on the way.
@@ -146,18 +165,104 @@ fn a_newer_generation_replaces_one_that_is_coming() {
 fn what_serves_may_fail() {
     let mut slot = Slot::default();
     let (unit, _) = bring_up(&mut slot, target(1));
-    assert_eq!(slot.on(failed(unit)), [Effect::Retry(unit, BACKOFF_MIN)]);
-    assert_eq!(report(&slot), (1, record::Phase::Failed, Some("it broke".into())));
-    slot.on(Event::RetryDue(unit));
+    let by = UnitId(unit.0 + 1);
+    assert_eq!(slot.on(failed(unit)), [Effect::Drain(unit), Effect::Replace { unit, by, after: BACKOFF_MIN }]);
+    assert_eq!(report(&slot), (1, record::Phase::Failed, Some("it broke".into())), "what it has is finished");
+    assert_eq!(slot.on(failed(unit)), [Effect::Ignored(unit)]);
+    assert_eq!(slot.on(Event::RetryDue(by)), [Effect::Fetch(by, target(1))]);
     assert_eq!(report(&slot).1, record::Phase::Failed, "until it is ready");
-    for event in [Event::Fetched(unit), Event::Compiled(unit), Event::Warmed(unit)] {
+    assert_eq!(slot.on(Event::Drained(unit)), [Effect::Discard(unit)]);
+    for event in [Event::Fetched(by), Event::Compiled(by), Event::Warmed(by)] {
         slot.on(event);
     }
     assert_eq!(report(&slot), (1, record::Phase::Ready, None));
     slot.on(Event::Wanted(target(2)));
-    let gone = [Effect::Retry(unit, BACKOFF_MIN * 2), Effect::Discard(unit)];
-    assert_eq!(slot.on(failed(unit)), gone, "a newer one is coming already");
+    assert_eq!(slot.on(failed(by)), [Effect::Drain(by)], "a newer one is coming already");
     assert_eq!(report(&slot), (2, record::Phase::Starting, None));
+}
+
+#[test]
+fn what_fails_again_and_again_waits_longer_and_what_lasted_does_not() {
+    let mut slot = Slot::default();
+    let (mut unit, _) = bring_up(&mut slot, target(1));
+    let mut fail = |lasted: Duration| {
+        let effects = slot.on(failed_after(unit, lasted));
+        let [_, Effect::Replace { by, after, .. }] = effects[..] else { panic!("{effects:?}") };
+        slot.on(Event::Drained(unit));
+        unit = by;
+        for event in [Event::RetryDue(by), Event::Fetched(by), Event::Compiled(by), Event::Warmed(by)] {
+            slot.on(event);
+        }
+        after
+    };
+    let short = Duration::from_secs(1);
+    let delays: Vec<Duration> = [short, short, short, STABLE_AFTER, short].into_iter().map(&mut fail).collect();
+    assert_eq!(delays, [1, 2, 4, 1, 2].map(|times| BACKOFF_MIN * times));
+}
+
+#[test]
+fn a_strict_unit_that_fails_is_gone_before_the_next_one_runs() {
+    let strict = Target { exclusive: true, ..target(1) };
+    let mut slot = Slot::default();
+    let (unit, _) = bring_up(&mut slot, strict);
+    let by = UnitId(unit.0 + 1);
+    slot.on(failed(unit));
+    for event in [Event::RetryDue(by), Event::Fetched(by)] {
+        slot.on(event);
+    }
+    assert_eq!(slot.on(Event::Compiled(by)), []);
+    assert_eq!(slot.on(Event::Drained(unit)), [Effect::Discard(unit), Effect::Warm(by)]);
+}
+
+#[test]
+fn a_probe_says_when_a_unit_is_ready() {
+    let gated = Target { gated: true, ..target(1) };
+    let not_ready = |unit| Event::NotReady { unit, why: "it said 503".into() };
+    let mut slot = Slot::default();
+    let (unit, effects) = bring_up(&mut slot, gated);
+    assert_eq!(effects.last(), Some(&Effect::Watch(unit)));
+    assert_eq!((slot.serving(), report(&slot)), (None, (1, record::Phase::Starting, None)));
+    assert_eq!(slot.on(not_ready(unit)), []);
+    assert_eq!(report(&slot), (1, record::Phase::Starting, Some("not ready: it said 503".into())));
+    assert_eq!(slot.on(Event::Passed(unit)), [Effect::Serve(unit)]);
+    assert_eq!(report(&slot), (1, record::Phase::Ready, None));
+    assert_eq!(slot.on(not_ready(unit)), [Effect::Withdraw(unit)]);
+    assert_eq!(slot.serving(), None);
+    assert_eq!(report(&slot), (1, record::Phase::Starting, Some("not ready: it said 503".into())));
+    assert_eq!(slot.on(Event::Wanted(gated)), [], "it may come back");
+    assert_eq!(slot.on(Event::Passed(unit)), [Effect::Serve(unit)]);
+    assert_eq!(report(&slot), (1, record::Phase::Ready, None));
+    slot.on(not_ready(unit));
+    assert_eq!(slot.on(Event::Unwanted), [Effect::Drain(unit)], "it may have requests yet");
+}
+
+#[test]
+fn a_new_generation_replaces_one_that_is_not_ready_any_more() {
+    let gated = |generation| Target { gated: true, ..target(generation) };
+    let mut slot = Slot::default();
+    let (old, _) = bring_up(&mut slot, gated(1));
+    slot.on(Event::Passed(old));
+    slot.on(Event::NotReady { unit: old, why: String::new() });
+    let (new, _) = bring_up(&mut slot, gated(2));
+    assert_eq!(slot.on(Event::Passed(old)), [Effect::Serve(old)], "it serves until the new one is ready");
+    slot.on(Event::NotReady { unit: old, why: String::new() });
+    assert_eq!(slot.on(Event::Passed(new)), [Effect::Serve(new), Effect::Drain(old)]);
+}
+
+#[test]
+fn details_do_not_change_with_every_retry() {
+    let mut slot = Slot::default();
+    slot.on(Event::Wanted(target(1)));
+    let unit = UnitId(0);
+    let mut fail = |why: &str, details: &str| {
+        let (why, details) = (why.to_owned(), details.to_owned());
+        slot.on(Event::Failed { unit, why, details, lasted: Duration::ZERO, random: 0 });
+        slot.on(Event::RetryDue(unit));
+        report(&slot).2.unwrap()
+    };
+    assert_eq!(fail("it broke", " at 9:00"), "it broke at 9:00");
+    assert_eq!(fail("it broke", " at 9:01"), "it broke at 9:00");
+    assert_eq!(fail("it vanished", " at 9:02"), "it vanished at 9:02");
 }
 
 #[test]
@@ -190,7 +295,13 @@ fn retries_back_off() {
         slot.on(Event::Wanted(target(1)));
         let mut last = Duration::ZERO;
         for _ in 0..50 {
-            let effects = slot.on(Event::Failed { unit, why: String::new(), random });
+            let effects = slot.on(Event::Failed {
+                unit,
+                why: String::new(),
+                details: String::new(),
+                lasted: Duration::ZERO,
+                random,
+            });
             let [Effect::Retry(_, delay)] = effects[..] else { panic!("{effects:?}") };
             assert!((least..=most).contains(&delay), "{delay:?}");
             last = delay;
@@ -200,27 +311,40 @@ fn retries_back_off() {
     }
 }
 
-/// The host node's part: for each unit, the one thing that is under way.
+/// The host node's part: for each unit, the one thing that is under way, and those that are probed.
 #[derive(Default)]
 struct Shell {
     slot: Slot,
     under_way: BTreeMap<UnitId, Effect>,
+    probed: BTreeSet<UnitId>,
     serving: Option<UnitId>,
 }
 
 impl Shell {
     fn on(&mut self, event: Event) {
         for effect in self.slot.on(event) {
-            if let Effect::Drain(unit) | Effect::Discard(unit) | Effect::Retry(unit, _) = effect {
+            if let Effect::Drain(unit) | Effect::Discard(unit) | Effect::Retry(unit, _) | Effect::Withdraw(unit) =
+                effect
+            {
                 self.serving = self.serving.filter(|serving| *serving != unit);
             }
+            if let Effect::Drain(unit) | Effect::Discard(unit) | Effect::Retry(unit, _) = effect {
+                self.probed.remove(&unit);
+            }
             match effect {
+                Effect::Watch(unit) => {
+                    self.under_way.remove(&unit);
+                    self.probed.insert(unit);
+                }
                 Effect::Serve(unit) => {
                     self.under_way.remove(&unit);
+                    self.probed.insert(unit);
                     self.serving = Some(unit);
                 }
+                Effect::Withdraw(_) => {}
                 Effect::Ignored(unit) => panic!("{unit:?} got an event of work that was under way"),
                 Effect::Discard(unit) => drop(self.under_way.remove(&unit)),
+                Effect::Replace { by, after, .. } => drop(self.under_way.insert(by, Effect::Retry(by, after))),
                 Effect::Fetch(unit, _)
                 | Effect::Compile(unit)
                 | Effect::Warm(unit)
@@ -247,8 +371,21 @@ impl Shell {
         });
     }
 
+    /// Let a probe have news, or something that was warmed fail.
+    fn probe(&mut self, which: usize, news: u8) {
+        let Some(&unit) = self.probed.iter().nth(which % self.probed.len().max(1)) else { return };
+        let phase = self.slot.phases().find(|(id, _)| *id == unit).map(|(_, phase)| phase);
+        match (news, phase) {
+            (0, Some(Phase::Probing | Phase::Unready)) => self.on(Event::Passed(unit)),
+            (1, Some(Phase::Ready)) => self.on(Event::NotReady { unit, why: String::new() }),
+            (2, _) => self.on(failed(unit)),
+            _ => {}
+        }
+    }
+
     fn running(&self) -> usize {
-        let runs = |phase| matches!(phase, Phase::Warming | Phase::Ready | Phase::Draining);
+        use Phase::{Draining, Probing, Ready, Unready, Warming};
+        let runs = |phase| matches!(phase, Warming | Probing | Ready | Unready | Draining);
         self.slot.phases().filter(|(_, phase)| runs(*phase)).count()
     }
 }
@@ -256,17 +393,20 @@ impl Shell {
 proptest! {
     #[test]
     fn whatever_happens_the_last_wish_comes_true(
-        steps in proptest::collection::vec((0u8..5, 0u64..4, 0usize..8), 0..60),
-        exclusive in any::<bool>(),
+        steps in proptest::collection::vec((0u8..8, 0u64..4, 0usize..8), 0..60),
+        (exclusive, gated) in any::<(bool, bool)>(),
         last in proptest::option::of(0u64..4),
     ) {
-        let target = |generation| Target { exclusive, ..target(generation) };
+        let target = |generation| Target { exclusive, gated, ..target(generation) };
         let mut shell = Shell::default();
         for (step, generation, which) in steps {
             match step {
                 0 => shell.on(Event::Wanted(target(generation))),
                 1 if which == 0 => shell.on(Event::Unwanted),
                 2 => shell.finish(which, false),
+                3 => shell.probe(which, 0),
+                4 => shell.probe(which, 1),
+                5 => shell.probe(which, 2),
                 _ => shell.finish(which, true),
             }
             prop_assert!(!exclusive || shell.running() <= 1, "{:?}", shell.slot);
@@ -274,6 +414,9 @@ proptest! {
         shell.on(last.map_or(Event::Unwanted, |generation| Event::Wanted(target(generation))));
         for _ in 0..100 {
             shell.finish(0, true);
+            for which in 0..3 {
+                shell.probe(which, 0);
+            }
         }
         let observed = shell.slot.observed().map(|observed| (observed.generation.0, observed.phase));
         prop_assert_eq!(observed, last.map(|generation| (generation, record::Phase::Ready)));

@@ -6,6 +6,9 @@ use std::time::Duration;
 pub const BACKOFF_MIN: Duration = Duration::from_millis(200);
 /// Longest delay before a retry.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// What was ready for so long failed for a new reason: its earlier failures are forgotten.
+pub const STABLE_AFTER: Duration = Duration::from_secs(60);
+const _: () = assert!(STABLE_AFTER.as_secs() >= 2 * BACKOFF_MAX.as_secs(), "a crash loop must not look stable");
 
 /// How far a unit has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +18,11 @@ pub enum Phase {
     /// Compiled; must be alone, and is not yet.
     Waiting,
     Warming,
+    /// Its instances are made; its readiness probe has not passed yet.
+    Probing,
     Ready,
+    /// It was ready, and its readiness probe fails.
+    Unready,
     Draining,
     /// Failed that many times; tries again.
     Backoff {
@@ -28,8 +35,13 @@ impl Phase {
     /// True on the way to ready.
     pub fn is_coming(self) -> bool {
         match self {
-            Phase::Fetching | Phase::Compiling | Phase::Waiting | Phase::Warming | Phase::Backoff { .. } => true,
-            Phase::Ready | Phase::Draining | Phase::Gone => false,
+            Phase::Fetching
+            | Phase::Compiling
+            | Phase::Waiting
+            | Phase::Warming
+            | Phase::Probing
+            | Phase::Backoff { .. } => true,
+            Phase::Ready | Phase::Unready | Phase::Draining | Phase::Gone => false,
         }
     }
 }
@@ -42,8 +54,11 @@ pub(crate) enum Input {
     /// All other units of the slot are gone.
     Alone,
     Warmed,
+    /// Its readiness probe passes.
+    Passed,
+    /// Its readiness probe fails.
+    NotReady,
     Failed {
-        why: String,
         random: u64,
     },
     RetryDue,
@@ -59,29 +74,55 @@ pub(crate) enum Action {
     Fetch,
     Compile,
     Warm,
+    Watch,
     Serve,
+    Withdraw,
     Drain,
     Retry(Duration),
+    /// Drain it, and let another one for the same target begin after the delay.
+    Replace(Duration),
     Discard,
 }
 
+/// What the table depends on besides phase and input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Traits {
+    /// How often it failed in a row before this.
+    pub(crate) failures: u32,
+    /// It must be alone.
+    pub(crate) exclusive: bool,
+    /// It has a readiness probe.
+    pub(crate) gated: bool,
+}
+
 /// The next phase and what to do, or nothing where the input comes too late for the phase.
-pub(crate) fn next(phase: Phase, input: &Input, failures: u32, exclusive: bool) -> Option<(Phase, Action)> {
+pub(crate) fn next(
+    phase: Phase,
+    input: &Input,
+    Traits { failures, exclusive, gated }: Traits,
+) -> Option<(Phase, Action)> {
     Some(match (phase, input) {
         (Phase::Fetching, Input::Fetched) => (Phase::Compiling, Action::Compile),
         (Phase::Compiling, Input::Compiled) if exclusive => (Phase::Waiting, Action::None),
         (Phase::Compiling, Input::Compiled) => (Phase::Warming, Action::Warm),
         (Phase::Waiting, Input::Alone) => (Phase::Warming, Action::Warm),
+        (Phase::Warming, Input::Warmed) if gated => (Phase::Probing, Action::Watch),
         (Phase::Warming, Input::Warmed) => (Phase::Ready, Action::Serve),
-        (Phase::Fetching | Phase::Compiling | Phase::Warming | Phase::Ready, Input::Failed { random, .. }) => {
+        (Phase::Probing | Phase::Unready, Input::Passed) => (Phase::Ready, Action::Serve),
+        (Phase::Probing, Input::NotReady) => (Phase::Probing, Action::None),
+        (Phase::Ready, Input::NotReady) => (Phase::Unready, Action::Withdraw),
+        (Phase::Fetching | Phase::Compiling | Phase::Warming | Phase::Probing, Input::Failed { random }) => {
             (Phase::Backoff { attempt: failures.saturating_add(1) }, Action::Retry(backoff(failures, *random)))
+        }
+        // It may have requests yet, so it is not the one that tries again.
+        (Phase::Ready | Phase::Unready, Input::Failed { random }) => {
+            (Phase::Draining, Action::Replace(backoff(failures, *random)))
         }
         // From the start: what is in the caches is found there.
         (Phase::Backoff { .. }, Input::RetryDue) => (Phase::Fetching, Action::Fetch),
-        (Phase::Ready, Input::Retired) => (Phase::Draining, Action::Drain),
+        (Phase::Ready | Phase::Unready, Input::Retired) => (Phase::Draining, Action::Drain),
         (phase, Input::Retired) if phase.is_coming() => (Phase::Gone, Action::Discard),
-        // One that breaks while it drains has nothing left to finish.
-        (Phase::Draining, Input::Drained | Input::Failed { .. }) => (Phase::Gone, Action::Discard),
+        (Phase::Draining, Input::Drained) => (Phase::Gone, Action::Discard),
         _ => return None,
     })
 }

@@ -2,7 +2,8 @@
 //! here, so size and depth are bounded before anything is built.
 
 use super::{
-    Reuse, Script, Source, WorkloadSpec, callers, grants, http, parts, placement, rollout, schedule, volumes, wording,
+    Reuse, Script, Source, WorkloadSpec, callers, grants, http, parts, placement, probes, rollout, schedule, volumes,
+    wording,
 };
 use crate::limits::{
     CONCURRENCY_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, QUEUE_MAX, REPLICAS_MAX,
@@ -134,6 +135,7 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
     callers::check(spec.http.callers.as_deref())?;
     schedule::check(&spec.schedule)?;
     volumes::check(&spec.volumes)?;
+    probes::check(&spec.probes)?;
     if let Reuse::On(reuse) = &spec.reuse {
         if reuse.requests == 0 {
             return Err(

@@ -9,7 +9,7 @@ impl WorkloadSpec {
         let is_plain = self.http.routes.iter().all(Route::is_plain) && self.http.callers.is_none();
         // Those who don't know them would take a workload's name for a host's, and ask DNS.
         let calls = self.all_grants().any(Grants::has_workloads);
-        if self.rollout != RolloutSpec::default() {
+        if self.rollout != RolloutSpec::default() || !self.probes.is_empty() {
             4
         } else if !is_plain || calls || !self.placement.is_plain() {
             3
@@ -27,8 +27,8 @@ impl WorkloadSpec {
         components.chain(services).chain([&self.grants])
     }
 
-    /// Whether it is written with the fields of the first schema only. Of routes and placements those that are
-    /// plain are, and rollouts none.
+    /// Whether it is written with the fields of the first schema only. Of routes and placements those that are plain are;
+    /// what [`WorkloadSpec::schema`] looks at before is not looked at again.
     fn is_of_schema_1(&self) -> bool {
         let Self {
             name: _,
@@ -45,6 +45,7 @@ impl WorkloadSpec {
             volumes,
             placement: _,
             rollout: _,
+            probes: _,
         } = self;
         components.iter().all(ComponentSpec::is_of_schema_1)
             && services.is_empty()

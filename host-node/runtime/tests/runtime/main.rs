@@ -14,6 +14,7 @@ mod network;
 mod optimize;
 mod part_faults;
 mod parts;
+mod probes;
 mod reuse;
 mod room;
 mod sockets;

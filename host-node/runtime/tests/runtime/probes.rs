@@ -1,0 +1,80 @@
+//! What the node asks a unit beside its clients.
+
+use super::*;
+use lattice_runtime::Probed;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn answered(probed: &Probed) -> Option<u16> {
+    match probed {
+        Probed::Answered { status, .. } => Some(status.as_u16()),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn a_probe_is_nobodys_request() {
+    for version in BOTH {
+        let unit = start(faults(version), |_| ()).await;
+        let prober = unit.prober();
+        let failed = prober.probe(|| get("/trap"), LIMIT).await;
+        assert!(matches!(&failed, Probed::Failed(why) if why.contains("unreachable")), "{version} {failed:?}");
+        let stats = unit.stats();
+        assert_eq!((stats.requests, stats.failures, stats.in_flight), (0, 0, 0), "{version}");
+        assert_eq!((stats.tally.failures, stats.tally.last_failure), Default::default(), "{version}");
+        assert_eq!(answered(&prober.probe(|| get("/"), LIMIT).await), Some(200), "{version}");
+    }
+}
+
+#[tokio::test]
+async fn a_probe_waits_in_no_line_and_takes_nobodys_place() {
+    for version in BOTH {
+        let unit = start(faults(version), |config| {
+            (config.limits.concurrency, config.limits.queue) = (1, 1);
+            config.reuse.max_instances = 1;
+        })
+        .await;
+        let asleep = tokio::spawn(unit.call(get("/sleep/60000")));
+        until("the only turn is taken", || unit.stats().in_flight == 1).await;
+        let in_line = tokio::spawn(unit.call(get("/")));
+        until("the line is full", || unit.stats().queued == 1).await;
+        let probed = unit.prober().probe(|| get("/"), LIMIT).await;
+        assert_eq!(answered(&probed), Some(200), "{version}");
+        let stats = unit.stats();
+        assert_eq!((stats.in_flight, stats.queued, stats.refused), (1, 1, 0), "{version}");
+        asleep.abort();
+        drop(in_line);
+    }
+}
+
+#[tokio::test]
+async fn one_that_is_stuck_is_told_from_one_that_is_busy() {
+    let unit = start(faults("02"), |_| ()).await;
+    let (prober, short) = (unit.prober(), Duration::from_millis(300));
+    let probed = prober.probe(|| get("/sleep/60000"), short).await;
+    assert_eq!(probed, Probed::Late { others_were_answered: false });
+    // A client that gives up has not been answered.
+    let given_up = tokio::spawn(unit.call(get("/sleep/60000")));
+    let slow = async { prober.probe(|| get("/sleep/60000"), short).await };
+    let (probed, ()) = tokio::join!(slow, async {
+        until("it has begun", || unit.stats().in_flight == 1).await;
+        given_up.abort();
+    });
+    assert_eq!(probed, Probed::Late { others_were_answered: false });
+    let slow = async { prober.probe(|| get("/sleep/60000"), Duration::from_secs(2)).await };
+    let (probed, other) = tokio::join!(slow, text(&unit, get("/")));
+    assert_eq!((probed, other.unwrap().0), (Probed::Late { others_were_answered: true }, 200));
+    let stalled = prober.probe(|| get("/stall"), short).await;
+    assert_eq!(stalled, Probed::Late { others_were_answered: false }, "half an answer is none");
+    drop(unit);
+    assert_eq!(prober.probe(|| get("/"), short).await, Probed::Stopped);
+}
+
+#[tokio::test]
+async fn what_survives_one_request_only_is_alive() {
+    let unit = start(faults("02"), |config| config.reuse.enabled = false).await;
+    let prober = unit.prober();
+    for _ in 0..3 {
+        assert_eq!(answered(&prober.probe(|| get("/"), LIMIT).await), Some(200));
+    }
+}
