@@ -1,6 +1,9 @@
 //! One request on one instance. The guest runs on its caller's own task, usually in a single poll: no queue, no wake-up.
 //! Only when the head of the response is out and the guest still writes its body does the rest go to a task of its own.
 //!
+//! A wake that comes while the guest is polled is not passed on at once ([`Bell`]): as a rule the guest is done when the
+//! poll is, and who polls would be scheduled once more for nothing, after another thread was woken to take that over.
+//!
 //! Hazard: the response has its place in [`Shared`], one for each request, never one for each instance; what is late
 //! for its own request must not reach the next one.
 
@@ -16,7 +19,7 @@ use crate::{
     tally::FailureKind,
     unit::Inner,
 };
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, task::AtomicWaker};
 use http::{Method, StatusCode, header};
 use http_body_util::BodyExt as _;
 use lattice::{
@@ -29,9 +32,9 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Acquire, Ordering::Relaxed, Ordering::Release},
     },
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, Wake, Waker, ready},
     time::Duration,
 };
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
@@ -92,9 +95,12 @@ pub(crate) async fn begin(
 /// Runs the guest until it ends (`Some`), or until the head is there and the guest goes on (`None`).
 async fn head(run: &mut GuestRun, mut grace: u32, deadline: Instant) -> Option<Result<(), Failure>> {
     let mut alarm = None; // armed at the first wait only: most requests never wait
+    let shared = run.shared.clone();
+    let waker = Waker::from(shared.clone());
     let ended = poll_fn(|cx| {
         loop {
-            if let Poll::Ready(result) = Pin::new(&mut *run).poll(cx) {
+            shared.bell.hold();
+            if let Poll::Ready(result) = Pin::new(&mut *run).poll(&mut Context::from_waker(&waker)) {
                 return Poll::Ready(Ok(Some(result)));
             }
             match run.shared.progress() {
@@ -109,7 +115,9 @@ async fn head(run: &mut GuestRun, mut grace: u32, deadline: Instant) -> Option<R
                 Progress::Nothing => {}
             }
             let alarm = alarm.get_or_insert_with(|| Box::pin(ended_from_outside(run.unit.clone(), deadline)));
-            return alarm.as_mut().poll(cx).map(Err);
+            let polled = alarm.as_mut().poll(cx).map(Err);
+            shared.bell.pass_on(cx.waker());
+            return polled;
         }
     })
     .await;
@@ -350,9 +358,45 @@ async fn serve(
     Outcome { instance: Some(instance), result }
 }
 
+/// Takes the wakes of a guest, and passes them on while its caller waits.
+#[derive(Default)]
+struct Bell {
+    rung: AtomicBool,
+    caller: AtomicWaker,
+}
+
+impl Bell {
+    /// The guest is polled from here on.
+    fn hold(&self) {
+        drop(self.caller.take());
+        self.rung.store(false, Release);
+    }
+
+    /// It was polled, and the caller waits: also for what came meanwhile.
+    fn pass_on(&self, caller: &Waker) {
+        self.caller.register(caller);
+        if self.rung.load(Acquire) {
+            self.caller.wake();
+        }
+    }
+}
+
+/// Of the bell. Here, since this is shared anyway.
+impl Wake for Shared {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.bell.rung.store(true, Release);
+        self.bell.caller.wake();
+    }
+}
+
 /// What the guest's side and the caller's side of one exchange tell each other.
 #[derive(Default)]
 pub(crate) struct Shared {
+    bell: Bell,
     state: Mutex<State>,
     /// Part of a body passed in either direction since this was last looked at.
     pub(crate) moved: AtomicBool,

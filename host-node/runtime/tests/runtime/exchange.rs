@@ -3,7 +3,10 @@
 use super::*;
 use http_body::Frame;
 use lattice::http::BodyError;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+    task::{Context, Wake},
+};
 
 /// A body of `total` bytes in chunks of 64 KiB, made as it is read; counts how far it was read.
 fn made_body(total: usize, read: Arc<AtomicUsize>) -> Body {
@@ -73,6 +76,32 @@ async fn a_short_body_is_handed_through() {
         let body = Body::new(http_body_util::StreamBody::new(futures_util::stream::iter(frames)));
         let error = text(&unit, request("POST", "/pipe", body)).await.unwrap_err();
         assert_eq!(error, CallError::Body(gone), "{version}");
+    }
+}
+
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+/// A guest of 0.3 yields while it answers. Who polls it would be scheduled once more for each time.
+#[tokio::test]
+async fn an_answer_that_is_there_at_once_wakes_nobody() {
+    for version in BOTH {
+        let unit = start(&hello(version), |_| ()).await;
+        text(&unit, get("/quiet")).await.unwrap();
+        // By chance an epoch comes in between, and then it does not come at once.
+        let at_once = (0..50).any(|_| {
+            let woken = Arc::<Woken>::default();
+            let mut call = std::pin::pin!(unit.call(get("/quiet")));
+            let polled = call.as_mut().poll(&mut Context::from_waker(&woken.clone().into()));
+            polled.is_ready() && woken.0.load(SeqCst) == 0
+        });
+        assert!(at_once, "{version}");
     }
 }
 
