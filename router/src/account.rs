@@ -7,7 +7,7 @@ use crate::{
     error::RouteError,
     headers::Client,
     limits::Place,
-    metrics::{Metrics, Path, RouteCounts, Up},
+    metrics::{Metrics, Path, UnderWay, Up},
     trace,
 };
 use bytes::Bytes;
@@ -38,7 +38,7 @@ pub(crate) struct Account {
     /// What the response has to say to a script of another origin.
     pub(crate) cors: Option<Granted>,
     /// Of the route, once there is one.
-    counts: Option<(Arc<RouteCounts>, Option<[Up; 2]>)>,
+    counts: Option<UnderWay>,
     /// Since when it waits for an instance to be ready, and the span of that.
     waiting: Option<(Duration, Option<OpenSpan>)>,
     /// Bytes of the request's body, counted by who reads it.
@@ -123,9 +123,7 @@ impl Account {
 
     /// It has this route; where workloads share one, this share of it for now.
     pub(crate) fn routed(&mut self, metrics: &Metrics, route: &RouteEntry) {
-        let counts = metrics.counts(&route.workload, &route.label);
-        let up = [Up::new(&counts.in_flight), Up::new(&counts.of_workload)];
-        self.counts = Some((counts, Some(up)));
+        self.counts = Some(metrics.under_way(&route.workload, &route.label));
         let Some(told) = &mut self.told else { return };
         if let Some(span) = &mut told.span {
             span.set("lattice.workload", route.workload.to_string());
@@ -141,14 +139,14 @@ impl Account {
 
     /// It holds no place, and is no longer among those under way: what is left of it is to say why.
     pub(crate) fn is_refused(&mut self) {
-        if let Some((_, up)) = &mut self.counts {
-            *up = None;
+        if let Some(counts) = &mut self.counts {
+            counts.end();
         }
     }
 
     /// Requests of its workload that are under way here, itself included.
     pub(crate) fn under_way(&self) -> usize {
-        let under_way = self.counts.as_ref().map_or(0, |(counts, _)| counts.of_workload.get());
+        let under_way = self.counts.as_ref().map_or(0, |counts| counts.of_workload.get());
         usize::try_from(under_way).unwrap_or(0)
     }
 
@@ -159,7 +157,7 @@ impl Account {
 
     /// It is sent once more.
     pub(crate) fn retried(&self) {
-        if let Some((counts, _)) = &self.counts {
+        if let Some(counts) = &self.counts {
             counts.retries.inc();
         }
     }
@@ -174,7 +172,7 @@ impl Account {
     pub(crate) fn goes(&mut self, now: impl FnOnce() -> Duration, path: Path) {
         self.path = path;
         if let Some((since, _span)) = self.waiting.take()
-            && let Some((counts, _)) = &self.counts
+            && let Some(counts) = &self.counts
         {
             counts.waits.observe(now().saturating_sub(since).as_secs_f64());
         }
@@ -199,7 +197,7 @@ impl Account {
 
     /// The head of its response is known.
     pub(crate) fn answered(&mut self, metrics: &Metrics, status: StatusCode, duration: Duration) {
-        metrics.count_request(self.counts.as_ref().map(|(counts, _)| counts), status, self.path, duration);
+        metrics.count_request(self.counts.as_deref(), status, self.path, duration);
         let Some(told) = &mut self.told else { return };
         told.status = Some(status.as_u16());
         if let Some((_, line)) = &mut told.line {
@@ -211,7 +209,7 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         let received = self.received.as_ref().map_or(0, |received| received.load(Relaxed));
-        if let Some((counts, _)) = &self.counts {
+        if let Some(counts) = &self.counts {
             counts.request_bytes.inc_by(received);
             counts.response_bytes.inc_by(self.sent);
         }

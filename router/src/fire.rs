@@ -65,12 +65,10 @@ impl Router {
         account: &mut Account,
     ) -> Result<Response, RouteError> {
         let inner = &*self.0;
-        let table = inner.table.load();
-        if let Some(entry) = table.workload(&tick.workload) {
-            account.routed(&inner.metrics, entry);
-        }
+        let entry = inner.table.load().workload(&tick.workload).cloned().ok_or(RouteError::NoRoute)?;
+        account.routed(&inner.metrics, &entry);
         let _place = inner.places.take()?;
-        inner.send(request, table, started, account).await
+        inner.send(request, entry, started, account).await
     }
 
     /// The request of a tick, and its span where that is recorded.

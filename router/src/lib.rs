@@ -305,7 +305,7 @@ impl Router {
                 account.is_refused();
                 let mut response = error.into_response(bodiless);
                 response.headers_mut().insert(headers::ROUTER, inner.me.clone());
-                inner.surroundings.say(response.headers_mut(), inner.clock.now());
+                inner.surroundings.say(response.headers_mut(), || inner.clock.now());
                 (response, None)
             }
         };
@@ -383,10 +383,10 @@ impl Inner {
             account.routed(&self.metrics, route);
             return Ok((self.by_router(preflight.answer(cors)?), place));
         }
-        let route = target.find(&table, &method, &headers)?;
+        let held = target.find(&table, &method, &headers)?;
         let (mut rewritten, mut roll, mut bond) = (None, 0, Bond::default());
-        if let Some(rule) = &route.rule {
-            account.routed(&self.metrics, route);
+        if let Some(rule) = &held.rule {
+            account.routed(&self.metrics, held);
             account.cors = Granted::of(rule, &headers);
             if let Some(response) = redirect::answer(rule, &target, https)? {
                 return Ok((self.by_router(response), place));
@@ -395,7 +395,7 @@ impl Inner {
             bond = Bond::of(rule, &headers, https, &*self.rng);
             rewritten = rewrite::rewrite(rule, &target.path_and_query, &mut headers)?;
         }
-        let route = route.share(roll, &[]);
+        let route = held.share(roll, &[]);
         account.routed(&self.metrics, route);
         self.places.allow(account.under_way())?;
         let limit = self.options.body_bytes_max.min(route.body_limit);
@@ -408,7 +408,7 @@ impl Inner {
         let body = if expects { Source::on_demand(body) } else { Source::new(body) };
         let bound = bond.key;
         let outbound = Outbound { method, scheme, target, rewritten, roll, bound, headers, body, timeout: None };
-        let mut response = self.send(outbound, table, started, account).await?;
+        let mut response = self.send(outbound, held.clone(), started, account).await?;
         if let Some(cookie) = bond.set_cookie {
             response.headers_mut().append(SET_COOKIE, cookie);
         }
@@ -416,11 +416,11 @@ impl Inner {
     }
 
     /// Send the request to one endpoint after another, as far as that is allowed. Where none is ready, wait for one,
-    /// within bounds.
+    /// within bounds. `held` is the route that was found for it, before shares.
     async fn send(
         &self,
         mut request: Outbound,
-        mut table: Arc<RouteTable>,
+        mut held: Arc<RouteEntry>,
         started: Duration,
         account: &mut Account,
     ) -> Result<Response, RouteError> {
@@ -434,15 +434,14 @@ impl Inner {
         let mut failed = false;
         // Workloads that share the route and whose endpoints were all asked in vain.
         let mut in_vain = Vec::new();
+        let mut round = started;
         loop {
-            let held = request.target.find(&table, &request.method, &request.headers)?;
             let route = held.share(request.roll, &in_vain);
             if !held.shares.is_empty() {
                 account.routed(&self.metrics, route);
             }
             let policy = Policy::of(route.rule.as_deref());
             let deadline = started.saturating_add(request.timeout.unwrap_or_else(|| route.time_limit()));
-            let round = self.clock.now();
             let mut tried = Vec::new();
             let mut last = RouteError::NotReady;
             // Held while another attempt is made although there was a response.
@@ -530,7 +529,8 @@ impl Inner {
                 let since = self.clock.now().saturating_sub(round);
                 self.clock.sleep(ROUND_PAUSE.saturating_sub(since)).await;
             }
-            table = self.table.load();
+            round = self.clock.now();
+            held = request.target.find(&self.table.load(), &request.method, &request.headers)?.clone();
         }
     }
 
@@ -613,7 +613,7 @@ impl Inner {
     /// An answer that is the router's own, and no error.
     fn by_router(&self, mut response: Response) -> Response {
         response.headers_mut().insert(headers::ROUTER, self.me.clone());
-        self.surroundings.say(response.headers_mut(), self.clock.now());
+        self.surroundings.say(response.headers_mut(), || self.clock.now());
         response
     }
 
@@ -629,7 +629,7 @@ impl Inner {
         let is_here = *node == self.options.node;
         let node = if is_here { self.me.clone() } else { headers::value(node.to_string()) };
         headers::to_client(response.headers_mut(), node, self.me.clone());
-        self.surroundings.say(response.headers_mut(), self.clock.now());
+        self.surroundings.say(response.headers_mut(), || self.clock.now());
         Ok(response)
     }
 }

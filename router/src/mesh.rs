@@ -108,7 +108,7 @@ impl Inner {
             body: Source::new(body),
             timeout: Some(timeout),
         };
-        let mut response = self.send(outbound, table, started, account).await?;
+        let mut response = self.send(outbound, entry.clone(), started, account).await?;
         headers::to_caller(response.headers_mut());
         Ok(response)
     }

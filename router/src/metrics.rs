@@ -5,10 +5,9 @@ mod ejections;
 mod routes;
 
 pub(crate) use ejections::Where;
-pub(crate) use routes::RouteCounts;
+pub(crate) use routes::UnderWay;
 
 use ejections::Ejections;
-
 use http::StatusCode;
 use lattice::{frame::ResetCode, id::WorkloadName};
 use lattice_route_table::Change;
@@ -17,7 +16,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
-use routes::Routes;
+use routes::{RouteCounts, Routes};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 /// Where a request was answered.
@@ -119,9 +118,9 @@ impl Metrics {
         metrics
     }
 
-    /// Where the requests of a route are counted.
-    pub(crate) fn counts(&self, workload: &WorkloadName, route: &Arc<str>) -> Arc<RouteCounts> {
-        self.routes.counts(workload, route)
+    /// One more request of a route, and where it is counted.
+    pub(crate) fn under_way(&self, workload: &WorkloadName, route: &Arc<str>) -> UnderWay {
+        UnderWay::new(self.routes.counts(workload, route))
     }
 
     /// `counts` is that of the route, if there was one.

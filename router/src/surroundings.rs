@@ -35,10 +35,10 @@ impl Surroundings {
     }
 
     /// Tell whoever asked that this node is on its own, if it is.
-    pub(crate) fn say(&self, headers: &mut HeaderMap, now: Duration) {
+    pub(crate) fn say(&self, headers: &mut HeaderMap, now: impl FnOnce() -> Duration) {
         let lost_at = self.lost_at.load(Relaxed);
         if lost_at > 0 {
-            let since = now.saturating_sub(Duration::from_millis(lost_at - 1));
+            let since = now().saturating_sub(Duration::from_millis(lost_at - 1));
             headers.insert(DISCONNECTED, HeaderValue::from(since.as_secs()));
         }
     }
@@ -86,7 +86,7 @@ mod tests {
         let surroundings = Surroundings::default();
         let said = |at: u64| {
             let mut headers = HeaderMap::new();
-            surroundings.say(&mut headers, Duration::from_secs(at));
+            surroundings.say(&mut headers, || Duration::from_secs(at));
             headers.get(DISCONNECTED).map(|value| value.to_str().unwrap().to_owned())
         };
         assert_eq!(said(0), None);

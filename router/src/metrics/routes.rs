@@ -13,6 +13,7 @@ use prometheus_client::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Deref,
     sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
@@ -83,6 +84,42 @@ pub(crate) struct RouteCounts {
     pub(crate) retries: Counter,
     pub(crate) request_bytes: Counter,
     pub(crate) response_bytes: Counter,
+}
+
+/// A request of a route. Among those under way until it is ended or dropped.
+#[derive(Debug)]
+pub(crate) struct UnderWay {
+    counts: Arc<RouteCounts>,
+    has_ended: bool,
+}
+
+impl UnderWay {
+    pub(super) fn new(counts: Arc<RouteCounts>) -> Self {
+        counts.in_flight.inc();
+        counts.of_workload.inc();
+        Self { counts, has_ended: false }
+    }
+
+    pub(crate) fn end(&mut self) {
+        if !std::mem::replace(&mut self.has_ended, true) {
+            self.counts.in_flight.dec();
+            self.counts.of_workload.dec();
+        }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Deref for UnderWay {
+    type Target = Arc<RouteCounts>;
+
+    fn deref(&self) -> &Arc<RouteCounts> {
+        &self.counts
+    }
 }
 
 impl Routes {
