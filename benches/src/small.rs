@@ -21,7 +21,7 @@ pub fn request_head() -> RequestHead {
         scheme: Scheme::HTTP,
         authority: Authority::from_static(HOST),
         path_and_query: PathAndQuery::from_static(PATH),
-        headers: request_headers(),
+        headers: request_headers().into(),
     }
 }
 

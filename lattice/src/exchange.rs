@@ -726,6 +726,7 @@ mod tests {
     use super::*;
     use crate::frame::tests::{headers, request_head, response_head};
     use proptest::prelude::*;
+    use std::sync::Arc;
 
     const T0: Duration = Duration::from_secs(100);
     const MIB: usize = 1 << 20;
@@ -1103,7 +1104,7 @@ mod tests {
         let small = || Config::new(FRAME_BYTES_MIN).unwrap();
         let mut large = HeaderMap::new();
         large.insert("a", vec![b'v'; FRAME_BYTES_MIN].try_into().unwrap());
-        let head = RequestHead { headers: large.clone(), ..request_head() };
+        let head = RequestHead { headers: Arc::new(large.clone()), ..request_head() };
         let error = Exchange::request(T0, small(), head, None).unwrap_err();
         assert!(matches!(error, EncodeError::HeadTooLarge { .. }), "{error}");
 

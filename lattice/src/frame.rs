@@ -35,7 +35,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
     uri::{Authority, PathAndQuery, Scheme},
 };
-use std::{fmt, num::NonZeroU32, time::Duration};
+use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
 /// First byte of every frame.
 pub const FRAME_VERSION: u8 = 1;
@@ -106,7 +106,8 @@ pub struct RequestHead {
     pub scheme: Scheme,
     pub authority: Authority,
     pub path_and_query: PathAndQuery,
-    pub headers: HeaderMap,
+    /// Shared with whoever may have to send the request once more.
+    pub headers: Arc<HeaderMap>,
 }
 
 /// Status and headers of a response. Interim responses (1xx) are not carried, but for 101, which is final here.
@@ -301,7 +302,7 @@ impl Frame {
                     scheme: reader.scheme()?,
                     authority: reader.authority()?,
                     path_and_query: reader.path_and_query()?,
-                    headers: reader.headers()?,
+                    headers: Arc::new(reader.headers()?),
                 });
                 let chunk = reader.inline_chunk(flags)?;
                 Frame::Request { head, remaining_ms, window_bytes, chunk }
@@ -743,7 +744,7 @@ pub(crate) mod tests {
             scheme: Scheme::HTTP,
             authority: Authority::from_static("h.test"),
             path_and_query: PathAndQuery::from_static("/x?y"),
-            headers,
+            headers: Arc::new(headers),
         }
     }
 
@@ -997,7 +998,7 @@ pub(crate) mod tests {
                 scheme: scheme.parse().unwrap(),
                 authority: authority.parse().unwrap(),
                 path_and_query: path.parse().unwrap(),
-                headers,
+                headers: Arc::new(headers),
             })
     }
 

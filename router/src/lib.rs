@@ -586,18 +586,21 @@ impl Inner {
             drop(trial);
             return answer;
         }
+        // Lent to the exchange, which drops them with the frame that they travel in.
+        let headers = Arc::new(std::mem::take(&mut request.headers));
         let mut head = RequestHead {
             workload: workload.clone(),
             method: request.method.clone(),
             scheme: request.scheme.clone(),
             authority: request.target.authority.clone(),
             path_and_query: request.path_and_query().clone(),
-            headers: request.headers.clone(),
+            headers: headers.clone(),
         };
         let under_way = self.peers.begin(workload, endpoint, self.clock.now());
         let mut hop = trace::hop(&self.options.tracer, &mut head, &self.options.lattice, endpoint);
         // Boxed: most requests are answered here, and each would carry the room for this one.
         let answer = Box::pin(self.remote.send(endpoint, head, &request.body, deadline)).await;
+        request.headers = Arc::unwrap_or_clone(headers);
         if let (Err(unanswered), Some(hop)) = (&answer, &mut hop) {
             hop.fail(unanswered.error.code());
         }

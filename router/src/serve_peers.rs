@@ -220,6 +220,6 @@ fn to_request(head: RequestHead, body: lattice::http::Body) -> Option<Request> {
     let mut request = Request::new(body);
     *request.uri_mut() = Uri::from_parts(parts).ok()?;
     *request.method_mut() = head.method;
-    *request.headers_mut() = head.headers;
+    *request.headers_mut() = Arc::unwrap_or_clone(head.headers);
     Some(request)
 }

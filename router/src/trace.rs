@@ -10,7 +10,7 @@ use lattice::{
     subject::Topic,
     trace::{OpenSpan, SpanKind, TRACEPARENT, TRACESTATE, TraceContext, Tracer},
 };
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 /// Keep the context that the client sent if it is valid; else begin a new one. What the request comes to is a part of the
 /// span that is begun, if one is.
@@ -87,7 +87,7 @@ pub(crate) fn hop(tracer: &Tracer, head: &mut RequestHead, lattice: &LatticeId, 
     let mut span = tracer.within(&head.headers, SpanKind::Client, "hop")?;
     describe_hop(&mut span, "send", head, lattice, node);
     span.set("lattice.peer", node.to_string());
-    span.inject(&mut head.headers);
+    span.inject(Arc::make_mut(&mut head.headers));
     Some(span)
 }
 
@@ -96,7 +96,7 @@ pub(crate) fn arrival(tracer: &Tracer, head: &mut RequestHead, lattice: &Lattice
     let from = TraceContext::of(&head.headers).filter(|from| from.sampled)?;
     let mut span = tracer.enter(from, SpanKind::Server, "arrival")?;
     describe_hop(&mut span, "process", head, lattice, me);
-    span.inject(&mut head.headers);
+    span.inject(Arc::make_mut(&mut head.headers));
     Some(span)
 }
 

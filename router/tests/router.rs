@@ -528,7 +528,7 @@ async fn only_an_inbox_is_answered() {
         scheme: http::uri::Scheme::HTTP,
         authority: "w.test".parse().unwrap(),
         path_and_query: "/".parse().unwrap(),
-        headers: http::HeaderMap::new(),
+        headers: Arc::default(),
     };
     let chunk = lattice::frame::Chunk { tail: lattice::frame::Tail::End, ..Default::default() };
     let frame = lattice::frame::Frame::Request { head: Box::new(head), remaining_ms: None, window_bytes: 1000, chunk };
