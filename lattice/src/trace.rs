@@ -61,7 +61,7 @@ impl TraceContext {
         let (high, low) = ((self.trace >> 64) as u64, self.trace as u64);
         for (from, number) in [(3, high), (19, low), (36, self.span)] {
             if let Some(digits) = text.get_mut(from..from + 16) {
-                write_hex(number, digits);
+                digits.copy_from_slice(&hex_digits(number));
             }
         }
         if let (true, Some(flags)) = (self.sampled, text.last_mut()) {
@@ -84,13 +84,23 @@ fn hex(digits: &[u8]) -> Option<u128> {
     })
 }
 
-/// The lowest digits of a number, as many as there is room for. Formatting would cost as much as all else here.
-fn write_hex(mut number: u64, digits: &mut [u8]) {
-    for digit in digits.iter_mut().rev() {
-        let nibble = (number & 0xf) as u8;
-        *digit = if nibble < 10 { b'0' + nibble } else { b'a' - 10 + nibble };
-        number >>= 4;
-    }
+/// All digits of a number. Eight at a time, each in a byte of a word: formatting would cost as much as all else here.
+fn hex_digits(number: u64) -> [u8; 16] {
+    let mut digits = [0; 16];
+    let (high, low) = digits.split_at_mut(8);
+    high.copy_from_slice(&hex_word((number >> 32) as u32));
+    low.copy_from_slice(&hex_word(number as u32));
+    digits
+}
+
+fn hex_word(number: u32) -> [u8; 8] {
+    let mut nibbles = u64::from(number);
+    nibbles = (nibbles | nibbles << 16) & 0x0000_ffff_0000_ffff;
+    nibbles = (nibbles | nibbles << 8) & 0x00ff_00ff_00ff_00ff;
+    nibbles = (nibbles | nibbles << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    // 1 in each byte that is to be a letter.
+    let letters = (nibbles + 0x0606_0606_0606_0606) >> 4 & 0x0101_0101_0101_0101;
+    (nibbles + 0x3030_3030_3030_3030 + letters * u64::from(b'a' - b'0' - 10)).to_be_bytes()
 }
 
 /// Which side of an exchange a span tells of.

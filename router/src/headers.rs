@@ -5,7 +5,7 @@ use crate::error::HEADER_ERROR;
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CONNECTION, EXPECT, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, EXPECT, Entry, FORWARDED, HOST, TE},
 };
 use lattice::{
     id::WorkloadName,
@@ -97,36 +97,37 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
-        .filter(|name| *name != TE)
         .collect();
+    let trailers = headers.get_all(TE).iter().any(|value| {
+        let is_trailers = |token: &str| token.trim().eq_ignore_ascii_case("trailers");
+        value.to_str().is_ok_and(|value| value.split(',').any(is_trailers))
+    });
     for name in listed {
-        headers.remove(name);
-    }
-    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE] {
         headers.remove(name);
     }
     for name in HOP_BY_HOP {
         headers.remove(name);
     }
-    if headers.contains_key(TE) {
-        let tokens = |value: &HeaderValue| {
-            let is_trailers = |token: &str| token.trim().eq_ignore_ascii_case("trailers");
-            value.to_str().is_ok_and(|value| value.split(',').any(is_trailers))
-        };
-        let trailers = headers.get_all(TE).iter().any(tokens);
-        headers.remove(TE);
-        if trailers {
-            headers.insert(TE, HeaderValue::from_static("trailers"));
-        }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
     }
 }
 
-/// Beside `connection`, `transfer-encoding`, `upgrade` and `te`.
-const HOP_BY_HOP: [&str; 5] =
-    ["keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "http2-settings"];
+/// What ends here, beside what `Connection` lists.
+const HOP_BY_HOP: [&str; 9] = [
+    "connection",
+    "transfer-encoding",
+    "upgrade",
+    "te",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "http2-settings",
+];
 
 fn is_hop_by_hop(name: &HeaderName) -> bool {
-    [CONNECTION, TRANSFER_ENCODING, UPGRADE, TE].contains(name) || HOP_BY_HOP.contains(&name.as_str())
+    HOP_BY_HOP.contains(&name.as_str())
 }
 
 /// Who asks over one connection: what its requests have in common.
@@ -152,12 +153,10 @@ pub(crate) struct Secured {
 
 impl Client {
     pub(crate) fn new(address: IpAddr, trusted: bool) -> Self {
-        let address = address.to_canonical();
-        let node = match address {
-            IpAddr::V4(address) => address.to_string(),
-            IpAddr::V6(address) => format!("\"[{address}]\""),
-        };
-        Self { trusted, ip: address, address: value(address.to_string()), node, secured: None }
+        let ip = address.to_canonical();
+        let address = ip.to_string();
+        let node = if ip.is_ipv4() { address.clone() } else { ["\"[", &address, "]\""].concat() };
+        Self { trusted, ip, address: value(address), node, secured: None }
     }
 
     pub(crate) fn over_tls(self, secured: Secured) -> Self {
@@ -198,7 +197,9 @@ pub(crate) fn to_component(headers: &mut HeaderMap, client: &Client, host: &str)
     for name in removed {
         headers.remove(name);
     }
-    let https = match headers.get(X_FORWARDED_PROTO) {
+    // What a stranger says of itself is gone, and need not be looked for.
+    let is_said = |headers: &HeaderMap, name: &HeaderName| client.trusted && is_single(headers, name);
+    let https = match client.trusted.then(|| headers.get(X_FORWARDED_PROTO)).flatten() {
         Some(proto) => proto.as_bytes() == b"https",
         None => client.secured.is_some(),
     };
@@ -217,10 +218,10 @@ pub(crate) fn to_component(headers: &mut HeaderMap, client: &Client, host: &str)
             host
         }
     };
-    if !is_single(headers, &X_FORWARDED_PROTO) {
+    if !is_said(headers, &X_FORWARDED_PROTO) {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
     }
-    if !is_single(headers, &X_FORWARDED_HOST) {
+    if !is_said(headers, &X_FORWARDED_HOST) {
         headers.insert(X_FORWARDED_HOST, host);
     }
     https
@@ -266,14 +267,16 @@ fn is_single(headers: &HeaderMap, name: &HeaderName) -> bool {
 
 /// Add to a list header, in one line.
 pub(crate) fn append(headers: &mut HeaderMap, name: HeaderName, added: HeaderValue) {
-    let mut list: Vec<&str> = headers.get_all(&name).iter().filter_map(|value| value.to_str().ok()).collect();
-    if list.is_empty() {
-        headers.insert(name, added);
-        return;
+    match headers.entry(name) {
+        Entry::Vacant(entry) => {
+            entry.insert(added);
+        }
+        Entry::Occupied(mut entry) => {
+            let list: Vec<&str> = entry.iter().chain([&added]).filter_map(|value| value.to_str().ok()).collect();
+            let joined = value(list.join(", "));
+            entry.insert(joined);
+        }
     }
-    list.extend(added.to_str());
-    let joined = list.join(", ");
-    headers.insert(name, value(joined));
 }
 
 #[cfg(test)]

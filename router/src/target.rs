@@ -126,7 +126,8 @@ fn parse_host(host: &HeaderValue) -> Result<Authority, RouteError> {
 /// guest could take `/public/%2e%2e/admin` for another path than the one it was routed by. Clients resolve dot segments
 /// before they send, so that no honest one is refused.
 fn is_plain(path: &str) -> bool {
-    if !path.contains("/.") && !path.contains(['%', '\\']) {
+    let bytes = path.as_bytes();
+    if !bytes.iter().any(|byte| matches!(byte, b'%' | b'\\')) && !bytes.windows(2).any(|pair| pair == b"/.") {
         return true;
     }
     let lower = path.to_ascii_lowercase();

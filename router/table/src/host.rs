@@ -8,7 +8,11 @@ const HOST_BYTES_MAX: usize = 253;
 /// A host as it stands in `Host` or `:authority`, in the form that [`crate::RouteTable::find`] takes: lower case, without
 /// port and final dot. An IPv6 address keeps its brackets. `None` if it is not a host.
 pub fn normalize_host(text: &str) -> Option<Cow<'_, str>> {
-    let end = if text.starts_with('[') { text.find(']')? + 1 } else { text.find(':').unwrap_or(text.len()) };
+    let end = if text.starts_with('[') {
+        text.find(']')? + 1
+    } else {
+        text.bytes().position(|byte| byte == b':').unwrap_or(text.len())
+    };
     let (host, rest) = text.split_at_checked(end)?;
     let port_is_good = rest.is_empty() || is_port(rest.strip_prefix(':')?);
     let is_good = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
@@ -32,10 +36,16 @@ fn is_port(text: &str) -> bool {
 
 /// Names and IPv4 addresses. As lenient as a name can be without being ambiguous: no empty labels, no odd characters.
 fn is_name(host: &str) -> bool {
-    let is_label = |label: &str| {
-        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-    };
-    host.len() <= HOST_BYTES_MAX && host.split('.').all(is_label)
+    // Of the label so far. One walk over the bytes: each request comes here.
+    let mut len = 0;
+    let is_good = host.bytes().all(|byte| match byte {
+        b'.' => std::mem::take(&mut len) > 0,
+        byte => {
+            len += 1;
+            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
+        }
+    });
+    is_good && len > 0 && host.len() <= HOST_BYTES_MAX
 }
 
 #[cfg(test)]
