@@ -4,10 +4,11 @@
 use crate::{NodeOptions, events::Events, memory::Memory, session::Member};
 use futures_util::StreamExt as _;
 use lattice::{
+    Fut,
     event::EventKind,
     host::Host,
-    id::Digest,
-    record::{DecodeError, Key, Record as _, Rollout, SpecRecord, Ticks},
+    id::{Digest, SlotId},
+    record::{DecodeError, Holder, Key, Record as _, Rollout, Slot, SpecRecord, Ticks},
     spec::Source,
     store::{Bucket, FeedItem, Items, Platform, Precondition, Snapshot, StoreError},
     view::{Applied, Corrupt, LatticeView},
@@ -18,6 +19,9 @@ use tokio::sync::{Notify, watch};
 /// Changes that are folded into the view before it is shown.
 const CHANGES_AT_ONCE: usize = 512;
 const RETRY: Duration = Duration::from_millis(250);
+/// How long a slot may speak of a newer spec than the view has. The two buckets' changes come by ways of their own; one that
+/// was missed in a bucket in which seldom something changes would else be missed until the next resync.
+const BEHIND: Duration = Duration::from_secs(1);
 
 pub(crate) struct Feed {
     platform: Platform,
@@ -80,22 +84,44 @@ impl Feed {
             }
             let next_resync = self.platform.clock.sleep(self.resync / 2 + self.platform.rng.up_to(self.resync));
             tokio::pin!(next_resync);
+            let mut behind: Option<Fut<'static, ()>> = None;
             loop {
+                let still_behind = async {
+                    match &mut behind {
+                        Some(patience) => patience.await,
+                        None => std::future::pending().await,
+                    }
+                };
                 let first = tokio::select! { // cancel-safe: a stream's `next` loses nothing
                     biased;
                     () = &mut next_resync => break,
+                    () = still_behind => {
+                        behind = None;
+                        if view.slots.iter().any(|(slot, held)| is_ahead(&view, slot, &held.record)) {
+                            break;
+                        }
+                        continue;
+                    }
                     () = self.wanted.notified() => break,
                     item = feed.next() => item,
                 };
                 let Some(first) = first else { return StoreError::Unreachable("the feed ended".into()) };
                 let ready = std::iter::once(first)
                     .chain(std::iter::from_fn(|| futures_util::FutureExt::now_or_never(feed.next()).flatten()));
+                let mut speaks_of_more = false;
                 let gap = ready.take(CHANGES_AT_ONCE).any(|item| match item {
                     FeedItem::Gap => true,
-                    FeedItem::Change(bucket, change) => view.apply_change(bucket, &change) == Applied::Gap,
+                    FeedItem::Change(bucket, change) => {
+                        let applied = view.apply_change(bucket, &change);
+                        speaks_of_more |= speaks_of_newer_spec(&view, bucket, &change.key);
+                        applied == Applied::Gap
+                    }
                 });
                 if gap {
                     break;
+                }
+                if speaks_of_more && behind.is_none() {
+                    behind = Some(self.platform.clock.sleep(BEHIND));
                 }
                 self.show(&view).await;
             }
@@ -125,11 +151,7 @@ impl Feed {
     }
 
     fn contradicts(&self, view: &LatticeView, bucket: Bucket, snapshot: &Snapshot) -> bool {
-        let seen_live = view
-            .seen
-            .get(&bucket)
-            .is_some_and(|seen| seen.identity != snapshot.identity || snapshot.head.0 < seen.head);
-        seen_live || self.memory.contradicts(bucket, &snapshot.identity, snapshot.head)
+        view.contradicts(bucket, snapshot) || self.memory.contradicts(bucket, &snapshot.identity, snapshot.head)
     }
 
     /// At the start of a process nothing tells a store that was made anew from another one. One in which others live
@@ -177,6 +199,7 @@ impl Feed {
             }
             Bucket::State => {
                 let me = self.member.me().holder();
+                self.release_again(view, found, &me).await?;
                 // Everybody's: what a node that is not back yet held would else look free.
                 for (slot, known) in &view.slots {
                     let key = Key::Slot(slot.clone()).to_string();
@@ -223,6 +246,26 @@ impl Feed {
         Ok(())
     }
 
+    /// What this node had given up and the store says it holds again, it gives up again: with what it put back it could
+    /// else hold more than it has room for.
+    async fn release_again(&self, view: &LatticeView, found: &Snapshot, me: &Holder) -> Result<(), StoreError> {
+        let seen = view.seen.get(&Bucket::State).map_or(0, |seen| seen.head);
+        for entry in found.entries.iter().filter(|entry| entry.revision.0 <= seen) {
+            let Some(Key::Slot(slot)) = Key::parse(Bucket::State, &entry.key) else { continue };
+            let is_mine = |holder: &Holder| holder == me;
+            let is_back = Slot::decode(&entry.value).is_ok_and(|there| is_mine(&there.holder))
+                && !view.slots.get(&slot).is_some_and(|known| is_mine(&known.record.holder))
+                && !view.corrupt.contains_key(&entry.key);
+            if is_back {
+                match self.platform.store.delete(Bucket::State, &entry.key, entry.revision).await {
+                    Ok(_) | Err(StoreError::Conflict { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn show(&mut self, view: &LatticeView) {
         for (key, corrupt) in &view.corrupt {
             if !self.reported.insert(key.clone()) {
@@ -250,6 +293,17 @@ impl Feed {
             }
         }
     }
+}
+
+/// Whether a changed key is a slot that was claimed for a generation which the view does not have.
+fn speaks_of_newer_spec(view: &LatticeView, bucket: Bucket, key: &str) -> bool {
+    let Some(Key::Slot(slot)) = Key::parse(bucket, key) else { return false };
+    view.slots.get(&slot).is_some_and(|held| is_ahead(view, &slot, &held.record))
+}
+
+fn is_ahead(view: &LatticeView, slot: &SlotId, record: &Slot) -> bool {
+    let spec = view.specs.get(&slot.workload).map(|spec| &spec.record);
+    spec.is_some_and(|spec| spec.uid == record.uid && spec.generation < record.generation)
 }
 
 /// Every object that some spec needs: to be run, and to be put again.

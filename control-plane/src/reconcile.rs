@@ -100,6 +100,14 @@ fn rank(action: &Action) -> u32 {
     }
 }
 
+/// Whether an action claims what another node has left behind. Where the sessions of many vanish together, the next change
+/// may say that this node's own has: one more delay lets each take back what it had.
+fn is_inherited(view: &LatticeView, action: &Action, me: &NodeId) -> bool {
+    let Action::Claim { slot, .. } = action else { return false };
+    let left = view.slots.get(slot).map(|left| &left.record.holder);
+    left.is_some_and(|holder| holder.node != *me && view.live(holder).is_none())
+}
+
 /// A write to one slot, decided.
 enum Write {
     Put { slot: SlotId, record: Slot, expect: Precondition, is_claim: bool, event: Option<(EventKind, String)> },
@@ -274,7 +282,7 @@ impl Reconciler {
             // The view may not show yet that this node is leaving.
             actions.retain(|action| !matches!(action, Action::Claim { .. }));
         }
-        let (due, wait) = self.due(actions, now);
+        let (due, wait) = self.due(&view, actions, now);
         for action in &due {
             if let Action::Release { slot, stop_first: true, .. } = action {
                 wanted.remove(slot);
@@ -366,7 +374,7 @@ impl Reconciler {
     }
 
     /// Which actions are to be tried now, and when the next one is.
-    fn due(&mut self, actions: Vec<Action>, now: Duration) -> (Vec<Action>, Duration) {
+    fn due(&mut self, view: &LatticeView, actions: Vec<Action>, now: Duration) -> (Vec<Action>, Duration) {
         let delay = self.options.timing.claim_delay;
         let keys: std::collections::BTreeSet<_> = actions.iter().map(planned).collect();
         self.planned.retain(|planned, _| keys.contains(planned));
@@ -374,7 +382,7 @@ impl Reconciler {
         let mut due = Vec::new();
         for action in actions {
             let since = *self.planned.entry(planned(&action)).or_insert(now);
-            let rank = rank(&action);
+            let rank = rank(&action) + u32::from(is_inherited(view, &action, &self.options.node));
             // Jitter in whole steps of the rank: the first of the ranking never waits.
             let jitter = if rank == 0 { Duration::ZERO } else { self.platform.rng.up_to(delay / 4) };
             let at = since + delay * rank;

@@ -34,8 +34,8 @@ struct State {
     revision: Option<Revision>,
     renewals: u64,
     draining: bool,
-    /// When the store was last found to have lost writes.
-    regressed: Option<Duration>,
+    /// When the store was last found not to show who lives: it had lost writes, or this node's own session was gone.
+    unsettled: Option<Duration>,
 }
 
 /// This node's membership, as its other services see it. Cheap to clone.
@@ -79,13 +79,14 @@ impl Member {
 
     /// The store lost writes: the session is to be written again now.
     pub(crate) fn reassert(&self, now: Duration) {
-        self.state().regressed = Some(now);
+        self.state().unsettled = Some(now);
         self.changed.notify_one();
     }
 
-    /// True for the kill time after the store lost writes: others may not have put back yet what is theirs.
+    /// True for the kill time after the store lost writes, or this node's session: what happened to it may have happened to
+    /// others, which have not put back yet what is theirs.
     pub(crate) fn is_recovering(&self, now: Duration) -> bool {
-        self.state().regressed.is_some_and(|at| now.saturating_sub(at) < self.options.timing.kill)
+        self.state().unsettled.is_some_and(|at| now.saturating_sub(at) < self.options.timing.kill)
     }
 }
 
@@ -118,7 +119,7 @@ pub(crate) fn new(options: Arc<NodeOptions>, platform: Platform, events: Events)
         revision: None,
         renewals: 0,
         draining: false,
-        regressed: None,
+        unsettled: None,
     };
     let member = Member { options, state: Arc::new(Mutex::new(state)), changed: Arc::default() };
     let started_at = platform.clock.unix_ms();
@@ -237,6 +238,7 @@ impl Keeper {
             // An observer removed it: that life is over, whatever this node still runs.
             let mut state = self.member.state();
             state.revision = None;
+            state.unsettled = Some(self.platform.clock.now());
             let past = std::mem::replace(&mut state.incarnation, self.platform.rng.uuid());
             state.past.push_back(past);
             if state.past.len() > PAST_LIVES_MAX {

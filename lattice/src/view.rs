@@ -1,6 +1,7 @@
 //! `LatticeView`: all records as one node last saw them. Late, partial, never certain; what is derived from it may only
 //! cost a write that fails. A pure fold over snapshots and changes.
 
+mod regression;
 mod slots;
 
 pub use slots::Slots;

@@ -6,7 +6,10 @@ use lattice::{
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 use tokio::time::Instant;
@@ -54,6 +57,8 @@ pub struct SimClock {
     rate: f64,
     /// How far ahead of the others its wall clock is.
     skew: Duration,
+    /// Milliseconds by which somebody has set the wall clock wrong.
+    set_wrong: AtomicI64,
 }
 
 impl SimClock {
@@ -61,7 +66,13 @@ impl SimClock {
     pub fn new(rng: &SimRng) -> Self {
         let born = Instant::now();
         let rate = rng.between(950, 1050) as f64 / 1000.0;
-        Self { born, offset: rng.millis(0, 24 * 3600 * 1000), rate, skew: rng.millis(0, 2_000) }
+        let offset = rng.millis(0, 24 * 3600 * 1000);
+        Self { born, offset, rate, skew: rng.millis(0, 2_000), set_wrong: AtomicI64::new(0) }
+    }
+
+    /// Set the wall clock so many milliseconds ahead of where it should be, or behind.
+    pub fn set_wrong(&self, millis: i64) {
+        self.set_wrong.store(millis, Ordering::Relaxed);
     }
 }
 
@@ -71,7 +82,8 @@ impl Clock for SimClock {
     }
     fn unix_ms(&self) -> u64 {
         const BEGIN: Duration = Duration::from_secs(1_795_345_200);
-        u64::try_from((BEGIN + self.born.elapsed() + self.skew).as_millis()).unwrap_or(u64::MAX)
+        let right = u64::try_from((BEGIN + self.born.elapsed() + self.skew).as_millis()).unwrap_or(u64::MAX);
+        right.saturating_add_signed(self.set_wrong.load(Ordering::Relaxed))
     }
     fn sleep(&self, duration: Duration) -> Fut<'static, ()> {
         Box::pin(tokio::time::sleep(duration.div_f64(self.rate)))

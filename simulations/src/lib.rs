@@ -4,25 +4,26 @@
 //!
 //! It must hold no logic of the services: what it runs is [`lattice_control_plane::ControlPlane`] itself.
 //!
-//! Start at [`run`]; then `world.rs` (what happens), `checkers.rs` (what must hold), `network.rs` (what fails).
+//! Start at [`run`]; then `chaos.rs` (what a seed makes happen), `world.rs` (what can happen), `checkers/` (what must
+//! hold), `network/` (what fails by itself). [`scenario`] plays what a file says instead.
 
 // This crate is one large test: a broken assumption of its own must end it.
 #![allow(clippy::expect_used)]
 
 pub mod chance;
+mod chaos;
 mod checkers;
-#[cfg(test)]
-mod displacing;
 mod host;
 mod network;
 mod node;
+pub mod scenario;
 mod ticks;
 mod trace;
 mod world;
 
 pub use trace::Trace;
 
-use std::{sync::mpsc, thread, time::Duration};
+use std::{collections::BTreeMap, sync::mpsc, thread, time::Duration};
 
 /// Real time that one seed may take: a hundred times what it takes.
 const HANG: Duration = Duration::from_secs(120);
@@ -55,10 +56,11 @@ pub struct Outcome {
     pub facts: Facts,
 }
 
-/// What the seed made happen, so that a test can see that something did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What happened, so that a test can see that something did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
-    pub faults: u64,
+    /// How often each kind of fault befell the lattice.
+    pub faults: BTreeMap<&'static str, u64>,
     pub claims: u64,
     pub slot_writes: u64,
     /// Ticks of schedules.
@@ -67,12 +69,27 @@ pub struct Facts {
     pub converged_after: Option<Duration>,
 }
 
+impl Facts {
+    /// All kinds of faults that there are.
+    pub const FAULTS: [&'static str; 14] = world::Fault::KINDS;
+
+    pub fn faults(&self) -> u64 {
+        self.faults.values().sum()
+    }
+}
+
 /// Play one seed, in virtual time, on this thread.
 pub fn run(seed: u64, options: Options) -> Outcome {
+    in_virtual_time(&format!("seed {seed}"), chaos::play(seed, options))
+}
+
+/// Run on this thread until it is done. Time passes as fast as there is nothing left to do.
+fn in_virtual_time<T>(name: &str, play: impl Future<Output = T>) -> T {
     let (played, waiting) = mpsc::channel::<()>();
+    let name = name.to_owned();
     thread::spawn(move || {
         if waiting.recv_timeout(HANG) == Err(mpsc::RecvTimeoutError::Timeout) {
-            eprintln!("seed {seed} hangs: a service does not wait for anything, so virtual time stands still");
+            eprintln!("{name} hangs: a service does not wait for anything, so virtual time stands still");
             std::process::abort();
         }
     });
@@ -81,7 +98,7 @@ pub fn run(seed: u64, options: Options) -> Outcome {
         .start_paused(true)
         .build()
         .expect("a runtime without sockets needs nothing of the system");
-    let outcome = runtime.block_on(world::play(seed, options));
+    let outcome = runtime.block_on(play);
     drop(played);
     outcome
 }

@@ -1,7 +1,7 @@
-//! Plays seeds: `lattice-simulations --seed 42`, `--seeds 0..200`, `--minutes 5`. A violation prints its seed and the last
-//! things that happened, and ends with status 1.
+//! Plays seeds and scenarios: `lattice-simulations --seed 42`, `--seeds 0..200`, `--minutes 5`, `--scenario FILE`. A
+//! violation prints how to see it again and the last things that happened, and ends with status 1.
 
-use lattice_simulations::{Options, Outcome, run};
+use lattice_simulations::{Options, Outcome, run, scenario};
 use std::{
     ops::Range,
     process::ExitCode,
@@ -16,11 +16,12 @@ use std::{
 const USAGE: &str = "\
 Plays seeded simulations of a lattice and checks its invariants.
 
-usage: lattice-simulations [--seed N | --seeds FROM..TO | --minutes M] [--faults S] [--trace]
+usage: lattice-simulations [--seed N | --seeds FROM..TO | --minutes M | --scenario FILE] [--faults S] [--trace]
 
   --seed N         one seed
   --seeds A..B     seeds A to B-1
   --minutes M      new seeds, from the time of day, for that long
+  --scenario FILE  what a file says, such as those in simulations/scenarios/
   --faults S       seconds of virtual time for which things go wrong [default: 60]
   --trace          print what happened even if all is well";
 
@@ -51,9 +52,13 @@ fn main() -> ExitCode {
             }
             Err(_) => return usage(),
         },
+        ["--scenario", file] => return play_file(file, show),
         _ => return usage(),
     };
+    play_seeds(seeds, until, options, show)
+}
 
+fn play_seeds(seeds: Range<u64>, until: Option<Instant>, options: Options, show: bool) -> ExitCode {
     let next = AtomicU64::new(seeds.start);
     let played = Mutex::new((0_u64, 0_u64));
     let threads = thread::available_parallelism().map_or(1, usize::from);
@@ -77,6 +82,36 @@ fn main() -> ExitCode {
     let (passed, failed) = *played.lock().unwrap_or_else(PoisonError::into_inner);
     println!("{passed} seeds passed, {failed} failed");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn play_file(file: &str, show: bool) -> ExitCode {
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) => {
+            eprintln!("{file}: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let played = match scenario::play(file, &text) {
+        Ok(played) => played,
+        Err(error) => {
+            eprintln!("{file}: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    if show || played.violation.is_some() {
+        for line in played.trace.lines() {
+            eprintln!("{line}");
+        }
+    }
+    print!("{}", played.transcript);
+    match played.violation {
+        Some(violation) => {
+            eprintln!("{file}: {violation}");
+            ExitCode::FAILURE
+        }
+        None => ExitCode::SUCCESS,
+    }
 }
 
 fn usage() -> ExitCode {
@@ -104,7 +139,7 @@ fn report(outcome: &Outcome, options: Options, show: bool) {
         }
         None => println!(
             "seed {seed}: {} faults, {} claims, {} ticks, at rest after {:.1} s, trace {:016x}",
-            facts.faults,
+            facts.faults(),
             facts.claims,
             facts.fired,
             facts.converged_after.unwrap_or_default().as_secs_f64(),

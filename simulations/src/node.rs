@@ -22,12 +22,23 @@ use std::{
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+/// What tells a node from the others.
+pub(crate) struct NodeSetup {
+    pub(crate) id: NodeId,
+    pub(crate) capacity: Capacity,
+    pub(crate) zone: String,
+    pub(crate) taints: Vec<Taint>,
+    /// It is started again when it was asked to leave and has left.
+    pub(crate) comes_back: bool,
+}
+
 pub(crate) struct SimNode {
     pub(crate) id: NodeId,
     pub(crate) wire: Wire,
+    pub(crate) clock: Arc<SimClock>,
+    pub(crate) comes_back: bool,
     options: NodeOptions,
     lattice: MemoryLattice,
-    clock: Arc<SimClock>,
     gate: Arc<Gate>,
     fired: Fired,
     seed: u64,
@@ -49,31 +60,25 @@ struct Life {
     task: JoinHandle<Result<(), ControlPlaneError>>,
 }
 
-fn taint() -> Taint {
-    "gpu:no-place".parse().expect("it is a taint")
-}
-
 impl SimNode {
     pub(crate) fn new(
         seed: u64,
         number: u64,
-        id: NodeId,
-        capacity: Capacity,
+        setup: NodeSetup,
         sky: Sky,
         lattice: &MemoryLattice,
         fired: Fired,
     ) -> SimNode {
         let rng = SimRng::new(seed, 1000 * number);
-        let zone = if number.is_multiple_of(2) { "a" } else { "b" };
+        let NodeSetup { id, capacity, zone, taints, comes_back } = setup;
         let options = NodeOptions {
             lattice: crate::lattice_id(),
             node: id.clone(),
-            labels: BTreeMap::from([("zone".to_owned(), zone.to_owned())]),
+            labels: BTreeMap::from([("zone".to_owned(), zone)]),
             version: "0.0.0".into(),
             capacity,
             volumes: Default::default(),
-            // Of every third seed, one node takes only what tolerates it.
-            taints: (number == 1 && seed.is_multiple_of(3)).then(taint).into_iter().collect(),
+            taints,
             http: None,
             timing: Timing::DEV,
             drain: Duration::from_secs(10),
@@ -82,9 +87,10 @@ impl SimNode {
         SimNode {
             id,
             wire: Wire::new(sky, SimRng::new(seed, 1000 * number + 1)),
+            clock: Arc::new(SimClock::new(&rng)),
+            comes_back,
             options,
             lattice: lattice.clone(),
-            clock: Arc::new(SimClock::new(&rng)),
             gate: Arc::default(),
             fired,
             seed,
@@ -107,6 +113,7 @@ impl SimNode {
         let platform = self.wire.platform(&self.lattice, clock, rng);
         let control = ControlPlane::new(self.options.clone(), platform, host.clone(), Arc::new(|_, _, _| Ok(())));
         let view = control.view();
+        self.wire.watch(view.clone());
         let rng = SimRng::new(self.seed, stream + 2);
         let trigger = Arc::new(StubTrigger { node: self.id.clone(), fired: self.fired.clone(), rng });
         let stop = CancellationToken::new();
@@ -163,10 +170,19 @@ impl SimNode {
         self.life.is_some()
     }
 
-    /// Running, reachable, and not on its way out.
+    /// Asked to leave, and not gone.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.life.as_ref().is_some_and(|life| life.stop.is_cancelled())
+    }
+
+    /// Running and reachable.
+    pub(crate) fn takes_part(&self) -> bool {
+        self.is_alive() && !self.is_paused() && self.wire.link() == Link::Up
+    }
+
+    /// The same, and not on its way out.
     pub(crate) fn is_well(&self) -> bool {
-        let stays = self.life.as_ref().is_some_and(|life| !life.stop.is_cancelled());
-        stays && !self.is_paused() && self.wire.link() == Link::Up
+        self.takes_part() && !self.is_leaving()
     }
 
     pub(crate) fn host(&self) -> Option<&StubHost> {

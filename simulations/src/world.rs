@@ -1,26 +1,27 @@
-//! What happens in one run: nodes, people who change their minds, and bad luck.
+//! One simulated lattice: its nodes, the people who ask them, and what befalls it. Who decides what happens is not here:
+//! `chaos.rs` draws it from a seed, `scenario/` reads it from a file.
+//!
+//! Start at [`World::step`], which lets time pass and then calls the checkers.
 
 use crate::{
-    Facts, Options, Outcome,
+    Facts, Options,
     chance::{SimClock, SimRng},
-    checkers::{History, Verdict, is_converged, plans_agree, strict_runs_once, views_agree},
+    checkers::{
+        Floors, History, Verdict, is_converged, plans_agree, routes_have_one_holder, strict_runs_once, views_agree,
+    },
     lattice_id,
     network::{Link, Sky},
-    node::SimNode,
+    node::{NodeSetup, SimNode},
     ticks::Fired,
     trace::Trace,
 };
 use bytes::Bytes;
 use lattice::{
-    id::{Digest, NodeId, WorkloadName},
-    record::Capacity,
-    spec::{
-        Class, ComponentSpec, Limits, Placement, RequestPath, RolloutSpec, ScheduleSpec, Source, WorkloadSpec, Zone,
-    },
-    store::{Headers, Platform},
-    subject::{Topic, WorkloadVerb},
+    ctl::{CtlError, Reply},
+    id::Digest,
+    store::{Bucket, Headers, Platform},
+    subject::Topic,
     testing::MemoryLattice,
-    units,
 };
 use lattice_planner::Planner;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -31,153 +32,159 @@ use tokio::{
 
 /// Between two looks of the checkers.
 const STEP: Duration = Duration::from_millis(50);
-const WORKLOADS: u64 = 4;
+/// Between two records of what the store holds, which stale reads are answered from.
+const RECORD_EVERY: Duration = Duration::from_millis(200);
 
-struct World {
-    rng: SimRng,
+pub(crate) struct World {
+    pub(crate) rng: SimRng,
+    pub(crate) sky: Sky,
+    pub(crate) nodes: Vec<SimNode>,
+    pub(crate) history: History,
+    pub(crate) floors: Floors,
+    pub(crate) trace: Trace,
+    /// The object that all workloads run.
+    pub(crate) component: Digest,
     lattice: MemoryLattice,
     /// The connection of a person, without faults.
     person: Platform,
-    component: Digest,
-    sky: Sky,
-    nodes: Vec<SimNode>,
-    workloads: Vec<Workload>,
     requests: JoinSet<String>,
     /// What ends by itself: when, and what then.
     cures: Vec<(Instant, Cure)>,
-    sessions_expire: bool,
     /// Nothing goes wrong any more.
     peace: bool,
     fired: Fired,
     /// Follows the store's view.
     planner: Planner,
-    trace: Trace,
-    faults: u64,
+    recorded: Instant,
+    /// Revisions on which the plans of all nodes were compared.
+    compared: u64,
+    faults: BTreeMap<&'static str, u64>,
 }
 
-/// What does not change over the lives of a workload.
-struct Workload {
-    name: WorkloadName,
-    class: Class,
-    memory: units::Bytes,
+/// What befalls a lattice. Nodes are named by their place among all.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Fault {
+    /// The way of a node to NATS.
+    Link(usize, Link),
+    /// kill -9.
+    Kill(usize),
+    /// SIGSTOP.
+    Suspend(usize),
+    /// SIGTERM.
+    Leave(usize),
+    /// The wall clock of a node is set wrong by so many milliseconds.
+    Clock(usize, i64),
+    /// An election of the store's leader.
+    Stall(Duration),
+    /// A server that was suspended answers reads as the leader that it was.
+    Depose(Duration),
+    /// All sessions expire.
+    Expire,
+    /// The store loses what it acknowledged within so long.
+    LoseWrites(Duration),
+    /// A bucket is deleted and made again.
+    Recreate(Bucket),
 }
 
+impl Fault {
+    pub(crate) const KINDS: [&'static str; 14] = [
+        "mute",
+        "deaf",
+        "silent",
+        "down",
+        "kill",
+        "suspend",
+        "leave",
+        "clock",
+        "stall",
+        "depose",
+        "expire",
+        "lose-writes",
+        "recreate",
+        "weather",
+    ];
+
+    fn kind(self) -> &'static str {
+        match self {
+            Fault::Link(_, Link::Up) => "up",
+            Fault::Link(_, Link::Mute) => "mute",
+            Fault::Link(_, Link::Deaf) => "deaf",
+            Fault::Link(_, Link::Silent) => "silent",
+            Fault::Link(_, Link::Down) => "down",
+            Fault::Kill(_) => "kill",
+            Fault::Suspend(_) => "suspend",
+            Fault::Leave(_) => "leave",
+            Fault::Clock(..) => "clock",
+            Fault::Stall(_) => "stall",
+            Fault::Depose(_) => "depose",
+            Fault::Expire => "expire",
+            Fault::LoseWrites(_) => "lose-writes",
+            Fault::Recreate(_) => "recreate",
+        }
+    }
+}
+
+/// The end of something.
 #[derive(Debug, Clone, Copy)]
-enum Cure {
+pub(crate) enum Cure {
     LinkUp(usize),
-    /// A silent link is found to be dead.
+    /// A link on which nothing passes is found to be dead.
     LinkDown(usize),
     Restart(usize),
     Resume(usize),
-}
-
-pub(crate) async fn play(seed: u64, options: Options) -> Outcome {
-    let mut world = World::new(seed).await;
-    let memory = world.workloads.iter().map(|workload| (workload.name.clone(), workload.memory.0)).collect();
-    let mut history = History::new(&world.lattice, memory).await.expect("a store in memory always answers");
-    let mut facts = Facts::default();
-    let played = world.both_phases(&mut history, options, &mut facts).await;
-    if let Err(violation) = &played {
-        world.trace.note(format!("VIOLATION {violation}"));
-    }
-    facts = Facts {
-        faults: world.faults,
-        claims: history.claims,
-        slot_writes: history.slot_writes,
-        fired: world.fired.count(),
-        ..facts
-    };
-    Outcome { seed, violation: played.err(), trace: world.trace, facts }
+    Clock(usize),
 }
 
 impl World {
-    async fn new(seed: u64) -> World {
+    pub(crate) async fn new(seed: u64) -> World {
         let rng = SimRng::new(seed, 1);
         let lattice = MemoryLattice::new();
-        let (sky, fired) = (Sky::default(), Fired::default());
+        let sky = Sky::default();
         let person = lattice.platform(Arc::new(SimClock::new(&rng)), Arc::new(SimRng::new(seed, 2)));
         let component = person.artifacts.put(Bytes::from_static(b"component")).await;
-        let sessions_expire = rng.happens(250);
-        let number = rng.between(3, 5);
-        let nodes = (1..=number).map(|number| {
-            let slots = u32::try_from(rng.between(2, 5)).unwrap_or(2);
-            let capacity = Capacity { slots, memory: (rng.between(2, 8) * 64) << 20 };
-            let id = NodeId::new(format!("n{number}")).expect("it is a name");
-            SimNode::new(seed, number, id, capacity, sky.clone(), &lattice, fired.clone())
-        });
-        let nodes = nodes.collect();
-        let workloads = (0..WORKLOADS).map(|i| Workload {
-            name: WorkloadName::new(format!("w{i}")).expect("it is a name"),
-            // Sessions that all expire at once are more than a strict replica's holder can fence itself from.
-            class: if i == 0 && !sessions_expire { Class::Strict } else { Class::Available },
-            memory: units::Bytes::mib(rng.between(1, 3) * 32),
-        });
-        let workloads = workloads.collect();
         World {
             rng,
+            history: History::new(&lattice, sky.clone()).await,
+            sky,
+            nodes: Vec::new(),
+            floors: Floors::default(),
+            trace: Trace::new(),
+            component: component.expect("an object store in memory takes it"),
             lattice,
             person,
-            component: component.expect("an object store in memory takes it"),
-            sky,
-            nodes,
-            workloads,
             requests: JoinSet::new(),
             cures: Vec::new(),
-            sessions_expire,
             peace: false,
-            fired,
+            fired: Fired::default(),
             planner: Planner::default(),
-            trace: Trace::new(),
-            faults: 0,
+            recorded: Instant::now(),
+            compared: 0,
+            faults: BTreeMap::new(),
         }
     }
 
-    async fn both_phases(&mut self, history: &mut History, options: Options, facts: &mut Facts) -> Verdict {
-        for node in &mut self.nodes {
-            let Capacity { slots, memory } = node.capacity();
-            self.trace.note(format!("{} joins with {slots} slots and {} MiB", node.id, memory >> 20));
-            node.start(false);
-        }
-        for i in 0..self.workloads.len() {
-            self.put(i);
-        }
-        let end = Instant::now() + options.faults;
-        let mut next = Instant::now() + self.rng.millis(0, 5_000);
-        while Instant::now() < end {
-            self.step(history).await?;
-            if Instant::now() >= next {
-                self.something_happens();
-                next = Instant::now() + self.rng.millis(50, 3_000);
-            }
-        }
+    /// Add a node and start it. It is fair if nothing that it starts fails.
+    pub(crate) fn join(&mut self, seed: u64, setup: NodeSetup, is_fair: bool) {
+        let number = self.nodes.len() as u64 + 1;
+        let mut node = SimNode::new(seed, number, setup, self.sky.clone(), &self.lattice, self.fired.clone());
+        let capacity = node.capacity();
+        self.trace.note(format!("{} joins with {} slots and {} MiB", node.id, capacity.slots, capacity.memory >> 20));
+        node.start(is_fair);
+        self.nodes.push(node);
+    }
 
-        self.make_peace();
-        let peace = Instant::now();
-        // What went wrong before may still have its consequences: rest counts when it lasts.
-        let mut rested: Option<(Instant, u64)> = None;
-        while rested.is_none_or(|(since, _)| since.elapsed() < options.rest) {
-            self.step(history).await?;
-            rested = match (self.at_rest(history), rested) {
-                (Ok(()), Some((since, writes))) if writes == history.slot_writes => Some((since, writes)),
-                (Ok(()), _) => Some((Instant::now(), history.slot_writes)),
-                (Err(not_yet), _) => {
-                    if peace.elapsed() > options.bound {
-                        return Err(format!("no rest after {} s: {not_yet}", options.bound.as_secs()));
-                    }
-                    None
-                }
-            };
-            if peace.elapsed() > options.bound + options.rest {
-                return Err("slots are being written, though all is as it was asked for".into());
-            }
+    pub(crate) fn facts(&self) -> Facts {
+        Facts {
+            faults: self.faults.clone(),
+            claims: self.history.claims,
+            slot_writes: self.history.slot_writes,
+            fired: self.fired.count(),
+            converged_after: None,
         }
-        facts.converged_after = rested.map(|(since, _)| since - peace);
-        self.trace.note("at rest");
-        Ok(())
     }
 
     /// Let a little time pass, then look.
-    async fn step(&mut self, history: &mut History) -> Verdict {
+    pub(crate) async fn step(&mut self) -> Verdict {
         sleep(STEP).await;
         while let Some(Ok(answer)) = self.requests.try_join_next() {
             self.trace.note(answer);
@@ -189,113 +196,167 @@ impl World {
         for (_, cure) in due {
             self.cure(cure);
         }
-        history.follow(&mut self.trace)?;
-        strict_runs_once(&self.nodes)?;
-        plans_agree(&history.view, &mut self.planner)?;
-        self.fired.check()?;
+        if self.recorded.elapsed() >= RECORD_EVERY {
+            self.recorded = now;
+            self.sky.record(self.lattice.store());
+        }
+        self.check()?;
         for node in &mut self.nodes {
             match node.ended().await {
                 None => {}
                 // It was asked to leave, and comes back.
-                Some(Ok(())) => {
+                Some(Ok(())) if node.comes_back => {
                     self.trace.note(format!("{} has left and joins again", node.id));
                     node.start(self.peace);
                 }
+                Some(Ok(())) => self.trace.note(format!("{} has left", node.id)),
                 Some(Err(error)) => return Err(format!("{} ended by itself: {error}", node.id)),
             }
         }
         Ok(())
     }
 
-    fn at_rest(&mut self, history: &History) -> Verdict {
+    /// What must hold at every moment.
+    fn check(&mut self) -> Verdict {
+        self.history.follow(&mut self.trace)?;
+        strict_runs_once(&self.nodes)?;
+        self.floors.are_kept(&self.nodes)?;
+        self.fired.check()?;
+        let view = &self.history.view;
+        let seen = view.seen.values().map(|seen| seen.head).sum();
+        if self.compared != seen {
+            self.compared = seen;
+            plans_agree(view, &mut self.planner)?;
+            routes_have_one_holder(view)?;
+        }
+        Ok(())
+    }
+
+    /// Whether all that was asked for is there.
+    pub(crate) fn at_rest(&self) -> Verdict {
         if !self.requests.is_empty() {
             return Err("requests are under way".into());
         }
-        if let Some(node) = self.nodes.iter().find(|node| !node.is_well()) {
+        if let Some(node) = self.nodes.iter().find(|node| node.is_leaving() || node.comes_back && !node.is_well()) {
             return Err(format!("{} is on its way out", node.id));
         }
-        is_converged(&history.view, &self.nodes)?;
-        views_agree(&history.view, &self.nodes)
+        is_converged(&self.history.view, &self.nodes)?;
+        views_agree(&self.history.view, &self.nodes)
     }
 
-    fn something_happens(&mut self) {
-        let last = self.nodes.len() as u64 - 1;
-        let i = usize::try_from(self.rng.between(0, last)).unwrap_or_default();
-        let now = Instant::now();
-        let w = usize::try_from(self.rng.between(0, WORKLOADS - 1)).unwrap_or_default();
-        let Some(node) = self.nodes.get_mut(i) else { return };
-        let id = &node.id;
-        match self.rng.between(0, 99) {
-            0..25 => return self.put(w),
-            25..32 => return self.scale(w),
-            32..38 => return self.delete(w),
-            38..50 if node.wire.link() == Link::Up => {
-                let until = now + self.rng.millis(200, 15_000);
-                if self.rng.happens(500) {
-                    self.trace.note(format!("{id} loses its connection"));
-                    node.wire.set(Link::Down);
-                } else {
-                    self.trace.note(format!("{id} hears nothing any more"));
-                    node.wire.set(Link::Silent);
-                    self.cures.push((now + self.rng.millis(100, 20_000), Cure::LinkDown(i)));
+    /// Let time pass until the lattice is at rest and has stayed so. Answers when it came to rest.
+    pub(crate) async fn settle(&mut self, options: Options) -> Result<Instant, String> {
+        let begin = Instant::now();
+        // What went wrong before may still have its consequences: rest counts when it lasts.
+        let mut rested: Option<(Instant, u64)> = None;
+        loop {
+            if let Some((since, _)) = rested.filter(|(since, _)| since.elapsed() >= options.rest) {
+                return Ok(since);
+            }
+            self.step().await?;
+            let writes = self.history.slot_writes;
+            rested = match (self.at_rest(), rested) {
+                (Ok(()), Some((since, before))) if writes == before => Some((since, before)),
+                (Ok(()), _) => Some((Instant::now(), writes)),
+                (Err(not_yet), _) => {
+                    if begin.elapsed() > options.bound {
+                        return Err(format!("no rest after {} s: {not_yet}", options.bound.as_secs()));
+                    }
+                    None
                 }
-                self.cures.push((until, Cure::LinkUp(i)));
-            }
-            50..60 if node.is_alive() && !node.is_paused() => {
-                self.trace.note(format!("{id} is killed"));
-                node.crash();
-                self.cures.push((now + self.rng.millis(50, 12_000), Cure::Restart(i)));
-            }
-            60..68 if node.is_alive() && !node.is_paused() => {
-                self.trace.note(format!("{id} is suspended"));
-                node.pause();
-                self.cures.push((now + self.rng.millis(50, 15_000), Cure::Resume(i)));
-            }
-            68..75 if node.is_well() => {
-                self.trace.note(format!("{id} is asked to leave"));
-                node.drain();
-            }
-            75..83 => {
-                let stall = self.rng.millis(500, 9_000);
-                self.trace.note(format!("the store has no leader for {} ms", stall.as_millis()));
-                self.sky.set(|weather| weather.stalled_until = Some(now + stall));
-            }
-            88..91 => {
-                let id = id.clone();
-                return self.cordon(id);
-            }
-            83..88 if self.sessions_expire => {
-                let gone = self.lattice.store().expire(|key| key.starts_with("session."));
-                self.trace.note(format!("{gone} sessions expire"));
-            }
-            _ => {
-                let rng = &self.rng;
-                let bad = |most: u64| if rng.happens(500) { rng.between(0, most) } else { 0 };
-                let (lost_requests, lost_replies) = (bad(50), bad(50));
-                let (late_writes, lost_changes) = (bad(100), bad(200));
-                self.trace.note(format!(
-                    "‰ lost: requests {lost_requests}, replies {lost_replies}, changes {lost_changes}; late writes {late_writes}"
-                ));
-                self.sky.set(|weather| {
-                    weather.lost_requests = lost_requests;
-                    weather.lost_replies = lost_replies;
-                    weather.late_writes = late_writes;
-                    weather.lost_changes = lost_changes;
-                });
+            };
+            if begin.elapsed() > options.bound + options.rest {
+                return Err("slots are being written, though all is as it was asked for".into());
             }
         }
-        self.faults += 1;
     }
 
-    fn cure(&mut self, cure: Cure) {
-        let (Cure::LinkUp(i) | Cure::LinkDown(i) | Cure::Restart(i) | Cure::Resume(i)) = cure;
+    /// False where it would change nothing.
+    pub(crate) fn inflict(&mut self, fault: Fault) -> bool {
+        let now = Instant::now();
+        let store = self.lattice.store();
+        let what = match fault {
+            Fault::Link(i, link) => {
+                let Some(node) = self.nodes.get(i).filter(|node| node.wire.link() != link) else { return false };
+                node.wire.set(link);
+                let what = match link {
+                    Link::Up => "is connected again",
+                    Link::Mute => "is not heard any more",
+                    Link::Deaf => "hears nothing any more",
+                    Link::Silent => "is cut off and does not know it",
+                    Link::Down => "loses its connection",
+                };
+                format!("{} {what}", node.id)
+            }
+            Fault::Kill(i) => {
+                let Some(node) = self.nodes.get_mut(i).filter(|node| node.is_alive()) else { return false };
+                node.crash();
+                format!("{} is killed", node.id)
+            }
+            Fault::Suspend(i) => {
+                let running = |node: &&mut SimNode| node.is_alive() && !node.is_paused();
+                let Some(node) = self.nodes.get_mut(i).filter(running) else { return false };
+                node.pause();
+                format!("{} is suspended", node.id)
+            }
+            Fault::Leave(i) => {
+                let Some(node) = self.nodes.get(i).filter(|node| node.is_well()) else { return false };
+                node.drain();
+                format!("{} is asked to leave", node.id)
+            }
+            Fault::Clock(i, millis) => {
+                let Some(node) = self.nodes.get(i) else { return false };
+                node.clock.set_wrong(millis);
+                format!("the clock of {} is wrong by {millis} ms", node.id)
+            }
+            Fault::Stall(stall) => {
+                self.sky.set(|weather| weather.stalled_until = Some(now + stall));
+                format!("the store has no leader for {} ms", stall.as_millis())
+            }
+            Fault::Depose(time) => {
+                self.sky.set(|weather| weather.deposed_until = Some(now + time));
+                format!("the leader of before answers for {} ms", time.as_millis())
+            }
+            Fault::Expire => format!("{} sessions expire", store.expire(|key| key.starts_with("session."))),
+            Fault::LoseWrites(ago) => {
+                let Some(checkpoint) = self.sky.before(ago) else { return false };
+                store.restore(&checkpoint);
+                "the store loses what it acknowledged last".to_owned()
+            }
+            Fault::Recreate(bucket) => {
+                store.recreate(bucket);
+                format!("bucket {bucket} is made anew")
+            }
+        };
+        self.trace.note(what);
+        if matches!(fault, Fault::LoseWrites(_) | Fault::Recreate(_)) {
+            self.sky.forget();
+            self.history.went_back();
+        }
+        *self.faults.entry(fault.kind()).or_default() += 1;
+        true
+    }
+
+    /// Change what goes wrong by itself.
+    pub(crate) fn turn(&mut self, what: String, change: impl FnOnce(&mut crate::network::Weather)) {
+        self.trace.note(what);
+        self.sky.set(change);
+        *self.faults.entry("weather").or_default() += 1;
+    }
+
+    pub(crate) fn cure_after(&mut self, time: Duration, cure: Cure) {
+        self.cures.push((Instant::now() + time, cure));
+    }
+
+    pub(crate) fn cure(&mut self, cure: Cure) {
+        let (Cure::LinkUp(i) | Cure::LinkDown(i) | Cure::Restart(i) | Cure::Resume(i) | Cure::Clock(i)) = cure;
         let Some(node) = self.nodes.get_mut(i) else { return };
         match cure {
             Cure::LinkUp(_) if node.wire.link() != Link::Up => {
                 self.trace.note(format!("{} is connected again", node.id));
                 node.wire.set(Link::Up);
             }
-            Cure::LinkDown(_) if node.wire.link() == Link::Silent => {
+            Cure::LinkDown(_) if !matches!(node.wire.link(), Link::Up | Link::Down) => {
                 self.trace.note(format!("{} notices that it is cut off", node.id));
                 node.wire.set(Link::Down);
             }
@@ -307,12 +368,16 @@ impl World {
                 self.trace.note(format!("{} goes on", node.id));
                 node.resume();
             }
+            Cure::Clock(_) => {
+                self.trace.note(format!("the clock of {} is right again", node.id));
+                node.clock.set_wrong(0);
+            }
             _ => {}
         }
     }
 
     /// Nothing goes wrong any more.
-    fn make_peace(&mut self) {
+    pub(crate) fn make_peace(&mut self) {
         self.peace = true;
         self.trace.note("peace");
         self.sky.set(|weather| *weather = Default::default());
@@ -329,102 +394,9 @@ impl World {
         }
     }
 
-    fn put(&mut self, i: usize) {
-        let Some(Workload { name, class, memory }) = self.workloads.get(i) else { return };
-        let source = Source::Stored(self.component);
-        let env = BTreeMap::from([("VERSION".to_owned(), self.rng.between(0, 9).to_string())]);
-        let main = ComponentSpec { env, ..ComponentSpec::new("main".parse().expect("it is a name"), source) };
-        let mut placement = self.placement(i);
-        if self.rng.happens(200) {
-            let requirement = if self.rng.happens(500) { "zone == a" } else { "zone == b" };
-            placement.require = vec![requirement.parse().expect("it is a requirement")];
-        }
-        let most = if *class == Class::Strict { 2 } else { 6 };
-        let spec = WorkloadSpec {
-            replicas: if placement.daemon { 1 } else { u32::try_from(self.rng.between(0, most)).unwrap_or(1) },
-            class: *class,
-            limits: Limits { memory: *memory, ..Limits::default() },
-            placement,
-            rollout: self.rollout(),
-            schedule: self.schedule(),
-            ..WorkloadSpec::new(name.clone(), main)
-        };
-        let payload = serde_json::to_vec(&spec).expect("a spec has a JSON form");
-        self.ask(Topic::WorkloadPut, payload.into());
-    }
-
-    /// Schedules come and go, so that what was settled before must count when they are back.
-    fn schedule(&self) -> Vec<ScheduleSpec> {
-        let of = |cron: &str| ScheduleSpec {
-            cron: cron.parse().expect("it is a cron expression"),
-            zone: Zone::default(),
-            path: RequestPath::default(),
-            timeout: None,
-        };
-        ["* * * * * *", "*/7 * * * * *", "* * * * *"].into_iter().filter(|_| self.rng.happens(400)).map(of).collect()
-    }
-
-    /// Budgets of all kinds, and little patience: what finds no room is given up before the lattice must have come to rest.
-    fn rollout(&self) -> RolloutSpec {
-        let (surge, unavailable) = *self.one_of(&[("25%", "0"), ("2", "1"), ("0", "2"), ("100%", "50%")]);
-        let portion = |text: &str| text.parse().expect("it is a portion");
-        RolloutSpec {
-            max_surge: portion(surge),
-            max_unavailable: portion(unavailable),
-            min_ready: units::Millis(self.rng.between(0, 2) * 500),
-            deadline: units::Millis(20_000),
-            ..RolloutSpec::default()
-        }
-    }
-
-    fn one_of<'a, T>(&self, all: &'a [T]) -> &'a T {
-        let last = all.len() as u64 - 1;
-        usize::try_from(self.rng.between(0, last)).ok().and_then(|i| all.get(i)).expect("there is one")
-    }
-
-    /// Rules of all kinds. The last workload alone comes to nodes with a taint, whatever is put.
-    fn placement(&self, i: usize) -> Placement {
-        let rules: &[&str] = match i {
-            0 => &["{}", r#"{"priority": 3}"#],
-            1 => &["{}", r#"{"spread": [{"over": "zone"}]}"#, r#"{"spread": [{"over": "zone", "hard": true}]}"#],
-            2 => &[
-                r#"{"prefer": [{"label": "zone == b", "weight": 5}]}"#,
-                r#"{"apart": [{"workload": "w1", "hard": true}]}"#,
-                r#"{"near": [{"workload": "w1", "over": "zone"}], "priority": -3}"#,
-                r#"{"near": [{"workload": "w1", "hard": true}], "priority": 2}"#,
-            ],
-            _ => &[
-                r#"{"tolerate": ["gpu"]}"#,
-                r#"{"daemon": true, "tolerate": ["*"], "priority": 1}"#,
-                r#"{"tolerate": ["gpu"], "priority": 5}"#,
-            ],
-        };
-        let rule = self.one_of(rules);
-        serde_json::from_str(rule).expect("it is a placement")
-    }
-
-    fn cordon(&mut self, node: NodeId) {
-        let topic = if self.rng.happens(500) { Topic::NodeCordon(node) } else { Topic::NodeUncordon(node) };
-        self.ask(topic, Bytes::new());
-    }
-
-    fn scale(&mut self, i: usize) {
-        let Some(Workload { name, .. }) = self.workloads.get(i) else { return };
-        let topic = Topic::Workload(WorkloadVerb::Scale, name.clone());
-        let replicas = self.rng.between(0, 6);
-        self.ask(topic, format!("{{\"replicas\": {replicas}}}").into());
-    }
-
-    fn delete(&mut self, i: usize) {
-        let Some(Workload { name, .. }) = self.workloads.get(i) else { return };
-        let topic = Topic::Workload(WorkloadVerb::Delete, name.clone());
-        self.ask(topic, Bytes::new());
-    }
-
     /// Ask whichever node answers; ask again when none does.
-    fn ask(&mut self, topic: Topic, payload: Bytes) {
-        let bus = self.person.bus.clone();
-        let subject = topic.subject(&lattice_id());
+    pub(crate) fn ask(&mut self, topic: Topic, payload: Bytes) {
+        let (bus, subject) = (self.person.bus.clone(), topic.subject(&lattice_id()));
         self.requests.spawn(async move {
             let mut last = String::new();
             for _ in 0..5 {
@@ -440,5 +412,32 @@ impl World {
             }
             format!("{subject}: {last}")
         });
+    }
+
+    /// The same, and wait for the answer while time passes.
+    pub(crate) async fn answer(&mut self, topic: Topic, payload: Bytes) -> Result<serde_json::Value, String> {
+        let (bus, subject) = (self.person.bus.clone(), topic.subject(&lattice_id()));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut requests = JoinSet::new();
+        loop {
+            let (bus, subject, payload) = (bus.clone(), subject.clone(), payload.clone());
+            requests.spawn(async move { bus.request(subject, Headers::new(), payload, Duration::from_secs(4)).await });
+            let asked = loop {
+                self.step().await?;
+                if let Some(asked) = requests.try_join_next() {
+                    break asked.map_err(|error| error.to_string())?;
+                }
+            };
+            match asked.map(|message| serde_json::from_slice::<Reply<serde_json::Value>>(&message.payload)) {
+                Ok(Ok(Reply::Ok(value))) => return Ok(value),
+                Ok(Ok(Reply::Error(CtlError { message, .. }))) if Instant::now() > deadline => return Err(message),
+                // The answer of a node that can't say now.
+                Ok(Ok(Reply::Error(error))) if error.code.status() >= 500 => {}
+                Ok(Ok(Reply::Error(error))) => return Err(error.to_string()),
+                Ok(Err(error)) => return Err(error.to_string()),
+                Err(error) if Instant::now() > deadline => return Err(error.to_string()),
+                Err(_) => {}
+            }
+        }
     }
 }

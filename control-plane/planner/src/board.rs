@@ -367,9 +367,13 @@ impl Board {
         match self.occupancy(&record.holder) {
             Occupancy::Unknown => false,
             Occupancy::Dead => true,
-            // A strict slot, or one of a deleted workload, is free only when its holder has withdrawn the record.
+            // A strict slot, or one of a deleted workload, is free only when its holder has withdrawn the record. One that
+            // speaks of a generation to come was claimed by rules that this view does not have yet.
             Occupancy::Live => {
-                record.uid == spec.uid && spec.spec.class == Class::Available && self.is_leaving(&record.holder, spec)
+                record.uid == spec.uid
+                    && record.generation <= spec.generation
+                    && spec.spec.class == Class::Available
+                    && self.is_leaving(&record.holder, spec)
             }
         }
     }

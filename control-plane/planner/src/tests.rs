@@ -421,6 +421,8 @@ fn draining_hands_over() {
     world.node("n2", 2).draining = true;
     world.hold("w.0", "n2", 2, Phase::Ready);
     check("the one that serves goes on", SETTLED, &world, &["claim w.0 rank 0 over a record from n2"]);
+    world.hold("w.0", "n2", 2, Phase::Ready).generation = Generation(9);
+    check("by a spec that is not known here it may not be leaving", SETTLED, &world, &[]);
     world.hold("w.0", "n2", 2, Phase::Starting);
     check("one that does not serve is not waited for", SETTLED, &world, &["claim w.0 rank 0 over a record"]);
     world.hold("w.0", "n2", 2, Phase::Failed).handover_from = Some(Holder { node: id("n3"), incarnation: life(3) });

@@ -26,7 +26,10 @@ pub struct MemoryStore {
 
 /// What a store held at some moment.
 #[derive(Clone)]
-pub struct Checkpoint(BTreeMap<Bucket, Stream>);
+pub struct Checkpoint {
+    streams: BTreeMap<Bucket, Stream>,
+    recreated: BTreeMap<Bucket, u64>,
+}
 
 #[derive(Default)]
 struct Server {
@@ -124,14 +127,21 @@ impl MemoryStore {
     }
 
     pub fn checkpoint(&self) -> Checkpoint {
-        Checkpoint(self.server().streams.clone())
+        let server = self.server();
+        Checkpoint { streams: server.streams.clone(), recreated: server.recreated.clone() }
+    }
+
+    /// A store that holds what another one held at some moment: what a server answers that was left behind.
+    pub fn at(checkpoint: &Checkpoint) -> Self {
+        let Checkpoint { streams, recreated } = checkpoint.clone();
+        Self { server: Arc::new(Mutex::new(Server { streams, recreated, feeds: Vec::new() })) }
     }
 
     /// Go back in time: what was acknowledged since the checkpoint is lost, as by a server whose disk lied to it. Its
     /// clients lose their connections, so feeds show a gap.
     pub fn restore(&self, checkpoint: &Checkpoint) {
         let mut server = self.server();
-        server.streams = checkpoint.0.clone();
+        Checkpoint { streams: server.streams, recreated: server.recreated } = checkpoint.clone();
         server.tell(&FeedItem::Gap);
     }
 }

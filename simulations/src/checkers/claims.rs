@@ -1,0 +1,122 @@
+//! What a write to a slot may do.
+
+use super::Verdict;
+use lattice::{
+    id::{NodeId, SlotId, WorkloadName},
+    record::{Session, Slot},
+    spec::{Class, Requirement},
+    view::LatticeView,
+};
+use lattice_planner::{Standing, explain_vacant};
+use std::collections::BTreeMap;
+
+/// One write to a slot, and the store around it.
+pub(super) struct SlotWrite<'h> {
+    pub(super) slot: &'h SlotId,
+    pub(super) before: Option<&'h Slot>,
+    pub(super) after: Option<&'h Slot>,
+    /// The store before it.
+    pub(super) was: &'h LatticeView,
+    /// The store with it.
+    pub(super) now: &'h LatticeView,
+}
+
+impl<'h> SlotWrite<'h> {
+    /// The record, if it has another holder than the one before.
+    pub(super) fn claimed(&self) -> Option<&'h Slot> {
+        self.after.filter(|after| self.before.is_none_or(|before| before.holder != after.holder))
+    }
+}
+
+/// Invariant 1: who holds a slot keeps it. Another node writes over it only when the holder's session is gone, or when the
+/// holder is leaving and its replica may run twice. `asked` is what the workload ever asked of nodes.
+pub(super) fn owner_is_respected(write: &SlotWrite<'_>, asked: &[Requirement]) -> Verdict {
+    let SlotWrite { slot, was, .. } = write;
+    let (Some(before), Some(after)) = (write.before, write.after) else { return Ok(()) };
+    if before.holder.node == after.holder.node {
+        return Ok(());
+    }
+    let Some(session) = was.live(&before.holder) else { return Ok(()) };
+    let class = was.specs.get(&slot.workload).map(|spec| spec.record.spec.class);
+    let is_leaving = session.draining || asked.iter().any(|requirement| !requirement.holds(&session.labels));
+    if class != Some(Class::Strict) && is_leaving {
+        return Ok(());
+    }
+    Err(format!("{} took {slot} from {}, which lives and is not leaving", after.holder.node, before.holder.node))
+}
+
+/// Taints of the simulated nodes never change, nor what a workload tolerates: a claim against one is never right.
+pub(super) fn taints_are_respected(write: &SlotWrite<'_>) -> Verdict {
+    let SlotWrite { slot, now, .. } = write;
+    let Some(holder) = write.after.map(|after| &after.holder) else { return Ok(()) };
+    let Some(session) = now.live(holder) else { return Ok(()) };
+    let Some(spec) = now.specs.get(&slot.workload).map(|spec| &spec.record.spec) else { return Ok(()) };
+    let is_new = write.before.is_none_or(|before| before.holder.node != holder.node);
+    let tolerated = |taint| spec.placement.tolerate.iter().any(|toleration| toleration.covers(taint));
+    match session.taints.iter().find(|taint| !tolerated(taint)).filter(|_| is_new) {
+        Some(taint) => Err(format!("taint: {} took {slot} in spite of {taint}", holder.node)),
+        None => Ok(()),
+    }
+}
+
+/// A claim breaks no rule on the view that it was decided on. What that view could not show may break one all the same.
+pub(super) fn rules_are_kept(write: &SlotWrite<'_>, claim: &Slot, decided: &LatticeView) -> Verdict {
+    let node = &claim.holder.node;
+    // The view may have moved on between the plan and the write; then the slot may not be vacant in it any more.
+    let Some(explained) = explain_vacant(decided, &write.slot.workload).remove(write.slot) else { return Ok(()) };
+    if let Some(Standing::Refused(reason)) = explained.nodes.get(node) {
+        return Err(format!("rules: {node} took {}, and knew better: {reason}", write.slot));
+    }
+    apart_is_kept(write.slot, node, decided)
+}
+
+/// Hard relations, spelled out: no replica of a workload that keeps away, or is kept away, lives that close.
+fn apart_is_kept(slot: &SlotId, node: &NodeId, view: &LatticeView) -> Verdict {
+    let (Some(spec), Some(session)) = (view.specs.get(&slot.workload), view.sessions.get(node)) else { return Ok(()) };
+    let label = |session: &Session, over: &str| session.label(over).map(str::to_owned);
+    let close = |other: &WorkloadName, over: &str| {
+        let mut held = view.slots_of(other).filter(|(held, _)| *held != slot);
+        held.find(|(_, held)| {
+            let there = view.live(&held.record.holder).and_then(|there| label(there, over));
+            there.is_some() && there == label(&session.record, over)
+        })
+        .map(|(held, _)| held.clone())
+    };
+    for (name, other) in &view.specs {
+        let asks = |from: &WorkloadName, to: &WorkloadName| {
+            let from = view.specs.get(from).map(|spec| &spec.record.spec.placement.apart);
+            let hard = from.into_iter().flatten().filter(|apart| apart.hard && apart.workload == *to);
+            hard.map(|apart| apart.over.clone()).collect::<Vec<_>>()
+        };
+        let mine = &spec.record.spec.name;
+        for over in asks(mine, name).into_iter().chain(asks(&other.record.spec.name, mine)) {
+            if let Some(close) = close(name, &over) {
+                return Err(format!("apart: {node} took {slot}, though {close} is as close as {over}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Invariant 4: at no revision does a node hold more than it declared. `memory` is what a replica of each workload reserves.
+pub(super) fn capacity_is_kept(view: &LatticeView, memory: &BTreeMap<WorkloadName, u64>) -> Verdict {
+    let mut held: BTreeMap<&NodeId, (u32, u64)> = BTreeMap::new();
+    for (slot, record) in &view.slots {
+        let holder = &record.record.holder;
+        if view.live(holder).is_some() {
+            let (slots, bytes) = held.entry(&holder.node).or_default();
+            *slots += 1;
+            *bytes += memory.get(&slot.workload).copied().unwrap_or_default();
+        }
+    }
+    for (node, (slots, bytes)) in held {
+        let Some(capacity) = view.sessions.get(node).map(|session| session.record.capacity) else { continue };
+        if slots > capacity.slots || bytes > capacity.memory {
+            return Err(format!(
+                "capacity: {node} holds {slots} slots of {} and {bytes} bytes of {}",
+                capacity.slots, capacity.memory
+            ));
+        }
+    }
+    Ok(())
+}
