@@ -14,6 +14,7 @@ pub mod chance;
 mod chaos;
 mod checkers;
 mod host;
+pub mod model;
 mod network;
 mod node;
 pub mod scenario;

@@ -23,6 +23,8 @@ const SOON: Duration = Duration::from_secs(10);
 const A_WHILE: Duration = Duration::from_millis(200);
 const WRITERS: usize = 16;
 const RACES: usize = 20;
+/// Enough to meet a copy that is behind, which some in a hundred reads did where it was possible.
+const READS: usize = 100;
 
 /// All suites, one after the other.
 pub async fn all(lattice: &Platform) {
@@ -43,6 +45,34 @@ pub async fn store(lattice: &Platform) {
     too_large(store).await;
     races_have_one_winner(&lattice.store).await;
     feed(lattice).await;
+}
+
+/// What one writes another one reads, whatever server it asks: a read is not older than what was acknowledged before it. What
+/// a node saw of a bucket, another one sees too.
+pub async fn two_connections(one: &Platform, other: &Platform) {
+    let key = "slot.two-connections.0";
+    let mut expect = match read(&*other.store, Bucket::State, key).await {
+        Some((_, revision)) => Precondition::At(revision),
+        None => Precondition::Absent,
+    };
+    let mut feed = other.store.feed().await.expect("feed");
+    for i in 0..READS {
+        let text = i.to_string();
+        let revision = write(&*one.store, Bucket::State, key, &text, expect).await;
+        assert_eq!(read(&*other.store, Bucket::State, key).await, Some((text, revision)), "read {i} is stale");
+        let absent = other.store.write(Bucket::State, key, Bytes::new(), Precondition::Absent).await;
+        assert!(conflict(&absent), "it is not absent for anybody: {absent:?}");
+        if i % 10 == 0 {
+            let head = other.store.snapshot(Bucket::State).await.expect("snapshot").head;
+            assert!(head >= revision, "snapshot {i} is stale: {head} after {revision}");
+        }
+        expect = Precondition::At(revision);
+    }
+    let seen = changes(other, &mut feed, READS).await;
+    let last = seen.get(&Bucket::State).and_then(|changes| changes.last()).map(|change| change.revision);
+    assert_eq!(last.map(Precondition::At), Some(expect), "the other's feed shows all of them");
+    let [first, second] = [one, other].map(|platform| platform.store.snapshot(Bucket::State));
+    assert_eq!(first.await.expect("snapshot").identity, second.await.expect("snapshot").identity);
 }
 
 /// [`crate::store::Artifacts`].

@@ -29,6 +29,7 @@ impl LatticeView {
             Key::Session(node) => self.sessions.get(node).map(|session| session.revision),
             Key::Slot(slot) => self.slots.get(slot).map(|slot| slot.revision),
             Key::Cron(name) => self.ticks.get(name).map(|ticks| ticks.revision),
+            Key::Rollout(name) => self.rollouts.get(name).map(|rollout| rollout.revision),
         })
     }
 }
