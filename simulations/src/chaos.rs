@@ -12,8 +12,8 @@ use lattice::{
     id::{NodeId, WorkloadName},
     record::Capacity,
     spec::{
-        Class, ComponentSpec, HttpSpec, Limits, PathPrefix, Placement, RequestPath, RolloutSpec, Route, ScheduleSpec, Source,
-        WorkloadSpec, Zone,
+        Class, ComponentSpec, HttpSpec, Limits, PathPrefix, Placement, RequestPath, RolloutSpec, Route, ScheduleSpec,
+        Source, WorkloadSpec, Zone,
     },
     store::Bucket,
     subject::{Topic, WorkloadVerb},

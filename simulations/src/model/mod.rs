@@ -108,11 +108,29 @@ struct Node {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Message {
     /// `age`: ticks since it was sent.
-    Renew { node: u8, life: u8, expect: u8, age: u8 },
+    Renew {
+        node: u8,
+        life: u8,
+        expect: u8,
+        age: u8,
+    },
     /// The answer to it.
-    Renewed { node: u8, life: u8, revision: u8, age: u8 },
-    Claim { node: u8, life: u8, slot: u8, expect: u8 },
-    Remove { node: u8, expect: u8 },
+    Renewed {
+        node: u8,
+        life: u8,
+        revision: u8,
+        age: u8,
+    },
+    Claim {
+        node: u8,
+        life: u8,
+        slot: u8,
+        expect: u8,
+    },
+    Remove {
+        node: u8,
+        expect: u8,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -93,7 +93,7 @@ impl Stage {
                     self.world.step().await?;
                 }
             }
-            Command::Settle => self.settle().await?,
+            Command::Settle { is_told } => self.settle(*is_told).await?,
             Command::Put { workload, fields, is_refused } => {
                 let answered = self.world.answer(Topic::WorkloadPut, spec(&self.world, workload, fields)).await;
                 match (answered, is_refused) {
@@ -156,9 +156,13 @@ impl Stage {
         Ok(())
     }
 
-    async fn settle(&mut self) -> Verdict {
+    async fn settle(&mut self, is_told: bool) -> Verdict {
         self.world.settle(Options::default()).await?;
         let holders = self.holders();
+        if !is_told {
+            self.settled = holders;
+            return Ok(());
+        }
         let mut lines: BTreeMap<WorkloadName, Vec<String>> = BTreeMap::new();
         for name in self.world.history.view.specs.keys() {
             for index in lattice_planner::wanted(&self.world.history.view, name) {

@@ -20,7 +20,7 @@
 //! weather [SETTING=N]…                    in thousandths: see `network::Weather`
 //! peace                                   nothing goes wrong any more
 //! after TIME                              let time pass
-//! settle                                  wait until all is at rest, and say who holds what
+//! settle [anywhere]                       wait until all is at rest, and say who holds what [or not, where chance decides]
 //! keep W N                                from now on at least N replicas answer at every moment
 //! kept W                                  up to here; says how few did
 //! expect answering W N    expect runs ID SLOT…    expect generation W N    expect fired N
@@ -52,19 +52,43 @@ pub(super) struct Line {
 }
 
 pub(super) enum Command {
-    Node { id: NodeId, capacity: Capacity, zone: String, taints: Vec<Taint> },
+    Node {
+        id: NodeId,
+        capacity: Capacity,
+        zone: String,
+        taints: Vec<Taint>,
+    },
     After(Duration),
-    Settle,
-    Put { workload: WorkloadName, fields: String, is_refused: bool },
-    Scale { workload: WorkloadName, replicas: u32 },
+    /// Whether to say who holds what: where chance decides it, nobody should expect it.
+    Settle {
+        is_told: bool,
+    },
+    Put {
+        workload: WorkloadName,
+        fields: String,
+        is_refused: bool,
+    },
+    Scale {
+        workload: WorkloadName,
+        replicas: u32,
+    },
     Delete(WorkloadName),
-    Cordon { node: NodeId, is_cordoned: bool },
+    Cordon {
+        node: NodeId,
+        is_cordoned: bool,
+    },
     OfNodes(Members, Befalls),
     OfStore(Fault),
-    Clock { node: NodeId, millis: i64 },
+    Clock {
+        node: NodeId,
+        millis: i64,
+    },
     Weather(Vec<(String, u64)>),
     Peace,
-    Keep { workload: WorkloadName, at_least: usize },
+    Keep {
+        workload: WorkloadName,
+        at_least: usize,
+    },
     Expect(Promise),
 }
 
@@ -211,7 +235,8 @@ fn command(text: &str, words: &[&str]) -> Result<Command, String> {
         ["weather", settings @ ..] => weather(settings),
         ["peace"] => Ok(Command::Peace),
         ["after", by] => Ok(Command::After(time(by)?)),
-        ["settle"] => Ok(Command::Settle),
+        ["settle"] => Ok(Command::Settle { is_told: true }),
+        ["settle", "anywhere"] => Ok(Command::Settle { is_told: false }),
         ["keep", workload, number] => Ok(Command::Keep { workload: read(workload)?, at_least: read(number)? }),
         ["kept", workload] => Ok(Command::Expect(Promise::Kept(read(workload)?))),
         ["expect", "answering", workload, number] => {
