@@ -3,7 +3,7 @@
 //! same as from the view alone.
 
 use crate::{
-    ledger::Ledger,
+    ledger::{Ledger, Need, Room},
     nodes::{Nodes, Place},
     placement::Vacancy,
     rules,
@@ -61,7 +61,7 @@ pub(crate) struct Entry {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Booking {
     pub(crate) place: Place,
-    pub(crate) memory: u64,
+    pub(crate) needed: Need,
     pub(crate) index: u32,
     /// Not one that only serves until another is ready.
     pub(crate) is_holder: bool,
@@ -227,7 +227,7 @@ impl Board {
         let place = self.nodes.place(node);
         let session = view.sessions.get(node).map(|session| session.record.clone());
         if let Some(account) = self.nodes.get_mut(place) {
-            self.ledger.declare(place, account.weight, session.as_ref().map(|session| session.capacity));
+            self.ledger.declare(place, account.weight, session.as_ref().map(Room::of));
             account.session = session;
             account.cordoned = view.is_cordoned(node);
         }
@@ -273,11 +273,11 @@ impl Board {
     }
 
     fn book(&mut self, entry: &Entry, is_there: bool) {
-        for Booking { place, memory, .. } in &entry.bookings {
+        for Booking { place, needed, .. } in &entry.bookings {
             if is_there {
-                self.ledger.book(*place, *memory);
+                self.ledger.book(*place, *needed);
             } else {
-                self.ledger.unbook(*place, *memory);
+                self.ledger.unbook(*place, *needed);
             }
         }
         if !entry.bookings.is_empty() {
@@ -332,11 +332,11 @@ impl Board {
             };
             // How much a workload that is gone had reserved is not known any more: until the holder has given it up,
             // which it does at once, nothing more fits there.
-            let memory = spec.map_or(session.capacity.memory, |spec| reserved(spec, rollout, slot.index, record));
+            let needed = spec.map_or(Room::of(session).most, |spec| reserved(spec, rollout, slot.index, record));
             let wanted = spec.map(|spec| spec.wanted(rollout, slot.index, Some(record)).template());
             let is_new = wanted == Some(record.generation);
             let has_failed = is_holder && is_new && record.phase == Phase::Failed;
-            entry.bookings.push(Booking { place, memory, index: slot.index, is_holder, has_failed });
+            entry.bookings.push(Booking { place, needed, index: slot.index, is_holder, has_failed });
         }
         // Not bookings: nodes that a handover names and that hold nothing any more.
         if let Some(old) = &record.handover_from {
@@ -378,16 +378,16 @@ impl Board {
         }
     }
 
-    /// Bytes that are reserved on a node beyond what it declared.
-    pub(crate) fn overdraft(&self, node: &NodeId) -> u64 {
+    /// What is reserved on a node beyond what it declared.
+    pub(crate) fn overdraft(&self, node: &NodeId) -> Need {
         let load = self.nodes.find(node).map(|place| self.ledger.load(place)).unwrap_or_default();
-        load.capacity.map_or(0, |room| load.memory.saturating_sub(room.memory))
+        load.capacity.map_or(Need::default(), |room| load.reserved.minus(room.most))
     }
 
-    /// Bytes that may still be reserved there.
-    pub(crate) fn headroom(&self, node: &NodeId) -> u64 {
+    /// What may still be reserved there.
+    pub(crate) fn headroom(&self, node: &NodeId) -> Need {
         let load = self.nodes.find(node).map(|place| self.ledger.load(place)).unwrap_or_default();
-        load.capacity.map_or(0, |room| room.memory.saturating_sub(load.memory))
+        load.capacity.map_or(Need::default(), |room| room.most.minus(load.reserved))
     }
 
     /// Whether what its node says makes a living holder leave.

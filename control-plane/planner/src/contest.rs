@@ -7,6 +7,7 @@ pub(crate) use ranking::Ranking;
 pub use ranking::Score;
 
 use crate::{
+    ledger::Need,
     nodes::{Nodes, Place},
     rules::{self, Reason},
 };
@@ -117,7 +118,7 @@ pub(crate) struct Neighbours<'a> {
 pub(crate) struct Contest<'n, 'a> {
     nodes: &'n Nodes,
     spec: &'a WorkloadSpec,
-    needed: u64,
+    needed: Need,
     entrants: Rc<Entrants>,
     failed: BTreeSet<Place>,
     /// Replicas of this workload, by place.
@@ -303,7 +304,7 @@ impl<'n, 'a> Contest<'n, 'a> {
         let mut contest = Self {
             nodes,
             spec,
-            needed: spec.memory_reserved(),
+            needed: Need::of(spec),
             entrants,
             failed: neighbours.failed.clone(),
             replicas,
@@ -436,7 +437,7 @@ impl<'n, 'a> Contest<'n, 'a> {
         self.nodes.id(place) < self.nodes.id(other)
     }
 
-    pub(crate) fn needed(&self) -> u64 {
+    pub(crate) fn needed(&self) -> Need {
         self.needed
     }
 }

@@ -4,6 +4,7 @@
 use crate::{
     board::{Board, Booking, Entry},
     contest::Ranking,
+    ledger::Need,
     nodes::Place,
 };
 use lattice::{
@@ -34,7 +35,7 @@ pub(crate) struct Displacer {
 struct Victim<'b> {
     priority: i32,
     /// One large one rather than several small ones.
-    memory: Reverse<u64>,
+    needed: Reverse<Need>,
     workload: &'b WorkloadName,
     index: Reverse<u32>,
 }
@@ -46,7 +47,7 @@ impl Displacer {
         board: &Board,
         view: &LatticeView,
         ranking: &Ranking<'_, '_, '_>,
-        needed: u64,
+        needed: Need,
         entry: &Entry,
         slot: impl Fn() -> SlotId,
     ) -> Option<Place> {
@@ -77,7 +78,7 @@ fn victims<'b>(
     view: &'b LatticeView,
     ranking: &Ranking<'_, '_, '_>,
     place: Place,
-    needed: u64,
+    needed: Need,
     priority: i32,
 ) -> Option<Vec<Victim<'b>>> {
     let load = ranking.load(place);
@@ -89,34 +90,34 @@ fn victims<'b>(
             continue;
         }
         let here = |booking: &&Booking| booking.place == place && booking.is_holder;
-        for Booking { memory, index, .. } in entry.bookings.iter().filter(here) {
+        for Booking { needed, index, .. } in entry.bookings.iter().filter(here) {
             if entry.wanted.contains(*index) {
-                let (memory, index) = (Reverse(*memory), Reverse(*index));
-                all.push(Victim { priority: entry.priority, memory, workload, index });
+                let (needed, index) = (Reverse(*needed), Reverse(*index));
+                all.push(Victim { priority: entry.priority, needed, workload, index });
             }
         }
     }
     all.sort_unstable();
-    let fits = |slots: u32, memory: u64| {
-        load.slots.saturating_sub(slots) < room.slots
-            && load.memory.saturating_sub(memory).saturating_add(needed) <= room.memory
-    };
-    let (mut slots, mut memory) = (0, 0);
+    let fits =
+        |slots: u32, freed: Need| room.fits(load.slots.saturating_sub(slots), load.reserved.minus(freed), needed);
+    let (mut slots, mut freed) = (0, Need::default());
     let mut chosen = Vec::new();
     for victim in all {
-        if fits(slots, memory) {
+        if fits(slots, freed) {
             break;
         }
-        (slots, memory) = (slots + 1, memory + victim.memory.0);
+        (slots, freed) = (slots + 1, freed.plus(victim.needed.0));
         chosen.push(victim);
     }
-    if !fits(slots, memory) || chosen.is_empty() {
+    if !fits(slots, freed) || chosen.is_empty() {
         return None;
     }
     // The last ones may have made earlier ones unnecessary: the most important of those stay.
     for i in (0..chosen.len()).rev() {
-        let Some(victim) = chosen.get(i).filter(|victim| fits(slots - 1, memory - victim.memory.0)) else { continue };
-        (slots, memory) = (slots - 1, memory - victim.memory.0);
+        let Some(victim) = chosen.get(i).filter(|victim| fits(slots - 1, freed.minus(victim.needed.0))) else {
+            continue;
+        };
+        (slots, freed) = (slots - 1, freed.minus(victim.needed.0));
         chosen.remove(i);
     }
     Some(chosen)

@@ -107,7 +107,7 @@ pub fn explain(view: &LatticeView, slot: &SlotId) -> Option<Explanation> {
     let spec = view.wanted(slot)?;
     let mut walk = Walk::new(view, &board);
     for booking in entry.bookings.iter().filter(|booking| booking.index == slot.index) {
-        walk.ledger.unbook(booking.place, booking.memory);
+        walk.ledger.unbook(booking.place, booking.needed);
     }
     let contest = walk.contest(spec, Some(slot.index));
     let weight = SlotWeights::of(&slot.workload).weight(slot.index);

@@ -1,7 +1,10 @@
 //! How much of each node is given away, and which nodes are equally full.
 
 use crate::nodes::Place;
-use lattice::record::Capacity;
+use lattice::{
+    record::Session,
+    spec::{WorkloadSpec, empty_bytes},
+};
 
 /// How full a node is counts in steps of an eighth, so that small differences do not decide.
 const STEPS: u64 = 8;
@@ -16,13 +19,45 @@ pub(crate) struct Ledger {
     levels: [Vec<Seat>; LEVELS],
 }
 
+/// What one replica takes of its node, beside a slot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Need {
+    pub(crate) memory: u64,
+    /// Bytes that its empty volumes may have.
+    pub(crate) disk: u64,
+}
+
+impl Need {
+    pub(crate) fn of(spec: &WorkloadSpec) -> Self {
+        Self { memory: spec.memory_reserved(), disk: empty_bytes(&spec.volumes) }
+    }
+
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self { memory: self.memory.saturating_add(other.memory), disk: self.disk.saturating_add(other.disk) }
+    }
+
+    /// Of each the larger one.
+    pub(crate) fn or_more(self, other: Self) -> Self {
+        Self { memory: self.memory.max(other.memory), disk: self.disk.max(other.disk) }
+    }
+
+    /// Whether this is enough for that. What has no volumes does not ask for room on the disk, however little is left.
+    pub(crate) fn covers(self, needed: Self) -> bool {
+        needed.memory <= self.memory && (needed.disk == 0 || needed.disk <= self.disk)
+    }
+
+    pub(crate) fn minus(self, other: Self) -> Self {
+        Self { memory: self.memory.saturating_sub(other.memory), disk: self.disk.saturating_sub(other.disk) }
+    }
+}
+
 /// What one node holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Load {
     /// Of the node in rendezvous hashing.
     pub(crate) weight: u64,
     pub(crate) slots: u32,
-    pub(crate) memory: u64,
+    pub(crate) reserved: Need,
     /// Nothing, while the node is dead.
     pub(crate) capacity: Option<Room>,
     level: u8,
@@ -34,7 +69,20 @@ pub(crate) struct Load {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Room {
     pub(crate) slots: u32,
-    pub(crate) memory: u64,
+    pub(crate) most: Need,
+}
+
+impl Room {
+    pub(crate) fn of(session: &Session) -> Self {
+        let most = Need { memory: session.capacity.memory, disk: session.volumes.bytes };
+        Self { slots: session.capacity.slots, most }
+    }
+
+    /// Whether there is room for one more beside so many that reserve so much.
+    pub(crate) fn fits(&self, slots: u32, reserved: Need, needed: Need) -> bool {
+        let has_memory = reserved.memory.saturating_add(needed.memory) <= self.most.memory;
+        slots < self.slots && has_memory && self.most.minus(reserved).covers(Need { memory: 0, ..needed })
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -44,11 +92,11 @@ pub(crate) struct Seat {
 }
 
 impl Load {
-    pub(crate) fn has_room(&self, needed: u64) -> bool {
-        self.capacity.is_some_and(|room| self.slots < room.slots && self.memory.saturating_add(needed) <= room.memory)
+    pub(crate) fn has_room(&self, needed: Need) -> bool {
+        self.capacity.is_some_and(|room| room.fits(self.slots, self.reserved, needed))
     }
 
-    /// In eighths of what it has least of. Of a dead node it says nothing.
+    /// In eighths of slots or memory, whichever it has less of. Of a dead node it says nothing.
     pub(crate) fn fullness(&self) -> u8 {
         self.level
     }
@@ -58,8 +106,8 @@ impl Load {
             0 => STEPS,
             _ => used.saturating_mul(STEPS) / capacity,
         };
-        let Some(Room { slots, memory }) = self.capacity else { return 0 };
-        let fullest = step(self.slots.into(), slots.into()).max(step(self.memory, memory));
+        let Some(Room { slots, most }) = self.capacity else { return 0 };
+        let fullest = step(self.slots.into(), slots.into()).max(step(self.reserved.memory, most.memory));
         u8::try_from(fullest).unwrap_or(u8::MAX).min(LEVELS as u8 - 1)
     }
 }
@@ -69,7 +117,7 @@ impl Ledger {
         self.loads.get(place).copied().unwrap_or_default()
     }
 
-    pub(crate) fn has_room(&self, place: Place, needed: u64) -> bool {
+    pub(crate) fn has_room(&self, place: Place, needed: Need) -> bool {
         self.loads.get(place).is_some_and(|load| load.has_room(needed))
     }
 
@@ -79,11 +127,10 @@ impl Ledger {
     }
 
     /// A node came, went, or declared something else.
-    pub(crate) fn declare(&mut self, place: Place, weight: u64, capacity: Option<Capacity>) {
+    pub(crate) fn declare(&mut self, place: Place, weight: u64, capacity: Option<Room>) {
         if self.loads.len() <= place {
             self.loads.resize(place + 1, Load::default());
         }
-        let capacity = capacity.map(|Capacity { slots, memory }| Room { slots, memory });
         self.stand_up(place);
         if let Some(load) = self.loads.get_mut(place) {
             (load.capacity, load.weight) = (capacity, weight);
@@ -93,20 +140,20 @@ impl Ledger {
 
     /// Nothing more fits here.
     pub(crate) fn close(&mut self, place: Place) {
-        self.declare(place, self.load(place).weight, Some(Capacity { slots: 0, memory: 0 }));
+        self.declare(place, self.load(place).weight, Some(Room { slots: 0, most: Need::default() }));
     }
 
-    pub(crate) fn book(&mut self, place: Place, memory: u64) {
+    pub(crate) fn book(&mut self, place: Place, needed: Need) {
         self.change(place, |load| {
             load.slots = load.slots.saturating_add(1);
-            load.memory = load.memory.saturating_add(memory);
+            load.reserved = load.reserved.plus(needed);
         });
     }
 
-    pub(crate) fn unbook(&mut self, place: Place, memory: u64) {
+    pub(crate) fn unbook(&mut self, place: Place, needed: Need) {
         self.change(place, |load| {
             load.slots = load.slots.saturating_sub(1);
-            load.memory = load.memory.saturating_sub(memory);
+            load.reserved = load.reserved.minus(needed);
         });
     }
 

@@ -40,6 +40,7 @@ use lattice::{
     store::Precondition,
     view::{LatticeView, Versioned},
 };
+use ledger::Need;
 use placement::Walk;
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -214,11 +215,14 @@ fn without_room<'v>(
     let mut over = board.overdraft(&me.node);
     let mut waiting = BTreeMap::new();
     for (slot, Versioned { record, .. }) in held.iter().rev().filter(|(_, held)| held.record.holder == life) {
-        if over == 0 {
+        if over == Need::default() {
             break;
         }
-        if let Some((stable, freed)) = templates::can_wait(view, slot, record) {
-            over = over.saturating_sub(freed);
+        // One that frees nothing of what is short would wait for nothing.
+        if let Some((stable, freed)) = templates::can_wait(view, slot, record)
+            && over.minus(freed) != over
+        {
+            over = over.minus(freed);
             waiting.insert(*slot, stable);
         }
     }
@@ -312,7 +316,7 @@ fn claims(view: &LatticeView, board: &Board, me: &Me, situation: Situation) -> (
     });
     // What this node is first for has its room by now. Where it only stands in for others, it offers what is left.
     for (rank, slot, spec) in reserves.best() {
-        let needed = spec.spec.memory_reserved();
+        let needed = Need::of(&spec.spec);
         if walk.ledger.has_room(place, needed) {
             walk.ledger.book(place, needed);
             claims.push(claim(view, board, slot, spec, rank));

@@ -6,7 +6,7 @@ use crate::{
     contest::{Contest, Neighbours, Ranking, Shared},
     displace::Displacer,
     hash::SlotWeights,
-    ledger::Ledger,
+    ledger::{Ledger, Need},
     nodes::Place,
     rules,
 };
@@ -76,7 +76,7 @@ impl<'b> Walk<'b> {
             for Vacancy { index, incumbent, is_stable, .. } in &entry.vacancies {
                 let Some(place) = *incumbent else { continue };
                 let Some(wanted) = template(&spec.record, *is_stable) else { continue };
-                let needed = wanted.spec.memory_reserved();
+                let needed = Need::of(&wanted.spec);
                 let may_come = board.nodes.session(place).is_some_and(|s| rules::expels(s, &wanted.spec).is_none());
                 if may_come && self.ledger.has_room(place, needed) {
                     self.take(name, place, needed);
@@ -141,7 +141,7 @@ impl<'b> Walk<'b> {
         }
     }
 
-    fn take(&mut self, name: &'b WorkloadName, place: Place, needed: u64) {
+    fn take(&mut self, name: &'b WorkloadName, place: Place, needed: Need) {
         self.ledger.book(place, needed);
         self.placed.entry(name).or_default().push(place);
     }

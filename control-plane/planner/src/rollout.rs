@@ -4,7 +4,7 @@
 //!
 //! Start at [`advance`]. What one replica is to run follows from the records alone: [`SpecRecord::wanted`].
 
-use crate::{Me, board::Board, explain::wanted, hash, templates};
+use crate::{Me, board::Board, explain::wanted, hash, ledger::Need, templates};
 use lattice::{
     id::{Generation, Revision, SlotId, WorkloadName},
     record::{DecodeError, Holder, Key, Phase, Rollout, RolloutState, Slot, SpecRecord},
@@ -307,7 +307,7 @@ impl Progress {
 struct Room<'v> {
     view: &'v LatticeView,
     board: Option<Board>,
-    taken: BTreeMap<&'v lattice::id::NodeId, u64>,
+    taken: BTreeMap<&'v lattice::id::NodeId, Need>,
 }
 
 impl<'v> Room<'v> {
@@ -316,10 +316,10 @@ impl<'v> Room<'v> {
         let node = &held.holder.node;
         let board = self.board.get_or_insert_with(|| Board::of(self.view));
         let taken = self.taken.entry(node).or_default();
-        let needed = spec.spec.memory_reserved();
-        let has_room = board.headroom(node) >= taken.saturating_add(needed);
+        let needed = Need::of(&spec.spec);
+        let has_room = board.headroom(node).covers(taken.plus(needed));
         if has_room {
-            *taken = taken.saturating_add(needed);
+            *taken = taken.plus(needed);
         }
         has_room
     }
@@ -341,12 +341,15 @@ fn why(view: &LatticeView, spec: &SpecRecord, index: u32) -> String {
     if let Some(why) = held.failure_of(spec.template()) {
         return format!("replica {index} on {node}: {why}");
     }
-    let is_full = || Board::of(view).overdraft(node) > 0;
-    if templates::can_wait(view, &id, held).is_some() && is_full() {
-        return format!(
-            "replica {index} on {node}: the node has no memory left to reserve for the old and the new one at a time; \
-             rollout.max-unavailable of 1 or more lets the old one stop first"
-        );
+    if templates::can_wait(view, &id, held).is_some() {
+        let over = Board::of(view).overdraft(node);
+        let short = if over.memory > 0 { "memory" } else { "room for volumes" };
+        if over != Need::default() {
+            return format!(
+                "replica {index} on {node}: the node has no {short} left to reserve for the old and the new one at a time; \
+                 rollout.max-unavailable of 1 or more lets the old one stop first"
+            );
+        }
     }
     format!("replica {index} on {node} did not get ready within {after}")
 }

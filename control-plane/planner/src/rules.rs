@@ -62,6 +62,12 @@ pub enum Reason {
         reserved: u64,
         capacity: u64,
     },
+    /// Its room for empty volumes is given away.
+    Disk {
+        needed: u64,
+        reserved: u64,
+        capacity: u64,
+    },
 }
 
 impl Reason {
@@ -73,7 +79,7 @@ impl Reason {
             Reason::Tainted { .. } => "taint",
             Reason::Label { .. } => "require",
             Reason::Pinned { .. } => "node",
-            Reason::Volume { .. } => "volume",
+            Reason::Volume { .. } | Reason::Disk { .. } => "volume",
             Reason::Near { .. } => "near",
             Reason::Apart { .. } => "apart",
             Reason::Unspread { .. } | Reason::Spread { .. } => "spread",
@@ -121,6 +127,13 @@ impl fmt::Display for Reason {
                 let mib = |bytes: &u64| Bytes::mib(bytes >> 20);
                 let (needed, reserved, capacity) = (mib(needed), mib(reserved), mib(capacity));
                 write!(f, "has too little memory left: {reserved} of {capacity} are reserved, {needed} are needed")
+            }
+            Reason::Disk { needed, reserved, capacity } => {
+                let (needed, reserved, capacity) = (Bytes(*needed), Bytes(*reserved), Bytes(*capacity));
+                write!(
+                    f,
+                    "has too little room for volumes left: {reserved} of {capacity} are reserved, {needed} are needed"
+                )
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What a replica reserves while it changes from one template to the next, and when it has to wait for room.
 
+use crate::ledger::Need;
 use lattice::{
     id::SlotId,
     record::{Phase, Rollout, Slot, SpecRecord},
@@ -7,14 +8,14 @@ use lattice::{
     view::LatticeView,
 };
 
-/// Bytes that a replica reserves on its node: while one template serves and the next comes up beside it, what both do.
-pub(crate) fn reserved(spec: &SpecRecord, rollout: Option<&Rollout>, index: u32, record: &Slot) -> u64 {
+/// What a replica reserves on its node: while one template serves and the next comes up beside it, what both do.
+pub(crate) fn reserved(spec: &SpecRecord, rollout: Option<&Rollout>, index: u32, record: &Slot) -> Need {
     let wanted = spec.wanted(rollout, index, Some(record));
-    let needed = wanted.spec.memory_reserved();
+    let needed = Need::of(&wanted.spec);
     let runs = spec.of_template(record.generation).filter(|runs| runs.template() != wanted.template());
-    match runs.map(|runs| runs.spec.memory_reserved()) {
-        Some(runs) if doubles(spec, rollout, index, record) => needed.saturating_add(runs),
-        Some(runs) => needed.max(runs),
+    match runs.map(|runs| Need::of(&runs.spec)) {
+        Some(runs) if doubles(spec, rollout, index, record) => needed.plus(runs),
+        Some(runs) => needed.or_more(runs),
         None => needed,
     }
 }
@@ -33,13 +34,13 @@ pub(crate) fn stops_first(spec: &SpecRecord, rollout: Option<&Rollout>, index: u
     rollout.is_some_and(|rollout| rollout.is_of(spec) && rollout.stop_first.contains(&index))
 }
 
-/// What a replica goes on with, and the bytes that this leaves free, where the newest template has to wait until there is
+/// What a replica goes on with, and what this leaves free, where the newest template has to wait until there is
 /// room for both. The way back to what is stable waits for nothing.
-pub(crate) fn can_wait<'v>(view: &'v LatticeView, slot: &SlotId, record: &Slot) -> Option<(&'v SpecRecord, u64)> {
+pub(crate) fn can_wait<'v>(view: &'v LatticeView, slot: &SlotId, record: &Slot) -> Option<(&'v SpecRecord, Need)> {
     let spec = view.specs.get(&slot.workload).map(|spec| &spec.record).filter(|spec| spec.uid == record.uid)?;
     let stable = spec.stable.as_deref().filter(|stable| stable.template() == record.generation)?;
     let rollout = view.rollout(&slot.workload);
     let wanted = spec.wanted(rollout, slot.index, Some(record));
     let waits = wanted.template() == spec.template() && doubles(spec, rollout, slot.index, record);
-    waits.then(|| (stable, wanted.spec.memory_reserved()))
+    waits.then(|| (stable, Need::of(&wanted.spec)))
 }

@@ -7,7 +7,7 @@ use crate::{Action, Explanation, Me, Plan, Situation, board::Board, conflict, pl
 use lattice::{
     id::{Generation, Incarnation, NodeId, Revision, SlotId, WorkloadName},
     record::{Capacity, Holder, Key, Phase, Record as _, Session, Slot, SpecRecord},
-    spec::{Class, ComponentSpec, Limits, Source, WorkloadSpec},
+    spec::{Class, ComponentSpec, EmptyVolume, Limits, Source, VolumeSpec, WorkloadSpec, empty_bytes},
     store::{Bucket, Entry, Precondition, Snapshot},
     units::Bytes,
     view::{LatticeView, Seen, Versioned},
@@ -232,13 +232,17 @@ impl World {
                 .slots
                 .iter()
                 .filter(|(_, slot)| self.view.live(&slot.record.holder).is_some_and(|s| s.node == *node));
-            let (mut slots, mut memory) = (0, 0);
+            let (mut slots, mut memory, mut disk) = (0, 0, 0);
             for (slot, _) in held {
                 slots += 1;
-                memory += self.view.specs.get(&slot.workload).map_or(0, |spec| spec.record.spec.memory_reserved());
+                let spec = self.view.specs.get(&slot.workload).map(|spec| &spec.record.spec);
+                memory += spec.map_or(0, |spec| spec.memory_reserved());
+                disk += spec.map_or(0, |spec| empty_bytes(&spec.volumes));
             }
             let Capacity { slots: slots_max, memory: memory_max } = session.record.capacity;
+            let disk_max = session.record.volumes.bytes;
             assert!(slots <= slots_max && memory <= memory_max, "{node}: {slots}/{slots_max}, {memory}/{memory_max}");
+            assert!(disk <= disk_max, "{node}: {disk}/{disk_max} of volumes");
         }
     }
 
@@ -248,13 +252,17 @@ impl World {
         let fits = |session: &Session, spec: &WorkloadSpec| {
             let held = self.view.slots.iter().filter(|(_, slot)| slot.record.holder.node == session.node);
             let held = held.filter(|(_, slot)| self.view.live(&slot.record.holder).is_some());
-            let reserved = |slot: &SlotId| self.view.specs.get(&slot.workload).unwrap().record.spec.memory_reserved();
-            let (slots, memory) =
-                held.fold((1, spec.memory_reserved()), |(n, m), (slot, _)| (n + 1, m + reserved(slot)));
+            let own = |spec: &WorkloadSpec| (spec.memory_reserved(), empty_bytes(&spec.volumes));
+            let reserved = |slot: &SlotId| own(&self.view.specs.get(&slot.workload).unwrap().record.spec);
+            let ((memory, disk), slots) = held.fold((own(spec), 1), |((m, d), n), (slot, _)| {
+                let (memory, disk) = reserved(slot);
+                ((m + memory, d + disk), n + 1)
+            });
             !session.draining
                 && spec.placement.require.iter().all(|requirement| requirement.holds(&session.labels))
                 && slots <= session.capacity.slots
                 && memory <= session.capacity.memory
+                && (spec.volumes.is_empty() || disk <= session.volumes.bytes)
         };
         for spec in self.view.specs.values() {
             let spec = &spec.record;
@@ -474,6 +482,36 @@ fn a_node_without_its_session_keeps_available_and_gives_up_strict() {
     check("without it", SETTLED, &world, &["run w.0 g1"]);
 }
 
+/// The room for volumes that a node offers is given away once.
+#[test]
+fn room_for_volumes_is_counted() {
+    let mut world = World::new();
+    world.node("n1", 1).volumes.bytes = 100 << 20;
+    world.put(drawn(2, 3));
+    check("as many as fit", SETTLED, &world, &["claim c.0 rank 0", "claim c.1 rank 0"]);
+    world.hold("c.0", "n1", 1, Phase::Ready);
+    world.hold("c.1", "n1", 1, Phase::Ready);
+    check("and no more", SETTLED, &world, &["run c.0 g1", "run c.1 g1"]);
+    let refused = explain(&world.view, &slot("c.2")).refused();
+    let why = "has too little room for volumes left: 80MiB of 100MiB are reserved, 40MiB are needed";
+    assert_eq!(refused.iter().map(|refusal| refusal.reason.as_str()).collect::<Vec<_>>(), [why]);
+    assert_eq!(refused[0].rule, "volume");
+    // Who has no volumes does not mind, even where more is given away than there is.
+    world.session("n1").volumes.bytes = 50 << 20;
+    world.put(spec("w", 1));
+    check("others", SETTLED, &world, &["claim w.0 rank 0", "run c.0 g1", "run c.1 g1"]);
+    world.session("n1").volumes.bytes = 120 << 20;
+    check("room", SETTLED, &world, &["claim c.2 rank 0", "claim w.0 rank 0", "run c.0 g1", "run c.1 g1"]);
+    // What is more important takes the room of what has it, and of nobody else.
+    world.session("n1").volumes.bytes = 100 << 20;
+    world.hold("w.0", "n1", 1, Phase::Ready);
+    let mut urgent = WorkloadSpec { name: name("d"), ..drawn(2, 1) };
+    urgent.placement.priority = 5;
+    world.put(urgent);
+    let displaced = explain(&world.view, &slot("d.0")).displaces;
+    assert_eq!(displaced, [slot("c.1")]);
+}
+
 #[test]
 fn reasons_are_in_words_with_numbers() {
     let mut world = one();
@@ -564,6 +602,20 @@ enum Step {
 const NODES: [&str; 5] = ["n1", "n2", "n3", "n4", "n5"];
 const WORKLOADS: [&str; 3] = ["a", "b", "c"];
 
+const VOLUME: u64 = 30 << 20;
+
+/// The last workload has a volume. A replica's need does not change under its holder.
+fn volumes(workload: usize) -> Vec<VolumeSpec> {
+    let empty = Some(EmptyVolume { size: Bytes::mib(40) });
+    let (name, mount) = ("scratch".parse().unwrap(), "/data".parse().unwrap());
+    let volume = VolumeSpec { name, mount, empty, host: None, files: None };
+    (workload == 2).then_some(volume).into_iter().collect()
+}
+
+fn drawn(workload: usize, replicas: u32) -> WorkloadSpec {
+    WorkloadSpec { volumes: volumes(workload), ..spec(WORKLOADS[workload], replicas) }
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let (node, workload) = (0..NODES.len(), 0..WORKLOADS.len());
     prop_oneof![
@@ -588,6 +640,7 @@ impl World {
                 if !self.view.sessions.contains_key(&id(NODES[*node])) {
                     let session = self.node(NODES[*node], incarnation);
                     session.capacity = Capacity { slots: *slots, memory: memory << 20 };
+                    session.volumes.bytes = (memory % 5) * VOLUME;
                     session.labels.insert("zone".into(), if *zone { "b" } else { "a" }.into());
                 }
             }
@@ -610,14 +663,14 @@ impl World {
                 }
             }
             Step::Put { workload, replicas, strict, zone } => {
-                let mut spec = spec(WORKLOADS[*workload], *replicas);
+                let mut spec = drawn(*workload, *replicas);
                 spec.class = if *strict { Class::Strict } else { Class::Available };
                 if *zone {
                     spec.placement.require = vec!["zone == a".parse().unwrap()];
                 }
                 self.put(spec);
             }
-            Step::PutAnew { workload, replicas } => self.put_anew(spec(WORKLOADS[*workload], *replicas)),
+            Step::PutAnew { workload, replicas } => self.put_anew(drawn(*workload, *replicas)),
             Step::Delete(workload) => {
                 self.next();
                 self.view.specs.remove(&name(WORKLOADS[*workload]));

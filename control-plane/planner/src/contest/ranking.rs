@@ -3,7 +3,7 @@
 use super::{Contest, Cost, Extremes, Group, OwnRule};
 use crate::{
     hash::meet,
-    ledger::{Ledger, Load},
+    ledger::{Ledger, Load, Need},
     nodes::Place,
     rules::{self, Reason},
 };
@@ -272,13 +272,16 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
 }
 
 /// What there is too little of, if anything.
-pub(crate) fn full(load: &Load, needed: u64) -> Option<Reason> {
+pub(crate) fn full(load: &Load, needed: Need) -> Option<Reason> {
     let room = load.capacity?;
     if load.has_room(needed) {
         None
     } else if load.slots >= room.slots {
         Some(Reason::Slots { capacity: room.slots })
+    } else if load.reserved.memory.saturating_add(needed.memory) > room.most.memory {
+        let (reserved, capacity) = (load.reserved.memory, room.most.memory);
+        Some(Reason::Memory { needed: needed.memory, reserved, capacity })
     } else {
-        Some(Reason::Memory { needed, reserved: load.memory, capacity: room.memory })
+        Some(Reason::Disk { needed: needed.disk, reserved: load.reserved.disk, capacity: room.most.disk })
     }
 }

@@ -438,7 +438,9 @@ impl World {
             Event::Step(step) => self.step(step),
             Event::Place { workload, replicas, strict, placement } => {
                 let class = if *strict { Class::Strict } else { Class::Available };
-                self.put(WorkloadSpec { class, ..placed(WORKLOADS[*workload], *replicas, PLACEMENTS[*placement]) });
+                let volumes = volumes(*workload);
+                let spec = placed(WORKLOADS[*workload], *replicas, PLACEMENTS[*placement]);
+                self.put(WorkloadSpec { class, volumes, ..spec });
             }
             Event::Cordon(node, on) => self.cordon(NODES[*node], *on),
             Event::Taint(node, on) => {
