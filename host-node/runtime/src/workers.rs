@@ -114,7 +114,7 @@ impl Workers {
     /// True if more instances than are serving wait for the end of their last requests.
     fn is_retiring_too_many(&self) -> bool {
         let all = lock(&self.all);
-        all.iter().filter(|worker| worker.is_retiring()).count() > self.instances_max as usize
+        all.iter().filter(|worker| worker.is_on_its_way_out()).count() > self.instances_max as usize
     }
 }
 
@@ -229,14 +229,22 @@ impl Worker {
         true
     }
 
-    /// It takes requests, now or when others are done.
+    /// It takes requests, now or when others are done; or it has none, and is in the pool in a moment.
     fn is_serving(&self) -> bool {
         let state = lock(&self.state);
-        state.retiring.is_none() && state.entered + (state.line.len() as u32) < self.requests_max
+        match state.retiring {
+            None => state.entered + (state.line.len() as u32) < self.requests_max,
+            Some(reason) => reason == Retirement::Idle,
+        }
     }
 
     fn is_retiring(&self) -> bool {
         lock(&self.state).retiring.is_some()
+    }
+
+    /// It takes no more requests and waits for its last ones. One that has none goes back to the pool in a moment.
+    fn is_on_its_way_out(&self) -> bool {
+        lock(&self.state).retiring.is_some_and(|reason| reason != Retirement::Idle)
     }
 
     /// It takes no more requests. Those in line go elsewhere.
@@ -415,15 +423,16 @@ impl Worker {
             state.timed_out |= lingers || !late.is_empty();
             (late, unserved, lingers)
         };
+        // Before a caller hears of it, who may have more to ask.
+        if lingers || !late.is_empty() {
+            self.retire(Retirement::Timeout);
+        }
         for ticket in &late {
             let gone = ticket.abandoned.load(Relaxed);
             self.failed(unit, ticket, if gone { Failure::Cancelled } else { timeout.clone() });
         }
         if lingers {
             unit.note_failure(&timeout);
-        }
-        if lingers || !late.is_empty() {
-            self.retire(Retirement::Timeout);
         }
         for (ticket, _) in unserved {
             let _ = ticket.exchange.conclude(Err(Failure::NoRoom(NoRoom::Unit)));

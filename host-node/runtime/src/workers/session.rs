@@ -287,7 +287,12 @@ async fn one(
     if !worker.left(&ticket) {
         return Ok(()); // its end is on record
     }
-    match exchange.conclude(exchange.verdict()) {
+    let verdict = exchange.verdict();
+    // Before its caller hears of it: what that caller sends next is not to meet this instance.
+    if let (Err(failure), None) = (&verdict, exchange.request_error()) {
+        worker.retire(failure.retirement());
+    }
+    match exchange.conclude(verdict) {
         Ok(()) => {
             worker.give_back_turn(&ticket);
             unit.counters.answered.fetch_add(1, Relaxed);
@@ -295,12 +300,7 @@ async fn one(
                 unit.pool.standing().reused();
             }
         }
-        Err(failure) => {
-            unit.note_failure(&failure);
-            if !matches!(failure, Failure::RequestBody(_)) {
-                worker.retire(failure.retirement());
-            }
-        }
+        Err(failure) => unit.note_failure(&failure),
     }
     Ok(())
 }
