@@ -145,6 +145,7 @@ fn hint(limit: &str) -> Option<&'static str> {
         "node-memory" => "give the node more with --memory, or lower reuse.max-instances of what runs there",
         "instances" => "run more nodes, or lower reuse.max-instances of what runs there",
         "handles" => "the component must give back what the host lends it: bodies, streams, requests",
+        "streams" => "the component must end the streams that it exchanges with its services, or have fewer at a time",
         "cpu" => "raise limits.cpu, or find what computes for so long",
         "wall" => "raise limits.wall, or find what the component waits for",
         "queue" => "run more replicas, or raise limits.concurrency, limits.queue or reuse.max-instances",

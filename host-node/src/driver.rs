@@ -417,6 +417,7 @@ fn unit_config(slot: &SlotId, spec: &WorkloadSpec, logs: Arc<dyn LogSink>) -> Un
             min_warm: settings.min_warm,
             max_instances: settings.max_instances,
             concurrency: settings.concurrency,
+            warm_up: settings.warm_up.map(|path| path.path_and_query().clone()),
         },
         limits: Limits {
             memory_bytes: spec.limits.memory.0,

@@ -124,6 +124,7 @@ fn part(spec: &WorkloadSpec, hosted: &HostedPart, component: Component) -> Resul
             env: service.env.clone(),
             config: service.config.clone(),
             grants: service.grants.clone(),
+            volumes: names(&service.volumes),
             memory_bytes: Some(service.limits.memory.0),
             queue_max: service.limits.queue,
             ..Part::new(name.clone(), component, role)
@@ -135,5 +136,9 @@ fn part(spec: &WorkloadSpec, hosted: &HostedPart, component: Component) -> Resul
         PartRole::Isolated | PartRole::Service => lattice_runtime::PartRole::Isolated,
     };
     let (env, config, grants) = (own.env.clone(), own.config.clone(), own.grants.clone());
-    Ok(Part { env, config, grants, ..Part::new(name.clone(), component, role) })
+    Ok(Part { env, config, grants, volumes: names(&own.volumes), ..Part::new(name.clone(), component, role) })
+}
+
+fn names(volumes: &[ComponentName]) -> Vec<String> {
+    volumes.iter().map(ComponentName::to_string).collect()
 }

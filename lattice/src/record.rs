@@ -482,6 +482,12 @@ mod tests {
         for placement in ["require: [cores > 8]", "daemon: true", "priority: 1", "spread: [{over: zone}]"] {
             assert_eq!(schema("", &format!("placement: {{{placement}}}")), 3, "{placement}");
         }
+        assert_eq!(schema("", "reuse: {warm-up: /ready}"), 4);
+        let volume = "volumes: [{name: scratch, mount: /data, empty: {size: 1MiB}}]";
+        let service = format!("services: [{{name: pool, source: '{source}', volumes: [scratch]}}]\n{volume}");
+        assert_eq!(schema("", &service), 4);
+        let lazy = format!("}}, {{name: rare, source: '{source}', lazy: true, volumes: [scratch]");
+        assert_eq!(schema(&lazy, volume), 4);
     }
 
     /// Names below `.lattice` were once like any others. What was stored then is read, and grants nothing.

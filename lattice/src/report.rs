@@ -111,13 +111,13 @@ pub struct SlotReport {
     #[serde(default)]
     pub cpu: Peak,
     /// Failed exchanges by kind: `trap`, `exit`, `memory`, `cpu`, `wall`, `no-response`, `refused`, `unfinished`,
-    /// `request`, `part`, `panic`, `no-room`.
+    /// `request`, `part`, `warm-up`, `panic`, `neighbour`, `no-room`.
     #[serde(default, skip_serializing_if = "Counts::is_empty")]
     pub failures: Counts,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<LastFailure>,
-    /// Limits that were reached: `memory`, `node-memory`, `instances`, `tables`, `handles`, `cpu`, `wall`, `queue`, `body`,
-    /// `log-lines`.
+    /// Limits that were reached: `memory`, `node-memory`, `instances`, `tables`, `handles`, `streams`, `cpu`, `wall`, `queue`,
+    /// `body`, `log-lines`.
     #[serde(default, skip_serializing_if = "Counts::is_empty")]
     pub limits: Counts,
     /// Dropped instances by reason: `spent`, `idle`, `room`, `trap`, `memory`, `timeout`, `no-response`, `leak`,

@@ -212,13 +212,19 @@ pub struct ComponentSpec {
     /// isolated: those that are composed are one instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grants: Option<Grants>,
+    /// Names of the workload's `volumes` that it sees, where the workload sees them. Only for a component that is lazy or
+    /// isolated, which sees none otherwise: those that are composed see all. Default none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub volumes: Vec<ComponentName>,
 }
 
 impl ComponentSpec {
     /// With the default of everything else.
     pub fn new(name: ComponentName, source: Source) -> Self {
         let (env, config) = (BTreeMap::new(), BTreeMap::new());
-        Self { name, source, env, config, lazy: false, idle: None, isolate: false, grants: None }
+        let (lazy, isolate, volumes) = (false, false, Vec::new());
+        Self { name, source, env, config, lazy, idle: None, isolate, grants: None, volumes }
     }
 }
 
@@ -402,11 +408,18 @@ pub struct ReuseSpec {
     /// for all: those that can be are repeated, the others fail.
     #[schemars(range(min = 1, max = 256))]
     pub concurrency: u32,
+    /// A path, perhaps with a query, that each instance which is made ahead (`min-warm`) is asked for by a `GET` before it
+    /// counts as ready: for guests that load or compute much at their first request. It must answer with a status below
+    /// 400 within `limits.wall`; else a replica that starts has failed and says so, and an instance that replaces another
+    /// is dropped. One that is made because a request waits for it has that request instead. Default none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm_up: Option<RequestPath>,
 }
 
 impl Default for ReuseSpec {
     fn default() -> Self {
-        Self { requests: 10_000, idle: Millis::from_secs(30), min_warm: 1, max_instances: 64, concurrency: 1 }
+        let idle = Millis::from_secs(30);
+        Self { requests: 10_000, idle, min_warm: 1, max_instances: 64, concurrency: 1, warm_up: None }
     }
 }
 

@@ -8,6 +8,8 @@
 //! | `/made`            | how many bytes the service made                                                            |
 //! | `/abandoned`       | of how many of its streams the reader went away                                            |
 //! | `/sum/COUNT`       | sends COUNT ones, and answers with the sum                                                 |
+//! | `/hoard/COUNT/MS`  | has the service make so many streams, and keeps them for so long; answers how many          |
+//! | `/push/COUNT/MS`   | the same with streams that the service reads                                               |
 //! | `/upper/TEXT`      | sends the text letter by letter; the body is what comes back, as it comes                  |
 
 use wasip3::clocks::monotonic_clock::wait_for;
@@ -72,6 +74,27 @@ impl Guest for Caller {
                     }
                 });
                 streams::sum(reader).await.to_string()
+            }
+            ["hoard", count, millis] => {
+                let mut kept = Vec::new();
+                for _ in 0..number(count) {
+                    kept.push(streams::make(CHUNK as u32, CHUNK as u32).await);
+                }
+                wait_for(u64::from(number(millis)) * MILLI).await;
+                kept.len().to_string()
+            }
+            ["push", count, millis] => {
+                let mut kept = Vec::new();
+                for _ in 0..number(count) {
+                    let (mut writer, reader) = wit_stream::new();
+                    spawn_local(async move {
+                        streams::sum(reader).await;
+                    });
+                    writer.write_all(vec![1; CHUNK]).await;
+                    kept.push(writer);
+                }
+                wait_for(u64::from(number(millis)) * MILLI).await;
+                kept.len().to_string()
             }
             ["upper", text] => {
                 let (mut writer, reader) = wit_stream::new();

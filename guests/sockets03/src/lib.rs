@@ -10,6 +10,7 @@
 //! | `/lookup/NAME`       | the addresses of a name                                                                 |
 //! | `/many/COUNT`        | how many of so many sockets could be bound at a time                                    |
 //! | `/listen-on/COUNT`   | the same with listeners of which only the stream of their connections is kept           |
+//! | `/ready-on/COUNT`    | how many of so many listeners, one after the other, could let in a connection that nobody takes |
 //! | `/receive-on/COUNT/HOST/PORT` | how many of so many connections could be open at a time, if only what they receive is kept |
 //! | `/send-on/COUNT/HOST/PORT`    | the same with what they send                                                   |
 //!
@@ -116,6 +117,13 @@ async fn serve(target: &str) -> Result<String, String> {
             let listeners: Vec<_> = (0..port(count)?).map_while(listen).collect();
             Ok(format!("{}\n", listeners.len()))
         }
+        ["ready-on", count] => {
+            let mut done = 0;
+            while done < port(count)? && let_in().await.is_ok() {
+                done += 1;
+            }
+            Ok(format!("{done}\n"))
+        }
         ["receive-on", count, host, number] => {
             connections(port(count)?, host, port(number)?, |socket| socket.receive()).await
         }
@@ -128,6 +136,16 @@ async fn serve(target: &str) -> Result<String, String> {
         }
         _ => Ok("see the source\n".to_owned()),
     }
+}
+
+/// A listener that is told of a connection, and ends before it takes it.
+async fn let_in() -> Result<(), String> {
+    let listener = tcp_bound(Ipv4Addr::LOCALHOST, 0)?;
+    let mut connections = listener.listen().map_err(text)?;
+    let client = TcpSocket::create(IpAddressFamily::Ipv4).map_err(text)?;
+    client.connect(listener.get_local_address().map_err(text)?).await.map_err(text)?;
+    connections.read(Vec::new()).await; // of no length: it says that there is one
+    Ok(())
 }
 
 /// Connects as often as that is possible, at most `count` times, and keeps what `keep` makes of each socket.

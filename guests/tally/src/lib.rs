@@ -2,9 +2,10 @@
 //! instance of the component that calls it. See `visits`, which does.
 //!
 //! One instance answers all calls, one after the other, so nothing here needs to be shared between threads. What is
-//! counted lives in memory: it is gone when the service or the replica is started again.
+//! counted lives in memory: it is gone when the service or the replica is started again. Where the environment variable
+//! `COUNTS` names a file in a volume it is kept there as well, and then outlives the service.
 
-use std::{cell::RefCell, collections::BTreeMap};
+use std::{cell::RefCell, collections::BTreeMap, fmt::Write as _, fs};
 
 use crate::exports::example::tally::tally::Guest;
 
@@ -17,7 +18,31 @@ struct Tally;
 const NAMES_MAX: usize = 10_000;
 
 thread_local! {
-    static COUNTS: RefCell<BTreeMap<String, u64>> = const { RefCell::new(BTreeMap::new()) };
+    static COUNTS: RefCell<BTreeMap<String, u64>> = RefCell::new(kept());
+}
+
+fn file() -> Option<String> {
+    std::env::var("COUNTS").ok()
+}
+
+/// What an earlier life of the service left: a line for each name.
+fn kept() -> BTreeMap<String, u64> {
+    let text = file().and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
+    let line = |line: &str| line.split_once(' ').and_then(|(count, name)| Some((name.to_owned(), count.parse().ok()?)));
+    text.lines().filter_map(line).collect()
+}
+
+/// A file of its own first, so that one who traps in between leaves the old one.
+fn keep(counts: &BTreeMap<String, u64>) {
+    let Some(file) = file() else { return };
+    let mut text = String::new();
+    for (name, count) in counts {
+        let _ = writeln!(text, "{count} {name}");
+    }
+    let new = format!("{file}.new");
+    if let Err(error) = fs::write(&new, text).and_then(|()| fs::rename(&new, &file)) {
+        eprintln!("the counts are not kept: {error}");
+    }
 }
 
 impl Guest for Tally {
@@ -26,7 +51,9 @@ impl Guest for Tally {
             let name = if counts.len() < NAMES_MAX || counts.contains_key(&name) { name } else { String::new() };
             let count = counts.entry(name).or_default();
             *count += 1;
-            *count
+            let now = *count;
+            keep(counts);
+            now
         })
     }
 

@@ -220,9 +220,9 @@ struct GuestRun {
     finished: bool,
 }
 
-struct Outcome {
-    instance: Option<Instance>,
-    result: Result<(), Failure>,
+pub(crate) struct Outcome {
+    pub(crate) instance: Option<Instance>,
+    pub(crate) result: Result<(), Failure>,
 }
 
 impl GuestRun {
@@ -324,7 +324,8 @@ impl Drop for GuestRun {
     }
 }
 
-async fn serve(
+/// The guest's side of one exchange. What it comes to is the caller's to settle.
+pub(crate) async fn serve(
     unit: Arc<Inner>,
     instance: Option<Instance>,
     meter: Arc<CpuMeter>,

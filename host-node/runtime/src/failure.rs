@@ -42,6 +42,8 @@ pub(crate) enum Failure {
     RequestBody(BodyError),
     /// A part that the guest called failed.
     Part(PartError),
+    /// It did not answer the request that it was to answer before all others.
+    WarmUp(String),
     /// A host function panicked.
     Panic,
     /// The instance failed while several requests were in it, and it was another one's doing or nobody knows whose.
@@ -113,6 +115,7 @@ impl Failure {
             Self::Unfinished => "returned without finishing the body".into(),
             Self::RequestBody(error) => error.to_string(),
             Self::Part(error) => error.message(),
+            Self::WarmUp(message) => format!("failed its warm-up: {message}"),
             Self::Panic => "a host function panicked".into(),
             Self::Neighbour(message) => format!("ended with the other requests of its instance, which {message}"),
             Self::NoRoom(what) => format!("no room for one more instance: {what}"),
@@ -151,7 +154,7 @@ impl Failure {
             Self::Part(_) => Retirement::Part,
             Self::Memory { .. } | Self::NodeMemory => Retirement::Memory,
             Self::Cpu { .. } | Self::Wall { .. } => Retirement::Timeout,
-            Self::NoResponse | Self::Refused(_) | Self::Unfinished => Retirement::NoResponse,
+            Self::NoResponse | Self::Refused(_) | Self::Unfinished | Self::WarmUp(_) => Retirement::NoResponse,
             Self::RequestBody(_) | Self::Cancelled | Self::NoRoom(_) => Retirement::Cancelled,
             Self::Neighbour(_) => Retirement::Room,
             Self::Stopped => Retirement::Stopped,

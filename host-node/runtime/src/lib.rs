@@ -51,6 +51,7 @@ mod tally;
 mod unit;
 mod volumes;
 mod waits;
+mod warm;
 mod workers;
 
 pub use bridge::crossing::{CannotCross, Uncrossable, crossing};

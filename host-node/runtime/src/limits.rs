@@ -52,6 +52,9 @@ impl Default for Limits {
     }
 }
 
+/// Streams between the stores of one unit that are open at a time. What is on its way in each is some chunks of 64 KiB on
+/// the host's side, in no guest's memory, so all of them take some 16 MiB.
+pub(crate) const PIPES_MAX: usize = 64;
 /// Elements of all tables of one instance together.
 const TABLE_ELEMENTS_MAX: usize = 400_000;
 
@@ -255,6 +258,14 @@ impl CpuMeter {
     pub(crate) fn leave(&self) {
         if self.on.load(Relaxed) {
             self.count();
+        }
+    }
+
+    /// From inside a poll: so much was spent by another store for this one's request, and measured there. Where this is on
+    /// it counts that as well, as part of the poll.
+    pub(crate) fn pay(&self, spent: Duration) {
+        if !self.on.load(Relaxed) {
+            self.spent.fetch_add(u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX), Relaxed);
         }
     }
 

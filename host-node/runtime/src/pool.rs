@@ -5,7 +5,7 @@
 //! end keeping: see `standing.rs`.
 
 use crate::{host::Host, ledger::One, lock, standing::Standing};
-use http::Method;
+use http::{Method, uri::PathAndQuery};
 use std::{
     any::Any,
     collections::BTreeMap,
@@ -35,6 +35,9 @@ pub struct Reuse {
     /// one at a time. They share its memory, its processor time (budgets of [`Limits::cpu`](crate::Limits::cpu) are
     /// charged by samples) and the fate of a trap. Default 1.
     pub concurrency: u32,
+    /// What a new instance is asked for, by a GET, before it is kept for requests. One that is made for a request that waits
+    /// has that request instead. Default nothing.
+    pub warm_up: Option<PathAndQuery>,
 }
 
 impl Default for Reuse {
@@ -46,6 +49,7 @@ impl Default for Reuse {
             min_warm: 1,
             max_instances: 64,
             concurrency: 1,
+            warm_up: None,
         }
     }
 }
@@ -211,7 +215,8 @@ impl Pool {
     /// Takes an instance back that has no work left.
     pub(crate) fn keep(&self, mut instance: Instance) {
         let leaks = instance.leaks();
-        let host = instance.store.data();
+        let host = instance.store.data_mut();
+        host.books.settle(&mut host.table);
         let end = if !self.is_on() || instance.uses >= self.reuse.requests {
             Some(Retirement::Spent)
         } else if leaks {

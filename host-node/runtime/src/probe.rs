@@ -93,7 +93,7 @@ async fn ask(
     let kept = unit.pool.take(&http::Method::GET);
     let instance = match kept {
         Some(kept) => kept,
-        None => unit.warm_if_room().await?,
+        None => unit.instance_if_room().await?,
     };
     let failed = match exchange::begin(unit, turn, Some(instance), request(), deadline).await {
         Ok(response) => return Ok(response),
@@ -102,7 +102,7 @@ async fn ask(
     let (Some(turn), true, true) = (failed.turn, failed.may_be_reuse, failed.failure.may_retry()) else {
         return Err(failed.failure);
     };
-    let instance = unit.warm_if_room().await?;
+    let instance = unit.instance_if_room().await?;
     let again = exchange::begin(unit, turn, Some(instance), request(), deadline).await;
     if again.is_ok() {
         unit.strike(&failed.failure);

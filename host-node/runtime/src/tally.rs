@@ -1,7 +1,7 @@
 //! What a unit counts beside its requests: how exchanges failed, which limits were reached, and the most that one instance
 //! or one request ever took. Written where it happens, mostly away from the path of a request that goes well.
 
-use crate::{failure::Failure, lock};
+use crate::{failure::Failure, lock, parts::PartFault};
 use lattice::http::{BodyError, CallError};
 use std::{
     collections::BTreeMap,
@@ -25,6 +25,8 @@ pub enum Limit {
     Tables,
     /// Handles of one instance.
     Handles,
+    /// Streams between the component and its services.
+    Streams,
     /// Processor time of one request.
     Cpu,
     /// Time of one request.
@@ -38,12 +40,13 @@ pub enum Limit {
 }
 
 impl Limit {
-    pub const ALL: [Limit; 10] = [
+    pub const ALL: [Limit; 11] = [
         Limit::Memory,
         Limit::NodeMemory,
         Limit::Instances,
         Limit::Tables,
         Limit::Handles,
+        Limit::Streams,
         Limit::Cpu,
         Limit::Wall,
         Limit::Queue,
@@ -59,6 +62,7 @@ impl Limit {
             Limit::Instances => "instances",
             Limit::Tables => "tables",
             Limit::Handles => "handles",
+            Limit::Streams => "streams",
             Limit::Cpu => "cpu",
             Limit::Wall => "wall",
             Limit::Queue => "queue",
@@ -84,6 +88,8 @@ pub enum FailureKind {
     Request,
     /// A part of the workload that it called failed.
     Part,
+    /// It did not answer its warm-up as it should.
+    WarmUp,
     /// A host function panicked.
     Panic,
     /// It was in an instance that ended because of another one.
@@ -92,7 +98,7 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
-    pub const ALL: [FailureKind; 13] = [
+    pub const ALL: [FailureKind; 14] = [
         FailureKind::Trap,
         FailureKind::Exit,
         FailureKind::Memory,
@@ -103,6 +109,7 @@ impl FailureKind {
         FailureKind::Unfinished,
         FailureKind::Request,
         FailureKind::Part,
+        FailureKind::WarmUp,
         FailureKind::Panic,
         FailureKind::Neighbour,
         FailureKind::NoRoom,
@@ -121,6 +128,7 @@ impl FailureKind {
             FailureKind::Unfinished => "unfinished",
             FailureKind::Request => "request",
             FailureKind::Part => "part",
+            FailureKind::WarmUp => "warm-up",
             FailureKind::Panic => "panic",
             FailureKind::Neighbour => "neighbour",
             FailureKind::NoRoom => "no-room",
@@ -139,6 +147,7 @@ impl FailureKind {
             Failure::Unfinished => Self::Unfinished,
             Failure::RequestBody(_) => Self::Request,
             Failure::Part(_) => Self::Part,
+            Failure::WarmUp(_) => Self::WarmUp,
             Failure::Panic => Self::Panic,
             Failure::Neighbour(_) => Self::Neighbour,
             Failure::NoRoom(_) => Self::NoRoom,
@@ -198,6 +207,7 @@ impl Tally {
             Failure::Cpu { .. } => self.hit(Limit::Cpu),
             Failure::Wall { .. } => self.hit(Limit::Wall),
             Failure::Handles => self.hit(Limit::Handles),
+            Failure::Part(error) if matches!(error.fault, PartFault::Streams) => self.hit(Limit::Streams),
             Failure::NoRoom(_) => self.hit(Limit::Instances),
             Failure::RequestBody(BodyError::TooLarge { .. }) => self.hit(Limit::Body),
             _ => {}

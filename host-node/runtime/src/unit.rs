@@ -52,7 +52,7 @@ pub struct UnitConfig {
     pub limits: Limits,
     /// What the guest may reach outside. Default nothing.
     pub grants: Grants,
-    /// Directories that the guest sees. Default none.
+    /// Directories that the guest sees, and those parts that name them. Default none.
     pub volumes: Vec<Volume>,
     /// Where the guest's stdout and stderr go.
     pub logs: Arc<dyn LogSink>,
@@ -126,7 +126,13 @@ impl Unit {
         let limits = Arc::new(Limits { memory_bytes, ..config.limits.clone() });
         let network = runtime.network(&config);
         let node = runtime.node_share(&config);
-        let parts = Parts::start(&assembly, &config, &node, &network, runtime).await;
+        let unit = format!("{}.{}", config.workload, config.replica);
+        let volumes = Volumes::prepare(runtime.volumes(), unit, config.volumes.clone()).await;
+        let volumes = volumes.map_err(|error| {
+            let (workload, replica) = (config.workload.clone(), config.replica);
+            StartError::Volume { workload, replica, error }
+        })?;
+        let parts = Parts::start(&assembly, &config, &node, &network, &volumes, runtime).await;
         let parts = parts.map_err(|(part, failure)| {
             let (workload, replica) = (config.workload.clone(), config.replica);
             match failure {
@@ -142,12 +148,6 @@ impl Unit {
         let logs = LogGate::new(config.logs.clone(), tally.clone());
         let seats = if component.is_http03() && config.reuse.enabled { config.reuse.concurrency.max(1) } else { 1 };
         let turns = config.limits.concurrency.min(config.reuse.max_instances.saturating_mul(seats));
-        let unit = format!("{}.{}", config.workload, config.replica);
-        let volumes = Volumes::prepare(runtime.volumes(), unit, config.volumes.clone()).await;
-        let volumes = volumes.map_err(|error| {
-            let (workload, replica) = (config.workload.clone(), config.replica);
-            StartError::Volume { workload, replica, error }
-        })?;
         let inner = Arc::new(Inner {
             admission: Admission::new(turns, config.limits.queue),
             pool: Pool::new(config.reuse.clone(), runtime.standing(&config.workload, component.digest())),
@@ -173,8 +173,7 @@ impl Unit {
             runtime: runtime.clone(),
         });
         for _ in 0..inner.pool.cold().max(1) {
-            let instance = inner.warm().await.map_err(|failure| inner.start_error(&failure))?;
-            inner.pool.add(instance);
+            inner.warm().await.map_err(|failure| inner.start_error(&failure))?;
         }
         // Only now: its own first instances do not make room for each other.
         let idle: Weak<dyn HasIdle> = Arc::<Inner>::downgrade(&inner);
@@ -412,7 +411,7 @@ impl Inner {
         }
     }
 
-    async fn try_instantiate(&self, meter: Arc<CpuMeter>) -> Result<Instance, Failure> {
+    pub(crate) async fn try_instantiate(&self, meter: Arc<CpuMeter>) -> Result<Instance, Failure> {
         let place = self.runtime.place(&self.blueprint).map_err(Failure::NoRoom)?;
         let store = host::store(&self.blueprint, meter);
         let mut store = store.map_err(|error| Failure::Trap(format!("has lost a volume: {error:#}")))?;
@@ -427,23 +426,6 @@ impl Inner {
         store.data_mut().memory.started();
         let alive = self.pool.created();
         Ok(Instance { store, guest, uses: 0, idle_since: Instant::now(), _alive: alive, _place: place })
-    }
-
-    /// An instance that waits for its first request. Its own start has the limits of a request.
-    async fn warm(&self) -> Result<Instance, Failure> {
-        let meter = Arc::<CpuMeter>::default();
-        self.timely(meter.clone().measure(&self.blueprint.node.processors, self.instantiate(meter))).await
-    }
-
-    /// The same, if there is room. It takes nobody's place: units that keep instances warm would do so in turns.
-    pub(crate) async fn warm_if_room(&self) -> Result<Instance, Failure> {
-        let meter = Arc::<CpuMeter>::default();
-        self.timely(meter.clone().measure(&self.blueprint.node.processors, self.try_instantiate(meter))).await
-    }
-
-    async fn timely(&self, start: impl Future<Output = Result<Instance, Failure>>) -> Result<Instance, Failure> {
-        let wall = self.blueprint.limits.wall;
-        tokio::time::timeout(wall, start).await.unwrap_or(Err(Failure::Wall { limit: wall }))
     }
 
     fn start_error(&self, failure: &Failure) -> StartError {
@@ -494,7 +476,7 @@ async fn keep_house(unit: Arc<Inner>) {
         unit.pool.expire(now);
         for _ in 0..unit.pool.cold() {
             match unit.stop.run_until_cancelled(unit.warm_if_room()).await {
-                Some(Ok(instance)) => unit.pool.add(instance),
+                Some(Ok(())) => {}
                 Some(Err(Failure::NoRoom(_))) => break, // another time
                 Some(Err(failure)) => {
                     unit.note_failure(&failure);

@@ -1,7 +1,7 @@
 //! Parts of a workload that are not composed into the whole: services, and components that are lazy or isolated. Each
 //! has instances, an environment and a fate of its own; the node links them to the whole.
 
-use super::{ComponentSpec, Grants, Source, SpecError, WorkloadSpec, grants, is_default};
+use super::{ComponentSpec, Grants, Source, SpecError, VolumeSpec, WorkloadSpec, grants, is_default};
 use crate::{
     id::ComponentName,
     limits::{COMPONENTS_MAX, ENTRIES_MAX, INSTANCE_MEMORY_BYTES_MAX, QUEUE_MAX, WALL_MAX},
@@ -32,6 +32,11 @@ pub struct ServiceSpec {
     /// What it may reach outside, in place of the workload's `grants`; `{}` is nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grants: Option<Grants>,
+    /// Names of the workload's `volumes` that it sees too, where the workload sees them. It is the same directory: what one
+    /// writes the other reads, within one size. Default none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub volumes: Vec<ComponentName>,
     /// Bounds on what it may use.
     #[serde(default, skip_serializing_if = "is_default")]
     pub limits: ServiceLimits,
@@ -45,7 +50,7 @@ impl ServiceSpec {
     pub fn new(name: ComponentName, source: Source) -> Self {
         let (env, config) = (BTreeMap::new(), BTreeMap::new());
         let (limits, restart) = (ServiceLimits::default(), RestartSpec::default());
-        Self { name, source, env, config, grants: None, limits, restart }
+        Self { name, source, env, config, grants: None, volumes: Vec::new(), limits, restart }
     }
 }
 
@@ -110,6 +115,8 @@ pub struct PartSpec<'a> {
     pub config: &'a BTreeMap<String, String>,
     /// Its own, where it has any.
     pub grants: Option<&'a Grants>,
+    /// Of the workload's, those that it sees beside the whole.
+    pub volumes: &'a [ComponentName],
     /// `None`: it is composed into the whole.
     pub role: Option<PartRole>,
 }
@@ -129,14 +136,14 @@ impl WorkloadSpec {
     /// Components and services, in the order in which they are written.
     pub fn parts(&self) -> impl Iterator<Item = PartSpec<'_>> {
         let components = self.components.iter().enumerate().map(|(i, component)| {
-            let ComponentSpec { name, source, env, config, grants, .. } = component;
+            let ComponentSpec { name, source, env, config, grants, volumes, .. } = component;
             let (field, grants, role) = (format!("components[{i}]"), grants.as_ref(), component.role());
-            PartSpec { field, name, source, env, config, grants, role }
+            PartSpec { field, name, source, env, config, grants, volumes, role }
         });
         let services = self.services.iter().enumerate().map(|(i, service)| {
-            let ServiceSpec { name, source, env, config, grants, .. } = service;
+            let ServiceSpec { name, source, env, config, grants, volumes, .. } = service;
             let (field, grants, role) = (format!("services[{i}]"), grants.as_ref(), Some(PartRole::Service));
-            PartSpec { field, name, source, env, config, grants, role }
+            PartSpec { field, name, source, env, config, grants, volumes, role }
         });
         components.chain(services)
     }
@@ -188,12 +195,33 @@ pub(super) fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
             }
             grants::check(&field, grants)?;
         }
+        check_volumes(part, &spec.volumes)?;
     }
     for (i, component) in spec.components.iter().enumerate() {
         check_component(&format!("components[{i}]"), component, parts.len())?;
     }
     for (i, service) in spec.services.iter().enumerate() {
         check_service(&format!("services[{i}]"), service)?;
+    }
+    Ok(())
+}
+
+fn check_volumes(part: &PartSpec<'_>, volumes: &[VolumeSpec]) -> Result<(), SpecError> {
+    let field = |i: usize| format!("{}.volumes[{i}]", part.field);
+    if part.role.is_none() && !part.volumes.is_empty() {
+        let message = "is for services, and for components that are lazy or isolated: others see all volumes";
+        return Err(SpecError::new(format!("{}.volumes", part.field), message).hint("leave it out"));
+    }
+    for (i, name) in part.volumes.iter().enumerate() {
+        if part.volumes.iter().take(i).any(|other| other == name) {
+            return Err(SpecError::new(field(i), format!("{name} is there twice")));
+        }
+        if !volumes.iter().any(|volume| volume.name == *name) {
+            let names: Vec<&str> = volumes.iter().map(|volume| volume.name.as_str()).collect();
+            let there = if names.is_empty() { "none".into() } else { names.join(", ") };
+            return Err(SpecError::new(field(i), format!("the workload has no volume {name}; it has {there}"))
+                .hint(format!("volumes: [{{name: {name}, mount: /{name}, empty: {{size: 64MiB}}}}]")));
+        }
     }
     Ok(())
 }
@@ -274,6 +302,25 @@ mod tests {
         assert_eq!(error.field, field, "{error:?} for {text}");
         assert!(error.message.contains(message), "{error:?} does not say {message:?} for {text}");
         assert!(error.hint.is_some(), "{error:?} for {text}");
+    }
+
+    #[test]
+    fn what_is_not_composed_sees_the_volumes_that_it_names() {
+        let volumes = "volumes: [{name: state, mount: /state, empty: {size: 1MiB}}]\n";
+        let service = |names: &str| format!("{API}services: [{{name: pool, source: 'file:s', volumes: [{names}]}}]\n");
+        let spec = parse(format!("{}{volumes}", service("state")).as_bytes()).unwrap();
+        let seen: Vec<usize> = spec.parts().map(|part| part.volumes.len()).collect();
+        assert_eq!(seen, [0, 1]);
+        assert_eq!(parse(&serde_json::to_vec(&spec).unwrap()).unwrap(), spec);
+        refuse(&service("state"), "services[0].volumes[0]", "the workload has no volume state; it has none");
+        let other = format!("{}{volumes}", service("stat"));
+        refuse(&other, "services[0].volumes[0]", "the workload has no volume stat; it has state");
+        let twice = parse(format!("{}{volumes}", service("state, state")).as_bytes()).unwrap_err();
+        assert_eq!((twice.field.as_str(), twice.message.as_str()), ("services[0].volumes[1]", "state is there twice"));
+        let component =
+            |more: &str| format!("{API}  - {{name: rare, source: 'file:r', volumes: [state]{more}}}\n{volumes}");
+        assert!(parse(component(", isolate: true").as_bytes()).is_ok());
+        refuse(&component(""), "components[1].volumes", "others see all volumes");
     }
 
     #[test]

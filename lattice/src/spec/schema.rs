@@ -9,7 +9,9 @@ impl WorkloadSpec {
         let is_plain = self.http.routes.iter().all(Route::is_plain) && self.http.callers.is_none();
         // Those who don't know them would take a workload's name for a host's, and ask DNS.
         let calls = self.all_grants().any(Grants::has_workloads);
-        if self.rollout != RolloutSpec::default() || !self.probes.is_empty() {
+        let has_volumes = self.parts().any(|part| !part.volumes.is_empty());
+        let warms_up = self.reuse.settings().is_some_and(|reuse| reuse.warm_up.is_some());
+        if self.rollout != RolloutSpec::default() || !self.probes.is_empty() || has_volumes || warms_up {
             4
         } else if !is_plain || calls || !self.placement.is_plain() {
             3
@@ -61,7 +63,7 @@ impl WorkloadSpec {
 
 impl ComponentSpec {
     fn is_of_schema_1(&self) -> bool {
-        let Self { name: _, source: _, env: _, config: _, lazy, idle, isolate, grants } = self;
-        !lazy && idle.is_none() && !isolate && grants.is_none()
+        let Self { name: _, source: _, env: _, config: _, lazy, idle, isolate, grants, volumes } = self;
+        !lazy && idle.is_none() && !isolate && grants.is_none() && volumes.is_empty()
     }
 }

@@ -4,8 +4,12 @@
 //!
 //! A stream knows one end, and whoever reads it takes that for the whole. So where a service ends in the middle of one
 //! (a trap, a restart, the end of the unit), the caller that reads it fails like one whose call failed. The other way round
-//! that can't be: a service holds what others need, and must not end with one of its callers. A service that reads a stream
-//! sees it end where its caller did.
+//! that can't be: a service holds what others need, and must not end with one of its callers. What a reader may be told is
+//! that a stream has ended, or nothing; an error of a producer is one of the whole store, and a guest's task can be
+//! cancelled by another guest only, never by the host. To tell it nothing would leave its task waiting for ever, with one
+//! of the few calls that a service has at a time. So a service that reads a stream sees it end where its caller did.
+//!
+//! There are [`PIPES_MAX`](crate::limits::PIPES_MAX) of them in one unit: what is in them is in no guest's memory.
 
 use super::{Called, Values, back, call_beside};
 use crate::{
@@ -21,7 +25,7 @@ use std::{
     },
     task::{Context, Poll, ready},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::PollSender;
 use wasmtime::{
     AsContextMut, Store, StoreContextMut,
@@ -59,12 +63,12 @@ pub(super) fn define(
         linker.func_new_concurrent(name, move |accessor, _, params, results| {
             let shape = shape.clone();
             let prepared = PartCall::new(accessor, target).and_then(|call| {
-                let crossing = accessor.with(|access| Crossing::leave(access, shape, params))?;
-                Ok((call, crossing))
+                let streams = call.streams();
+                let crossing = accessor.with(|access| Crossing::leave(access, shape, params, &streams))?;
+                Ok((call, crossing, streams))
             });
             Box::pin(async move {
-                let (call, crossing) = prepared?;
-                let streams = call.streams();
+                let (call, crossing, streams) = prepared?;
                 let crossing = *back::<Crossing>(call.run_apart(Box::new(crossing)).await?)?;
                 accessor.with(|access| crossing.arrive(access, results, &streams))
             })
@@ -72,11 +76,13 @@ pub(super) fn define(
     } else {
         linker.func_new_async(name, move |mut store: StoreContextMut<'_, Host>, _, params, results| {
             let shape = shape.clone();
-            let prepared = PartCall::of(&mut store, target)
-                .and_then(|call| Ok((call, Crossing::leave(store.as_context_mut(), shape, params)?)));
-            Box::new(async move {
-                let (call, crossing) = prepared?;
+            let prepared = PartCall::of(&mut store, target).and_then(|call| {
                 let streams = call.streams();
+                let crossing = Crossing::leave(store.as_context_mut(), shape, params, &streams)?;
+                Ok((call, crossing, streams))
+            });
+            Box::new(async move {
+                let (call, crossing, streams) = prepared?;
                 let crossing = *back::<Crossing>(call.run(Box::new(crossing)).await?)?;
                 crossing.arrive(store, results, &streams)
             })
@@ -138,15 +144,22 @@ struct Crossing {
     shape: Arc<Shape>,
     /// With something else in the place of each stream.
     values: Vec<Val>,
-    /// In the order in which they are in the values.
-    streams: Vec<Receiver>,
+    /// In the order in which they are in the values. Nothing where there was no place for all of them.
+    streams: Option<Vec<Receiver>>,
 }
 
 impl Crossing {
-    fn leave(mut store: impl AsContextMut<Data = Host>, shape: Arc<Shape>, params: &[Val]) -> wasmtime::Result<Self> {
+    fn leave(
+        mut store: impl AsContextMut<Data = Host>,
+        shape: Arc<Shape>,
+        params: &[Val],
+        with: &PartStreams,
+    ) -> wasmtime::Result<Self> {
         let mut values = params.to_vec();
-        let streams = take_out(&mut store, &shape.params, &mut values)?;
-        Ok(Self { shape, values, streams })
+        match take_out(&mut store, &shape.params, &mut values)? {
+            None => Err(with.refuse().into()),
+            streams => Ok(Self { shape, values, streams }),
+        }
     }
 
     fn arrive(
@@ -155,10 +168,12 @@ impl Crossing {
         results: &mut [Val],
         of: &PartStreams,
     ) -> wasmtime::Result<()> {
-        for stream in &mut self.streams {
+        // Only here: it is the caller's call that fails of it, not the service.
+        let Some(mut streams) = self.streams else { return Err(of.refuse().into()) };
+        for stream in &mut streams {
             stream.of = Some(of.clone());
         }
-        put_in(&mut store, &self.shape.results, &mut self.values, self.streams)?;
+        put_in(&mut store, &self.shape.results, &mut self.values, streams)?;
         for (result, value) in results.iter_mut().zip(self.values) {
             *result = value;
         }
@@ -180,7 +195,7 @@ impl Values for Crossing {
         Box::pin(async move {
             let Self { shape, values, streams } = self;
             let mut params = std::mem::take(values);
-            let arriving = std::mem::take(streams);
+            let arriving = streams.take().unwrap_or_default();
             accessor.with(|mut access| put_in(&mut access, &shape.params, &mut params, arriving))?;
             let mut results = vec![Val::Bool(false); shape.results.len()];
             call_beside(accessor, function, &params, &mut results, inherited).await?;
@@ -191,22 +206,30 @@ impl Values for Crossing {
     }
 }
 
-/// Take the streams out of values of this store.
+/// Take the streams out of values of this store. Nothing where there is no place for all of them: then all are closed.
 fn take_out(
     store: &mut impl AsContextMut<Data = Host>,
     types: &[Type],
     values: &mut [Val],
-) -> wasmtime::Result<Vec<Receiver>> {
-    let over = store.as_context().data().over.clone();
-    let mut streams = Vec::new();
+) -> wasmtime::Result<Option<Vec<Receiver>>> {
+    let context = store.as_context();
+    let (over, parts) = (context.data().over.clone(), context.data().parts.upgrade());
+    let mut streams = Some(Vec::new());
     for (ty, value) in types.iter().zip(values) {
         each_stream(ty, value, &mut |value| {
             let Val::Stream(stream) = std::mem::replace(value, Val::Bool(false)) else {
                 return Err(wasmtime::Error::msg("a stream is none"));
             };
-            let (sender, receiver) = pipe(over.clone());
-            StreamReader::<u8>::try_from_stream_any(stream)?.pipe(store.as_context_mut(), sender)?;
-            streams.push(receiver);
+            let mut stream = StreamReader::<u8>::try_from_stream_any(stream)?;
+            let Some(place) = parts.as_ref().and_then(|parts| parts.pipe()) else {
+                streams = None;
+                return stream.close(store.as_context_mut());
+            };
+            let (sender, receiver) = pipe(over.clone(), place);
+            stream.pipe(store.as_context_mut(), sender)?;
+            if let Some(streams) = &mut streams {
+                streams.push(receiver);
+            }
             Ok(())
         })?;
     }
@@ -251,11 +274,11 @@ impl Drop for EndsWith {
     }
 }
 
-fn pipe(over: Over) -> (Sender, Receiver) {
+fn pipe(over: Over, place: OwnedSemaphorePermit) -> (Sender, Receiver) {
     let (chunks, received) = mpsc::channel(CHUNKS_MAX);
     let whole = Arc::<AtomicBool>::default();
     let sender = Sender { chunks: PollSender::new(chunks), over, whole: whole.clone() };
-    (sender, Receiver { chunks: received, next: None, whole, of: None })
+    (sender, Receiver { chunks: received, next: None, whole, of: None, _place: place })
 }
 
 /// Reads a stream in the store that it is from.
@@ -309,6 +332,8 @@ struct Receiver {
     whole: Arc<AtomicBool>,
     /// The service that it is from. None where it goes to one.
     of: Option<PartStreams>,
+    /// Without this end the queue holds nothing, whatever the other one does.
+    _place: OwnedSemaphorePermit,
 }
 
 impl StreamProducer<Host> for Receiver {

@@ -11,14 +11,19 @@ use super::{
 use crate::lock;
 use lattice::spec::grants::{Host, Transport};
 use std::{
+    any::Any,
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Weak,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
-use wasmtime_wasi::sockets::SocketAddrUse;
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::{
+    p2,
+    sockets::{SocketAddrUse, TcpSocket, UdpSocket},
+};
 
 /// Sockets of one instance.
 const SOCKETS_MAX: usize = 128;
@@ -43,13 +48,15 @@ pub(crate) struct Sockets {
     ports: BTreeMap<u32, Registration>,
     /// By the socket's handle. One that came from outside has none before it is asked for.
     tickets: BTreeMap<u32, Arc<Ticket>>,
+    /// Of the sockets that the guest made, as long as something of them is there. Each may listen.
+    made: Vec<Weak<Ticket>>,
 }
 
 impl Sockets {
     pub(crate) fn new(network: Arc<Network>) -> Self {
         let (own, accepted) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let count = Arc::new(SocketCount { node: network.node.clone(), own, accepted });
-        Self { network, count, ports: BTreeMap::new(), tickets: BTreeMap::new() }
+        Self { network, count, ports: BTreeMap::new(), tickets: BTreeMap::new(), made: Vec::new() }
     }
 
     /// What [`wasmtime_wasi::WasiCtxBuilder::socket_addr_check`] is to ask.
@@ -77,14 +84,31 @@ impl Sockets {
         }
     }
 
-    /// A place for one more socket, if there is one.
-    pub(super) fn take(&self) -> Option<Arc<Ticket>> {
+    /// A place for one more socket, if there is one. `table` has those that are there.
+    pub(super) fn take(&mut self, table: &mut ResourceTable) -> Option<Arc<Ticket>> {
+        self.settle(table);
         self.count.take().then(|| Arc::new(Ticket(self.count.clone())))
     }
 
     /// The socket that the place was taken for is there.
     pub(super) fn made(&mut self, socket: u32, ticket: Arc<Ticket>) {
+        self.made.push(Arc::downgrade(&ticket));
         self.tickets.insert(socket, ticket);
+    }
+
+    /// Give back the places of connections that were let in and that the guest will not get any more. A listener lets one
+    /// in and then waits until the guest has taken it, so each that is left may keep one; all others are in the table.
+    pub(crate) fn settle(&mut self, table: &mut ResourceTable) {
+        self.made.retain(|ticket| ticket.strong_count() > 0);
+        let accepted = self.count.accepted.load(Relaxed);
+        if accepted <= self.made.len() {
+            return; // as nearly always, and the walk is saved
+        }
+        let there = table.iter_mut().filter(|entry| is_socket(&**entry)).count();
+        let unused = there.saturating_sub(self.tickets.len());
+        for _ in 0..accepted.saturating_sub(unused + self.made.len()) {
+            drop(self.count.accepted());
+        }
     }
 
     /// That of a socket which is there. `None` where the system failed to let one in: no place was taken for it.
@@ -154,6 +178,10 @@ impl Sockets {
         drop(self.ticket(socket));
         self.tickets.remove(&socket);
     }
+}
+
+fn is_socket(entry: &(dyn Any + Send)) -> bool {
+    entry.is::<p2::TcpSocket>() || entry.is::<p2::UdpSocket>() || entry.is::<TcpSocket>() || entry.is::<UdpSocket>()
 }
 
 pub(crate) type Answer = std::pin::Pin<Box<dyn Future<Output = bool> + Send + Sync>>;

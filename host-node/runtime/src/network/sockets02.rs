@@ -79,7 +79,8 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
 fn tcp(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     let mut create = linker.instance(TCP_CREATE)?;
     create.func_wrap("create-tcp-socket", |mut store: Store<'_>, (family,): (IpAddressFamily,)| {
-        let Some(ticket) = store.data().books.take() else { return Ok((Err(ErrorCode::NewSocketLimit),)) };
+        let Host { books, table, .. } = store.data_mut();
+        let Some(ticket) = books.take(table) else { return Ok((Err(ErrorCode::NewSocketLimit),)) };
         let made = tcp_create_socket::Host::create_tcp_socket(&mut store.data_mut().sockets(), family);
         if let Ok(socket) = &made {
             store.data_mut().books.made(socket.rep(), ticket);
@@ -152,7 +153,8 @@ fn udp(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     let mut create = linker.instance(UDP_CREATE)?;
     create.func_wrap_async("create-udp-socket", |mut store: Store<'_>, (family,): (IpAddressFamily,)| {
         Box::new(async move {
-            let Some(ticket) = store.data().books.take() else { return Ok((Err(ErrorCode::NewSocketLimit),)) };
+            let Host { books, table, .. } = store.data_mut();
+            let Some(ticket) = books.take(table) else { return Ok((Err(ErrorCode::NewSocketLimit),)) };
             let made = udp_create_socket::Host::create_udp_socket(&mut store.data_mut().sockets(), family).await;
             if let Ok(socket) = &made {
                 store.data_mut().books.made(socket.rep(), ticket);

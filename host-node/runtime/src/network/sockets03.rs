@@ -99,7 +99,7 @@ fn tcp(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     })?;
     types.func_wrap("[static]tcp-socket.create", |mut store: Store<'_>, (family,): (IpAddressFamily,)| {
         let Host { books, table, .. } = store.data_mut();
-        let Some(ticket) = books.take() else { return Ok((Err(ErrorCode::OutOfMemory),)) };
+        let Some(ticket) = books.take(table) else { return Ok((Err(ErrorCode::OutOfMemory),)) };
         let wasi = WasiCtx::builder().allow_tcp(true).socket_addr_check(books.check_of(ticket.clone())).build();
         let made = HostTcpSocket::create(&mut OneSocket { wasi, table }.sockets(), family);
         if let Ok(socket) = &made {
@@ -238,7 +238,8 @@ fn udp(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     })?;
     types.func_wrap_async("[static]udp-socket.create", |mut store: Store<'_>, (family,): (IpAddressFamily,)| {
         Box::new(async move {
-            let Some(ticket) = store.data().books.take() else { return Ok((Err(ErrorCode::OutOfMemory),)) };
+            let Host { books, table, .. } = store.data_mut();
+            let Some(ticket) = books.take(table) else { return Ok((Err(ErrorCode::OutOfMemory),)) };
             let made = HostUdpSocket::create(&mut store.data_mut().sockets(), family).await;
             if let Ok(socket) = &made {
                 store.data_mut().books.made(socket.rep(), ticket);

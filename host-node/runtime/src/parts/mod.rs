@@ -35,6 +35,8 @@ pub struct Part {
     pub config: BTreeMap<String, String>,
     /// What it may reach outside. By default what the unit may, with what it counts and caches in common.
     pub grants: Option<Grants>,
+    /// Names of the unit's volumes that it sees as well: the same directories, at the same places. Default none.
+    pub volumes: Vec<String>,
     /// Linear memory of one instance. By default what the unit's instances have.
     pub memory_bytes: Option<u64>,
     /// Instances at a time, so calls at a time, of a part that is no service. Default 16.
@@ -52,6 +54,7 @@ impl Part {
             env: BTreeMap::new(),
             config: BTreeMap::new(),
             grants: None,
+            volumes: Vec::new(),
             memory_bytes: None,
             instances_max: 16,
             queue_max: 256,

@@ -84,7 +84,7 @@ impl Maker {
     pub(crate) fn new(
         assembly: &Assembly,
         at: usize,
-        (unit, node, network): (&UnitConfig, &Arc<NodeShare>, &Arc<Network>),
+        (unit, node, network, volumes): (&UnitConfig, &Arc<NodeShare>, &Arc<Network>, &Volumes),
         runtime: &Runtime,
         parts: Weak<Parts>,
     ) -> Option<Self> {
@@ -114,8 +114,7 @@ impl Maker {
             limits: Arc::new(limits),
             logs: LogGate::new(config.logs.clone(), tally.clone()),
             network,
-            // They are the component's that answers: a part has its own store, and no say about files.
-            volumes: Volumes::default(),
+            volumes: volumes.only(&part.volumes),
             config,
             parts,
             tally,

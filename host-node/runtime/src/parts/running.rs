@@ -17,11 +17,12 @@ use crate::{
     host::{Host, handed_on},
     inherited::Inherited,
     ledger::NodeShare,
-    limits::{CpuMeter, CpuSpent},
+    limits::{CpuMeter, CpuSpent, PIPES_MAX},
     load::Runtime,
     lock,
     network::Network,
     unit::{Blueprint, UnitConfig},
+    volumes::Volumes,
 };
 use futures_util::future::{join_all, select_all};
 use lattice::{http::CallError, id::ComponentName};
@@ -34,7 +35,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use wasmtime::{AsContextMut, component::Accessor};
 
@@ -54,6 +55,8 @@ pub(crate) enum PartFault {
     Failed(Box<Failure>),
     /// Its queue is full, or moved too slowly.
     Busy,
+    /// The unit has as many streams to and from services open as it may.
+    Streams,
     /// A service that is not there now.
     Down { state: PartState, last_error: Option<String> },
 }
@@ -65,6 +68,11 @@ impl PartError {
         match &self.fault {
             PartFault::Failed(failure) => format!("its part {part} failed: {}", failure.message()),
             PartFault::Busy => format!("its part {part} is busy: too many calls wait for it"),
+            PartFault::Streams => {
+                format!(
+                    "got no stream to or from its part {part}: this replica has {PIPES_MAX} open, and may have no more"
+                )
+            }
             PartFault::Down { state, last_error } => {
                 let state = match state {
                     PartState::GivenUp => "ended too often and is not started again",
@@ -92,12 +100,15 @@ pub(crate) struct Parts {
     parts: Vec<Arc<Running>>,
     stop: CancellationToken,
     given_up: watch::Sender<Option<ComponentName>>,
+    /// Places for streams between their stores and that of the main component.
+    pipes: Arc<Semaphore>,
 }
 
 impl Parts {
     /// Nothing but the main component.
     pub(crate) fn none() -> Arc<Self> {
-        Arc::new(Self { parts: Vec::new(), stop: CancellationToken::new(), given_up: watch::Sender::default() })
+        let (stop, given_up) = (CancellationToken::new(), watch::Sender::default());
+        Arc::new(Self { parts: Vec::new(), stop, given_up, pipes: Arc::new(Semaphore::new(0)) })
     }
 
     /// Starts those that are to be there before the first request: services and isolated parts.
@@ -106,6 +117,7 @@ impl Parts {
         unit: &UnitConfig,
         node: &Arc<NodeShare>,
         network: &Arc<Network>,
+        volumes: &Volumes,
         runtime: &Runtime,
     ) -> Result<Arc<Self>, (ComponentName, Failure)> {
         if assembly.parts().is_empty() {
@@ -115,12 +127,13 @@ impl Parts {
         let parts = Arc::new_cyclic(|parts: &Weak<Self>| Self {
             parts: (0..assembly.parts().len())
                 .filter_map(|at| {
-                    let maker = Maker::new(assembly, at, (unit, node, network), runtime, parts.clone())?;
+                    let maker = Maker::new(assembly, at, (unit, node, network, volumes), runtime, parts.clone())?;
                     Some(Arc::new(Running::new(assembly.parts().get(at)?, maker, stop.clone(), given_up.clone())))
                 })
                 .collect(),
             stop: stop.clone(),
             given_up,
+            pipes: Arc::new(Semaphore::new(PIPES_MAX)),
         });
         for part in assembly.start_order().iter().filter_map(|at| parts.parts.get(*at)) {
             let started = match (&part.kind, &part.role) {
@@ -147,6 +160,11 @@ impl Parts {
         let part = self.parts.iter().find(|part| part.name == name);
         let why = part.and_then(|part| part.last_error()).unwrap_or_else(|| "it ended".into());
         (name, why)
+    }
+
+    /// A place for one more stream between two stores, if there is one.
+    pub(crate) fn pipe(&self) -> Option<OwnedSemaphorePermit> {
+        self.pipes.clone().try_acquire_owned().ok()
     }
 
     /// Whether requests of any of them may leave.
@@ -389,7 +407,7 @@ impl PartCall {
         accessor.with(|store| Self::of(store, target))
     }
 
-    /// For the streams that it answers with.
+    /// For the streams that it is given and answers with.
     pub(crate) fn streams(&self) -> PartStreams {
         PartStreams(self.part.clone())
     }
@@ -401,7 +419,7 @@ impl PartCall {
             Kind::ByCall(idle) => self.by_call(idle, values).await,
             Kind::Service(service) => {
                 part.calls.fetch_add(1, Relaxed);
-                service::call(&part, service, (self.function, values), self.inherited).await
+                service::call(&part, service, (self.function, values), self.inherited, self.meter).await
             }
         };
         part.outcome(result)
@@ -475,11 +493,17 @@ impl PartCall {
     }
 }
 
-/// Whose streams they are that a caller reads.
+/// With whom a caller exchanges streams.
 #[derive(Clone)]
 pub(crate) struct PartStreams(Arc<Running>);
 
 impl PartStreams {
+    /// There is no place for one more.
+    pub(crate) fn refuse(&self) -> PartError {
+        self.0.refused.fetch_add(1, Relaxed);
+        PartError { part: self.0.name.clone(), fault: PartFault::Streams }
+    }
+
     /// It ended in the middle of one.
     pub(crate) fn cut_short(&self) -> PartError {
         let part = &self.0;
@@ -491,7 +515,7 @@ impl PartStreams {
 
 impl Running {
     /// A turn to call it, kept until the call's end.
-    pub(crate) async fn enter(&self) -> Result<tokio::sync::OwnedSemaphorePermit, PartFault> {
+    pub(crate) async fn enter(&self) -> Result<OwnedSemaphorePermit, PartFault> {
         // The caller has a deadline of its own, which ends it wherever it waits.
         match self.door.enter(tokio::time::Instant::now() + QUEUE_WAIT_MAX).await {
             Ok(turn) => Ok(turn),
@@ -503,7 +527,7 @@ impl Running {
     fn outcome<T>(&self, result: Result<T, PartFault>) -> wasmtime::Result<T> {
         result.map_err(|fault| {
             match &fault {
-                PartFault::Busy => self.refused.fetch_add(1, Relaxed),
+                PartFault::Busy | PartFault::Streams => self.refused.fetch_add(1, Relaxed),
                 PartFault::Failed(_) | PartFault::Down { .. } => self.failures.fetch_add(1, Relaxed),
             };
             // A service's own errors are noted where it ends.

@@ -16,7 +16,8 @@ use super::{
     supervision::{Action, Input, Phase, Supervision},
 };
 use crate::{
-    bridge::Values, computing::in_slices, failure::Failure, host::Host, inherited::Inherited, lock, unit::Blueprint,
+    bridge::Values, computing::in_slices, failure::Failure, host::Host, inherited::Inherited, limits::CpuMeter, lock,
+    unit::Blueprint,
 };
 use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use std::{
@@ -303,12 +304,14 @@ async fn run_with_calls(
     instance.store.run_concurrent(serve).await?
 }
 
-/// One call, from its turn to its answer.
+/// One call, from its turn to its answer. Where it is measured, `payer` is charged for it, the request that calls. Where
+/// many calls share a store, nobody's request is: what they compute is the workload's.
 pub(crate) async fn call(
     part: &Arc<Running>,
     service: &Service,
     (function, mut values): (usize, Box<dyn Values>),
     inherited: Inherited,
+    payer: Option<Arc<CpuMeter>>,
 ) -> Result<Box<dyn Values>, PartFault> {
     let status = *service.status.borrow();
     if status.state != PartState::Ready {
@@ -323,7 +326,7 @@ pub(crate) async fn call(
             let (limit, stop) = (part.maker.blueprint.limits.wall, part.stop.clone());
             let call = async move {
                 let _turn = turn; // dropped after the instance is back
-                let in_time = tokio::time::timeout(limit, held.call(function, values, inherited)).await;
+                let in_time = tokio::time::timeout(limit, held.call(function, values, inherited, payer)).await;
                 in_time.unwrap_or_else(|_| Err(PartFault::Failed(Box::new(Failure::Wall { limit }))))
             };
             Finished { call: Some(Box::pin(call)), stop }.await
@@ -374,6 +377,7 @@ impl Held {
         function: usize,
         mut values: Box<dyn Values>,
         inherited: Inherited,
+        payer: Option<Arc<CpuMeter>>,
     ) -> Result<Box<dyn Values>, PartFault> {
         let Some(instance) = &mut self.instance else { return Err(PartFault::Busy) };
         // Its own, not the caller's: the call goes on without the caller.
@@ -382,7 +386,10 @@ impl Held {
         instance.begin_call(meter.clone(), inherited);
         let Some(function) = instance.functions().get(function).copied() else { return Err(PartFault::Busy) };
         let share = &self.part.maker.blueprint.node.processors;
-        let result = meter.measure(share, values.call(&mut instance.store, function)).await;
+        let result = meter.clone().measure(share, values.call(&mut instance.store, function)).await;
+        if let Some(payer) = payer {
+            payer.pay(meter.spent());
+        }
         match result {
             Ok(()) => {
                 if let Some(serial) = self.part.service().and_then(Service::serial) {

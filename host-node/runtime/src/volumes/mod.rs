@@ -85,17 +85,18 @@ pub(crate) struct VolumeKeeper {
     made: AtomicU64,
 }
 
-/// The volumes of one unit. Dropping it removes what was made for it.
+/// The volumes of one unit, or those that one of its parts sees. What was made for the unit is removed with the last of them.
 #[derive(Debug, Default)]
 pub(crate) struct Volumes {
     mounts: Vec<Mount>,
     quotas: Arc<[Option<Arc<Quota>>]>,
-    made: Option<Made>,
+    made: Option<Arc<Made>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Mount {
-    dir: File,
+    name: String,
+    dir: Arc<File>,
     guest: String,
     perms: FsPerms,
 }
@@ -106,6 +107,22 @@ struct Made {
     dir: PathBuf,
     reserved: u64,
     keeper: Arc<VolumeKeeper>,
+}
+
+impl Made {
+    /// The unit's own directory, which is made at its first use.
+    fn get<'a>(own: &'a mut Option<Self>, keeper: &Arc<VolumeKeeper>, unit: &str) -> io::Result<&'a mut Self> {
+        if let Some(made) = own {
+            return Ok(made);
+        }
+        let Some(root) = &keeper.options.dir else {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "this node keeps no volumes"));
+        };
+        // A new generation of a replica starts while the old one still runs.
+        let dir = root.join(format!("{unit}.{}", keeper.made.fetch_add(1, Relaxed)));
+        private_dir(&dir)?;
+        Ok(own.insert(Self { dir, reserved: 0, keeper: keeper.clone() }))
+    }
 }
 
 impl Drop for Made {
@@ -210,8 +227,8 @@ impl Volumes {
     }
 
     fn make(keeper: &Arc<VolumeKeeper>, unit: &str, volumes: &[Volume]) -> Result<Self, VolumeError> {
-        let mut this = Self::default();
-        let mut quotas = Vec::new();
+        let mut own = None;
+        let (mut mounts, mut quotas) = (Vec::new(), Vec::new());
         for Volume { name, mount, content } in volumes {
             let failed = |error: io::Error| VolumeError::Failed { name: name.clone(), message: error.to_string() };
             let (dir, perms, quota) = match content {
@@ -220,7 +237,7 @@ impl Volumes {
                     (keeper.host_dir(name, path)?, perms, None)
                 }
                 VolumeContent::Empty { bytes_max } => {
-                    let made = this.made(keeper, unit).map_err(failed)?;
+                    let made = Made::get(&mut own, keeper, unit).map_err(failed)?;
                     keeper.reserve(name, *bytes_max)?;
                     made.reserved += bytes_max;
                     let path = made.dir.join(name);
@@ -228,7 +245,7 @@ impl Volumes {
                     (open_dir(&path).map_err(failed)?, FsPerms::ReadWrite, Some(Quota::new(path, *bytes_max)))
                 }
                 VolumeContent::Files(files) => {
-                    let path = this.made(keeper, unit).map_err(failed)?.dir.join(name);
+                    let path = Made::get(&mut own, keeper, unit).map_err(failed)?.dir.join(name);
                     private_dir(&path).map_err(failed)?;
                     for (file, text) in files {
                         fs::write(path.join(file), text).map_err(failed)?;
@@ -236,30 +253,24 @@ impl Volumes {
                     (open_dir(&path).map_err(failed)?, FsPerms::ReadOnly, None)
                 }
             };
-            this.mounts.push(Mount { dir, guest: mount.clone(), perms });
+            mounts.push(Mount { name: name.clone(), dir: Arc::new(dir), guest: mount.clone(), perms });
             quotas.push(quota);
         }
-        this.quotas = quotas.into();
-        Ok(this)
+        Ok(Self { mounts, quotas: quotas.into(), made: own.map(Arc::new) })
     }
 
-    /// The unit's own directory.
-    fn made(&mut self, keeper: &Arc<VolumeKeeper>, unit: &str) -> io::Result<&mut Made> {
-        if self.made.is_none() {
-            let Some(root) = &keeper.options.dir else {
-                return Err(io::Error::new(io::ErrorKind::Unsupported, "this node keeps no volumes"));
-            };
-            // A new generation of a replica starts while the old one still runs.
-            let dir = root.join(format!("{unit}.{}", keeper.made.fetch_add(1, Relaxed)));
-            private_dir(&dir)?;
-            self.made = Some(Made { dir, reserved: 0, keeper: keeper.clone() });
-        }
-        self.made.as_mut().ok_or_else(|| io::ErrorKind::Other.into())
+    /// Those of them that a part sees: the same directories, and the same quotas.
+    pub(crate) fn only(&self, names: &[String]) -> Self {
+        let is_seen = |(mount, _): &(&Mount, &Option<Arc<Quota>>)| names.contains(&mount.name);
+        let seen = self.mounts.iter().zip(self.quotas.iter()).filter(is_seen);
+        let (mounts, quotas): (Vec<Mount>, Vec<_>) = seen.map(|(mount, quota)| (mount.clone(), quota.clone())).unzip();
+        let made = self.made.clone().filter(|_| !mounts.is_empty());
+        Self { mounts, quotas: quotas.into(), made }
     }
 
     /// Give an instance its directories.
     pub(crate) fn open(&self, wasi: &mut WasiCtxBuilder) -> wasmtime::Result<()> {
-        for Mount { dir, guest, perms } in &self.mounts {
+        for Mount { dir, guest, perms, .. } in &self.mounts {
             wasi.preopened_dir(path_of(dir), guest, *perms)?;
         }
         Ok(())

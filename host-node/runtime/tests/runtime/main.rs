@@ -20,6 +20,7 @@ mod room;
 mod sockets;
 mod streams;
 mod volumes;
+mod warm;
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;

@@ -438,6 +438,38 @@ async fn asynchronous_calls_cost_their_request_its_time() {
     assert!(part(&unit).calls < 46, "{:?}", part(&unit));
 }
 
+/// The same for calls of a service that answers one at a time: each has a budget of its own, and counts for its request.
+#[tokio::test]
+async fn calls_of_a_service_cost_their_request_its_time() {
+    let computes = made_of(
+        r#"(component
+            (core module $m
+                (func (export "add") (param i32) (result i32) (local $n i32)
+                    (loop (local.set $n (i32.add (local.get $n) (i32.const 1)))
+                        (br_if 0 (i32.lt_u (local.get $n) (i32.const 250000000))))
+                    (local.get 0)))
+            (core instance $i (instantiate $m))
+            (func $add (param "by" u32) (result u32) (canon lift (core func $i "add")))
+            (instance $counter (export "add" (func $add)))
+            (export "example:parts/counter@0.1.0" (instance $counter)))"#,
+    )
+    .await;
+    let parts = vec![
+        Part::new(name("computes"), computes, service()),
+        Part::new(name("part"), component("part").await, lazy()),
+    ];
+    let edges = [edges("computes", &["counter"]), edges("part", &["text", "values", "faults"])].concat();
+    let assembly = RUNTIME.assemble(component("part-caller").await, parts, edges).unwrap();
+    let unit = Unit::start(&RUNTIME, assembly, with_limits(60_000, 900)).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(text(&unit, get("/loop/add/0/3")).await.unwrap().0, 200, "each request has its own");
+    }
+    let error = unit.call(get("/loop/add/0/40")).await.unwrap_err();
+    assert_eq!(error, CallError::Timeout { limit: Duration::from_millis(900) });
+    let service = part(&unit);
+    assert!(service.calls < 46 && service.restarts == 0, "{service:?}");
+}
+
 /// A service that reads its stdin hears of the end of its unit, and has time for it. One that does not costs none.
 #[tokio::test]
 async fn a_service_is_told_before_it_is_stopped() {

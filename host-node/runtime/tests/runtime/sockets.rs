@@ -222,6 +222,18 @@ async fn a_socket_counts_for_as_long_as_one_of_its_streams() {
     assert_eq!((stats.instances_created, stats.failures), (1, 0), "one instance got all of them back: {stats:?}");
 }
 
+/// A connection that was let in and that nobody took is gone with its listener, and so is its place.
+#[tokio::test]
+async fn connections_that_nobody_takes_give_their_places_back() {
+    let unit = sockets("sockets03", &[], |_| ()).await;
+    assert_eq!(ask(&unit, "/ready-on/400").await, (200, "400\n".into()));
+    assert_eq!(ask(&unit, "/many/500").await, (200, "128\n".into()));
+    // One that waits at a listener that is there has its place.
+    let (status, text) = ask(&unit, "/self/8080").await;
+    assert!(status == 200 && text.contains("ping and pong"), "{text}");
+    assert_eq!((unit.stats().instances_created, unit.stats().failures), (1, 0), "one instance got all of them back");
+}
+
 /// A port is open for as long as its instance lives, and no longer.
 #[tokio::test]
 async fn ports_end_with_their_instance() {

@@ -4,7 +4,7 @@ use super::{
     parts::{body, lazy, name, part},
     *,
 };
-use lattice_runtime::{EdgeError, LoadError, Part, PartRole, PartState, Restart, Uncrossable, crossing};
+use lattice_runtime::{EdgeError, Limit, LoadError, Part, PartRole, PartState, Restart, Uncrossable, crossing};
 
 const INTERFACE: &str = "example:flow/streams@0.1.0";
 
@@ -83,6 +83,41 @@ async fn a_writer_waits_for_its_reader_and_ends_with_it() {
     }
     assert_eq!(body(&unit, "/abandoned").await, "2");
     assert_eq!(part(&unit).restarts, 0);
+}
+
+/// What is in a stream is in no guest's memory, so there are so many of them and no more, whoever holds them.
+#[tokio::test]
+async fn streams_of_a_unit_are_bounded_and_given_back() {
+    let bystander = unit().await;
+    let unit = unit().await;
+    for path in ["/hoard", "/push"] {
+        assert_eq!(body(&unit, &format!("{path}/64/0")).await, "64");
+        let error = text(&unit, get(&format!("{path}/65/0"))).await.unwrap_err().to_string();
+        assert!(error.contains("its part flow: this replica has 64 open"), "{path}: {error}");
+        // All are given back with the instance that had them; and together those of several are too many.
+        let held = tokio::spawn(unit.call(get(&format!("{path}/40/60000"))));
+        until("it has them", || part(&unit).in_flight >= 40 || path == "/hoard" && unit.stats().in_flight == 1).await;
+        let mut refused = 0;
+        for _ in 0..3000 {
+            match text(&unit, get(&format!("{path}/40/0"))).await {
+                Err(error) if error.to_string().contains("64 open") => refused += 1,
+                _ => {}
+            }
+            if refused == 2 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await; // it is not known when it has all of them
+        }
+        assert_eq!(refused, 2, "{path}");
+        assert_eq!(body(&bystander, &format!("{path}/64/0")).await, "64");
+        held.abort();
+        let _ = held.await;
+        until("the service has read to the end", || part(&unit).in_flight == 0).await;
+        assert_eq!(body(&unit, &format!("{path}/64/0")).await, "64");
+    }
+    let stats = unit.stats();
+    assert!(stats.tally.limits.get(&Limit::Streams).is_some_and(|hits| *hits >= 6), "{stats:?}");
+    assert!(part(&unit).refused >= 6 && part(&unit).restarts == 0, "{stats:?}");
 }
 
 /// A part of a stream never reads like the whole of it.

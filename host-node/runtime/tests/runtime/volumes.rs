@@ -1,15 +1,21 @@
 //! Volumes: what guests find in them, and what they can't do with them however they try.
 
-use crate::{BOTH, RUNTIME, alone, config, get, guest, hello, request, text, until};
+use crate::{
+    BOTH, RUNTIME, alone, config, get, guest, hello,
+    parts::{name, part},
+    request, text, until,
+};
 use lattice::id::Digest;
 use lattice_runtime::{
-    Reuse, Runtime, RuntimeOptions, StartError, Unit, UnitConfig, Volume, VolumeContent, VolumeError, VolumeOptions,
+    Edge, FailureKind, Part, PartRole, PartState, Restart, Reuse, Runtime, RuntimeOptions, StartError, Unit,
+    UnitConfig, Volume, VolumeContent, VolumeError, VolumeOptions,
 };
 use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     sync::LazyLock,
+    time::Duration,
 };
 use tempfile::TempDir;
 
@@ -119,6 +125,72 @@ async fn instances_of_a_unit_share_a_volume_and_it_goes_with_them() {
     assert_eq!(Node::over(dir).made(), 0);
 }
 
+/// A service that keeps what it counts in a file, and the component that calls it.
+async fn visits(node: &Node, sees: &[&str]) -> Unit {
+    let load = async |name: &str| {
+        let bytes = guest(name);
+        node.runtime.load(Digest::of(&bytes), bytes).await.unwrap()
+    };
+    let quick = Restart { backoff_min: Duration::from_millis(1), ..Restart::default() };
+    let part = Part {
+        env: [("COUNTS".to_owned(), "/data/counts".to_owned())].into(),
+        volumes: sees.iter().map(|name| (*name).to_owned()).collect(),
+        ..Part::new(name("tally"), load("tally").await, PartRole::Service { restart: quick })
+    };
+    let interface = "example:tally/tally@0.1.0".to_owned();
+    let edge = Edge { from: None, import: interface.clone(), to: name("tally"), export: interface };
+    let assembly = node.runtime.assemble(load("visits").await, vec![part], vec![edge]).unwrap();
+    let config = UnitConfig { volumes: vec![empty("/other", MIB), empty("/data", MIB)], ..config() };
+    Unit::start(&node.runtime, assembly, config).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_service_keeps_its_state_in_a_volume_that_it_names() {
+    let node = Node::new();
+    for (sees, expect) in [(vec!["data"], "a: 4"), (vec!["other"], "a: 1"), (vec![], "a: 1")] {
+        let unit = visits(&node, &sees).await;
+        for n in 1..=3 {
+            assert_eq!(ask(&unit, "GET", "/a").await.1, format!("a: {n}"));
+        }
+        assert!(text(&unit, get("/-/reset")).await.is_err(), "the service ends");
+        until("it is there again", || part(&unit).state == PartState::Ready && part(&unit).restarts == 1).await;
+        assert_eq!(ask(&unit, "GET", "/a").await.1, expect, "{sees:?}");
+        // The room is taken once, and given back with the unit.
+        assert_eq!(node.made(), 1);
+        drop(unit);
+        until("the volumes are removed", || node.made() == 0).await;
+    }
+}
+
+/// Requests are served by instances that are made for them then, and the failure is told.
+#[tokio::test]
+async fn an_instance_that_fails_its_warm_up_later_is_not_kept() {
+    let node = Node::new();
+    let site = node.path("allowed");
+    fs::write(site.join("index"), "moin").unwrap();
+    let bytes = guest("files");
+    let component = node.runtime.load(Digest::of(&bytes), bytes).await.unwrap();
+    let reuse = Reuse {
+        warm_up: Some("/site/index".parse().unwrap()),
+        requests: 2,
+        idle: Duration::from_millis(200),
+        ..Reuse::default()
+    };
+    let volumes = vec![volume("/site", VolumeContent::Host { path: site.clone(), read_only: true })];
+    let unit =
+        Unit::start(&node.runtime, alone(&node.runtime, component), UnitConfig { volumes, reuse, ..config() }).await;
+    let unit = unit.unwrap();
+    fs::remove_file(site.join("index")).unwrap();
+    let failed = || unit.stats().tally.failures.get(&FailureKind::WarmUp).copied().unwrap_or_default();
+    assert_eq!((unit.stats().instances_idle, failed()), (1, 0));
+    assert_eq!(ask(&unit, "GET", "/site").await.0, 200, "the one that was warm, and its last request");
+    until("others are tried", || failed() >= 2).await;
+    assert_eq!(unit.stats().instances_idle, 0);
+    let why = unit.stats().tally.last_failure.unwrap().message;
+    assert_eq!(why, "failed its warm-up: GET /site/index was answered with the status 404");
+    assert_eq!(ask(&unit, "GET", "/site").await.0, 200);
+}
+
 #[tokio::test]
 async fn a_guest_without_volumes_sees_no_directory() {
     let unit = Node::new().start(vec![]).await;
@@ -226,7 +298,7 @@ async fn until_ok(unit: &Unit, path: &str) {
         if ask(unit, "POST", path).await.0 == 200 {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("{path} is still refused");
 }
