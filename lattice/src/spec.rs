@@ -7,6 +7,7 @@ mod callers;
 mod cron;
 pub mod grants;
 mod http;
+mod keyvalue;
 mod optimize;
 mod parse;
 mod parts;
@@ -28,6 +29,7 @@ pub use http::{
     PathMatch, PathPrefix, RedirectScheme, RedirectSpec, RetrySpec, RewriteSpec, Route, Share, SplitBy, ValueMatch,
     is_idempotent,
 };
+pub use keyvalue::{Access, BucketName, KeyvalueGrant, StoreName};
 pub use optimize::Optimize;
 pub use parse::{SpecError, parse, parse_value, unresolved};
 pub use parts::{PartRole, PartSpec, RestartSpec, ServiceLimits, ServiceSpec};

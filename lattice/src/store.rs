@@ -275,6 +275,8 @@ pub struct Platform {
     pub store: std::sync::Arc<dyn Store>,
     pub artifacts: std::sync::Arc<dyn Artifacts>,
     pub bus: std::sync::Arc<dyn Bus>,
+    /// What guests may be given, looked at before they are.
+    pub buckets: std::sync::Arc<dyn crate::bucket::Buckets>,
     pub clock: std::sync::Arc<dyn Clock>,
     pub rng: std::sync::Arc<dyn Rng>,
 }

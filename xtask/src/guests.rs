@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 33] = [
+const RUST: [&str; 34] = [
     "asker",
     "asker03",
     "border",
@@ -48,6 +48,7 @@ const RUST: [&str; 33] = [
     "border03",
     "config",
     "config-view",
+    "counter",
     "echo",
     "echo02",
     "faults",

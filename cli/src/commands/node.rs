@@ -28,6 +28,7 @@ use lattice::{
 };
 use lattice_control_plane::{ControlPlane, ControlPlaneError, NodeOptions, Timing};
 use lattice_host_node::{HostNode, HostOptions, NetworkOptions, VolumeOptions};
+use lattice_nats::GuestBuckets;
 use lattice_router::{Network, Router, RouterOptions, Tls};
 use lattice_telemetry::Telemetry;
 pub use machine::memory;
@@ -287,7 +288,7 @@ async fn serve(
     if args.taints.len() > TAINTS_MAX {
         return Err(Failure::usage(format!("{} taints; at most {TAINTS_MAX} are allowed", args.taints.len())).into());
     }
-    let network = network(&args)?;
+    let mut network = network(&args)?;
     let tls = args.https.load()?;
     let http = listen(args.http, "--http").await?;
     let https = match args.https.address.zip(tls) {
@@ -311,6 +312,7 @@ async fn serve(
     tokio::spawn(admin::serve(admin_listener, admin.clone(), ended.clone()));
     tracing::info!(%node, lattice = %context.lattice, http = %http_address, admin = %admin_address, data = %data.path().display(), "starting");
     let name = format!("lattice {} node {node}", context.lattice);
+    network.buckets = Arc::new(GuestBuckets::new(settings.clone().into_options(&name)?));
     // Two connections: a slow reader of bulk bytes may be cut off by the server, and must not take the session with it.
     let joining = async {
         let lattice = context.lattice.clone();

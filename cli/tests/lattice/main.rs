@@ -31,6 +31,7 @@ mod routes;
 mod schedules;
 mod security;
 mod serving;
+mod stores;
 mod streaming;
 mod telemetry;
 mod up;

@@ -11,6 +11,7 @@ mod put;
 mod read;
 mod routes;
 mod schedules;
+mod stores;
 
 use crate::{Inspector, NodeOptions, events::Events, reports::Reports};
 use bytes::Bytes;

@@ -37,6 +37,7 @@ impl Admission {
             }
         };
         self.check_components(&spec).await?;
+        self.check_stores(&spec).await?;
         let expected = expected_revision(message)?;
         let made = self.made_of(&spec, !dry_run).await?;
         self.check_concurrency(&spec, made.as_ref().map(|made| &made.brief.entry)).await?;

@@ -20,6 +20,8 @@ pub enum Source {
     HttpOut,
     /// `grants.connect` of the spec. Without it there is the replica's private loopback and nothing else.
     Connect,
+    /// `grants.keyvalue` of the spec. Without it there is no store.
+    Keyvalue,
     /// `volumes` of the spec. Without them there is no directory.
     Volumes,
 }
@@ -50,6 +52,7 @@ pub fn capability(import: &str) -> Option<Capability> {
         }
         ("wasi:http", _) => always("types of requests and responses"),
         ("wasi:io", _) => always("streams and polling"),
+        ("wasi:keyvalue", _) => Capability { from: Source::Keyvalue, what: "no store at all" },
         ("wasi:random", _) => always("the node's randomness"),
         ("wasi:sockets", _) => Capability { from: Source::Connect, what: "the replica's private loopback" },
         _ => always("offered by the node"),

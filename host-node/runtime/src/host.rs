@@ -117,6 +117,11 @@ pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>) -> wasmtime::Re
 }
 
 impl Host {
+    /// What stores are opened with.
+    pub(crate) fn table_and_network(&mut self) -> (&mut ResourceTable, &Arc<Network>) {
+        (&mut self.table, &self.hooks.network)
+    }
+
     /// What file systems are made of.
     pub(crate) fn files(&mut self) -> (WasiCtxView<'_>, &mut Descriptors) {
         (WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }, &mut self.descriptors)

@@ -33,6 +33,7 @@ mod host;
 mod identity;
 mod inherited;
 mod inspect;
+mod keyvalue;
 mod lane;
 mod ledger;
 mod limits;

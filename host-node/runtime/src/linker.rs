@@ -29,6 +29,9 @@ pub(crate) const OFFERED: &[(&str, &str)] = &[
     ("wasi:io/error", "0.2"),
     ("wasi:io/poll", "0.2"),
     ("wasi:io/streams", "0.2"),
+    ("wasi:keyvalue/atomics", "0.2.0-draft"),
+    ("wasi:keyvalue/batch", "0.2.0-draft"),
+    ("wasi:keyvalue/store", "0.2.0-draft"),
     ("wasi:random/insecure", "0.2"),
     ("wasi:random/insecure-seed", "0.2"),
     ("wasi:random/random", "0.2"),
@@ -83,6 +86,7 @@ pub(crate) fn plain(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     wasmtime_wasi_config::add_to_linker(&mut linker, |host: &mut Host| WasiConfig::from(&host.config))?;
     crate::identity::add_to_linker(&mut linker)?;
+    crate::keyvalue::add_to_linker(&mut linker)?;
     network::add_to_linker02(&mut linker)?;
     Ok(linker)
 }

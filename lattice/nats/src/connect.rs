@@ -4,6 +4,7 @@ use crate::{
     artifacts::ObjectStore,
     bus::NatsBus,
     clock::{SystemClock, SystemRng},
+    guests::NodeBuckets,
     layout,
     store::NatsStore,
 };
@@ -45,6 +46,8 @@ pub struct ConnectOptions {
     pub name: String,
     /// Keep trying when the server is not there at first.
     pub retry_first: bool,
+    /// Take replies under a prefix that no other connection has.
+    pub own_inbox: bool,
 }
 
 impl std::fmt::Debug for ConnectOptions {
@@ -140,6 +143,9 @@ pub async fn connect(options: ConnectOptions) -> Result<Nats, ConnectError> {
             }
             async {}
         });
+    if options.own_inbox {
+        nats = nats.custom_inbox_prefix(format!("_INBOX.{}", uuid::Uuid::new_v4().simple()));
+    }
     if options.retry_first {
         nats = nats.retry_on_initial_connect();
     }
@@ -261,6 +267,7 @@ impl Nats {
             store: Arc::new(NatsStore::new(self.clone(), lattice.clone(), create)),
             artifacts: Arc::new(ObjectStore::new(layout.artifacts)),
             bus: self.bus(),
+            buckets: Arc::new(NodeBuckets(self.clone())),
             clock: Arc::new(SystemClock::default()),
             rng: Arc::new(SystemRng),
         })

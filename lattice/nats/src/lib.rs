@@ -8,10 +8,12 @@ mod bus;
 mod clock;
 mod connect;
 mod events;
+mod guests;
 mod layout;
 mod outbox;
 mod store;
 
 pub use clock::{SystemClock, SystemRng};
 pub use connect::{ConnectError, ConnectOptions, Nats, ServerFacts, connect};
+pub use guests::GuestBuckets;
 pub use layout::{API_LEVEL_LEAST, API_LEVEL_RECOMMENDED};

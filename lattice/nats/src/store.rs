@@ -159,7 +159,7 @@ impl NatsStore {
 }
 
 /// A deletion by a client, or the server's marker for a key that expired.
-fn is_deletion(headers: &HeaderMap) -> bool {
+pub(crate) fn is_deletion(headers: &HeaderMap) -> bool {
     headers.get(MARKER_REASON).is_some()
         || headers.get(OPERATION).is_some_and(|operation| matches!(operation.as_str(), "DEL" | "PURGE"))
 }

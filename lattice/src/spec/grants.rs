@@ -1,7 +1,7 @@
 //! What a workload may reach outside: `grants` of a spec, how they are read, and whether one covers a target. Pure, and the
 //! only place where hosts of outgoing requests are compared: who sends asks here, so that a name is read in one way only.
 
-use super::{PathPrefix, SpecError, http::is_host_name};
+use super::{KeyvalueGrant, PathPrefix, SpecError, StoreName, http::is_host_name};
 use crate::{
     limits::{GRANTS_MAX, clip},
     mesh,
@@ -9,7 +9,7 @@ use crate::{
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 /// What a workload may reach outside. Nothing, unless it is listed here. A grant is about names and ports; where the
 /// name leads must be public besides, or a range that the operator of the node allows (`lattice node --allow-egress`).
@@ -29,11 +29,16 @@ pub struct Grants {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub connect: Vec<ConnectGrant>,
+    /// Which KV buckets its guests open through `wasi:keyvalue`, by the name they open them by, which is `default` where an
+    /// interface leaves it open: `{default: {bucket: shop-kv}}`. Other names are no store to them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 256))]
+    pub keyvalue: BTreeMap<StoreName, KeyvalueGrant>,
 }
 
 impl Grants {
     pub fn is_empty(&self) -> bool {
-        self.http_out.is_empty() && self.connect.is_empty()
+        self.http_out.is_empty() && self.connect.is_empty() && self.keyvalue.is_empty()
     }
 
     /// Whether a request to this target may be sent.
@@ -65,7 +70,9 @@ impl Grants {
 /// What types cannot say. Names below `.lattice` that grant nothing are among it: a record that was put when they were like
 /// any others must still be read.
 pub(super) fn check(field: &str, grants: &Grants) -> Result<(), SpecError> {
-    for (name, count) in [("http-out", grants.http_out.len()), ("connect", grants.connect.len())] {
+    let counts =
+        [("http-out", grants.http_out.len()), ("connect", grants.connect.len()), ("keyvalue", grants.keyvalue.len())];
+    for (name, count) in counts {
         if count > GRANTS_MAX {
             return Err(SpecError::new(format!("{field}.{name}"), format!("at most {GRANTS_MAX} grants are allowed")));
         }

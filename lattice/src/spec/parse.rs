@@ -281,6 +281,7 @@ pub fn unresolved(spec: &WorkloadSpec) -> Option<SpecError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::Access;
 
     const SMALLEST: &str = "name: hello\ncomponents:\n  - {name: hello, source: file:./hello.wasm}\nhttp:\n  routes: [{host: hello.test}]\n";
 
@@ -396,6 +397,18 @@ mod tests {
         refuse(&with("{http-out: ['https://bücher.test']}"), "grants.http-out[0]", "punycode");
         refuse(&with("{connect: ['tcp://db.test']}"), "grants.connect[0]", "needs a port");
         refuse(&with("{http: []}"), "grants.http", "unknown field");
+        let spec = parse(with("{keyvalue: {default: {bucket: shop-kv, access: read-only}}}").as_bytes()).unwrap();
+        assert_eq!(spec.grants.keyvalue.values().next().unwrap().access, Access::ReadOnly);
+        let bucket = "grants.keyvalue.default.bucket";
+        refuse(&with("{keyvalue: {default: {bucket: a.b}}}"), bucket, "not a bucket");
+        refuse(&with("{keyvalue: {default: {bucket: lattice-default-specs}}}"), bucket, "lattice's own");
+        refuse(
+            &with("{keyvalue: {default: {bucket: a, access: write}}}"),
+            "grants.keyvalue.default.access",
+            "read-only",
+        );
+        refuse(&with("{keyvalue: {'a b': {bucket: a}}}"), "grants.keyvalue.a b", "not a name");
+        refuse(&with("{keyvalue: {default: {}}}"), "grants.keyvalue.default", "bucket");
         let many = vec!["https://a.test"; crate::limits::GRANTS_MAX + 1].join(", ");
         refuse(&with(&format!("{{http-out: [{many}]}}")), "grants.http-out", "at most");
 

@@ -9,9 +9,14 @@ impl WorkloadSpec {
         let is_plain = self.http.routes.iter().all(Route::is_plain) && self.http.callers.is_none();
         // Those who don't know them would take a workload's name for a host's, and ask DNS.
         let calls = self.all_grants().any(Grants::has_workloads);
-        let has_volumes = self.parts().any(|part| !part.volumes.is_empty());
-        let warms_up = self.reuse.settings().is_some_and(|reuse| reuse.warm_up.is_some());
-        if self.rollout != RolloutSpec::default() || !self.probes.is_empty() || has_volumes || warms_up {
+        let is_of_schema_4 = [
+            self.rollout != RolloutSpec::default(),
+            !self.probes.is_empty(),
+            self.parts().any(|part| !part.volumes.is_empty()),
+            self.reuse.settings().is_some_and(|reuse| reuse.warm_up.is_some()),
+            self.all_grants().any(|grants| !grants.keyvalue.is_empty()),
+        ];
+        if is_of_schema_4.contains(&true) {
             4
         } else if !is_plain || calls || !self.placement.is_plain() {
             3

@@ -4,12 +4,14 @@
 //! Start at [`MemoryLattice`]; [`conformance`] says what "the semantics of a real server" means.
 
 mod artifacts;
+mod buckets;
 mod bus;
 pub mod conformance;
 mod poll;
 mod store;
 
 pub use artifacts::MemoryArtifacts;
+pub use buckets::{MemoryBucket, MemoryBuckets};
 pub use bus::MemoryBus;
 pub use store::{Checkpoint, MemoryStore};
 
@@ -22,6 +24,7 @@ pub struct MemoryLattice {
     store: MemoryStore,
     artifacts: MemoryArtifacts,
     exchange: bus::Exchange,
+    buckets: MemoryBuckets,
 }
 
 impl MemoryLattice {
@@ -35,9 +38,15 @@ impl MemoryLattice {
             store: Arc::new(self.store.clone()),
             artifacts: Arc::new(self.artifacts.clone()),
             bus: Arc::new(MemoryBus::new(self.exchange.clone(), clock.clone())),
+            buckets: Arc::new(self.buckets.clone()),
             clock,
             rng,
         }
+    }
+
+    /// What guests may be given.
+    pub fn buckets(&self) -> &MemoryBuckets {
+        &self.buckets
     }
 
     /// The store, for what only its operator can do.

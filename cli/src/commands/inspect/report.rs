@@ -367,6 +367,10 @@ fn behind(spec: &WorkloadSpec, capability: Capability) -> (BoundTo, String) {
         Source::Node => return (BoundTo::Host, capability.what.to_owned()),
         Source::HttpOut => ("grants.http-out", list(&spec.grants.http_out)),
         Source::Connect => ("grants.connect", list(&spec.grants.connect)),
+        Source::Keyvalue => {
+            let stores = spec.grants.keyvalue.iter().map(|(name, grant)| format!("{name} (bucket {})", grant.bucket));
+            ("grants.keyvalue", stores.collect())
+        }
         Source::Volumes => ("volumes", list(spec.volumes.iter().map(|volume| &volume.mount))),
     };
     if granted.is_empty() {

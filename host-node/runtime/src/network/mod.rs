@@ -1,4 +1,4 @@
-//! What guests reach outside of their instance: HTTP requests, sockets, and the private loopback of their replica. Denied
+//! What guests reach outside of their instance: HTTP requests, sockets, stores, and the private loopback of their replica. Denied
 //! unless granted; what is granted leads to public addresses, or to those that the node's operator allows.
 //!
 //! Two judgements, and both must be passed by what is really used. The *grants* of the workload are about names
@@ -8,7 +8,7 @@
 //!
 //! Start at [`Network`], one for each replica and set of grants. `client.rs` sends HTTP requests, `connect.rs` opens their
 //! connections, `mesh.rs` hands those that are for another workload to the router; `sockets.rs` judges sockets,
-//! `loopback.rs` is the private loopback.
+//! `stores.rs` opens buckets, `loopback.rs` is the private loopback.
 
 mod body;
 mod client;
@@ -22,18 +22,27 @@ mod resolve;
 mod sockets;
 mod sockets02;
 mod sockets03;
+mod stores;
 mod stream;
 mod tls;
 
 pub(crate) use mesh::Polled;
 pub(crate) use sockets::Sockets;
+pub(crate) use stores::Store;
 
 pub use resolve::{Lookup, LookupError, Resolver, SystemResolver};
 
 use crate::{host::Host, logs::LogSink, network::denial::Denials};
 use connect::Connector;
 use hyper_util::client::legacy::Client;
-use lattice::{address::AddressPolicy, id::WorkloadName, mesh::Mesh, spec::Grants, trace::Tracer};
+use lattice::{
+    address::AddressPolicy,
+    bucket::{Buckets, NoBuckets},
+    id::WorkloadName,
+    mesh::Mesh,
+    spec::Grants,
+    trace::Tracer,
+};
 use loopback::Loopback;
 use mesh::MeshPlace;
 use std::{
@@ -68,11 +77,14 @@ pub struct NetworkOptions {
     pub authorities_pem: Vec<u8>,
     /// Who turns names into addresses. Default the system.
     pub resolver: Arc<dyn Resolver>,
+    /// The KV buckets that guests with a grant open. Default none.
+    pub buckets: Arc<dyn Buckets>,
 }
 
 impl Default for NetworkOptions {
     fn default() -> Self {
-        Self { addresses: AddressPolicy::default(), authorities_pem: Vec::new(), resolver: Arc::new(SystemResolver) }
+        let (resolver, buckets) = (Arc::new(SystemResolver), Arc::new(NoBuckets));
+        Self { addresses: AddressPolicy::default(), authorities_pem: Vec::new(), resolver, buckets }
     }
 }
 
@@ -86,6 +98,7 @@ pub(crate) struct NodeNetwork {
     /// Of all instances.
     sockets: AtomicUsize,
     mesh: MeshPlace,
+    buckets: Arc<dyn Buckets>,
     tracer: Tracer,
 }
 
@@ -100,6 +113,7 @@ impl NodeNetwork {
             lookups: Arc::new(Semaphore::new(NODE_LOOKUPS_MAX)),
             sockets: AtomicUsize::new(0),
             mesh: MeshPlace::new(),
+            buckets: options.buckets.clone(),
             tracer,
         }))
     }
@@ -141,6 +155,7 @@ pub(crate) struct Network {
     requests: Arc<Semaphore>,
     lookups: Arc<Semaphore>,
     names: sockets::Names,
+    stores: stores::Stores,
     counters: Arc<Counters>,
     denials: Arc<Denials>,
 }
@@ -176,8 +191,8 @@ impl Network {
             Connector::new(node.clone(), loopback.clone(), lookups.clone(), counters.clone(), denials.clone());
         let client = client::new(connector);
         let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
-        let names = sockets::Names::default();
-        Arc::new(Self { workload, grants, node, loopback, client, requests, lookups, names, counters, denials })
+        let (names, stores) = (sockets::Names::default(), stores::Stores::new(&grants.keyvalue));
+        Arc::new(Self { workload, grants, node, loopback, client, requests, lookups, names, stores, counters, denials })
     }
 
     /// Whether any request may leave.

@@ -62,6 +62,7 @@ pub(crate) static OUTSIDE: LazyLock<Runtime> = LazyLock::new(|| {
         addresses: AddressPolicy::new(["127.0.0.1", "127.0.0.3"].map(|range| range.parse().unwrap()).into()),
         authorities_pem: include_bytes!("../certificates/authority.pem").to_vec(),
         resolver: Arc::new(Table),
+        ..NetworkOptions::default()
     };
     Runtime::new(options).unwrap()
 });

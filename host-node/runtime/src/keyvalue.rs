@@ -1,0 +1,311 @@
+//! `wasi:keyvalue@0.2.0-draft` over KV buckets: stores, atomic increments, batches. What is granted is in
+//! `network/stores.rs`. An operation that fails says what is known of its effect; what a guest is told names no server.
+
+use crate::{
+    host::Host,
+    network::{Network, Store},
+};
+use bindings::wasi::keyvalue::{atomics, batch, store};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use lattice::{
+    bucket::{BucketError, KEY_BYTES_MAX, KeyValue},
+    id::Revision,
+    spec::Access,
+};
+use std::{sync::Arc, time::Duration};
+use store::{Error, KeyResponse};
+use tokio::sync::SemaphorePermit;
+use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
+
+mod bindings {
+    //! Generated from `wit/deps/keyvalue`.
+    wasmtime::component::bindgen!({
+        path: "../../wit/deps/keyvalue",
+        world: "wasi:keyvalue/imports",
+        imports: { default: async | trappable },
+        with: { "wasi:keyvalue/store.bucket": super::OpenStore },
+    });
+}
+
+/// Keys in one answer to `list-keys`: with the longest ones a megabyte.
+const PAGE_KEYS: usize = 1_000;
+/// Keys of one batch, and how many of them are under way at a time.
+const BATCH_KEYS_MAX: usize = 1_000;
+const BATCH_AT_A_TIME: usize = 16;
+/// What one `get-many` may bring.
+const BATCH_BYTES_MAX: usize = 16 << 20;
+/// Between two tries to increment what another one incremented meanwhile: up to so long, and twice as long each time.
+const BACKOFF: Duration = Duration::from_millis(1);
+const BACKOFFS_MAX: u32 = 6;
+/// Tries to increment. The one whose write is taken is never late, so this is reached under attack only.
+const TRIES_MAX: u32 = 1_000;
+
+/// A store that a guest has open.
+#[expect(unreachable_pub, reason = "the generated bindings pass it on as theirs")]
+pub struct OpenStore {
+    name: String,
+    store: Store,
+}
+
+/// What the functions of the interface need of an instance.
+pub(crate) struct View<'a> {
+    table: &'a mut ResourceTable,
+    network: &'a Arc<Network>,
+}
+
+struct Has;
+
+impl HasData for Has {
+    type Data<'a> = View<'a>;
+}
+
+pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
+    fn view(host: &mut Host) -> View<'_> {
+        let (table, network) = host.table_and_network();
+        View { table, network }
+    }
+    store::add_to_linker::<_, Has>(linker, view)?;
+    atomics::add_to_linker::<_, Has>(linker, view)?;
+    batch::add_to_linker::<_, Has>(linker, view)
+}
+
+impl From<BucketError> for Error {
+    fn from(error: BucketError) -> Self {
+        match error {
+            BucketError::Absent(_) => Error::NoSuchStore,
+            error => Error::Other(error.to_string()),
+        }
+    }
+}
+
+type Outcome<T> = wasmtime::Result<Result<T, Error>>;
+
+impl View<'_> {
+    fn store(&self, open: &Resource<OpenStore>) -> wasmtime::Result<Store> {
+        Ok(self.table.get(open)?.store.clone())
+    }
+
+    /// For an operation that changes something.
+    fn to_change(&self, open: &Resource<OpenStore>) -> Outcome<Store> {
+        let OpenStore { name, store } = self.table.get(open)?;
+        if store.access == Access::ReadOnly {
+            self.network.note_read_only(name);
+            return Ok(Err(Error::AccessDenied));
+        }
+        Ok(Ok(store.clone()))
+    }
+}
+
+impl Store {
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, Error> {
+        self.operations.acquire().await.map_err(|_| Error::Other("the replica ends".into()))
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, Error> {
+        let _turn = self.turn().await?;
+        Ok(self.bucket.get(key).await?.map(|value| value.bytes.into()))
+    }
+
+    async fn set(&self, key: &str, value: Vec<u8>) -> Result<(), Error> {
+        let _turn = self.turn().await?;
+        self.bucket.put(key, value.into()).await?;
+        Ok(())
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), Error> {
+        let _turn = self.turn().await?;
+        Ok(self.bucket.delete(key).await?)
+    }
+}
+
+/// Add to the number under a key, written in decimal digits. Of any number of callers on any number of nodes each sees its own
+/// sum. An error after which it is not known whether the number was changed says so.
+async fn increment(bucket: &dyn KeyValue, key: &str, delta: u64) -> Result<u64, Error> {
+    let not_a_number = || Error::Other("the value is not a number of 64 bits in decimal digits".into());
+    let mut tries = 0;
+    loop {
+        let (number, at): (u64, Option<Revision>) = match bucket.get(key).await? {
+            None => (0, None),
+            Some(value) => {
+                let digits = std::str::from_utf8(&value.bytes).map_err(|_| not_a_number())?;
+                (digits.parse().map_err(|_| not_a_number())?, Some(value.revision))
+            }
+        };
+        let sum = number.checked_add(delta).ok_or_else(|| Error::Other("the sum has more than 64 bits".into()))?;
+        match bucket.update(key, Bytes::from(sum.to_string()), at).await {
+            Ok(_) => return Ok(sum),
+            Err(BucketError::Conflict) if tries < TRIES_MAX => {
+                let most = BACKOFF * (1 << tries.min(BACKOFFS_MAX));
+                tokio::time::sleep(most.mul_f64(rand::random())).await;
+                tries += 1;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+impl store::Host for View<'_> {
+    async fn open(&mut self, identifier: String) -> Outcome<Resource<OpenStore>> {
+        let name = if identifier.is_empty() { "default".to_owned() } else { identifier };
+        Ok(match self.network.open_store(&name).await {
+            None => Err(Error::NoSuchStore),
+            Some(Err(error)) => Err(error.into()),
+            Some(Ok(store)) => Ok(self.table.push(OpenStore { name, store })?),
+        })
+    }
+}
+
+impl store::HostBucket for View<'_> {
+    async fn get(&mut self, open: Resource<OpenStore>, key: String) -> Outcome<Option<Vec<u8>>> {
+        Ok(self.store(&open)?.get(&key).await)
+    }
+
+    async fn set(&mut self, open: Resource<OpenStore>, key: String, value: Vec<u8>) -> Outcome<()> {
+        Ok(match self.to_change(&open)? {
+            Ok(store) => store.set(&key, value).await,
+            Err(denied) => Err(denied),
+        })
+    }
+
+    async fn delete(&mut self, open: Resource<OpenStore>, key: String) -> Outcome<()> {
+        Ok(match self.to_change(&open)? {
+            Ok(store) => store.delete(&key).await,
+            Err(denied) => Err(denied),
+        })
+    }
+
+    async fn exists(&mut self, open: Resource<OpenStore>, key: String) -> Outcome<bool> {
+        Ok(self.store(&open)?.get(&key).await.map(|value| value.is_some()))
+    }
+
+    async fn list_keys(&mut self, open: Resource<OpenStore>, cursor: Option<u64>) -> Outcome<KeyResponse> {
+        let store = self.store(&open)?;
+        let list = async {
+            let _turn = store.turn().await?;
+            let page = store.bucket.keys(cursor.map(Revision), PAGE_KEYS).await?;
+            Ok(KeyResponse { keys: page.keys, cursor: page.next.map(|revision| revision.0) })
+        };
+        Ok(list.await)
+    }
+
+    async fn drop(&mut self, open: Resource<OpenStore>) -> wasmtime::Result<()> {
+        self.table.delete(open)?;
+        Ok(())
+    }
+}
+
+impl atomics::Host for View<'_> {
+    async fn increment(&mut self, open: Resource<OpenStore>, key: String, delta: u64) -> Outcome<u64> {
+        let store = match self.to_change(&open)? {
+            Ok(store) => store,
+            Err(denied) => return Ok(Err(denied)),
+        };
+        let add = async {
+            let _turn = store.turn().await?;
+            increment(&*store.bucket, &key, delta).await
+        };
+        Ok(add.await)
+    }
+}
+
+fn check_batch(keys: usize) -> Result<(), Error> {
+    if keys > BATCH_KEYS_MAX {
+        return Err(Error::Other(format!("{keys} keys in one batch; at most {BATCH_KEYS_MAX} are allowed")));
+    }
+    Ok(())
+}
+
+type Pair = (String, Vec<u8>);
+
+impl batch::Host for View<'_> {
+    async fn get_many(&mut self, open: Resource<OpenStore>, keys: Vec<String>) -> Outcome<Vec<Option<Pair>>> {
+        let store = self.store(&open)?;
+        let get = async {
+            check_batch(keys.len())?;
+            let mut bytes = 0;
+            let mut found = Vec::with_capacity(keys.len());
+            let store = &store;
+            let gets = keys.into_iter().map(|key| async move {
+                let value = store.get(&key).await?;
+                Ok::<_, Error>(value.map(|value| (key, value)))
+            });
+            let mut gets = stream::iter(gets).buffered(BATCH_AT_A_TIME);
+            while let Some(pair) = gets.try_next().await? {
+                bytes += pair.as_ref().map_or(0, |(key, value)| key.len() + value.len());
+                if bytes > BATCH_BYTES_MAX {
+                    let text = format!("the values are more than {BATCH_BYTES_MAX} bytes together: ask for fewer keys");
+                    return Err(Error::Other(text));
+                }
+                found.push(pair);
+            }
+            Ok(found)
+        };
+        Ok(get.await)
+    }
+
+    async fn set_many(&mut self, open: Resource<OpenStore>, pairs: Vec<Pair>) -> Outcome<()> {
+        let store = match self.to_change(&open)? {
+            Ok(store) => store,
+            Err(denied) => return Ok(Err(denied)),
+        };
+        let set = async {
+            check_batch(pairs.len())?;
+            let store = &store;
+            let sets = pairs.into_iter().map(|(key, value)| async move { store.set(&key, value).await });
+            stream::iter(sets).buffer_unordered(BATCH_AT_A_TIME).try_collect::<()>().await
+        };
+        Ok(set.await)
+    }
+
+    async fn delete_many(&mut self, open: Resource<OpenStore>, keys: Vec<String>) -> Outcome<()> {
+        let store = match self.to_change(&open)? {
+            Ok(store) => store,
+            Err(denied) => return Ok(Err(denied)),
+        };
+        let delete = async {
+            check_batch(keys.len())?;
+            let store = &store;
+            let deletes = keys.into_iter().map(|key| async move { store.delete(&key).await });
+            stream::iter(deletes).buffer_unordered(BATCH_AT_A_TIME).try_collect::<()>().await
+        };
+        Ok(delete.await)
+    }
+}
+
+// What a page of keys may weigh at most goes out of one call.
+const _: () = assert!(PAGE_KEYS * KEY_BYTES_MAX <= BATCH_BYTES_MAX);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lattice::testing::MemoryBucket;
+
+    #[tokio::test]
+    async fn increments_are_exact_however_many_make_them() {
+        let bucket = MemoryBucket::default();
+        let adding = (0..40).map(|_| async {
+            let mut sums = Vec::new();
+            for _ in 0..25 {
+                sums.push(increment(&bucket, "n", 2).await.unwrap());
+                tokio::task::yield_now().await;
+            }
+            sums
+        });
+        let mut sums = futures_util::future::join_all(adding).await.concat();
+        sums.sort_unstable();
+        assert_eq!(sums, (1..=1_000).map(|n| n * 2).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn what_can_not_be_incremented_says_so() {
+        let bucket = MemoryBucket::default();
+        bucket.put("text", "seven".into()).await.unwrap();
+        bucket.put("most", u64::MAX.to_string().into()).await.unwrap();
+        for (key, why) in [("text", "not a number"), ("most", "more than 64 bits"), ("", "empty")] {
+            let Err(Error::Other(text)) = increment(&bucket, key, 1).await else { panic!("{key}") };
+            assert!(text.contains(why), "{text}");
+        }
+        assert_eq!(increment(&bucket, "most", 0).await.unwrap(), u64::MAX);
+    }
+}
