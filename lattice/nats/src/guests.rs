@@ -306,7 +306,7 @@ impl KeyValue for NatsBucket {
         let key = key.to_owned();
         Box::pin(async move {
             // A deletion stays in the bucket as a message: none of what is not there.
-            if !self.last(&key).await?.is_some_and(|last| last.value.is_some()) {
+            if self.last(&key).await?.is_none_or(|last| last.value.is_none()) {
                 return Ok(());
             }
             let mut headers = HeaderMap::new();
