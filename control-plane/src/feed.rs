@@ -234,6 +234,12 @@ impl Feed {
                         Some(_) => {}
                     }
                 }
+                for (workload, known) in &view.scales {
+                    let key = Key::Scale(workload.clone()).to_string();
+                    if entry(&key).is_none() {
+                        writes.push((key, known.record.encode(), Precondition::Absent));
+                    }
+                }
                 self.member.reassert(self.platform.clock.now());
             }
         }

@@ -5,9 +5,12 @@
 //! host's, behind [`lattice::host::Host`]) nor how HTTP travels.
 //!
 //! Start at [`ControlPlane::run`]; then `feed.rs` (how the view is kept), `session.rs` (being alive), `reconcile.rs`
-//! (claims), `rollouts.rs` (changes of what replicas run), `scheduler.rs` (ticks), `admission/` (what people ask), `reports.rs` (what nodes observe).
+//! (claims), `rollouts.rs` (changes of what replicas run), `scheduler.rs` (ticks), `autoscaler.rs` (how many replicas),
+//! `admission/` (what people ask), `reports.rs` (what nodes observe).
 
 mod admission;
+mod autoscaler;
+mod demand;
 mod events;
 mod feed;
 mod memory;
@@ -19,9 +22,12 @@ mod scheduler;
 mod session;
 
 use admission::Admission;
+use autoscaler::Autoscaler;
+use demand::Awaited;
 use events::Events;
 use feed::Feed;
 use lattice::{
+    demand::Demand,
     event::EventKind,
     host::{Host, Linked, Role, Unfit},
     id::{LatticeId, NodeId},
@@ -141,15 +147,18 @@ pub struct ControlPlane {
     view: watch::Sender<Arc<LatticeView>>,
     health: watch::Sender<Health>,
     reports: Reports,
+    awaited: Awaited,
 }
 
 impl ControlPlane {
     pub fn new(options: NodeOptions, platform: Platform, host: Arc<dyn Host>, inspect: Inspector) -> Self {
+        let view = watch::Sender::new(Arc::default());
         Self {
             options: Arc::new(options),
             host,
             inspect,
-            view: watch::Sender::new(Arc::default()),
+            awaited: Awaited::new(&platform, view.subscribe()),
+            view,
             health: watch::Sender::default(),
             reports: Reports::new(&platform),
             platform,
@@ -170,10 +179,15 @@ impl ControlPlane {
         Arc::new(self.reports.clone())
     }
 
+    /// Who is to hear of requests that wait for a workload.
+    pub fn demand(&self) -> Arc<dyn Demand> {
+        Arc::new(self.awaited.clone())
+    }
+
     /// Be a node until `stop`, then hand over, drain and leave. `trigger` delivers the ticks of schedules. Returns when
     /// nothing of this node runs any more.
     pub async fn run(self, trigger: Arc<dyn Trigger>, stop: CancellationToken) -> Result<(), ControlPlaneError> {
-        let Self { options, platform, host, inspect, view, health, reports } = self;
+        let Self { options, platform, host, inspect, view, health, reports, awaited } = self;
         let events = Events::new(&options, &platform);
         let memory = Memory::open(options.data_dir.as_deref()).await?;
         // What runs until the very end, so that leaving is seen and answered.
@@ -197,7 +211,16 @@ impl ControlPlane {
             host.clone(),
             member.clone(),
             view.subscribe(),
+            (reports.clone(), awaited.clone()),
+        );
+        let autoscaler = Autoscaler::new(
+            options.clone(),
+            platform.clone(),
+            events.clone(),
+            member.clone(),
+            view.subscribe(),
             reports,
+            awaited.clone(),
         );
         let scheduler = Scheduler::new(
             options.clone(),
@@ -206,6 +229,7 @@ impl ControlPlane {
             member.clone(),
             view.subscribe(),
             trigger,
+            awaited,
         );
         let rollouts =
             Rollouts::new(options.clone(), platform.clone(), events.clone(), member.clone(), view.subscribe());
@@ -227,8 +251,13 @@ impl ControlPlane {
                 () = admission.run() => Ok(()),
                 () = reporter.run() => Ok(()),
                 () = report_health(&platform, &member, view.subscribe(), &health) => Ok(()),
-                ((), (), ()) = async {
-                    tokio::join!(reconciler.run(stop.clone()), scheduler.run(stop.clone()), rollouts.run(stop.clone()))
+                ((), (), (), ()) = async {
+                    tokio::join!(
+                        reconciler.run(stop.clone()),
+                        scheduler.run(stop.clone()),
+                        rollouts.run(stop.clone()),
+                        autoscaler.run(stop.clone()),
+                    )
                 } => Ok(()),
             }
         };

@@ -363,7 +363,7 @@ impl Reconciler {
             let Some(spec) = view.specs.get(&slot.workload).filter(|_| mine_before) else { continue };
             let Some(template) = view.wanted(slot) else { continue };
             let still_wanted = spec.record.uid == record.record.uid
-                && (slot.index < spec.record.spec.replicas || spec.record.spec.placement.daemon)
+                && (slot.index < view.replicas(&spec.record) || spec.record.spec.placement.daemon)
                 && template.spec.class == Class::Available
                 && (!is_member || takes_back(slot));
             if still_wanted {

@@ -1,19 +1,20 @@
 //! What this node observes of its replicas is told to all nodes, and what they tell is kept for a while, so that any node
-//! can answer a person's question. Nothing is decided by a report: one that is lost costs some seconds of freshness.
+//! can answer a person's question, and whoever decides about replicas knows their load. One that is lost costs some seconds of
+//! freshness.
 
-use crate::{NodeOptions, events::Events, notices::Notices, session::Member};
+use crate::{NodeOptions, demand::Awaited, events::Events, notices::Notices, session::Member};
 use futures_util::StreamExt as _;
 use lattice::{
     host::Host,
-    id::NodeId,
-    report::NodeReport,
+    id::{NodeId, SlotId, WorkloadName},
+    report::{AWAITED_MAX, HostReport, NodeReport},
     store::{Clock, Message, Platform},
     subject::{self, Topic},
     view::LatticeView,
 };
 use lattice_planner::Me;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -126,6 +127,7 @@ pub(crate) struct Reporter {
     member: Member,
     view: watch::Receiver<Arc<LatticeView>>,
     reports: Reports,
+    awaited: Awaited,
 }
 
 impl Reporter {
@@ -136,9 +138,9 @@ impl Reporter {
         host: Arc<dyn Host>,
         member: Member,
         view: watch::Receiver<Arc<LatticeView>>,
-        reports: Reports,
+        (reports, awaited): (Reports, Awaited),
     ) -> Self {
-        Self { options, platform, events, host, member, view, reports }
+        Self { options, platform, events, host, member, view, reports, awaited }
     }
 
     /// Never returns.
@@ -150,6 +152,7 @@ impl Reporter {
         let clock = &self.platform.clock;
         let mut notices = Notices::default();
         let mut is_news = false;
+        let mut told = Loads::default();
         // Not all nodes that were started together in one moment.
         let mut due = clock.now() + self.platform.rng.up_to(LOOK);
         let mut earliest = due;
@@ -157,12 +160,13 @@ impl Reporter {
             clock.sleep(LOOK).await;
             let host = self.host.report();
             let events = notices.due(&host, clock.now());
-            is_news |= !events.is_empty();
+            let awaited: BTreeSet<WorkloadName> = self.awaited.now().into_iter().take(AWAITED_MAX).collect();
+            is_news |= !events.is_empty() || told.moved(&host) || !awaited.is_subset(&told.awaited);
             for event in events {
                 self.events.tell(event).await;
             }
             let Me { node, incarnation } = self.member.me();
-            let report = NodeReport { node, incarnation, host, left_out: 0 };
+            let report = NodeReport { node, incarnation, host, awaited, left_out: 0 };
             let now = clock.now();
             if now >= due || is_news && now >= earliest {
                 let payload = report.clone().encode(self.platform.bus.payload_bytes_max());
@@ -171,6 +175,7 @@ impl Reporter {
                 earliest = now + cost;
                 due = now + every * 4 / 5 + self.platform.rng.up_to(every * 2 / 5);
                 is_news = false;
+                told = Loads::of(&report);
                 let subject = Topic::Report(self.options.node.clone()).subject(&self.options.lattice);
                 let message = Message { subject, payload, ..Message::default() };
                 if let Err(error) = self.platform.bus.publish(message).await {
@@ -214,14 +219,41 @@ impl Reporter {
     }
 }
 
+/// What was told last of the load from which numbers of replicas follow.
+#[derive(Default)]
+struct Loads {
+    present: BTreeMap<SlotId, u64>,
+    awaited: BTreeSet<WorkloadName>,
+}
+
+impl Loads {
+    fn of(NodeReport { host, awaited, .. }: &NodeReport) -> Self {
+        let slots = host.slots.iter().filter(|(_, slot)| slot.load.is_some());
+        let present = slots.map(|(slot, said)| (slot.clone(), said.present())).collect();
+        Self { present, awaited: awaited.clone() }
+    }
+
+    /// Whether some load differs so much that more replicas may be needed before the next report is due.
+    fn moved(&self, host: &HostReport) -> bool {
+        let slots = host.slots.iter().filter(|(_, slot)| slot.load.is_some());
+        slots.into_iter().any(|(slot, said)| {
+            let before = self.present.get(slot).copied().unwrap_or(0);
+            said.present().abs_diff(before) > (before / 4).max(1)
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lattice::report::HostReport;
+    use lattice::{
+        id::Generation,
+        report::{LoadReport, SlotReport},
+    };
 
     fn heard(node: usize, bytes: usize, at: u64) -> Heard {
         let node = NodeId::new(format!("n{node}")).unwrap();
-        let report = NodeReport { node, incarnation: uuid::Uuid::nil(), host: HostReport::default(), left_out: 0 };
+        let report = NodeReport::new(node, uuid::Uuid::nil(), HostReport::default());
         Heard { report: Arc::new(report), bytes, at: Duration::from_secs(at) }
     }
 
@@ -238,5 +270,19 @@ mod tests {
         assert_eq!(kept.reports.len(), 1, "the oldest made room");
         kept.forget_old(Duration::from_secs(3) + KEPT);
         assert_eq!((kept.reports.len(), kept.bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_load_that_moves_is_told_soon() {
+        let report = |in_flight, load: Option<LoadReport>| {
+            let slot = SlotReport { in_flight, load, ..SlotReport::new(uuid::Uuid::nil(), Generation::FIRST) };
+            let host = HostReport { slots: [("w.0".parse().unwrap(), slot)].into(), ..HostReport::default() };
+            NodeReport::new("n1".parse().unwrap(), uuid::Uuid::nil(), host)
+        };
+        let load = Some(LoadReport::default());
+        let moved = |from, to| Loads::of(&report(from, load)).moved(&report(to, load).host);
+        assert!(moved(0, 2) && moved(8, 11) && moved(40, 20));
+        assert!(!moved(0, 1) && !moved(8, 10) && !moved(40, 45));
+        assert!(!Loads::default().moved(&report(9, None).host), "nobody decides by it");
     }
 }

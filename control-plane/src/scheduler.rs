@@ -1,10 +1,11 @@
 //! Fires the ticks of schedules that this node takes. Who takes which tick is decided by [`lattice_planner::turn`]; a
 //! tick fires only after the write that takes it has landed, and only by the life of the node that wrote it.
 
-use crate::{NodeOptions, events::Events, session::Member};
+use crate::{NodeOptions, demand::Awaited, events::Events, session::Member};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use lattice::{
     Fut,
+    demand::Demand as _,
     event::{EventKind, rfc3339},
     id::{Revision, WorkloadName},
     record::{Firing, Key, Outcome, Record as _, Ticks},
@@ -35,6 +36,7 @@ pub(crate) struct Scheduler {
     member: Member,
     view: watch::Receiver<Arc<LatticeView>>,
     trigger: Arc<dyn Trigger>,
+    awaited: Awaited,
     /// Writes, one a workload, and firings.
     under_way: FuturesUnordered<Fut<'static, Done>>,
     writing: BTreeSet<WorkloadName>,
@@ -75,6 +77,7 @@ impl Scheduler {
         member: Member,
         view: watch::Receiver<Arc<LatticeView>>,
         trigger: Arc<dyn Trigger>,
+        awaited: Awaited,
     ) -> Self {
         Self {
             options,
@@ -83,6 +86,7 @@ impl Scheduler {
             member,
             view,
             trigger,
+            awaited,
             under_way: FuturesUnordered::new(),
             writing: BTreeSet::new(),
             wrote: BTreeMap::new(),
@@ -176,6 +180,9 @@ impl Scheduler {
         let room = FIRINGS_MAX.saturating_sub(self.under_way.len());
         let turn = turn(view, workload, known.as_ref(), &self.member.me(), (now_ms, delay), room);
         self.looked.insert(workload.clone(), Look { spec, record, due: turn.wake });
+        if turn.is_awaited {
+            self.awaited.awaited(workload);
+        }
         match (turn.write, known) {
             (Some(write), _) => self.write(workload.clone(), write, turn.missed),
             // What is lost is given up by the turn of whoever ranks first; for all others there is nothing to write.

@@ -10,6 +10,7 @@ mod inspect;
 mod instances;
 mod kept;
 mod kit;
+mod load;
 mod logs;
 mod metrics;
 mod report;
@@ -31,6 +32,7 @@ use lattice::{
 };
 pub use lattice_runtime::{NetworkOptions, VolumeOptions};
 use lattice_runtime::{Runtime, RuntimeError, RuntimeOptions};
+use load::LoadMeter;
 use logs::Logs;
 use prometheus_client::registry::Registry;
 use std::{
@@ -113,6 +115,7 @@ pub struct HostNode {
     crashes: Crashes,
     changed: Arc<Notify>,
     needed: watch::Sender<BTreeSet<Digest>>,
+    meter: LoadMeter,
 }
 
 impl HostNode {
@@ -138,6 +141,7 @@ impl HostNode {
             crashes: Crashes::default(),
             changed: Arc::default(),
             needed: watch::Sender::default(),
+            meter: LoadMeter::default(),
         }))
     }
 
@@ -165,6 +169,7 @@ impl HostNode {
             biased;
             () = driver.run(self.wanted.subscribe(), stop.clone()) => {}
             () = self.logs.serve() => {}
+            () = self.meter.run(&self.units, self.wanted.subscribe()) => {}
             () = kept::put_back(copies, self.platform.clone(), self.needed.clone()) => {}
         }
     }
@@ -190,7 +195,7 @@ impl Host for HostNode {
     }
 
     fn report(&self) -> HostReport {
-        report::report(&self.units, &self.runtime, &self.observed(), &self.crashes)
+        report::report(&self.units, &self.runtime, &self.observed(), &self.crashes, &self.meter)
     }
 
     fn changed(&self) -> Fut<'_, ()> {

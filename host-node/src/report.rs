@@ -1,6 +1,6 @@
 //! What the running units count, as the lattice's report says it.
 
-use crate::{health::Crashes, instances::ReadyUnits};
+use crate::{health::Crashes, instances::ReadyUnits, load::LoadMeter};
 use lattice::{
     host::Observed,
     id::SlotId,
@@ -25,9 +25,10 @@ pub(crate) fn report(
     runtime: &Runtime,
     observed: &BTreeMap<SlotId, Observed>,
     crashes: &Crashes,
+    meter: &LoadMeter,
 ) -> HostReport {
     let serving = units.all().into_iter().filter_map(|(slot, unit)| {
-        let report = of_unit(observed.get(&slot)?, &unit);
+        let report = SlotReport { load: meter.of(&slot), ..of_unit(observed.get(&slot)?, &unit) };
         Some((slot, report))
     });
     let mut slots: BTreeMap<SlotId, SlotReport> = serving.collect();

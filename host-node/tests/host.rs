@@ -116,6 +116,7 @@ impl Running {
             recipe: Arc::new(Recipe { artifact: Some(digest), ..Recipe::default() }),
             uid: uuid::Uuid::from_u128(1),
             generation: Generation::FIRST,
+            stop_first: false,
         };
         self.host.apply((0..replicas).map(|index| (SlotId::new(workload(), index), assignment.clone())).collect());
     }

@@ -1,12 +1,14 @@
 //! Messages of the control interface. Every reply is `{"ok": …}` or `{"error": {code, message, field?, hint?}}`; errors
 //! also carry the micro service headers (ADR-32).
 
+mod autoscale;
 mod composed;
 mod conditions;
 mod placement;
 mod rollout;
 mod routes;
 
+pub use autoscale::{AutoscaleStatus, LastScaling};
 pub use composed::{Composed, ComposedEdge};
 pub use conditions::{Condition, ConditionKind, Reason, Standing, conditions};
 pub use placement::{CordonReply, ExplainReply, ExplainRequest, NodeScore, NodeStanding};
@@ -253,6 +255,9 @@ pub struct StatusReply {
     /// The change that was given up, where this spec was put back for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aborted: Option<Aborted>,
+    /// Where the number of replicas follows from the load.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscale: Option<AutoscaleStatus>,
 }
 
 impl StatusReply {

@@ -23,6 +23,8 @@ pub enum EventKind {
     NodeUncordoned,
     WorkloadAdmitted,
     WorkloadDeleted,
+    /// It is decided that a workload which scales itself has more or fewer replicas.
+    WorkloadScaled,
     SlotClaimed,
     SlotReady,
     SlotFailed,
@@ -68,6 +70,7 @@ impl EventKind {
             EventKind::NodeUncordoned => "node-uncordoned",
             EventKind::WorkloadAdmitted => "workload-admitted",
             EventKind::WorkloadDeleted => "workload-deleted",
+            EventKind::WorkloadScaled => "workload-scaled",
             EventKind::SlotClaimed => "slot-claimed",
             EventKind::SlotReady => "slot-ready",
             EventKind::SlotFailed => "slot-failed",

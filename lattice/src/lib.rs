@@ -8,6 +8,7 @@ pub mod access;
 pub mod address;
 pub mod bucket;
 pub mod ctl;
+pub mod demand;
 pub mod event;
 pub mod exchange;
 pub mod frame;

@@ -3,9 +3,11 @@
 //! does not parse is *corrupt*, which is not the same as absent: see [`crate::view`].
 
 mod rollout;
+mod scale;
 mod ticks;
 
 pub use rollout::{Aborted, Rollout, RolloutState, failure};
+pub use scale::Scale;
 pub use ticks::{Firing, Outcome, Settled, Ticks};
 
 use crate::{
@@ -74,13 +76,14 @@ pub enum Key {
     Slot(SlotId),
     Cron(WorkloadName),
     Rollout(WorkloadName),
+    Scale(WorkloadName),
 }
 
 impl Key {
     pub fn bucket(&self) -> Bucket {
         match self {
             Key::Spec(_) | Key::Node(_) => Bucket::Specs,
-            Key::Session(_) | Key::Slot(_) | Key::Cron(_) | Key::Rollout(_) => Bucket::State,
+            Key::Session(_) | Key::Slot(_) | Key::Cron(_) | Key::Rollout(_) | Key::Scale(_) => Bucket::State,
         }
     }
 
@@ -96,6 +99,7 @@ impl Key {
                 ("slot", rest) => rest.parse().ok().map(Key::Slot),
                 ("cron", rest) => WorkloadName::new(rest).ok().map(Key::Cron),
                 ("rollout", rest) => WorkloadName::new(rest).ok().map(Key::Rollout),
+                ("scale", rest) => WorkloadName::new(rest).ok().map(Key::Scale),
                 _ => None,
             },
         }
@@ -111,6 +115,7 @@ impl std::fmt::Display for Key {
             Key::Slot(slot) => write!(f, "slot.{slot}"),
             Key::Cron(name) => write!(f, "cron.{name}"),
             Key::Rollout(name) => write!(f, "rollout.{name}"),
+            Key::Scale(name) => write!(f, "scale.{name}"),
         }
     }
 }
@@ -358,8 +363,8 @@ mod tests {
         let text = String::from_utf8(slot().encode().to_vec()).unwrap();
         let extended = text.replace("\"phase\"", "\"of-tomorrow\":{\"a\":1},\"phase\"");
         assert_eq!(Slot::decode(extended.as_bytes()).unwrap(), slot());
-        let newer = text.replace("\"v\":1", "\"v\":5");
-        assert_eq!(Slot::decode(newer.as_bytes()), Err(DecodeError::Newer(5)));
+        let newer = text.replace("\"v\":1", &format!("\"v\":{}", SCHEMA + 1));
+        assert_eq!(Slot::decode(newer.as_bytes()), Err(DecodeError::Newer(SCHEMA + 1)));
         for garbage in ["", "{}", "null", "{\"v\":1}", "\u{0}"] {
             assert!(matches!(Slot::decode(garbage.as_bytes()), Err(DecodeError::Malformed(_))), "{garbage}");
         }
@@ -488,6 +493,7 @@ mod tests {
         assert_eq!(schema("", &service), 4);
         let lazy = format!("}}, {{name: rare, source: '{source}', lazy: true, volumes: [scratch]");
         assert_eq!(schema(&lazy, volume), 4);
+        assert_eq!(schema("", "autoscale: {max: 3}"), 4);
     }
 
     /// Names below `.lattice` were once like any others. What was stored then is read, and grants nothing.
@@ -531,6 +537,7 @@ mod tests {
             Key::Slot("hello.3".parse().unwrap()),
             Key::Cron(WorkloadName::new("hello").unwrap()),
             Key::Rollout(WorkloadName::new("hello").unwrap()),
+            Key::Scale(WorkloadName::new("hello").unwrap()),
         ] {
             assert_eq!(Key::parse(key.bucket(), &key.to_string()), Some(key));
         }

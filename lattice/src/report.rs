@@ -1,25 +1,33 @@
 //! What a node observes of its own replicas: published as it changes, kept for a while by whoever listens, written
-//! nowhere. It is for people and for metrics; nothing is decided by it, so one that is lost or late costs nothing.
+//! nowhere. It is for people, for metrics, and for how many replicas a workload has that scales itself: one that is lost or
+//! late is not known, which is never taken for no load.
 //!
 //! A peer's report is read by [`NodeReport::decode`] only: fields that this version does not know are ignored, texts and
 //! numbers of entries are cut to their bounds, control characters are gone.
 
 mod crash;
+mod load;
 
 pub use crash::{CRASH_LINE_BYTES_MAX, CRASH_LINES_MAX, CrashReport};
+pub use load::LoadReport;
 
 use crate::{
-    id::{ComponentName, Digest, Generation, Incarnation, NodeId, SlotId},
+    id::{ComponentName, Digest, Generation, Incarnation, NodeId, SlotId, WorkloadName},
     limits::{COMPONENTS_MAX, REPORT_BYTES_MAX, one_line},
     record::DecodeError,
 };
 use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Longest text in a report, in bytes.
 pub const REPORT_TEXT_BYTES_MAX: usize = 512;
+/// Workloads that a report says are waited for.
+pub const AWAITED_MAX: usize = 256;
 /// Different names that one set of counts may have.
 const COUNTS_MAX: usize = 32;
 /// Longest of these names.
@@ -36,6 +44,9 @@ pub struct NodeReport {
     pub incarnation: Incarnation,
     #[serde(flatten)]
     pub host: HostReport,
+    /// Workloads that scale themselves and that requests at this node wait for: no replica takes them. At most 256.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub awaited: BTreeSet<WorkloadName>,
     /// Replicas for which there was no room in this report.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub left_out: u64,
@@ -102,6 +113,9 @@ pub struct SlotReport {
     /// Requests that wait for their turn now.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub waiting: u64,
+    /// Only where the number of replicas follows from it. None from a node of an older version: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<LoadReport>,
     #[serde(default)]
     pub instances: InstancesReport,
     /// Linear memory of one instance, in bytes.
@@ -252,6 +266,7 @@ impl SlotReport {
             retries: 0,
             in_flight: 0,
             waiting: 0,
+            load: None,
             instances: InstancesReport::default(),
             memory: Peak::default(),
             cpu: Peak::default(),
@@ -271,13 +286,12 @@ impl SlotReport {
         self.failures.values().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
-    /// What a person should look at, most urgent first: zero is all well. Goes first where there is no room for all.
+    /// What a person should look at, most urgent first, or what is decided by: zero is all well. Goes first where there is no
+    /// room for all.
     fn urgency(&self) -> u8 {
         let gave_up = self.parts.iter().any(|part| part.state == PartState::GivenUp);
-        match (
-            gave_up || self.reuse_off.is_some() || self.crash.is_some(),
-            self.failures.is_empty() && self.limits.is_empty(),
-        ) {
+        let is_plain = self.failures.is_empty() && self.limits.is_empty() && self.load.is_none();
+        match (gave_up || self.reuse_off.is_some() || self.crash.is_some(), is_plain) {
             (true, _) => 2,
             (false, false) => 1,
             (false, true) => 0,
@@ -314,6 +328,10 @@ fn is_count_name(name: &str) -> bool {
 }
 
 impl NodeReport {
+    pub fn new(node: NodeId, incarnation: Incarnation, host: HostReport) -> Self {
+        Self { node, incarnation, host, awaited: BTreeSet::new(), left_out: 0 }
+    }
+
     /// As JSON of at most `bytes_max` bytes, and never more than peers read. Replicas beyond that are left out: those with
     /// something to tell stay longest.
     pub fn encode(mut self, bytes_max: usize) -> Bytes {
@@ -350,6 +368,9 @@ impl NodeReport {
         for slot in report.host.slots.values_mut() {
             slot.bound();
         }
+        while report.awaited.len() > AWAITED_MAX {
+            report.awaited.pop_last();
+        }
         Ok(report)
     }
 }
@@ -365,12 +386,8 @@ mod tests {
             slot.requests = u64::from(index);
             (SlotId::new("hello".parse().unwrap(), index), slot)
         };
-        NodeReport {
-            node: NodeId::new("n1").unwrap(),
-            incarnation: uuid::Uuid::nil(),
-            host: HostReport { usage: NodeUsage::default(), slots: (0..slots).map(slot).collect() },
-            left_out: 0,
-        }
+        let host = HostReport { usage: NodeUsage::default(), slots: (0..slots).map(slot).collect() };
+        NodeReport::new(NodeId::new("n1").unwrap(), uuid::Uuid::nil(), host)
     }
 
     #[test]
@@ -453,10 +470,12 @@ mod tests {
         };
         slot.parts = vec![part; 1000];
         slot.crash = Some(CrashReport { restarts: 1, error: long.clone(), at: 0, lines: vec![long.clone(); 10] });
+        report.awaited = (0..1000).map(|n| format!("w{n}").parse().unwrap()).collect();
         // As a peer could send it, without our own bounds.
         let read = NodeReport::decode(&serde_json::to_vec(&report).unwrap()).unwrap();
         let slot = read.host.slots.values().next().unwrap();
         assert_eq!((slot.failures.len(), slot.parts.len()), (COUNTS_MAX, COMPONENTS_MAX));
+        assert_eq!(read.awaited.len(), AWAITED_MAX);
         let (last, off) = (slot.last_failure.as_ref().unwrap(), slot.reuse_off.as_ref().unwrap());
         for text in [&last.message, &off.reason, &off.remedy, slot.parts[0].last_error.as_ref().unwrap()] {
             assert!(text.len() <= REPORT_TEXT_BYTES_MAX && !text.contains(char::is_control), "{text:?}");

@@ -3,6 +3,7 @@
 //!
 //! The field docs below are the reference that people read: `docs/workload-spec.schema.json` is generated from them.
 
+mod autoscale;
 mod callers;
 mod cron;
 pub mod grants;
@@ -22,6 +23,7 @@ mod taint;
 mod volumes;
 mod wording;
 
+pub use autoscale::{AutoscaleSpec, ScaleTarget};
 pub use cron::{Cron, Zone};
 pub use grants::Grants;
 pub use http::{
@@ -59,7 +61,8 @@ use std::{borrow::Cow, collections::BTreeMap, fmt, str::FromStr};
 pub struct WorkloadSpec {
     /// Name of the workload, unique within its lattice: 1 to 63 of a-z, 0-9 and '-'.
     pub name: WorkloadName,
-    /// How many replicas run, each in a slot of its own, spread over the nodes. 0 to 10000, default 1.
+    /// How many replicas run, each in a slot of its own, spread over the nodes. 0 to 10000, default 1. Not together with
+    /// `autoscale`.
     #[serde(default = "one")]
     #[schemars(range(max = 10_000))]
     pub replicas: u32,
@@ -110,6 +113,9 @@ pub struct WorkloadSpec {
     /// once its first instances are made.
     #[serde(default, skip_serializing_if = "ProbesSpec::is_empty")]
     pub probes: ProbesSpec,
+    /// As many replicas as the load asks for, in place of `replicas`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscale: Option<AutoscaleSpec>,
 }
 
 fn one() -> u32 {
@@ -139,6 +145,7 @@ impl WorkloadSpec {
             placement: Placement::default(),
             rollout: RolloutSpec::default(),
             probes: ProbesSpec::default(),
+            autoscale: None,
         }
     }
 
@@ -146,6 +153,11 @@ impl WorkloadSpec {
     pub fn content_hash(&self) -> Digest {
         // The form has no maps with unordered keys and no floats, so serialising it cannot fail or vary.
         Digest::of(&serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    /// Whether it ever has a replica. One that scales itself may have none now.
+    pub fn may_run(&self) -> bool {
+        self.replicas > 0 || self.autoscale.is_some()
     }
 
     /// The only component, where it is all that there is.

@@ -8,7 +8,7 @@ pub use slots::Slots;
 
 use crate::{
     id::{NodeId, Revision, SlotId, WorkloadName},
-    record::{DecodeError, Holder, Key, NodeOrder, Record, Rollout, Session, Slot, SpecRecord, Ticks},
+    record::{DecodeError, Holder, Key, NodeOrder, Record, Rollout, Scale, Session, Slot, SpecRecord, Ticks},
     store::{Bucket, Change, Snapshot},
 };
 use std::{
@@ -53,6 +53,8 @@ pub struct LatticeView {
     pub ticks: BTreeMap<WorkloadName, Versioned<Ticks>>,
     /// Of workloads whose template was changed.
     pub rollouts: BTreeMap<WorkloadName, Versioned<Rollout>>,
+    /// Of workloads that scale themselves. Use [`LatticeView::replicas`].
+    pub scales: BTreeMap<WorkloadName, Versioned<Scale>>,
     /// Keys (as text) whose record does not parse.
     pub corrupt: BTreeMap<String, Corrupt>,
     pub seen: BTreeMap<Bucket, Seen>,
@@ -85,6 +87,7 @@ impl LatticeView {
                 self.slots.retain(|slot, _| is_there(Key::Slot(slot.clone())));
                 self.ticks.retain(|name, _| is_there(Key::Cron(name.clone())));
                 self.rollouts.retain(|name, _| is_there(Key::Rollout(name.clone())));
+                self.scales.retain(|name, _| is_there(Key::Scale(name.clone())));
             }
         }
         self.corrupt.retain(|_, corrupt| corrupt.bucket != bucket);
@@ -167,6 +170,13 @@ impl LatticeView {
             (Key::Rollout(name), Some(bytes)) => Rollout::decode(bytes).map(|record| {
                 self.rollouts.insert(name, Versioned { record, revision });
             }),
+            (Key::Scale(name), None) => {
+                self.scales.remove(&name);
+                Ok(())
+            }
+            (Key::Scale(name), Some(bytes)) => Scale::decode(bytes).map(|record| {
+                self.scales.insert(name, Versioned { record, revision });
+            }),
         };
         if let Err(error) = outcome {
             // The last good record stays in force until the corrupt one is repaired: nothing is stopped because of it.
@@ -201,6 +211,24 @@ impl LatticeView {
         workload: &WorkloadName,
     ) -> impl Iterator<Item = (&'a SlotId, &'a Versioned<Slot>)> + use<'a> {
         self.slots.of(workload)
+    }
+
+    /// How many replicas a workload is to have; those with the lowest indexes. Of a daemon, which has one on each node, the
+    /// view alone does not tell.
+    ///
+    /// Of one that scales itself it is what was decided last. Where nothing was, or the store lost it, it is as many as are
+    /// recorded: nothing that serves is stopped because nobody knows how many there are to be.
+    pub fn replicas(&self, spec: &SpecRecord) -> u32 {
+        let Some(autoscale) = &spec.spec.autoscale else { return spec.spec.replicas };
+        let decided = self.scales.get(&spec.spec.name).filter(|scale| scale.record.uid == spec.uid);
+        match decided {
+            Some(scale) => autoscale.within(scale.record.replicas),
+            None => {
+                let recorded = self.slots_of(&spec.spec.name).filter(|(_, slot)| slot.record.uid == spec.uid);
+                let last = recorded.map(|(slot, _)| slot.index.saturating_add(1)).max();
+                autoscale.within(last.unwrap_or(0).max(autoscale.first()))
+            }
+        }
     }
 
     /// Whether an operator wants nothing new on a node.

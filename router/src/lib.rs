@@ -59,6 +59,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use lattice::{
     access::AccessLog,
+    demand::Demand,
     frame::RequestHead,
     http::{Instances, Request, Response},
     id::{LatticeId, NodeId, WorkloadName},
@@ -256,6 +257,11 @@ impl Router {
     /// Heed what other nodes say of their load. Only the first one counts.
     pub fn heed(&self, reports: Arc<dyn Reports>) {
         self.0.surroundings.heed(reports);
+    }
+
+    /// Tell of workloads that requests wait for. Only the first one counts.
+    pub fn tell(&self, demand: Arc<dyn Demand>) {
+        self.0.surroundings.tell(demand);
     }
 
     /// Take HTTP/1.1 and HTTP/2 (prior knowledge) from clients until `stop`. Then nothing more is accepted, what is
@@ -501,6 +507,7 @@ impl Inner {
             if failed || matches!(last, RouteError::Overloaded { .. }) {
                 return Err(last);
             }
+            self.surroundings.awaited(&route.workload);
             if !held.shares.is_empty() && !in_vain.contains(&route.workload) {
                 in_vain.push(route.workload.clone());
                 continue;

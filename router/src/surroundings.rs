@@ -1,10 +1,11 @@
 //! What is looked at once in a while, so that no request has to: whether NATS is there, what other nodes report of their
-//! load, and which nodes no route leads to any more.
+//! load, and which nodes no route leads to any more; and who is told that requests wait.
 
 use crate::{Inner, headers::DISCONNECTED};
 use http::{HeaderMap, HeaderValue};
 use lattice::{
-    id::NodeId,
+    demand::Demand,
+    id::{NodeId, WorkloadName},
     report::{NodeReport, Reports},
     store::Connection,
 };
@@ -25,6 +26,7 @@ const FORGET_EVERY: u64 = 20;
 #[derive(Default)]
 pub(crate) struct Surroundings {
     reports: OnceLock<Arc<dyn Reports>>,
+    demand: OnceLock<Arc<dyn Demand>>,
     /// Milliseconds on the router's clock at which NATS was first missed, and one; 0 while it is there.
     lost_at: AtomicU64,
 }
@@ -32,6 +34,17 @@ pub(crate) struct Surroundings {
 impl Surroundings {
     pub(crate) fn heed(&self, reports: Arc<dyn Reports>) {
         let _ = self.reports.set(reports);
+    }
+
+    pub(crate) fn tell(&self, demand: Arc<dyn Demand>) {
+        let _ = self.demand.set(demand);
+    }
+
+    /// A request found nobody who would take it.
+    pub(crate) fn awaited(&self, workload: &WorkloadName) {
+        if let Some(demand) = self.demand.get() {
+            demand.awaited(workload);
+        }
     }
 
     /// Tell whoever asked that this node is on its own, if it is.

@@ -376,6 +376,7 @@ async fn serve(
     );
     host.join(router.mesh());
     router.heed(control.reports());
+    router.tell(control.demand());
     admin.joined(Parts { health: control.health(), view: control.view(), metrics });
     telemetry.export_metrics(admin.clone().source());
 

@@ -252,6 +252,7 @@ mod tests {
             template: None,
             rollout: None,
             aborted: None,
+            autoscale: None,
         }
     }
 

@@ -6,7 +6,10 @@ use crate::{
     output::{Cell, Paint, Table, Tone, plain, size},
 };
 use lattice::{
-    ctl::{Condition, ConditionKind, Refusal, RolloutStatus, ScheduleStatus, SlotStatus, StatusReply, WorkloadState},
+    ctl::{
+        AutoscaleStatus, Condition, ConditionKind, Refusal, RolloutStatus, ScheduleStatus, SlotStatus, StatusReply,
+        WorkloadState,
+    },
     event::rfc3339,
     id::WorkloadName,
     record::{Aborted, Phase, RolloutState},
@@ -89,8 +92,19 @@ pub fn refusals(refused: &[Refusal]) -> String {
 }
 
 fn render(status: &StatusReply, paint: Paint) -> String {
-    let StatusReply { workload, state, generation, revision, replicas, ready, conditions, slots, schedules, .. } =
-        status;
+    let StatusReply {
+        workload,
+        state,
+        generation,
+        revision,
+        replicas,
+        ready,
+        conditions,
+        slots,
+        schedules,
+        autoscale,
+        ..
+    } = status;
     let word = state_cell(*state);
     let mut head = Table::new(&["WORKLOAD", "STATE", "READY", "GENERATION", "REVISION"]);
     head.row([
@@ -109,6 +123,10 @@ fn render(status: &StatusReply, paint: Paint) -> String {
     if !conditions.is_empty() {
         text.push('\n');
         text += &conditions_table(conditions).render(paint);
+    }
+    if let Some(autoscale) = autoscale {
+        text.push('\n');
+        text += &autoscale_table(autoscale, *replicas).render(paint);
     }
     if !slots.is_empty() {
         text.push('\n');
@@ -224,6 +242,21 @@ fn with_figures(slots: &[SlotStatus]) -> Table {
     table
 }
 
+fn autoscale_table(AutoscaleStatus { spec, last }: &AutoscaleStatus, replicas: u32) -> Table {
+    let mut table = Table::new(&["REPLICAS", "MIN", "MAX", "TARGET", "LAST", "SINCE", "WHY"]);
+    let last = last.as_ref();
+    table.row([
+        replicas.into(),
+        spec.min.into(),
+        spec.max.into(),
+        spec.target.to_string().into(),
+        last.map_or("-".into(), |last| format!("{} → {}", last.before, last.replicas)).into(),
+        last.map_or("-", |last| last.at.as_str()).into(),
+        last.map_or("-".into(), |last| plain(&last.why)).into(),
+    ]);
+    table
+}
+
 fn schedules_table(schedules: &[ScheduleStatus]) -> Table {
     let mut table = Table::new(&["SCHEDULE", "ZONE", "PATH", "NEXT", "LAST", "NODE", "OUTCOME"]);
     for ScheduleStatus { schedule, next, last } in schedules {
@@ -335,9 +368,10 @@ fn essence(status: &StatusReply) -> (StatusReply, Vec<String>) {
 mod tests {
     use super::*;
     use lattice::{
-        ctl::Reason,
+        ctl::{LastScaling, Reason},
         id::{Digest, Generation, NodeId, Revision},
         report::{LastFailure, Peak},
+        spec::AutoscaleSpec,
     };
 
     #[test]
@@ -374,6 +408,7 @@ mod tests {
             template: None,
             rollout: None,
             aborted: None,
+            autoscale: None,
         };
         assert_eq!(
             render(&status, Paint::off()),
@@ -388,6 +423,36 @@ mod tests {
              1        -     no node  -           n1: zone is us-1; n2: zone is us-1\n"
         );
         assert!(refusals(&vec![refusal("n1"); 7]).ends_with("and 2 more nodes"));
+    }
+
+    #[test]
+    fn of_one_that_scales_itself_the_last_decision_is_shown() {
+        let last = LastScaling {
+            at: "2026-11-22T12:00:00.000Z".into(),
+            before: 1,
+            replicas: 0,
+            why: "no request for 5m\u{1b}[2J".into(),
+        };
+        let status = StatusReply {
+            workload: WorkloadName::new("hello").unwrap(),
+            state: WorkloadState::Idle,
+            generation: Generation(3),
+            revision: Revision(12),
+            replicas: 0,
+            ready: 0,
+            slots: vec![],
+            conditions: vec![],
+            schedules: vec![],
+            template: None,
+            rollout: None,
+            aborted: None,
+            autoscale: Some(AutoscaleStatus { spec: AutoscaleSpec::new(0, 20), last: Some(last) }),
+        };
+        assert_eq!(
+            render(&status, Paint::off()).split_once("\n\n").unwrap().1,
+            "REPLICAS  MIN  MAX  TARGET          LAST   SINCE                     WHY\n\
+             0         0    20   concurrency 32  1 → 0  2026-11-22T12:00:00.000Z  no request for 5m [2J\n"
+        );
     }
 
     #[test]
@@ -424,6 +489,7 @@ mod tests {
             template: None,
             rollout: None,
             aborted: None,
+            autoscale: None,
         };
         assert_eq!(
             render(&status, Paint::off()).split_once("\n\n").unwrap().1,

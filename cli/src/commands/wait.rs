@@ -166,6 +166,7 @@ mod tests {
             template: None,
             rollout: None,
             aborted: None,
+            autoscale: None,
         };
         for (what, is_so) in [
             (What::Admitted, true),

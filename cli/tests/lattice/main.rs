@@ -28,6 +28,7 @@ mod parts;
 mod placement;
 mod rollouts;
 mod routes;
+mod scaling;
 mod schedules;
 mod security;
 mod serving;

@@ -159,6 +159,9 @@ impl Board {
             names.extend(self.daemons.iter().cloned());
         }
         names.extend(changed(&view.specs, &before.specs, Arc::ptr_eq).into_iter().cloned());
+        names.extend(
+            changed(&view.scales, &before.scales, |one, two| one.revision == two.revision).into_iter().cloned(),
+        );
         names.extend(view.slots.changed(&before.slots).into_iter().cloned());
         let same_rollout = |one: &Versioned<Rollout>, two: &Versioned<Rollout>| one.revision == two.revision;
         names.extend(changed(&view.rollouts, &before.rollouts, same_rollout).into_iter().cloned());
@@ -299,8 +302,9 @@ impl Board {
         entry.wanted = match spec {
             Some(spec) if spec.spec.placement.daemon => self.read_daemon(view, spec, &mut entry.vacancies),
             Some(spec) => {
-                self.read_vacancies(view, spec, &mut entry.vacancies);
-                Wanted::First(spec.spec.replicas)
+                let replicas = view.replicas(spec);
+                self.read_vacancies(view, spec, replicas, &mut entry.vacancies);
+                Wanted::First(replicas)
             }
             None if self.corrupt.contains_key(&Key::Spec(name.clone()).to_string()) => Wanted::Unknown,
             None => Wanted::First(0),
@@ -345,10 +349,10 @@ impl Board {
         }
     }
 
-    fn read_vacancies(&self, view: &LatticeView, spec: &SpecRecord, vacancies: &mut Vec<Vacancy>) {
+    fn read_vacancies(&self, view: &LatticeView, spec: &SpecRecord, replicas: u32, vacancies: &mut Vec<Vacancy>) {
         let mut slots = view.slots.of(&spec.spec.name).peekable();
         let rollout = view.rollout(&spec.spec.name);
-        for index in 0..spec.spec.replicas {
+        for index in 0..replicas {
             while slots.next_if(|(slot, _)| slot.index < index).is_some() {}
             let kept = slots.next_if(|(slot, _)| slot.index == index).map(|(_, slot)| &slot.record);
             let wanted = spec.wanted(rollout, index, kept);

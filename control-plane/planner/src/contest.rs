@@ -104,6 +104,8 @@ impl Domains {
 /// Where other replicas are, as far as a workload's rules ask.
 #[derive(Default)]
 pub(crate) struct Neighbours<'a> {
+    /// How many replicas the workload is to have.
+    pub(crate) wanted: u32,
     /// Places of the workload's own replicas, once for each.
     pub(crate) own: Vec<Place>,
     /// Nodes on which a replica of the newest generation failed.
@@ -325,7 +327,7 @@ impl<'n, 'a> Contest<'n, 'a> {
                 index.and_then(|index| moving.counts.get_mut(index)).into_iter().for_each(|count| *count += 1);
             }
             let shares = spread.map(|spread| &spread.shares).filter(|shares| !shares.is_empty());
-            moving.quotas = shares.map(|shares| quotas(&domains.values, shares, spec.replicas));
+            moving.quotas = shares.map(|shares| quotas(&domains.values, shares, neighbours.wanted));
         }
         contest
     }

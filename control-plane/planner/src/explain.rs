@@ -61,14 +61,15 @@ impl Explanation {
     }
 }
 
-/// The replicas that a workload should have, by index. As many as its spec says, or one for each node of a daemon.
+/// The replicas that a workload should have, by index. As many as its spec says or as were decided for
+/// its load, or one for each node of a daemon.
 pub fn wanted(view: &LatticeView, workload: &WorkloadName) -> Vec<u32> {
-    match view.specs.get(workload).map(|spec| &spec.record.spec) {
+    match view.specs.get(workload).map(|spec| &spec.record) {
         None => Vec::new(),
-        Some(spec) if spec.placement.daemon => {
+        Some(spec) if spec.spec.placement.daemon => {
             Board::of(view).entry(workload).map(|entry| entry.wanted.indexes()).unwrap_or_default()
         }
-        Some(spec) => (0..spec.replicas).collect(),
+        Some(spec) => (0..view.replicas(spec)).collect(),
     }
 }
 

@@ -4,8 +4,10 @@
 //! Start at [`plan`], which says what a plan is; [`Planner`] makes the same ones faster, view after view. What a view says is
 //! drawn up in `board.rs`; the walk over vacant slots that all answers share is in `placement.rs`; the rules are in `rules.rs`
 //! (a node alone) and `contest.rs` (a node among others). [`Observer`] decides when a session counts as dead, [`conflict`]
-//! which routes clash, [`turn`] who takes which tick of a schedule, [`advance`] how a change of what replicas run goes on.
+//! which routes clash, [`turn`] who takes which tick of a schedule, [`advance`] how a change of what replicas run goes on,
+//! [`Scaler`] how many replicas there are to be.
 
+mod autoscale;
 mod board;
 mod contest;
 mod displace;
@@ -23,6 +25,7 @@ mod templates;
 #[cfg(test)]
 mod tests;
 
+pub use autoscale::{Decision, FOLLOWERS, Heard, Replica, Reported, Scaler, awaited, heard_of, scale_rank};
 pub use contest::Score;
 pub use explain::{Explanation, Standing, claimable, explain, explain_vacant, preview, wanted};
 pub use liveness::Observer;

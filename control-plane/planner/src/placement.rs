@@ -148,8 +148,8 @@ impl<'b> Walk<'b> {
 
     /// The nodes that compete for a workload's slots, as things are; as if one of its replicas were not there, if asked.
     pub(crate) fn contest(&mut self, spec: &'b SpecRecord, without: Option<u32>) -> Contest<'b, 'b> {
+        let mut neighbours = Neighbours { wanted: self.view.replicas(spec), ..Neighbours::default() };
         let spec = &spec.spec;
-        let mut neighbours = Neighbours::default();
         let entry = self.board.entry(&spec.name);
         for booking in entry.into_iter().flat_map(|entry| &entry.bookings) {
             if Some(booking.index) == without {

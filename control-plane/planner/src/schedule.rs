@@ -28,6 +28,8 @@ pub struct Turn {
     pub write: Option<TicksWrite>,
     /// What is to be told once the write has landed.
     pub missed: Vec<Missed>,
+    /// A tick is due, and no replica is there that could take it.
+    pub is_awaited: bool,
     /// When to look again at the latest, in milliseconds since 1970.
     pub wake: u64,
 }
@@ -128,7 +130,7 @@ impl Turn {
                     self.missed.extend(give_up(view, &key, settled));
                     *settled = Settled { until: tick, last: Some(Firing { tick, holder: me.holder(), outcome: None }) };
                 }
-                Some(_) => {}
+                Some(_) => self.is_awaited |= !is_served,
                 None if rank > 0 => {}
                 None => {
                     let until = now.saturating_sub(LATE_MS);
@@ -150,7 +152,7 @@ impl Turn {
 fn brought_up(known: Option<&Ticks>, spec: &SpecRecord, now_ms: u64) -> Ticks {
     let known = known.cloned().unwrap_or_else(|| Ticks::new(spec.uid));
     let begin = known.latest().max(now_ms);
-    let keys = spec.spec.schedule.iter().filter(|_| spec.spec.replicas > 0).map(ScheduleSpec::key);
+    let keys = spec.spec.schedule.iter().filter(|_| spec.spec.may_run()).map(ScheduleSpec::key);
     let settled = |key: String| {
         let settled = known.schedules.get(&key).cloned().unwrap_or(Settled { until: begin, last: None });
         (key, settled)

@@ -266,7 +266,7 @@ impl World {
         };
         for spec in self.view.specs.values() {
             let spec = &spec.record;
-            for index in 0..spec.spec.replicas {
+            for index in 0..self.view.replicas(spec) {
                 let slot = SlotId::new(spec.spec.name.clone(), index);
                 let held = self.view.slots.get(&slot).is_some_and(|record| {
                     record.record.uid == spec.uid && self.view.live(&record.record.holder).is_some()

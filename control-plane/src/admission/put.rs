@@ -9,7 +9,7 @@ use lattice::{
     limits::COMPONENT_BYTES_MAX,
     recipe::Recipe,
     record::{DecodeError, Key, Record as _, Rollout, SpecRecord},
-    spec::{self, Source, WorkloadSpec},
+    spec::{self, AutoscaleSpec, Source, WorkloadSpec},
     store::{Bucket, Entry, Message, Precondition, StoreError},
 };
 use std::time::Duration;
@@ -285,9 +285,10 @@ impl Admission {
 
     async fn admitted(&self, record: &SpecRecord, revision: Revision) -> PutReply {
         let SpecRecord { spec, generation, hash, .. } = record;
-        let text = match spec.placement.daemon {
-            true => format!("generation {generation}, a replica on each node"),
-            false => format!("generation {generation}, {} replicas", spec.replicas),
+        let text = match &spec.autoscale {
+            _ if spec.placement.daemon => format!("generation {generation}, a replica on each node"),
+            Some(scale) => format!("generation {generation}, {} to {} replicas", scale.min, scale.max),
+            None => format!("generation {generation}, {} replicas", spec.replicas),
         };
         self.events.send(EventKind::WorkloadAdmitted, &spec.name, text).await;
         PutReply {
@@ -312,6 +313,14 @@ impl Admission {
             if current.spec.placement.daemon {
                 let error = CtlError::new(ErrorCode::Invalid, format!("{name} has one replica on each node"));
                 return Err(error.field("replicas").hint("say which nodes by placement.require, or delete it"));
+            }
+            if let Some(scale) = &current.spec.autoscale {
+                let AutoscaleSpec { min, max, .. } = scale;
+                let text = format!("{name} scales itself between {min} and {max}: what is set by hand would not last");
+                return Err(CtlError::new(ErrorCode::Invalid, text).field("replicas").hint(format!(
+                    "deploy it with autoscale: {{min: {replicas}, max: {}}}, or with replicas: {replicas} and no autoscale",
+                    replicas.max(1)
+                )));
             }
             Ok((WorkloadSpec { replicas, ..current.spec.clone() }, current.recipe.clone()))
         })

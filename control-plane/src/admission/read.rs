@@ -4,8 +4,8 @@ use super::{Admission, put::not_found, unavailable};
 use crate::reports::Reported;
 use lattice::{
     ctl::{
-        ConditionKind, CtlError, ErrorCode, HistoryItem, NodeReply, RolloutStatus, SlotStatus, SpecReply, Standing,
-        StatusReply, Totals, WorkloadState, WorkloadSummary, conditions,
+        AutoscaleStatus, ConditionKind, CtlError, ErrorCode, HistoryItem, LastScaling, NodeReply, RolloutStatus,
+        SlotStatus, SpecReply, Standing, StatusReply, Totals, WorkloadState, WorkloadSummary, conditions,
     },
     event::rfc3339,
     id::{NodeId, Revision, SlotId, WorkloadName},
@@ -72,7 +72,11 @@ impl Admission {
         let view = self.view()?;
         let spec = view.specs.get(name).ok_or_else(|| not_found(name))?;
         let status = status(&view, spec, lattice_planner::explain_vacant(&view, name), &self.reports.now());
-        Ok(StatusReply { schedules: self.schedules(&view, &spec.record), ..status })
+        Ok(StatusReply {
+            schedules: self.schedules(&view, &spec.record),
+            autoscale: autoscale(&view, &spec.record),
+            ..status
+        })
     }
 
     pub(super) fn list(&self) -> Result<Vec<WorkloadSummary>, CtlError> {
@@ -225,6 +229,7 @@ fn status(
         template: Some(template),
         rollout,
         aborted: spec.record.aborted.clone(),
+        autoscale: None,
     }
 }
 
@@ -239,6 +244,19 @@ fn rollout(view: &LatticeView, spec: &SpecRecord, updated: u32) -> Option<Rollou
         updated,
         message: known.and_then(|rollout| rollout.message.clone()),
     })
+}
+
+/// How many replicas a workload is to have that scales itself, and why.
+fn autoscale(view: &LatticeView, record: &SpecRecord) -> Option<AutoscaleStatus> {
+    let spec = record.spec.autoscale.clone()?;
+    let scale = view.scales.get(&record.spec.name).map(|scale| &scale.record).filter(|scale| scale.uid == record.uid);
+    let last = scale.map(|scale| LastScaling {
+        at: rfc3339(scale.since),
+        before: scale.before,
+        replicas: scale.replicas,
+        why: scale.why.clone(),
+    });
+    Some(AutoscaleStatus { spec, last })
 }
 
 #[cfg(test)]
@@ -270,7 +288,7 @@ mod tests {
             slots: BTreeMap::from([(slot.clone(), SlotReport::new(uid, Generation::FIRST))]),
             ..HostReport::default()
         };
-        let said = NodeReport { node: node.clone(), incarnation: uuid::Uuid::from_u128(1), host, left_out: 0 };
+        let said = NodeReport::new(node.clone(), uuid::Uuid::from_u128(1), host);
         let reported = Reported::from([(node.clone(), (Arc::new(said), 5))]);
         assert_eq!(of_slot(&reported, &slot, &held(1)).map(|(_, age)| age), Some(5));
         assert_eq!(of_slot(&reported, &slot, &held(2)), None);

@@ -59,7 +59,7 @@ fn share(view: &LatticeView, holder: &WorkloadName, workload: &WorkloadName, per
         workload: workload.clone(),
         percent,
         ready: u32::try_from(ready).unwrap_or(u32::MAX),
-        replicas: spec.map(|spec| spec.spec.replicas),
+        replicas: spec.map(|spec| view.replicas(spec)),
         refused,
     }
 }

@@ -16,7 +16,7 @@ impl Admission {
         let of = |schedule: &lattice::spec::ScheduleSpec| {
             let settled = ticks.and_then(|ticks| ticks.schedules.get(&schedule.key()));
             let until = settled.map_or(0, |settled| settled.until);
-            let next = schedule.next_after(now.max(until)).filter(|_| record.spec.replicas > 0);
+            let next = schedule.next_after(now.max(until)).filter(|_| record.spec.may_run());
             let last = settled.and_then(|Settled { last, .. }| last.clone());
             ScheduleStatus {
                 schedule: schedule.clone(),

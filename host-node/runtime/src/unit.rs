@@ -211,6 +211,11 @@ impl Unit {
         admission.inside().saturating_add(admission.waiting())
     }
 
+    /// Calls in line.
+    pub fn waiting(&self) -> u32 {
+        self.0.admission.waiting()
+    }
+
     /// What it runs.
     pub fn digest(&self) -> Digest {
         self.0.blueprint.component.digest()

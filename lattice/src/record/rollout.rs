@@ -143,8 +143,9 @@ impl SpecRecord {
     /// to be now. Nothing where nothing is stable.
     pub fn abort(&self, reason: &str, admitted_at: u64) -> Option<Self> {
         let stable = self.stable.as_deref()?;
-        let replicas = if stable.spec.placement.daemon { stable.spec.replicas } else { self.spec.replicas };
-        let spec = WorkloadSpec { replicas, ..stable.spec.clone() };
+        let numbers = if stable.spec.placement.daemon { &stable.spec } else { &self.spec };
+        let (replicas, autoscale) = (numbers.replicas, numbers.autoscale.clone());
+        let spec = WorkloadSpec { replicas, autoscale, ..stable.spec.clone() };
         Some(Self {
             hash: spec.content_hash(),
             spec,
@@ -161,8 +162,8 @@ impl SpecRecord {
 impl WorkloadSpec {
     /// Whether replicas of both run the same: they differ in nothing, or in what the lattice does around them.
     fn runs_like(&self, other: &WorkloadSpec) -> bool {
-        let WorkloadSpec { replicas, http, schedule, placement, rollout, .. } = other.clone();
-        WorkloadSpec { replicas, http, schedule, placement, rollout, ..self.clone() } == *other
+        let WorkloadSpec { replicas, http, schedule, placement, rollout, autoscale, .. } = other.clone();
+        WorkloadSpec { replicas, http, schedule, placement, rollout, autoscale, ..self.clone() } == *other
     }
 }
 

@@ -2,8 +2,8 @@
 //! here, so size and depth are bounded before anything is built.
 
 use super::{
-    Reuse, Script, Source, WorkloadSpec, callers, grants, http, parts, placement, probes, rollout, schedule, volumes,
-    wording,
+    Reuse, Script, Source, WorkloadSpec, autoscale, callers, grants, http, parts, placement, probes, rollout, schedule,
+    volumes, wording,
 };
 use crate::limits::{
     CONCURRENCY_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, QUEUE_MAX, REPLICAS_MAX,
@@ -183,6 +183,7 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
         return Err(SpecError::new("limits.memory", format!("{} is more than {most}", limits.memory)));
     }
     grants::check("grants", &spec.grants)?;
+    autoscale::check(spec)?;
     placement::check(&spec.placement, spec.replicas)?;
     rollout::check(&spec.rollout)?;
     Ok(())

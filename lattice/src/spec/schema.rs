@@ -12,6 +12,7 @@ impl WorkloadSpec {
         let is_of_schema_4 = [
             self.rollout != RolloutSpec::default(),
             !self.probes.is_empty(),
+            self.autoscale.is_some(),
             self.parts().any(|part| !part.volumes.is_empty()),
             self.reuse.settings().is_some_and(|reuse| reuse.warm_up.is_some()),
             self.all_grants().any(|grants| !grants.keyvalue.is_empty()),
@@ -53,6 +54,7 @@ impl WorkloadSpec {
             placement: _,
             rollout: _,
             probes: _,
+            autoscale: _,
         } = self;
         components.iter().all(ComponentSpec::is_of_schema_1)
             && services.is_empty()

@@ -30,6 +30,7 @@ impl LatticeView {
             Key::Slot(slot) => self.slots.get(slot).map(|slot| slot.revision),
             Key::Cron(name) => self.ticks.get(name).map(|ticks| ticks.revision),
             Key::Rollout(name) => self.rollouts.get(name).map(|rollout| rollout.revision),
+            Key::Scale(name) => self.scales.get(name).map(|scale| scale.revision),
         })
     }
 }

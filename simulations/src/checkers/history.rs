@@ -128,6 +128,7 @@ impl History {
                     rollout_goes_on(was.rollout(&name), self.view.rollout(&name))?;
                 }
             }
+            Some(Key::Scale(name)) => trace.note(scale_line(&self.view, &name, change.revision)),
             None => return Err(format!("a node wrote to {}", change.key)),
         }
         if self.is_settled() { claims::capacity_is_kept(&self.view, &self.memory) } else { Ok(()) }
@@ -183,8 +184,15 @@ fn rollout_line(view: &LatticeView, workload: &WorkloadName, revision: Revision)
     format!("#{revision} rollout of {workload} g{template} {state:?} below {below}, first stopped {stop_first:?}")
 }
 
+fn scale_line(view: &LatticeView, workload: &WorkloadName, revision: Revision) -> String {
+    let Some(scale) = view.scales.get(workload).map(|scale| &scale.record) else {
+        return format!("#{revision} scale of {workload} is gone");
+    };
+    format!("#{revision} {workload} has {} replicas after {}: {}", scale.replicas, scale.before, scale.why)
+}
+
 fn spec_line(view: &LatticeView, change: &Change) -> String {
     let specs = view.specs.iter().find(|(name, _)| change.key == format!("spec.{name}"));
-    let text = specs.map(|(_, spec)| format!("g{} × {}", spec.record.generation, spec.record.spec.replicas));
+    let text = specs.map(|(_, spec)| format!("g{} × {}", spec.record.generation, view.replicas(&spec.record)));
     format!("{} is {}", change.key, text.unwrap_or_else(|| "gone".into()))
 }

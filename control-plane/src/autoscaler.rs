@@ -1,0 +1,300 @@
+//! Keeps the number of replicas of workloads that scale themselves. What is to be is decided by [`lattice_planner::Scaler`],
+//! from what nodes report; here it is written, compare-and-set. One node decides about a workload, two stand in for it: should
+//! several decide at once, one write lands and the others look again.
+//!
+//! A workload that has none is brought back by whichever node hears of a request first: none of the three is waited for.
+
+use crate::{NodeOptions, demand::Awaited, events::Events, reports::Reports, session::Member};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use lattice::{
+    Fut,
+    event::EventKind,
+    id::{NodeId, Revision, WorkloadName},
+    record::{DecodeError, Key, Record as _, Scale, SpecRecord},
+    store::{Bucket, Connection, Platform, Precondition, StoreError},
+    view::{LatticeView, Versioned},
+};
+use lattice_planner::{Decision, FOLLOWERS, Reported, Scaler, awaited, heard_of, scale_rank};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Between two looks at what is reported.
+const LOOK: Duration = Duration::from_secs(1);
+/// How much longer each next node waits for the one before it to do what it should.
+const STAND_IN: Duration = Duration::from_secs(5);
+/// Writes that one node has under way at a time.
+const WRITES_AT_ONCE: usize = 32;
+/// Workloads that one node brings back in a second: strangers who ask for all that rest do not start everything at once.
+const WAKES_A_SECOND: u32 = 16;
+
+pub(crate) struct Autoscaler {
+    options: Arc<NodeOptions>,
+    platform: Platform,
+    events: Events,
+    member: Member,
+    view: watch::Receiver<Arc<LatticeView>>,
+    reports: Reports,
+    awaited: Awaited,
+    /// How many more may be brought back until the next look.
+    wakes: u32,
+    followed: BTreeMap<WorkloadName, Followed>,
+    /// This node's place for each workload, as long as the members are the same.
+    ranks: BTreeMap<WorkloadName, Option<u32>>,
+    members: Vec<NodeId>,
+    under_way: FuturesUnordered<Fut<'static, Done>>,
+    writing: BTreeSet<WorkloadName>,
+    /// What this node wrote and the view does not show yet.
+    wrote: BTreeMap<WorkloadName, Revision>,
+}
+
+struct Followed {
+    scaler: Scaler,
+    /// Since when something else should hold than what does.
+    overdue: Option<Duration>,
+}
+
+struct Done {
+    workload: WorkloadName,
+    event: Option<String>,
+    result: Result<Revision, StoreError>,
+}
+
+impl Autoscaler {
+    pub(crate) fn new(
+        options: Arc<NodeOptions>,
+        platform: Platform,
+        events: Events,
+        member: Member,
+        view: watch::Receiver<Arc<LatticeView>>,
+        reports: Reports,
+        awaited: Awaited,
+    ) -> Self {
+        Self {
+            options,
+            platform,
+            events,
+            member,
+            view,
+            reports,
+            awaited,
+            wakes: 0,
+            followed: BTreeMap::new(),
+            ranks: BTreeMap::new(),
+            members: Vec::new(),
+            under_way: FuturesUnordered::new(),
+            writing: BTreeSet::new(),
+            wrote: BTreeMap::new(),
+        }
+    }
+
+    /// Decide until `stop`. What is being written then may land; the next node goes by what did.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut due = self.platform.clock.now() + LOOK;
+        while !stop.is_cancelled() {
+            let now = self.platform.clock.now();
+            if now >= due {
+                due = now + LOOK;
+                self.wakes = WAKES_A_SECOND;
+                self.look(now);
+            }
+            self.wake();
+            let wait = self.platform.clock.sleep(due.saturating_sub(now));
+            tokio::select! { // cancel-safe: `next` of a set of futures loses nothing
+                biased;
+                () = stop.cancelled() => {}
+                Some(done) = self.under_way.next() => self.settle(done).await,
+                () = self.awaited.news() => {}
+                () = wait => {}
+            }
+        }
+    }
+
+    /// Whether this node may decide anything now.
+    fn can_write(&self, view: &LatticeView, now: Duration) -> bool {
+        let is_connected = self.platform.bus.connection() == Connection::Up;
+        view.is_loaded() && is_connected && self.member.is_current(now) && !self.member.is_draining()
+    }
+
+    /// Bring back what requests of this node wait for and what rests.
+    fn wake(&mut self) {
+        let awaited = self.awaited.now();
+        let view = self.view.borrow().clone();
+        if awaited.is_empty() || !self.can_write(&view, self.platform.clock.now()) {
+            return;
+        }
+        self.forget_seen(&view);
+        for name in awaited {
+            let Some(spec) = view.specs.get(&name).map(|spec| &spec.record) else { continue };
+            let Standing::Decided(expect) = Standing::of(&view, spec) else { continue };
+            if view.replicas(spec) == 0 && self.wakes > 0 && self.may_write(&name) {
+                self.wakes -= 1;
+                self.write(spec, 0, Decision { replicas: 1, why: "a request waits for it".into() }, expect);
+            }
+        }
+    }
+
+    fn look(&mut self, now: Duration) {
+        let view = self.view.borrow_and_update().clone();
+        self.forget_seen(&view);
+        if !self.can_write(&view, now) {
+            // What happens meanwhile is not seen here.
+            self.followed.clear();
+            return;
+        }
+        let members = || view.sessions.iter().filter(|(_, session)| !session.record.draining).map(|(node, _)| node);
+        if !self.members.iter().eq(members()) {
+            self.members = members().cloned().collect();
+            self.ranks.clear();
+        }
+        self.ranks.retain(|name, _| view.specs.contains_key(name) || view.scales.contains_key(name));
+        self.followed.retain(|name, _| view.specs.contains_key(name));
+        let reported = self.reports.now();
+        let own = self.awaited.now();
+        let mut awaited = awaited(&reported);
+        awaited.extend(&own);
+        for (name, spec) in view.specs.iter().filter(|(_, spec)| spec.record.spec.autoscale.is_some()) {
+            match self.rank(&view, name) {
+                Some(rank) if rank < FOLLOWERS => {
+                    self.decide(&view, &spec.record, rank, (&reported, awaited.contains(name)), now);
+                }
+                _ => drop(self.followed.remove(name)),
+            }
+        }
+        for (name, scale) in &view.scales {
+            let is_needed = view.specs.get(name).is_some_and(|spec| spec.record.spec.autoscale.is_some());
+            let is_corrupt = || view.corrupt.contains_key(&Key::Spec(name.clone()).to_string());
+            if !is_needed && !is_corrupt() && self.rank(&view, name) == Some(0) && self.may_write(name) {
+                self.delete(name.clone(), scale.revision);
+            }
+        }
+    }
+
+    /// Forget what was written and the view shows.
+    fn forget_seen(&mut self, view: &LatticeView) {
+        let seen = view.seen.get(&Bucket::State).map_or(0, |seen| seen.head);
+        self.wrote.retain(|_, revision| revision.0 > seen);
+    }
+
+    fn rank(&mut self, view: &LatticeView, name: &WorkloadName) -> Option<u32> {
+        if let Some(rank) = self.ranks.get(name) {
+            return *rank;
+        }
+        let rank = scale_rank(view, name, &self.member.me());
+        self.ranks.insert(name.clone(), rank);
+        rank
+    }
+
+    fn may_write(&self, name: &WorkloadName) -> bool {
+        !self.writing.contains(name) && !self.wrote.contains_key(name) && self.under_way.len() < WRITES_AT_ONCE
+    }
+
+    fn decide(
+        &mut self,
+        view: &LatticeView,
+        spec: &SpecRecord,
+        rank: u32,
+        (reported, awaited): (&Reported, bool),
+        now: Duration,
+    ) {
+        let name = &spec.spec.name;
+        let current = view.replicas(spec);
+        let replicas = heard_of(view, spec, reported, now);
+        let followed = self
+            .followed
+            .entry(name.clone())
+            .or_insert_with(|| Followed { scaler: Scaler::new(spec, now), overdue: None });
+        let decision = followed.scaler.look(now, spec, current, &replicas, awaited);
+        let decision = match Standing::of(view, spec) {
+            Standing::Decided(expect) => decision.map(|decision| (decision, expect)),
+            Standing::Nothing(expect) => {
+                let why = "nothing was decided before: as many as there are".to_owned();
+                Some((Decision { replicas: current, why }, expect))
+            }
+            // Not ours to touch: a newer version wrote it.
+            Standing::Unreadable => None,
+        };
+        let Some((decision, expect)) = decision else {
+            followed.overdue = None;
+            return;
+        };
+        let overdue = *followed.overdue.get_or_insert(now);
+        if now.saturating_sub(overdue) >= STAND_IN * rank && self.may_write(name) {
+            self.write(spec, current, decision, expect);
+        }
+    }
+
+    fn write(&mut self, spec: &SpecRecord, current: u32, decision: Decision, expect: Precondition) {
+        let Decision { replicas, why } = decision;
+        let workload = spec.spec.name.clone();
+        let since = self.platform.clock.unix_ms();
+        let record = Scale::new(spec.uid, (current, replicas), since, &why);
+        let event = (replicas != current).then(|| format!("{current} → {replicas} replicas: {why}"));
+        let store = self.platform.store.clone();
+        let key = Key::Scale(workload.clone()).to_string();
+        self.writing.insert(workload.clone());
+        self.under_way.push(Box::pin(async move {
+            let result = store.write(Bucket::State, &key, record.encode(), expect).await;
+            Done { workload, event, result }
+        }));
+    }
+
+    fn delete(&mut self, workload: WorkloadName, expect: Revision) {
+        let store = self.platform.store.clone();
+        let key = Key::Scale(workload.clone()).to_string();
+        self.writing.insert(workload.clone());
+        self.under_way.push(Box::pin(async move {
+            let result = store.delete(Bucket::State, &key, expect).await;
+            Done { workload, event: None, result }
+        }));
+    }
+
+    async fn settle(&mut self, Done { workload, event, result }: Done) {
+        self.writing.remove(&workload);
+        match result {
+            Ok(revision) => {
+                self.wrote.insert(workload.clone(), revision);
+                if let Some(followed) = self.followed.get_mut(&workload) {
+                    followed.overdue = None;
+                }
+                if let Some(event) = event {
+                    self.events.send(EventKind::WorkloadScaled, &workload, event).await;
+                }
+            }
+            Err(StoreError::Conflict { .. }) => tracing::debug!(%workload, "another node decided first"),
+            // It may have landed: the next look begins with what the view shows.
+            Err(error) => tracing::debug!(node = %self.options.node, %workload, %error, "replicas were not decided"),
+        }
+    }
+}
+
+/// What the store says of a workload's replicas, and what a write to it must expect.
+enum Standing {
+    Decided(Precondition),
+    /// No record of this life of the workload that can be read.
+    Nothing(Precondition),
+    Unreadable,
+}
+
+impl Standing {
+    fn of(view: &LatticeView, spec: &SpecRecord) -> Self {
+        let name = &spec.spec.name;
+        if let Some(corrupt) = view.corrupt.get(&Key::Scale(name.clone()).to_string()) {
+            return match corrupt.error {
+                DecodeError::Malformed(_) => Standing::Nothing(Precondition::At(corrupt.revision)),
+                DecodeError::Newer(_) => Standing::Unreadable,
+            };
+        }
+        match view.scales.get(name) {
+            None => Standing::Nothing(Precondition::Absent),
+            Some(Versioned { record, revision }) if record.uid == spec.uid => {
+                Standing::Decided(Precondition::At(*revision))
+            }
+            Some(Versioned { revision, .. }) => Standing::Nothing(Precondition::At(*revision)),
+        }
+    }
+}

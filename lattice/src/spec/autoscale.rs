@@ -1,0 +1,195 @@
+//! `autoscale`: how many replicas run follows from what they have to do.
+
+use super::{SpecError, WorkloadSpec};
+use crate::{limits::REPLICAS_MAX, units::Millis};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::{fmt, time::Duration};
+
+/// Longest window, and longest time without a request before zero.
+const WINDOW_MAX: Millis = Millis::from_secs(24 * 3600);
+/// Shortest time without a request before zero.
+const IDLE_MIN: Millis = Millis::from_secs(1);
+const IDLE_DEFAULT: Millis = Millis::from_secs(5 * 60);
+
+/// As many replicas as the load asks for, in place of `replicas`. More come at once, fewer only after a while. What is not
+/// known (a replica that starts, a node that does not report) never makes it fewer. How it is decided, and what the
+/// figures mean, is in `docs/autoscaling.md`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct AutoscaleSpec {
+    /// Fewest replicas. With 0, none runs while nobody asks: see `idle`. 0 to `max`, default 1.
+    #[serde(default = "super::one")]
+    pub min: u32,
+    /// Most replicas. 1 to 10000.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub max: u32,
+    /// What one replica is to carry. Default `{concurrency: 32}`.
+    #[serde(default)]
+    pub target: ScaleTarget,
+    /// For how long more replicas must be wanted, without a break, before there are more. Up to `24h`, default `0s`.
+    #[serde(default = "no_time")]
+    pub up_after: Millis,
+    /// For how long fewer replicas must have been enough, without a break, before there are fewer: the stabilisation
+    /// window. Load that comes back within it finds all replicas. Up to `24h`, default `1m`.
+    #[serde(default = "minute")]
+    pub down_after: Millis,
+    /// With `min: 0`: how long there must have been no request before the last replica goes. The next request then waits
+    /// until one is there again. `1s` to `24h`, default `5m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Millis>,
+}
+
+/// What one replica is to carry. There are as many replicas as it takes for each to carry no more, on average.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ScaleTarget {
+    /// Requests at a time, those that wait for their turn there included. At least 1.
+    Concurrency(u32),
+}
+
+impl fmt::Display for ScaleTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ScaleTarget::Concurrency(target) => write!(f, "concurrency {target}"),
+        }
+    }
+}
+
+impl Default for ScaleTarget {
+    /// Half of the instances that a replica has at most by default.
+    fn default() -> Self {
+        ScaleTarget::Concurrency(32)
+    }
+}
+
+impl AutoscaleSpec {
+    /// With the default of everything else.
+    pub fn new(min: u32, max: u32) -> Self {
+        Self { min, max, target: ScaleTarget::default(), up_after: no_time(), down_after: minute(), idle: None }
+    }
+
+    /// The nearest number that is allowed.
+    pub fn within(&self, replicas: u32) -> u32 {
+        replicas.min(self.max).max(self.min)
+    }
+
+    /// Where nothing was decided yet: at least one, so that a workload that was just put is seen to start.
+    pub fn first(&self) -> u32 {
+        self.within(1)
+    }
+
+    /// How long there must have been no request before nothing runs; never, where something always does.
+    pub fn idle(&self) -> Option<Duration> {
+        (self.min == 0).then(|| self.idle.unwrap_or(IDLE_DEFAULT).into())
+    }
+}
+
+fn no_time() -> Millis {
+    Millis(0)
+}
+
+fn minute() -> Millis {
+    Millis::from_secs(60)
+}
+
+/// What types cannot say.
+pub(super) fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
+    let Some(autoscale) = &spec.autoscale else { return Ok(()) };
+    let refuse = |field: &str, message: String, hint: &str| {
+        let field = if field.is_empty() { "autoscale".to_owned() } else { format!("autoscale.{field}") };
+        Err(SpecError::new(field, message).hint(hint))
+    };
+    let AutoscaleSpec { min, max, target, up_after, down_after, idle } = *autoscale;
+    if spec.placement.daemon {
+        return refuse(
+            "",
+            "can't be had together with placement.daemon: a daemon has one replica on each node".into(),
+            "leave out autoscale, or placement.daemon",
+        );
+    }
+    if spec.replicas != 1 {
+        let message = format!("can't be had together with autoscale, and {} replicas are asked for", spec.replicas);
+        return Err(SpecError::new("replicas", message).hint("leave out replicas, or autoscale"));
+    }
+    if !(1..=REPLICAS_MAX).contains(&max) {
+        return refuse("max", format!("{max} is not between 1 and {REPLICAS_MAX}"), "write autoscale: {max: 10}");
+    }
+    if min > max {
+        return refuse("min", format!("{min} is more than autoscale.max ({max})"), "raise max, or lower min");
+    }
+    match target {
+        ScaleTarget::Concurrency(0) => {
+            return refuse(
+                "target.concurrency",
+                "must be at least 1".into(),
+                "write the requests that one replica is to have at a time, such as target: {concurrency: 32}",
+            );
+        }
+        ScaleTarget::Concurrency(_) => {}
+    }
+    for (field, window) in [("up-after", up_after), ("down-after", down_after), ("idle", idle.unwrap_or(IDLE_MIN))] {
+        if window > WINDOW_MAX {
+            return refuse(field, format!("{window} is more than {WINDOW_MAX}"), "write a shorter time, such as 5m");
+        }
+    }
+    match idle {
+        Some(_) if min > 0 => refuse(
+            "idle",
+            format!("has no meaning: with min: {min} there is always a replica"),
+            "leave out idle, or write min: 0",
+        ),
+        Some(idle) if idle < IDLE_MIN => {
+            refuse("idle", format!("{idle} is less than {IDLE_MIN}"), "write a longer time, such as 5m")
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec;
+
+    fn parse(rest: &str) -> Result<AutoscaleSpec, SpecError> {
+        let yaml = format!("name: w\ncomponents: [{{name: c, source: 'file:c'}}]\n{rest}\n");
+        let spec = spec::parse(yaml.as_bytes())?;
+        assert_eq!(spec::parse(&serde_json::to_vec(&spec).unwrap()).unwrap(), spec);
+        Ok(spec.autoscale.unwrap())
+    }
+
+    #[test]
+    fn what_is_left_out_has_a_default() {
+        let spec = parse("autoscale: {max: 8}").unwrap();
+        assert_eq!(spec, AutoscaleSpec::new(1, 8));
+        assert_eq!((spec.first(), spec.within(0), spec.within(9), spec.idle()), (1, 1, 8, None));
+        let to_zero = parse("autoscale: {min: 0, max: 8, target: {concurrency: 5}, up-after: 10s}").unwrap();
+        assert_eq!((to_zero.first(), to_zero.within(0)), (1, 0));
+        assert_eq!(to_zero.idle(), Some(Duration::from_secs(300)));
+        assert_eq!(parse("autoscale: {min: 3, max: 8}").unwrap().first(), 3);
+        assert_eq!(parse("autoscale: {min: 0, max: 1, idle: 20s}").unwrap().idle(), Some(Duration::from_secs(20)));
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_named() {
+        for (rest, field, message) in [
+            ("autoscale: {}", "autoscale", "missing field `max`"),
+            ("autoscale: {max: 0}", "autoscale.max", "not between 1 and"),
+            ("autoscale: {max: 10001}", "autoscale.max", "not between 1 and"),
+            ("autoscale: {min: 3, max: 2}", "autoscale.min", "more than autoscale.max"),
+            ("autoscale: {max: 2, target: {concurrency: 0}}", "autoscale.target.concurrency", "at least 1"),
+            ("autoscale: {max: 2, target: {lag: 3}}", "autoscale.target", "is none of `concurrency`"),
+            ("autoscale: {max: 2, idle: 5m}", "autoscale.idle", "always a replica"),
+            ("autoscale: {min: 0, max: 2, idle: 10ms}", "autoscale.idle", "less than 1s"),
+            ("autoscale: {min: 0, max: 2, idle: 48h}", "autoscale.idle", "more than 24h"),
+            ("autoscale: {max: 2, down-after: 48h}", "autoscale.down-after", "more than 24h"),
+            ("autoscale: {max: 2, window: 3s}", "autoscale.window", "unknown field"),
+            ("autoscale: {max: 2}\nreplicas: 3", "replicas", "autoscale"),
+            ("autoscale: {max: 2}\nplacement: {daemon: true}", "autoscale", "placement.daemon"),
+        ] {
+            let error = parse(rest).expect_err(rest);
+            assert_eq!(error.field, field, "{error:?}");
+            assert!(error.message.contains(message) && error.hint.is_some(), "{error:?}");
+        }
+    }
+}
