@@ -32,7 +32,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, Ordering::Acquire, Ordering::Relaxed, Ordering::Release},
+        atomic::{AtomicBool, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release},
     },
     task::{Context, Poll, Wake, Waker, ready},
     time::Duration,
@@ -370,7 +370,8 @@ impl Bell {
     /// The guest is polled from here on.
     fn hold(&self) {
         drop(self.caller.take());
-        self.rung.store(false, Release);
+        // What was done before a wake that is dropped here is seen by the poll.
+        self.rung.swap(false, AcqRel);
     }
 
     /// It was polled, and the caller waits: also for what came meanwhile.
