@@ -13,7 +13,7 @@ use lattice::{
     id::LatticeId,
     limits::CTL_TIMEOUT,
     store::{Artifacts, Bus, BusError, Headers, Message},
-    subject::{Topic, WorkloadVerb},
+    subject::{ConfigVerb, Topic, WorkloadVerb},
 };
 use lattice_nats::{ConnectError, Nats};
 use serde::{Serialize, de::DeserializeOwned};
@@ -131,6 +131,7 @@ fn changes_something(topic: &Topic) -> bool {
             | Topic::Workload(Delete | Rollback | Scale, _)
             | Topic::NodeCordon(_)
             | Topic::NodeUncordon(_)
+            | Topic::Config(ConfigVerb::Put | ConfigVerb::Delete, _)
     )
 }
 

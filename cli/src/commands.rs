@@ -2,6 +2,7 @@
 //! [`crate::error`] knows how to show.
 
 mod completions;
+mod config;
 mod cordon;
 mod delete;
 mod deploy;
@@ -10,6 +11,7 @@ mod events;
 mod explain;
 mod get;
 mod history;
+mod import;
 mod inspect;
 mod list;
 mod logs;
@@ -48,6 +50,8 @@ pub enum Command {
     Rollback(rollback::Args),
     Logs(logs::Args),
     Explain(explain::Args),
+    Config(config::Args),
+    Import(import::Args),
     Nodes(nodes::Args),
     Cordon(cordon::CordonArgs),
     Uncordon(cordon::UncordonArgs),
@@ -66,6 +70,7 @@ pub fn run(command: Command, context: Context) -> anyhow::Result<Exit> {
         Command::Completions(args) => completions::run(&args, &context),
         Command::WithParent(args) => with_parent::run(&args),
         Command::Schema(args) => schema::run(&args, &context),
+        Command::Import(args) => import::run(&args, &context),
         Command::Node(args) => node::run(*args, &context),
         other => {
             // One thread: children of `up` die with the thread that started them, which must be the main one.
@@ -94,12 +99,17 @@ async fn run_client(command: Command, context: &Context) -> anyhow::Result<Exit>
         Command::Rollback(args) => rollback::run(args, context).await,
         Command::Logs(args) => logs::run(args, context).await,
         Command::Explain(args) => explain::run(args, context).await,
+        Command::Config(args) => config::run(args, context).await,
         Command::Nodes(args) => nodes::run(args, context).await,
         Command::Cordon(args) => cordon::run(args.node(), true, context).await,
         Command::Uncordon(args) => cordon::run(args.node(), false, context).await,
         Command::Routes(args) => routes::run(args, context).await,
         Command::Events(args) => events::run(args, context).await,
         Command::Doctor(args) => doctor::run(args, context).await,
-        Command::Node(_) | Command::Schema(_) | Command::Completions(_) | Command::WithParent(_) => Ok(Exit::Ok),
+        Command::Node(_)
+        | Command::Schema(_)
+        | Command::Import(_)
+        | Command::Completions(_)
+        | Command::WithParent(_) => Ok(Exit::Ok),
     }
 }

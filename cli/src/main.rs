@@ -8,6 +8,7 @@ mod commands;
 mod connection;
 mod error;
 mod output;
+mod screen;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use commands::Command;

@@ -8,7 +8,7 @@ use lattice::{
     event::EventKind,
     host::Host,
     id::{Digest, SlotId},
-    record::{DecodeError, Holder, Key, Record as _, Rollout, Slot, SpecRecord, Ticks},
+    record::{ConfigRecord, DecodeError, Holder, Key, Record as _, Rollout, Slot, SpecRecord, Ticks},
     spec::Source,
     store::{Bucket, FeedItem, Items, Platform, Precondition, Snapshot, StoreError},
     view::{Applied, Corrupt, LatticeView},
@@ -178,6 +178,25 @@ impl Feed {
                         writes.push((key, order.record.encode(), Precondition::Absent));
                     }
                 }
+                let live = view.configs.values().map(|config| &config.record);
+                let known = self.memory.configs().filter(|copy| !view.configs.contains_key(&copy.name)).chain(live);
+                for record in known {
+                    let key = Key::Config(record.name.clone()).to_string();
+                    let there = entry(&key).map(|entry| (entry.revision, ConfigRecord::decode(&entry.value)));
+                    let ours = &record.stamp;
+                    match there {
+                        None => writes.push((key, record.encode(), Precondition::Absent)),
+                        Some((revision, Ok(there)))
+                            if there.stamp.uid == ours.uid && there.stamp.version < ours.version =>
+                        {
+                            writes.push((key, record.encode(), Precondition::At(revision)));
+                        }
+                        Some((revision, Err(DecodeError::Malformed(_)))) => {
+                            writes.push((key, record.encode(), Precondition::At(revision)));
+                        }
+                        Some(_) => {}
+                    }
+                }
                 let live = view.specs.values().map(|spec| &spec.record);
                 let known = self.memory.specs().filter(|copy| !view.specs.contains_key(&copy.spec.name)).chain(live);
                 for record in known {
@@ -285,16 +304,25 @@ impl Feed {
         self.view.send_replace(Arc::new(view.clone()));
     }
 
-    /// A spec that does not parse is replaced by this node's copy of the last good one.
+    /// A spec, or configuration, that does not parse is replaced by this node's copy of the last good one.
     async fn repair_corrupt_specs(&self, view: &LatticeView) {
         let is_ours_to_mend =
             |corrupt: &Corrupt| corrupt.bucket == Bucket::Specs && matches!(corrupt.error, DecodeError::Malformed(_));
         for (key, corrupt) in view.corrupt.iter().filter(|(_, corrupt)| is_ours_to_mend(corrupt)) {
-            let Some(Key::Spec(name)) = Key::parse(Bucket::Specs, key) else { continue };
-            let live = view.specs.get(&name).map(|spec| &spec.record);
-            let Some(good) = live.or_else(|| self.memory.spec(&name)) else { continue };
+            let good = match Key::parse(Bucket::Specs, key) {
+                Some(Key::Spec(name)) => {
+                    let live = view.specs.get(&name).map(|spec| &spec.record);
+                    live.or_else(|| self.memory.spec(&name)).map(SpecRecord::encode)
+                }
+                Some(Key::Config(name)) => {
+                    let live = view.configs.get(&name).map(|config| &config.record);
+                    live.or_else(|| self.memory.config(&name)).map(ConfigRecord::encode)
+                }
+                _ => None,
+            };
+            let Some(good) = good else { continue };
             let expect = Precondition::At(corrupt.revision);
-            if let Err(error) = self.platform.store.write(Bucket::Specs, key, good.encode(), expect).await {
+            if let Err(error) = self.platform.store.write(Bucket::Specs, key, good, expect).await {
                 tracing::debug!(%error, key, "another node repairs it");
             }
         }

@@ -5,18 +5,21 @@
 //! host's, behind [`lattice::host::Host`]) nor how HTTP travels.
 //!
 //! Start at [`ControlPlane::run`]; then `feed.rs` (how the view is kept), `session.rs` (being alive), `reconcile.rs`
-//! (claims), `rollouts.rs` (changes of what replicas run), `scheduler.rs` (ticks), `autoscaler.rs` (how many replicas),
-//! `admission/` (what people ask), `reports.rs` (what nodes observe).
+//! (claims), `rollouts.rs` (changes of what replicas run), `given.rs` and `roller.rs` (configuration by name),
+//! `scheduler.rs` (ticks), `autoscaler.rs` (how many replicas), `admission/` (what people ask), `reports.rs` (what nodes
+//! observe).
 
 mod admission;
 mod autoscaler;
 mod demand;
 mod events;
 mod feed;
+mod given;
 mod memory;
 mod notices;
 mod reconcile;
 mod reports;
+mod roller;
 mod rollouts;
 mod scheduler;
 mod session;
@@ -40,6 +43,7 @@ use lattice::{
 use memory::Memory;
 use reconcile::Reconciler;
 use reports::{Reporter, Reports};
+use roller::Roller;
 use rollouts::Rollouts;
 use scheduler::Scheduler;
 use session::Member;
@@ -233,6 +237,7 @@ impl ControlPlane {
         );
         let rollouts =
             Rollouts::new(options.clone(), platform.clone(), events.clone(), member.clone(), view.subscribe());
+        let roller = Roller::new(options.clone(), platform.clone(), events.clone(), member.clone(), view.subscribe());
         let reconciler = Reconciler::new(
             options.clone(),
             platform.clone(),
@@ -250,6 +255,7 @@ impl ControlPlane {
                 () = feed.run() => Ok(()),
                 () = admission.run() => Ok(()),
                 () = reporter.run() => Ok(()),
+                () = Box::pin(roller.run()) => Ok(()),
                 () = report_health(&platform, &member, view.subscribe(), &health) => Ok(()),
                 ((), (), (), ()) = async {
                     tokio::join!(

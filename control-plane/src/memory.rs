@@ -1,10 +1,11 @@
-//! What a node remembers of the store beside the store: the specs that it has seen and how far each bucket had come.
+//! What a node remembers of the store beside the store: the specs and the configuration that it has seen, and how far
+//! each bucket had come.
 //! NATS has lost acknowledged writes under power failure; with this the loss is noticed and repaired.
 
 use crate::ControlPlaneError;
 use lattice::{
-    id::{Revision, WorkloadName},
-    record::{Record as _, SpecRecord},
+    id::{ConfigName, Generation, Revision, WorkloadName},
+    record::{ConfigRecord, Record, SpecRecord},
     store::Bucket,
     view::{LatticeView, Seen},
 };
@@ -18,7 +19,97 @@ use std::{
 pub(crate) struct Memory {
     dir: Option<PathBuf>,
     seen: BTreeMap<Bucket, Seen>,
-    specs: BTreeMap<WorkloadName, SpecRecord>,
+    specs: Copies<SpecRecord>,
+    configs: Copies<ConfigRecord>,
+}
+
+/// Copies of all records of one kind that a person gave us, a file each.
+#[derive(Debug)]
+struct Copies<R> {
+    dir: Option<PathBuf>,
+    records: BTreeMap<String, R>,
+}
+
+impl<R> Default for Copies<R> {
+    fn default() -> Self {
+        Self { dir: None, records: BTreeMap::new() }
+    }
+}
+
+/// What of a record tells it from another one of the same name.
+trait Copied: Record + Clone {
+    fn name(&self) -> &str;
+    fn edition(&self) -> (uuid::Uuid, Generation);
+}
+
+impl Copied for SpecRecord {
+    fn name(&self) -> &str {
+        self.spec.name.as_str()
+    }
+    fn edition(&self) -> (uuid::Uuid, Generation) {
+        (self.uid, self.generation)
+    }
+}
+
+impl Copied for ConfigRecord {
+    fn name(&self) -> &str {
+        self.name.as_str()
+    }
+    fn edition(&self) -> (uuid::Uuid, Generation) {
+        (self.stamp.uid, self.stamp.version)
+    }
+}
+
+impl<R: Copied> Copies<R> {
+    async fn open(dir: &Path, kind: &str) -> Result<Self, ControlPlaneError> {
+        let dir = dir.join(kind);
+        let fail = |path: &Path| {
+            let path = path.to_owned();
+            move |source| ControlPlaneError::DataDir { path, source }
+        };
+        tokio::fs::create_dir_all(&dir).await.map_err(fail(&dir))?;
+        let mut records = BTreeMap::new();
+        let mut files = tokio::fs::read_dir(&dir).await.map_err(fail(&dir))?;
+        while let Some(file) = files.next_entry().await.map_err(fail(&dir))? {
+            if file.path().extension().is_none_or(|extension| extension != "json") {
+                continue; // half a write of a process that was killed
+            }
+            let bytes = tokio::fs::read(file.path()).await.map_err(fail(&file.path()))?;
+            match R::decode(&bytes) {
+                Ok(record) => drop(records.insert(record.name().to_owned(), record)),
+                // A copy that was cut short by a crash; the store has the original.
+                Err(error) => tracing::warn!(file = %file.path().display(), %error, "ignoring a damaged copy"),
+            }
+        }
+        Ok(Self { dir: Some(dir), records })
+    }
+
+    /// Make them the same as those that live. A copy of what is corrupt in the store stays. Only what changed is written.
+    async fn follow(&mut self, live: BTreeMap<&str, &R>, is_corrupt: impl Fn(&str) -> bool) {
+        let is_gone = |name: &&String| !live.contains_key(name.as_str()) && !is_corrupt(name);
+        let gone: Vec<String> = self.records.keys().filter(is_gone).cloned().collect();
+        for name in gone {
+            self.records.remove(&name);
+            if let Some(path) = self.path(&name)
+                && let Err(error) = tokio::fs::remove_file(&path).await
+            {
+                tracing::warn!(path = %path.display(), %error, "cannot remove the copy of what was deleted");
+            }
+        }
+        for (name, record) in live {
+            if self.records.get(name).is_some_and(|copy| copy.edition() == record.edition()) {
+                continue;
+            }
+            self.records.insert(name.to_owned(), record.clone());
+            if let Some(path) = self.path(name) {
+                write_whole(&path, &record.encode()).await;
+            }
+        }
+    }
+
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        Some(self.dir.as_ref()?.join(format!("{name}.json")))
+    }
 }
 
 /// `seen.json`.
@@ -31,33 +122,15 @@ impl Memory {
     pub(crate) async fn open(data_dir: Option<&Path>) -> Result<Memory, ControlPlaneError> {
         let Some(data_dir) = data_dir else { return Ok(Memory::default()) };
         let dir = data_dir.join("lattice-state");
-        let specs_dir = dir.join("specs");
-        let fail = |path: &Path| {
-            let path = path.to_owned();
-            move |source| ControlPlaneError::DataDir { path, source }
-        };
-        tokio::fs::create_dir_all(&specs_dir).await.map_err(fail(&specs_dir))?;
-        let mut memory = Memory { dir: Some(dir.clone()), ..Memory::default() };
+        let specs = Copies::open(&dir, "specs").await?;
+        let configs = Copies::open(&dir, "configs").await?;
+        let mut memory = Memory { dir: Some(dir.clone()), specs, configs, ..Memory::default() };
         if let Ok(bytes) = tokio::fs::read(dir.join("seen.json")).await
             && let Ok(file) = serde_json::from_slice::<SeenFile>(&bytes)
         {
             for bucket in Bucket::ALL {
                 if let Some((identity, head)) = file.buckets.get(bucket.name()) {
                     memory.seen.insert(bucket, Seen { identity: identity.clone(), head: *head });
-                }
-            }
-        }
-        let mut files = tokio::fs::read_dir(&specs_dir).await.map_err(fail(&specs_dir))?;
-        while let Some(file) = files.next_entry().await.map_err(fail(&specs_dir))? {
-            if file.path().extension().is_none_or(|extension| extension != "json") {
-                continue; // half a write of a process that was killed
-            }
-            let bytes = tokio::fs::read(file.path()).await.map_err(fail(&file.path()))?;
-            match SpecRecord::decode(&bytes) {
-                Ok(record) => drop(memory.specs.insert(record.spec.name.clone(), record)),
-                // A copy that was cut short by a crash; the store has the original.
-                Err(error) => {
-                    tracing::warn!(file = %file.path().display(), %error, "ignoring a damaged copy of a spec")
                 }
             }
         }
@@ -81,42 +154,29 @@ impl Memory {
 
     /// The copy of a spec.
     pub(crate) fn spec(&self, workload: &WorkloadName) -> Option<&SpecRecord> {
-        self.specs.get(workload)
+        self.specs.records.get(workload.as_str())
     }
 
     pub(crate) fn specs(&self) -> impl Iterator<Item = &SpecRecord> {
-        self.specs.values()
+        self.specs.records.values()
+    }
+
+    /// The copy of configuration by name.
+    pub(crate) fn config(&self, name: &ConfigName) -> Option<&ConfigRecord> {
+        self.configs.records.get(name.as_str())
+    }
+
+    pub(crate) fn configs(&self) -> impl Iterator<Item = &ConfigRecord> {
+        self.configs.records.values()
     }
 
     /// Remember a view. Only what changed is written; a write that fails costs the copy, not the node.
     pub(crate) async fn remember(&mut self, view: &LatticeView) {
-        let gone: Vec<WorkloadName> = self
-            .specs
-            .keys()
-            .filter(|name| !view.specs.contains_key(*name) && !view.corrupt.contains_key(&format!("spec.{name}")))
-            .cloned()
-            .collect();
-        for name in gone {
-            self.specs.remove(&name);
-            if let Some(path) = self.spec_path(&name)
-                && let Err(error) = tokio::fs::remove_file(&path).await
-            {
-                tracing::warn!(path = %path.display(), %error, "cannot remove the copy of a deleted spec");
-            }
-        }
-        for (name, spec) in &view.specs {
-            if self
-                .specs
-                .get(name)
-                .is_some_and(|copy| copy.uid == spec.record.uid && copy.generation == spec.record.generation)
-            {
-                continue;
-            }
-            self.specs.insert(name.clone(), spec.record.clone());
-            if let Some(path) = self.spec_path(name) {
-                write_whole(&path, &spec.record.encode()).await;
-            }
-        }
+        let is_corrupt = |kind: &str, name: &str| view.corrupt.contains_key(&format!("{kind}.{name}"));
+        let specs = view.specs.iter().map(|(name, spec)| (name.as_str(), &spec.record)).collect();
+        self.specs.follow(specs, |name| is_corrupt("spec", name)).await;
+        let configs = view.configs.iter().map(|(name, config)| (name.as_str(), &config.record)).collect();
+        self.configs.follow(configs, |name| is_corrupt("config", name)).await;
         // The head moves with each renewal of each session. It is written with the resyncs, not with each change.
         if self.seen != view.seen {
             self.seen = view.seen.clone();
@@ -126,10 +186,6 @@ impl Memory {
                 write_whole(&dir.join("seen.json"), &serde_json::to_vec(&file).unwrap_or_default()).await;
             }
         }
-    }
-
-    fn spec_path(&self, name: &WorkloadName) -> Option<PathBuf> {
-        Some(self.dir.as_ref()?.join("specs").join(format!("{name}.json")))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Makes this node's part of the lattice match the specs. Each pass reads the whole view, so why it began is of no
 //! interest to it; a compare-and-set that lost is not a failure, the next pass starts from its result.
 
-use crate::{NodeOptions, events::Events, session::Member};
+use crate::{NodeOptions, events::Events, given::Given, session::Member};
 use futures_util::{StreamExt as _, stream};
 use lattice::{
     event::EventKind,
@@ -39,6 +39,8 @@ pub(crate) struct Reconciler {
     planner: Planner,
     /// For views with what is not settled yet.
     cautious: Planner,
+    /// Configuration that replicas here were given.
+    given: Given,
     /// Since when this node has been connected without a break; dead holders are left alone for the kill time after it.
     connected_since: Option<Duration>,
     /// When an action was first planned.
@@ -166,6 +168,7 @@ impl Reconciler {
             observer,
             planner: Planner::default(),
             cautious: Planner::default(),
+            given: Given::default(),
             connected_since: None,
             planned: BTreeMap::new(),
             unsettled: BTreeMap::new(),
@@ -271,6 +274,7 @@ impl Reconciler {
         let plan = self.planner.plan(&view, &me, situation);
         self.given_up.retain(|slot, given_up| given_up.is_open(slot, &view, now));
         let mut wanted = self.wanted(&view, &plan, now);
+        self.given.fill(&view, &mut wanted);
         if self.connected_since.is_none() || !self.member.is_current(now) {
             self.host.apply(wanted);
             return TICK; // nothing can be written now
@@ -290,6 +294,9 @@ impl Reconciler {
         }
         self.host.apply(wanted.clone());
         let observed = self.host.observed();
+        for event in self.given.news(&observed) {
+            self.events.tell(event).await;
+        }
         let mut writes: Vec<Write> = self.phases(&view, &me.holder(), &observed);
         writes.extend(due.into_iter().filter_map(|action| self.decide(&view, action, &observed)));
         writes.extend(self.repairs(&view, &me.holder(), settling));

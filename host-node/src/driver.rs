@@ -7,10 +7,10 @@ use crate::{
     logs::Logs,
 };
 use lattice::{
-    host::{Assignment, Observed},
-    id::{Generation, SlotId},
+    host::{Assignment, Configs, Observed},
+    id::{Digest, Generation, SlotId},
     recipe::Recipe,
-    spec::{Class, VolumeSpec, WorkloadSpec},
+    spec::{Class, ConfigUpdate, VolumeSpec, WorkloadSpec},
     store::Platform,
 };
 use lattice_runtime::{Assembly, Limits, LogSink, Reuse, Runtime, Unit, UnitConfig, Volume, VolumeContent};
@@ -58,7 +58,9 @@ struct SlotState {
 struct UnitState {
     /// The life of the workload and the generation.
     of: (uuid::Uuid, Generation),
+    /// With the configuration that it names written out.
     spec: Arc<WorkloadSpec>,
+    configs: Configs,
     recipe: Arc<Recipe>,
     fetched: Option<Fetched>,
     assembly: Option<Assembly>,
@@ -72,10 +74,16 @@ struct UnitState {
 }
 
 impl UnitState {
-    fn new(of: (uuid::Uuid, Generation), spec: Arc<WorkloadSpec>, recipe: Arc<Recipe>, work: Work) -> Self {
+    fn new(
+        of: (uuid::Uuid, Generation),
+        (spec, configs): (Arc<WorkloadSpec>, Configs),
+        recipe: Arc<Recipe>,
+        work: Work,
+    ) -> Self {
         Self {
             of,
             spec,
+            configs,
             recipe,
             fetched: None,
             assembly: None,
@@ -85,6 +93,14 @@ impl UnitState {
             lines_before: None,
             ready_since: None,
         }
+    }
+}
+
+impl SlotState {
+    fn observed(&self) -> Option<Observed> {
+        let shown = self.machine.shown().and_then(|id| self.units.get(&id));
+        let configs = shown.map(|unit| unit.configs.clone()).unwrap_or_default();
+        Some(Observed { configs, ..self.machine.observed()? })
     }
 }
 
@@ -185,6 +201,7 @@ impl Driver {
                     generation: assignment.generation,
                     exclusive: assignment.stop_first || assignment.spec.class == Class::Strict,
                     gated: assignment.spec.probes.ready.is_some(),
+                    configs: reaches_running(assignment),
                 })
             });
             self.on(&slot, event);
@@ -240,13 +257,13 @@ impl Driver {
         match effect {
             Effect::Fetch(id, target) => {
                 let Some(assignment) = &state.wanted else { return };
-                let (spec, recipe) = state.units.get(&id).map_or_else(
-                    || (assignment.spec.clone(), assignment.recipe.clone()),
-                    |unit| (unit.spec.clone(), unit.recipe.clone()),
+                let (spec, recipe, configs) = state.units.get(&id).map_or_else(
+                    || (assignment.spec.clone(), assignment.recipe.clone(), assignment.configs.clone()),
+                    |unit| (unit.spec.clone(), unit.recipe.clone(), unit.configs.clone()),
                 );
                 let work = self.fetch(slot, id, spec.clone(), recipe.clone());
                 let of = (target.uid, target.generation);
-                self.unit(slot, id, |state| *state = Some(UnitState::new(of, spec, recipe, work)));
+                self.unit(slot, id, |state| *state = Some(UnitState::new(of, (spec, configs), recipe, work)));
             }
             Effect::Compile(id) => {
                 let Some(unit) = state.units.get_mut(&id) else { return };
@@ -315,13 +332,14 @@ impl Driver {
     /// Begin anew after a delay, as this unit or as the one that comes after it.
     fn retry(&mut self, slot: &SlotId, failed: UnitId, by: UnitId, delay: Duration) {
         let Some(unit) = self.slots.get(slot).and_then(|state| state.units.get(&failed)) else { return };
-        let (of, spec, recipe) = (unit.of, unit.spec.clone(), unit.recipe.clone());
+        let (of, recipe) = (unit.of, unit.recipe.clone());
+        let with = (unit.spec.clone(), unit.configs.clone());
         let sleep = self.platform.clock.sleep(delay);
         let work = self.spawn(slot, by, async move {
             sleep.await;
             Done::RetryDue
         });
-        self.unit(slot, by, |state| *state = Some(UnitState::new(of, spec, recipe, work)));
+        self.unit(slot, by, |state| *state = Some(UnitState::new(of, with, recipe, work)));
     }
 
     /// Wait for a unit to break, and probe it, unless that is done already.
@@ -391,7 +409,7 @@ impl Driver {
         self.slots.retain(|_, state| state.wanted.is_some() || state.machine.observed().is_some());
         self.crashes.keep_only(|slot| self.slots.contains_key(slot));
         let now: BTreeMap<SlotId, Observed> =
-            self.slots.iter().filter_map(|(slot, state)| Some((slot.clone(), state.machine.observed()?))).collect();
+            self.slots.iter().filter_map(|(slot, state)| Some((slot.clone(), state.observed()?))).collect();
         let mut observed = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
         if *observed != now {
             *observed = now;
@@ -399,6 +417,13 @@ impl Driver {
             self.changed.notify_one();
         }
     }
+}
+
+/// What tells the configuration of an assignment from that of another one of the same generation, where the spec wants a
+/// change to reach what runs.
+fn reaches_running(assignment: &Assignment) -> Option<Digest> {
+    let reaches = assignment.spec.config_update == ConfigUpdate::Watch && !assignment.configs.is_empty();
+    reaches.then(|| Digest::of(&serde_json::to_vec(&*assignment.configs).unwrap_or_default()))
 }
 
 /// The unit that a spec asks for.

@@ -85,6 +85,7 @@ fn of_unit(observed: &Observed, unit: &Unit) -> SlotReport {
             since: stats.reuse_disabled_at.map(unix_ms).unwrap_or_default(),
         }),
         parts: stats.parts.into_iter().map(of_part).collect(),
+        configs: observed.configs.iter().map(|(name, stamp)| (name.clone(), stamp.version)).collect(),
         ..SlotReport::new(observed.uid, observed.generation)
     }
 }

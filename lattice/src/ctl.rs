@@ -4,6 +4,7 @@
 mod autoscale;
 mod composed;
 mod conditions;
+mod config;
 mod placement;
 mod rollout;
 mod routes;
@@ -11,6 +12,7 @@ mod routes;
 pub use autoscale::{AutoscaleStatus, LastScaling};
 pub use composed::{Composed, ComposedEdge};
 pub use conditions::{Condition, ConditionKind, Reason, Standing, conditions};
+pub use config::{ConfigDeleteReply, ConfigDeleteRequest, ConfigItem, ConfigPutRequest, ConfigReply};
 pub use placement::{CordonReply, ExplainReply, ExplainRequest, NodeScore, NodeStanding};
 pub use rollout::RolloutStatus;
 pub use routes::{RouteItem, RouteList, RouteShare};
@@ -471,6 +473,12 @@ pub fn json_schema() -> serde_json::Value {
         explain: ExplainRequest,
         explained: Reply<ExplainReply>,
         cordon: Reply<CordonReply>,
+        config_put: ConfigPutRequest,
+        config_item: Reply<ConfigItem>,
+        config: Reply<ConfigReply>,
+        configs: Reply<Vec<ConfigItem>>,
+        config_delete: ConfigDeleteRequest,
+        config_deleted: Reply<ConfigDeleteReply>,
         event: CloudEvent,
         log: LogLine,
         report: NodeReport,

@@ -45,6 +45,11 @@ pub enum EventKind {
     RolloutStalled,
     /// A change was given up, and the stable spec put back.
     RolloutAborted,
+    /// Configuration by name was written.
+    ConfigChanged,
+    ConfigDeleted,
+    /// A replica runs with other configuration than before, of the same generation.
+    SlotReconfigured,
     /// A record that does not parse was found.
     RecordCorrupt,
     /// The store went back in time or was made anew.
@@ -83,6 +88,9 @@ impl EventKind {
             EventKind::RolloutDone => "rollout-done",
             EventKind::RolloutStalled => "rollout-stalled",
             EventKind::RolloutAborted => "rollout-aborted",
+            EventKind::ConfigChanged => "config-changed",
+            EventKind::ConfigDeleted => "config-deleted",
+            EventKind::SlotReconfigured => "slot-reconfigured",
             EventKind::RecordCorrupt => "record-corrupt",
             EventKind::StoreRegressed => "store-regressed",
             EventKind::ReuseOff => "reuse-off",

@@ -4,9 +4,9 @@
 use crate::{
     Fut,
     ctl::LogLine,
-    id::{Digest, Generation, SlotId},
+    id::{ConfigName, Digest, Generation, SlotId},
     recipe::Recipe,
-    record::{Phase, SpecRecord},
+    record::{ConfigStamp, Phase, SpecRecord},
     report::HostReport,
     spec::{PartRole, WorkloadSpec},
 };
@@ -27,6 +27,8 @@ pub struct Assignment {
     pub generation: Generation,
     /// What serves in the slot stops before this starts. What is of class `strict` does so in any case.
     pub stop_first: bool,
+    /// Versions of the configuration that is written out in `spec`, by the names that a person used.
+    pub configs: Configs,
 }
 
 impl Assignment {
@@ -37,9 +39,13 @@ impl Assignment {
             uid: record.uid,
             generation: record.template(),
             stop_first: false,
+            configs: Configs::default(),
         }
     }
 }
+
+/// Versions of configuration by name.
+pub type Configs = Arc<BTreeMap<ConfigName, ConfigStamp>>;
 
 /// What a component is to be used as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,6 +96,8 @@ pub struct Observed {
     pub generation: Generation,
     pub phase: Phase,
     pub message: Option<String>,
+    /// The configuration that it runs with: [`Assignment::configs`].
+    pub configs: Configs,
 }
 
 /// The host of one node.

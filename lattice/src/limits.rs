@@ -49,6 +49,16 @@ pub const VOLUME_BYTES_MAX: u64 = 64 << 30;
 pub const REPLICAS_MAX: u32 = 10_000;
 /// Environment variables or configuration entries of one component.
 pub const ENTRIES_MAX: usize = 512;
+/// Longest key of one entry of configuration by name, in bytes.
+pub const CONFIG_KEY_BYTES_MAX: usize = 256;
+/// Longest value of one entry, in bytes.
+pub const CONFIG_VALUE_BYTES_MAX: usize = 16 * 1024;
+/// Keys and values under one name, in bytes: every node keeps all of them in memory.
+pub const CONFIG_BYTES_MAX: usize = 64 * 1024;
+/// Names in a lattice.
+pub const CONFIGS_MAX: usize = 1024;
+/// Names that one component refers to, for its configuration or its environment.
+pub const CONFIGS_NAMED_MAX: usize = 16;
 /// Labels of one node.
 pub const LABELS_MAX: usize = 64;
 /// Longest label value, in bytes.
@@ -74,6 +84,8 @@ pub const REPORT_BYTES_MAX: usize = NATS_PAYLOAD_BYTES_DEFAULT / 4;
 /// How long a client of the control interface waits for an answer by default.
 pub const CTL_TIMEOUT: Duration = Duration::from_secs(5);
 
+const _: () =
+    assert!(CONFIG_BYTES_MAX <= SPEC_BYTES_MAX / 4, "a request with its escapes is as long as a spec at most");
 const _: () = assert!(2 * SPEC_BYTES_MAX <= NATS_PAYLOAD_BYTES_DEFAULT, "a put reply holds the spec and a plan");
 
 /// A text of somebody else as one line of at most `max` bytes: it can't forge a line of a log or move a terminal's cursor.

@@ -2,16 +2,18 @@
 //! A record of a newer minor schema may carry fields that we do not know: they are ignored, never refused. A record that
 //! does not parse is *corrupt*, which is not the same as absent: see [`crate::view`].
 
+mod config;
 mod rollout;
 mod scale;
 mod ticks;
 
+pub use config::{ConfigRecord, ConfigStamp, check_entries};
 pub use rollout::{Aborted, Rollout, RolloutState, failure};
 pub use scale::Scale;
 pub use ticks::{Firing, Outcome, Settled, Ticks};
 
 use crate::{
-    id::{Digest, Generation, Incarnation, NodeId, SlotId, WorkloadName},
+    id::{ConfigName, Digest, Generation, Incarnation, NodeId, SlotId, WorkloadName},
     limits::{MESSAGE_BYTES_MAX, one_line},
     recipe::Recipe,
     spec::{LABEL_NODE, Source, Taint, VolumeSpec, WorkloadSpec},
@@ -72,6 +74,7 @@ pub trait Record: Serialize + DeserializeOwned {
 pub enum Key {
     Spec(WorkloadName),
     Node(NodeId),
+    Config(ConfigName),
     Session(NodeId),
     Slot(SlotId),
     Cron(WorkloadName),
@@ -82,7 +85,7 @@ pub enum Key {
 impl Key {
     pub fn bucket(&self) -> Bucket {
         match self {
-            Key::Spec(_) | Key::Node(_) => Bucket::Specs,
+            Key::Spec(_) | Key::Node(_) | Key::Config(_) => Bucket::Specs,
             Key::Session(_) | Key::Slot(_) | Key::Cron(_) | Key::Rollout(_) | Key::Scale(_) => Bucket::State,
         }
     }
@@ -92,6 +95,7 @@ impl Key {
             Bucket::Specs => match text.split_once('.')? {
                 ("spec", rest) => WorkloadName::new(rest).ok().map(Key::Spec),
                 ("node", rest) => NodeId::new(rest).ok().map(Key::Node),
+                ("config", rest) => ConfigName::new(rest).ok().map(Key::Config),
                 _ => None,
             },
             Bucket::State => match text.split_once('.')? {
@@ -111,6 +115,7 @@ impl std::fmt::Display for Key {
         match self {
             Key::Spec(name) => write!(f, "spec.{name}"),
             Key::Node(node) => write!(f, "node.{node}"),
+            Key::Config(name) => write!(f, "config.{name}"),
             Key::Session(node) => write!(f, "session.{node}"),
             Key::Slot(slot) => write!(f, "slot.{slot}"),
             Key::Cron(name) => write!(f, "cron.{name}"),
@@ -146,6 +151,9 @@ pub struct SpecRecord {
     /// What was given up for this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aborted: Option<Aborted>,
+    /// Of a spec with `config-update: roll`: the configuration that this generation was made for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub configs: BTreeMap<ConfigName, ConfigStamp>,
 }
 impl Record for SpecRecord {
     const BUCKET: Bucket = Bucket::Specs;
@@ -169,6 +177,7 @@ impl SpecRecord {
             template: None,
             stable: None,
             aborted: None,
+            configs: BTreeMap::new(),
             spec,
         }
     }
@@ -494,6 +503,11 @@ mod tests {
         let lazy = format!("}}, {{name: rare, source: '{source}', lazy: true, volumes: [scratch]");
         assert_eq!(schema(&lazy, volume), 4);
         assert_eq!(schema("", "autoscale: {max: 3}"), 4);
+        for named in ["config-from: [shop]", "env-from: [shop]"] {
+            assert_eq!(schema(&format!(", {named}"), ""), 4, "{named}");
+            assert_eq!(schema("", &format!("services: [{{name: pool, source: '{source}', {named}}}]")), 4, "{named}");
+        }
+        assert_eq!(schema("", "config-update: roll"), 4);
     }
 
     /// Names below `.lattice` were once like any others. What was stored then is read, and grants nothing.
@@ -533,6 +547,7 @@ mod tests {
         for key in [
             Key::Spec(WorkloadName::new("hello").unwrap()),
             Key::Node(NodeId::new("n1").unwrap()),
+            Key::Config(ConfigName::new("shop-config").unwrap()),
             Key::Session(NodeId::new("n1").unwrap()),
             Key::Slot("hello.3".parse().unwrap()),
             Key::Cron(WorkloadName::new("hello").unwrap()),

@@ -12,7 +12,7 @@ pub use crash::{CRASH_LINE_BYTES_MAX, CRASH_LINES_MAX, CrashReport};
 pub use load::LoadReport;
 
 use crate::{
-    id::{ComponentName, Digest, Generation, Incarnation, NodeId, SlotId, WorkloadName},
+    id::{ComponentName, ConfigName, Digest, Generation, Incarnation, NodeId, SlotId, WorkloadName},
     limits::{COMPONENTS_MAX, REPORT_BYTES_MAX, one_line},
     record::DecodeError,
 };
@@ -30,6 +30,8 @@ pub const REPORT_TEXT_BYTES_MAX: usize = 512;
 pub const AWAITED_MAX: usize = 256;
 /// Different names that one set of counts may have.
 const COUNTS_MAX: usize = 32;
+/// Names of configuration that one replica may have.
+const CONFIGS_REPORTED_MAX: usize = 64;
 /// Longest of these names.
 const COUNT_NAME_BYTES_MAX: usize = 32;
 
@@ -150,6 +152,9 @@ pub struct SlotReport {
     /// Set where it failed on this node since its generation began there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crash: Option<CrashReport>,
+    /// Versions of the configuration by name that it runs with.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub configs: BTreeMap<ConfigName, Generation>,
 }
 
 /// Instances of one replica.
@@ -278,6 +283,7 @@ impl SlotReport {
             reuse_off: None,
             parts: Vec::new(),
             crash: None,
+            configs: BTreeMap::new(),
         }
     }
 
@@ -315,6 +321,9 @@ impl SlotReport {
             off.remedy = one_line(&off.remedy, REPORT_TEXT_BYTES_MAX);
         }
         self.crash.iter_mut().for_each(CrashReport::bound);
+        while self.configs.len() > CONFIGS_REPORTED_MAX {
+            self.configs.pop_last();
+        }
         self.parts.truncate(COMPONENTS_MAX);
         for part in &mut self.parts {
             part.last_error = part.last_error.take().map(|error| one_line(&error, REPORT_TEXT_BYTES_MAX));

@@ -5,6 +5,7 @@
 
 mod autoscale;
 mod callers;
+mod config;
 mod cron;
 pub mod grants;
 mod http;
@@ -24,6 +25,7 @@ mod volumes;
 mod wording;
 
 pub use autoscale::{AutoscaleSpec, ScaleTarget};
+pub use config::{ConfigError, ConfigUpdate, Resolved};
 pub use cron::{Cron, Zone};
 pub use grants::Grants;
 pub use http::{
@@ -48,7 +50,7 @@ pub use taint::{Effect, Taint, Toleration};
 pub use volumes::{EmptyVolume, HostVolume, MountPath, VolumeSpec, empty_bytes};
 
 use crate::{
-    id::{ComponentName, Digest, WorkloadName},
+    id::{ComponentName, ConfigName, Digest, WorkloadName},
     units::{Bytes, Millis},
 };
 use schemars::JsonSchema;
@@ -116,6 +118,9 @@ pub struct WorkloadSpec {
     /// As many replicas as the load asks for, in place of `replicas`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscale: Option<AutoscaleSpec>,
+    /// How a change of what `config-from` and `env-from` name reaches its replicas. Default `watch`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub config_update: ConfigUpdate,
 }
 
 fn one() -> u32 {
@@ -146,6 +151,7 @@ impl WorkloadSpec {
             rollout: RolloutSpec::default(),
             probes: ProbesSpec::default(),
             autoscale: None,
+            config_update: ConfigUpdate::default(),
         }
     }
 
@@ -210,6 +216,16 @@ pub struct ComponentSpec {
     /// What the guest reads through `wasi:config/store`. Shared like `env`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub config: BTreeMap<String, String>,
+    /// Names of configuration in the lattice (`lattice config put`) whose entries are put under those of `config`: of two
+    /// names that have the same key the later one counts, and `config` before all. Until each of them is there, the
+    /// workload's conditions say so, and no replica is started. At most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub config_from: Vec<ConfigName>,
+    /// The same for `env`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub env_from: Vec<ConfigName>,
     /// Keep it out of the composition, and make an instance of it only when it is called: for what few requests need. A
     /// call costs about a microsecond more than one within the composition, and only plain values can be passed. Not for
     /// the component that answers HTTP. Default `false`.
@@ -237,8 +253,9 @@ impl ComponentSpec {
     /// With the default of everything else.
     pub fn new(name: ComponentName, source: Source) -> Self {
         let (env, config) = (BTreeMap::new(), BTreeMap::new());
+        let (config_from, env_from) = (Vec::new(), Vec::new());
         let (lazy, isolate, volumes) = (false, false, Vec::new());
-        Self { name, source, env, config, lazy, idle: None, isolate, grants: None, volumes }
+        Self { name, source, env, config, config_from, env_from, lazy, idle: None, isolate, grants: None, volumes }
     }
 }
 

@@ -8,6 +8,7 @@
 //! | `lattice.{L}.ctl.workload.logs.{W}` | request, every node answers | empty |
 //! | `lattice.{L}.ctl.node.list`, `….node.{get,cordon,uncordon}.{N}` | request, queue | empty |
 //! | `lattice.{L}.ctl.route.list` | request, queue | empty |
+//! | `lattice.{L}.ctl.config.{put,get,delete}.{C}`, `lattice.{L}.ctl.config.list` | request, queue | see [`crate::ctl`] |
 //! | `lattice.{L}.http.{N}` | request, framed | [`crate::frame`] |
 //! | `lattice.{L}.state.>`, `lattice.{L}.specs.>` | republished by the server | records |
 //! | `lattice.{L}.evt.{kind}` | publish, stream | [`crate::event::CloudEvent`] |
@@ -18,7 +19,7 @@
 
 use crate::{
     event::EventKind,
-    id::{LatticeId, NodeId, SlotId, WorkloadName},
+    id::{ConfigName, LatticeId, NodeId, SlotId, WorkloadName},
     store::Bucket,
 };
 
@@ -66,6 +67,26 @@ impl WorkloadVerb {
     }
 }
 
+/// An operation on one piece of configuration that its subject names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ConfigVerb {
+    Put,
+    Get,
+    Delete,
+}
+
+impl ConfigVerb {
+    pub const ALL: [ConfigVerb; 3] = [ConfigVerb::Put, ConfigVerb::Get, ConfigVerb::Delete];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ConfigVerb::Put => "put",
+            ConfigVerb::Get => "get",
+            ConfigVerb::Delete => "delete",
+        }
+    }
+}
+
 /// What travels on a subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Topic {
@@ -78,6 +99,8 @@ pub enum Topic {
     NodeCordon(NodeId),
     NodeUncordon(NodeId),
     RouteList,
+    ConfigList,
+    Config(ConfigVerb, ConfigName),
     Http(NodeId),
     Event(EventKind),
     Report(NodeId),
@@ -96,6 +119,8 @@ impl Topic {
             Topic::NodeCordon(node) => format!("lattice.{lattice}.ctl.node.cordon.{node}"),
             Topic::NodeUncordon(node) => format!("lattice.{lattice}.ctl.node.uncordon.{node}"),
             Topic::RouteList => format!("lattice.{lattice}.ctl.route.list"),
+            Topic::ConfigList => format!("lattice.{lattice}.ctl.config.list"),
+            Topic::Config(verb, name) => format!("lattice.{lattice}.ctl.config.{}.{name}", verb.as_str()),
             Topic::Http(node) => http(lattice, node),
             Topic::Event(kind) => format!("lattice.{lattice}.evt.{}", kind.as_str()),
             Topic::Report(node) => format!("lattice.{lattice}.report.{node}"),
@@ -112,11 +137,17 @@ impl Topic {
             ("ctl", "workload.schema" | "schema") => Topic::WorkloadSchema,
             ("ctl", "node.list") => Topic::NodeList,
             ("ctl", "route.list") => Topic::RouteList,
+            ("ctl", "config.list") => Topic::ConfigList,
             ("ctl", rest) => match rest.split_once('.')? {
                 ("workload", rest) => {
                     let (verb, name) = rest.split_once('.')?;
                     let verb = WorkloadVerb::ALL.into_iter().find(|known| known.as_str() == verb)?;
                     Topic::Workload(verb, WorkloadName::new(name).ok()?)
+                }
+                ("config", rest) => {
+                    let (verb, name) = rest.split_once('.')?;
+                    let verb = ConfigVerb::ALL.into_iter().find(|known| known.as_str() == verb)?;
+                    Topic::Config(verb, ConfigName::new(name).ok()?)
                 }
                 ("node", rest) => {
                     let (verb, node) = rest.split_once('.')?;
@@ -212,6 +243,9 @@ mod tests {
             Just(Topic::WorkloadSchema),
             Just(Topic::NodeList),
             Just(Topic::RouteList),
+            Just(Topic::ConfigList),
+            (proptest::sample::select(ConfigVerb::ALL.to_vec()), id())
+                .prop_map(|(verb, name)| Topic::Config(verb, ConfigName::new(name).unwrap())),
             Just(Topic::Event(EventKind::StoreRegressed)),
             (verb, workload()).prop_map(|(verb, name)| Topic::Workload(verb, name)),
             node().prop_map(Topic::NodeGet),

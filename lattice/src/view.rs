@@ -7,8 +7,11 @@ mod slots;
 pub use slots::Slots;
 
 use crate::{
-    id::{NodeId, Revision, SlotId, WorkloadName},
-    record::{DecodeError, Holder, Key, NodeOrder, Record, Rollout, Scale, Session, Slot, SpecRecord, Ticks},
+    id::{ConfigName, NodeId, Revision, SlotId, WorkloadName},
+    record::{
+        ConfigRecord, DecodeError, Holder, Key, NodeOrder, Record, Rollout, Scale, Session, Slot, SpecRecord, Ticks,
+    },
+    spec::{ConfigError, Resolved, WorkloadSpec},
     store::{Bucket, Change, Snapshot},
 };
 use std::{
@@ -49,6 +52,8 @@ pub struct LatticeView {
     pub slots: Slots,
     /// What is wanted of nodes, alive or not.
     pub orders: BTreeMap<NodeId, Versioned<NodeOrder>>,
+    /// What specs name with `config-from` and `env-from`.
+    pub configs: BTreeMap<ConfigName, Arc<Versioned<ConfigRecord>>>,
     /// Of workloads that have schedules.
     pub ticks: BTreeMap<WorkloadName, Versioned<Ticks>>,
     /// Of workloads whose template was changed.
@@ -81,6 +86,7 @@ impl LatticeView {
             Bucket::Specs => {
                 self.specs.retain(|name, _| is_there(Key::Spec(name.clone())));
                 self.orders.retain(|node, _| is_there(Key::Node(node.clone())));
+                self.configs.retain(|name, _| is_there(Key::Config(name.clone())));
             }
             Bucket::State => {
                 self.sessions.retain(|node, _| is_there(Key::Session(node.clone())));
@@ -136,6 +142,17 @@ impl LatticeView {
                     return Err(DecodeError::Malformed(format!("holds the order for {}", record.node)));
                 }
                 self.orders.insert(node, Versioned { record, revision });
+                Ok(())
+            }),
+            (Key::Config(name), None) => {
+                self.configs.remove(&name);
+                Ok(())
+            }
+            (Key::Config(name), Some(bytes)) => ConfigRecord::decode(bytes).and_then(|record| {
+                if record.name != name {
+                    return Err(DecodeError::Malformed(format!("holds the config {}", record.name)));
+                }
+                self.configs.insert(name, Arc::new(Versioned { record, revision }));
                 Ok(())
             }),
             (Key::Session(node), None) => {
@@ -234,6 +251,11 @@ impl LatticeView {
     /// Whether an operator wants nothing new on a node.
     pub fn is_cordoned(&self, node: &NodeId) -> bool {
         self.orders.get(node).is_some_and(|order| order.record.cordoned)
+    }
+
+    /// A spec with the values of what it names.
+    pub fn resolve(&self, spec: &WorkloadSpec) -> Result<Resolved, ConfigError> {
+        spec.resolve(|name| self.configs.get(name).map(|config| &config.record))
     }
 
     /// Whether every bucket was seen at least once. Before, an absent record says nothing.

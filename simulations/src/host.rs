@@ -204,7 +204,7 @@ impl Host for StubHost {
                 UnitPhase::Ready => (Phase::Ready, unit.failed.map(|failed| failure(failed, "out of luck"))),
                 UnitPhase::Draining => (Phase::Starting, Some("draining".to_owned())),
             };
-            Observed { uid: unit.uid, generation: unit.generation, phase, message }
+            Observed { uid: unit.uid, generation: unit.generation, phase, message, configs: Default::default() }
         };
         self.state().units.iter().map(|(slot, unit)| (slot.clone(), observed(unit))).collect()
     }

@@ -31,7 +31,7 @@ pub async fn run(context: &Context) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-fn table(workloads: &[WorkloadSummary]) -> Table {
+pub fn table(workloads: &[WorkloadSummary]) -> Table {
     let mut table = Table::new(&["WORKLOAD", "STATE", "READY", "GENERATION", "REQUESTS", "NODES", "ROUTES"]);
     for workload in workloads {
         let ready = format!("{}/{}", workload.ready, workload.replicas);

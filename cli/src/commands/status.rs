@@ -2,13 +2,15 @@
 
 use crate::{
     Context,
+    client::Client,
     error::Exit,
-    output::{Cell, Paint, Table, Tone, plain, size},
+    output::{Cell, Format, Paint, Table, Tone, plain, size},
+    screen::Screen,
 };
 use lattice::{
     ctl::{
         AutoscaleStatus, Condition, ConditionKind, Refusal, RolloutStatus, ScheduleStatus, SlotStatus, StatusReply,
-        WorkloadState,
+        Totals, WorkloadState, WorkloadSummary,
     },
     event::rfc3339,
     id::WorkloadName,
@@ -16,7 +18,7 @@ use lattice::{
     report::{Counts, CrashReport, PartState, ReuseOff, SlotReport},
     subject::{Topic, WorkloadVerb},
 };
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 const WATCH_EVERY: Duration = Duration::from_millis(500);
 /// Refusals shown for a replica that finds no node; `-o json` has them all.
@@ -31,44 +33,107 @@ const REPORT_IS_OLD: u64 = 15_000;
 #[derive(Debug, clap::Args)]
 #[command(before_help = "Examples:
   lattice status hello
-  lattice status hello --watch            again after each change, until Ctrl-C
+  lattice status hello --watch            drawn anew until Ctrl-C; in a pipe, a line for each change
+  lattice status --watch                  all workloads
   lattice status hello -o json | jq .ready")]
 pub struct Args {
-    /// Name of the workload
-    workload: WorkloadName,
-    /// Show it again whenever it changes
+    /// Name of the workload [default: one line for each]
+    workload: Option<WorkloadName>,
+    /// Go on showing it until Ctrl-C
     #[arg(short, long)]
     watch: bool,
 }
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let client = context.client().await?;
-    let topic = Topic::Workload(WorkloadVerb::Status, args.workload);
+    let Some(workload) = args.workload else {
+        return if args.watch { watch_all(&client, context).await } else { super::list::run(context).await };
+    };
+    let topic = Topic::Workload(WorkloadVerb::Status, workload);
     let status: StatusReply = client.ask(topic.clone()).await?;
     if !args.watch {
         context.out.show(&status, |paint| render(&status, paint), || vec![status.workload.to_string()])?;
         return Ok(Exit::Ok);
     }
+    watch_one(&client, context, topic, status).await
+}
+
+/// Draws where it can, else one line, or document, for each change.
+async fn watch_one(client: &Client, context: &Context, topic: Topic, first: StatusReply) -> anyhow::Result<Exit> {
+    let mut screen = Screen::of_stdout().filter(|_| context.out.format == Format::Table);
     let mut shown = None;
-    let mut status = status;
+    let mut status = first;
     loop {
-        let essence = essence(&status);
-        if shown.as_ref() != Some(&essence) {
-            context.out.show_item(&status, |paint| render(&status, paint), || status.workload.to_string())?;
-            shown = Some(essence);
+        match &mut screen {
+            Some(screen) => screen.draw(&context.out, &render(&status, context.out.paint))?,
+            None => {
+                let essence = essence(&status);
+                if shown.as_ref() != Some(&essence) {
+                    context.out.show_item(&status, |_| sentence(&status), || status.workload.to_string())?;
+                    shown = Some(essence);
+                }
+            }
         }
         tokio::time::sleep(WATCH_EVERY).await;
         status = client.ask(topic.clone()).await?;
     }
 }
 
-pub fn state_cell(state: WorkloadState) -> Cell {
-    let (text, tone) = match state {
+async fn watch_all(client: &Client, context: &Context) -> anyhow::Result<Exit> {
+    let mut screen = Screen::of_stdout().filter(|_| context.out.format == Format::Table);
+    let mut shown: BTreeMap<WorkloadName, WorkloadSummary> = BTreeMap::new();
+    loop {
+        let workloads: Vec<WorkloadSummary> = client.ask(Topic::WorkloadList).await?;
+        if let Some(screen) = &mut screen {
+            screen.draw(&context.out, &super::list::table(&workloads).render(context.out.paint))?;
+        } else {
+            for gone in shown.keys().filter(|name| !workloads.iter().any(|workload| workload.workload == **name)) {
+                context.out.note(format!("{gone} is deleted"));
+            }
+            let mut now = BTreeMap::new();
+            for workload in workloads {
+                // Figures change all the time.
+                let essence = WorkloadSummary { totals: Totals::default(), ..workload.clone() };
+                let name = workload.workload.clone();
+                if shown.get(&name) != Some(&essence) {
+                    context.out.show_item(&workload, |_| summary(&workload), || name.to_string())?;
+                }
+                now.insert(name, essence);
+            }
+            shown = now;
+        }
+        tokio::time::sleep(WATCH_EVERY).await;
+    }
+}
+
+/// `hello  progressing  2/3 ready  generation 4  Starting: replica 2: starts on n3`.
+fn sentence(status: &StatusReply) -> String {
+    let StatusReply { workload, state, generation, replicas, ready, conditions, .. } = status;
+    let lacks = |condition: &&Condition| condition.kind == ConditionKind::Ready && !condition.status;
+    let degraded = |condition: &&Condition| condition.kind == ConditionKind::Degraded && condition.status;
+    let told = conditions.iter().find(lacks).or_else(|| conditions.iter().find(degraded));
+    let why = told.map_or_else(String::new, |told| format!("  {}: {}", told.reason.as_str(), told.message));
+    plain(&format!("{workload}  {}  {ready}/{replicas} ready  generation {generation}{why}", word(*state).0))
+}
+
+fn summary(workload: &WorkloadSummary) -> String {
+    let WorkloadSummary { workload, state, generation, replicas, ready, nodes, .. } = workload;
+    let nodes: Vec<&str> = nodes.iter().map(|node| node.as_str()).collect();
+    let nodes = nodes.join(",");
+    plain(&format!("{workload}  {}  {ready}/{replicas} ready  generation {generation}  {nodes}", word(*state).0))
+}
+
+fn word(state: WorkloadState) -> (&'static str, Tone) {
+    match state {
         WorkloadState::Ready => ("ready", Tone::Good),
         WorkloadState::Progressing => ("progressing", Tone::Warn),
         WorkloadState::Degraded => ("degraded", Tone::Bad),
         WorkloadState::Idle => ("idle", Tone::Dim),
-    };
+    }
+}
+
+pub fn state_cell(state: WorkloadState) -> Cell {
+    let (text, tone) = word(state);
     Cell::new(text, tone)
 }
 

@@ -14,6 +14,7 @@ mod calls;
 mod choice;
 mod clients;
 mod composition;
+mod config;
 mod control;
 mod egress;
 mod exchanges;

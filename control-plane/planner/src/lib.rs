@@ -37,7 +37,7 @@ pub use schedule::{LATE_MS, MISSED_COUNTED_MAX, Missed, TicksWrite, Turn, turn};
 use board::{Board, Occupancy};
 use lattice::{
     host::Assignment,
-    id::{Incarnation, NodeId, Revision, SlotId},
+    id::{Incarnation, NodeId, Revision, SlotId, WorkloadName},
     record::{Holder, Phase, Slot, SpecRecord},
     spec::Class,
     store::Precondition,
@@ -46,6 +46,14 @@ use lattice::{
 use ledger::Need;
 use placement::Walk;
 use std::{collections::BTreeMap, sync::Arc};
+
+/// The node that does for a workload what only one need do: one of those that live and stay, the same for each view. It
+/// is no lock: two nodes with different views may both be it for a moment.
+pub fn deputy<'a>(view: &'a LatticeView, workload: &WorkloadName) -> Option<&'a NodeId> {
+    let first = SlotId::new(workload.clone(), 0);
+    let staying = view.sessions.iter().filter(|(_, session)| !session.record.draining).map(|(node, _)| node);
+    staying.min_by_key(|node| (hash::rendezvous(&first, node), *node))
+}
 
 /// The node that plans, in its present life.
 #[derive(Debug, Clone, PartialEq, Eq)]

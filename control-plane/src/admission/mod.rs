@@ -5,6 +5,7 @@
 
 mod compose;
 mod concurrency;
+mod config;
 mod explain;
 mod placement;
 mod put;
@@ -21,7 +22,7 @@ use lattice::{
     id::{Digest, Revision},
     limits::SPEC_BYTES_MAX,
     store::{Answer, Endpoint, Headers, Message, MicroService, Platform, StoreError},
-    subject::{CTL_QUEUE, CTL_SERVICE, Topic, WorkloadVerb},
+    subject::{CTL_QUEUE, CTL_SERVICE, ConfigVerb, Topic, WorkloadVerb},
     view::LatticeView,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -141,6 +142,12 @@ impl Admission {
             Topic::NodeCordon(node) => ok(self.cordon(&node, true).await?),
             Topic::NodeUncordon(node) => ok(self.cordon(&node, false).await?),
             Topic::RouteList => ok(routes::list(&*self.view()?)),
+            Topic::ConfigList => ok(self.list_configs()?),
+            Topic::Config(verb, name) => match verb {
+                ConfigVerb::Put => ok(self.put_config(&name, message).await?),
+                ConfigVerb::Get => ok(self.get_config(&name).await?),
+                ConfigVerb::Delete => ok(self.delete_config(&name, message).await?),
+            },
             Topic::Http(_) | Topic::Event(_) | Topic::Report(_) | Topic::Log(_) => Err(unknown()),
         }
     }

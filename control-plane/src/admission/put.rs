@@ -1,6 +1,7 @@
 //! Requests that change a spec. Each is one compare-and-set on one key, answered after the store acknowledged it.
 
 use super::{Admission, blocking, body, expected_revision, unavailable};
+use crate::given::stamps;
 use lattice::{
     ctl::{CtlError, DeleteReply, ErrorCode, HEADER_DRY_RUN, PutReply, RollbackRequest, ScaleRequest},
     event::EventKind,
@@ -264,11 +265,12 @@ impl Admission {
                 return Ok(PutReply { workload, generation, revision, hash, changed: false, plan, composition });
             }
             let now = self.platform.clock.unix_ms();
+            let configs = stamps(&*self.view()?, &spec);
             let record = match &current.record {
-                Some(before) => before.next(self.rollout(before).await?.as_ref(), spec, recipe, now),
+                Some(before) => before.next(self.rollout(before).await?.as_ref(), spec, recipe, configs, now),
                 None => {
                     let first = SpecRecord::new(spec, self.platform.rng.uuid(), Generation::FIRST);
-                    SpecRecord { recipe, admitted_at: now, ..first }
+                    SpecRecord { recipe, configs, admitted_at: now, ..first }
                 }
             };
             let expect = current.revision.map_or(Precondition::Absent, Precondition::At);

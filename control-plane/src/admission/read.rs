@@ -198,12 +198,14 @@ fn status(
     let updated =
         slots.iter().filter(|slot| slot.phase == Some(Phase::Ready) && slot.generation == Some(template)).count();
     let rollout = rollout(view, &spec.record, u32::try_from(updated).unwrap_or(u32::MAX));
+    let config = if asked.has_configs() { view.resolve(asked).err() } else { None };
     let conditions = conditions(Standing {
         generation: *generation,
         template,
         rollout: rollout.as_ref(),
         admitted_at: *admitted_at,
         corrupt: corrupt.as_deref(),
+        config: config.as_ref(),
         slots: &slots,
     });
     let is = |kind: ConditionKind| conditions.iter().any(|condition| condition.kind == kind && condition.status);

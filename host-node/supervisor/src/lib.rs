@@ -14,7 +14,7 @@ pub use unit::{BACKOFF_MAX, BACKOFF_MIN, Phase, STABLE_AFTER};
 
 use lattice::{
     host::{NOT_READY, Observed},
-    id::Generation,
+    id::{Digest, Generation},
     record,
 };
 use std::time::Duration;
@@ -31,11 +31,13 @@ pub struct Target {
     pub exclusive: bool,
     /// It has a readiness probe, which must pass before it serves.
     pub gated: bool,
+    /// What tells configuration of one generation apart that is to reach running replicas; the same for all that is not.
+    pub configs: Option<Digest>,
 }
 
 impl Target {
     fn is_for_the_same(&self, other: &Target) -> bool {
-        (self.uid, self.generation) == (other.uid, other.generation)
+        (self.uid, self.generation, self.configs) == (other.uid, other.generation, other.configs)
     }
 }
 
@@ -180,16 +182,21 @@ impl Slot {
         effects
     }
 
-    /// What to report. `None`: nothing of the slot is left, and this value can be dropped.
+    /// What to report; which configuration it is, is left to the host node. `None`: nothing of the slot is left, and this
+    /// value can be dropped.
     pub fn observed(&self) -> Option<Observed> {
         let observed = |unit: &Unit, phase, message| {
             let Target { uid, generation, .. } = unit.target;
-            Some(Observed { uid, generation, phase, message })
+            Some(Observed { uid, generation, phase, message, configs: Default::default() })
         };
         if let Some(serving) = self.in_phase(|phase| phase == Phase::Ready) {
             let coming = self.in_phase(Phase::is_coming);
             let message = coming.and_then(|unit| {
                 let template = unit.target.generation;
+                if template == serving.target.generation {
+                    let failed = unit.failure().map(|why| format!("its new configuration failed: {why}"));
+                    return failed.or_else(|| Some(format!("its new configuration is {}", unit.not_ready()?)));
+                }
                 let failed = unit.failure().map(|why| record::failure(template, &why));
                 failed.or_else(|| Some(format!("generation {template} is {}", unit.not_ready()?)))
             });
@@ -212,6 +219,12 @@ impl Slot {
     /// The unit that takes new requests.
     pub fn serving(&self) -> Option<UnitId> {
         self.in_phase(|phase| phase == Phase::Ready).map(|unit| unit.id)
+    }
+
+    /// The unit that [`Slot::observed`] speaks of.
+    pub fn shown(&self) -> Option<UnitId> {
+        let coming = || self.in_phase(Phase::is_coming).or(self.units.last());
+        self.in_phase(|phase| phase == Phase::Ready).or_else(coming).map(|unit| unit.id)
     }
 
     /// Phases of all units, oldest first, for logs and tests.

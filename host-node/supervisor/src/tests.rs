@@ -78,7 +78,8 @@ fn the_table() {
 }
 
 fn target(generation: u64) -> Target {
-    Target { uid: uuid::Uuid::nil(), generation: Generation(generation), exclusive: false, gated: false }
+    let (uid, generation) = (uuid::Uuid::nil(), Generation(generation));
+    Target { uid, generation, exclusive: false, gated: false, configs: None }
 }
 
 fn failed(unit: UnitId) -> Event {
@@ -133,6 +134,27 @@ fn a_new_generation_comes_up_beside_the_one_that_serves() {
     assert_eq!(effects, [Effect::Compile(new), Effect::Warm(new), Effect::Serve(new), Effect::Drain(old)]);
     assert_eq!((slot.serving(), report(&slot)), (Some(new), (2, record::Phase::Ready, None)));
     assert_eq!(slot.on(Event::Drained(old)), [Effect::Discard(old)]);
+}
+
+#[test]
+fn new_configuration_comes_up_beside_the_old_one_in_the_same_generation() {
+    let mut slot = Slot::default();
+    let with = |text: &[u8]| Target { configs: Some(lattice::id::Digest::of(text)), ..target(1) };
+    let (old, _) = bring_up(&mut slot, with(b"one"));
+    assert_eq!(slot.on(Event::Wanted(with(b"one"))), []);
+    slot.on(Event::Wanted(with(b"two")));
+    let new = UnitId(old.0 + 1);
+    slot.on(Event::Fetched(new));
+    slot.on(failed(new));
+    assert_eq!((slot.serving(), slot.shown()), (Some(old), Some(old)));
+    let message = Some("its new configuration failed: it broke".to_owned());
+    assert_eq!(report(&slot), (1, record::Phase::Ready, message));
+    // What is back as it was needs no new unit.
+    assert_eq!(slot.on(Event::Wanted(with(b"one"))), [Effect::Discard(new)]);
+    assert_eq!(report(&slot), (1, record::Phase::Ready, None));
+    let (newer, effects) = bring_up(&mut slot, with(b"three"));
+    assert_eq!(effects.last(), Some(&Effect::Drain(old)));
+    assert_eq!((slot.serving(), slot.shown()), (Some(newer), Some(newer)));
 }
 
 #[test]

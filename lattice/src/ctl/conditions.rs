@@ -7,6 +7,7 @@ use crate::{
     id::Generation,
     limits::{MESSAGE_BYTES_MAX, one_line},
     record::{Phase, RolloutState},
+    spec::ConfigError,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -70,6 +71,10 @@ pub enum Reason {
     RolloutStalled,
     /// A replica does not start. Its node goes on trying.
     ReplicaFailed,
+    /// Configuration that the spec names is not there, or can't be put together. Replicas that run keep what they have,
+    /// and others don't start.
+    ConfigMissing,
+    ConfigConflict,
     /// Every replica answers, at the newest generation.
     AllReady,
     /// Nothing stands in the way.
@@ -93,6 +98,8 @@ impl Reason {
             Reason::UpdateFailed => "UpdateFailed",
             Reason::RolloutStalled => "RolloutStalled",
             Reason::ReplicaFailed => "ReplicaFailed",
+            Reason::ConfigMissing => "ConfigMissing",
+            Reason::ConfigConflict => "ConfigConflict",
             Reason::AllReady => "AllReady",
             Reason::AsAsked => "AsAsked",
             Reason::Other => "Other",
@@ -128,6 +135,8 @@ pub struct Standing<'a> {
     pub admitted_at: u64,
     /// Why the newest record of the spec does not parse, if it does not.
     pub corrupt: Option<&'a str>,
+    /// Why the configuration that the spec names can't be used, if it can't.
+    pub config: Option<&'a ConfigError>,
     /// Of each replica that is wanted.
     pub slots: &'a [SlotStatus],
 }
@@ -143,20 +152,29 @@ enum Matter {
 /// The conditions of a workload: one of each kind, in the order of [`ConditionKind`].
 pub fn conditions(standing: Standing<'_>) -> Vec<Condition> {
     let Standing { template, corrupt, slots, .. } = standing;
-    let matters: Vec<(&SlotStatus, Matter)> = slots.iter().map(|slot| (slot, matter(slot, template))).collect();
+    let blocked = standing.config.map(|error| match error {
+        ConfigError::Missing(_) => Reason::ConfigMissing,
+        ConfigError::Conflict { .. } => Reason::ConfigConflict,
+    });
+    // A replica that waits for configuration is claimed like any other, and then not started.
+    let of_slot = |slot| match (matter(slot, template), blocked) {
+        (Matter::Of(Reason::Starting | Reason::Updating), Some(blocked)) => Matter::Of(blocked),
+        (matter, _) => matter,
+    };
+    let matters: Vec<(&SlotStatus, Matter)> = slots.iter().map(|slot| (slot, of_slot(slot))).collect();
     // The most telling of some reasons that any replica has.
     let first = |reasons: &[Reason]| {
         let has = |reason: &&Reason| matters.iter().any(|(_, matter)| *matter == Matter::Of(**reason));
         reasons.iter().find(has).copied()
     };
     use Reason::{
-        Accepted, AllPlaced, AllReady, AsAsked, Claiming, NoNodeFits, NothingWanted, RecordCorrupt, ReplicaFailed,
-        RolloutStalled, Starting, UpdateFailed, Updating,
+        Accepted, AllPlaced, AllReady, AsAsked, Claiming, ConfigConflict, ConfigMissing, NoNodeFits, NothingWanted,
+        RecordCorrupt, ReplicaFailed, RolloutStalled, Starting, UpdateFailed, Updating,
     };
     let settled = |all: Reason| if slots.is_empty() { NothingWanted } else { all };
     let is_stalled = standing.rollout.map(|rollout| rollout.state == RolloutState::Stalled);
-    let bad =
-        first(&[ReplicaFailed, NoNodeFits, UpdateFailed]).or((is_stalled == Some(true)).then_some(RolloutStalled));
+    let bad = first(&[ReplicaFailed, NoNodeFits, UpdateFailed, ConfigMissing, ConfigConflict])
+        .or((is_stalled == Some(true)).then_some(RolloutStalled));
     let moving = first(&[Claiming, Starting, Updating]).or((is_stalled == Some(false)).then_some(Updating));
     let homeless = first(&[NoNodeFits, Claiming]);
     let lacking = bad.or(moving);
@@ -165,7 +183,8 @@ pub fn conditions(standing: Standing<'_>) -> Vec<Condition> {
         (ConditionKind::Placed, homeless.is_none(), homeless.unwrap_or(settled(AllPlaced))),
         (ConditionKind::Ready, lacking.is_none(), lacking.unwrap_or(settled(AllReady))),
         (ConditionKind::Progressing, moving.is_some(), moving.or(bad).unwrap_or(settled(AllReady))),
-        (ConditionKind::Degraded, bad.is_some(), bad.unwrap_or(AsAsked)),
+        // What runs may go on with what it has: it is ready, and will not come back as it is.
+        (ConditionKind::Degraded, bad.or(blocked).is_some(), bad.or(blocked).unwrap_or(AsAsked)),
     ];
     let condition = |(kind, status, reason)| {
         let message = one_line(&message(standing, &matters, reason), MESSAGE_BYTES_MAX);
@@ -212,6 +231,7 @@ fn message(standing: Standing<'_>, matters: &[(&SlotStatus, Matter)], reason: Re
         Reason::AllPlaced => format!("{count} of {count} replicas have a node"),
         Reason::AllReady => format!("{count} of {count} replicas answer at generation {generation}"),
         Reason::AsAsked => "nothing stands in the way".into(),
+        Reason::ConfigMissing | Reason::ConfigConflict => standing.config.map(ToString::to_string).unwrap_or_default(),
         Reason::Claiming => named(&|_| "a node is about to take it".into()),
         Reason::NoNodeFits => named(&|slot| {
             let refused: Vec<String> = slot
@@ -262,6 +282,8 @@ fn since(standing: Standing<'_>, matters: &[(&SlotStatus, Matter)], reason: Reas
         | Reason::NoNodeFits
         | Reason::UpdateFailed
         | Reason::RolloutStalled
+        | Reason::ConfigMissing
+        | Reason::ConfigConflict
         | Reason::AsAsked
         | Reason::Other => None,
     }
@@ -299,6 +321,7 @@ mod tests {
             rollout: None,
             admitted_at: 500,
             corrupt: None,
+            config: None,
             slots,
         });
         let words: Vec<String> = found
@@ -351,6 +374,30 @@ mod tests {
     }
 
     #[test]
+    fn configuration_that_is_missing_is_told_and_takes_nothing_from_what_runs() {
+        let missing = ConfigError::Missing(["shop".parse().unwrap()].into());
+        let of = |slots: &[SlotStatus]| {
+            let standing = Standing {
+                generation: NEWEST,
+                template: NEWEST,
+                rollout: None,
+                admitted_at: 500,
+                corrupt: None,
+                config: Some(&missing),
+                slots,
+            };
+            let words = |condition: &Condition| format!("{}={}", condition.status, condition.reason.as_str());
+            conditions(standing).iter().skip(2).map(words).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(
+            of(&[held(0, Phase::Starting, 3, None)]),
+            "false=ConfigMissing false=ConfigMissing true=ConfigMissing"
+        );
+        assert_eq!(of(&[held(0, Phase::Ready, 2, None)]), "false=ConfigMissing false=ConfigMissing true=ConfigMissing");
+        assert_eq!(of(&[held(0, Phase::Ready, 3, None)]), "true=AllReady false=AllReady true=ConfigMissing");
+    }
+
+    #[test]
     fn messages_name_replicas_and_times_come_from_the_records() {
         use Phase::{Failed, Ready};
         let since = |found: &[Condition], at: usize| found[at].since.clone();
@@ -360,6 +407,7 @@ mod tests {
             rollout: None,
             admitted_at: 500,
             corrupt: None,
+            config: None,
             slots: &[held(0, Ready, 3, None), held(1, Ready, 3, None)],
         });
         assert_eq!(since(&found, 0), Some(rfc3339(500)));
@@ -372,6 +420,7 @@ mod tests {
             rollout: None,
             admitted_at: 500,
             corrupt: None,
+            config: None,
             slots: &failed,
         });
         assert_eq!(found[4].message, "replica 0: no export; replica 1: no export; replica 2: no export; and 2 more");
@@ -382,6 +431,7 @@ mod tests {
             rollout: None,
             admitted_at: 500,
             corrupt: Some("no name"),
+            config: None,
             slots: &[refused(7)],
         });
         assert_eq!((found[0].status, found[0].reason, since(&found, 0)), (false, Reason::RecordCorrupt, None));
@@ -391,13 +441,14 @@ mod tests {
 
     #[test]
     fn names_are_those_of_the_wire_and_newer_ones_are_read() {
-        for (slots, _) in [(vec![held(0, Phase::Ready, 3, None)], 0), (vec![refused(0)], 0), (vec![], 0)] {
+        for slots in [vec![held(0, Phase::Ready, 3, None)], vec![refused(0)], vec![]] {
             for condition in conditions(Standing {
                 generation: NEWEST,
                 template: NEWEST,
                 rollout: None,
                 admitted_at: 1,
                 corrupt: None,
+                config: None,
                 slots: &slots,
             }) {
                 let json = serde_json::to_value(&condition).unwrap();

@@ -1,9 +1,9 @@
 //! How far a workload is on its way from one template to the next. A *template* is what replicas run: all of a spec but how
 //! many replicas there are, where, and how requests reach them. It is named by the generation that brought it.
 
-use super::{Phase, Record, Slot, SpecRecord};
+use super::{ConfigStamp, Phase, Record, Slot, SpecRecord};
 use crate::{
-    id::Generation,
+    id::{ConfigName, Generation},
     limits::{MESSAGE_BYTES_MAX, one_line},
     recipe::Recipe,
     spec::WorkloadSpec,
@@ -11,7 +11,7 @@ use crate::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Decided: which replicas may run the newest template. Written by any node, compare-and-set. Without such a record for the
 /// newest template each replica stays at what it runs.
@@ -117,15 +117,22 @@ impl SpecRecord {
 
     /// Whether replicas of both run the same.
     pub fn runs_like(&self, other: &SpecRecord) -> bool {
-        self.recipe == other.recipe && self.spec.runs_like(&other.spec)
+        self.recipe == other.recipe && self.configs == other.configs && self.spec.runs_like(&other.spec)
     }
 
-    /// The record after this one, with another spec. `rollout` says how far this one has come: only what was rolled out
+    /// The record after this one, with another spec, or for other configuration. `rollout` says how far this one has come: only what was rolled out
     /// whole becomes the stable one. One that runs what is stable ends the rollout at once.
-    pub fn next(&self, rollout: Option<&Rollout>, spec: WorkloadSpec, recipe: Recipe, admitted_at: u64) -> Self {
+    pub fn next(
+        &self,
+        rollout: Option<&Rollout>,
+        spec: WorkloadSpec,
+        recipe: Recipe,
+        configs: BTreeMap<ConfigName, ConfigStamp>,
+        admitted_at: u64,
+    ) -> Self {
         let hash = spec.content_hash();
         let (uid, generation) = (self.uid, self.generation.next());
-        let next = Self { recipe, hash, admitted_at, ..Self::new(spec, uid, generation) };
+        let next = Self { recipe, hash, configs, admitted_at, ..Self::new(spec, uid, generation) };
         if next.runs_like(self) {
             return Self { template: Some(self.template()), stable: self.stable.clone(), ..next };
         }
@@ -153,6 +160,8 @@ impl SpecRecord {
             template: Some(stable.template()),
             aborted: Some(Aborted { generation: self.generation, reason: one_line(reason, MESSAGE_BYTES_MAX) }),
             stable: None,
+            // Else it would be rolled out again and again: what brought it is in force still.
+            configs: self.configs.clone(),
             admitted_at,
             ..stable.clone()
         })
@@ -162,8 +171,9 @@ impl SpecRecord {
 impl WorkloadSpec {
     /// Whether replicas of both run the same: they differ in nothing, or in what the lattice does around them.
     fn runs_like(&self, other: &WorkloadSpec) -> bool {
-        let WorkloadSpec { replicas, http, schedule, placement, rollout, autoscale, .. } = other.clone();
-        WorkloadSpec { replicas, http, schedule, placement, rollout, autoscale, ..self.clone() } == *other
+        let WorkloadSpec { replicas, http, schedule, placement, rollout, autoscale, config_update, .. } = other.clone();
+        let around = WorkloadSpec { replicas, http, schedule, placement, rollout, autoscale, ..self.clone() };
+        WorkloadSpec { config_update, ..around } == *other
     }
 }
 

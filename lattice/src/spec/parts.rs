@@ -3,7 +3,7 @@
 
 use super::{ComponentSpec, Grants, Source, SpecError, VolumeSpec, WorkloadSpec, grants, is_default};
 use crate::{
-    id::ComponentName,
+    id::{ComponentName, ConfigName},
     limits::{COMPONENTS_MAX, ENTRIES_MAX, INSTANCE_MEMORY_BYTES_MAX, QUEUE_MAX, WALL_MAX},
     units::{Bytes, Millis},
 };
@@ -29,6 +29,14 @@ pub struct ServiceSpec {
     /// What the service reads through `wasi:config/store`. Its own, like `env`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub config: BTreeMap<String, String>,
+    /// Names of configuration in the lattice whose entries are put under those of `config`, as for a component. At most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub config_from: Vec<ConfigName>,
+    /// The same for `env`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub env_from: Vec<ConfigName>,
     /// What it may reach outside, in place of the workload's `grants`; `{}` is nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grants: Option<Grants>,
@@ -50,7 +58,8 @@ impl ServiceSpec {
     pub fn new(name: ComponentName, source: Source) -> Self {
         let (env, config) = (BTreeMap::new(), BTreeMap::new());
         let (limits, restart) = (ServiceLimits::default(), RestartSpec::default());
-        Self { name, source, env, config, grants: None, volumes: Vec::new(), limits, restart }
+        let (config_from, env_from) = (Vec::new(), Vec::new());
+        Self { name, source, env, config, config_from, env_from, grants: None, volumes: Vec::new(), limits, restart }
     }
 }
 

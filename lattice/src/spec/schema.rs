@@ -1,6 +1,8 @@
 //! Which schema of the record reads a spec. Each pattern names every field, so that a new one has to be decided about.
 
-use super::{ComponentSpec, ComposeSpec, HttpSpec, Limits, Optimize, Reuse, RolloutSpec, Route, WorkloadSpec};
+use super::{
+    ComponentSpec, ComposeSpec, ConfigUpdate, HttpSpec, Limits, Optimize, Reuse, RolloutSpec, Route, WorkloadSpec,
+};
 use crate::spec::Grants;
 
 impl WorkloadSpec {
@@ -16,6 +18,8 @@ impl WorkloadSpec {
             self.parts().any(|part| !part.volumes.is_empty()),
             self.reuse.settings().is_some_and(|reuse| reuse.warm_up.is_some()),
             self.all_grants().any(|grants| !grants.keyvalue.is_empty()),
+            self.has_configs(),
+            self.config_update != ConfigUpdate::default(),
         ];
         if is_of_schema_4.contains(&true) {
             4
@@ -55,6 +59,7 @@ impl WorkloadSpec {
             rollout: _,
             probes: _,
             autoscale: _,
+            config_update: _,
         } = self;
         components.iter().all(ComponentSpec::is_of_schema_1)
             && services.is_empty()
@@ -70,7 +75,19 @@ impl WorkloadSpec {
 
 impl ComponentSpec {
     fn is_of_schema_1(&self) -> bool {
-        let Self { name: _, source: _, env: _, config: _, lazy, idle, isolate, grants, volumes } = self;
+        let Self {
+            name: _,
+            source: _,
+            env: _,
+            config: _,
+            config_from: _,
+            env_from: _,
+            lazy,
+            idle,
+            isolate,
+            grants,
+            volumes,
+        } = self;
         !lazy && idle.is_none() && !isolate && grants.is_none() && volumes.is_empty()
     }
 }

@@ -31,6 +31,7 @@ impl LatticeView {
             Key::Cron(name) => self.ticks.get(name).map(|ticks| ticks.revision),
             Key::Rollout(name) => self.rollouts.get(name).map(|rollout| rollout.revision),
             Key::Scale(name) => self.scales.get(name).map(|scale| scale.revision),
+            Key::Config(name) => self.configs.get(name).map(|config| config.revision),
         })
     }
 }

@@ -111,6 +111,7 @@ impl History {
                     asked.extend(spec.placement.require.iter().cloned());
                 }
             }
+            Some(Key::Config(name)) => trace.note(format!("#{} config {name}", change.revision)),
             Some(Key::Node(node)) => {
                 let cordoned = self.view.is_cordoned(&node);
                 trace.note(format!("{node} is {}cordoned", if cordoned { "" } else { "not " }));

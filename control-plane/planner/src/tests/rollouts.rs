@@ -51,7 +51,7 @@ impl Rolling {
         self.world.view.rollout(&name("w"))
     }
     fn put(&mut self, spec: WorkloadSpec) -> Generation {
-        let next = self.spec().next(self.rollout(), spec, Default::default(), 0);
+        let next = self.spec().next(self.rollout(), spec, Default::default(), Default::default(), 0);
         let template = next.template();
         self.world.put_record(next);
         template

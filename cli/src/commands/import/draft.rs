@@ -1,0 +1,111 @@
+//! A spec that is being put together from somebody else's manifest, and the small things that both kinds need.
+
+use super::{Notes, tree::Tree};
+use lattice::{
+    id::{ComponentName, ConfigName, ID_BYTES_MAX},
+    spec::WorkloadSpec,
+};
+use serde_json::{Map, Value, json};
+
+/// Fields of a spec, as they are written in JSON.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    /// Of the manifest that it comes from, for what is wrong with the whole.
+    line: u64,
+    fields: Map<String, Value>,
+}
+
+impl Draft {
+    pub fn new(name: &str, line: u64) -> Self {
+        Self { line, fields: Map::from_iter([("name".to_owned(), name.into()), ("components".to_owned(), json!([]))]) }
+    }
+
+    pub fn set(&mut self, field: &str, value: Value) {
+        self.fields.insert(field.to_owned(), value);
+    }
+
+    /// Set a field below another one.
+    pub fn set_in(&mut self, outer: &str, field: &str, value: Value) {
+        if let Some(fields) = self.fields.entry(outer).or_insert_with(|| json!({})).as_object_mut() {
+            fields.insert(field.to_owned(), value);
+        }
+    }
+
+    /// Add to a list.
+    pub fn push(&mut self, field: &str, value: Value) {
+        if let Some(list) = self.fields.entry(field).or_insert_with(|| json!([])).as_array_mut() {
+            list.push(value);
+        }
+    }
+
+    /// Add to a list below another field, if it is not there already.
+    pub fn push_in(&mut self, outer: &str, field: &str, value: Value) {
+        let Some(fields) = self.fields.entry(outer).or_insert_with(|| json!({})).as_object_mut() else { return };
+        let Some(list) = fields.entry(field).or_insert_with(|| json!([])).as_array_mut() else { return };
+        if !list.contains(&value) {
+            list.push(value);
+        }
+    }
+
+    pub fn get_in(&self, outer: &str, field: &str) -> Option<&Value> {
+        self.fields.get(outer)?.get(field)
+    }
+
+    /// The spec, if it is one.
+    pub fn finish(self, notes: &mut Notes) -> Option<WorkloadSpec> {
+        match lattice::spec::parse_value(&Value::Object(self.fields)) {
+            Ok(spec) => Some(spec),
+            Err(error) => {
+                notes.lost(self.line, format!("no spec: {error}"));
+                None
+            }
+        }
+    }
+}
+
+/// The nearest name that is allowed here. A note where it is another one.
+pub fn id(text: &str, line: u64, notes: &mut Notes) -> String {
+    let allowed = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let made: String = text.chars().map(allowed).take(ID_BYTES_MAX).collect();
+    let made = made.trim_matches('-');
+    let made = if made.is_empty() { "unnamed" } else { made };
+    if made != text {
+        notes.changed(line, format!("{text} is called {made}: names have a-z, 0-9 and '-'"));
+    }
+    debug_assert!(ComponentName::new(made).is_ok() && ConfigName::new(made).is_ok());
+    made.to_owned()
+}
+
+/// Where a component's bytes are to be: nothing is fetched from registries.
+pub fn source(image: &str, name: &str, line: u64, notes: &mut Notes) -> Value {
+    if let Some(path) = image.strip_prefix("file://").or_else(|| image.strip_prefix("file:")) {
+        notes.mapped(line, format!("source: file:{path}"));
+        return format!("file:{path}").into();
+    }
+    let image = image.strip_prefix("oci://").unwrap_or(image);
+    notes.changed(
+        line,
+        format!("source: file:./{name}.wasm: pull {image} to there before you deploy, with `wash` or `oras`"),
+    );
+    format!("file:./{name}.wasm").into()
+}
+
+/// A mapping of texts, each with its note.
+pub fn texts(tree: &Tree, what: &str, notes: &mut Notes) -> Map<String, Value> {
+    let mut map = Map::new();
+    for entry in tree.entries() {
+        match entry.value.text() {
+            Some(text) => {
+                notes.mapped(entry.line, format!("{what}.{}", entry.key));
+                map.insert(entry.key.clone(), text.into());
+            }
+            None => notes.lost(entry.line, format!("{}: not a text", entry.key)),
+        }
+    }
+    map
+}
+
+/// Conditions on labels that hold all together: `zone == eu-1`.
+pub fn requirements(tree: &Tree) -> Vec<String> {
+    tree.entries().iter().filter_map(|entry| Some(format!("{} == {}", entry.key, entry.value.text()?))).collect()
+}

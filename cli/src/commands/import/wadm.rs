@@ -1,0 +1,426 @@
+//! Applications of wadm (`core.oam.dev/v1beta1`): components that links join become one workload, the others one each.
+//! Providers become what nodes do themselves, where they do.
+
+use super::{
+    Notes,
+    draft::{Draft, id, requirements, source, texts},
+    tree::Tree,
+};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+/// An entry of `spec.components`.
+struct Part<'a> {
+    tree: &'a Tree,
+    /// As the manifest calls it.
+    name: String,
+    is_component: bool,
+    image: String,
+    links: Vec<Link<'a>>,
+}
+
+/// A trait that joins two of them.
+struct Link<'a> {
+    line: u64,
+    properties: &'a Tree,
+    target: String,
+    /// `wasi:http`.
+    package: String,
+    interfaces: Vec<String>,
+}
+
+/// What a provider is, by its image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Provider {
+    HttpServer,
+    HttpClient,
+    Other,
+}
+
+impl Part<'_> {
+    fn provider(&self) -> Provider {
+        let image = self.image.rsplit('/').next().unwrap_or_default();
+        match image.split([':', '@']).next().unwrap_or_default().replace('_', "-").as_str() {
+            "http-server" | "httpserver" => Provider::HttpServer,
+            "http-client" | "httpclient" => Provider::HttpClient,
+            _ => Provider::Other,
+        }
+    }
+}
+
+pub fn map(document: &Tree, notes: &mut Notes) -> Vec<Draft> {
+    notes.unknown(document, &["apiVersion", "kind", "metadata", "spec"]);
+    let app = document.at(&["metadata", "name"]);
+    let called = app.map_or_else(|| "app".to_owned(), |name| id(&name.text().unwrap_or_default(), name.line, notes));
+    if let Some(metadata) = document.get("metadata") {
+        for entry in metadata.entries().iter().filter(|entry| entry.key != "name") {
+            notes.lost(entry.line, format!("metadata.{}: a spec has none; its generations are counted", entry.key));
+        }
+    }
+    let Some(spec) = document.get("spec") else { return Vec::new() };
+    for entry in spec.entries().iter().filter(|entry| entry.key != "components") {
+        notes.lost(entry.line, format!("spec.{}: not known here", entry.key));
+    }
+    let trees = spec.get("components").map(Tree::items).unwrap_or_default();
+    let parts: Vec<Part<'_>> = trees.iter().map(|tree| part(tree, notes)).collect();
+    let groups = groups(&parts);
+    let is_one = groups.len() == 1;
+    let mut drafts = Vec::new();
+    for group in &groups {
+        let Some(first) = group.first().and_then(|first| parts.get(*first)) else { continue };
+        let name =
+            if is_one { called.clone() } else { id(&format!("{called}-{}", first.name), first.tree.line, notes) };
+        let line = app.map_or(document.line, |name| name.line);
+        notes.mapped(line, format!("name: {name}"));
+        let mut draft = Draft::new(&name, first.tree.line);
+        let members: Vec<&Part<'_>> = group.iter().filter_map(|at| parts.get(*at)).collect();
+        for part in &members {
+            component(part, &mut draft, notes);
+        }
+        scale(&members, &mut draft, notes);
+        for part in &members {
+            links(part, &members, &parts, &mut draft, notes);
+        }
+        for provider in parts.iter().filter(|part| part.provider() == Provider::HttpServer && !part.is_component) {
+            routes(provider, &members, &name, is_one, &mut draft, notes);
+        }
+        drafts.push(draft);
+    }
+    for provider in parts.iter().filter(|part| !part.is_component) {
+        leave(provider, &parts, notes);
+    }
+    drafts
+}
+
+fn part<'a>(tree: &'a Tree, notes: &mut Notes) -> Part<'a> {
+    notes.unknown(tree, &["name", "type", "properties", "traits"]);
+    let kind = tree.text_of("type").unwrap_or_default();
+    // `actor` is what older manifests say.
+    let is_component = matches!(kind.as_str(), "component" | "actor");
+    let traits = tree.get("traits").map(Tree::items).unwrap_or_default();
+    let links = traits.iter().filter(|one| one.text_of("type").as_deref() == Some("link")).filter_map(link).collect();
+    let image = tree.at(&["properties", "image"]).and_then(Tree::text).unwrap_or_default();
+    Part { tree, name: tree.text_of("name").unwrap_or_default(), is_component, image, links }
+}
+
+fn link(tree: &Tree) -> Option<Link<'_>> {
+    let properties = tree.get("properties")?;
+    let target = properties.get("target")?;
+    let text = |key: &str| properties.text_of(key).unwrap_or_default();
+    let interfaces = properties.get("interfaces").map(Tree::items).unwrap_or_default();
+    Some(Link {
+        line: tree.line,
+        properties,
+        target: target.text().or_else(|| target.text_of("name"))?,
+        package: format!("{}:{}", text("namespace"), text("package")),
+        interfaces: interfaces.iter().filter_map(Tree::text).collect(),
+    })
+}
+
+/// Components by their places, those that links join together.
+fn groups(parts: &[Part<'_>]) -> Vec<Vec<usize>> {
+    let mut groups: Vec<BTreeSet<usize>> =
+        parts.iter().enumerate().filter(|(_, part)| part.is_component).map(|(at, _)| BTreeSet::from([at])).collect();
+    for (from, part) in parts.iter().enumerate().filter(|(_, part)| part.is_component) {
+        for link in &part.links {
+            let Some(to) = parts.iter().position(|other| other.is_component && other.name == link.target) else {
+                continue;
+            };
+            let joined: BTreeSet<usize> =
+                groups.iter().filter(|group| group.contains(&from) || group.contains(&to)).flatten().copied().collect();
+            groups.retain(|group| group.is_disjoint(&joined));
+            groups.push(joined);
+        }
+    }
+    groups.sort();
+    groups.into_iter().map(|group| group.into_iter().collect()).collect()
+}
+
+fn component(part: &Part<'_>, draft: &mut Draft, notes: &mut Notes) {
+    let name = id(&part.name, part.tree.line, notes);
+    notes.mapped(part.tree.line, format!("components: {name}"));
+    let mut made = json!({"name": name});
+    for entry in part.tree.get("properties").map(Tree::entries).unwrap_or_default() {
+        let line = entry.line;
+        match entry.key.as_str() {
+            "image" => made["source"] = source(&part.image, &name, line, notes),
+            "config" => configure(&entry.value, &mut made, notes),
+            "secrets" => notes.lost(line, "secrets: there are none here yet"),
+            "id" => notes.lost(line, "id: a component is known by its name and the digest of its bytes"),
+            other => notes.lost(line, format!("properties.{other}: not known here")),
+        }
+    }
+    draft.push("components", made);
+}
+
+/// Named configuration: with its values written here, or by reference.
+fn configure(tree: &Tree, made: &mut Value, notes: &mut Notes) {
+    let mut written = serde_json::Map::new();
+    let mut names = Vec::new();
+    for item in tree.items() {
+        let name = item.text_of("name").unwrap_or_default();
+        match item.get("properties") {
+            Some(properties) => written.extend(texts(properties, "config", notes)),
+            None => {
+                let name = id(&name, item.line, notes);
+                notes.changed(
+                    item.line,
+                    format!("config-from: {name}; `lattice config put {name}` what `wash config get` shows"),
+                );
+                names.push(Value::from(name));
+            }
+        }
+    }
+    made["config"] = written.into();
+    made["config-from"] = names.into();
+}
+
+/// How many and where: of all components of a workload together.
+fn scale(members: &[&Part<'_>], draft: &mut Draft, notes: &mut Notes) {
+    let mut replicas: Option<i64> = None;
+    for part in members {
+        let traits = part.tree.get("traits").map(Tree::items).unwrap_or_default();
+        for one in traits {
+            let kind = one.text_of("type").unwrap_or_default();
+            let properties = one.get("properties");
+            match kind.as_str() {
+                "spreadscaler" => {
+                    let Some(properties) = properties else { continue };
+                    if let Some((line, instances)) = instances(properties) {
+                        replicas = replicas.max(Some(instances));
+                        let more = match (members.len(), instances) {
+                            (2.., _) => "; composed components have one number, the largest",
+                            (_, 5..) => {
+                                "; an instance there takes one call at a time, a replica here up to 64: fewer may do"
+                            }
+                            _ => "",
+                        };
+                        notes.changed(line, format!("replicas: {instances}{more}"));
+                    }
+                    spread(properties, draft, notes);
+                }
+                "daemonscaler" => {
+                    notes.mapped(one.line, "placement.daemon: true");
+                    draft.set_in("placement", "daemon", true.into());
+                    if let Some((line, number)) = properties.and_then(instances).filter(|(_, number)| *number > 1) {
+                        notes.changed(
+                            line,
+                            format!("{number} on each node: one replica there takes up to 64 calls at a time"),
+                        );
+                    }
+                    if let Some(properties) = properties {
+                        anywhere(properties, draft, notes);
+                    }
+                }
+                "link" => {}
+                other => notes.lost(one.line, format!("trait {other}: not known here")),
+            }
+        }
+    }
+    if draft.get_in("placement", "daemon").is_none()
+        && let Some(replicas) = replicas
+    {
+        draft.set("replicas", replicas.into());
+    }
+}
+
+fn instances(properties: &Tree) -> Option<(u64, i64)> {
+    let tree = properties.get("instances").or_else(|| properties.get("replicas"))?;
+    Some((tree.line, tree.number()?))
+}
+
+/// A label that each of several spreads has, and that tells them apart.
+fn common_label(spreads: &[Tree]) -> Option<String> {
+    let labels = |spread: &Tree| -> Vec<String> {
+        let requirements = spread.get("requirements").map(Tree::entries).unwrap_or_default();
+        requirements.iter().map(|entry| entry.key.clone()).collect()
+    };
+    let [first, rest @ ..] = spreads else { return None };
+    match labels(first).as_slice() {
+        [label] if rest.iter().all(|spread| labels(spread) == [label.clone()]) => Some(label.clone()),
+        _ => None,
+    }
+}
+
+/// The value that a spread wants of a label.
+fn value_of(spread: &Tree, label: &str) -> Option<String> {
+    spread.at(&["requirements", label])?.text()
+}
+
+fn spread(properties: &Tree, draft: &mut Draft, notes: &mut Notes) {
+    let spreads = properties.get("spread").map(Tree::items).unwrap_or_default();
+    let weight =
+        |spread: &Tree| spread.get("weight").and_then(Tree::number).filter(|weight| *weight > 0).unwrap_or(100);
+    match spreads {
+        [] => {}
+        [only] => {
+            let conditions = only.get("requirements").map(requirements).unwrap_or_default();
+            for condition in &conditions {
+                notes.mapped(only.line, format!("placement.require: {condition}"));
+                draft.push_in("placement", "require", condition.as_str().into());
+            }
+        }
+        several => {
+            let total: i64 = several.iter().map(weight).sum::<i64>().max(1);
+            let percent = |spread: &Tree| (weight(spread) * 100 / total).clamp(0, 100);
+            if let Some(label) = common_label(several) {
+                let mut shares = serde_json::Map::new();
+                for one in several {
+                    let Some(value) = value_of(one, &label) else { continue };
+                    notes.mapped(one.line, format!("placement.spread: {} percent over {label} {value}", percent(one)));
+                    shares.insert(value, percent(one).into());
+                }
+                draft.push_in("placement", "spread", json!({"over": label, "shares": shares, "hard": true}));
+                return;
+            }
+            for one in several {
+                for condition in one.get("requirements").map(requirements).unwrap_or_default() {
+                    let weight = percent(one).max(1);
+                    notes.changed(
+                        one.line,
+                        format!("placement.prefer: {condition}, weight {weight}: wadm would require it"),
+                    );
+                    draft.push_in("placement", "prefer", json!({"label": condition, "weight": weight}));
+                }
+            }
+        }
+    }
+}
+
+/// Nodes that a daemon is for: those of any spread.
+fn anywhere(properties: &Tree, draft: &mut Draft, notes: &mut Notes) {
+    let spreads = properties.get("spread").map(Tree::items).unwrap_or_default();
+    let conditions: Vec<String> = match (spreads, common_label(spreads)) {
+        ([], _) => Vec::new(),
+        ([only], _) => only.get("requirements").map(requirements).unwrap_or_default(),
+        (several, Some(label)) => {
+            let values: Vec<String> = several.iter().filter_map(|spread| value_of(spread, &label)).collect();
+            vec![format!("{label} in ({})", values.join(", "))]
+        }
+        (several, None) => {
+            for one in several {
+                notes.lost(one.line, "one of several sets of labels: make a workload for each");
+            }
+            Vec::new()
+        }
+    };
+    for condition in conditions {
+        let line = spreads.first().map_or(properties.line, |first| first.line);
+        notes.mapped(line, format!("placement.require: {condition}"));
+        draft.push_in("placement", "require", condition.into());
+    }
+}
+
+fn links(part: &Part<'_>, members: &[&Part<'_>], parts: &[Part<'_>], draft: &mut Draft, notes: &mut Notes) {
+    for link in &part.links {
+        let what = format!("{}/{}", link.package, link.interfaces.join(", "));
+        if members.iter().any(|member| member.name == link.target) {
+            notes.changed(
+                link.line,
+                format!("{what} of {}: joined by what both import and export, when it is deployed", link.target),
+            );
+            continue;
+        }
+        let target = parts.iter().find(|other| other.name == link.target);
+        match target.map(Part::provider) {
+            Some(Provider::HttpClient) => {
+                notes.changed(link.line, "grants.http-out: '*': any public host; better name those that it needs");
+                draft.push_in("grants", "http-out", "*".into());
+            }
+            Some(_) if link.package == "wasi:http" => {
+                notes.changed(link.line, "grants.http-out: '*': any public host; better name those that it needs");
+                draft.push_in("grants", "http-out", "*".into());
+            }
+            _ => notes.lost(
+                link.line,
+                format!(
+                    "{what} of {}: nodes don't offer it; a component that exports it can be composed in",
+                    link.target
+                ),
+            ),
+        }
+        configured(link, notes);
+    }
+}
+
+/// Configuration of a link belongs to a provider.
+fn configured(link: &Link<'_>, notes: &mut Notes) {
+    for key in ["source_config", "target_config"] {
+        if let Some(entry) = link.properties.entry(key) {
+            notes.lost(entry.line, format!("{key}: of a provider, which is not there"));
+        }
+    }
+    for end in ["source", "target"] {
+        for key in ["config", "secrets"] {
+            if let Some(entry) = link.properties.get(end).and_then(|end| end.entry(key)) {
+                notes.lost(entry.line, format!("{end}.{key}: of a provider, which is not there"));
+            }
+        }
+    }
+}
+
+/// The links of an HTTP server lead to components: that is a route.
+fn routes(
+    server: &Part<'_>,
+    members: &[&Part<'_>],
+    workload: &str,
+    is_one: bool,
+    draft: &mut Draft,
+    notes: &mut Notes,
+) {
+    for link in server.links.iter().filter(|link| members.iter().any(|member| member.name == link.target)) {
+        let configs = [link.properties.get("source_config"), link.properties.at(&["source", "config"])];
+        let settings: Vec<&Tree> =
+            configs.into_iter().flatten().flat_map(Tree::items).filter_map(|item| item.get("properties")).collect();
+        let setting = |key: &str| settings.iter().find_map(|properties| properties.entry(key));
+        let host = if is_one { "*".to_owned() } else { format!("{workload}.localhost") };
+        let mut route = json!({"host": host});
+        if let Some(entry) = setting("path") {
+            let path = entry.value.text().unwrap_or_default();
+            notes.mapped(entry.line, format!("http.routes: path {path}"));
+            route["path"] = path.into();
+        }
+        for entry in settings.iter().flat_map(|properties| properties.entries()) {
+            match entry.key.as_str() {
+                "path" => {}
+                "address" | "default_address" | "port" => {
+                    notes.changed(entry.line, format!("{}: nodes take requests at the address of --http", entry.key));
+                }
+                "timeout_ms" => {
+                    if let Some(milliseconds) = entry.value.number() {
+                        notes.mapped(entry.line, format!("http.routes: timeout {milliseconds}ms"));
+                        route["timeout"] = format!("{milliseconds}ms").into();
+                    }
+                }
+                other => notes.lost(entry.line, format!("{other}: see docs/routes.md for what a route can do")),
+            }
+        }
+        let text = match is_one {
+            true => "http.routes: every host; the manifest names none".to_owned(),
+            false => format!("http.routes: {host}; the manifest names no host: choose one"),
+        };
+        notes.changed(link.line, text);
+        draft.push_in("http", "routes", route);
+    }
+}
+
+/// What is left of a provider.
+fn leave(provider: &Part<'_>, parts: &[Part<'_>], notes: &mut Notes) {
+    let line = provider.tree.line;
+    let name = &provider.name;
+    match provider.provider() {
+        Provider::HttpServer => notes.mapped(line, format!("{name}: every node takes HTTP")),
+        Provider::HttpClient => notes.mapped(line, format!("{name}: every node sends HTTP, to where grants say")),
+        Provider::Other => {
+            notes.lost(line, format!("{name}: nodes have no provider such as {}", provider.image));
+            for link in &provider.links {
+                let to =
+                    if parts.iter().any(|part| part.name == link.target) { "" } else { ", which is not in this file" };
+                notes.lost(
+                    link.line,
+                    format!("{}/{} to {}{to}: nobody calls it", link.package, link.interfaces.join(", "), link.target),
+                );
+            }
+        }
+    }
+}

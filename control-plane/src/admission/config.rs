@@ -1,0 +1,183 @@
+//! Requests about configuration by name. Each change is one compare-and-set on one key, answered after the store
+//! acknowledged it. Workloads may name what is not there yet, so the order in which things are put is free.
+
+use super::{Admission, body, expected_revision, unavailable};
+use lattice::{
+    ctl::{ConfigDeleteReply, ConfigDeleteRequest, ConfigItem, ConfigPutRequest, ConfigReply, CtlError, ErrorCode},
+    event::{EventKind, rfc3339},
+    id::{ConfigName, Generation, Revision, WorkloadName},
+    limits::CONFIGS_MAX,
+    record::{ConfigRecord, ConfigStamp, DecodeError, Key, Record as _, check_entries},
+    store::{Bucket, Message, Precondition, StoreError},
+    view::LatticeView,
+};
+
+/// Tries of one request against other writers.
+const ATTEMPTS: usize = 8;
+
+/// What is in force under a name.
+struct Current {
+    revision: Option<Revision>,
+    record: Option<ConfigRecord>,
+}
+
+impl Admission {
+    pub(super) async fn put_config(&self, name: &ConfigName, message: &Message) -> Result<ConfigItem, CtlError> {
+        let ConfigPutRequest { entries } = body(&message.payload, r#"{"entries": {"currency": "eur"}}"#)?;
+        check_entries(&entries).map_err(|(field, text)| CtlError::new(ErrorCode::Invalid, text).field(field))?;
+        let expected = expected_revision(message)?;
+        let mut unanswered: Option<ConfigRecord> = None;
+        for _ in 0..ATTEMPTS {
+            let view = self.view()?;
+            let current = self.current_config(name).await?;
+            if let (Some(sent), Some(revision)) = (&unanswered, current.revision)
+                && current.record.as_ref() == Some(sent)
+            {
+                return Ok(self.config_changed(sent, revision, &view).await); // it landed
+            }
+            expect(&current, name, expected)?;
+            if let (Some(record), Some(revision)) = (&current.record, current.revision)
+                && record.entries == entries
+            {
+                return Ok(ConfigItem { changed: Some(false), ..item(record, revision, &view) });
+            }
+            if current.revision.is_none() && view.configs.len() >= CONFIGS_MAX {
+                let text = format!("there are {CONFIGS_MAX} names of configuration already");
+                return Err(
+                    CtlError::new(ErrorCode::Invalid, text).hint("delete what nobody uses: `lattice config list`")
+                );
+            }
+            let stamp = match &current.record {
+                Some(record) => ConfigStamp { version: record.stamp.version.next(), ..record.stamp },
+                None => ConfigStamp { uid: self.platform.rng.uuid(), version: Generation::FIRST },
+            };
+            let changed_at = self.platform.clock.unix_ms();
+            let record = ConfigRecord { name: name.clone(), stamp, entries: entries.clone(), changed_at };
+            let key = Key::Config(name.clone()).to_string();
+            let precondition = current.revision.map_or(Precondition::Absent, Precondition::At);
+            match self.platform.store.write(Bucket::Specs, &key, record.encode(), precondition).await {
+                Ok(revision) => return Ok(self.config_changed(&record, revision, &view).await),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(StoreError::OutcomeUnknown { .. }) => unanswered = Some(record),
+                Err(error) => return Err(unavailable(&error)),
+            }
+        }
+        Err(busy(name))
+    }
+
+    pub(super) async fn get_config(&self, name: &ConfigName) -> Result<ConfigReply, CtlError> {
+        let view = self.view()?;
+        match self.current_config(name).await? {
+            Current { record: Some(record), revision: Some(revision) } => {
+                Ok(ConfigReply { item: item(&record, revision, &view), entries: record.entries })
+            }
+            _ => Err(no_config(name)),
+        }
+    }
+
+    pub(super) fn list_configs(&self) -> Result<Vec<ConfigItem>, CtlError> {
+        let view = self.view()?;
+        Ok(view.configs.values().map(|config| item(&config.record, config.revision, &view)).collect())
+    }
+
+    pub(super) async fn delete_config(
+        &self,
+        name: &ConfigName,
+        message: &Message,
+    ) -> Result<ConfigDeleteReply, CtlError> {
+        let ConfigDeleteRequest { force } = body(&message.payload, r#"{"force": true}, or nothing"#)?;
+        let expected = expected_revision(message)?;
+        let mut deleted = false;
+        for _ in 0..ATTEMPTS {
+            let view = self.view()?;
+            let current = self.current_config(name).await?;
+            let Some(revision) = current.revision else {
+                return Ok(ConfigDeleteReply { name: name.clone(), deleted });
+            };
+            expect(&current, name, expected)?;
+            let users = users(&view, name);
+            if !force && !users.is_empty() {
+                let named: Vec<&str> = users.iter().map(WorkloadName::as_str).collect();
+                let text = format!("config {name} is named by {}", named.join(", "));
+                return Err(CtlError::new(ErrorCode::Conflict, text).hint(
+                    "deploy them without it first, or delete it by force: what runs keeps its values, and nothing new starts",
+                ));
+            }
+            let key = Key::Config(name.clone()).to_string();
+            match self.platform.store.delete(Bucket::Specs, &key, revision).await {
+                Ok(_) => {
+                    self.events.send(EventKind::ConfigDeleted, name, "deleted").await;
+                    return Ok(ConfigDeleteReply { name: name.clone(), deleted: true });
+                }
+                Err(StoreError::Conflict { .. }) => {}
+                // If it landed, the next look finds nothing and the answer is that it was deleted.
+                Err(StoreError::OutcomeUnknown { .. }) => deleted = true,
+                Err(error) => return Err(unavailable(&error)),
+            }
+        }
+        Err(busy(name))
+    }
+
+    async fn current_config(&self, name: &ConfigName) -> Result<Current, CtlError> {
+        let key = Key::Config(name.clone()).to_string();
+        let entry = self.platform.store.get(Bucket::Specs, &key).await.map_err(|error| unavailable(&error))?;
+        let Some(entry) = entry else { return Ok(Current { revision: None, record: None }) };
+        let record = match ConfigRecord::decode(&entry.value) {
+            Ok(record) => Some(record),
+            Err(error @ DecodeError::Newer(_)) => {
+                return Err(CtlError::new(ErrorCode::Conflict, format!("config {name}: {error}")));
+            }
+            // Corrupt: what is put now repairs it, after the last good version that this node saw.
+            Err(DecodeError::Malformed(_)) => self.view.borrow().configs.get(name).map(|config| config.record.clone()),
+        };
+        Ok(Current { revision: Some(entry.revision), record })
+    }
+
+    async fn config_changed(&self, record: &ConfigRecord, revision: Revision, view: &LatticeView) -> ConfigItem {
+        let item = ConfigItem { changed: Some(true), ..item(record, revision, view) };
+        let users: Vec<&str> = item.used_by.iter().map(WorkloadName::as_str).collect();
+        let by = if users.is_empty() { String::new() } else { format!(", for {}", users.join(", ")) };
+        let text = format!("version {}, {} entries{by}", item.version, item.sizes.len());
+        self.events.send(EventKind::ConfigChanged, &item.name, text).await;
+        item
+    }
+}
+
+fn users(view: &LatticeView, name: &ConfigName) -> Vec<WorkloadName> {
+    let names = |spec: &lattice::spec::WorkloadSpec| spec.has_configs() && spec.configs().contains(name);
+    view.specs.values().filter(|spec| names(&spec.record.spec)).map(|spec| spec.record.spec.name.clone()).collect()
+}
+
+fn item(record: &ConfigRecord, revision: Revision, view: &LatticeView) -> ConfigItem {
+    let ConfigRecord { name, stamp, entries, changed_at } = record;
+    ConfigItem {
+        name: name.clone(),
+        version: stamp.version,
+        revision,
+        sizes: entries.iter().map(|(key, value)| (key.clone(), value.len() as u64)).collect(),
+        changed_at: rfc3339(*changed_at),
+        used_by: users(view, name),
+        changed: None,
+    }
+}
+
+fn expect(current: &Current, name: &ConfigName, expected: Option<Revision>) -> Result<(), CtlError> {
+    let actual = current.revision.unwrap_or(Revision(0));
+    match expected {
+        Some(expected) if expected != actual => {
+            let text = format!("config {name} is at revision {actual}, not {expected}");
+            Err(CtlError::new(ErrorCode::Conflict, text)
+                .hint("somebody changed it first: get it, apply your change again, put it with the new revision"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn no_config(name: &ConfigName) -> CtlError {
+    CtlError::new(ErrorCode::NotFound, format!("there is no config {name}")).hint("see `lattice config list`")
+}
+
+fn busy(name: &ConfigName) -> CtlError {
+    CtlError::new(ErrorCode::Conflict, format!("config {name} is being changed by others all the time"))
+        .hint("try again")
+}

@@ -1,0 +1,209 @@
+//! Configuration by reference: what a spec names, and what becomes of it with the values of the moment.
+
+use super::{SpecError, WorkloadSpec};
+use crate::{
+    id::ConfigName,
+    limits::CONFIGS_NAMED_MAX,
+    record::{ConfigRecord, ConfigStamp},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How a change of configuration that the workload names reaches its replicas.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConfigUpdate {
+    /// At once: each replica makes new instances with the new values, sends new requests to them when they are ready, and
+    /// lets the old ones finish what they have. A replica whose new instances don't start keeps the old ones.
+    #[default]
+    Watch,
+    /// As a new generation of the workload, which is rolled out like any other and shows in its history.
+    Roll,
+}
+
+/// Values and versions of what a spec names, at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resolved {
+    /// The spec with everything that it names written out.
+    pub spec: WorkloadSpec,
+    pub versions: BTreeMap<ConfigName, ConfigStamp>,
+}
+
+/// Why a spec can't be carried out now. It can as soon as somebody puts what is missing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    #[error("there is no config {}", .0.iter().map(ConfigName::as_str).collect::<Vec<_>>().join(", "))]
+    Missing(BTreeSet<ConfigName>),
+    /// Components that are composed share one instance, and so one configuration.
+    #[error("components {one} and {other} are composed, and what they name gives {key} two values")]
+    Conflict { one: String, other: String, key: String },
+}
+
+impl WorkloadSpec {
+    /// All configuration that it names.
+    pub fn configs(&self) -> BTreeSet<&ConfigName> {
+        let components = self.components.iter().flat_map(|part| part.config_from.iter().chain(&part.env_from));
+        let services = self.services.iter().flat_map(|part| part.config_from.iter().chain(&part.env_from));
+        components.chain(services).collect()
+    }
+
+    /// Whether it names any, without collecting them.
+    pub fn has_configs(&self) -> bool {
+        let none = |config: &[ConfigName], env: &[ConfigName]| config.is_empty() && env.is_empty();
+        !self.components.iter().all(|part| none(&part.config_from, &part.env_from))
+            || !self.services.iter().all(|part| none(&part.config_from, &part.env_from))
+    }
+
+    /// The spec with the values that `find` has for what it names: later names win over earlier ones, and what is written
+    /// in the spec itself over all.
+    pub fn resolve<'a>(&self, find: impl Fn(&ConfigName) -> Option<&'a ConfigRecord>) -> Result<Resolved, ConfigError> {
+        let mut versions = BTreeMap::new();
+        let mut missing = BTreeSet::new();
+        for name in self.configs() {
+            match find(name) {
+                Some(record) => drop(versions.insert(name.clone(), record.stamp)),
+                None => drop(missing.insert(name.clone())),
+            }
+        }
+        if !missing.is_empty() {
+            return Err(ConfigError::Missing(missing));
+        }
+        let fill = |names: &mut Vec<ConfigName>, entries: &mut BTreeMap<String, String>| {
+            let named = names.drain(..).filter_map(|name| find(&name)).flat_map(|record| record.entries.clone());
+            let written = std::mem::take(entries);
+            *entries = named.chain(written).collect();
+        };
+        let mut spec = self.clone();
+        for part in &mut spec.components {
+            fill(&mut part.config_from, &mut part.config);
+            fill(&mut part.env_from, &mut part.env);
+        }
+        for part in &mut spec.services {
+            fill(&mut part.config_from, &mut part.config);
+            fill(&mut part.env_from, &mut part.env);
+        }
+        agree(&spec)?;
+        Ok(Resolved { spec, versions })
+    }
+}
+
+/// Admission sees to it that what is written agrees; this is about what is named.
+fn agree(spec: &WorkloadSpec) -> Result<(), ConfigError> {
+    type Entries = BTreeMap<String, String>;
+    let of: [fn(&super::ComponentSpec) -> &Entries; 2] = [|part| &part.env, |part| &part.config];
+    for entries in of {
+        let mut seen: BTreeMap<&String, (&String, &super::ComponentSpec)> = BTreeMap::new();
+        for part in spec.composed() {
+            for (key, value) in entries(part) {
+                match seen.insert(key, (value, part)) {
+                    Some((before, other)) if before != value => {
+                        let (one, other, key) = (other.name.to_string(), part.name.to_string(), key.clone());
+                        return Err(ConfigError::Conflict { one, other, key });
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
+    let components = spec
+        .components
+        .iter()
+        .enumerate()
+        .map(|(i, part)| (format!("components[{i}]"), &part.config_from, &part.env_from));
+    let services =
+        spec.services.iter().enumerate().map(|(i, part)| (format!("services[{i}]"), &part.config_from, &part.env_from));
+    for (part, config_from, env_from) in components.chain(services) {
+        for (what, names) in [("config-from", config_from), ("env-from", env_from)] {
+            let field = format!("{part}.{what}");
+            if names.len() > CONFIGS_NAMED_MAX {
+                return Err(SpecError::new(field, format!("at most {CONFIGS_NAMED_MAX} names are allowed"))
+                    .hint("put what belongs together under one name"));
+            }
+            if let Some((i, name)) =
+                names.iter().enumerate().find(|(i, name)| names.iter().take(*i).any(|other| other == *name))
+            {
+                return Err(SpecError::new(format!("{field}[{i}]"), format!("{name} is named twice"))
+                    .hint("later names win over earlier ones: name it once, where it counts"));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Generation;
+
+    fn config(name: &str, version: u64, entries: &[(&str, &str)]) -> ConfigRecord {
+        ConfigRecord {
+            name: name.parse().unwrap(),
+            stamp: ConfigStamp { uid: uuid::Uuid::nil(), version: Generation(version) },
+            entries: entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            changed_at: 0,
+        }
+    }
+
+    fn spec(text: &str) -> WorkloadSpec {
+        super::super::parse(text.as_bytes()).unwrap()
+    }
+
+    fn resolve(spec: &WorkloadSpec, configs: &[ConfigRecord]) -> Result<Resolved, ConfigError> {
+        spec.resolve(|name| configs.iter().find(|config| config.name == *name))
+    }
+
+    #[test]
+    fn later_names_win_over_earlier_ones_and_the_spec_over_all() {
+        let asked = spec(
+            "name: a\ncomponents:\n  - {name: a, source: 'file:a', config: {c: spec}, config-from: [one, two], env-from: [one]}\n\
+             services:\n  - {name: s, source: 'file:s', config-from: [two, one]}",
+        );
+        assert!(asked.has_configs());
+        let configs = [config("one", 3, &[("a", "1"), ("b", "1"), ("c", "1")]), config("two", 7, &[("b", "2")])];
+        let resolved = resolve(&asked, &configs).unwrap();
+        let entries = |map: &BTreeMap<String, String>| map.values().cloned().collect::<Vec<_>>().join(" ");
+        assert_eq!(entries(&resolved.spec.config()), "1 2 spec");
+        assert_eq!(entries(&resolved.spec.env()), "1 1 1");
+        assert_eq!(entries(&resolved.spec.services[0].config), "1 1 1");
+        assert!(!resolved.spec.has_configs());
+        let versions: Vec<_> = resolved.versions.iter().map(|(name, stamp)| (name.as_str(), stamp.version.0)).collect();
+        assert_eq!(versions, [("one", 3), ("two", 7)]);
+    }
+
+    #[test]
+    fn what_is_missing_or_does_not_agree_is_said() {
+        let asked =
+            spec("name: a\ncomponents: [{name: a, source: 'file:a', config-from: [one, two], env-from: [three]}]");
+        let error = resolve(&asked, &[config("two", 1, &[])]).unwrap_err();
+        assert_eq!(error.to_string(), "there is no config one, three");
+        let asked = spec(
+            "name: a\ncomponents:\n  - {name: a, source: 'file:a', config-from: [one]}\n  - {name: b, source: 'file:b', config: {k: x}}",
+        );
+        assert!(resolve(&asked, &[config("one", 1, &[("k", "x")])]).is_ok());
+        let error = resolve(&asked, &[config("one", 1, &[("k", "y")])]).unwrap_err();
+        assert_eq!(error.to_string(), "components a and b are composed, and what they name gives k two values");
+        // One that is not composed has its own.
+        let lazy = spec(
+            "name: a\ncomponents:\n  - {name: a, source: 'file:a', config-from: [one]}\n  - {name: b, source: 'file:b', lazy: true, config: {k: x}}",
+        );
+        assert!(resolve(&lazy, &[config("one", 1, &[("k", "y")])]).is_ok());
+    }
+
+    #[test]
+    fn names_are_bounded_and_distinct() {
+        let with = |names: &str| {
+            let text = format!("name: a\ncomponents: [{{name: a, source: 'file:a', config-from: [{names}]}}]");
+            super::super::parse(text.as_bytes())
+        };
+        assert!(with("one, two").is_ok());
+        assert_eq!(with("one, two, one").unwrap_err().field, "components[0].config-from[2]");
+        let many: Vec<String> = (0..=CONFIGS_NAMED_MAX).map(|i| format!("c{i}")).collect();
+        assert_eq!(with(&many.join(", ")).unwrap_err().field, "components[0].config-from");
+        assert_eq!(with("One").unwrap_err().field, "components[0].config-from[0]");
+    }
+}
