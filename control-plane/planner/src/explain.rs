@@ -80,13 +80,18 @@ pub fn claimable(view: &LatticeView) -> BTreeSet<SlotId> {
     slots
 }
 
-/// How every node stands to each vacant slot of a workload: one walk for all of them.
+/// How every node stands to each vacant slot of a workload.
 pub fn explain_vacant(view: &LatticeView, workload: &WorkloadName) -> BTreeMap<SlotId, Explanation> {
+    explain_vacant_of(view, &BTreeSet::from([workload]))
+}
+
+/// The same of several workloads: one walk for all of them.
+pub fn explain_vacant_of(view: &LatticeView, workloads: &BTreeSet<&WorkloadName>) -> BTreeMap<SlotId, Explanation> {
     let board = Board::of(view);
     let mut explanations = BTreeMap::new();
     let mut walk = Walk::new(view, &board);
     walk.run(|turn| {
-        if turn.spec.spec.name == *workload {
+        if workloads.contains(&turn.spec.spec.name) {
             let explanation = Explanation { is_vacant: true, ..about(view, &board, turn.slot(), &turn.ranking) };
             explanations.insert(turn.slot(), explanation);
         }

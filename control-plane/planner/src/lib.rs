@@ -27,7 +27,7 @@ mod tests;
 
 pub use autoscale::{Decision, FOLLOWERS, Heard, Replica, Reported, Scaler, awaited, heard_of, scale_rank};
 pub use contest::Score;
-pub use explain::{Explanation, Standing, claimable, explain, explain_vacant, preview, wanted};
+pub use explain::{Explanation, Standing, claimable, explain, explain_vacant, explain_vacant_of, preview, wanted};
 pub use liveness::Observer;
 pub use rollout::{Elapsed, RolloutObserver, Step, advance, open_rollouts, rollout_rank};
 pub use routes::conflict;

@@ -82,12 +82,23 @@ impl Admission {
     pub(super) fn list(&self) -> Result<Vec<WorkloadSummary>, CtlError> {
         let view = self.view()?;
         let reported = self.reports.now();
-        let summary = |spec: &Versioned<SpecRecord>| {
-            let name = &spec.record.spec.name;
+        let lacks = |name: &&WorkloadName| {
             let held = view.slots_of(name).filter(|(_, slot)| view.live(&slot.record.holder).is_some()).count();
-            // Explaining walks the whole plan: only where there is something to explain.
-            let all_held = held >= lattice_planner::wanted(&view, name).len();
-            let explanations = if all_held { BTreeMap::new() } else { lattice_planner::explain_vacant(&view, name) };
+            held < lattice_planner::wanted(&view, name).len()
+        };
+        // Explaining walks the whole plan: once for all, and only where there is something to explain.
+        let lacking: BTreeSet<&WorkloadName> = view.specs.keys().filter(lacks).collect();
+        let mut explained: BTreeMap<&WorkloadName, BTreeMap<SlotId, Explanation>> = BTreeMap::new();
+        if !lacking.is_empty() {
+            for (slot, explanation) in lattice_planner::explain_vacant_of(&view, &lacking) {
+                if let Some(name) = lacking.get(&slot.workload) {
+                    explained.entry(name).or_default().insert(slot, explanation);
+                }
+            }
+        }
+        let mut summary = |spec: &Versioned<SpecRecord>| {
+            let name = &spec.record.spec.name;
+            let explanations = explained.remove(name).unwrap_or_default();
             let status = status(&view, spec, explanations, &Reported::new());
             let mut totals = Totals::default();
             for (slot, held) in view.slots_of(name) {

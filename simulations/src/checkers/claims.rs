@@ -4,7 +4,7 @@ use super::Verdict;
 use lattice::{
     id::{NodeId, SlotId, WorkloadName},
     record::{Session, Slot},
-    spec::{Class, Requirement},
+    spec::{Class, Requirement, WorkloadSpec},
     view::LatticeView,
 };
 use lattice_planner::{Standing, explain_vacant};
@@ -82,14 +82,16 @@ fn apart_is_kept(slot: &SlotId, node: &NodeId, view: &LatticeView) -> Verdict {
         })
         .map(|(held, _)| held.clone())
     };
+    // While a change is rolled out, each replica goes by what it is to run.
+    let held = view.slots.get(slot).map(|held| &held.record);
+    let wanted = spec.record.wanted(view.rollout(&slot.workload), slot.index, held);
     for (name, other) in &view.specs {
-        let asks = |from: &WorkloadName, to: &WorkloadName| {
-            let from = view.specs.get(from).map(|spec| &spec.record.spec.placement.apart);
-            let hard = from.into_iter().flatten().filter(|apart| apart.hard && apart.workload == *to);
+        let hard = |from: &WorkloadSpec, to: &WorkloadName| {
+            let hard = from.placement.apart.iter().filter(|apart| apart.hard && apart.workload == *to);
             hard.map(|apart| apart.over.clone()).collect::<Vec<_>>()
         };
-        let mine = &spec.record.spec.name;
-        for over in asks(mine, name).into_iter().chain(asks(&other.record.spec.name, mine)) {
+        let theirs = hard(&other.record.spec, &slot.workload);
+        for over in hard(&wanted.spec, name).into_iter().chain(theirs) {
             if let Some(close) = close(name, &over) {
                 return Err(format!("apart: {node} took {slot}, though {close} is as close as {over}"));
             }

@@ -1,7 +1,7 @@
 //! Visits every state that a model can reach, breadth first, and answers with the shortest way to one that must not be.
 //! As much of a model checker as one small model needs: those that are published bring a web server along.
 
-use std::{collections::HashMap, fmt::Debug, hash::Hash};
+use std::{collections::HashSet, fmt::Debug, hash::Hash};
 
 pub trait Model {
     type State: Clone + Eq + Hash;
@@ -27,15 +27,21 @@ pub struct Search<A> {
     pub witnessed: Vec<&'static str>,
 }
 
+/// A state that was reached, and from which one by what. The first was there before.
+struct Reached<M: Model> {
+    state: M::State,
+    by: Option<(usize, M::Action)>,
+}
+
 /// Visit all states, or up to the first that must not be.
 pub fn search<M: Model>(model: &M) -> Search<M::Action> {
     let start = model.start();
     // Each state once, in the order of discovery: how it was reached is beside it.
-    let mut reached: Vec<(M::State, Option<(usize, M::Action)>)> = vec![(start.clone(), None)];
-    let mut known: HashMap<M::State, ()> = HashMap::from([(start, ())]);
+    let mut reached: Vec<Reached<M>> = vec![Reached { state: start.clone(), by: None }];
+    let mut known = HashSet::from([start]);
     let (mut witnessed, mut actions) = (Vec::new(), Vec::new());
     let mut next = 0;
-    while let Some((state, _)) = reached.get(next) {
+    while let Some(Reached { state, .. }) = reached.get(next) {
         let state = state.clone();
         if let Some(violation) = model.violation(&state) {
             let counterexample = Some((violation, way(&reached, next)));
@@ -50,8 +56,8 @@ pub fn search<M: Model>(model: &M) -> Search<M::Action> {
         model.actions(&state, &mut actions);
         for action in &actions {
             let Some(after) = model.after(&state, *action) else { continue };
-            if known.insert(after.clone(), ()).is_none() {
-                reached.push((after, Some((next, *action))));
+            if known.insert(after.clone()) {
+                reached.push(Reached { state: after, by: Some((next, *action)) });
             }
         }
         next += 1;
@@ -59,9 +65,9 @@ pub fn search<M: Model>(model: &M) -> Search<M::Action> {
     Search { states: reached.len(), counterexample: None, witnessed }
 }
 
-fn way<S, A: Copy>(reached: &[(S, Option<(usize, A)>)], to: usize) -> Vec<A> {
-    let steps = std::iter::successors(reached.get(to), |(_, before)| reached.get(before.as_ref()?.0));
-    let mut way: Vec<A> = steps.filter_map(|(_, before)| before.as_ref().map(|(_, action)| *action)).collect();
+fn way<M: Model>(reached: &[Reached<M>], to: usize) -> Vec<M::Action> {
+    let steps = std::iter::successors(reached.get(to), |step| reached.get(step.by.as_ref()?.0));
+    let mut way: Vec<M::Action> = steps.filter_map(|step| step.by.as_ref().map(|(_, action)| *action)).collect();
     way.reverse();
     way
 }
