@@ -6,6 +6,7 @@ mod config;
 mod cordon;
 mod delete;
 mod deploy;
+mod diff;
 mod doctor;
 mod events;
 mod explain;
@@ -24,6 +25,7 @@ mod scale;
 mod schema;
 mod source;
 mod status;
+mod steer;
 mod up;
 mod wait;
 mod with_parent;
@@ -47,7 +49,9 @@ pub enum Command {
     #[command(visible_alias = "rm")]
     Delete(delete::Args),
     History(history::Args),
+    Diff(diff::Args),
     Rollback(rollback::Args),
+    Rollout(steer::Args),
     Logs(logs::Args),
     Explain(explain::Args),
     Config(config::Args),
@@ -96,6 +100,8 @@ async fn run_client(command: Command, context: &Context) -> anyhow::Result<Exit>
         Command::Scale(args) => scale::run(args, context).await,
         Command::Delete(args) => delete::run(args, context).await,
         Command::History(args) => history::run(args, context).await,
+        Command::Diff(args) => diff::run(args, context).await,
+        Command::Rollout(args) => steer::run(args, context).await,
         Command::Rollback(args) => rollback::run(args, context).await,
         Command::Logs(args) => logs::run(args, context).await,
         Command::Explain(args) => explain::run(args, context).await,

@@ -308,6 +308,8 @@ mod tests {
             revision: lattice::id::Revision(1),
             hash: lattice::id::Digest::of(b""),
             admitted_at: "1970-01-01T00:00:00Z".into(),
+            state: None,
+            aborted: None,
         }));
         let text = yaml(&std::slice::from_ref(&item)).unwrap();
         let back: serde_json::Value = serde_saphyr::from_str(&text).unwrap();

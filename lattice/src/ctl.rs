@@ -14,7 +14,7 @@ pub use composed::{Composed, ComposedEdge};
 pub use conditions::{Condition, ConditionKind, Reason, Standing, conditions};
 pub use config::{ConfigDeleteReply, ConfigDeleteRequest, ConfigItem, ConfigPutRequest, ConfigReply};
 pub use placement::{CordonReply, ExplainReply, ExplainRequest, NodeScore, NodeStanding};
-pub use rollout::RolloutStatus;
+pub use rollout::{GenerationState, RolloutAction, RolloutReply, RolloutRequest, RolloutStatus};
 pub use routes::{RouteItem, RouteList, RouteShare};
 
 use crate::{
@@ -207,6 +207,12 @@ pub struct SpecReply {
     pub hash: Digest,
     /// RFC 3339.
     pub admitted_at: String,
+    /// In a history only: what it is to the workload now. Absent from a node of an older version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<GenerationState>,
+    /// The generation that it was put back for, where that was given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aborted: Option<Aborted>,
 }
 
 /// An item of `workload.history`, oldest first.
@@ -467,6 +473,8 @@ pub fn json_schema() -> serde_json::Value {
         delete: Reply<DeleteReply>,
         scale: ScaleRequest,
         rollback: RollbackRequest,
+        rollout: RolloutRequest,
+        steered: Reply<RolloutReply>,
         logs: Reply<Vec<LogLine>>,
         node: Reply<NodeReply>,
         nodes: Reply<Vec<NodeReply>>,

@@ -3,7 +3,7 @@
 //! | subject | kind | payload |
 //! |---|---|---|
 //! | `lattice.{L}.ctl.workload.put` | request, queue | a spec, YAML or JSON |
-//! | `lattice.{L}.ctl.workload.{get,status,history,delete,rollback,scale,explain}.{W}` | request, queue | see [`crate::ctl`] |
+//! | `lattice.{L}.ctl.workload.{get,status,history,delete,rollback,rollout,scale,explain}.{W}` | request, queue | see [`crate::ctl`] |
 //! | `lattice.{L}.ctl.workload.list`, `….schema` (or `ctl.schema`) | request, queue | empty |
 //! | `lattice.{L}.ctl.workload.logs.{W}` | request, every node answers | empty |
 //! | `lattice.{L}.ctl.node.list`, `….node.{get,cordon,uncordon}.{N}` | request, queue | empty |
@@ -36,18 +36,20 @@ pub enum WorkloadVerb {
     History,
     Delete,
     Rollback,
+    Rollout,
     Scale,
     Logs,
     Explain,
 }
 
 impl WorkloadVerb {
-    pub const ALL: [WorkloadVerb; 8] = [
+    pub const ALL: [WorkloadVerb; 9] = [
         WorkloadVerb::Get,
         WorkloadVerb::Status,
         WorkloadVerb::History,
         WorkloadVerb::Delete,
         WorkloadVerb::Rollback,
+        WorkloadVerb::Rollout,
         WorkloadVerb::Scale,
         WorkloadVerb::Logs,
         WorkloadVerb::Explain,
@@ -60,6 +62,7 @@ impl WorkloadVerb {
             WorkloadVerb::History => "history",
             WorkloadVerb::Delete => "delete",
             WorkloadVerb::Rollback => "rollback",
+            WorkloadVerb::Rollout => "rollout",
             WorkloadVerb::Scale => "scale",
             WorkloadVerb::Logs => "logs",
             WorkloadVerb::Explain => "explain",

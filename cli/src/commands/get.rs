@@ -26,7 +26,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let name = args.workload;
     let reply: SpecReply = client.ask(Topic::Workload(WorkloadVerb::Get, name.clone())).await?;
     if context.out.format == Format::Table {
-        let SpecReply { spec, generation, revision, hash, admitted_at } = &reply;
+        let SpecReply { spec, generation, revision, hash, admitted_at, .. } = &reply;
         let head =
             format!("# generation {generation}, revision {revision}, admitted {admitted_at}, {}\n", hash.short());
         context.out.write(&(head + &yaml(spec)?))?;

@@ -6,7 +6,7 @@ use crate::{
     output::{Cell, Table, Tone},
 };
 use lattice::{
-    ctl::HistoryItem,
+    ctl::{GenerationState, HistoryItem},
     id::WorkloadName,
     spec::WorkloadSpec,
     subject::{Topic, WorkloadVerb},
@@ -44,12 +44,22 @@ fn source(spec: &WorkloadSpec) -> String {
     )
 }
 
+fn state(state: Option<GenerationState>) -> Cell {
+    match state {
+        Some(GenerationState::Current) => Cell::new("current", Tone::Good),
+        Some(GenerationState::Stable) => Cell::new("stable", Tone::Warn),
+        Some(GenerationState::Aborted) => Cell::new("aborted", Tone::Bad),
+        Some(GenerationState::Past) | None => "".into(),
+    }
+}
+
 fn table(items: &[HistoryItem]) -> Table {
-    let mut table = Table::new(&["GENERATION", "REVISION", "ADMITTED", "REPLICAS", "COMPONENT", "HASH"]);
+    let mut table = Table::new(&["GENERATION", "STATE", "REVISION", "ADMITTED", "REPLICAS", "COMPONENT", "HASH"]);
     for item in items {
         match item {
             HistoryItem::Put(reply) => table.row([
                 reply.generation.into(),
+                state(reply.state),
                 reply.revision.into(),
                 reply.admitted_at.as_str().into(),
                 reply.spec.replicas.into(),
@@ -58,6 +68,7 @@ fn table(items: &[HistoryItem]) -> Table {
             ]),
             HistoryItem::Deleted { revision } => table.row([
                 Cell::new("deleted", Tone::Dim),
+                "".into(),
                 revision.into(),
                 "".into(),
                 "".into(),

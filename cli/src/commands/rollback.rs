@@ -13,14 +13,16 @@ use lattice::{
 /// The earlier spec becomes a new generation: a rollback can be rolled back.
 #[derive(Debug, clap::Args)]
 #[command(before_help = "Examples:
-  lattice rollback hello                  to the generation before the current one
+  lattice rollback hello                  to what ran before; while a change is under way, to what is stable
   lattice history hello                   which generations there are
-  lattice rollback hello --to 3")]
+  lattice rollback hello 3")]
 pub struct Args {
     /// Name of the workload
     workload: WorkloadName,
-    /// The generation to go back to [default: the one before the current one]
-    #[arg(long, value_name = "GENERATION")]
+    /// The generation to go back to [default: the last one that ran something else and was not given up]
+    generation: Option<u64>,
+    /// The same as the argument
+    #[arg(long, value_name = "GENERATION", conflicts_with = "generation")]
     to: Option<u64>,
     /// Go on only if the spec is still at this revision
     #[arg(long, value_name = "N")]
@@ -32,7 +34,7 @@ pub struct Args {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let client = context.client().await?;
     let topic = Topic::Workload(WorkloadVerb::Rollback, args.workload);
-    let body = RollbackRequest { to_generation: args.to.map(Generation) };
+    let body = RollbackRequest { to_generation: args.generation.or(args.to).map(Generation) };
     let reply: PutReply = client.send(topic, expected_revision(args.expected_revision), &body).await?;
     rollout::finish(&client, context, &reply, &args.wait).await
 }

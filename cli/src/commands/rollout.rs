@@ -169,7 +169,7 @@ pub async fn wait(
                     let why = rollout.and_then(|rollout| rollout.message.as_deref()).unwrap_or_default();
                     let stable = rollout.map_or_else(String::new, |rollout| rollout.stable.to_string());
                     return Err(Failure::failed(format!("{name} does not go on: {}", plain(why)))
-                        .hint(format!("`lattice rollback {name} --to {stable}` goes back; a better spec replaces it"))
+                        .hint(format!("`lattice rollout abort {name}` goes back to generation {stable}; `lattice rollout resume {name}` goes on"))
                         .into());
                 }
                 Verdict::Aborted => {

@@ -345,6 +345,7 @@ async fn every_operation_answers_and_an_unknown_one_too() {
         ("workload.history.unknown", "not-found"),
         ("workload.rollback.unknown", "not-found"),
         ("workload.rollback.known", "not-found"),
+        ("workload.rollout.known", "invalid"),
         ("workload.scale.known", "invalid"),
         ("node.get.n9", "not-found"),
     ] {

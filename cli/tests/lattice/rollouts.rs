@@ -8,7 +8,7 @@ use crate::harness::{
     shared,
 };
 use lattice::{
-    ctl::{StatusReply, WorkloadState},
+    ctl::{ErrorCode, StatusReply, WorkloadState},
     id::Generation,
     record::{Key, Record as _, Rollout, RolloutState},
     store::Bucket,
@@ -147,6 +147,54 @@ async fn people_decide_where_the_spec_says_so() {
     assert_eq!((status.generation, status.template), (back.generation, Some(Generation(1))));
     lattice.serving("manual.test", "/quiet").await;
     everywhere(&lattice, "manual", "good").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_pause_resume_give_up_and_compare() {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    let mut asked = versioned(&api, "steered", 3, "1").await;
+    asked["rollout"] = json!({ "max-surge": 1, "min-ready": "1s" });
+    api.put(&asked).await.unwrap();
+    api.ready("steered").await;
+    let none = lattice.cli(&["rollout", "pause", "steered"]).await;
+    assert!(!none.status.success() && String::from_utf8_lossy(&none.stderr).contains("nothing of steered"), "{none:?}");
+
+    asked["components"][0]["env"] = json!({ "VERSION": "2" });
+    api.put(&asked).await.unwrap();
+    lattice.cli_ok(&["rollout", "pause", "steered"]).await;
+    let in_state =
+        |state| move |status: &StatusReply| status.rollout.as_ref().is_some_and(|rollout| rollout.state == state);
+    // Those that may go over, do.
+    let paused = when(&api, "steered", "paused", |status| {
+        let rollout = status.rollout.as_ref();
+        rollout.is_some_and(|rollout| rollout.state == RolloutState::Paused && rollout.updated == rollout.below)
+    })
+    .await;
+    let below = paused.rollout.as_ref().unwrap().below;
+    assert!(below < 3, "it was paused too late to see anything");
+    let runs =
+        |status: &StatusReply| -> Vec<u64> { status.slots.iter().map(|slot| slot.generation.unwrap().0).collect() };
+    assert!(
+        runs(&paused).iter().zip(0..).all(|(runs, index)| *runs == if index < below { 2 } else { 1 }),
+        "{paused:?}"
+    );
+    let history = lattice.cli_ok(&["history", "steered"]).await;
+    assert!(history.contains("current") && history.contains("stable"), "{history}");
+    let diff = lattice.cli_ok(&["diff", "steered"]).await;
+    assert_eq!(diff, "- components[0].env.VERSION: 1\n+ components[0].env.VERSION: 2\n");
+
+    lattice.cli_ok(&["rollout", "resume", "steered"]).await;
+    when(&api, "steered", "resumed", in_state(RolloutState::Progressing)).await;
+    let told = lattice.cli_ok(&["rollout", "abort", "steered"]).await;
+    assert_eq!(told, "steered: given up; generation 3 is what ran before\n");
+    let back = api.ready("steered").await;
+    assert_eq!((back.generation, runs(&back)), (Generation(3), vec![1, 1, 1]));
+    assert!(lattice.cli_ok(&["history", "steered"]).await.contains("aborted"));
+    // What was given up is not what a rollback goes to.
+    assert_eq!(api.rollback("steered").await.unwrap_err().code, ErrorCode::NotFound);
+    lattice.serving("steered.test", "/env/VERSION").await;
+    everywhere(&lattice, "steered", "1").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

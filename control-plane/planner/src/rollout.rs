@@ -98,6 +98,10 @@ impl RolloutObserver {
         let held = || view.slots_of(name).filter(|(_, slot)| slot.record.uid == spec.uid);
         let ready = held().filter(|(_, slot)| is_ready(view, &slot.record, Some(spec.template())));
         note(&mut seen.ready, ready, now);
+        // Each step, and whoever resumes, gives those that fail another chance.
+        if seen.rollout != rollout {
+            seen.failing.clear();
+        }
         let failing = held().filter(|(_, slot)| slot.record.failure_of(spec.template()).is_some());
         note(&mut seen.failing, failing, now);
         if seen.rollout != rollout {

@@ -10,6 +10,7 @@ mod explain;
 mod placement;
 mod put;
 mod read;
+mod rollout;
 mod routes;
 mod schedules;
 mod stores;
@@ -133,6 +134,7 @@ impl Admission {
                 WorkloadVerb::History => ok(self.history(&name).await?),
                 WorkloadVerb::Delete => ok(self.delete(&name, message).await?),
                 WorkloadVerb::Rollback => ok(self.rollback(&name, message).await?),
+                WorkloadVerb::Rollout => ok(self.steer(&name, message).await?),
                 WorkloadVerb::Scale => ok(self.scale(&name, message).await?),
                 WorkloadVerb::Explain => ok(self.explain(&name, message)?),
                 WorkloadVerb::Logs => Err(unknown()),

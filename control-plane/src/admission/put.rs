@@ -16,14 +16,14 @@ use lattice::{
 use std::time::Duration;
 
 /// Tries of one request against other writers of the same spec.
-const ATTEMPTS: usize = 8;
+pub(super) const ATTEMPTS: usize = 8;
 /// How long a request waits for its own write to show in the view.
 const ECHO: Duration = Duration::from_secs(1);
 
 /// What is in force under a key.
-struct Current {
-    revision: Option<Revision>,
-    record: Option<SpecRecord>,
+pub(super) struct Current {
+    pub(super) revision: Option<Revision>,
+    pub(super) record: Option<SpecRecord>,
 }
 
 impl Admission {
@@ -109,7 +109,7 @@ impl Admission {
         }
     }
 
-    async fn current(&self, workload: &WorkloadName) -> Result<Current, CtlError> {
+    pub(super) async fn current(&self, workload: &WorkloadName) -> Result<Current, CtlError> {
         let key = Key::Spec(workload.clone()).to_string();
         let entry = self.platform.store.get(Bucket::Specs, &key).await.map_err(|error| unavailable(&error))?;
         let Some(Entry { value, revision, .. }) = entry else { return Ok(Current { revision: None, record: None }) };
@@ -125,13 +125,11 @@ impl Admission {
     }
 
     /// How far a spec has come. From the store: what is stable follows from it, and the view may be late.
-    async fn rollout(&self, spec: &SpecRecord) -> Result<Option<Rollout>, CtlError> {
+    pub(super) async fn rollout(&self, spec: &SpecRecord) -> Result<Option<Rollout>, CtlError> {
         if spec.stable.is_none() {
             return Ok(None); // all of it is stable
         }
-        let key = Key::Rollout(spec.spec.name.clone()).to_string();
-        let entry = self.platform.store.get(Bucket::State, &key).await.map_err(|error| unavailable(&error))?;
-        Ok(entry.and_then(|entry| Rollout::decode(&entry.value).ok()))
+        Ok(self.versioned_rollout(&spec.spec.name).await?.map(|(rollout, _)| rollout))
     }
 
     fn check_expected(current: &Current, expected: Option<Revision>) -> Result<(), CtlError> {

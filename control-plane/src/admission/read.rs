@@ -4,11 +4,12 @@ use super::{Admission, put::not_found, unavailable};
 use crate::reports::Reported;
 use lattice::{
     ctl::{
-        AutoscaleStatus, ConditionKind, CtlError, ErrorCode, HistoryItem, LastScaling, NodeReply, RolloutStatus,
-        SlotStatus, SpecReply, Standing, StatusReply, Totals, WorkloadState, WorkloadSummary, conditions,
+        AutoscaleStatus, ConditionKind, CtlError, ErrorCode, GenerationState, HistoryItem, LastScaling, NodeReply,
+        RolloutStatus, SlotStatus, SpecReply, Standing, StatusReply, Totals, WorkloadState, WorkloadSummary,
+        conditions,
     },
     event::rfc3339,
-    id::{NodeId, Revision, SlotId, WorkloadName},
+    id::{Generation, NodeId, Revision, SlotId, WorkloadName},
     record::{Key, Phase, Record as _, RolloutState, Slot, SpecRecord},
     report::SlotReport,
     store::{Bucket, Change},
@@ -21,8 +22,22 @@ use std::collections::{BTreeMap, BTreeSet};
 const REPLY_REPORT_BYTES_MAX: usize = 256 * 1024;
 
 fn spec_reply(record: SpecRecord, revision: Revision) -> SpecReply {
-    let SpecRecord { spec, generation, hash, admitted_at, .. } = record;
-    SpecReply { spec, generation, revision, hash, admitted_at: rfc3339(admitted_at) }
+    let SpecRecord { spec, generation, hash, admitted_at, aborted, .. } = record;
+    SpecReply { spec, generation, revision, hash, admitted_at: rfc3339(admitted_at), state: None, aborted }
+}
+
+/// What each generation of the workload's present life is to it now; `is_settled` says that nothing is rolled out.
+fn states(records: &[SpecRecord], is_settled: bool) -> BTreeMap<Generation, GenerationState> {
+    let mut states: BTreeMap<Generation, GenerationState> =
+        records.iter().map(|record| (record.generation, GenerationState::Past)).collect();
+    let aborted = records.iter().filter_map(|record| record.aborted.as_ref()).map(|aborted| aborted.generation);
+    states.extend(aborted.map(|generation| (generation, GenerationState::Aborted)));
+    if let Some(current) = records.last() {
+        let stable = current.stable.as_ref().filter(|_| !is_settled);
+        states.extend(stable.map(|stable| (stable.generation, GenerationState::Stable)));
+        states.insert(current.generation, GenerationState::Current);
+    }
+    states
 }
 
 impl Admission {
@@ -44,15 +59,7 @@ impl Admission {
 
     /// The records of the workload's present life, oldest first.
     pub(super) async fn records(&self, name: &WorkloadName) -> Result<Vec<SpecRecord>, CtlError> {
-        let mut records: Vec<SpecRecord> = Vec::new();
-        for change in self.changes(name).await? {
-            match change.value.as_deref().map(SpecRecord::decode) {
-                None => records.clear(),
-                Some(Ok(record)) => records.push(record),
-                Some(Err(_)) => {} // corrupt, and repaired by a later one
-            }
-        }
-        Ok(records)
+        Ok(of_this_life(&self.changes(name).await?))
     }
 
     pub(super) async fn history(&self, name: &WorkloadName) -> Result<Vec<HistoryItem>, CtlError> {
@@ -65,7 +72,20 @@ impl Admission {
             Some(Ok(record)) => Some(HistoryItem::Put(Box::new(spec_reply(record, change.revision)))),
             Some(Err(_)) => None,
         };
-        Ok(changes.into_iter().filter_map(item).collect())
+        let records = of_this_life(&changes);
+        let is_settled = match records.last() {
+            Some(current) => current.is_settled(self.rollout(current).await?.as_ref()),
+            None => true,
+        };
+        let states = states(&records, is_settled);
+        let mut items: Vec<HistoryItem> = changes.into_iter().filter_map(item).collect();
+        for item in items.iter_mut().rev() {
+            match item {
+                HistoryItem::Put(spec) => spec.state = states.get(&spec.generation).copied(),
+                HistoryItem::Deleted { .. } => break,
+            }
+        }
+        Ok(items)
     }
 
     pub(super) fn status(&self, name: &WorkloadName) -> Result<StatusReply, CtlError> {
@@ -132,6 +152,19 @@ impl Admission {
             || CtlError::new(ErrorCode::NotFound, format!("there is no node {node}")).hint("see `lattice nodes`");
         node_reply(&*self.view()?, node, &self.reports.now()).ok_or_else(missing)
     }
+}
+
+/// The records since the last deletion, oldest first.
+fn of_this_life(changes: &[Change]) -> Vec<SpecRecord> {
+    let mut records: Vec<SpecRecord> = Vec::new();
+    for change in changes {
+        match change.value.as_deref().map(SpecRecord::decode) {
+            None => records.clear(),
+            Some(Ok(record)) => records.push(record),
+            Some(Err(_)) => {} // corrupt, and repaired by a later one
+        }
+    }
+    records
 }
 
 /// What the holder of a slot said of it.
@@ -276,7 +309,6 @@ fn autoscale(view: &LatticeView, record: &SpecRecord) -> Option<AutoscaleStatus>
 mod tests {
     use super::*;
     use lattice::{
-        id::Generation,
         record::Holder,
         report::{HostReport, NodeReport},
     };

@@ -1,6 +1,9 @@
-//! What the control interface says of a change of what replicas run.
+//! What the control interface says of a change of what replicas run, and what it takes.
 
-use crate::{id::Generation, record::RolloutState};
+use crate::{
+    id::{Generation, WorkloadName},
+    record::RolloutState,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -18,4 +21,49 @@ pub struct RolloutStatus {
     /// Why it does not go on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+}
+
+/// Body of `workload.rollout`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RolloutRequest {
+    pub action: RolloutAction,
+}
+
+/// What is to become of a change that is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RolloutAction {
+    /// Let no further replica change. Those that may, go on.
+    Pause,
+    /// Go on, if it is paused or stalled.
+    Resume,
+    /// Give it up: the stable spec is put back.
+    Abort,
+}
+
+/// Reply of `workload.rollout`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct RolloutReply {
+    pub workload: WorkloadName,
+    /// Of the spec: another one than before where the change was given up.
+    pub generation: Generation,
+    /// Absent where the change was given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<RolloutState>,
+}
+
+/// What a generation is to its workload now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum GenerationState {
+    /// The spec in force.
+    Current,
+    /// What the replicas come from while the current one is rolled out, and go back to if it is given up.
+    Stable,
+    /// It was given up.
+    Aborted,
+    /// Another one followed it.
+    Past,
 }

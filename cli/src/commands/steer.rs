@@ -1,0 +1,57 @@
+//! `lattice rollout`: steer a change of what replicas run that is under way.
+
+use crate::{Context, error::Exit};
+use lattice::{
+    ctl::{RolloutAction, RolloutReply, RolloutRequest},
+    id::WorkloadName,
+    record::RolloutState,
+    store::Headers,
+    subject::{Topic, WorkloadVerb},
+};
+
+/// Pause, resume or give up a change that is under way
+#[derive(Debug, clap::Args)]
+#[command(before_help = "Examples:
+  lattice rollout pause shop              no further replica changes
+  lattice rollout resume shop
+  lattice rollout abort shop              back to what ran before
+  lattice status shop                     how far it is")]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Clone, clap::Subcommand)]
+enum Action {
+    /// Let no further replica change
+    Pause(Target),
+    /// Go on with one that is paused or does not go on by itself
+    Resume(Target),
+    /// Give it up: replicas go back to what ran before
+    Abort(Target),
+}
+
+#[derive(Debug, Clone, clap::Args)]
+struct Target {
+    /// Name of the workload
+    workload: WorkloadName,
+}
+
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
+    let (action, Target { workload }) = match args.action {
+        Action::Pause(target) => (RolloutAction::Pause, target),
+        Action::Resume(target) => (RolloutAction::Resume, target),
+        Action::Abort(target) => (RolloutAction::Abort, target),
+    };
+    let client = context.client().await?;
+    let topic = Topic::Workload(WorkloadVerb::Rollout, workload);
+    let reply: RolloutReply = client.send(topic, Headers::new(), &RolloutRequest { action }).await?;
+    let RolloutReply { workload, generation, state } = &reply;
+    let line = match state {
+        None => format!("{workload}: given up; generation {generation} is what ran before\n"),
+        Some(RolloutState::Paused) => format!("{workload}: the rollout of generation {generation} is paused\n"),
+        Some(_) => format!("{workload}: the rollout of generation {generation} goes on\n"),
+    };
+    context.out.show(&reply, |_| line, || vec![workload.to_string()])?;
+    Ok(Exit::Ok)
+}
