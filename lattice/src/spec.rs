@@ -42,7 +42,7 @@ pub use placement::{
     is_label_value,
 };
 pub use probes::{ProbeSpec, ProbesSpec};
-pub use rollout::{Portion, Rollback, RolloutSpec};
+pub use rollout::{Portion, Rollback, RolloutSpec, RolloutStep};
 pub use schedule::{RequestPath, ScheduleSpec};
 pub use script::Script;
 pub use sticky::Sticky;

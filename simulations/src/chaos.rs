@@ -12,8 +12,8 @@ use lattice::{
     id::{NodeId, WorkloadName},
     record::Capacity,
     spec::{
-        Class, ComponentSpec, HttpSpec, Limits, PathPrefix, Placement, RequestPath, RolloutSpec, Route, ScheduleSpec,
-        Source, WorkloadSpec, Zone,
+        Class, ComponentSpec, HttpSpec, Limits, PathPrefix, Placement, RequestPath, RolloutSpec, RolloutStep, Route,
+        ScheduleSpec, Source, WorkloadSpec, Zone,
     },
     store::Bucket,
     subject::{Topic, WorkloadVerb},
@@ -257,6 +257,10 @@ impl Chaos {
             max_unavailable: portion(unavailable),
             min_ready: units::Millis(rng.between(0, 2) * 500),
             deadline: units::Millis(20_000),
+            steps: match rng.happens(300) {
+                true => vec![RolloutStep { replicas: portion("50%"), pause: Some(units::Millis(3_000)) }],
+                false => Vec::new(),
+            },
             ..RolloutSpec::default()
         }
     }

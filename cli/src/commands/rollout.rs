@@ -37,7 +37,8 @@ enum Verdict {
     Ready,
     /// Nothing is on its way any more, and a replica failed.
     Failed,
-    /// The rollout waits for somebody to decide.
+    /// The rollout waits for somebody to decide: nothing is wrong, or something is.
+    Paused,
     Stalled,
     /// It was given up, and the spec before it put back.
     Aborted,
@@ -62,7 +63,8 @@ fn judge(status: &StatusReply, put: Generation) -> Verdict {
     match status.rollout.as_ref().map(|rollout| rollout.state) {
         None => {}
         Some(RolloutState::Stalled) => return Verdict::Stalled,
-        Some(RolloutState::Progressing | RolloutState::Paused | RolloutState::Done) => return Verdict::Underway,
+        Some(RolloutState::Paused) => return Verdict::Paused,
+        Some(RolloutState::Progressing | RolloutState::Done) => return Verdict::Underway,
     }
     let is_ready = |slot: &&SlotStatus| slot.phase == Some(Phase::Ready) && status.is_newest(slot);
     let ready = status.slots.iter().filter(is_ready).count();
@@ -162,6 +164,15 @@ pub async fn wait(
                     let why = reasons(&status);
                     return Err(Failure::failed(format!("{name} failed to start\n  {why}"))
                         .hint(format!("nodes go on trying; `lattice logs {name}` shows what it wrote"))
+                        .into());
+                }
+                Verdict::Paused => {
+                    let why = status.rollout.as_ref().and_then(|rollout| rollout.message.as_deref());
+                    let why = why.map_or_else(String::new, |why| format!(": {}", plain(why)));
+                    return Err(Failure::new(Exit::InProgress, format!("the rollout of {name} is paused{why}"))
+                        .hint(format!(
+                            "`lattice rollout resume {name}` goes on, `lattice rollout abort {name}` goes back"
+                        ))
                         .into());
                 }
                 Verdict::Stalled => {
@@ -279,10 +290,10 @@ mod tests {
     #[test]
     fn a_rollout_says_itself_when_it_is_over() {
         let ready = || vec![slot(0, Some(Phase::Ready), 2)];
-        let of = |state| RolloutStatus { state, stable: Generation(1), below: 1, updated: 1, message: None };
+        let of = |state| RolloutStatus { state, stable: Generation(1), below: 1, updated: 1, step: 0, message: None };
         for (state, verdict) in [
             (RolloutState::Progressing, Verdict::Underway),
-            (RolloutState::Paused, Verdict::Underway),
+            (RolloutState::Paused, Verdict::Paused),
             (RolloutState::Stalled, Verdict::Stalled),
         ] {
             let status = StatusReply { rollout: Some(of(state)), ..status(2, 1, ready()) };

@@ -9,11 +9,12 @@ use lattice::{
     subject::{Topic, WorkloadVerb},
 };
 
-/// Pause, resume or give up a change that is under way
+/// Pause, resume, hurry or give up a change that is under way
 #[derive(Debug, clap::Args)]
 #[command(before_help = "Examples:
   lattice rollout pause shop              no further replica changes
   lattice rollout resume shop
+  lattice rollout promote shop            to the end, whatever steps there are
   lattice rollout abort shop              back to what ran before
   lattice status shop                     how far it is")]
 pub struct Args {
@@ -27,6 +28,8 @@ enum Action {
     Pause(Target),
     /// Go on with one that is paused or does not go on by itself
     Resume(Target),
+    /// Go on to the end, whatever steps the spec has
+    Promote(Target),
     /// Give it up: replicas go back to what ran before
     Abort(Target),
 }
@@ -41,6 +44,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let (action, Target { workload }) = match args.action {
         Action::Pause(target) => (RolloutAction::Pause, target),
         Action::Resume(target) => (RolloutAction::Resume, target),
+        Action::Promote(target) => (RolloutAction::Promote, target),
         Action::Abort(target) => (RolloutAction::Abort, target),
     };
     let client = context.client().await?;

@@ -198,6 +198,32 @@ async fn people_pause_resume_give_up_and_compare() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_holds_until_somebody_goes_on() {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    let mut asked = versioned(&api, "stepwise", 3, "1").await;
+    asked["rollout"] = json!({ "steps": [{ "replicas": 1, "pause": "200ms" }, { "replicas": "50%" }] });
+    api.put(&asked).await.unwrap();
+    api.ready("stepwise").await;
+    lattice.serving("stepwise.test", "/quiet").await;
+    let load = load(&lattice, "stepwise");
+    asked["components"][0]["env"] = json!({ "VERSION": "2" });
+    let file = std::env::temp_dir().join(format!("lattice-stepwise-{}.json", std::process::id()));
+    std::fs::write(&file, asked.to_string()).unwrap();
+    let output = lattice.cli(&["deploy", file.to_str().unwrap()]).await;
+    std::fs::remove_file(&file).unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("the rollout of stepwise is paused: step 2 of 2 (50%) is over"), "{told}");
+    let paused = api.status("stepwise").await.unwrap();
+    let rollout = paused.rollout.unwrap();
+    assert_eq!((rollout.below, rollout.updated, rollout.step), (2, 2, 2));
+    lattice.cli_ok(&["rollout", "promote", "stepwise"]).await;
+    api.ready("stepwise").await;
+    everywhere(&lattice, "stepwise", "2").await;
+    load.stop().await.assert_none_failed();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rollout_goes_on_though_a_node_is_killed() {
     let mut lattice = Lattice::start(3).await;
     let api = lattice.api().await;

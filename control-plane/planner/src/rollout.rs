@@ -8,7 +8,7 @@ use crate::{Me, board::Board, explain::wanted, hash, ledger::Need, templates};
 use lattice::{
     id::{Generation, Revision, SlotId, WorkloadName},
     record::{DecodeError, Holder, Key, Phase, Rollout, RolloutState, Slot, SpecRecord},
-    spec::{Class, Rollback},
+    spec::{Class, Rollback, RolloutStep},
     store::Precondition,
     view::{LatticeView, Versioned},
 };
@@ -195,7 +195,10 @@ pub fn advance(view: &LatticeView, workload: &WorkloadName, elapsed: &Elapsed) -
                 }
             } else {
                 next.state = RolloutState::Progressing;
-                progress.extend(view, spec, &mut next);
+                progress.end_steps(spec, elapsed, &mut next);
+                if next.state == RolloutState::Progressing {
+                    progress.extend(view, spec, &mut next);
+                }
             }
         }
     }
@@ -222,6 +225,8 @@ struct Progress {
     surging: u32,
     /// Replicas that do not serve, or may stop any time.
     unavailable: u32,
+    /// Steps that are over.
+    step: u32,
 }
 
 impl Progress {
@@ -252,7 +257,7 @@ impl Progress {
                 unavailable += 1;
             }
         }
-        Self { wanted, pending, left, serving, surging, unavailable }
+        Self { wanted, pending, left, serving, surging, unavailable, step: rollout.step }
     }
 
     fn is_complete(&self) -> bool {
@@ -265,9 +270,44 @@ impl Progress {
         let patience = FAILING_MAX.min(deadline);
         let fails = |index: &&u32| elapsed.failing.get(index).is_some_and(|lasted| *lasted >= patience);
         let failing = self.pending.iter().find(fails);
-        let is_late = elapsed.without_progress >= deadline;
+        let is_late = elapsed.without_progress >= deadline && !self.is_at_stop(spec);
         let late = || self.pending.first().or_else(|| self.left.first()).filter(|_| is_late);
         failing.or_else(late).map(|index| why(view, spec, *index))
+    }
+
+    /// How many replicas may change before the next stop.
+    fn until_stop(&self, spec: &SpecRecord, step: u32) -> Option<usize> {
+        let step = spec.spec.rollout.steps.get(step as usize)?;
+        let replicas = u32::try_from(self.wanted.len()).unwrap_or(u32::MAX);
+        Some(step.replicas.of_up(replicas) as usize)
+    }
+
+    fn is_at_stop(&self, spec: &SpecRecord) -> bool {
+        let until = self.until_stop(spec, self.step);
+        self.pending.is_empty() && until.is_some_and(|until| self.changed() >= until)
+    }
+
+    /// Replicas that may run the newest template.
+    fn changed(&self) -> usize {
+        self.wanted.len().saturating_sub(self.left.len())
+    }
+
+    /// Leave the steps behind that are over, and pause after one that lets people decide.
+    fn end_steps(&self, spec: &SpecRecord, elapsed: &Elapsed, rollout: &mut Rollout) {
+        if !self.is_at_stop(spec) {
+            return;
+        }
+        let steps = &spec.spec.rollout.steps;
+        let Some(RolloutStep { replicas, pause }) = steps.get(rollout.step as usize) else { return };
+        match pause.map(Duration::from) {
+            Some(pause) if elapsed.without_progress < pause => {}
+            Some(_) => rollout.step += 1,
+            None => {
+                rollout.step += 1;
+                let message = format!("step {} of {} ({replicas}) is over", rollout.step, steps.len());
+                (rollout.state, rollout.message) = (RolloutState::Paused, Some(message));
+            }
+        }
     }
 
     /// Let as many more replicas change as may.
@@ -280,7 +320,8 @@ impl Progress {
             [Some(spec), spec.stable.as_deref()].into_iter().flatten().any(|record| record.spec.class == Class::Strict);
         let mut room = Room { view, board: None, taken: BTreeMap::new() };
         let (mut surging, mut unavailable) = (self.surging, self.unavailable);
-        for index in &self.left {
+        let until = self.until_stop(spec, rollout.step).unwrap_or(usize::MAX).saturating_sub(self.changed());
+        for index in self.left.iter().take(until) {
             if !self.serving.contains(index) {
                 // There is nothing to lose.
             } else if is_strict {

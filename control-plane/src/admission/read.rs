@@ -287,6 +287,7 @@ fn rollout(view: &LatticeView, spec: &SpecRecord, updated: u32) -> Option<Rollou
         state: known.map_or(RolloutState::Progressing, |rollout| rollout.state),
         stable: stable.generation,
         below: known.map_or(0, |rollout| rollout.below),
+        step: known.map_or(0, |rollout| rollout.step),
         updated,
         message: known.and_then(|rollout| rollout.message.clone()),
     })

@@ -19,7 +19,8 @@ const BEGINS_WITHIN: Duration = Duration::from_millis(500);
 
 impl Admission {
     pub(super) async fn steer(&self, name: &WorkloadName, message: &Message) -> Result<RolloutReply, CtlError> {
-        let RolloutRequest { action } = body(&message.payload, r#"{"action": "pause"}, "resume" or "abort""#)?;
+        let RolloutRequest { action } =
+            body(&message.payload, r#"{"action": "pause"}, "resume", "promote" or "abort""#)?;
         for _ in 0..ATTEMPTS {
             let current = self.current(name).await?;
             let (Some(spec), Some(revision)) = (current.record, current.revision) else { return Err(not_found(name)) };
@@ -39,7 +40,11 @@ impl Admission {
                 }
                 (RolloutAction::Pause, Some(rollout)) => self.set(&spec, rollout, RolloutState::Paused).await,
                 (RolloutAction::Resume, Some(rollout)) => self.set(&spec, rollout, RolloutState::Progressing).await,
-                (RolloutAction::Pause | RolloutAction::Resume, None) => {
+                (RolloutAction::Promote, Some((rollout, revision))) => {
+                    let step = u32::try_from(spec.spec.rollout.steps.len()).unwrap_or(u32::MAX);
+                    self.set(&spec, (Rollout { step, ..rollout }, revision), RolloutState::Progressing).await
+                }
+                (RolloutAction::Pause | RolloutAction::Resume | RolloutAction::Promote, None) => {
                     self.platform.clock.sleep(BEGINS_WITHIN).await;
                     continue;
                 }

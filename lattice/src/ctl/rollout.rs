@@ -18,6 +18,9 @@ pub struct RolloutStatus {
     pub below: u32,
     /// Replicas that are ready with the new one.
     pub updated: u32,
+    /// Steps of the spec that are over.
+    #[serde(default)]
+    pub step: u32,
     /// Why it does not go on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -38,6 +41,8 @@ pub enum RolloutAction {
     Pause,
     /// Go on, if it is paused or stalled.
     Resume,
+    /// Go on to the end, whatever steps there are.
+    Promote,
     /// Give it up: the stable spec is put back.
     Abort,
 }

@@ -28,6 +28,9 @@ pub struct Rollout {
     /// Of those, the ones that stop before the new one starts.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub stop_first: BTreeSet<u32>,
+    /// Steps of the spec that are over.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub step: u32,
     /// Why it does not go on, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -38,12 +41,16 @@ impl Record for Rollout {
     const BUCKET: Bucket = Bucket::State;
 }
 
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 /// What a rollout is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RolloutState {
     Progressing,
-    /// Somebody asked that no further replica is changed.
+    /// Somebody asked that no further replica is changed, or a step of the spec lets people decide.
     Paused,
     /// A new replica failed or is late, and the spec leaves it to people what follows.
     Stalled,
@@ -70,6 +77,7 @@ impl Rollout {
             state: RolloutState::Progressing,
             below: 0,
             stop_first: BTreeSet::new(),
+            step: 0,
             message: None,
             changed_at: 0,
         }

@@ -26,6 +26,23 @@ pub struct RolloutSpec {
     pub deadline: Millis,
     /// What follows when the deadline passes or a new replica keeps failing. Default `automatic`.
     pub rollback: Rollback,
+    /// Stops on the way: a part of the replicas changes, and the rest when the step is over. Default: none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub steps: Vec<RolloutStep>,
+}
+
+/// A stop on the way from one template to the next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RolloutStep {
+    /// Replicas that run what is new, those of the steps before among them. A number, or a percentage of the replicas,
+    /// rounded up.
+    pub replicas: Portion,
+    /// How long it goes on like this, from when the last of them is ready. Up to `24h`. Without it the rollout pauses there
+    /// until somebody resumes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<Millis>,
 }
 
 impl Default for RolloutSpec {
@@ -36,6 +53,7 @@ impl Default for RolloutSpec {
             min_ready: Millis(0),
             deadline: Millis::from_secs(300),
             rollback: Rollback::Automatic,
+            steps: Vec::new(),
         }
     }
 }
@@ -148,9 +166,12 @@ impl JsonSchema for Portion {
     }
 }
 
+/// Steps of one rollout.
+const STEPS_MAX: usize = 16;
+
 /// What types cannot say.
 pub(super) fn check(rollout: &RolloutSpec) -> Result<(), SpecError> {
-    let RolloutSpec { max_surge, max_unavailable, min_ready, deadline, rollback: _ } = rollout;
+    let RolloutSpec { max_surge, max_unavailable, min_ready, deadline, rollback: _, steps } = rollout;
     if max_surge.is_zero() && max_unavailable.is_zero() {
         return Err(SpecError::new("rollout.max-surge", "with max-unavailable 0 as well, nothing could ever change")
             .hint("set one of them to at least 1"));
@@ -158,6 +179,18 @@ pub(super) fn check(rollout: &RolloutSpec) -> Result<(), SpecError> {
     const LONGEST: Millis = Millis::from_secs(24 * 3600);
     if deadline.0 == 0 || *deadline > LONGEST {
         return Err(SpecError::new("rollout.deadline", format!("{deadline} is not between 1ms and {LONGEST}")));
+    }
+    if steps.len() > STEPS_MAX {
+        return Err(SpecError::new("rollout.steps", format!("at most {STEPS_MAX} steps are allowed")));
+    }
+    for (i, RolloutStep { replicas, pause }) in steps.iter().enumerate() {
+        if replicas.is_zero() {
+            return Err(SpecError::new(format!("rollout.steps[{i}].replicas"), "must be at least 1 or 1%"));
+        }
+        if let Some(pause) = pause.filter(|pause| *pause > LONGEST) {
+            return Err(SpecError::new(format!("rollout.steps[{i}].pause"), format!("{pause} is more than {LONGEST}"))
+                .hint("leave it out to wait until somebody resumes the rollout"));
+        }
     }
     if min_ready >= deadline {
         let message = format!("{min_ready} is not shorter than rollout.deadline ({deadline})");
@@ -190,7 +223,13 @@ mod tests {
         assert_eq!(parse("max-surge: '2'"), Ok(two));
         let half = RolloutSpec { max_unavailable: Portion::Percent(50), rollback: Rollback::Manual, ..default };
         assert_eq!(parse("max-unavailable: 50%, rollback: manual"), Ok(half));
+        let steps = parse("steps: [{replicas: 1, pause: 1m}, {replicas: 50%}]").unwrap().steps;
+        let step = |replicas, pause| RolloutStep { replicas, pause };
+        let expected = [step(Portion::Count(1), Some(Millis::from_secs(60))), step(Portion::Percent(50), None)];
+        assert_eq!(steps, expected);
         for (bad, field) in [
+            ("steps: [{replicas: 0}]", "rollout.steps[0].replicas"),
+            ("steps: [{replicas: 1}, {replicas: 2, pause: 25h}]", "rollout.steps[1].pause"),
             ("max-surge: 0", "rollout.max-surge"),
             ("max-surge: 0%, max-unavailable: 0%", "rollout.max-surge"),
             ("max-surge: 101%", "rollout.max-surge"),

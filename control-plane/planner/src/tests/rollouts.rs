@@ -4,7 +4,7 @@ use super::*;
 use crate::{Elapsed, RolloutObserver, Step, advance, open_rollouts, rollout_rank};
 use lattice::{
     record::{Rollout, RolloutState, failure},
-    spec::{Portion, Rollback, RolloutSpec},
+    spec::{Portion, Rollback, RolloutSpec, RolloutStep},
     units::Millis,
 };
 use std::time::Duration;
@@ -254,6 +254,41 @@ fn a_replica_counts_when_it_was_ready_for_long_enough() {
     rolling.advance();
     assert_eq!(rolling.rollout().unwrap().state, RolloutState::Progressing);
     assert_eq!(rolling.run(|| true, |_| {}), None);
+}
+
+#[test]
+fn steps_stop_on_the_way_for_a_while_or_until_somebody_goes_on() {
+    let step = |replicas, pause: Option<u64>| RolloutStep { replicas, pause: pause.map(Millis::from_secs) };
+    let steps = vec![step(Portion::Count(1), Some(60)), step(Portion::Percent(50), None)];
+    // The stop is longer than the deadline.
+    let stepwise =
+        RolloutSpec { steps, deadline: Millis::from_secs(30), max_surge: Portion::Count(2), ..RolloutSpec::default() };
+    let mut rolling = Rolling::new(6, 10, &stepwise);
+    rolling.put(asked(6, "2", stepwise.clone()));
+    let begin = rolling.now;
+    let turn = |rolling: &mut Rolling| {
+        assert_eq!(rolling.advance(), None);
+        rolling.hosts(&mut || true);
+    };
+    while rolling.rollout().is_none_or(|rollout| rollout.step == 0) {
+        turn(&mut rolling);
+        let rollout = rolling.rollout().unwrap();
+        assert!(rollout.step == 1 || rollout.below == 1, "{rollout:?}");
+    }
+    assert!((60..62).contains(&(rolling.now - begin).as_secs()), "{:?}", rolling.now - begin);
+    for _ in 0..300 {
+        turn(&mut rolling);
+    }
+    let rollout = rolling.rollout().unwrap();
+    assert_eq!((rollout.state, rollout.below, rollout.step), (RolloutState::Paused, 3, 2));
+    assert_eq!(rollout.message.as_deref(), Some("step 2 of 2 (50%) is over"));
+    assert_eq!(rolling.runs(), [2, 2, 2, 1, 1, 1]);
+    // As `resume` writes it.
+    let revision = rolling.world.next();
+    let resumed = Rollout { state: RolloutState::Progressing, message: None, ..rolling.rollout().unwrap().clone() };
+    rolling.world.view.rollouts.insert(name("w"), Versioned { record: resumed, revision });
+    assert_eq!(rolling.run(|| true, |_| {}), None);
+    assert_eq!(rolling.runs(), [2; 6]);
 }
 
 #[test]
