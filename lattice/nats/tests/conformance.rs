@@ -2,8 +2,9 @@
 //! server can do: vanish, come back, be too old.
 
 // Helpers of tests are tests, whatever clippy takes them for.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod cluster;
 mod support;
 
 use futures_util::StreamExt as _;
@@ -11,9 +12,10 @@ use lattice::{
     id::Revision,
     store::{Bucket, BusError, Change, Connection, FeedItem, Items, Platform, Precondition, StoreError},
     testing::conformance,
+    view::LatticeView,
 };
 use lattice_nats::{ConnectError, ConnectOptions, connect};
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 use support::{Server, all_supported, id, newest, options, soon};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -26,7 +28,9 @@ async fn servers_have_the_semantics_that_the_services_rely_on() {
         let server = Server::start(&binary).await;
         let nats = server.connect().await;
         eprintln!("{}", nats.server().version);
-        conformance::all(&nats.open(&id("conformance"), true).await.unwrap()).await;
+        let lattice = nats.open(&id("conformance"), true).await.unwrap();
+        conformance::all(&lattice).await;
+        conformance::two_connections(&lattice, &server.open("conformance").await).await;
     }
 }
 
@@ -74,6 +78,56 @@ async fn a_server_that_was_killed_comes_back_with_all_that_it_acknowledged_and_f
         assert_eq!(after.0, before.0 + 1);
         let next = change(&mut feed).await;
         assert_eq!(next.1.revision, after, "the feed goes on: {next:?}");
+    }
+}
+
+/// As by a disk that lied, or a backup that was put in its place.
+#[tokio::test]
+async fn a_server_whose_disk_was_set_back_shows_it_however_much_is_written_then() {
+    for binary in all_supported() {
+        let mut server = Server::start(&binary).await;
+        let lattice = server.open("back").await;
+        put(&lattice, "slot.a.0", "kept").await;
+        let backup = tempfile::tempdir().unwrap();
+        server.kill().await;
+        copy(server.dir(), backup.path());
+        server.restart().await;
+
+        let lattice = server.open("back").await;
+        let lost = put(&lattice, "slot.b.0", "lost").await;
+        put(&lattice, "slot.c.0", "lost as well").await;
+        let mut view = LatticeView::default();
+        view.apply_snapshot(Bucket::State, lattice.store.snapshot(Bucket::State).await.unwrap());
+        server.kill().await;
+        std::fs::remove_dir_all(server.dir()).unwrap();
+        copy(backup.path(), server.dir());
+        server.restart().await;
+
+        let lattice = server.open("back").await;
+        let back = lattice.store.snapshot(Bucket::State).await.unwrap();
+        let seen = &view.seen[&Bucket::State];
+        assert!(back.identity == seen.identity && back.head.0 < seen.head, "{back:?} after {seen:?}");
+        assert!(view.contradicts(Bucket::State, &back));
+        let late = lattice.store.write(Bucket::State, "slot.b.0", "late".into(), Precondition::At(lost)).await;
+        assert!(matches!(late, Err(StoreError::Conflict { .. })), "what was decided on what is lost: {late:?}");
+        for i in 0..5 {
+            put(&lattice, &format!("slot.new.{i}"), "new").await;
+        }
+        let grown = lattice.store.snapshot(Bucket::State).await.unwrap();
+        assert!(grown.head.0 > seen.head && view.contradicts(Bucket::State, &grown), "{grown:?}");
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (entry, to) = (entry.unwrap().path(), to.to_owned());
+        let to = to.join(entry.file_name().unwrap());
+        if entry.is_dir() {
+            copy(&entry, &to);
+        } else {
+            std::fs::copy(&entry, &to).unwrap();
+        }
     }
 }
 

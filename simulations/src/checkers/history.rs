@@ -71,6 +71,11 @@ impl History {
         }
     }
 
+    /// Whether the store ever went back in time.
+    pub(crate) fn went_back_once(&self) -> bool {
+        self.regressed.is_some()
+    }
+
     fn is_settled(&self) -> bool {
         self.regressed.is_none_or(|at| at.elapsed() > UNSETTLED)
     }

@@ -3,6 +3,8 @@
 // Helpers of tests are tests, whatever clippy takes them for.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub(crate) mod cluster;
+
 use lattice::{id::LatticeId, store::Platform};
 use lattice_nats::{ConnectOptions, Nats, connect};
 use std::{
@@ -79,6 +81,11 @@ impl Server {
     /// kill -9.
     pub(crate) async fn kill(&mut self) {
         self.process.kill().await.unwrap();
+    }
+
+    /// Where it keeps what it stores. Only to be touched while it is stopped.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Start it again after [`Server::kill`], on the same port with the same store.
