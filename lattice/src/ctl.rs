@@ -171,6 +171,17 @@ pub struct PutReply {
     /// Of `workload.put` only, where the workload has several components: what they were composed into.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub composition: Option<Composed>,
+    /// Of `workload.put` only: what is no error, since it may come right later, and has no effect as things are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<PutWarning>,
+}
+
+/// A field of a spec that has no effect as things are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct PutWarning {
+    pub field: String,
+    pub message: String,
 }
 
 /// Where a replica would run, or why it would not.

@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 34] = [
+const RUST: [&str; 35] = [
     "asker",
     "asker03",
     "border",
@@ -51,6 +51,7 @@ const RUST: [&str; 34] = [
     "counter",
     "echo",
     "echo02",
+    "events",
     "faults",
     "faults03",
     "fetcher",

@@ -13,7 +13,7 @@ use crate::{
     output::{Cell, Table, Tone, plain},
 };
 use lattice::{
-    ctl::{Composed, ComposedEdge, HEADER_DRY_RUN, HEADER_EXPECTED_REVISION, PlannedSlot, PutReply},
+    ctl::{Composed, ComposedEdge, HEADER_DRY_RUN, HEADER_EXPECTED_REVISION, PlannedSlot, PutReply, PutWarning},
     id::ComponentName,
     store::Headers,
     subject::Topic,
@@ -81,7 +81,12 @@ pub async fn submit(
         let artifacts = client.artifacts().await?;
         source::upload(artifacts.as_ref(), &prepared.files, &context.out).await?;
     }
-    client.send(Topic::WorkloadPut, headers, &prepared.spec).await
+    let reply: PutReply = client.send(Topic::WorkloadPut, headers, &prepared.spec).await?;
+    for PutWarning { field, message } in &reply.warnings {
+        let (mark, message) = (context.out.note_paint.warn("warning:"), plain(message));
+        context.out.note(format!("{mark} {}: {message}", plain(field)));
+    }
+    Ok(reply)
 }
 
 /// The header of a conditional change.

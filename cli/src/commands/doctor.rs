@@ -2,6 +2,7 @@
 //! that the ones behind it depend on ends the list where it fails. Changes nothing.
 
 mod permissions;
+mod telemetry;
 mod times;
 
 use super::node::{DEFAULT_ADMIN, DEFAULT_HTTP, default_data_dir};
@@ -15,6 +16,7 @@ use crate::{
 use bytes::Bytes;
 use lattice::{
     ctl::NodeReply,
+    frame::FRAME_BYTES_MIN,
     limits::CTL_TIMEOUT,
     store::{Bucket, Headers},
     subject::{self, Topic},
@@ -106,6 +108,9 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         report.add(check)?;
     }
     report.add(disk(data.as_deref()))?;
+    if let Some(check) = telemetry::check(lattice_telemetry::Settings::of_process()).await {
+        report.add(check)?;
+    }
     Ok(if report.worst == Grade::Bad { Exit::Failed } else { Exit::Ok })
 }
 
@@ -129,6 +134,7 @@ async fn remote(context: &Context, report: &mut Report<'_>) -> anyhow::Result<()
     let cluster = server.cluster.as_ref().map_or_else(String::new, |name| format!(", cluster {name}"));
     report.add(Check::good("connection", format!("{} at {}:{}{cluster}", server.name, server.host, server.port)))?;
     report.add(version(&server.version))?;
+    report.add(payload(server.payload_bytes_max))?;
     report.add(match nats.round_trip().await {
         Ok(time) if time > Duration::from_millis(100) => Check::doubtful(
             "round trip",
@@ -190,6 +196,20 @@ fn version(text: &str) -> Check {
         }
         Some(version) if version < (2, 12, 8) => Check::doubtful("version", text, "2.12.8 or newer is recommended"),
         Some(_) => Check::good("version", text),
+    }
+}
+
+/// What one message may carry.
+fn payload(bytes: usize) -> Check {
+    let seen = size(bytes as u64);
+    let remedy = "set max_payload to 1MB, which is nats-server's own default";
+    if bytes < FRAME_BYTES_MIN {
+        Check::bad("max payload", format!("{seen}: nodes can't hand requests to each other"), remedy)
+    } else if bytes < PAYLOAD_BYTES_ENOUGH {
+        let what = "heads of requests and responses that are larger, less about 1 KiB, are refused, and bodies take more messages";
+        Check::doubtful("max payload", format!("{seen}: {what}"), remedy)
+    } else {
+        Check::good("max payload", seen)
     }
 }
 
@@ -275,6 +295,8 @@ fn port(what: &'static str, address: SocketAddr, option: &str) -> Check {
     }
 }
 
+/// A chunk of a body and its frame; a head is never larger.
+const PAYLOAD_BYTES_ENOUGH: usize = 64 * 1024;
 /// Room for a cache of compiled components.
 const DISK_FREE_LEAST: u64 = 1 << 30;
 
@@ -323,6 +345,15 @@ mod tests {
             ("x", Grade::Doubtful),
         ] {
             assert_eq!(version(text).grade, grade, "{text}");
+        }
+    }
+
+    #[test]
+    fn small_messages_are_told() {
+        for (bytes, grade) in
+            [(1 << 20, Grade::Good), (64 << 10, Grade::Good), (16 << 10, Grade::Doubtful), (4096, Grade::Bad)]
+        {
+            assert_eq!(payload(bytes).grade, grade, "{bytes}");
         }
     }
 

@@ -3,7 +3,7 @@
 
 mod admin;
 mod data_dir;
-mod https;
+pub mod https;
 mod join;
 mod machine;
 mod telemetry;

@@ -2,12 +2,12 @@
 
 use crate::{
     Context,
-    error::Exit,
+    error::{Exit, Failure},
     output::{Cell, Table, Tone},
 };
 use lattice::{
     ctl::{RouteItem, RouteList, RouteShare},
-    spec::{PathMatch, Route},
+    spec::{HostPattern, PathMatch, Route},
     subject::Topic,
 };
 
@@ -15,18 +15,22 @@ use lattice::{
 #[derive(Debug, clap::Args)]
 #[command(before_help = "Examples:
   lattice routes
-  lattice routes shop.example.org         those that name this host
+  lattice routes shop.example.org         those that can take a request for it, in the order in which they are tried
+  lattice routes shop.example.org/api/x   the same of a path: the first one whose conditions hold takes the request
+  lattice routes '*.example.org'          those that are written so
   lattice routes -o json | jq '.routes[] | select(.\"answered-by\"[0].ready == 0)'")]
 pub struct Args {
-    /// A host as it stands in routes
+    /// A host, perhaps with a path behind it, or a pattern as it stands in routes
+    #[arg(value_name = "HOST[/PATH]|PATTERN")]
     host: Option<String>,
 }
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let client = context.client().await?;
     let mut list: RouteList = client.ask(Topic::RouteList).await?;
-    if let Some(host) = &args.host {
-        list.routes.retain(|item| item.route.host.to_string().eq_ignore_ascii_case(host));
+    if let Some(asked) = &args.host {
+        let asked = Asked::read(asked)?;
+        asked.choose(&mut list.routes);
     }
     match list.routes.is_empty() {
         true => context.out.note("no such routes; `http.routes` of a spec makes them"),
@@ -37,6 +41,36 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let table = |paint| if list.routes.is_empty() { String::new() } else { table(&list.routes).render(paint) };
     context.out.show(&list, table, names)?;
     Ok(Exit::Ok)
+}
+
+/// Whose routes are shown.
+#[derive(Debug, PartialEq)]
+struct Asked {
+    host: HostPattern,
+    path: Option<String>,
+}
+
+impl Asked {
+    fn read(text: &str) -> anyhow::Result<Self> {
+        let text = text.split_once("://").map_or(text, |(_, rest)| rest);
+        let (host, path) = text.find('/').and_then(|at| text.split_at_checked(at)).unwrap_or((text, ""));
+        let path = path.split(['?', '#']).next().unwrap_or_default();
+        let host = host.split_once(':').map_or(host, |(host, _port)| host);
+        let host = host.parse().map_err(|error: String| Failure::usage(error))?;
+        Ok(Self { host, path: (!path.is_empty()).then(|| path.to_owned()) })
+    }
+
+    fn choose(&self, routes: &mut Vec<RouteItem>) {
+        routes.retain(|RouteItem { route, .. }| {
+            let host = match &self.host {
+                HostPattern::Exact(host) => route.host.covers(host),
+                pattern => route.host == *pattern,
+            };
+            host && self.path.as_ref().is_none_or(|path| route.path.covers(path))
+        });
+        // Stable: those of one pattern stay in the order in which they are tried.
+        routes.sort_by_key(|item| item.route.host.telling());
+    }
 }
 
 fn table(routes: &[RouteItem]) -> Table {
@@ -106,6 +140,27 @@ fn deeds(route: &Route) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::output::Paint;
+
+    #[test]
+    fn a_host_leads_to_the_routes_that_can_take_it() {
+        let routes =
+            "{host: '*'}, {host: '*.a.test', path: /x}, {host: b.a.test, path: /x/y}, {host: '*.test'}, {host: c.test}";
+        let text = format!("name: shop\ncomponents: [{{name: a, source: 'file:a'}}]\nhttp: {{routes: [{routes}]}}");
+        let routes = lattice::spec::parse(text.as_bytes()).unwrap().http.routes;
+        let shown = |asked: &str| -> Vec<String> {
+            let of = |route: &Route| RouteItem { route: route.clone(), answered_by: Vec::new() };
+            let mut items: Vec<RouteItem> = routes.iter().map(of).collect();
+            Asked::read(asked).unwrap().choose(&mut items);
+            items.into_iter().map(|item| item.route.to_string()).collect()
+        };
+        assert_eq!(shown("B.a.test:8080"), ["b.a.test/x/y", "*.a.test/x", "*.test/", "*/"]);
+        assert_eq!(shown("https://b.a.test/x/z?q"), ["*.a.test/x", "*.test/", "*/"]);
+        assert_eq!(shown("d.a.test/x/y"), ["*.a.test/x", "*.test/", "*/"]);
+        assert_eq!(shown("*.a.test"), ["*.a.test/x"]);
+        assert_eq!(shown("*"), ["*/"]);
+        assert_eq!(shown("localhost"), ["*/"]);
+        assert!(Asked::read("a b").is_err());
+    }
 
     #[test]
     fn one_line_a_route() {

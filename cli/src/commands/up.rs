@@ -5,7 +5,7 @@ mod children;
 mod http;
 pub mod server;
 
-use super::{deploy, rollout, source};
+use super::{deploy, node::https::HttpsArgs, rollout, source};
 use crate::{
     Context,
     client::Client,
@@ -24,7 +24,7 @@ use lattice::{
 use serde::Serialize;
 use server::NatsServer;
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -48,6 +48,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
   lattice up                              three nodes; then follow what it prints
   lattice up --deploy hello.yaml --deploy shop.yaml
   lattice up --nodes 5 --http-port 9001 --data ./lattice-data
+  lattice up --https 127.0.0.1:8443 --https-cert site.pem --https-key site.key
   lattice up -o json                      one JSON document when everything runs")]
 pub struct Args {
     /// How many nodes
@@ -59,6 +60,8 @@ pub struct Args {
     /// HTTP port of the first node; the others take the next ones [default: 8001, or free ones where taken]
     #[arg(long, value_name = "PORT")]
     http_port: Option<u16>,
+    #[command(flatten)]
+    https: HttpsArgs,
     /// A spec or component to deploy once the nodes are ready. Repeat it for more
     #[arg(long, value_name = "SPEC")]
     deploy: Vec<String>,
@@ -131,6 +134,8 @@ struct NodeInfo {
     node: String,
     pid: u32,
     http: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    https: Option<String>,
     admin: String,
 }
 
@@ -165,6 +170,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let mut stop = Stop::new()?;
     let specs = args.deploy.iter().map(|file| source::read(file, &source::Overrides::default()));
     let specs: Vec<source::Prepared> = specs.collect::<anyhow::Result<_>>()?;
+    // Each node reads them itself; what is wrong with them is better said once.
+    args.https.load()?;
     let found = server::find(args.nats_server.as_deref())?;
     let home = Home::new(&args)?;
     let mut children = Children::default();
@@ -259,10 +266,10 @@ fn start_nodes(
     children: &mut Children,
 ) -> anyhow::Result<Vec<NodeInfo>> {
     let own = std::env::current_exe().context("can't find this program's own file")?;
-    let (https, admins) = ports(args)?;
+    let Ports { http, https, admin: admins } = ports(args)?;
     let memory = Bytes(super::node::memory() / u64::from(args.nodes));
     let mut nodes = Vec::new();
-    for (index, (http, admin)) in https.into_iter().zip(admins).enumerate() {
+    for (index, (http, admin)) in http.into_iter().zip(admins).enumerate() {
         let number = index + 1;
         let name = format!("n{number}");
         let mut command = children::command(&own);
@@ -270,25 +277,48 @@ fn start_nodes(
         command.args(["--lattice", context.lattice.as_str(), "--id", &name, "--label", &format!("zone=z{number}")]);
         command.args(["--http", &http.to_string(), "--admin", &admin.to_string(), "--memory", &memory.to_string()]);
         command.arg("--data").arg(home.path().join(&name));
+        let https = https.get(index).copied();
+        command.args(https.into_iter().flat_map(|address| args.https.arguments(address)));
         // The command line of a process is there for all users to see, its environment is not.
         nats.put_in_environment(&mut command);
         let child = Child::spawn(&name, command, Some((index, context.out.note_paint)))?;
-        nodes.push(NodeInfo { node: name, pid: child.pid, http: http.to_string(), admin: admin.to_string() });
+        let (http, admin) = (http.to_string(), admin.to_string());
+        let https = https.map(|address| address.to_string());
+        nodes.push(NodeInfo { node: name, pid: child.pid, http, https, admin });
         children.add(child);
     }
     Ok(nodes)
 }
 
-/// HTTP and admin addresses. The listeners are held until all are chosen, so that none is chosen twice.
-fn ports(args: &Args) -> anyhow::Result<(Vec<SocketAddr>, Vec<SocketAddr>)> {
+/// Addresses of the nodes, in their order. `https` is empty where nobody asks for it.
+struct Ports {
+    http: Vec<SocketAddr>,
+    https: Vec<SocketAddr>,
+    admin: Vec<SocketAddr>,
+}
+
+/// The listeners are held until all are chosen, so that none is chosen twice.
+fn ports(args: &Args) -> anyhow::Result<Ports> {
     let mut held = Vec::new();
-    let mut take = |port: u16| -> std::io::Result<SocketAddr> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+    let mut take_at = |ip: IpAddr, port: u16| -> std::io::Result<SocketAddr> {
+        let listener = TcpListener::bind((ip, port))?;
         let address = listener.local_addr()?;
         held.push(listener);
         Ok(address)
     };
     let mut https = Vec::new();
+    for index in (0..args.nodes).filter(|_| args.https.address.is_some()) {
+        let Some(first) = args.https.address else { break };
+        // Port 0 is a free one for each.
+        let port = if first.port() == 0 { Some(0) } else { first.port().checked_add(index) };
+        let port = port.ok_or_else(|| Failure::usage("the port of --https is too high for so many nodes"))?;
+        https.push(take_at(first.ip(), port).with_context(|| {
+            let message = format!("{}:{port} can't be used for HTTPS", first.ip());
+            Failure::failed(message).hint("choose another with --https; the nodes take its port and the next ones")
+        })?);
+    }
+    let mut take = |port: u16| take_at(Ipv4Addr::LOCALHOST.into(), port);
+    let mut http = Vec::new();
     for index in 0..args.nodes {
         let wanted = args.http_port.unwrap_or(HTTP_PORT).checked_add(index);
         let taken = match wanted.map(&mut take) {
@@ -301,10 +331,10 @@ fn ports(args: &Args) -> anyhow::Result<(Vec<SocketAddr>, Vec<SocketAddr>)> {
             Some(Err(_)) => take(0).context("no free port")?,
             None => return Err(Failure::usage("--http-port is too high for so many nodes").into()),
         };
-        https.push(taken);
+        http.push(taken);
     }
-    let admins = (0..args.nodes).map(|_| take(0)).collect::<Result<_, _>>().context("no free port")?;
-    Ok((https, admins))
+    let admin = (0..args.nodes).map(|_| take(0)).collect::<Result<_, _>>().context("no free port")?;
+    Ok(Ports { http, https, admin })
 }
 
 async fn wait_ready(nodes: &[NodeInfo], children: &mut Children, context: &Context) -> anyhow::Result<()> {
@@ -400,10 +430,11 @@ fn next_steps(summary: &Summary) -> String {
         line(String::new());
         line(table.render(paint));
     }
-    let mut table = Table::new(&["NODE", "HTTP", "ADMIN", "PID"]);
+    let mut table = Table::new(&["NODE", "HTTP", "HTTPS", "ADMIN", "PID"]);
     for node in &summary.nodes {
         let url = |address: &str| Cell::from(format!("http://{address}"));
-        table.row([node.node.as_str().into(), url(&node.http), url(&node.admin), node.pid.into()]);
+        let https = node.https.as_ref().map_or_else(|| "-".to_owned(), |address| format!("https://{address}"));
+        table.row([node.node.as_str().into(), url(&node.http), https.into(), url(&node.admin), node.pid.into()]);
     }
     line(table.render(paint));
     let nats = &summary.nats;
@@ -417,6 +448,12 @@ fn next_steps(summary: &Summary) -> String {
         Some(probe) => {
             for node in &summary.nodes {
                 line(format!("  curl -i -H 'host: {}' http://{}{}", probe.host, node.http, probe.path));
+            }
+            // The certificate is for the name: it has to be the one that is asked for.
+            if let Some(https) = summary.nodes.first().and_then(|node| node.https.as_ref()) {
+                let (host, path) = (&probe.host, &probe.path);
+                let port = https.rsplit(':').next().unwrap_or_default();
+                line(format!("  curl -i --connect-to {host}:{port}:{https} https://{host}:{port}{path}"));
             }
         }
         None => line("  lattice deploy hello.wasm".into()),
@@ -441,25 +478,37 @@ mod tests {
     use super::*;
 
     fn args(http_port: Option<u16>) -> Args {
-        Args { nodes: 3, nats_server: None, http_port, deploy: vec![], data: None, keep: false, log: "warn".into() }
+        let https = HttpsArgs::at("127.0.0.1:0".parse().unwrap());
+        let log = "warn".into();
+        Args { nodes: 3, nats_server: None, http_port, https, deploy: vec![], data: None, keep: false, log }
     }
 
     #[test]
     fn ports_are_distinct_and_a_taken_one_is_an_error_only_if_asked_for() {
-        let (https, admins) = ports(&args(None)).unwrap();
-        let mut all: Vec<_> = https.iter().chain(&admins).collect();
+        let Ports { http, https, admin } = ports(&args(None)).unwrap();
+        let mut all: Vec<_> = http.iter().chain(&https).chain(&admin).collect();
         all.sort();
         all.dedup();
-        assert_eq!(all.len(), 6);
+        assert_eq!(all.len(), 9);
+        assert!(ports(&Args { https: HttpsArgs::default(), ..args(None) }).unwrap().https.is_empty());
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
         assert!(ports(&args(Some(port))).is_err());
         assert!(ports(&args(Some(u16::MAX))).is_err());
+        let https = HttpsArgs::at(taken.local_addr().unwrap());
+        let error = ports(&Args { https, ..args(None) }).err().map(|error| format!("{error:#}"));
+        assert!(error.is_some_and(|error| error.contains("HTTPS")));
     }
 
     #[test]
     fn the_next_steps_can_be_pasted() {
-        let node = NodeInfo { node: "n1".into(), pid: 42, http: "127.0.0.1:8001".into(), admin: "127.0.0.1:9".into() };
+        let node = NodeInfo {
+            node: "n1".into(),
+            pid: 42,
+            http: "127.0.0.1:8001".into(),
+            https: Some("127.0.0.1:8443".into()),
+            admin: "127.0.0.1:9".into(),
+        };
         let probe = Probe {
             workload: "hello".into(),
             host: "hello.test".into(),
@@ -482,6 +531,7 @@ mod tests {
         for line in [
             "  export NATS_URL=nats://t@127.0.0.1:1\n",
             "  curl -i -H 'host: hello.test' http://127.0.0.1:8001/\n",
+            "  curl -i --connect-to hello.test:8443:127.0.0.1:8443 https://hello.test:8443/\n",
             "  kill -9 42 ",
             "nats req lattice.default.ctl.workload.list",
         ] {

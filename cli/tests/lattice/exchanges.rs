@@ -4,6 +4,7 @@
 use crate::harness::{
     Lattice, Node, PATIENCE, Server,
     api::{holders, spec},
+    clog::Way,
     eventually,
     http::{self, Error},
 };
@@ -70,12 +71,16 @@ async fn over(what: &str, seen: Seen, from: Instant, within: Duration) -> (Strin
     (seen, after)
 }
 
-/// Two nodes; both workloads run on the first only, which is returned with the other one.
+/// Two nodes; both workloads run on the first only.
 async fn lattice() -> Lattice {
     let mut lattice = Lattice::start_on(Server::start().await, "default", 0).await;
     for (id, pin) in [("n1", "pin=a"), ("n2", "pin=b")] {
         lattice.launch_node("default", id, &["--label", pin]);
     }
+    with_workloads(lattice).await
+}
+
+async fn with_workloads(lattice: Lattice) -> Lattice {
     lattice.all_ready().await;
     let api = lattice.api().await;
     for (name, guest) in [("slow", "faults"), ("endless", "echo")] {
@@ -164,6 +169,65 @@ async fn nats_goes_away_in_the_middle_of_an_exchange() {
         }
     })
     .await;
+}
+
+/// The server waits so long for a client that reads nothing, and then cuts it off as a slow consumer. Its default is 10 s.
+const WRITE_DEADLINE: Duration = Duration::from_secs(2);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_reads_too_slowly_is_cut_off_and_comes_back() {
+    let server = Server::start_configured("write_deadline: \"2s\"").await;
+    let mut lattice = Lattice::start_on(server, "default", 0).await;
+    let way = Way::to(lattice.server.port()).await;
+    lattice.launch_node("default", "n1", &["--label", "pin=a"]);
+    lattice.launch_node_by(way.url(), "n2", &["--label", "pin=b"]);
+    let lattice = with_workloads(lattice).await;
+    both_answer(&lattice).await;
+    let (near, far) = (lattice.node("n2"), lattice.node("n1"));
+    let slow = post_slow(near, 50_000);
+    // More than the kernel holds for a client that does not read: each may have a window under way.
+    let mut streams = Vec::new();
+    for _ in 0..16 {
+        streams.push(read_endless(near).await);
+    }
+    let clogged = Instant::now();
+    way.clog();
+    // Whoever asks the other node notices nothing.
+    far.get("endless.test", "/bytes/100000").await.ok();
+    let (seen, _) = over("a slow consumer, the response had not begun", slow, clogged, IDLE).await;
+    assert_eq!(seen, "502 peer-lost");
+    for stream in streams {
+        let (seen, _) = over("a slow consumer, the response was under way", stream, clogged, IDLE).await;
+        assert_eq!(seen, "cut");
+    }
+    eventually("the server cut it off", PATIENCE, async || {
+        let log = lattice.server.process().log();
+        if log.contains("Slow Consumer") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    assert!(clogged.elapsed() > WRITE_DEADLINE);
+    far.get("endless.test", "/bytes/100000").await.ok();
+    // It connects anew by itself, and all is as before.
+    both_answer(&lattice).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_hangs_is_noticed_by_silence() {
+    let lattice = lattice().await;
+    both_answer(&lattice).await;
+    let (slow, endless) = begin(lattice.node("n2"), 50_000).await;
+    tokio::time::sleep(Duration::from_millis(300)).await; // the guest sleeps
+    let cut = Instant::now();
+    // As with a network that swallows everything: no connection is closed.
+    lattice.server.process().signal(Signal::STOP);
+    let (seen, _) = over("NATS hangs, the response had not begun", slow, cut, IDLE).await;
+    assert_eq!(seen, "502 peer-lost");
+    let (seen, _) = over("NATS hangs, the response was under way", endless, cut, IDLE).await;
+    assert_eq!(seen, "cut");
+    // What runs on the node itself goes on.
+    lattice.node("n1").get("endless.test", "/bytes/10").await.ok();
+    lattice.server.process().signal(Signal::CONT);
+    both_answer(&lattice).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,6 +7,7 @@ use crate::harness::{
     load::Load,
     shared,
 };
+use hyper::Method;
 use lattice::{
     ctl::WorkloadState,
     id::NodeId,
@@ -149,8 +150,17 @@ async fn nats_is_restarted_under_running_nodes() {
     let outage = KILL + Duration::from_secs(2);
     tokio::time::sleep(outage.saturating_sub(down.elapsed())).await;
     let other = lattice.other_than(holders(&status)[0].as_str());
+    // What runs elsewhere is refused soon, whether it may be sent again or not.
+    let asked = Instant::now();
     let cut_off = other.get("steady.test", "/").await;
-    assert!((500..600).contains(&cut_off.status) && !cut_off.error().is_empty(), "{cut_off:?}");
+    let posted = http::send(&other.http(), Method::POST, "steady.test", "/", &[], http::full(b"x".to_vec())).await;
+    let posted = http::whole(posted.unwrap()).await.unwrap();
+    for answer in [&cut_off, &posted] {
+        assert_eq!((answer.status, answer.error()), (503, "unreachable"), "{answer:?}");
+    }
+    let took = asked.elapsed();
+    println!("two requests for another node were refused within {} ms", took.as_millis());
+    assert!(took < Duration::from_secs(8), "{took:?}");
     let served = lattice.node(holders(&status)[0].as_str()).get("steady.test", "/").await.ok();
     for answer in [&cut_off, &served] {
         let since: u64 = answer.header("lattice-disconnected").parse().unwrap();

@@ -2,8 +2,8 @@
 #![cfg(target_os = "linux")] // reads /proc
 
 use crate::harness::{
-    Lattice, Node,
-    api::holders,
+    Lattice, Node, PATIENCE,
+    api::{holders, spec},
     http::{self, Body, Error},
     process::{memory_kib, reset_high_water},
 };
@@ -14,6 +14,7 @@ use hyper::{
     Method,
     body::{Frame, Incoming},
 };
+use serde_json::json;
 use std::time::{Duration, Instant};
 
 const LENGTH: u64 = 100 * 1024 * 1024;
@@ -169,4 +170,42 @@ async fn a_client_that_goes_away_frees_what_it_held() {
     }
     // Each would hold an instance: the last ones are answered because the first ones were given up.
     near.get("leaver.test", "/bytes/10").await.ok();
+}
+
+/// The next event of a stream that has some, in text.
+async fn event(body: &mut Incoming) -> String {
+    let mut text = String::new();
+    while !text.ends_with("\n\n") {
+        let frame = tokio::time::timeout(PATIENCE, body.frame()).await.expect("an event").unwrap().unwrap();
+        text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
+    }
+    text
+}
+
+#[tokio::test]
+async fn server_sent_events_come_as_they_are_written_until_the_client_goes_away() {
+    let lattice = crate::harness::shared().await;
+    let api = lattice.api().await;
+    let mut asked = spec("feed", api.upload("events").await, 1);
+    asked["reuse"] = json!({ "max-instances": 1 });
+    api.put(&asked).await.unwrap();
+    let status = api.ready("feed").await;
+    let holder = holders(&status)[0].to_string();
+    let nodes = [lattice.node(&holder), lattice.other_than(&holder)];
+    // Through the node that has the instance, and through one that has not. There is one instance: each client gets it, so
+    // the one before has given it back.
+    for node in nodes.into_iter().cycle().take(6) {
+        let address = node.http();
+        let response = http::send(&address, Method::GET, "feed.test", "/every/20", &[], http::empty());
+        let response = tokio::time::timeout(PATIENCE, response).await.expect("the instance is free").unwrap();
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        let mut body = response.into_body();
+        for number in 1..=3 {
+            assert_eq!(event(&mut body).await, format!("id: {number}\ndata: /every/20\n\n"));
+        }
+        // While it listens, nobody else is answered.
+        let other = http::send(&address, Method::GET, "feed.test", "/every/20", &[], http::empty());
+        assert!(tokio::time::timeout(Duration::from_millis(200), other).await.is_err(), "it is this client's");
+        event(&mut body).await;
+    }
 }

@@ -5,7 +5,7 @@ use crate::harness::{
     cluster::lattice_program,
     eventually, guest, http,
     process::{Process, is_alive},
-    server,
+    server, workspace,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -70,6 +70,30 @@ async fn up_starts_deploys_shows_and_leaves_nothing_behind() {
     assert_eq!(alive, Vec::<&u32>::new(), "still running");
     let left: Vec<_> = std::fs::read_dir(&temporary).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(left, Vec::<std::path::PathBuf>::new(), "left behind");
+}
+
+#[tokio::test]
+async fn every_node_takes_https_with_the_certificates_that_are_given() {
+    let temporary = tempfile::tempdir().unwrap();
+    let nats = server::program();
+    let certificate = |name: &str| workspace().join("cli/tests/lattice/certificates").join(name).display().to_string();
+    let (chain, key) = (certificate("server.pem"), certificate("server.key"));
+    let https = ["--https", "127.0.0.1:0", "--https-cert", &chain, "--https-key", &key];
+    let arguments = ["up", "--nodes", "2", "-o", "json", "--nats-server", nats.to_str().unwrap()];
+    let up = Process::start_with("up", lattice_program(), arguments.into_iter().chain(https), |command| {
+        command.env("TMPDIR", temporary.path());
+    });
+    let summary = summary(&up).await;
+    for node in summary["nodes"].as_array().unwrap() {
+        let port = node["https"].as_str().unwrap().rsplit(':').next().unwrap();
+        let url = format!("https://localhost:{port}/");
+        let authority = certificate("authority.pem");
+        let curl = ["-s", "-o", "/dev/null", "-w", "%{http_code}", "--cacert", &authority, &url];
+        let asked = tokio::process::Command::new("curl").args(curl).output().await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&asked.stdout), "404", "{url}: {asked:?}");
+    }
+    up.signal(Signal::TERM);
+    assert_eq!(up.wait_exit(PATIENCE).await.code(), Some(0), "{}", up.log());
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ mod rollout;
 mod routes;
 mod schedules;
 mod stores;
+mod warnings;
 
 use crate::{Inspector, NodeOptions, events::Events, reports::Reports};
 use bytes::Bytes;

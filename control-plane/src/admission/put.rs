@@ -1,6 +1,6 @@
 //! Requests that change a spec. Each is one compare-and-set on one key, answered after the store acknowledged it.
 
-use super::{Admission, blocking, body, expected_revision, unavailable};
+use super::{Admission, blocking, body, expected_revision, unavailable, warnings};
 use crate::given::stamps;
 use lattice::{
     ctl::{CtlError, DeleteReply, ErrorCode, HEADER_DRY_RUN, PutReply, RollbackRequest, ScaleRequest},
@@ -43,12 +43,13 @@ impl Admission {
         let made = self.made_of(&spec, !dry_run).await?;
         self.check_concurrency(&spec, made.as_ref().map(|made| &made.brief.entry)).await?;
         let recipe = made.as_ref().map(|made| made.recipe.clone()).unwrap_or_default();
+        let warnings = warnings::of(&*self.view()?, &spec);
         let reply = if dry_run {
             self.preview(spec, &recipe, expected).await?
         } else {
             self.admit(spec, recipe, expected).await?
         };
-        Ok(PutReply { composition: made.map(|made| made.brief), ..reply })
+        Ok(PutReply { composition: made.map(|made| made.brief), warnings, ..reply })
     }
 
     /// Every component is in the store, and can run or be part of what does.
@@ -176,6 +177,7 @@ impl Admission {
             changed,
             plan: Some(lattice_planner::preview(&*self.view()?, &spec)),
             composition: None,
+            warnings: Vec::new(),
         })
     }
 
@@ -260,7 +262,17 @@ impl Admission {
             {
                 let generation = record.generation;
                 let (workload, plan, composition) = (name.clone(), None, None);
-                return Ok(PutReply { workload, generation, revision, hash, changed: false, plan, composition });
+                let warnings = Vec::new();
+                return Ok(PutReply {
+                    workload,
+                    generation,
+                    revision,
+                    hash,
+                    changed: false,
+                    plan,
+                    composition,
+                    warnings,
+                });
             }
             let now = self.platform.clock.unix_ms();
             let configs = stamps(&*self.view()?, &spec);
@@ -299,6 +311,7 @@ impl Admission {
             changed: true,
             plan: None,
             composition: None,
+            warnings: Vec::new(),
         }
     }
 

@@ -252,6 +252,30 @@ pub enum HostPattern {
     Exact(String),
 }
 
+impl HostPattern {
+    /// Whether it takes a host in normal form.
+    pub fn covers(&self, host: &str) -> bool {
+        match self {
+            HostPattern::Any => true,
+            HostPattern::Exact(name) => name == host,
+            HostPattern::Under(name) => host
+                .strip_suffix(name.as_str())
+                .and_then(|rest| rest.strip_suffix('.'))
+                .is_some_and(|rest| !rest.is_empty()),
+        }
+    }
+
+    /// Orders the patterns that take one host: the first is tried first.
+    pub fn telling(&self) -> impl Ord + use<> {
+        let labels = |name: &str| name.split('.').count();
+        std::cmp::Reverse(match self {
+            HostPattern::Any => (0, 0),
+            HostPattern::Under(name) => (1, labels(name)),
+            HostPattern::Exact(name) => (2, labels(name)),
+        })
+    }
+}
+
 impl FromStr for HostPattern {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {

@@ -138,6 +138,16 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// Where each signal that is exported goes.
+    pub fn endpoints(&self) -> impl Iterator<Item = (&'static str, &Uri)> {
+        let traces = self.traces.as_ref().map(|traces| &traces.exporter);
+        let metrics = self.metrics.as_ref().map(|metrics| &metrics.exporter);
+        let logs = self.logs.as_ref().map(|logs| &logs.exporter);
+        [traces, metrics, logs].into_iter().flatten().map(|exporter| (exporter.signal, &exporter.endpoint))
+    }
+}
+
 impl Env<'_> {
     fn get(&self, name: &str) -> Option<String> {
         (self.0)(name).filter(|value| !value.trim().is_empty())
@@ -182,10 +192,16 @@ impl Env<'_> {
         };
         let Some((variable, endpoint)) = self.endpoint(signal, asked) else { return Ok(None) };
         let url = || match Uri::from_str(&endpoint) {
-            Ok(url) if url.authority().is_none() => Err("there is no host in it".to_owned()),
+            _ if !endpoint.contains("://") => {
+                let written = self.get(&variable).unwrap_or_default();
+                Err(format!("it does not begin with http:// or https://; write http://{}", written.trim()))
+            }
+            Ok(url) if url.authority().is_none_or(|authority| authority.host().is_empty()) => {
+                Err("there is no host in it; write http://HOST:PORT".to_owned())
+            }
             Ok(url) if matches!(url.scheme_str(), Some("http" | "https")) => Ok(url),
             Ok(_) => Err("write http://HOST:PORT or https://HOST:PORT".to_owned()),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(format!("{error}; write http://HOST:PORT or https://HOST:PORT")),
         };
         let url = url().or_else(|what| wrong(&variable, &self.get(&variable).unwrap_or(endpoint.clone()), what))?;
         if let Some((variable, protocol)) = self.of_signal(signal, "PROTOCOL")
@@ -442,6 +458,26 @@ mod tests {
             let error = read(&variables).unwrap_err();
             assert_eq!((error.variable.as_str(), error.value.as_str()), (name, value), "{error}");
         }
+        for (written, told) in [
+            ("collector:4318", "write http://collector:4318"),
+            ("collector", "write http://collector"),
+            ("http://", "there is no host"),
+            ("ftp://collector", "write http://HOST:PORT"),
+        ] {
+            let error = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", written)]).unwrap_err();
+            assert!(error.what.contains(told), "{written}: {error}");
+        }
+        let both = read(&[
+            ENDPOINT,
+            ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "https://x.test/a"),
+            ("OTEL_METRICS_EXPORTER", "none"),
+        ]);
+        let both = both.unwrap().unwrap();
+        let endpoints: Vec<(&str, String)> = both.endpoints().map(|(signal, url)| (signal, url.to_string())).collect();
+        assert_eq!(
+            endpoints,
+            [("traces", "http://collector.test:4318/v1/traces".into()), ("logs", "https://x.test/a".into())]
+        );
         let secret = read(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_HEADERS", "hunter2")]).unwrap_err();
         assert!(!secret.to_string().contains("hunter2"), "{secret}");
         let ratio = [ENDPOINT, ("OTEL_TRACES_SAMPLER", "traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", "2")];

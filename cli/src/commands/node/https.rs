@@ -4,9 +4,9 @@
 use crate::error::Failure;
 use anyhow::Context as _;
 use lattice_router::{Tls, TlsOptions};
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, sync::Arc};
 
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, Default, Clone, clap::Args)]
 #[command(next_help_heading = "HTTPS")]
 pub struct HttpsArgs {
     /// Where to take HTTPS, beside --http
@@ -29,6 +29,24 @@ pub struct HttpsArgs {
 }
 
 impl HttpsArgs {
+    /// Without certificates.
+    #[cfg(test)]
+    pub fn at(address: SocketAddr) -> Self {
+        Self { address: Some(address), ..Self::default() }
+    }
+
+    /// The same for another node, which listens here.
+    pub fn arguments(&self, address: SocketAddr) -> Vec<OsString> {
+        let files = |option: &'static str, files: &[PathBuf]| -> Vec<OsString> {
+            files.iter().flat_map(|file| [option.into(), file.into()]).collect()
+        };
+        let lists = [("--https-cert", &self.certificates), ("--https-key", &self.keys)];
+        let ones = [("--https-certs", &self.directory), ("--https-client-ca", &self.client_authorities)];
+        let lists = lists.into_iter().flat_map(|(option, list)| files(option, list));
+        let ones = ones.into_iter().flat_map(|(option, one)| files(option, one.as_slice()));
+        ["--https".into(), address.to_string().into()].into_iter().chain(lists).chain(ones).collect()
+    }
+
     /// The certificates, where there is a listener for them. Blocks.
     pub fn load(&self) -> anyhow::Result<Option<Arc<Tls>>> {
         let has_certificates = !self.certificates.is_empty() || self.directory.is_some();
@@ -64,6 +82,21 @@ impl HttpsArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_node_is_told_the_same() {
+        let files = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+        let args = HttpsArgs {
+            certificates: files(&["a", "b"]),
+            keys: files(&["c", "d"]),
+            directory: Some("e".into()),
+            client_authorities: Some("f".into()),
+            ..Default::default()
+        };
+        let said = args.arguments("127.0.0.1:1".parse().unwrap()).join(std::ffi::OsStr::new(" "));
+        let expect = "--https 127.0.0.1:1 --https-cert a --https-cert b --https-key c --https-key d --https-certs e --https-client-ca f";
+        assert_eq!(said, expect);
+    }
 
     fn check(args: HttpsArgs, expect: &str) {
         let error = args.load().err().map(|error| format!("{error:#}")).unwrap_or_default();

@@ -13,23 +13,33 @@ use tokio::runtime::Handle;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct AccessLogArgs {
-    /// Write a line for each request of a client
-    #[arg(long, env = "LATTICE_ACCESS_LOG", value_enum, default_value_t, value_name = "FORMAT")]
-    access_log: AccessLogFormat,
+    /// Write a line for each request of a client [default: json where there is an --access-log-file, else off]
+    #[arg(long, env = "LATTICE_ACCESS_LOG", value_enum, value_name = "FORMAT")]
+    access_log: Option<AccessLogFormat>,
     /// Where to write them [default: standard output]
     #[arg(long, env = "LATTICE_ACCESS_LOG_FILE", value_name = "FILE")]
     access_log_file: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum AccessLogFormat {
     /// Nothing is written
-    #[default]
     Off,
     /// One JSON object a line
     Json,
     /// For people
     Text,
+}
+
+impl AccessLogArgs {
+    /// Who names a file wants it written.
+    fn format(&self) -> Option<Format> {
+        match (self.access_log, &self.access_log_file) {
+            (Some(AccessLogFormat::Off), _) | (None, None) => None,
+            (Some(AccessLogFormat::Json), _) | (None, Some(_)) => Some(Format::Json),
+            (Some(AccessLogFormat::Text), _) => Some(Format::Text),
+        }
+    }
 }
 
 /// What the environment asks for.
@@ -55,11 +65,7 @@ pub(super) struct Observing {
 impl Observing {
     pub(super) fn start(args: &AccessLogArgs, telemetry: &Telemetry, metrics: &mut Registry) -> anyhow::Result<Self> {
         telemetry.register(metrics);
-        let format = match args.access_log {
-            AccessLogFormat::Off => return Ok(Self { access_log: None }),
-            AccessLogFormat::Json => Format::Json,
-            AccessLogFormat::Text => Format::Text,
-        };
+        let Some(format) = args.format() else { return Ok(Self { access_log: None }) };
         let to = args.access_log_file.clone().map_or(Destination::Stdout, Destination::File);
         let name = args.access_log_file.as_ref().map_or("standard output".into(), |file| file.display().to_string());
         let writer = AccessWriter::start(format, to, metrics)
@@ -75,6 +81,25 @@ impl Observing {
     pub(super) fn stop(&self) {
         if let Some(log) = &self.access_log {
             log.stop();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_written_unless_it_is_said_otherwise() {
+        for (access_log, file, format) in [
+            (None, None, None),
+            (None, Some("a.log"), Some(Format::Json)),
+            (Some(AccessLogFormat::Text), Some("a.log"), Some(Format::Text)),
+            (Some(AccessLogFormat::Off), Some("a.log"), None),
+            (Some(AccessLogFormat::Json), None, Some(Format::Json)),
+        ] {
+            let args = AccessLogArgs { access_log, access_log_file: file.map(PathBuf::from) };
+            assert_eq!(args.format(), format, "{args:?}");
         }
     }
 }

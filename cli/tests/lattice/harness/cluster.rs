@@ -145,6 +145,14 @@ impl Lattice {
         self.nodes.last().unwrap()
     }
 
+    /// The same, with another address for the server.
+    pub fn launch_node_by(&mut self, url: &str, id: &str, more: &[&str]) -> &Node {
+        let mut node = Node::new(url, &self.name, id, self.data_of(id), more);
+        node.launch();
+        self.nodes.push(node);
+        self.nodes.last().unwrap()
+    }
+
     /// The same with variables of its own.
     pub fn launch_node_with(&mut self, id: &str, more: &[&str], environment: &[(&str, &str)]) -> &Node {
         let (name, data) = (self.name.clone(), self.data_of(id));

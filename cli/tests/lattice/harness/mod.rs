@@ -1,6 +1,7 @@
 //! Starting what the tests need, and asking it. Every process started here ends with the test, however the test ends.
 
 pub mod api;
+pub mod clog;
 pub mod cluster;
 pub mod http;
 pub mod load;

@@ -93,6 +93,11 @@ impl Server {
         self.process = Some(process);
     }
 
+    /// The running process.
+    pub fn process(&self) -> &Process {
+        self.process.as_ref().unwrap()
+    }
+
     pub fn show(&self) {
         if let Some(process) = &self.process {
             process.show();

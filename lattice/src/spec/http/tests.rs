@@ -174,3 +174,17 @@ fn path_prefixes_cover_whole_segments() {
     let exact = PathMatch::Exact("/api/".parse().unwrap());
     assert!(exact.covers("/api/") && !exact.covers("/api") && !exact.covers("/api/x"));
 }
+
+#[test]
+fn a_host_is_taken_by_patterns_from_the_most_telling_one_on() {
+    let pattern = |text: &str| text.parse::<HostPattern>().unwrap();
+    let mut patterns = ["*", "*.test", "a.b.test", "*.b.test", "b.test", "*.a.b.test"].map(pattern);
+    patterns.sort_by_key(HostPattern::telling);
+    let taking = |host: &str| -> Vec<String> {
+        patterns.iter().filter(|pattern| pattern.covers(host)).map(ToString::to_string).collect()
+    };
+    assert_eq!(taking("a.b.test"), ["a.b.test", "*.b.test", "*.test", "*"]);
+    assert_eq!(taking("b.test"), ["b.test", "*.test", "*"]);
+    assert_eq!(taking("xb.test"), ["*.test", "*"]);
+    assert_eq!(taking("other"), ["*"]);
+}
