@@ -16,7 +16,7 @@ use std::{
 /// Nodes, replicas. Ten replicas a workload.
 const SIZES: [(u32, u32); 4] = [(100, 1_000), (1_000, 10_000), (1_000, 100_000), (10_000, 1_000_000)];
 const REPLICAS: u32 = 10;
-const SETTLED: Situation = Situation { settling: false };
+const SETTLED: Situation = Situation { settling: false, drain_is_over: false };
 
 fn me() -> Me {
     let me = world::holder(0);

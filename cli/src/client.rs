@@ -132,6 +132,8 @@ fn changes_something(topic: &Topic) -> bool {
             | Topic::NodeCordon(_)
             | Topic::NodeUncordon(_)
             | Topic::Config(ConfigVerb::Put | ConfigVerb::Delete, _)
+            | Topic::NodeDrain(_)
+            | Topic::NodeUndrain(_)
     )
 }
 

@@ -8,6 +8,7 @@ mod delete;
 mod deploy;
 mod diff;
 mod doctor;
+mod drain;
 mod events;
 mod explain;
 mod get;
@@ -59,6 +60,8 @@ pub enum Command {
     Nodes(nodes::Args),
     Cordon(cordon::CordonArgs),
     Uncordon(cordon::UncordonArgs),
+    Drain(drain::DrainArgs),
+    Undrain(drain::UndrainArgs),
     Routes(routes::Args),
     Events(events::Args),
     Doctor(doctor::Args),
@@ -109,6 +112,8 @@ async fn run_client(command: Command, context: &Context) -> anyhow::Result<Exit>
         Command::Nodes(args) => nodes::run(args, context).await,
         Command::Cordon(args) => cordon::run(args.node(), true, context).await,
         Command::Uncordon(args) => cordon::run(args.node(), false, context).await,
+        Command::Drain(args) => drain::run(args, context).await,
+        Command::Undrain(args) => drain::undrain(args, context).await,
         Command::Routes(args) => routes::run(args, context).await,
         Command::Events(args) => events::run(args, context).await,
         Command::Doctor(args) => doctor::run(args, context).await,

@@ -7,7 +7,7 @@ use lattice::{
     event::EventKind,
     host::{Assignment, Host, NOT_READY, Observed},
     id::{NodeId, Revision, SlotId},
-    record::{DecodeError, Holder, Key, Phase, Record as _, Slot},
+    record::{DecodeError, DrainOrder, Holder, Key, Phase, Record as _, Slot},
     spec::Class,
     store::{Bucket, Connection, Platform, Precondition, StoreError},
     view::{LatticeView, Versioned},
@@ -49,6 +49,17 @@ pub(crate) struct Reconciler {
     unsettled: BTreeMap<SlotId, Unsettled>,
     /// Records that this node deleted, though the view may still show them.
     given_up: BTreeMap<SlotId, GivenUp>,
+    /// Set while an operator wants this node empty.
+    emptying: Option<Emptying>,
+}
+
+/// This node is to be emptied.
+struct Emptying {
+    order: DrainOrder,
+    /// When this node learned of it, in this life.
+    since: Duration,
+    /// It was told that nothing is left.
+    is_told: bool,
 }
 
 /// What a delay is counted for. A replica that is displaced has one however often its record changes, which it does while
@@ -173,6 +184,7 @@ impl Reconciler {
             planned: BTreeMap::new(),
             unsettled: BTreeMap::new(),
             given_up: BTreeMap::new(),
+            emptying: None,
         }
     }
 
@@ -270,7 +282,7 @@ impl Reconciler {
         let settling = self.member.is_recovering(now)
             || self.connected_since.is_none_or(|since| now.saturating_sub(since) < self.options.timing.kill);
         let me = self.member.me();
-        let situation = Situation { settling };
+        let situation = Situation { settling, drain_is_over: self.drain_is_over(&view, now) };
         let plan = self.planner.plan(&view, &me, situation);
         self.given_up.retain(|slot, given_up| given_up.is_open(slot, &view, now));
         let mut wanted = self.wanted(&view, &plan, now);
@@ -307,6 +319,7 @@ impl Reconciler {
             () = fence => {}
             () = self.carry_out(writes, &view, now) => {}
         }
+        self.tell_when_empty(&view).await;
         wait
     }
 
@@ -317,6 +330,30 @@ impl Reconciler {
             && !self.seen(revision).await
         {
             self.resync.notify_one();
+        }
+    }
+
+    /// Whether the time is up in which what is here may wait for another place.
+    fn drain_is_over(&mut self, view: &LatticeView, now: Duration) -> bool {
+        let order = view.drain(&self.options.node).map(|(order, _)| order);
+        if self.emptying.as_ref().map(|emptying| emptying.order) != order {
+            self.emptying = order.map(|order| Emptying { order, since: now, is_told: false });
+        }
+        let Some(Emptying { order, since, .. }) = &self.emptying else { return false };
+        order.deadline.is_some_and(|deadline| now.saturating_sub(*since) >= deadline.into())
+    }
+
+    /// Tell once that nothing is left of what an operator wanted moved away.
+    async fn tell_when_empty(&mut self, view: &LatticeView) {
+        let node = &self.options.node;
+        let is_daemon =
+            |slot: &SlotId| view.specs.get(&slot.workload).is_some_and(|spec| spec.record.spec.placement.daemon);
+        let Some(emptying) = self.emptying.as_mut().filter(|emptying| !emptying.is_told) else { return };
+        let runs = self.host.observed().keys().any(|slot| !is_daemon(slot));
+        let holds = || view.slots.iter().any(|(slot, held)| held.record.holder.node == *node && !is_daemon(slot));
+        if !runs && !holds() {
+            emptying.is_told = true;
+            self.events.send(EventKind::NodeDrained, node, "nothing is left here of what was to move").await;
         }
     }
 
@@ -432,6 +469,7 @@ impl Reconciler {
                 let still_runs = observed.contains_key(&slot);
                 let text = match displaced_by {
                     Some(by) => format!("makes room for {by}, which has a higher priority"),
+                    None if view.drain(&self.options.node).is_some() => "this node is drained".into(),
                     None => "no longer wanted here".into(),
                 };
                 let event = Some((EventKind::SlotReleased, text));

@@ -5,6 +5,7 @@ mod autoscale;
 mod composed;
 mod conditions;
 mod config;
+mod maintenance;
 mod placement;
 mod rollout;
 mod routes;
@@ -13,7 +14,8 @@ pub use autoscale::{AutoscaleStatus, LastScaling};
 pub use composed::{Composed, ComposedEdge};
 pub use conditions::{Condition, ConditionKind, Reason, Standing, conditions};
 pub use config::{ConfigDeleteReply, ConfigDeleteRequest, ConfigItem, ConfigPutRequest, ConfigReply};
-pub use placement::{CordonReply, ExplainReply, ExplainRequest, NodeScore, NodeStanding};
+pub use maintenance::{CordonReply, DrainReply, DrainRequest, DrainStatus, LeavingSlot};
+pub use placement::{ExplainReply, ExplainRequest, NodeScore, NodeStanding};
 pub use rollout::{GenerationState, RolloutAction, RolloutReply, RolloutRequest, RolloutStatus};
 pub use routes::{RouteItem, RouteList, RouteShare};
 
@@ -432,6 +434,9 @@ pub struct NodeReply {
     /// Nothing new is placed there.
     #[serde(default)]
     pub cordoned: bool,
+    /// Set while an operator wants the node empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<DrainStatus>,
     /// Slots that it holds, such as `hello.0`.
     pub slots: Vec<String>,
     /// Memory that they reserve, in bytes.
@@ -498,6 +503,8 @@ pub fn json_schema() -> serde_json::Value {
         configs: Reply<Vec<ConfigItem>>,
         config_delete: ConfigDeleteRequest,
         config_deleted: Reply<ConfigDeleteReply>,
+        drain: DrainRequest,
+        drained: Reply<DrainReply>,
         event: CloudEvent,
         log: LogLine,
         report: NodeReport,

@@ -21,6 +21,10 @@ pub enum EventKind {
     /// An operator wants nothing new on a node, or wants it again.
     NodeCordoned,
     NodeUncordoned,
+    /// What an operator wanted moved away from a node is gone from there.
+    NodeDrained,
+    /// An operator does not want it empty any more.
+    NodeUndrained,
     WorkloadAdmitted,
     WorkloadDeleted,
     /// It is decided that a workload which scales itself has more or fewer replicas.
@@ -73,6 +77,8 @@ impl EventKind {
             EventKind::NodeLost => "node-lost",
             EventKind::NodeCordoned => "node-cordoned",
             EventKind::NodeUncordoned => "node-uncordoned",
+            EventKind::NodeDrained => "node-drained",
+            EventKind::NodeUndrained => "node-undrained",
             EventKind::WorkloadAdmitted => "workload-admitted",
             EventKind::WorkloadDeleted => "workload-deleted",
             EventKind::WorkloadScaled => "workload-scaled",

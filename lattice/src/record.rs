@@ -18,6 +18,7 @@ use crate::{
     recipe::Recipe,
     spec::{LABEL_NODE, Source, Taint, VolumeSpec, WorkloadSpec},
     store::Bucket,
+    units::Millis,
 };
 use bytes::Bytes;
 use schemars::JsonSchema;
@@ -267,9 +268,22 @@ pub struct NodeOrder {
     pub node: NodeId,
     /// Nothing new is placed there. What runs stays, and comes back after a restart of the node.
     pub cordoned: bool,
+    /// What runs there is to be somewhere else, and nothing new is placed there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<DrainOrder>,
 }
 impl Record for NodeOrder {
     const BUCKET: Bucket = Bucket::Specs;
+}
+
+/// How a node is emptied.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct DrainOrder {
+    /// How long what has no other place may stay, counted by the node from when it learns of the order; then it is stopped.
+    /// For ever where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Millis>,
 }
 
 /// A node in one of its lives.

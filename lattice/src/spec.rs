@@ -7,6 +7,7 @@ mod autoscale;
 mod callers;
 mod config;
 mod cron;
+mod disruption;
 pub mod grants;
 mod http;
 mod keyvalue;
@@ -27,6 +28,7 @@ mod wording;
 pub use autoscale::{AutoscaleSpec, ScaleTarget};
 pub use config::{ConfigError, ConfigUpdate, Resolved};
 pub use cron::{Cron, Zone};
+pub use disruption::DisruptionSpec;
 pub use grants::Grants;
 pub use http::{
     ALLOWED_STATUSES, CorsHeader, CorsOrigin, CorsSpec, ExactPath, HeaderKey, HostPattern, HttpSpec, MethodName,
@@ -121,6 +123,9 @@ pub struct WorkloadSpec {
     /// How a change of what `config-from` and `env-from` name reaches its replicas. Default `watch`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub config_update: ConfigUpdate,
+    /// How many replicas may be out of service because of what an operator does.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub disruption: DisruptionSpec,
 }
 
 fn one() -> u32 {
@@ -152,6 +157,7 @@ impl WorkloadSpec {
             probes: ProbesSpec::default(),
             autoscale: None,
             config_update: ConfigUpdate::default(),
+            disruption: DisruptionSpec::default(),
         }
     }
 

@@ -6,7 +6,8 @@
 //! | `lattice.{L}.ctl.workload.{get,status,history,delete,rollback,rollout,scale,explain}.{W}` | request, queue | see [`crate::ctl`] |
 //! | `lattice.{L}.ctl.workload.list`, `….schema` (or `ctl.schema`) | request, queue | empty |
 //! | `lattice.{L}.ctl.workload.logs.{W}` | request, every node answers | empty |
-//! | `lattice.{L}.ctl.node.list`, `….node.{get,cordon,uncordon}.{N}` | request, queue | empty |
+//! | `lattice.{L}.ctl.node.list`, `….node.{get,cordon,uncordon,undrain}.{N}` | request, queue | empty |
+//! | `lattice.{L}.ctl.node.drain.{N}` | request, queue | [`crate::ctl::DrainRequest`] |
 //! | `lattice.{L}.ctl.route.list` | request, queue | empty |
 //! | `lattice.{L}.ctl.config.{put,get,delete}.{C}`, `lattice.{L}.ctl.config.list` | request, queue | see [`crate::ctl`] |
 //! | `lattice.{L}.http.{N}` | request, framed | [`crate::frame`] |
@@ -101,6 +102,8 @@ pub enum Topic {
     NodeGet(NodeId),
     NodeCordon(NodeId),
     NodeUncordon(NodeId),
+    NodeDrain(NodeId),
+    NodeUndrain(NodeId),
     RouteList,
     ConfigList,
     Config(ConfigVerb, ConfigName),
@@ -121,6 +124,8 @@ impl Topic {
             Topic::NodeGet(node) => format!("lattice.{lattice}.ctl.node.get.{node}"),
             Topic::NodeCordon(node) => format!("lattice.{lattice}.ctl.node.cordon.{node}"),
             Topic::NodeUncordon(node) => format!("lattice.{lattice}.ctl.node.uncordon.{node}"),
+            Topic::NodeDrain(node) => format!("lattice.{lattice}.ctl.node.drain.{node}"),
+            Topic::NodeUndrain(node) => format!("lattice.{lattice}.ctl.node.undrain.{node}"),
             Topic::RouteList => format!("lattice.{lattice}.ctl.route.list"),
             Topic::ConfigList => format!("lattice.{lattice}.ctl.config.list"),
             Topic::Config(verb, name) => format!("lattice.{lattice}.ctl.config.{}.{name}", verb.as_str()),
@@ -159,6 +164,8 @@ impl Topic {
                         "get" => Topic::NodeGet(node),
                         "cordon" => Topic::NodeCordon(node),
                         "uncordon" => Topic::NodeUncordon(node),
+                        "drain" => Topic::NodeDrain(node),
+                        "undrain" => Topic::NodeUndrain(node),
                         _ => return None,
                     }
                 }
@@ -254,6 +261,8 @@ mod tests {
             node().prop_map(Topic::NodeGet),
             node().prop_map(Topic::NodeCordon),
             node().prop_map(Topic::NodeUncordon),
+            node().prop_map(Topic::NodeDrain),
+            node().prop_map(Topic::NodeUndrain),
             node().prop_map(Topic::Http),
             node().prop_map(Topic::Report),
             (workload(), any::<u32>()).prop_map(|(name, i)| Topic::Log(SlotId::new(name, i))),

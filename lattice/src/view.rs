@@ -9,7 +9,8 @@ pub use slots::Slots;
 use crate::{
     id::{ConfigName, NodeId, Revision, SlotId, WorkloadName},
     record::{
-        ConfigRecord, DecodeError, Holder, Key, NodeOrder, Record, Rollout, Scale, Session, Slot, SpecRecord, Ticks,
+        ConfigRecord, DecodeError, DrainOrder, Holder, Key, NodeOrder, Record, Rollout, Scale, Session, Slot,
+        SpecRecord, Ticks,
     },
     spec::{ConfigError, Resolved, WorkloadSpec},
     store::{Bucket, Change, Snapshot},
@@ -256,6 +257,12 @@ impl LatticeView {
     /// A spec with the values of what it names.
     pub fn resolve(&self, spec: &WorkloadSpec) -> Result<Resolved, ConfigError> {
         spec.resolve(|name| self.configs.get(name).map(|config| &config.record))
+    }
+
+    /// How a node is to be emptied, if it is, and since which revision of what is wanted of it.
+    pub fn drain(&self, node: &NodeId) -> Option<(DrainOrder, Revision)> {
+        let order = self.orders.get(node)?;
+        Some((order.record.drain?, order.revision))
     }
 
     /// Whether every bucket was seen at least once. Before, an absent record says nothing.

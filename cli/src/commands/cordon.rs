@@ -19,7 +19,7 @@ pub struct CordonArgs {
 
 /// Place replicas on a node again
 ///
-/// Nothing moves there by itself: it is taken into account again when a replica needs a node.
+/// Ends a drain as well. Nothing moves there by itself: the node is taken into account again when a replica needs one.
 #[derive(Debug, clap::Args)]
 #[command(before_help = "Examples:
   lattice uncordon n1

@@ -51,16 +51,18 @@ fn table(nodes: &[NodeReply], now: Duration) -> Table {
         "VERSION",
         "LABELS",
     ]);
-    for NodeReply { session, cordoned, slots, memory_reserved, usage, .. } in nodes {
+    for NodeReply { session, cordoned, drain, slots, memory_reserved, usage, .. } in nodes {
         let labels = session.labels.iter().map(|(key, value)| format!("{key}={value}"));
         let taints = session.taints.iter().map(|taint| format!("!{taint}"));
         let labels: Vec<String> = labels.chain(taints).collect();
         table.row([
             session.node.as_str().into(),
-            match (session.draining, cordoned) {
-                (true, _) => Cell::new("draining", Tone::Warn),
-                (false, true) => Cell::new("cordoned", Tone::Warn),
-                (false, false) => Cell::new("alive", Tone::Good),
+            match (session.draining, drain, cordoned) {
+                (true, ..) => Cell::new("leaving", Tone::Warn),
+                (false, Some(drain), _) if drain.left.is_empty() => Cell::new("drained", Tone::Warn),
+                (false, Some(drain), _) => Cell::new(format!("draining, {} left", drain.left.len()), Tone::Warn),
+                (false, None, true) => Cell::new("cordoned", Tone::Warn),
+                (false, None, false) => Cell::new("alive", Tone::Good),
             },
             session.http.as_deref().unwrap_or("-").into(),
             format!("{}/{}", slots.len(), session.capacity.slots).into(),
@@ -104,6 +106,7 @@ mod tests {
                 renewals: 7,
             },
             cordoned: false,
+            drain: None,
             slots: vec!["hello.0".into()],
             memory_reserved: 128 << 20,
             usage: Some(NodeUsage {

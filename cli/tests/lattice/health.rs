@@ -105,10 +105,9 @@ async fn a_generation_that_is_never_ready_leaves_the_one_before_serving() {
     let says_why = |status: &StatusReply| {
         let text = format!("generation {generation} is not ready: GET /site/later answered 404");
         let of_old = |slot: &SlotStatus| slot.phase == Some(Phase::Ready) && slot.generation != Some(generation);
-        status
-            .slots
-            .iter()
-            .all(|slot| of_old(slot) && slot.message.as_ref().is_some_and(|said| said.starts_with(&text)))
+        let says_so = |slot: &SlotStatus| slot.message.as_ref().is_some_and(|said| said.starts_with(&text));
+        // One replica after the other is tried.
+        status.slots.iter().all(of_old) && status.slots.iter().any(says_so)
     };
     site.until("web", "the new generation waits beside the old one", says_why).await;
     site.make("later");

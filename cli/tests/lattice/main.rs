@@ -23,6 +23,7 @@ mod health;
 mod http_clients;
 mod isolation;
 mod joining;
+mod maintenance;
 mod observe;
 mod outages;
 mod parts;

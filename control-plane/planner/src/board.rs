@@ -10,7 +10,7 @@ use crate::{
     templates::reserved,
 };
 use lattice::{
-    id::{NodeId, SlotId, WorkloadName},
+    id::{NodeId, Revision, SlotId, WorkloadName},
     limits::REPLICAS_MAX,
     record::{Holder, Key, Phase, Rollout, Session, Slot, SpecRecord},
     spec::Class,
@@ -228,11 +228,17 @@ impl Board {
 
     fn draw_node(&mut self, view: &LatticeView, node: &NodeId) -> Place {
         let place = self.nodes.place(node);
-        let session = view.sessions.get(node).map(|session| session.record.clone());
+        let mut session = view.sessions.get(node).map(|session| session.record.clone());
+        let ordered = view.drain(node).map(|(_, revision)| revision);
+        let drained_since = ordered.filter(|_| session.as_ref().is_some_and(|session| !session.draining));
+        if let Some(session) = &mut session {
+            session.draining |= ordered.is_some();
+        }
         if let Some(account) = self.nodes.get_mut(place) {
             self.ledger.declare(place, account.weight, session.as_ref().map(Room::of));
             account.session = session;
             account.cordoned = view.is_cordoned(node);
+            account.drained_since = drained_since;
         }
         place
     }
@@ -398,6 +404,15 @@ impl Board {
     pub(crate) fn is_leaving(&self, holder: &Holder, spec: &SpecRecord) -> bool {
         let session = self.nodes.find(&holder.node).and_then(|place| self.nodes.session(place));
         session.and_then(|session| rules::expels(session, &spec.spec)).is_some()
+    }
+
+    /// Since which order a living holder is to leave, where that order is the only reason: it stays until there is a place
+    /// for what it has.
+    pub(crate) fn leaves_in_time(&self, holder: &Holder, spec: &SpecRecord) -> Option<Revision> {
+        let account = self.nodes.get(self.nodes.find(&holder.node)?)?;
+        let (since, session) = (account.drained_since?, account.session.clone()?);
+        let stays = rules::expels(&Session { draining: false, ..session }, &spec.spec).is_none();
+        stays.then_some(since)
     }
 
     /// The living node whose former life held the slot.

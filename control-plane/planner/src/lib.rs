@@ -11,6 +11,7 @@ mod autoscale;
 mod board;
 mod contest;
 mod displace;
+mod drain;
 mod explain;
 mod hash;
 mod ledger;
@@ -45,7 +46,7 @@ use lattice::{
 };
 use ledger::Need;
 use placement::Walk;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{cell::LazyCell, collections::BTreeMap, sync::Arc};
 
 /// The node that does for a workload what only one need do: one of those that live and stay, the same for each view. It
 /// is no lock: two nodes with different views may both be it for a moment.
@@ -77,6 +78,9 @@ pub struct Situation {
     ///
     /// Nor does it displace anything: the room that seems to be missing comes back with them.
     pub settling: bool,
+    /// True once this node is to be emptied and the time for that is up: what is still here is given up, though nobody may
+    /// take it.
+    pub drain_is_over: bool,
 }
 
 /// The part of the plan that one node carries out.
@@ -158,11 +162,11 @@ impl Planner {
 
 fn decide(view: &LatticeView, board: &Board, me: &Me, situation: Situation) -> Plan {
     let of_this_node = of_node(view, board, me);
-    let mut plan = Plan { actions: Vec::new(), assignments: assignments(view, board, me, &of_this_node) };
+    let mut plan = Plan { actions: Vec::new(), assignments: assignments(view, board, me, situation, &of_this_node) };
     // Without a session of its own a node is no member: it keeps what it may keep, and writes nothing.
     if view.live(&me.holder()).is_some() {
         let (claims, displaced) = claims(view, board, me, situation);
-        plan.actions.extend(releases(view, board, me, &of_this_node, &displaced));
+        plan.actions.extend(releases(view, board, me, situation, &of_this_node, &displaced));
         plan.actions.extend(collections(view, board, me, situation));
         plan.actions.extend(claims);
         plan.actions.sort_by(|a, b| a.slot().cmp(b.slot()));
@@ -179,7 +183,13 @@ fn of_node<'v>(view: &'v LatticeView, board: &Board, me: &Me) -> Vec<Held<'v>> {
 }
 
 /// What runs here: what this node holds, and what it hands over until the new holder is ready.
-fn assignments(view: &LatticeView, board: &Board, me: &Me, held: &[Held<'_>]) -> BTreeMap<SlotId, Assignment> {
+fn assignments(
+    view: &LatticeView,
+    board: &Board,
+    me: &Me,
+    situation: Situation,
+    held: &[Held<'_>],
+) -> BTreeMap<SlotId, Assignment> {
     let life = me.holder();
     let is_member = view.live(&life).is_some();
     let mut assignments: BTreeMap<SlotId, Assignment> = BTreeMap::new();
@@ -187,7 +197,7 @@ fn assignments(view: &LatticeView, board: &Board, me: &Me, held: &[Held<'_>]) ->
     let without_room = without_room(view, board, me, held);
     for (slot, Versioned { record, .. }) in held {
         let hands_over = record.phase != Phase::Ready && record.handover_from.as_ref() == Some(&life);
-        if record.holder != life && !hands_over {
+        if record.holder != life && (!hands_over || situation.drain_is_over) {
             continue;
         }
         let Some(spec) = view.specs.get(&slot.workload).map(|spec| &spec.record) else { continue };
@@ -198,7 +208,9 @@ fn assignments(view: &LatticeView, board: &Board, me: &Me, held: &[Held<'_>]) ->
         }
         let rollout = view.rollout(&slot.workload);
         let mut wanted = spec.wanted(rollout, slot.index, Some(record));
-        if wanted.spec.class == Class::Strict && (!is_member || board.is_leaving(&life, wanted)) {
+        // One that leaves in time goes on until it is released.
+        let leaves_now = || board.is_leaving(&life, wanted) && board.leaves_in_time(&life, wanted).is_none();
+        if wanted.spec.class == Class::Strict && (!is_member || leaves_now()) {
             continue;
         }
         let stop_first = wanted.template() == spec.template() && templates::stops_first(spec, rollout, slot.index);
@@ -244,13 +256,17 @@ fn releases(
     view: &LatticeView,
     board: &Board,
     me: &Me,
+    situation: Situation,
     held: &[Held<'_>],
     displaced: &BTreeMap<SlotId, SlotId>,
 ) -> Vec<Action> {
     let life = me.holder();
     let mine = held.iter().filter(|(slot, held)| held.record.holder == life && !board.is_corrupt(slot));
+    // Looked for once, and only where something strict is to leave.
+    let movers = LazyCell::new(|| drain::movers(view, board));
+    let may_go = |slot: &SlotId| situation.drain_is_over || movers.contains(slot);
     mine.filter_map(|(slot, Versioned { record, revision })| {
-        let (stop_first, displaced_by) = match must_release(view, board, slot, record) {
+        let (stop_first, displaced_by) = match must_release(view, board, slot, record, situation, may_go) {
             Some(stop_first) => (stop_first, None),
             None => {
                 let displaced_by = displaced.get(slot)?.clone();
@@ -264,16 +280,31 @@ fn releases(
 }
 
 /// Whether the living holder of a slot must give it up, and if so whether it must stop it before.
-fn must_release(view: &LatticeView, board: &Board, slot: &SlotId, record: &Slot) -> Option<bool> {
+fn must_release(
+    view: &LatticeView,
+    board: &Board,
+    slot: &SlotId,
+    record: &Slot,
+    situation: Situation,
+    may_go: impl Fn(&SlotId) -> bool,
+) -> Option<bool> {
     let spec = view.wanted(slot);
     if !board.wants(slot) {
         let of_this_life = spec.is_some_and(|spec| spec.uid == record.uid && spec.spec.class == Class::Available);
         return Some(!of_this_life);
     }
     let spec = spec?;
-    let of_another_life = spec.uid != record.uid;
-    let strict_and_leaving = spec.spec.class == Class::Strict && board.is_leaving(&record.holder, spec);
-    (of_another_life || strict_and_leaving).then_some(true)
+    if spec.uid != record.uid {
+        return Some(true);
+    }
+    let is_strict = spec.spec.class == Class::Strict;
+    match board.leaves_in_time(&record.holder, spec) {
+        // It belongs to the node, and ends with it.
+        Some(_) if spec.spec.placement.daemon => None,
+        Some(_) if is_strict => may_go(slot).then_some(true),
+        Some(_) => situation.drain_is_over.then_some(false),
+        None => (is_strict && board.is_leaving(&record.holder, spec)).then_some(true),
+    }
 }
 
 fn collections(view: &LatticeView, board: &Board, me: &Me, situation: Situation) -> Vec<Action> {

@@ -1,7 +1,10 @@
 //! The nodes by number. A name is looked up once; after that a node is a place in a list, which it keeps for good.
 
 use crate::hash;
-use lattice::{id::NodeId, record::Session};
+use lattice::{
+    id::{NodeId, Revision},
+    record::Session,
+};
 use std::collections::BTreeMap;
 
 /// A node's place. What a plan says must not depend on it: it follows from the order in which nodes were first heard of.
@@ -11,9 +14,11 @@ pub(crate) type Place = usize;
 pub(crate) struct Account {
     pub(crate) node: NodeId,
     pub(crate) weight: u64,
-    /// None while the node is dead, or was never seen alive.
+    /// None while the node is dead, or was never seen alive. It says `draining` as well where an operator wants it empty.
     pub(crate) session: Option<Session>,
     pub(crate) cordoned: bool,
+    /// Of the order to drain it, where that is the only reason for `draining`: it is in no hurry then.
+    pub(crate) drained_since: Option<Revision>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -29,7 +34,13 @@ impl Nodes {
             return place;
         }
         let place = self.accounts.len();
-        let account = Account { node: node.clone(), weight: hash::weight(node), session: None, cordoned: false };
+        let account = Account {
+            node: node.clone(),
+            weight: hash::weight(node),
+            session: None,
+            cordoned: false,
+            drained_since: None,
+        };
         self.accounts.push(account);
         self.places.insert(node.clone(), place);
         place

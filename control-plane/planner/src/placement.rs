@@ -141,7 +141,7 @@ impl<'b> Walk<'b> {
         }
     }
 
-    fn take(&mut self, name: &'b WorkloadName, place: Place, needed: Need) {
+    pub(crate) fn take(&mut self, name: &'b WorkloadName, place: Place, needed: Need) {
         self.ledger.book(place, needed);
         self.placed.entry(name).or_default().push(place);
     }

@@ -1,5 +1,6 @@
 //! Rules one by one in [`check`], and properties of many nodes that plan and act on one store.
 
+mod drain;
 mod rollouts;
 mod rules;
 
@@ -18,8 +19,8 @@ use std::{
     sync::Arc,
 };
 
-const SETTLED: Situation = Situation { settling: false };
-const SETTLING: Situation = Situation { settling: true };
+const SETTLED: Situation = Situation { settling: false, drain_is_over: false };
+const SETTLING: Situation = Situation { settling: true, drain_is_over: false };
 
 fn name(text: &str) -> WorkloadName {
     text.parse().unwrap()

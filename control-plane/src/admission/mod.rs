@@ -7,6 +7,7 @@ mod compose;
 mod concurrency;
 mod config;
 mod explain;
+mod maintenance;
 mod placement;
 mod put;
 mod read;
@@ -144,6 +145,8 @@ impl Admission {
             Topic::NodeGet(node) => ok(self.node(&node)?),
             Topic::NodeCordon(node) => ok(self.cordon(&node, true).await?),
             Topic::NodeUncordon(node) => ok(self.cordon(&node, false).await?),
+            Topic::NodeDrain(node) => ok(self.drain(&node, message).await?),
+            Topic::NodeUndrain(node) => ok(self.undrain(&node).await?),
             Topic::RouteList => ok(routes::list(&*self.view()?)),
             Topic::ConfigList => ok(self.list_configs()?),
             Topic::Config(verb, name) => match verb {

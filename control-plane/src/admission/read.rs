@@ -187,8 +187,8 @@ fn node_reply(view: &LatticeView, node: &NodeId, reported: &Reported) -> Option<
         .unzip();
     let said = reported.get(node).filter(|(report, _)| report.incarnation == session.incarnation);
     let (usage, usage_age) = said.map(|(report, age)| (report.host.usage, *age)).unzip();
-    let cordoned = view.is_cordoned(node);
-    Some(NodeReply { session, cordoned, slots, memory_reserved: memory.iter().sum(), usage, usage_age })
+    let (cordoned, drain) = (view.is_cordoned(node), super::maintenance::drain_status(view, node));
+    Some(NodeReply { session, cordoned, drain, slots, memory_reserved: memory.iter().sum(), usage, usage_age })
 }
 
 /// `explanations` are for slots that nobody holds.

@@ -67,13 +67,3 @@ pub struct NodeScore {
     /// How full it is, in eighths.
     pub fullness: u8,
 }
-
-/// Reply of `node.cordon` and `node.uncordon`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub struct CordonReply {
-    pub node: NodeId,
-    pub cordoned: bool,
-    /// False where it was so already.
-    pub changed: bool,
-}

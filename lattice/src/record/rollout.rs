@@ -179,9 +179,10 @@ impl SpecRecord {
 impl WorkloadSpec {
     /// Whether replicas of both run the same: they differ in nothing, or in what the lattice does around them.
     fn runs_like(&self, other: &WorkloadSpec) -> bool {
-        let WorkloadSpec { replicas, http, schedule, placement, rollout, autoscale, config_update, .. } = other.clone();
+        let WorkloadSpec { replicas, http, schedule, placement, rollout, autoscale, config_update, disruption, .. } =
+            other.clone();
         let around = WorkloadSpec { replicas, http, schedule, placement, rollout, autoscale, ..self.clone() };
-        WorkloadSpec { config_update, ..around } == *other
+        WorkloadSpec { config_update, disruption, ..around } == *other
     }
 }
 

@@ -1,7 +1,8 @@
 //! Which schema of the record reads a spec. Each pattern names every field, so that a new one has to be decided about.
 
 use super::{
-    ComponentSpec, ComposeSpec, ConfigUpdate, HttpSpec, Limits, Optimize, Reuse, RolloutSpec, Route, WorkloadSpec,
+    ComponentSpec, ComposeSpec, ConfigUpdate, DisruptionSpec, HttpSpec, Limits, Optimize, Reuse, RolloutSpec, Route,
+    WorkloadSpec,
 };
 use crate::spec::Grants;
 
@@ -14,6 +15,7 @@ impl WorkloadSpec {
         let is_of_schema_4 = [
             self.rollout != RolloutSpec::default(),
             !self.probes.is_empty(),
+            self.disruption != DisruptionSpec::default(),
             self.autoscale.is_some(),
             self.parts().any(|part| !part.volumes.is_empty()),
             self.reuse.settings().is_some_and(|reuse| reuse.warm_up.is_some()),
@@ -60,6 +62,7 @@ impl WorkloadSpec {
             probes: _,
             autoscale: _,
             config_update: _,
+            disruption: _,
         } = self;
         components.iter().all(ComponentSpec::is_of_schema_1)
             && services.is_empty()

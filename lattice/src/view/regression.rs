@@ -42,7 +42,7 @@ mod tests {
     use crate::record::{NodeOrder, Record as _};
 
     fn entry(node: &str, revision: u64) -> Entry {
-        let order = NodeOrder { node: node.parse().unwrap(), cordoned: true };
+        let order = NodeOrder { node: node.parse().unwrap(), cordoned: true, drain: None };
         Entry { key: format!("node.{node}"), value: order.encode(), revision: Revision(revision) }
     }
 

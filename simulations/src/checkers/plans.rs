@@ -19,8 +19,8 @@ pub(crate) fn plans_agree(view: &LatticeView, planner: &mut Planner) -> Verdict 
     let mut claims: BTreeMap<SlotId, Vec<(u32, NodeId, Precondition)>> = BTreeMap::new();
     for session in view.sessions.values() {
         let me = Me { node: session.record.node.clone(), incarnation: session.record.incarnation };
-        let first = plan(view, &me, Situation { settling: false });
-        if first != planner.plan(&shared, &me, Situation { settling: false }) {
+        let first = plan(view, &me, Situation::default());
+        if first != planner.plan(&shared, &me, Situation::default()) {
             return Err(format!("plan: {} plans the same view differently after others", me.node));
         }
         for action in first.actions {

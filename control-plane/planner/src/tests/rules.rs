@@ -376,7 +376,7 @@ fn a_node_on_which_a_replica_failed_comes_last() {
 impl World {
     fn cordon(&mut self, node: &str, cordoned: bool) {
         let revision = self.next();
-        let record = NodeOrder { node: id(node), cordoned };
+        let record = NodeOrder { node: id(node), cordoned, drain: None };
         self.view.orders.insert(id(node), Versioned { record, revision });
     }
 }
@@ -391,6 +391,7 @@ enum Event {
         placement: usize,
     },
     Cordon(usize, bool),
+    Drain(usize, bool),
     Taint(usize, bool),
     Rack(usize, bool),
     Corrupt(usize, bool),
@@ -425,6 +426,7 @@ fn event() -> impl Strategy<Value = Event> {
             Event::Place { workload, replicas, strict, placement }
         }),
         1 => (node.clone(), any::<bool>()).prop_map(|(node, on)| Event::Cordon(node, on)),
+        1 => (node.clone(), any::<bool>()).prop_map(|(node, on)| Event::Drain(node, on)),
         1 => (node.clone(), any::<bool>()).prop_map(|(node, on)| Event::Taint(node, on)),
         1 => (node.clone(), any::<bool>()).prop_map(|(node, on)| Event::Rack(node, on)),
         1 => (node, any::<bool>()).prop_map(|(node, on)| Event::Corrupt(node, on)),
@@ -443,6 +445,7 @@ impl World {
                 self.put(WorkloadSpec { class, volumes, ..spec });
             }
             Event::Cordon(node, on) => self.cordon(NODES[*node], *on),
+            Event::Drain(node, on) => self.drain(NODES[*node], *on),
             Event::Taint(node, on) => {
                 let taints = on.then(|| "gpu:no-run".parse().unwrap()).into_iter().collect();
                 self.rewrite(NODES[*node], |session| session.taints = taints);
@@ -541,7 +544,7 @@ impl World {
         for (slot, held) in &self.view.slots {
             let Some(session) = self.view.live(&held.record.holder) else { continue };
             let Placement { require, tolerate, daemon, .. } = &self.view.specs[&slot.workload].record.spec.placement;
-            if session.draining {
+            if session.draining || self.view.drain(&session.node).is_some() {
                 continue; // nobody else could take it
             }
             let alternatives = claimable(&self.view).contains(slot);
