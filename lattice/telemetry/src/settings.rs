@@ -191,9 +191,9 @@ impl Env<'_> {
             None => false,
         };
         let Some((variable, endpoint)) = self.endpoint(signal, asked) else { return Ok(None) };
+        let written = self.get(&variable).unwrap_or_else(|| endpoint.clone());
         let url = || match Uri::from_str(&endpoint) {
-            _ if !endpoint.contains("://") => {
-                let written = self.get(&variable).unwrap_or_default();
+            _ if !written.contains("://") => {
                 Err(format!("it does not begin with http:// or https://; write http://{}", written.trim()))
             }
             Ok(url) if url.authority().is_none_or(|authority| authority.host().is_empty()) => {
@@ -203,7 +203,7 @@ impl Env<'_> {
             Ok(_) => Err("write http://HOST:PORT or https://HOST:PORT".to_owned()),
             Err(error) => Err(format!("{error}; write http://HOST:PORT or https://HOST:PORT")),
         };
-        let url = url().or_else(|what| wrong(&variable, &self.get(&variable).unwrap_or(endpoint.clone()), what))?;
+        let url = url().or_else(|what| wrong(&variable, &written, what))?;
         if let Some((variable, protocol)) = self.of_signal(signal, "PROTOCOL")
             && protocol != "http/protobuf"
         {
@@ -461,7 +461,7 @@ mod tests {
         for (written, told) in [
             ("collector:4318", "write http://collector:4318"),
             ("collector", "write http://collector"),
-            ("http://", "there is no host"),
+            ("http://", "write http://HOST:PORT"),
             ("ftp://collector", "write http://HOST:PORT"),
         ] {
             let error = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", written)]).unwrap_err();
