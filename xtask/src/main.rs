@@ -7,6 +7,7 @@ mod conformance;
 mod count;
 mod demo;
 mod guests;
+mod heal;
 mod nats;
 mod schema;
 mod test;
@@ -24,6 +25,8 @@ Tasks:
   tidy                           check the structure alone: crates, sources, documents
   schema                         write the JSON Schemas in docs/ from the types
   guests [--rust-only]           build the components of guests/ into target/guests
+  heal [--tries N] [--timing T]  kill nodes, and measure how long until what they ran answers elsewhere (--release,
+                                 --program LATTICE)
   conformance                    send HTTP to a lattice with curl and h2load, if they are installed
   clients                        install the NATS and HTTP clients in Python that tests use
   nats [--version V]             find or install nats-server and print its path
@@ -43,6 +46,10 @@ fn main() -> ExitCode {
         },
         ["count", options @ ..] => match count::Options::parse(options) {
             Some(options) => count::run(&options),
+            None => return misused(&arguments),
+        },
+        ["heal", options @ ..] => match heal::Options::parse(options) {
+            Some(options) => heal::run(&options),
             None => return misused(&arguments),
         },
         ["conformance"] => conformance::run(),
