@@ -2,7 +2,7 @@
 
 use super::{
     Notes,
-    draft::{Draft, id, requirements, source, texts},
+    draft::{Draft, id, put, requirements, source, texts},
     tree::{Entry, Tree},
 };
 use serde_json::{Value, json};
@@ -111,7 +111,9 @@ fn component(tree: &Tree, volumes: Option<&Tree>, draft: &mut Draft, notes: &mut
         let number = entry.value.number().filter(|number| *number > 0);
         match (entry.key.as_str(), number) {
             ("name", _) => notes.mapped(line, format!("components: {name}")),
-            ("image", _) => made["source"] = source(&entry.value.text().unwrap_or_default(), &name, line, notes),
+            ("image", _) => {
+                put(&mut made, "source", source(&entry.value.text().unwrap_or_default(), &name, line, notes))
+            }
             ("localResources", _) => resources(&entry.value, volumes, &mut made, draft, notes),
             ("poolSize", Some(number)) => {
                 notes.changed(
@@ -157,7 +159,7 @@ fn resources(tree: &Tree, volumes: Option<&Tree>, made: &mut Value, draft: &mut 
                 }
             }
             "cpuLimit" => notes.lost(line, "cpuLimit: processor time is limited by the request: limits.cpu"),
-            "config" => made["config"] = texts(&entry.value, "config", notes).into(),
+            "config" => put(made, "config", texts(&entry.value, "config", notes)),
             "environment" => environment(&entry.value, made, notes),
             "allowedHosts" => entry.value.items().iter().for_each(|item| allowed_host(item, draft, notes)),
             "volumeMounts" => entry.value.items().iter().for_each(|item| mount(item, volumes, draft, notes)),
@@ -173,12 +175,12 @@ fn resources(tree: &Tree, volumes: Option<&Tree>, made: &mut Value, draft: &mut 
 fn environment(tree: &Tree, made: &mut Value, notes: &mut Notes) {
     let is_outer = |entry: &Entry| matches!(entry.key.as_str(), "config" | "configFrom" | "secretFrom");
     if !tree.entries().iter().any(is_outer) {
-        made["env"] = texts(tree, "env", notes).into();
+        put(made, "env", texts(tree, "env", notes));
         return;
     }
     for entry in tree.entries() {
         match entry.key.as_str() {
-            "config" => made["env"] = texts(&entry.value, "env", notes).into(),
+            "config" => put(made, "env", texts(&entry.value, "env", notes)),
             "configFrom" => {
                 let mut names = Vec::new();
                 for item in entry.value.items() {
@@ -190,7 +192,7 @@ fn environment(tree: &Tree, made: &mut Value, notes: &mut Notes) {
                     );
                     names.push(Value::from(name));
                 }
-                made["env-from"] = names.into();
+                put(made, "env-from", names);
             }
             "secretFrom" => notes.lost(entry.line, "secretFrom: there are no secrets here yet"),
             _ => notes.lost(entry.line, format!("{}: not known here", entry.key)),
@@ -246,12 +248,14 @@ fn service(tree: &Tree, line: u64, draft: &mut Draft, notes: &mut Notes) {
     for entry in tree.entries() {
         let line = entry.line;
         match entry.key.as_str() {
-            "name" => made["name"] = id(&entry.value.text().unwrap_or_default(), line, notes).into(),
-            "image" => made["source"] = source(&entry.value.text().unwrap_or_default(), "service", line, notes),
+            "name" => put(&mut made, "name", id(&entry.value.text().unwrap_or_default(), line, notes)),
+            "image" => {
+                put(&mut made, "source", source(&entry.value.text().unwrap_or_default(), "service", line, notes))
+            }
             "maxRestarts" => match entry.value.number().filter(|number| (1..=1000).contains(number)) {
                 Some(number) => {
                     notes.changed(line, format!("restart.give-up-after: {number}, counted over ten minutes"));
-                    made["restart"] = json!({"give-up-after": number});
+                    put(&mut made, "restart", json!({"give-up-after": number}));
                 }
                 None => notes.lost(line, "maxRestarts: restart.give-up-after is 1 to 1000"),
             },
@@ -259,11 +263,11 @@ fn service(tree: &Tree, line: u64, draft: &mut Draft, notes: &mut Notes) {
                 for entry in entry.value.entries() {
                     match entry.key.as_str() {
                         "environment" => environment(&entry.value, &mut made, notes),
-                        "config" => made["config"] = texts(&entry.value, "config", notes).into(),
+                        "config" => put(&mut made, "config", texts(&entry.value, "config", notes)),
                         "memoryLimitMb" if entry.value.number().is_some_and(|number| (1..=1024).contains(&number)) => {
                             let megabytes = entry.value.number().unwrap_or_default();
                             notes.mapped(entry.line, format!("services: limits.memory: {megabytes}MiB"));
-                            made["limits"] = json!({"memory": format!("{megabytes}MiB")});
+                            put(&mut made, "limits", json!({"memory": format!("{megabytes}MiB")}));
                         }
                         "allowedHosts" => {
                             let hosts: Vec<Value> = entry
@@ -274,7 +278,7 @@ fn service(tree: &Tree, line: u64, draft: &mut Draft, notes: &mut Notes) {
                                 .flat_map(|host| [format!("https://{host}"), format!("http://{host}")].map(Value::from))
                                 .collect();
                             notes.mapped(entry.line, "services: grants.http-out");
-                            made["grants"] = json!({"http-out": hosts});
+                            put(&mut made, "grants", json!({"http-out": hosts}));
                         }
                         other => notes.lost(entry.line, format!("{other}: a service has none")),
                     }

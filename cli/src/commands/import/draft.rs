@@ -109,3 +109,10 @@ pub fn texts(tree: &Tree, what: &str, notes: &mut Notes) -> Map<String, Value> {
 pub fn requirements(tree: &Tree) -> Vec<String> {
     tree.entries().iter().filter_map(|entry| Some(format!("{} == {}", entry.key, entry.value.text()?))).collect()
 }
+
+/// A field of something that is being put together.
+pub fn put(made: &mut Value, field: &str, value: impl Into<Value>) {
+    if let Some(fields) = made.as_object_mut() {
+        fields.insert(field.to_owned(), value.into());
+    }
+}

@@ -3,7 +3,7 @@
 
 use super::{
     Notes,
-    draft::{Draft, id, requirements, source, texts},
+    draft::{Draft, id, put, requirements, source, texts},
     tree::Tree,
 };
 use serde_json::{Value, json};
@@ -143,7 +143,7 @@ fn component(part: &Part<'_>, draft: &mut Draft, notes: &mut Notes) {
     for entry in part.tree.get("properties").map(Tree::entries).unwrap_or_default() {
         let line = entry.line;
         match entry.key.as_str() {
-            "image" => made["source"] = source(&part.image, &name, line, notes),
+            "image" => put(&mut made, "source", source(&part.image, &name, line, notes)),
             "config" => configure(&entry.value, &mut made, notes),
             "secrets" => notes.lost(line, "secrets: there are none here yet"),
             "id" => notes.lost(line, "id: a component is known by its name and the digest of its bytes"),
@@ -171,8 +171,8 @@ fn configure(tree: &Tree, made: &mut Value, notes: &mut Notes) {
             }
         }
     }
-    made["config"] = written.into();
-    made["config-from"] = names.into();
+    put(made, "config", written);
+    put(made, "config-from", names);
 }
 
 /// How many and where: of all components of a workload together.
@@ -378,7 +378,7 @@ fn routes(
         if let Some(entry) = setting("path") {
             let path = entry.value.text().unwrap_or_default();
             notes.mapped(entry.line, format!("http.routes: path {path}"));
-            route["path"] = path.into();
+            put(&mut route, "path", path);
         }
         for entry in settings.iter().flat_map(|properties| properties.entries()) {
             match entry.key.as_str() {
@@ -389,7 +389,7 @@ fn routes(
                 "timeout_ms" => {
                     if let Some(milliseconds) = entry.value.number() {
                         notes.mapped(entry.line, format!("http.routes: timeout {milliseconds}ms"));
-                        route["timeout"] = format!("{milliseconds}ms").into();
+                        put(&mut route, "timeout", format!("{milliseconds}ms"));
                     }
                 }
                 other => notes.lost(entry.line, format!("{other}: see docs/routes.md for what a route can do")),
