@@ -357,13 +357,17 @@ impl Admission {
                     && !aborted.contains(&record.generation)
             }
         };
-        let target = history.iter().rev().find(wanted).ok_or_else(|| {
-            let text = match to_generation {
-                Some(generation) => format!("{name} has no generation {generation} in its history"),
-                None => format!("{name} has no generation before {}", current.generation),
-            };
-            CtlError::new(ErrorCode::NotFound, text).hint(format!("see `lattice history {name}`"))
-        })?;
+        // Where nothing else ever ran, the generation before: of a workload that was only scaled, say.
+        let before =
+            |record: &&SpecRecord| (to_generation, stable) == (None, None) && record.generation < current.generation;
+        let target =
+            history.iter().rev().find(wanted).or_else(|| history.iter().rev().find(before)).ok_or_else(|| {
+                let text = match to_generation {
+                    Some(generation) => format!("{name} has no generation {generation} in its history"),
+                    None => format!("{name} has no generation before {}", current.generation),
+                };
+                CtlError::new(ErrorCode::NotFound, text).hint(format!("see `lattice history {name}`"))
+            })?;
         self.check_routes(&target.spec)?;
         self.change(name, expected_revision(message)?, |_| Ok((target.spec.clone(), target.recipe.clone()))).await
     }
