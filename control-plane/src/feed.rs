@@ -7,7 +7,7 @@ use lattice::{
     Fut,
     event::EventKind,
     host::Host,
-    id::{Digest, SlotId},
+    id::{Digest, SlotId, WorkloadName},
     record::{ConfigRecord, DecodeError, Holder, Key, Record as _, Rollout, Slot, SpecRecord, Ticks},
     spec::Source,
     store::{Bucket, FeedItem, Items, Platform, Precondition, Snapshot, StoreError},
@@ -155,10 +155,13 @@ impl Feed {
     }
 
     /// At the start of a process nothing tells a store that was made anew from another one. One in which others live
-    /// needs nothing from this node's copies.
+    /// needs nothing from this node's copies; but where the specs, which come first, are those of before, the lattice is.
     fn is_another_lattice(&self, view: &LatticeView, bucket: Bucket, snapshot: &Snapshot) -> bool {
+        let specs = view.seen.get(&Bucket::Specs);
+        let is_same = specs.is_some_and(|seen| self.memory.is_of_bucket(Bucket::Specs, &seen.identity) == Some(true));
         !view.seen.contains_key(&bucket)
-            && self.memory.is_of_another_bucket(bucket, &snapshot.identity)
+            && !is_same
+            && self.memory.is_of_bucket(bucket, &snapshot.identity) == Some(false)
             && !snapshot.entries.is_empty()
     }
 
@@ -243,12 +246,20 @@ impl Feed {
                         Some((_, Err(_))) => {}
                     }
                 }
-                for (workload, known) in &view.rollouts {
+                // After a restart, those that were over: else replicas would start with what was stable before.
+                let is_current = |workload: &WorkloadName, rollout: &Rollout| {
+                    view.specs.get(workload).is_some_and(|spec| rollout.is_of(&spec.record))
+                };
+                let remembered = self.memory.rollouts().filter(|(workload, rollout)| {
+                    !view.rollouts.contains_key(*workload) && is_current(workload, rollout)
+                });
+                let live = view.rollouts.iter().map(|(workload, rollout)| (workload, &rollout.record));
+                for (workload, known) in live.chain(remembered) {
                     let key = Key::Rollout(workload.clone()).to_string();
                     match entry(&key).map(|entry| (entry.revision, Rollout::decode(&entry.value))) {
-                        None => writes.push((key, known.record.encode(), Precondition::Absent)),
-                        Some((revision, Ok(there))) if known.record.is_ahead_of(&there) => {
-                            writes.push((key, known.record.encode(), Precondition::At(revision)));
+                        None => writes.push((key, known.encode(), Precondition::Absent)),
+                        Some((revision, Ok(there))) if known.is_ahead_of(&there) => {
+                            writes.push((key, known.encode(), Precondition::At(revision)));
                         }
                         Some(_) => {}
                     }
@@ -351,4 +362,82 @@ fn artifacts(view: &LatticeView) -> BTreeSet<Digest> {
         sources.chain(record.runs().digests().collect::<Vec<_>>())
     });
     needed.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{admission::testing, session};
+    use lattice::{
+        host::{Assignment, Observed},
+        id::Generation,
+        record::RolloutState,
+        spec::WorkloadSpec,
+        testing::MemoryLattice,
+    };
+    use std::{collections::BTreeMap, path::Path};
+
+    struct Idle;
+
+    impl Host for Idle {
+        fn apply(&self, _: BTreeMap<SlotId, Assignment>) {}
+        fn observed(&self) -> BTreeMap<SlotId, Observed> {
+            BTreeMap::new()
+        }
+        fn changed(&self) -> Fut<'_, ()> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    /// A node begins, and looks once.
+    async fn begin(lattice: &MemoryLattice, data_dir: &Path) -> LatticeView {
+        let platform = testing::platform(lattice);
+        let options = Arc::new(NodeOptions { data_dir: Some(data_dir.to_owned()), ..testing::options() });
+        let events = Events::new(&options, &platform);
+        let memory = Memory::open(options.data_dir.as_deref()).await.unwrap();
+        let (member, _keeper) = session::new(options.clone(), platform.clone(), events.clone());
+        let view = watch::Sender::new(Arc::default());
+        let mut feed = Feed::new(&options, &platform, &events, memory, Arc::new(Idle), member, view);
+        let mut view = LatticeView::default();
+        feed.load(&mut view).await.unwrap();
+        view
+    }
+
+    #[tokio::test]
+    async fn a_rollout_that_is_over_stays_so_where_all_nodes_begin_anew_without_the_state() {
+        let spec = |version: u32| -> WorkloadSpec {
+            let source = Digest::of(b"one");
+            let text = format!("name: a\ncomponents: [{{name: api, source: '{source}', env: {{V: '{version}'}}}}]");
+            lattice::spec::parse(text.as_bytes()).unwrap()
+        };
+        let one = SpecRecord::new(spec(1), uuid::Uuid::from_u128(7), Generation::FIRST);
+        let two = one.next(None, spec(2), Default::default(), Default::default(), 0);
+        let done = Rollout { state: RolloutState::Done, ..Rollout::new(&two) };
+        let lattice = MemoryLattice::new();
+        let store = testing::platform(&lattice).store;
+        let write = async |bucket: Bucket, key: &str, value| {
+            store.write(bucket, key, value, Precondition::Absent).await.unwrap();
+        };
+        write(Bucket::Specs, "spec.a", two.encode()).await;
+        write(Bucket::State, "rollout.a", done.encode()).await;
+        let dir = tempfile::tempdir().unwrap();
+        begin(&lattice, dir.path()).await;
+        // Alone, and where another node was first and knew nothing of it.
+        for is_alone in [true, false] {
+            lattice.store().recreate(Bucket::State);
+            if !is_alone {
+                write(Bucket::State, "cron.other", bytes::Bytes::from_static(b"{}")).await;
+            }
+            let view = begin(&lattice, dir.path()).await;
+            assert_eq!(view.rollout(&spec(1).name), Some(&done), "alone: {is_alone}");
+        }
+        // What is not rolled out any more is forgotten.
+        store
+            .delete(Bucket::Specs, "spec.a", store.get(Bucket::Specs, "spec.a").await.unwrap().unwrap().revision)
+            .await
+            .unwrap();
+        begin(&lattice, dir.path()).await;
+        lattice.store().recreate(Bucket::State);
+        assert_eq!(begin(&lattice, dir.path()).await.rollout(&spec(1).name), None);
+    }
 }

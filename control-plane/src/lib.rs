@@ -23,6 +23,7 @@ mod roller;
 mod rollouts;
 mod scheduler;
 mod session;
+mod stored;
 
 use admission::Admission;
 use autoscaler::Autoscaler;

@@ -1,11 +1,11 @@
-//! What a node remembers of the store beside the store: the specs and the configuration that it has seen, and how far
-//! each bucket had come.
+//! What a node remembers of the store beside the store: the specs and the configuration that it has seen, which rollouts
+//! are over, and how far each bucket had come.
 //! NATS has lost acknowledged writes under power failure; with this the loss is noticed and repaired.
 
 use crate::ControlPlaneError;
 use lattice::{
     id::{ConfigName, Generation, Revision, WorkloadName},
-    record::{ConfigRecord, Record, SpecRecord},
+    record::{ConfigRecord, Record, Rollout, RolloutState, SpecRecord},
     store::Bucket,
     view::{LatticeView, Seen},
 };
@@ -21,6 +21,8 @@ pub(crate) struct Memory {
     seen: BTreeMap<Bucket, Seen>,
     specs: Copies<SpecRecord>,
     configs: Copies<ConfigRecord>,
+    /// Those that are over, of specs that have a stable one still: without them all replicas would go back to it.
+    rollouts: BTreeMap<WorkloadName, Rollout>,
 }
 
 /// Copies of all records of one kind that a person gave us, a file each.
@@ -112,6 +114,9 @@ impl<R: Copied> Copies<R> {
     }
 }
 
+/// [`Memory::rollouts`] by workload.
+const ROLLOUTS: &str = "rollouts.json";
+
 /// `seen.json`.
 #[derive(Serialize, Deserialize, Default)]
 struct SeenFile {
@@ -125,6 +130,12 @@ impl Memory {
         let specs = Copies::open(&dir, "specs").await?;
         let configs = Copies::open(&dir, "configs").await?;
         let mut memory = Memory { dir: Some(dir.clone()), specs, configs, ..Memory::default() };
+        if let Ok(bytes) = tokio::fs::read(dir.join(ROLLOUTS)).await {
+            match serde_json::from_slice(&bytes) {
+                Ok(rollouts) => memory.rollouts = rollouts,
+                Err(error) => tracing::warn!(file = ROLLOUTS, %error, "ignoring a damaged copy"),
+            }
+        }
         if let Ok(bytes) = tokio::fs::read(dir.join("seen.json")).await
             && let Ok(file) = serde_json::from_slice::<SeenFile>(&bytes)
         {
@@ -142,9 +153,14 @@ impl Memory {
         self.seen.get(&bucket).is_some_and(|before| before.identity != identity || head.0 < before.head)
     }
 
-    /// True if what was seen before was seen in another bucket.
-    pub(crate) fn is_of_another_bucket(&self, bucket: Bucket, identity: &str) -> bool {
-        self.seen.get(&bucket).is_some_and(|before| before.identity != identity)
+    /// Whether what was seen before was seen in this bucket; nothing if nothing was.
+    pub(crate) fn is_of_bucket(&self, bucket: Bucket, identity: &str) -> Option<bool> {
+        self.seen.get(&bucket).map(|before| before.identity == identity)
+    }
+
+    /// Rollouts that are over.
+    pub(crate) fn rollouts(&self) -> impl Iterator<Item = (&WorkloadName, &Rollout)> {
+        self.rollouts.iter()
     }
 
     /// Drop the copies; the next [`Memory::remember`] writes what is there then.
@@ -177,6 +193,18 @@ impl Memory {
         self.specs.follow(specs, |name| is_corrupt("spec", name)).await;
         let configs = view.configs.iter().map(|(name, config)| (name.as_str(), &config.record)).collect();
         self.configs.follow(configs, |name| is_corrupt("config", name)).await;
+        let is_over = |name: &WorkloadName, rollout: &Rollout| {
+            let spec = view.specs.get(name).map(|spec| &spec.record);
+            rollout.state == RolloutState::Done && spec.is_some_and(|spec| spec.stable.is_some() && rollout.is_of(spec))
+        };
+        let rollouts = view.rollouts.iter().map(|(name, rollout)| (name, &rollout.record));
+        let over = || rollouts.clone().filter(|(name, rollout)| is_over(name, rollout));
+        if !over().eq(&self.rollouts) {
+            self.rollouts = over().map(|(name, rollout)| (name.clone(), rollout.clone())).collect();
+            if let Some(dir) = &self.dir {
+                write_whole(&dir.join(ROLLOUTS), &serde_json::to_vec(&self.rollouts).unwrap_or_default()).await;
+            }
+        }
         // The head moves with each renewal of each session. It is written with the resyncs, not with each change.
         if self.seen != view.seen {
             self.seen = view.seen.clone();

@@ -6,6 +6,7 @@ use crate::{
     events::Events,
     given::{outdated, stamps, versions},
     session::Member,
+    stored,
 };
 use lattice::{
     event::EventKind,
@@ -67,7 +68,15 @@ impl Roller {
         let before = &spec.record;
         let name = &before.spec.name;
         let (configs, now) = (stamps(view, &before.spec), self.platform.clock.unix_ms());
-        let record = before.next(view.rollout(name), before.spec.clone(), before.recipe.clone(), configs, now);
+        // What is stable from now on follows from it.
+        let rollout = match stored::rollout(&self.platform, name).await {
+            Ok(rollout) => rollout.map(|(rollout, _)| rollout),
+            Err(error) => {
+                tracing::warn!(workload = %name, %error, "new configuration was not rolled out; trying again");
+                return;
+            }
+        };
+        let record = before.next(rollout.as_ref(), before.spec.clone(), before.recipe.clone(), configs, now);
         let key = Key::Spec(name.clone()).to_string();
         match self.platform.store.write(Bucket::Specs, &key, record.encode(), Precondition::At(spec.revision)).await {
             Ok(_) => {

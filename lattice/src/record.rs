@@ -8,7 +8,7 @@ mod scale;
 mod ticks;
 
 pub use config::{ConfigRecord, ConfigStamp, check_entries};
-pub use rollout::{Aborted, Rollout, RolloutState, failure};
+pub use rollout::{Aborted, Left, Rollout, RolloutState, failure};
 pub use scale::Scale;
 pub use ticks::{Firing, Outcome, Settled, Ticks};
 
@@ -155,14 +155,20 @@ pub struct SpecRecord {
     /// Of a spec with `config-update: roll`: the configuration that this generation was made for.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub configs: BTreeMap<ConfigName, ConfigStamp>,
+    /// What replicas may run still that is neither this template nor the stable one, the oldest first. Use
+    /// [`SpecRecord::left`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<Left>,
 }
 impl Record for SpecRecord {
     const BUCKET: Bucket = Bucket::Specs;
 
-    /// A spec is read strictly: one with a field that is unknown would be taken for corrupt and replaced.
+    /// A spec is read strictly: one with a field that is unknown would be taken for corrupt and replaced. Whoever knows
+    /// nothing of templates would write the record again without them.
     fn schema(&self) -> u32 {
         let stable = self.stable.as_ref().map_or(1, |stable| stable.spec.schema());
-        self.spec.schema().max(stable)
+        let templates = if self.template.is_some() || self.stable.is_some() { 4 } else { 1 };
+        self.spec.schema().max(stable).max(templates)
     }
 }
 
@@ -179,6 +185,7 @@ impl SpecRecord {
             stable: None,
             aborted: None,
             configs: BTreeMap::new(),
+            left: Vec::new(),
             spec,
         }
     }

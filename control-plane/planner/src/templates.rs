@@ -12,8 +12,11 @@ use lattice::{
 pub(crate) fn reserved(spec: &SpecRecord, rollout: Option<&Rollout>, index: u32, record: &Slot) -> Need {
     let wanted = spec.wanted(rollout, index, Some(record));
     let needed = Need::of(&wanted.spec);
-    let runs = spec.of_template(record.generation).filter(|runs| runs.template() != wanted.template());
-    match runs.map(|runs| Need::of(&runs.spec)) {
+    let runs = match spec.of_template(record.generation) {
+        Some(runs) => Some(Need::of(&runs.spec)).filter(|_| runs.template() != wanted.template()),
+        None => spec.left(record.generation).map(|left| Need { memory: left.memory, disk: left.volumes }),
+    };
+    match runs {
         Some(runs) if doubles(spec, rollout, index, record) => needed.plus(runs),
         Some(runs) => needed.or_more(runs),
         None => needed,

@@ -175,62 +175,17 @@ fn inputs(spec: &WorkloadSpec) -> Digest {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{NodeOptions, Timing, events::Events};
-    use lattice::{
-        Fut,
-        ctl::HEADER_DRY_RUN,
-        id::{LatticeId, NodeId, WorkloadName},
-        recipe::HostEdge,
-        record::{Capacity, Key, Record as _, SpecRecord},
-        store::{Bucket, Clock, Message, Platform, Rng},
-        testing::MemoryLattice,
-        view::{LatticeView, Seen},
+    use super::{
+        super::testing::{admission, message},
+        *,
     };
-    use std::{collections::BTreeMap, sync::Arc, time::Duration};
-
-    struct Fixed;
-
-    impl Clock for Fixed {
-        fn now(&self) -> Duration {
-            Duration::ZERO
-        }
-        fn unix_ms(&self) -> u64 {
-            0
-        }
-        fn sleep(&self, _: Duration) -> Fut<'static, ()> {
-            Box::pin(std::future::ready(()))
-        }
-    }
-
-    impl Rng for Fixed {
-        fn u64(&self) -> u64 {
-            7
-        }
-    }
-
-    fn admission() -> (Admission, Platform) {
-        let platform = MemoryLattice::new().platform(Arc::new(Fixed), Arc::new(Fixed));
-        let options = Arc::new(NodeOptions {
-            lattice: LatticeId::new("default").unwrap(),
-            node: NodeId::new("n1").unwrap(),
-            labels: BTreeMap::new(),
-            version: String::new(),
-            capacity: Capacity { memory: 1 << 30, slots: 4 },
-            volumes: Default::default(),
-            taints: Vec::new(),
-            http: None,
-            timing: Timing::DEV,
-            drain: Duration::ZERO,
-            data_dir: None,
-        });
-        let mut view = LatticeView::default();
-        view.seen.extend(Bucket::ALL.map(|bucket| (bucket, Seen::default())));
-        let view = tokio::sync::watch::channel(Arc::new(view)).1;
-        let events = Events::new(&options, &platform);
-        let reports = crate::reports::Reports::new(&platform);
-        (Admission::new(options, platform.clone(), events, Arc::new(|_, _, _| Ok(())), view, reports), platform)
-    }
+    use lattice::{
+        ctl::HEADER_DRY_RUN,
+        id::WorkloadName,
+        recipe::HostEdge,
+        record::{Key, Record as _, SpecRecord},
+        store::{Bucket, Platform},
+    };
 
     /// A component that imports and exports instances with a function `f`.
     fn component(export: &str, import: Option<&str>) -> bytes::Bytes {
@@ -262,10 +217,6 @@ mod tests {
     async fn record(platform: &Platform) -> SpecRecord {
         let key = Key::Spec(WorkloadName::new("hello").unwrap()).to_string();
         SpecRecord::decode(&platform.store.get(Bucket::Specs, &key).await.unwrap().unwrap().value).unwrap()
-    }
-
-    fn message(payload: &str) -> Message {
-        Message { payload: payload.to_owned().into(), ..Message::default() }
     }
 
     #[tokio::test]

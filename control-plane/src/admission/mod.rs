@@ -15,6 +15,8 @@ mod rollout;
 mod routes;
 mod schedules;
 mod stores;
+#[cfg(test)]
+pub(crate) mod testing;
 mod warnings;
 
 use crate::{Inspector, NodeOptions, events::Events, reports::Reports};

@@ -10,15 +10,17 @@ use lattice::{
     limits::COMPONENT_BYTES_MAX,
     recipe::Recipe,
     record::{DecodeError, Key, Record as _, Rollout, SpecRecord},
-    spec::{self, AutoscaleSpec, Source, WorkloadSpec},
+    spec::{self, AutoscaleSpec, ConfigUpdate, Source, WorkloadSpec},
     store::{Bucket, Entry, Message, Precondition, StoreError},
 };
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// Tries of one request against other writers of the same spec.
 pub(super) const ATTEMPTS: usize = 8;
 /// How long a request waits for its own write to show in the view.
 const ECHO: Duration = Duration::from_secs(1);
+/// What a write says beside the record: subject, headers.
+const WRITE_HEADER_BYTES: usize = 1024;
 
 /// What is in force under a key.
 pub(super) struct Current {
@@ -133,7 +135,7 @@ impl Admission {
         Ok(self.versioned_rollout(&spec.spec.name).await?.map(|(rollout, _)| rollout))
     }
 
-    fn check_expected(current: &Current, expected: Option<Revision>) -> Result<(), CtlError> {
+    pub(super) fn check_expected(current: &Current, expected: Option<Revision>) -> Result<(), CtlError> {
         let Some(expected) = expected else { return Ok(()) };
         let actual = current.revision.unwrap_or(Revision(0));
         if actual == expected {
@@ -189,7 +191,10 @@ impl Admission {
     ) -> Result<PutReply, CtlError> {
         self.check_routes(&spec)?;
         let name = spec.name.clone();
-        let before = self.current(&name).await?.record;
+        let before = match self.current(&name).await?.record {
+            Some(before) => Some((before.is_settled(self.rollout(&before).await?.as_ref()), before)),
+            None => None,
+        };
         let reply = self.change(&name, expected, |_| Ok((spec.clone(), recipe.clone()))).await?;
         if reply.changed {
             self.settle_routes(&spec, &reply, before).await?;
@@ -198,12 +203,13 @@ impl Admission {
     }
 
     /// Two workloads with one route may have been admitted at the same time. All specs have one order: whoever finds an
-    /// earlier one with the same route takes its own back, and only one of the two does.
+    /// earlier one with the same route takes its own back, and only one of the two does. `before` is what was in force, and
+    /// whether it was rolled out whole.
     async fn settle_routes(
         &self,
         spec: &WorkloadSpec,
         reply: &PutReply,
-        before: Option<SpecRecord>,
+        before: Option<(bool, SpecRecord)>,
     ) -> Result<(), CtlError> {
         let mut view = self.view.clone();
         let shown =
@@ -223,9 +229,11 @@ impl Admission {
         let key = Key::Spec(spec.name.clone()).to_string();
         let undone = match before {
             None => self.platform.store.delete(Bucket::Specs, &key, reply.revision).await,
-            Some(before) => {
-                let template = Some(before.template());
-                let record = SpecRecord { generation: reply.generation.next(), template, ..before };
+            Some((was_settled, before)) => {
+                let current = self.current(&spec.name).await?;
+                let taken = current.record.filter(|_| current.revision == Some(reply.revision));
+                let Some(taken) = taken else { return Err(conflict) }; // somebody put another one since
+                let record = before.again(was_settled, &taken);
                 let expect = Precondition::At(reply.revision);
                 self.platform.store.write(Bucket::Specs, &key, record.encode(), expect).await
             }
@@ -284,7 +292,9 @@ impl Admission {
                 }
             };
             let expect = current.revision.map_or(Precondition::Absent, Precondition::At);
-            match self.platform.store.write(Bucket::Specs, &key, record.encode(), expect).await {
+            let bytes = record.encode();
+            self.check_size(&record, bytes.len())?;
+            match self.platform.store.write(Bucket::Specs, &key, bytes, expect).await {
                 Ok(revision) => return Ok(self.admitted(&record, revision).await),
                 Err(StoreError::Conflict { .. }) => {}
                 Err(StoreError::OutcomeUnknown { .. }) => unanswered = Some(record),
@@ -295,24 +305,28 @@ impl Admission {
             .hint("try again, with an expected revision if the order matters"))
     }
 
+    /// A record is one message.
+    fn check_size(&self, record: &SpecRecord, size: usize) -> Result<(), CtlError> {
+        let limit = self.platform.bus.payload_bytes_max().saturating_sub(WRITE_HEADER_BYTES);
+        if size <= limit {
+            return Ok(());
+        }
+        let with =
+            if record.stable.is_some() { ", with the one that replicas run until they run this one," } else { "" };
+        let text = format!("the record of this spec{with} has {size} bytes: more than the {limit} that fit a message");
+        let hint = "make it smaller, by `config-from` for example, or raise max_payload of the NATS server";
+        Err(CtlError::new(ErrorCode::Invalid, text).hint(hint))
+    }
+
     async fn admitted(&self, record: &SpecRecord, revision: Revision) -> PutReply {
-        let SpecRecord { spec, generation, hash, .. } = record;
+        let SpecRecord { spec, generation, .. } = record;
         let text = match &spec.autoscale {
             _ if spec.placement.daemon => format!("generation {generation}, a replica on each node"),
             Some(scale) => format!("generation {generation}, {} to {} replicas", scale.min, scale.max),
             None => format!("generation {generation}, {} replicas", spec.replicas),
         };
         self.events.send(EventKind::WorkloadAdmitted, &spec.name, text).await;
-        PutReply {
-            workload: spec.name.clone(),
-            generation: *generation,
-            revision,
-            hash: *hash,
-            changed: true,
-            plan: None,
-            composition: None,
-            warnings: Vec::new(),
-        }
+        put_reply(record, revision)
     }
 
     pub(super) async fn scale(&self, name: &WorkloadName, message: &Message) -> Result<PutReply, CtlError> {
@@ -344,32 +358,46 @@ impl Admission {
         let RollbackRequest { to_generation } = body(&message.payload, r#"{"to-generation": 2}, or nothing"#)?;
         let history = self.records(name).await?;
         let current = history.last().ok_or_else(|| not_found(name))?;
-        // What was given up is not what anybody wants back.
-        let aborted: Vec<Generation> =
-            history.iter().filter_map(|record| Some(record.aborted.as_ref()?.generation)).collect();
         let is_under_way = !current.is_settled(self.rollout(current).await?.as_ref());
-        let stable = current.stable.as_ref().filter(|_| is_under_way).map(|stable| stable.generation);
-        let wanted = |record: &&SpecRecord| match (to_generation, stable) {
-            (Some(generation), _) | (None, Some(generation)) => record.generation == generation,
-            (None, None) => {
-                record.generation < current.generation
-                    && !record.runs_like(current)
-                    && !aborted.contains(&record.generation)
+        let stable = current.stable.as_deref().filter(|_| is_under_way);
+        if let Some(stable) = stable.filter(|stable| to_generation.is_none_or(|to| to == stable.generation)) {
+            // A put of it would be made for the configuration that is there now, and so be rolled out as well.
+            if stable.spec.config_update == ConfigUpdate::Roll || stable.asks_like(current) {
+                let (record, revision) = self.abort(name, expected_revision(message)?).await?;
+                return Ok(put_reply(&record, revision));
             }
+            return self.put_again(stable, message).await;
+        }
+        // What was given up is not what anybody wants back, in whichever generation it came.
+        let given_up: BTreeSet<Generation> =
+            history.iter().filter_map(|record| Some(record.aborted.as_ref()?.generation)).collect();
+        let is_given_up = |record: &&SpecRecord| given_up.contains(&record.generation);
+        let templates: BTreeSet<Generation> =
+            history.iter().filter(is_given_up).map(SpecRecord::template).chain(given_up.iter().copied()).collect();
+        let is_before = |record: &&SpecRecord| {
+            let is_other = record.hash != current.hash || record.recipe != current.recipe;
+            record.generation < current.generation && is_other && !templates.contains(&record.template())
         };
-        // Where nothing else ever ran, the generation before: of a workload that was only scaled, say.
-        let before =
-            |record: &&SpecRecord| (to_generation, stable) == (None, None) && record.generation < current.generation;
-        let target =
-            history.iter().rev().find(wanted).or_else(|| history.iter().rev().find(before)).ok_or_else(|| {
-                let text = match to_generation {
-                    Some(generation) => format!("{name} has no generation {generation} in its history"),
-                    None => format!("{name} has no generation before {}", current.generation),
-                };
-                CtlError::new(ErrorCode::NotFound, text).hint(format!("see `lattice history {name}`"))
-            })?;
+        let before = || history.iter().rev().filter(is_before);
+        let target = match to_generation {
+            Some(generation) => history.iter().rev().find(|record| record.generation == generation),
+            // Where nothing else ever ran, what asked for something else: another number of replicas, say.
+            None => before().find(|record| !record.asks_like(current)).or_else(|| before().next()),
+        };
+        let target = target.ok_or_else(|| {
+            let text = match to_generation {
+                Some(generation) => format!("{name} has no generation {generation} in its history"),
+                None => format!("{name} has no other generation before {} to go back to", current.generation),
+            };
+            CtlError::new(ErrorCode::NotFound, text).hint(format!("see `lattice history {name}`"))
+        })?;
+        self.put_again(target, message).await
+    }
+
+    async fn put_again(&self, target: &SpecRecord, message: &Message) -> Result<PutReply, CtlError> {
         self.check_routes(&target.spec)?;
-        self.change(name, expected_revision(message)?, |_| Ok((target.spec.clone(), target.recipe.clone()))).await
+        let edit = |_: Option<&SpecRecord>| Ok((target.spec.clone(), target.recipe.clone()));
+        self.change(&target.spec.name, expected_revision(message)?, edit).await
     }
 
     pub(super) async fn delete(&self, name: &WorkloadName, message: &Message) -> Result<DeleteReply, CtlError> {
@@ -397,6 +425,43 @@ impl Admission {
     }
 }
 
+fn put_reply(record: &SpecRecord, revision: Revision) -> PutReply {
+    PutReply {
+        workload: record.spec.name.clone(),
+        generation: record.generation,
+        revision,
+        hash: record.hash,
+        changed: true,
+        plan: None,
+        composition: None,
+        warnings: Vec::new(),
+    }
+}
+
 pub(super) fn not_found(name: &WorkloadName) -> CtlError {
     CtlError::new(ErrorCode::NotFound, format!("there is no workload {name}")).hint("see `lattice list`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::testing::admission, *};
+
+    #[test]
+    fn a_record_that_fits_no_message_is_refused_with_what_is_too_much() {
+        let (admission, platform) = admission();
+        let source = Digest::of(b"one");
+        let spec = |version: u32| {
+            let text = format!("name: a\ncomponents: [{{name: api, source: '{source}', env: {{V: '{version}'}}}}]");
+            spec::parse(text.as_bytes()).unwrap()
+        };
+        let one = SpecRecord::new(spec(1), uuid::Uuid::nil(), Generation::FIRST);
+        let two = one.next(None, spec(2), Recipe::default(), Default::default(), 0);
+        let most = platform.bus.payload_bytes_max() - WRITE_HEADER_BYTES;
+        assert_eq!(admission.check_size(&two, most), Ok(()));
+        for (record, part) in [(&one, "this spec has"), (&two, "with the one that replicas run")] {
+            let error = admission.check_size(record, most + 1).unwrap_err();
+            assert_eq!(error.code, ErrorCode::Invalid);
+            assert!(error.message.contains(part) && error.message.contains(&most.to_string()), "{error}");
+        }
+    }
 }

@@ -5,11 +5,12 @@ use super::{
     put::{ATTEMPTS, not_found},
     unavailable,
 };
+use crate::stored::{self, Unread};
 use lattice::{
     ctl::{CtlError, ErrorCode, RolloutAction, RolloutReply, RolloutRequest},
     event::EventKind,
     id::{Revision, WorkloadName},
-    record::{Key, Record as _, Rollout, RolloutState, SpecRecord},
+    record::{Aborted, Key, Record as _, Rollout, RolloutState, SpecRecord},
     store::{Bucket, Message, Precondition, StoreError},
 };
 use std::time::Duration;
@@ -23,15 +24,16 @@ impl Admission {
             body(&message.payload, r#"{"action": "pause"}, "resume", "promote" or "abort""#)?;
         for _ in 0..ATTEMPTS {
             let current = self.current(name).await?;
-            let (Some(spec), Some(revision)) = (current.record, current.revision) else { return Err(not_found(name)) };
+            let Some(spec) = current.record else { return Err(not_found(name)) };
             let rollout = self.versioned_rollout(name).await?;
             if spec.is_settled(rollout.as_ref().map(|(rollout, _)| rollout)) {
-                return Err(CtlError::new(ErrorCode::Conflict, format!("nothing of {name} is being rolled out")).hint(
-                    format!("see `lattice status {name}`; `lattice rollback {name}` goes back to what ran before"),
-                ));
+                return Err(nothing_under_way(name));
             }
             let written = match (action, rollout.filter(|(rollout, _)| rollout.is_of(&spec))) {
-                (RolloutAction::Abort, _) => self.give_up(&spec, Precondition::At(revision)).await,
+                (RolloutAction::Abort, _) => {
+                    let (record, _) = self.abort(name, None).await?;
+                    return Ok(reply(&record, None));
+                }
                 (RolloutAction::Pause, Some((rollout, _))) if rollout.state == RolloutState::Paused => {
                     return Ok(reply(&spec, Some(RolloutState::Paused)));
                 }
@@ -63,11 +65,56 @@ impl Admission {
         .hint("try again in a moment"))
     }
 
-    /// As the store's leader has it; one that does not parse is as if it were not there.
+    /// Give up what is rolled out. Answers what is in force from now on.
+    pub(super) async fn abort(
+        &self,
+        name: &WorkloadName,
+        expected: Option<Revision>,
+    ) -> Result<(SpecRecord, Revision), CtlError> {
+        let key = Key::Spec(name.clone()).to_string();
+        let reason = "somebody asked for it";
+        let mut unanswered: Option<SpecRecord> = None;
+        for _ in 0..ATTEMPTS {
+            let current = self.current(name).await?;
+            if let (Some(sent), Some(revision)) = (&unanswered, current.revision)
+                && current.record.as_ref() == Some(sent)
+            {
+                self.tell_of_abort(sent).await;
+                return Ok((sent.clone(), revision)); // it landed
+            }
+            Self::check_expected(&current, expected)?;
+            let (Some(spec), Some(revision)) = (current.record, current.revision) else { return Err(not_found(name)) };
+            let rollout = self.rollout(&spec).await?;
+            let back = spec.abort(reason, self.platform.clock.unix_ms());
+            let Some(record) = back.filter(|_| !spec.is_settled(rollout.as_ref())) else {
+                return Err(nothing_under_way(name));
+            };
+            match self.platform.store.write(Bucket::Specs, &key, record.encode(), Precondition::At(revision)).await {
+                Ok(revision) => {
+                    self.tell_of_abort(&record).await;
+                    return Ok((record, revision));
+                }
+                Err(StoreError::Conflict { .. }) => {}
+                Err(StoreError::OutcomeUnknown { .. }) => unanswered = Some(record),
+                Err(error) => return Err(unavailable(&error)),
+            }
+        }
+        Err(CtlError::new(ErrorCode::Unavailable, format!("{name} is changed by others all the time"))
+            .hint("try again"))
+    }
+
+    async fn tell_of_abort(&self, record: &SpecRecord) {
+        let Some(Aborted { generation, reason }) = &record.aborted else { return };
+        let text = format!("generation {generation} is given up: {reason}");
+        self.events.send(EventKind::RolloutAborted, &record.spec.name, text).await;
+    }
+
+    /// As the store's leader has it.
     pub(super) async fn versioned_rollout(&self, name: &WorkloadName) -> Result<Option<(Rollout, Revision)>, CtlError> {
-        let key = Key::Rollout(name.clone()).to_string();
-        let entry = self.platform.store.get(Bucket::State, &key).await.map_err(|error| unavailable(&error))?;
-        Ok(entry.and_then(|entry| Some((Rollout::decode(&entry.value).ok()?, entry.revision))))
+        stored::rollout(&self.platform, name).await.map_err(|error| match error {
+            Unread::Store(error) => unavailable(&error),
+            Unread::Newer { .. } => CtlError::new(ErrorCode::Conflict, error.to_string()),
+        })
     }
 
     async fn set(
@@ -84,19 +131,131 @@ impl Admission {
         self.events.send(EventKind::RolloutProgressed, name, format!("{word}, as somebody asked")).await;
         Ok(reply(spec, Some(state)))
     }
+}
 
-    async fn give_up(&self, spec: &SpecRecord, expect: Precondition) -> Result<RolloutReply, StoreError> {
-        let name = &spec.spec.name;
-        let reason = "somebody asked for it";
-        let Some(record) = spec.abort(reason, self.platform.clock.unix_ms()) else { return Ok(reply(spec, None)) };
-        let key = Key::Spec(name.clone()).to_string();
-        self.platform.store.write(Bucket::Specs, &key, record.encode(), expect).await?;
-        let text = format!("generation {} is given up: {reason}", spec.generation);
-        self.events.send(EventKind::RolloutAborted, name, text).await;
-        Ok(reply(&record, None))
-    }
+fn nothing_under_way(name: &WorkloadName) -> CtlError {
+    CtlError::new(ErrorCode::Conflict, format!("nothing of {name} is being rolled out"))
+        .hint(format!("see `lattice status {name}`; `lattice rollback {name}` goes back to what ran before"))
 }
 
 fn reply(spec: &SpecRecord, state: Option<RolloutState>) -> RolloutReply {
     RolloutReply { workload: spec.spec.name.clone(), generation: spec.generation, state }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::testing::{admission, message},
+        *,
+    };
+    use lattice::{
+        ctl::PutReply,
+        id::Generation,
+        record::{ConfigStamp, SCHEMA},
+        spec::{ConfigUpdate, WorkloadSpec},
+    };
+    use std::collections::BTreeMap;
+
+    fn name() -> WorkloadName {
+        WorkloadName::new("a").unwrap()
+    }
+
+    fn spec(version: u32) -> WorkloadSpec {
+        let source = lattice::id::Digest::of(b"one");
+        let text = format!("name: a\ncomponents: [{{name: api, source: '{source}', env: {{V: '{version}'}}}}]");
+        lattice::spec::parse(text.as_bytes()).unwrap()
+    }
+
+    /// The next generation, with this spec, as the store would have it.
+    async fn write(admission: &Admission, spec: WorkloadSpec, version: u64) -> SpecRecord {
+        let store = &admission.platform.store;
+        let key = Key::Spec(name()).to_string();
+        let current = admission.current(&name()).await.unwrap();
+        let uid = uuid::Uuid::from_u128(7);
+        let stamp = ConfigStamp { uid, version: Generation(version) };
+        let configs = match spec.config_update {
+            ConfigUpdate::Roll => BTreeMap::from([("shop".parse().unwrap(), stamp)]),
+            ConfigUpdate::Watch => BTreeMap::new(),
+        };
+        let record = match current.record {
+            None => SpecRecord { configs, ..SpecRecord::new(spec, uid, Generation::FIRST) },
+            Some(before) => {
+                let rollout = admission.rollout(&before).await.unwrap();
+                before.next(rollout.as_ref(), spec, Default::default(), configs, 0)
+            }
+        };
+        let expect = current.revision.map_or(Precondition::Absent, Precondition::At);
+        store.write(Bucket::Specs, &key, record.encode(), expect).await.unwrap();
+        record
+    }
+
+    /// What is in force was rolled out whole.
+    async fn finish(admission: &Admission, record: &SpecRecord) {
+        let done = Rollout { state: RolloutState::Done, ..Rollout::new(record) };
+        let there = admission.versioned_rollout(&name()).await.unwrap();
+        let expect = there.map_or(Precondition::Absent, |(_, revision)| Precondition::At(revision));
+        let key = Key::Rollout(name()).to_string();
+        admission.platform.store.write(Bucket::State, &key, done.encode(), expect).await.unwrap();
+    }
+
+    async fn rollback(admission: &Admission) -> Result<PutReply, CtlError> {
+        admission.rollback(&name(), &message("")).await
+    }
+
+    #[tokio::test]
+    async fn a_rollback_goes_to_nothing_that_was_given_up() {
+        let (admission, _) = admission();
+        write(&admission, spec(1), 0).await;
+        let two = write(&admission, spec(2), 0).await;
+        finish(&admission, &two).await;
+        write(&admission, spec(3), 0).await;
+        // What is given up is the template, though two generations had it.
+        write(&admission, WorkloadSpec { replicas: 4, ..spec(3) }, 0).await;
+        admission.steer(&name(), &message(r#"{"action": "abort"}"#)).await.unwrap();
+        rollback(&admission).await.unwrap();
+        let current = admission.current(&name()).await.unwrap().record.unwrap();
+        assert_eq!((current.generation, current.spec), (Generation(6), spec(1)));
+    }
+
+    #[tokio::test]
+    async fn a_rollback_finds_what_is_stable_though_the_history_is_not_that_long() {
+        let (admission, _) = admission();
+        write(&admission, spec(1), 0).await;
+        for version in 2..100 {
+            write(&admission, spec(version), 0).await;
+        }
+        let kept = admission.records(&name()).await.unwrap();
+        assert!(kept.iter().all(|record| record.generation > Generation(1)), "else this shows nothing");
+        rollback(&admission).await.unwrap();
+        let current = admission.current(&name()).await.unwrap().record.unwrap();
+        assert_eq!((current.template(), current.spec, current.stable), (Generation(1), spec(1), None));
+    }
+
+    #[tokio::test]
+    async fn a_rollback_of_new_configuration_gives_it_up() {
+        let (admission, _) = admission();
+        let mut asked = WorkloadSpec { config_update: ConfigUpdate::Roll, ..spec(1) };
+        asked.components[0].config_from = vec!["shop".parse().unwrap()];
+        write(&admission, asked.clone(), 1).await;
+        let rolled = write(&admission, asked, 2).await;
+        assert!(rolled.stable.is_some());
+        let reply = rollback(&admission).await.unwrap();
+        assert_eq!((reply.changed, reply.generation), (true, Generation(3)));
+        let current = admission.current(&name()).await.unwrap().record.unwrap();
+        assert_eq!((current.template(), &current.configs), (Generation(1), &rolled.configs));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_decided_by_a_record_that_is_too_new() {
+        let (admission, platform) = admission();
+        write(&admission, spec(1), 0).await;
+        let two = write(&admission, spec(2), 0).await;
+        let text = String::from_utf8(Rollout::new(&two).encode().to_vec()).unwrap();
+        let newer = text.replace("\"v\":1", &format!("\"v\":{}", SCHEMA + 1));
+        let key = Key::Rollout(name()).to_string();
+        platform.store.write(Bucket::State, &key, newer.into(), Precondition::Absent).await.unwrap();
+        let error = rollback(&admission).await.unwrap_err();
+        assert_eq!(error.code, ErrorCode::Conflict);
+        assert!(error.message.contains("upgrade this node"), "{error}");
+    }
 }

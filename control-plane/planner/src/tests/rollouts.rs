@@ -212,6 +212,37 @@ fn a_template_that_fails_is_given_up_and_another_one_begins_anew() {
     assert_eq!(rolling.runs(), [4, 4, 4, 4]);
 }
 
+/// Until the replica is back, nothing else takes the room of what it runs.
+#[test]
+fn what_was_given_up_has_its_room_as_long_as_it_runs() {
+    let large = |version: &str| {
+        let limits = Limits { memory: Bytes::mib(500), ..Limits::default() };
+        WorkloadSpec { limits, ..asked(1, version, RolloutSpec::default()) }
+    };
+    let mut rolling = Rolling::new(1, 10, &RolloutSpec::default());
+    rolling.put(large("2"));
+    rolling.advance();
+    rolling.hosts(&mut || true);
+    assert_eq!(rolling.runs(), [2]);
+    let reserved = |rolling: &Rolling| {
+        let held = &rolling.world.view.slots.get(&slot("w.0")).unwrap().record;
+        crate::templates::reserved(rolling.spec(), rolling.rollout(), 0, held).memory
+    };
+    let mib = |number: u64| number << 20;
+    assert_eq!(reserved(&rolling), mib(500));
+    let mut replaced = rolling.world.clone();
+    rolling.world.put_record(rolling.spec().abort("no", 0).unwrap());
+    assert_eq!(reserved(&rolling), mib(600), "it comes up beside");
+    rolling.hosts(&mut || true);
+    assert_eq!((rolling.runs(), reserved(&rolling)), (vec![1], mib(100)));
+    // The same where another put replaces it.
+    std::mem::swap(&mut rolling.world, &mut replaced);
+    rolling.put(asked(1, "3", RolloutSpec::default()));
+    assert_eq!((rolling.runs(), reserved(&rolling)), (vec![2], mib(600)));
+    assert_eq!(rolling.run(|| true, |_| {}), None);
+    assert_eq!((rolling.runs(), reserved(&rolling)), (vec![3], mib(100)));
+}
+
 #[test]
 fn one_that_never_gets_ready_is_given_up_at_the_deadline_or_left_to_people() {
     let slow = RolloutSpec { deadline: Millis::from_secs(60), ..RolloutSpec::default() };

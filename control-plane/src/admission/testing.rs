@@ -1,0 +1,71 @@
+//! Admission without a lattice around it, for tests.
+
+use super::Admission;
+use crate::{NodeOptions, Timing, events::Events};
+use lattice::{
+    Fut,
+    id::{LatticeId, NodeId},
+    record::Capacity,
+    store::{Bucket, Clock, Message, Platform, Rng},
+    testing::MemoryLattice,
+    view::{LatticeView, Seen},
+};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+/// The time is always the same, and so is chance.
+struct Fixed;
+
+impl Clock for Fixed {
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+    fn unix_ms(&self) -> u64 {
+        0
+    }
+    fn sleep(&self, _: Duration) -> Fut<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+impl Rng for Fixed {
+    fn u64(&self) -> u64 {
+        7
+    }
+}
+
+pub(crate) fn options() -> NodeOptions {
+    NodeOptions {
+        lattice: LatticeId::new("default").unwrap(),
+        node: NodeId::new("n1").unwrap(),
+        labels: BTreeMap::new(),
+        version: String::new(),
+        capacity: Capacity { memory: 1 << 30, slots: 4 },
+        volumes: Default::default(),
+        taints: Vec::new(),
+        http: None,
+        timing: Timing::DEV,
+        drain: Duration::ZERO,
+        data_dir: None,
+    }
+}
+
+/// A node's way to a lattice.
+pub(crate) fn platform(lattice: &MemoryLattice) -> Platform {
+    lattice.platform(Arc::new(Fixed), Arc::new(Fixed))
+}
+
+/// Admission on a node that is alone, with a view that stays empty.
+pub(super) fn admission() -> (Admission, Platform) {
+    let platform = platform(&MemoryLattice::new());
+    let options = Arc::new(options());
+    let mut view = LatticeView::default();
+    view.seen.extend(Bucket::ALL.map(|bucket| (bucket, Seen::default())));
+    let view = tokio::sync::watch::channel(Arc::new(view)).1;
+    let events = Events::new(&options, &platform);
+    let reports = crate::reports::Reports::new(&platform);
+    (Admission::new(options, platform.clone(), events, Arc::new(|_, _, _| Ok(())), view, reports), platform)
+}
+
+pub(super) fn message(payload: &str) -> Message {
+    Message { payload: payload.to_owned().into(), ..Message::default() }
+}
