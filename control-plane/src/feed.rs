@@ -7,7 +7,7 @@ use lattice::{
     Fut,
     event::EventKind,
     host::Host,
-    id::{Digest, SlotId, WorkloadName},
+    id::{Digest, SlotId},
     record::{ConfigRecord, DecodeError, Holder, Key, Record as _, Rollout, Slot, SpecRecord, Ticks},
     spec::Source,
     store::{Bucket, FeedItem, Items, Platform, Precondition, Snapshot, StoreError},
@@ -133,7 +133,7 @@ impl Feed {
         for bucket in Bucket::ALL {
             let mut snapshot = self.platform.store.snapshot(bucket).await?;
             if self.contradicts(view, bucket, &snapshot) {
-                if self.is_another_lattice(view, bucket, &snapshot) {
+                if self.is_another_lattice(view, bucket, &snapshot).await? {
                     tracing::warn!(%bucket, "what is kept in the data directory is of another lattice; it is forgotten");
                     self.memory.forget();
                 } else {
@@ -155,14 +155,22 @@ impl Feed {
     }
 
     /// At the start of a process nothing tells a store that was made anew from another one. One in which others live
-    /// needs nothing from this node's copies; but where the specs, which come first, are those of before, the lattice is.
-    fn is_another_lattice(&self, view: &LatticeView, bucket: Bucket, snapshot: &Snapshot) -> bool {
-        let specs = view.seen.get(&Bucket::Specs);
-        let is_same = specs.is_some_and(|seen| self.memory.is_of_bucket(Bucket::Specs, &seen.identity) == Some(true));
-        !view.seen.contains_key(&bucket)
-            && !is_same
+    /// needs nothing from this node's copies; but where the specs are those of before, the lattice is, whatever became of
+    /// its state.
+    async fn is_another_lattice(
+        &self,
+        view: &LatticeView,
+        bucket: Bucket,
+        snapshot: &Snapshot,
+    ) -> Result<bool, StoreError> {
+        let is_other = !view.seen.contains_key(&bucket)
             && self.memory.is_of_bucket(bucket, &snapshot.identity) == Some(false)
-            && !snapshot.entries.is_empty()
+            && !snapshot.entries.is_empty();
+        if !is_other || bucket == Bucket::Specs {
+            return Ok(is_other);
+        }
+        let specs = self.platform.store.snapshot(Bucket::Specs).await?;
+        Ok(self.memory.is_of_bucket(Bucket::Specs, &specs.identity) != Some(true))
     }
 
     /// The store lost acknowledged writes, or was made anew. Before anything is stopped, put back what this node knows
@@ -246,13 +254,9 @@ impl Feed {
                         Some((_, Err(_))) => {}
                     }
                 }
-                // After a restart, those that were over: else replicas would start with what was stable before.
-                let is_current = |workload: &WorkloadName, rollout: &Rollout| {
-                    view.specs.get(workload).is_some_and(|spec| rollout.is_of(&spec.record))
-                };
-                let remembered = self.memory.rollouts().filter(|(workload, rollout)| {
-                    !view.rollouts.contains_key(*workload) && is_current(workload, rollout)
-                });
+                // After a restart, those that were over: else replicas would start with what was stable before. One of a
+                // spec that was changed since stops nobody, and one of what is gone is deleted.
+                let remembered = self.memory.rollouts().filter(|(workload, _)| !view.rollouts.contains_key(*workload));
                 let live = view.rollouts.iter().map(|(workload, rollout)| (workload, &rollout.record));
                 for (workload, known) in live.chain(remembered) {
                     let key = Key::Rollout(workload.clone()).to_string();

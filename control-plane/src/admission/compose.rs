@@ -186,6 +186,7 @@ mod tests {
         record::{Key, Record as _, SpecRecord},
         store::{Bucket, Platform},
     };
+    use std::sync::Arc;
 
     /// A component that imports and exports instances with a function `f`.
     fn component(export: &str, import: Option<&str>) -> bytes::Bytes {
