@@ -17,6 +17,7 @@ use lattice::{
 use lattice_planner::{Decision, FOLLOWERS, Reported, Scaler, awaited, heard_of, scale_rank};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound::{Excluded, Unbounded},
     sync::Arc,
     time::Duration,
 };
@@ -42,6 +43,8 @@ pub(crate) struct Autoscaler {
     awaited: Awaited,
     /// How many more may be brought back until the next look.
     wakes: u32,
+    /// The last one that was brought back; the next turn is that of the one after it.
+    woken: Option<WorkloadName>,
     followed: BTreeMap<WorkloadName, Followed>,
     /// This node's place for each workload, as long as the members are the same.
     ranks: BTreeMap<WorkloadName, Option<u32>>,
@@ -83,6 +86,7 @@ impl Autoscaler {
             reports,
             awaited,
             wakes: 0,
+            woken: None,
             followed: BTreeMap::new(),
             ranks: BTreeMap::new(),
             members: Vec::new(),
@@ -128,11 +132,14 @@ impl Autoscaler {
             return;
         }
         self.forget_seen(&view);
-        for name in awaited {
-            let Some(spec) = view.specs.get(&name).map(|spec| &spec.record) else { continue };
+        // No name is always before another one.
+        let last = self.woken.clone();
+        for name in in_turn(&awaited, last.as_ref()) {
+            let Some(spec) = view.specs.get(name).map(|spec| &spec.record) else { continue };
             let Standing::Decided(expect) = Standing::of(&view, spec) else { continue };
-            if view.replicas(spec) == 0 && self.wakes > 0 && self.may_write(&name) {
+            if view.replicas(spec) == 0 && self.wakes > 0 && self.may_write(name) {
                 self.wakes -= 1;
+                self.woken = Some(name.clone());
                 self.write(spec, 0, Decision { replicas: 1, why: "a request waits for it".into() }, expect);
             }
         }
@@ -272,6 +279,16 @@ impl Autoscaler {
     }
 }
 
+/// All names, beginning after the one that was served last.
+fn in_turn<'a>(
+    names: &'a BTreeSet<WorkloadName>,
+    last: Option<&'a WorkloadName>,
+) -> impl Iterator<Item = &'a WorkloadName> {
+    let from = last.map_or(Unbounded, Excluded);
+    let until = last.into_iter().flat_map(|last| names.range(..=last));
+    names.range::<WorkloadName, _>((from, Unbounded)).chain(until)
+}
+
 /// What the store says of a workload's replicas, and what a write to it must expect.
 enum Standing {
     Decided(Precondition),
@@ -296,5 +313,27 @@ impl Standing {
             }
             Some(Versioned { revision, .. }) => Standing::Nothing(Precondition::At(*revision)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_has_its_turn() {
+        let names: BTreeSet<WorkloadName> = ["a", "b", "c", "d"].map(|name| name.parse().unwrap()).into();
+        let (mut last, mut served) = (None::<WorkloadName>, Vec::new());
+        for _ in 0..3 {
+            let turn: Vec<WorkloadName> = in_turn(&names, last.as_ref()).cloned().collect();
+            assert_eq!(turn.iter().collect::<BTreeSet<_>>().len(), names.len(), "each is offered once");
+            served.extend(turn.into_iter().take(3));
+            last = served.last().cloned();
+        }
+        let served: Vec<&str> = served.iter().map(WorkloadName::as_str).collect();
+        assert_eq!(served.join(""), "abcdabcda");
+        // One that is not asked for any more has its place yet.
+        let gone = "bb".parse().unwrap();
+        assert_eq!(in_turn(&names, Some(&gone)).map(WorkloadName::as_str).collect::<String>(), "cdab");
     }
 }

@@ -283,10 +283,11 @@ impl Reconciler {
             || self.connected_since.is_none_or(|since| now.saturating_sub(since) < self.options.timing.kill);
         let me = self.member.me();
         let situation = Situation { settling, drain_is_over: self.drain_is_over(&view, now) };
-        let plan = self.planner.plan(&view, &me, situation);
+        let mut plan = self.planner.plan(&view, &me, situation);
         self.given_up.retain(|slot, given_up| given_up.is_open(slot, &view, now));
         let mut wanted = self.wanted(&view, &plan, now);
-        self.given.fill(&view, &mut wanted);
+        self.given.fill(&view, &mut wanted, &self.host.observed(), plan.spare_memory);
+        self.given.hold_back(&view, &mut plan.actions, plan.spare_memory);
         if self.connected_since.is_none() || !self.member.is_current(now) {
             self.host.apply(wanted);
             return TICK; // nothing can be written now
@@ -309,7 +310,8 @@ impl Reconciler {
         for event in self.given.news(&observed) {
             self.events.tell(event).await;
         }
-        let mut writes: Vec<Write> = self.phases(&view, &me.holder(), &observed);
+        let told = self.given.told(&observed);
+        let mut writes: Vec<Write> = self.phases(&view, &me.holder(), &told);
         writes.extend(due.into_iter().filter_map(|action| self.decide(&view, action, &observed)));
         writes.extend(self.repairs(&view, &me.holder(), settling));
         // Writes can take longer than the fence allows.

@@ -422,7 +422,7 @@ impl Driver {
 /// What tells the configuration of an assignment from that of another one of the same generation, where the spec wants a
 /// change to reach what runs.
 fn reaches_running(assignment: &Assignment) -> Option<Digest> {
-    let reaches = assignment.spec.config_update == ConfigUpdate::Watch && !assignment.configs.is_empty();
+    let reaches = assignment.spec.config_update() == ConfigUpdate::Watch && !assignment.configs.is_empty();
     reaches.then(|| Digest::of(&serde_json::to_vec(&*assignment.configs).unwrap_or_default()))
 }
 

@@ -109,12 +109,8 @@ fn judge(spec: &ProbeSpec, probed: Probed) -> (Answer, String) {
             (Answer::Failed, format!("answered {}{colon}{text}", status.as_u16()))
         }
         // One that has much to do is not helped by being taken away, or started again.
-        Probed::Late { others_were_answered: true } | Probed::NoRoom | Probed::Stopped => {
-            (Answer::Unknown, String::new())
-        }
-        Probed::Late { others_were_answered: false } => {
-            (Answer::Failed, format!("gave no whole answer within {}", spec.timeout))
-        }
+        Probed::Late { busy: true } | Probed::NoRoom | Probed::Stopped => (Answer::Unknown, String::new()),
+        Probed::Late { busy: false } => (Answer::Failed, format!("gave no whole answer within {}", spec.timeout)),
         Probed::Failed(message) => (Answer::Failed, format!("failed: {message}")),
     };
     (answer, format!("GET {} {text}", spec.http))
@@ -187,8 +183,8 @@ mod tests {
             (answered(307, ""), Answer::Passed, ""),
             (answered(404, ""), Answer::Failed, "answered 404"),
             (answered(503, "no\u{1b}[2J database\n"), Answer::Failed, "answered 503: no [2J database"),
-            (Probed::Late { others_were_answered: false }, Answer::Failed, "gave no whole answer within 1s"),
-            (Probed::Late { others_were_answered: true }, Answer::Unknown, ""),
+            (Probed::Late { busy: false }, Answer::Failed, "gave no whole answer within 1s"),
+            (Probed::Late { busy: true }, Answer::Unknown, ""),
             (Probed::NoRoom, Answer::Unknown, ""),
             (Probed::Failed("wasm trap".into()), Answer::Failed, "failed: wasm trap"),
         ] {

@@ -13,7 +13,7 @@ mod routes;
 pub use autoscale::{AutoscaleStatus, LastScaling};
 pub use composed::{Composed, ComposedEdge};
 pub use conditions::{Condition, ConditionKind, Reason, Standing, conditions};
-pub use config::{ConfigDeleteReply, ConfigDeleteRequest, ConfigItem, ConfigPutRequest, ConfigReply};
+pub use config::{ConfigDeleteReply, ConfigDeleteRequest, ConfigItem, ConfigList, ConfigPutRequest, ConfigReply};
 pub use maintenance::{CordonReply, DrainReply, DrainRequest, DrainStatus, LeavingSlot};
 pub use placement::{ExplainReply, ExplainRequest, NodeScore, NodeStanding};
 pub use rollout::{GenerationState, RolloutAction, RolloutReply, RolloutRequest, RolloutStatus};
@@ -500,7 +500,7 @@ pub fn json_schema() -> serde_json::Value {
         config_put: ConfigPutRequest,
         config_item: Reply<ConfigItem>,
         config: Reply<ConfigReply>,
-        configs: Reply<Vec<ConfigItem>>,
+        configs: Reply<ConfigList>,
         config_delete: ConfigDeleteRequest,
         config_deleted: Reply<ConfigDeleteReply>,
         drain: DrainRequest,

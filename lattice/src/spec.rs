@@ -120,9 +120,10 @@ pub struct WorkloadSpec {
     /// As many replicas as the load asks for, in place of `replicas`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscale: Option<AutoscaleSpec>,
-    /// How a change of what `config-from` and `env-from` name reaches its replicas. Default `watch`.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub config_update: ConfigUpdate,
+    /// How a change of what `config-from` and `env-from` name reaches its replicas. Default `watch`; of a workload of class
+    /// `strict`, and of one with `empty` volumes, `roll`, and `watch` is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_update: Option<ConfigUpdate>,
     /// How many replicas may be out of service because of what an operator does.
     #[serde(default, skip_serializing_if = "is_default")]
     pub disruption: DisruptionSpec,
@@ -156,7 +157,7 @@ impl WorkloadSpec {
             rollout: RolloutSpec::default(),
             probes: ProbesSpec::default(),
             autoscale: None,
-            config_update: ConfigUpdate::default(),
+            config_update: None,
             disruption: DisruptionSpec::default(),
         }
     }

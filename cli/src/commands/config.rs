@@ -9,7 +9,8 @@ use crate::{
 use anyhow::Context as _;
 use lattice::{
     ctl::{
-        ConfigDeleteReply, ConfigDeleteRequest, ConfigItem, ConfigPutRequest, ConfigReply, HEADER_EXPECTED_REVISION,
+        ConfigDeleteReply, ConfigDeleteRequest, ConfigItem, ConfigList, ConfigPutRequest, ConfigReply,
+        HEADER_EXPECTED_REVISION,
     },
     id::ConfigName,
     limits::CONFIG_BYTES_MAX,
@@ -100,13 +101,16 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         }
         Command::List => {
             let client = context.client().await?;
-            let items: Vec<ConfigItem> = client.ask(Topic::ConfigList).await?;
-            if items.is_empty() {
-                context.out.note("no configuration yet; `lattice config put NAME KEY=VALUE` makes some");
+            let list: ConfigList = client.ask(Topic::ConfigList).await?;
+            let items = &list.configs;
+            match items.is_empty() {
+                _ if list.omitted > 0 => context.out.note(format_args!("and {} more names", list.omitted)),
+                true => context.out.note("no configuration yet; `lattice config put NAME KEY=VALUE` makes some"),
+                false => {}
             }
             let names = || items.iter().map(|item| item.name.to_string()).collect();
-            let rendered = |paint| if items.is_empty() { String::new() } else { table(&items).render(paint) };
-            context.out.show(&items, rendered, names)?;
+            let rendered = |paint| if items.is_empty() { String::new() } else { table(items).render(paint) };
+            context.out.show(&list, rendered, names)?;
         }
         Command::Delete { name, force, ignore_missing } => {
             let client = context.client().await?;

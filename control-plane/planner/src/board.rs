@@ -396,8 +396,7 @@ impl Board {
 
     /// What may still be reserved there.
     pub(crate) fn headroom(&self, node: &NodeId) -> Need {
-        let load = self.nodes.find(node).map(|place| self.ledger.load(place)).unwrap_or_default();
-        load.capacity.map_or(Need::default(), |room| room.most.minus(load.reserved))
+        self.nodes.find(node).map(|place| self.ledger.load(place)).unwrap_or_default().headroom()
     }
 
     /// Whether what its node says makes a living holder leave.

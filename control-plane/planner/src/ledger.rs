@@ -96,6 +96,11 @@ impl Load {
         self.capacity.is_some_and(|room| room.fits(self.slots, self.reserved, needed))
     }
 
+    /// What may still be reserved.
+    pub(crate) fn headroom(&self) -> Need {
+        self.capacity.map_or(Need::default(), |room| room.most.minus(self.reserved))
+    }
+
     /// In eighths of slots or memory, whichever it has less of. Of a dead node it says nothing.
     pub(crate) fn fullness(&self) -> u8 {
         self.level

@@ -90,6 +90,9 @@ pub struct Plan {
     pub actions: Vec<Action>,
     /// What this node's host should run now, apart from what [`Action::Release`] says to stop.
     pub assignments: BTreeMap<SlotId, Assignment>,
+    /// Bytes of memory of this node that are reserved neither for what it holds nor for what the plan claims. Nothing
+    /// while it is no member.
+    pub spare_memory: u64,
 }
 
 /// A write. It carries the revision that it was decided on, so no choice is left to the doer, and one that was decided on
@@ -162,10 +165,12 @@ impl Planner {
 
 fn decide(view: &LatticeView, board: &Board, me: &Me, situation: Situation) -> Plan {
     let of_this_node = of_node(view, board, me);
-    let mut plan = Plan { actions: Vec::new(), assignments: assignments(view, board, me, situation, &of_this_node) };
+    let assignments = assignments(view, board, me, situation, &of_this_node);
+    let mut plan = Plan { actions: Vec::new(), assignments, spare_memory: 0 };
     // Without a session of its own a node is no member: it keeps what it may keep, and writes nothing.
     if view.live(&me.holder()).is_some() {
-        let (claims, displaced) = claims(view, board, me, situation);
+        let (claims, displaced, spare) = claims(view, board, me, situation);
+        plan.spare_memory = spare.memory;
         plan.actions.extend(releases(view, board, me, situation, &of_this_node, &displaced));
         plan.actions.extend(collections(view, board, me, situation));
         plan.actions.extend(claims);
@@ -325,11 +330,16 @@ fn collections(view: &LatticeView, board: &Board, me: &Me, situation: Situation)
         .collect()
 }
 
-/// What this node claims, and who has to make room for whom.
-fn claims(view: &LatticeView, board: &Board, me: &Me, situation: Situation) -> (Vec<Action>, BTreeMap<SlotId, SlotId>) {
+/// What this node claims, who has to make room for whom, and what that leaves of this node.
+fn claims(
+    view: &LatticeView,
+    board: &Board,
+    me: &Me,
+    situation: Situation,
+) -> (Vec<Action>, BTreeMap<SlotId, SlotId>, Need) {
     let mut claims = Vec::new();
     let Some(place) = board.node(&me.node).filter(|_| board.has_vacancies()) else {
-        return (claims, BTreeMap::new()); // at rest: nothing is given away
+        return (claims, BTreeMap::new(), board.headroom(&me.node)); // at rest: nothing is given away
     };
     let may_touch = |slot: &SlotId| {
         let left_by_another =
@@ -366,7 +376,7 @@ fn claims(view: &LatticeView, board: &Board, me: &Me, situation: Situation) -> (
     }
     // The room of what displaces stays closed, as on the nodes that are settled.
     let victims = if situation.settling { BTreeMap::new() } else { walk.displacer.victims };
-    (claims, victims)
+    (claims, victims, walk.ledger.load(place).headroom())
 }
 
 /// The slots that a node stands in for, as many as it could ever take and some more, those where it comes soonest.

@@ -290,7 +290,7 @@ fn explain(view: &LatticeView, slot: &SlotId) -> Explanation {
 /// Plan for node n1 in its life 1 and compare with one line an action, then the slots that are assigned.
 #[track_caller]
 fn check(what: &str, situation: Situation, world: &World, expected: &[&str]) {
-    let Plan { actions, assignments } = plan(&world.view, &Me { node: id("n1"), incarnation: life(1) }, situation);
+    let Plan { actions, assignments, .. } = plan(&world.view, &Me { node: id("n1"), incarnation: life(1) }, situation);
     let mut lines: Vec<String> = actions
         .iter()
         .map(|action| match action {

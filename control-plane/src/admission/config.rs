@@ -1,9 +1,12 @@
 //! Requests about configuration by name. Each change is one compare-and-set on one key, answered after the store
 //! acknowledged it. Workloads may name what is not there yet, so the order in which things are put is free.
 
-use super::{Admission, body, expected_revision, unavailable};
+use super::{Admission, body, cut_to_fit, expected_revision, unavailable};
 use lattice::{
-    ctl::{ConfigDeleteReply, ConfigDeleteRequest, ConfigItem, ConfigPutRequest, ConfigReply, CtlError, ErrorCode},
+    ctl::{
+        ConfigDeleteReply, ConfigDeleteRequest, ConfigItem, ConfigList, ConfigPutRequest, ConfigReply, CtlError,
+        ErrorCode,
+    },
     event::{EventKind, rfc3339},
     id::{ConfigName, Generation, Revision, WorkloadName},
     limits::CONFIGS_MAX,
@@ -75,9 +78,8 @@ impl Admission {
         }
     }
 
-    pub(super) fn list_configs(&self) -> Result<Vec<ConfigItem>, CtlError> {
-        let view = self.view()?;
-        Ok(view.configs.values().map(|config| item(&config.record, config.revision, &view)).collect())
+    pub(super) fn list_configs(&self) -> Result<ConfigList, CtlError> {
+        Ok(list(&*self.view()?))
     }
 
     pub(super) async fn delete_config(
@@ -143,6 +145,12 @@ impl Admission {
     }
 }
 
+fn list(view: &LatticeView) -> ConfigList {
+    let mut configs: Vec<_> = view.configs.values().map(|config| item(&config.record, config.revision, view)).collect();
+    let omitted = cut_to_fit(&mut configs);
+    ConfigList { configs, omitted }
+}
+
 fn users(view: &LatticeView, name: &ConfigName) -> Vec<WorkloadName> {
     let names = |spec: &lattice::spec::WorkloadSpec| spec.has_configs() && spec.configs().contains(name);
     view.specs.values().filter(|spec| names(&spec.record.spec)).map(|spec| spec.record.spec.name.clone()).collect()
@@ -180,4 +188,30 @@ fn no_config(name: &ConfigName) -> CtlError {
 fn busy(name: &ConfigName) -> CtlError {
     CtlError::new(ErrorCode::Conflict, format!("config {name} is being changed by others all the time"))
         .hint("try again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lattice::view::Versioned;
+
+    #[test]
+    fn a_list_fits_a_message_however_much_there_is() {
+        let mut view = LatticeView::default();
+        let entries: std::collections::BTreeMap<String, String> =
+            (0..300).map(|i| (format!("{i:0>200}"), String::new())).collect();
+        for i in 0..CONFIGS_MAX {
+            let record = ConfigRecord {
+                name: format!("c{i}").parse().unwrap(),
+                stamp: ConfigStamp { uid: uuid::Uuid::nil(), version: Generation::FIRST },
+                entries: entries.clone(),
+                changed_at: 0,
+            };
+            view.configs.insert(record.name.clone(), std::sync::Arc::new(Versioned { record, revision: Revision(1) }));
+        }
+        let list = list(&view);
+        assert!(serde_json::to_vec(&list).unwrap().len() < 1024 * 1024, "the least that servers let pass");
+        assert!(!list.configs.is_empty());
+        assert_eq!(list.configs.len() + list.omitted, CONFIGS_MAX);
+    }
 }

@@ -40,6 +40,9 @@ use tokio::{runtime::RuntimeFlavor, sync::watch};
 
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Bytes of the items in one answer, so that it fits a message however many there are.
+const LIST_BYTES_MAX: usize = 512 * 1024;
+
 /// Headers that JetStream puts on what it delivers. A request that has them was not sent by a client.
 const JETSTREAM_HEADERS: [&str; 3] = ["Nats-Stream", "Nats-Sequence", "Nats-Time-Stamp"];
 
@@ -184,6 +187,21 @@ fn ok<T: Serialize>(value: T) -> Result<Answer, CtlError> {
     let payload = serde_json::to_vec(&Reply::Ok(value))
         .map_err(|error| CtlError::new(ErrorCode::Unavailable, format!("the answer can't be written: {error}")))?;
     Ok(Answer { headers: Headers::new(), payload: payload.into() })
+}
+
+/// Leaves what fits an answer, from the first; how many items that leaves out.
+fn cut_to_fit<T: Serialize>(items: &mut Vec<T>) -> usize {
+    let mut room = LIST_BYTES_MAX;
+    let fits = |item: &&T| {
+        let length = serde_json::to_vec(item).map_or(usize::MAX, |json| json.len());
+        let left = room.checked_sub(length);
+        room = left.unwrap_or(0);
+        left.is_some()
+    };
+    let shown = items.iter().take_while(fits).count();
+    let omitted = items.len() - shown;
+    items.truncate(shown);
+    omitted
 }
 
 fn error_answer(error: &CtlError) -> Answer {

@@ -362,7 +362,7 @@ impl Admission {
         let stable = current.stable.as_deref().filter(|_| is_under_way);
         if let Some(stable) = stable.filter(|stable| to_generation.is_none_or(|to| to == stable.generation)) {
             // A put of it would be made for the configuration that is there now, and so be rolled out as well.
-            if stable.spec.config_update == ConfigUpdate::Roll || stable.asks_like(current) {
+            if stable.spec.config_update() == ConfigUpdate::Roll || stable.asks_like(current) {
                 let (record, revision) = self.abort(name, expected_revision(message)?).await?;
                 return Ok(put_reply(&record, revision));
             }

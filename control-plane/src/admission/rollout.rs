@@ -173,7 +173,7 @@ mod tests {
         let current = admission.current(&name()).await.unwrap();
         let uid = uuid::Uuid::from_u128(7);
         let stamp = ConfigStamp { uid, version: Generation(version) };
-        let configs = match spec.config_update {
+        let configs = match spec.config_update() {
             ConfigUpdate::Roll => BTreeMap::from([("shop".parse().unwrap(), stamp)]),
             ConfigUpdate::Watch => BTreeMap::new(),
         };
@@ -234,7 +234,7 @@ mod tests {
     #[tokio::test]
     async fn a_rollback_of_new_configuration_gives_it_up() {
         let (admission, _) = admission();
-        let mut asked = WorkloadSpec { config_update: ConfigUpdate::Roll, ..spec(1) };
+        let mut asked = WorkloadSpec { config_update: Some(ConfigUpdate::Roll), ..spec(1) };
         asked.components[0].config_from = vec!["shop".parse().unwrap()];
         write(&admission, asked.clone(), 1).await;
         let rolled = write(&admission, asked, 2).await;

@@ -1,5 +1,6 @@
 //! Which routes there are, and who answers them. Derived from the view.
 
+use super::cut_to_fit;
 use lattice::{
     ctl::{RouteItem, RouteList, RouteShare},
     id::WorkloadName,
@@ -9,9 +10,6 @@ use lattice::{
 };
 use std::cmp::Reverse;
 
-/// Bytes of the routes in one answer, so that it fits a message however many there are.
-const REPLY_BYTES_MAX: usize = 512 * 1024;
-
 pub(super) fn list(view: &LatticeView) -> RouteList {
     let of = |record: &SpecRecord| -> Vec<RouteItem> {
         record.spec.http.routes.iter().map(|route| item(view, &record.spec.name, route)).collect()
@@ -19,16 +17,7 @@ pub(super) fn list(view: &LatticeView) -> RouteList {
     let mut routes: Vec<RouteItem> = view.specs.values().flat_map(|spec| of(&spec.record)).collect();
     // Stable: of routes that are as telling the first of a spec stays the first.
     routes.sort_by(|one, other| key(&one.route).cmp(&key(&other.route)));
-    let mut room = REPLY_BYTES_MAX;
-    let fits = |item: &&RouteItem| {
-        let length = serde_json::to_vec(item).map_or(usize::MAX, |json| json.len());
-        let left = room.checked_sub(length);
-        room = left.unwrap_or(0);
-        left.is_some()
-    };
-    let shown = routes.iter().take_while(fits).count();
-    let omitted = routes.len() - shown;
-    routes.truncate(shown);
+    let omitted = cut_to_fit(&mut routes);
     RouteList { routes, omitted }
 }
 
@@ -114,6 +103,6 @@ mod tests {
         let all: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), many.as_str())).collect();
         let routes = list(&view(&all));
         assert_eq!(routes.routes.len() + routes.omitted, 4 * 256);
-        assert!(routes.omitted > 0 && serde_json::to_vec(&routes).unwrap().len() < 2 * REPLY_BYTES_MAX);
+        assert!(routes.omitted > 0 && serde_json::to_vec(&routes).unwrap().len() < 2 * super::super::LIST_BYTES_MAX);
     }
 }

@@ -9,7 +9,7 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     pin::{Pin, pin},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     task::{Context, Poll, Waker, ready},
 };
 use wasmtime_wasi_http::{Error, WasiBody};
@@ -57,7 +57,7 @@ impl http_body::Body for RequestBody {
         }
         match polled {
             Some(Ok(frame)) => {
-                self.shared.moved.store(true, Relaxed);
+                self.shared.moved();
                 let length = frame.data_ref().map_or(0, |data| data.len() as u64);
                 match self.left.checked_sub(length) {
                     Some(left) => self.left = left,
@@ -247,7 +247,7 @@ impl http_body::Body for ResponseBody {
         let end = end.or_else(|| self.shared.end());
         match (polled, end) {
             (Poll::Ready(Some(Ok(frame))), _) => {
-                self.shared.moved.store(true, Relaxed);
+                self.shared.moved();
                 if frame.is_trailers() {
                     self.end();
                 }

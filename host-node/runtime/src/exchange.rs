@@ -32,7 +32,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release},
+        atomic::{AtomicBool, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release},
     },
     task::{Context, Poll, Wake, Waker, ready},
     time::Duration,
@@ -54,6 +54,8 @@ pub(crate) struct Failed {
     pub(crate) turn: Option<OwnedSemaphorePermit>,
     /// The instance was a kept one, and that may be why.
     pub(crate) may_be_reuse: bool,
+    /// The guest was let compute: false where others had all processors until the end.
+    pub(crate) begun: bool,
 }
 
 /// Send `request` to `instance`, or to a fresh one, and wait for the head of the response.
@@ -73,6 +75,7 @@ pub(crate) async fn begin(
     let response = shared.take_answer();
     let failed = |failure: Failure, run: &mut GuestRun| Failed {
         may_be_reuse: run.may_be_reuse(&failure),
+        begun: run.begun,
         failure,
         turn: run.turn.take(),
     };
@@ -217,6 +220,8 @@ struct GuestRun {
     turn: Option<OwnedSemaphorePermit>,
     claim: Claim,
     reused: bool,
+    /// The guest was let compute.
+    begun: bool,
     finished: bool,
 }
 
@@ -227,7 +232,8 @@ pub(crate) struct Outcome {
 
 impl GuestRun {
     fn new(unit: &Arc<Inner>, turn: OwnedSemaphorePermit, instance: Option<Instance>, mut request: Request) -> Self {
-        let shared = Arc::<Shared>::default();
+        let is_probe = Arc::ptr_eq(turn.semaphore(), &unit.probes);
+        let shared = if is_probe { Arc::default() } else { Shared::of_client(unit) };
         let reused = instance.as_ref().is_some_and(|instance| instance.uses > 0);
         if let Some(mut span) = spans::guest(unit, &mut request) {
             span.set("lattice.instance.reused", reused);
@@ -239,7 +245,7 @@ impl GuestRun {
         let call = Box::pin(serve(unit.clone(), instance, meter.clone(), request, shared.clone()));
         unit.blueprint.node.processors.count_request();
         let claim = Claim::default();
-        Self { call, shared, meter, unit: unit.clone(), turn: Some(turn), claim, reused, finished: false }
+        Self { call, shared, meter, unit: unit.clone(), turn: Some(turn), claim, reused, begun: false, finished: false }
     }
 
     /// End the guest for a reason from outside. The reader of the body learns it.
@@ -277,9 +283,6 @@ impl GuestRun {
             result = Err(Failure::Unfinished);
         }
         let result = self.shared.conclude(result);
-        if result.is_ok() && !self.is_probe() {
-            self.unit.counters.answered.fetch_add(1, Relaxed);
-        }
         match (&result, instance) {
             (Ok(()), Some(instance)) => self.unit.pool.give_back(instance),
             (Ok(()), None) => {}
@@ -305,6 +308,7 @@ impl Future for GuestRun {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         let polled = this.claim.poll(&this.unit.blueprint.node.processors, cx, |cx| {
+            this.begun = true;
             this.meter.enter();
             // The epoch sees to it that others get their turn. Tokio's budget on top of it would break short calls in two.
             let polled = poll_unbudgeted(cx, |cx| this.call.as_mut().poll(cx));
@@ -402,6 +406,8 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     /// Part of a body passed in either direction since this was last looked at.
     pub(crate) moved: AtomicBool,
+    /// The unit's count of heads and parts of bodies, where this is the request of a client.
+    progress: Option<Arc<AtomicU64>>,
     /// What the guest has not read yet. Gone at the exchange's end, whatever the guest still holds.
     request_body: Mutex<Option<Body>>,
 }
@@ -444,6 +450,23 @@ pub(crate) enum Progress {
 }
 
 impl Shared {
+    /// For the request of a client, whose progress is counted.
+    pub(crate) fn of_client(unit: &Inner) -> Arc<Self> {
+        Arc::new(Self { progress: Some(unit.counters.progress.clone()), ..Self::default() })
+    }
+
+    fn count(&self) {
+        if let Some(progress) = &self.progress {
+            progress.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Part of a body passed.
+    pub(crate) fn moved(&self) {
+        self.moved.store(true, Relaxed);
+        self.count();
+    }
+
     /// The guest's answer. Only the first one counts, and only before the exchange's end.
     pub(crate) fn answer(&self, answer: Result<http::Response<WasiBody>, String>) {
         let mut state = lock(&self.state);
@@ -456,6 +479,7 @@ impl Shared {
                 let length = settle_length(&mut head);
                 state.answer = Some(Answer { head, body: GuestBody::new(body, length) });
                 state.answered = Answered::Yes;
+                self.count();
             }
             Err(code) => state.answered = Answered::Refused(code),
         }
@@ -471,6 +495,7 @@ impl Shared {
         let none = http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync();
         state.answer = Some(Answer { head, body: GuestBody::new(none, None) });
         state.answered = Answered::Yes;
+        self.count();
     }
 
     pub(crate) fn take_answer(&self) -> Option<Answer> {

@@ -14,7 +14,10 @@ use http::StatusCode;
 use http_body_util::BodyExt as _;
 use lattice::http::{Request, Response};
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
@@ -35,8 +38,9 @@ pub enum Probed {
     },
     /// There was no whole answer in time.
     Late {
-        /// Clients' requests were answered meanwhile: it is busy rather than stuck.
-        others_were_answered: bool,
+        /// It is busy rather than stuck: clients' requests went on meanwhile, by the head of an answer or a part of a body,
+        /// or the guest was never let compute, since others had all processors.
+        busy: bool,
     },
     /// The guest failed.
     Failed(String),
@@ -61,10 +65,11 @@ impl Prober {
     pub async fn probe(&self, request: impl Fn() -> Request, limit: Duration) -> Probed {
         let unit = &self.0;
         let deadline = Instant::now() + limit;
-        let answered = unit.counters.answered.load(Relaxed);
+        let before = unit.counters.progress.load(Relaxed);
+        let begun = AtomicBool::new(true);
         let probed = async {
             let Ok(turn) = unit.probes.clone().acquire_owned().await else { return Probed::Stopped };
-            match ask(unit, turn, request, deadline).await {
+            match ask(unit, turn, request, deadline, &begun).await {
                 Ok(response) => read(response).await,
                 Err(failure) => failed(&failure),
             }
@@ -76,19 +81,22 @@ impl Prober {
         };
         match probed {
             Probed::Late { .. } => {
-                Probed::Late { others_were_answered: unit.counters.answered.load(Relaxed) != answered }
+                let went_on = unit.counters.progress.load(Relaxed) != before;
+                Probed::Late { busy: went_on || !begun.load(Relaxed) }
             }
             probed => probed,
         }
     }
 }
 
-/// What fails on a kept instance may be the fault of keeping it, so it is tried once more, as for a client.
+/// What fails on a kept instance may be the fault of keeping it, so it is tried once more, as for a client. `begun` is told
+/// whether the guest was let compute.
 async fn ask(
     unit: &Arc<Inner>,
     turn: OwnedSemaphorePermit,
     request: impl Fn() -> Request,
     deadline: Instant,
+    begun: &AtomicBool,
 ) -> Result<Response, Failure> {
     let kept = unit.pool.take(&http::Method::GET);
     let instance = match kept {
@@ -99,6 +107,7 @@ async fn ask(
         Ok(response) => return Ok(response),
         Err(failed) => failed,
     };
+    begun.store(failed.begun, Relaxed);
     let (Some(turn), true, true) = (failed.turn, failed.may_be_reuse, failed.failure.may_retry()) else {
         return Err(failed.failure);
     };
@@ -130,7 +139,7 @@ async fn read(response: Response) -> Probed {
 
 fn failed(failure: &Failure) -> Probed {
     match failure {
-        Failure::Wall { .. } => Probed::Late { others_were_answered: false },
+        Failure::Wall { .. } => Probed::Late { busy: false },
         Failure::NoRoom(_) => Probed::NoRoom,
         Failure::Stopped | Failure::Cancelled => Probed::Stopped,
         failure => Probed::Failed(failure.message()),

@@ -342,8 +342,8 @@ pub(crate) struct Counters {
     requests: AtomicU64,
     refused: AtomicU64,
     failures: AtomicU64,
-    /// Clients' requests whose guest did all that it should.
-    pub(crate) answered: AtomicU64,
+    /// Heads of answers to clients' requests, and parts of bodies that passed in either direction.
+    pub(crate) progress: Arc<AtomicU64>,
     pub(crate) retries: AtomicU64,
     strikes: AtomicU64,
     pub(crate) reuse_hits: AtomicU64,

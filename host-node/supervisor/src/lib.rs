@@ -238,6 +238,10 @@ impl Slot {
     }
 
     fn want(&mut self, target: Target, effects: &mut Vec<Effect>) {
+        // Whether it must be alone is for the moment: what once had no room beside another one may have it the next time.
+        for unit in self.units.iter_mut().filter(|unit| unit.target.is_for_the_same(&target)) {
+            unit.target.exclusive = target.exclusive;
+        }
         let has = |unit: Option<&Unit>| unit.is_some_and(|unit| unit.target.is_for_the_same(&target));
         if has(self.in_phase(Phase::is_coming)) {
             return;

@@ -5,7 +5,7 @@
 pub enum Answer {
     Passed,
     Failed,
-    /// Nothing can be said: the node had no room to ask, or the time was up while others were answered. Neither passes nor
+    /// Nothing can be said: the node had no room to ask, or the time was up while others' requests went on. Neither passes nor
     /// fails, and does not interrupt a row of either.
     Unknown,
 }

@@ -237,6 +237,19 @@ fn a_strict_unit_that_fails_is_gone_before_the_next_one_runs() {
 }
 
 #[test]
+fn what_once_had_to_be_alone_need_not_be_when_it_is_replaced() {
+    let mut slot = Slot::default();
+    let (unit, _) = bring_up(&mut slot, Target { exclusive: true, ..target(1) });
+    assert_eq!(slot.on(Event::Wanted(target(1))), [], "there is room for both by now");
+    let by = UnitId(unit.0 + 1);
+    slot.on(failed(unit));
+    for event in [Event::RetryDue(by), Event::Fetched(by)] {
+        slot.on(event);
+    }
+    assert_eq!(slot.on(Event::Compiled(by)), [Effect::Warm(by)], "the drain of the other one is not waited for");
+}
+
+#[test]
 fn a_probe_says_when_a_unit_is_ready() {
     let gated = Target { gated: true, ..target(1) };
     let not_ready = |unit| Event::NotReady { unit, why: "it said 503".into() };

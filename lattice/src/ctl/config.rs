@@ -24,7 +24,7 @@ pub struct ConfigDeleteRequest {
     pub force: bool,
 }
 
-/// Reply of `config.put`, and an item of `config.list`.
+/// Reply of `config.put`, and an item of [`ConfigList`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct ConfigItem {
@@ -40,6 +40,21 @@ pub struct ConfigItem {
     /// Of a put: false where it was so already, and nothing was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed: Option<bool>,
+}
+
+/// Reply of `config.list`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct ConfigList {
+    /// By name.
+    pub configs: Vec<ConfigItem>,
+    /// How many more there are than fit a message.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub omitted: usize,
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// Reply of `config.get`.

@@ -247,7 +247,7 @@ impl SpecRecord {
     /// What a spec that is put back for this one was made for. Of what this one names too it is what is there now: else it
     /// would be rolled out again and again.
     fn configs_for(&self, stable: &SpecRecord) -> BTreeMap<ConfigName, ConfigStamp> {
-        if stable.spec.config_update == ConfigUpdate::Watch {
+        if stable.spec.config_update() == ConfigUpdate::Watch {
             return BTreeMap::new();
         }
         let stamp = |name: &ConfigName| self.configs.get(name).or_else(|| stable.configs.get(name)).copied();

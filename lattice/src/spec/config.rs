@@ -1,6 +1,6 @@
 //! Configuration by reference: what a spec names, and what becomes of it with the values of the moment.
 
-use super::{SpecError, WorkloadSpec};
+use super::{Class, SpecError, WorkloadSpec};
 use crate::{
     id::ConfigName,
     limits::CONFIGS_NAMED_MAX,
@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How a change of configuration that the workload names reaches its replicas.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ConfigUpdate {
-    /// At once: each replica makes new instances with the new values, sends new requests to them when they are ready, and
+    /// Without a new generation, on each node one replica after the other, where there is memory for its old and its new
+    /// instances: each makes new instances with the new values, sends new requests to them when they are ready, and
     /// lets the old ones finish what they have. A replica whose new instances don't start keeps the old ones.
-    #[default]
     Watch,
     /// As a new generation of the workload, which is rolled out like any other and shows in its history.
     Roll,
@@ -46,6 +46,23 @@ impl WorkloadSpec {
         let components = self.components.iter().flat_map(|part| part.config_from.iter().chain(&part.env_from));
         let services = self.services.iter().flat_map(|part| part.config_from.iter().chain(&part.env_from));
         components.chain(services).collect()
+    }
+
+    /// How a change of it reaches replicas.
+    pub fn config_update(&self) -> ConfigUpdate {
+        let default = if self.must_roll().is_some() { ConfigUpdate::Roll } else { ConfigUpdate::Watch };
+        self.config_update.unwrap_or(default)
+    }
+
+    /// Why new instances can't come up beside the old ones unless a rollout makes room for them.
+    fn must_roll(&self) -> Option<&'static str> {
+        if self.class == Class::Strict {
+            Some("a replica of class strict stops before it starts again, and all of them would at once")
+        } else if self.volumes.iter().any(|volume| volume.empty.is_some()) {
+            Some("with empty volumes a node needs room on its disk for the old and the new ones")
+        } else {
+            None
+        }
     }
 
     /// Whether it names any, without collecting them.
@@ -110,6 +127,10 @@ fn agree(spec: &WorkloadSpec) -> Result<(), ConfigError> {
 }
 
 pub(super) fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
+    if let (Some(ConfigUpdate::Watch), Some(why)) = (spec.config_update, spec.must_roll()) {
+        return Err(SpecError::new("config-update", format!("must not be `watch`: {why}"))
+            .hint("leave it out, or write `config-update: roll`: changes go out as a rollout, within its bounds"));
+    }
     let components = spec
         .components
         .iter()
@@ -192,6 +213,24 @@ mod tests {
             "name: a\ncomponents:\n  - {name: a, source: 'file:a', config-from: [one]}\n  - {name: b, source: 'file:b', lazy: true, config: {k: x}}",
         );
         assert!(resolve(&lazy, &[config("one", 1, &[("k", "y")])]).is_ok());
+    }
+
+    #[test]
+    fn what_can_not_have_two_of_itself_is_rolled() {
+        let with = |more: &str| {
+            let text = format!("name: a\ncomponents: [{{name: a, source: 'file:a', config-from: [one]}}]\n{more}");
+            super::super::parse(text.as_bytes())
+        };
+        assert_eq!(with("").unwrap().config_update(), ConfigUpdate::Watch);
+        assert_eq!(with("config-update: roll").unwrap().config_update(), ConfigUpdate::Roll);
+        let host = "volumes: [{name: v, mount: /v, host: {path: /srv/v}}]";
+        assert_eq!(with(host).unwrap().config_update(), ConfigUpdate::Watch);
+        for more in ["class: strict", "volumes: [{name: v, mount: /v, empty: {size: 1MiB}}]"] {
+            assert_eq!(with(more).unwrap().config_update(), ConfigUpdate::Roll, "{more}");
+            let refused = with(&format!("{more}\nconfig-update: watch")).unwrap_err();
+            assert_eq!(refused.field, "config-update");
+            assert!(refused.hint.is_some_and(|hint| hint.contains("roll")));
+        }
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! Which schema of the record reads a spec. Each pattern names every field, so that a new one has to be decided about.
 
 use super::{
-    ComponentSpec, ComposeSpec, ConfigUpdate, DisruptionSpec, HttpSpec, Limits, Optimize, Reuse, RolloutSpec, Route,
-    WorkloadSpec,
+    ComponentSpec, ComposeSpec, DisruptionSpec, HttpSpec, Limits, Optimize, Reuse, RolloutSpec, Route, WorkloadSpec,
 };
 use crate::spec::Grants;
 
@@ -21,7 +20,7 @@ impl WorkloadSpec {
             self.reuse.settings().is_some_and(|reuse| reuse.warm_up.is_some()),
             self.all_grants().any(|grants| !grants.keyvalue.is_empty()),
             self.has_configs(),
-            self.config_update != ConfigUpdate::default(),
+            self.config_update.is_some(),
         ];
         if is_of_schema_4.contains(&true) {
             4

@@ -25,7 +25,7 @@ pub(crate) async fn call(
     deadline: Instant,
 ) -> Result<Response, CallError> {
     let replay = exchange::replay(&request);
-    let exchange = Arc::<Shared>::default();
+    let exchange = Shared::of_client(unit);
     if let Some(span) = spans::guest(unit, &mut request) {
         exchange.tell(span);
     }

@@ -295,7 +295,6 @@ async fn one(
     match exchange.conclude(verdict) {
         Ok(()) => {
             worker.give_back_turn(&ticket);
-            unit.counters.answered.fetch_add(1, Relaxed);
             if ticket.reused.load(Relaxed) {
                 unit.pool.standing().reused();
             }

@@ -1,6 +1,8 @@
 //! What the node asks a unit beside its clients.
 
 use super::*;
+use futures_util::StreamExt as _;
+use lattice::http::BodyError;
 use lattice_runtime::Probed;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -52,7 +54,7 @@ async fn one_that_is_stuck_is_told_from_one_that_is_busy() {
     let unit = start(faults("02"), |_| ()).await;
     let (prober, short) = (unit.prober(), Duration::from_millis(300));
     let probed = prober.probe(|| get("/sleep/60000"), short).await;
-    assert_eq!(probed, Probed::Late { others_were_answered: false });
+    assert_eq!(probed, Probed::Late { busy: false });
     // A client that gives up has not been answered.
     let given_up = tokio::spawn(unit.call(get("/sleep/60000")));
     let slow = async { prober.probe(|| get("/sleep/60000"), short).await };
@@ -60,14 +62,51 @@ async fn one_that_is_stuck_is_told_from_one_that_is_busy() {
         until("it has begun", || unit.stats().in_flight == 1).await;
         given_up.abort();
     });
-    assert_eq!(probed, Probed::Late { others_were_answered: false });
+    assert_eq!(probed, Probed::Late { busy: false });
     let slow = async { prober.probe(|| get("/sleep/60000"), Duration::from_secs(2)).await };
     let (probed, other) = tokio::join!(slow, text(&unit, get("/")));
-    assert_eq!((probed, other.unwrap().0), (Probed::Late { others_were_answered: true }, 200));
+    assert_eq!((probed, other.unwrap().0), (Probed::Late { busy: true }, 200));
     let stalled = prober.probe(|| get("/stall"), short).await;
-    assert_eq!(stalled, Probed::Late { others_were_answered: false }, "half an answer is none");
+    assert_eq!(stalled, Probed::Late { busy: false }, "half an answer is none");
     drop(unit);
     assert_eq!(prober.probe(|| get("/"), short).await, Probed::Stopped);
+}
+
+/// A body of which nothing comes until something is sent.
+fn fed() -> (tokio::sync::mpsc::UnboundedSender<Bytes>, Body) {
+    let (send, mut receive) = tokio::sync::mpsc::unbounded_channel();
+    let frames = futures_util::stream::poll_fn(move |cx| receive.poll_recv(cx))
+        .map(|bytes| Ok::<_, BodyError>(http_body::Frame::data(bytes)));
+    (send, Body::new(http_body_util::StreamBody::new(frames)))
+}
+
+/// The answer of one that echoes its own body is late for as long as that has no end.
+async fn late(unit: &Unit, fed: impl FnOnce(tokio::sync::mpsc::UnboundedSender<Bytes>)) -> Probed {
+    let (send, body) = self::fed();
+    fed(send.clone());
+    let body = std::sync::Mutex::new(Some(body));
+    let endless = || request("POST", "/", body.lock().unwrap().take().unwrap());
+    unit.prober().probe(endless, Duration::from_millis(500)).await
+}
+
+#[tokio::test]
+async fn one_whose_streams_go_on_is_busy() {
+    for (version, concurrency) in [("02", 1), ("03", 1), ("03", 4)] {
+        let unit = start(echo(version), |config| config.reuse.concurrency = concurrency).await;
+        let (send, body) = fed();
+        send.send("first".into()).unwrap();
+        let mut stream = unit.call(request("POST", "/", body)).await.unwrap().into_body();
+        assert_eq!(stream.frame().await.unwrap().unwrap().into_data().unwrap(), "first");
+        let probed = late(&unit, |own| own.send("of its own".into()).unwrap()).await;
+        assert_eq!(probed, Probed::Late { busy: false }, "{version} {concurrency}: nothing of the stream moved");
+        let fed = async { late(&unit, |_| ()).await };
+        let (probed, ()) = tokio::join!(fed, async {
+            send.send("second".into()).unwrap();
+            assert_eq!(stream.frame().await.unwrap().unwrap().into_data().unwrap(), "second");
+        });
+        assert_eq!(probed, Probed::Late { busy: true }, "{version} {concurrency}");
+        assert_eq!(unit.stats().in_flight, 1, "no request ended");
+    }
 }
 
 #[tokio::test]
