@@ -11,14 +11,14 @@ use lattice::{
     store::{Bucket, Connection, Platform, Precondition, StoreError},
     view::{LatticeView, Versioned},
 };
-use lattice_planner::{RolloutObserver, Step, advance, open_rollouts, rollout_rank};
+use lattice_planner::{RolloutObserver, Step, advance, is_at_rest, open_rollouts, rollout_rank};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Between two looks while something is being changed, though no record changed: times pass by themselves.
 const LOOK: Duration = Duration::from_millis(100);
-/// The same while nothing is.
+/// The same while nothing is, or waits for people.
 const IDLE: Duration = Duration::from_secs(1);
 /// Writes under way at a time.
 const WRITES_AT_ONCE: usize = 16;
@@ -99,7 +99,9 @@ impl Rollouts {
         let this = &*self;
         let writes = stream::iter(steps).map(|(name, step, spec)| this.take(name, step, spec));
         writes.buffer_unordered(WRITES_AT_ONCE).collect::<()>().await;
-        if open.is_empty() { IDLE } else { LOOK }
+        // What is due is this node's turn, or to be tried again, after a while.
+        let is_soon = |name: &WorkloadName| self.due.contains_key(name) || !is_at_rest(&view, name);
+        if open.iter().any(is_soon) { LOOK } else { IDLE }
     }
 
     /// Whether those who come first had their time, and this node has not just tried.

@@ -64,6 +64,8 @@ fn judge(status: &StatusReply, put: Generation) -> Verdict {
         None => {}
         Some(RolloutState::Stalled) => return Verdict::Stalled,
         Some(RolloutState::Paused) => return Verdict::Paused,
+        // It stays open until a replica is wanted, and has shown that it runs.
+        Some(RolloutState::Progressing) if status.replicas == 0 && status.slots.is_empty() => return Verdict::Ready,
         Some(RolloutState::Progressing | RolloutState::Done) => return Verdict::Underway,
     }
     let is_ready = |slot: &&SlotStatus| slot.phase == Some(Phase::Ready) && status.is_newest(slot);
@@ -299,6 +301,8 @@ mod tests {
             let status = StatusReply { rollout: Some(of(state)), ..status(2, 1, ready()) };
             assert_eq!(judge(&status, Generation(2)), verdict);
         }
+        let none = StatusReply { rollout: Some(of(RolloutState::Progressing)), ..status(2, 0, vec![]) };
+        assert_eq!(judge(&none, Generation(2)), Verdict::Ready);
         let aborted = |generation| Some(Aborted { generation: Generation(generation), reason: "no".into() });
         let back = StatusReply { aborted: aborted(2), template: Some(Generation(1)), ..status(3, 1, vec![]) };
         assert_eq!(judge(&back, Generation(2)), Verdict::Aborted);

@@ -30,7 +30,7 @@ pub use autoscale::{Decision, FOLLOWERS, Heard, Replica, Reported, Scaler, await
 pub use contest::Score;
 pub use explain::{Explanation, Standing, claimable, explain, explain_vacant, explain_vacant_of, preview, wanted};
 pub use liveness::Observer;
-pub use rollout::{Elapsed, RolloutObserver, Step, advance, open_rollouts, rollout_rank};
+pub use rollout::{Elapsed, RolloutObserver, Step, advance, is_at_rest, open_rollouts, rollout_rank};
 pub use routes::conflict;
 pub use rules::Reason;
 pub use schedule::{LATE_MS, MISSED_COUNTED_MAX, Missed, TicksWrite, Turn, turn};

@@ -19,6 +19,9 @@ use std::{
 
 /// A new replica that fails for so long is not waited for until the deadline: meanwhile it was tried several times.
 const FAILING_MAX: Duration = Duration::from_secs(10);
+/// Replicas that no living node holds are not waited for longer than this, or half the deadline, once the rest is there: they
+/// fit nowhere, or their node is gone for good. Within it a lattice that was restarted is back.
+const HOMELESS_MAX: Duration = Duration::from_secs(30);
 /// After a gap of so long nothing that was measured counts: this process was suspended, say, and did not see what happened.
 const GAP: Duration = Duration::from_secs(5);
 
@@ -36,7 +39,7 @@ pub enum Step {
 /// How long what a view shows has lasted, as far as one node saw it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Elapsed {
-    /// Since the rollout's record changed, or one more replica became ready at the newest template.
+    /// Since the rollout's record changed, one more replica became ready at the newest template, or none was wanted.
     pub without_progress: Duration,
     /// Of the replicas that are ready at the newest template.
     pub ready: BTreeMap<u32, Duration>,
@@ -108,6 +111,8 @@ impl RolloutObserver {
             (seen.rollout, seen.progress_at, seen.ready_most) = (rollout, now, seen.ready.len());
         } else if seen.ready.len() > seen.ready_most {
             (seen.progress_at, seen.ready_most) = (now, seen.ready.len());
+        } else if wanted(view, name).is_empty() {
+            seen.progress_at = now;
         }
         let lasted =
             |since: &Since| since.iter().map(|(index, (_, since))| (*index, now.saturating_sub(*since))).collect();
@@ -145,6 +150,18 @@ pub fn open_rollouts(view: &LatticeView) -> BTreeSet<WorkloadName> {
     let open = view.specs.iter().filter(|(_, spec)| is_open(&spec.record)).map(|(name, _)| name);
     let left_behind = view.rollouts.keys().filter(|name| !view.specs.contains_key(*name));
     open.chain(left_behind).cloned().collect()
+}
+
+/// Whether a rollout goes on by nothing but a change of some record: people decide, or no replica is wanted.
+pub fn is_at_rest(view: &LatticeView, workload: &WorkloadName) -> bool {
+    match view.rollout(workload).map(|rollout| rollout.state) {
+        Some(RolloutState::Paused | RolloutState::Stalled) => true,
+        Some(RolloutState::Progressing) => {
+            let is_none_wanted = |spec: &SpecRecord| !spec.spec.placement.daemon && view.replicas(spec) == 0;
+            view.specs.get(workload).is_some_and(|spec| is_none_wanted(&spec.record))
+        }
+        Some(RolloutState::Done) | None => false,
+    }
 }
 
 /// How many nodes act on a workload's rollout before this one does. Nothing for a node that is leaving.
@@ -185,7 +202,7 @@ pub fn advance(view: &LatticeView, workload: &WorkloadName, elapsed: &Elapsed) -
     next.stop_first.retain(|index| progress.pending.contains(index));
     match before.state {
         RolloutState::Done | RolloutState::Paused => return None,
-        _ if progress.is_complete() => next.state = RolloutState::Done,
+        _ if progress.is_complete(spec, elapsed) => next.state = RolloutState::Done,
         RolloutState::Stalled if !progress.pending.is_empty() => return None,
         RolloutState::Progressing | RolloutState::Stalled => {
             if let Some(reason) = progress.failure(view, spec, elapsed) {
@@ -217,13 +234,18 @@ struct Progress {
     wanted: Vec<u32>,
     /// May run the newest template, and do not yet, or not for long enough.
     pending: BTreeSet<u32>,
+    /// May run it, but no living node holds them; also what daemons left on nodes that are gone, and may come back.
+    homeless: BTreeSet<u32>,
+    /// How many run it, and for long enough.
+    arrived: usize,
     /// May run it later.
     left: Vec<u32>,
     /// Of those, or of all, the ones that serve.
     serving: BTreeSet<u32>,
     /// Replicas that are doubled, or were until a moment ago.
     surging: u32,
-    /// Replicas that do not serve, or may stop any time.
+    /// Replicas that may run the newest template, and do not serve, or may stop any time. Those that do not serve before
+    /// their turn comes do so not because of the change: it may be what mends them.
     unavailable: u32,
     /// Steps that are over.
     step: u32,
@@ -233,21 +255,25 @@ impl Progress {
     fn of(view: &LatticeView, spec: &SpecRecord, rollout: &Rollout, elapsed: &Elapsed) -> Self {
         let min_ready: Duration = spec.spec.rollout.min_ready.into();
         let (mut pending, mut left, mut serving) = (BTreeSet::new(), Vec::new(), BTreeSet::new());
-        let (mut surging, mut unavailable) = (0, 0);
+        let (mut homeless, mut arrived, mut surging, mut unavailable) = (BTreeSet::new(), 0, 0, 0);
         let wanted = wanted(view, &spec.spec.name);
         for index in &wanted {
-            let slot = slot(view, spec, *index);
+            let slot = slot(view, spec, *index).filter(|slot| view.live(&slot.holder).is_some());
             let is_serving = slot.is_some_and(|slot| is_ready(view, slot, None));
             if is_serving {
                 serving.insert(*index);
             }
             if *index >= rollout.below {
                 left.push(*index);
-                unavailable += u32::from(!is_serving);
+                continue;
+            }
+            if slot.is_none() {
+                homeless.insert(*index);
                 continue;
             }
             let is_new = slot.is_some_and(|slot| is_ready(view, slot, Some(spec.template())));
             if is_new && elapsed.ready.get(index).copied().unwrap_or_default() >= min_ready {
+                arrived += 1;
                 continue;
             }
             pending.insert(*index);
@@ -257,11 +283,20 @@ impl Progress {
                 unavailable += 1;
             }
         }
-        Self { wanted, pending, left, serving, surging, unavailable, step: rollout.step }
+        if spec.spec.placement.daemon {
+            let of_life = view.slots_of(&spec.spec.name).filter(|(_, slot)| slot.record.uid == spec.uid);
+            let gone = of_life.filter(|(_, slot)| view.live(&slot.record.holder).is_none());
+            homeless.extend(gone.map(|(slot, _)| slot.index));
+        }
+        Self { wanted, pending, homeless, arrived, left, serving, surging, unavailable, step: rollout.step }
     }
 
-    fn is_complete(&self) -> bool {
-        self.pending.is_empty() && self.left.is_empty()
+    /// Whether it is over: never before one replica has shown that it runs, nor while a step holds.
+    fn is_complete(&self, spec: &SpecRecord, elapsed: &Elapsed) -> bool {
+        let deadline: Duration = spec.spec.rollout.deadline.into();
+        let is_rest_there = self.pending.is_empty() && self.left.is_empty() && self.arrived > 0;
+        let is_waited = elapsed.without_progress >= HOMELESS_MAX.min(deadline / 2);
+        is_rest_there && (self.homeless.is_empty() || is_waited) && self.until_stop(spec, self.step).is_none()
     }
 
     /// Why it is not to go on.
@@ -271,7 +306,8 @@ impl Progress {
         let fails = |index: &&u32| elapsed.failing.get(index).is_some_and(|lasted| *lasted >= patience);
         let failing = self.pending.iter().find(fails);
         let is_late = elapsed.without_progress >= deadline && !self.is_at_stop(spec);
-        let late = || self.pending.first().or_else(|| self.left.first()).filter(|_| is_late);
+        let homeless = || self.homeless.first().filter(|_| self.arrived == 0);
+        let late = || self.pending.first().or_else(|| self.left.first()).or_else(homeless).filter(|_| is_late);
         failing.or_else(late).map(|index| why(view, spec, *index))
     }
 
@@ -283,13 +319,14 @@ impl Progress {
     }
 
     fn is_at_stop(&self, spec: &SpecRecord) -> bool {
-        let until = self.until_stop(spec, self.step);
-        self.pending.is_empty() && until.is_some_and(|until| self.changed() >= until)
+        // A step of as many replicas as there are, or more, holds as well.
+        let is_reached = |until: usize| self.changed() >= until || self.left.is_empty();
+        self.pending.is_empty() && self.arrived > 0 && self.until_stop(spec, self.step).is_some_and(is_reached)
     }
 
-    /// Replicas that may run the newest template.
+    /// Replicas that run the newest template or are coming to it.
     fn changed(&self) -> usize {
-        self.wanted.len().saturating_sub(self.left.len())
+        self.arrived + self.pending.len()
     }
 
     /// Leave the steps behind that are over, and pause after one that lets people decide.
@@ -314,8 +351,14 @@ impl Progress {
     fn extend(&self, view: &LatticeView, spec: &SpecRecord, rollout: &mut Rollout) {
         let replicas = u32::try_from(self.wanted.len()).unwrap_or(u32::MAX);
         let settings = &spec.spec.rollout;
+        // Nobody is there to lose anything: the first replica that comes runs what is newest.
+        if self.wanted.is_empty() {
+            rollout.below = rollout.below.max(1);
+        }
         let surge_max = settings.max_surge.of_up(replicas);
-        let unavailable_max = settings.max_unavailable.of_down(replicas);
+        // A percentage that is less than one of them must not keep everything from changing.
+        let least = u32::from(surge_max == 0);
+        let unavailable_max = settings.max_unavailable.of_down(replicas).max(least);
         let is_strict =
             [Some(spec), spec.stable.as_deref()].into_iter().flatten().any(|record| record.spec.class == Class::Strict);
         let mut room = Room { view, board: None, taken: BTreeMap::new() };

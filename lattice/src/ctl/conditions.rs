@@ -175,7 +175,8 @@ pub fn conditions(standing: Standing<'_>) -> Vec<Condition> {
     let is_stalled = standing.rollout.map(|rollout| rollout.state == RolloutState::Stalled);
     let bad = first(&[ReplicaFailed, NoNodeFits, UpdateFailed, ConfigMissing, ConfigConflict])
         .or((is_stalled == Some(true)).then_some(RolloutStalled));
-    let moving = first(&[Claiming, Starting, Updating]).or((is_stalled == Some(false)).then_some(Updating));
+    let moving =
+        first(&[Claiming, Starting, Updating]).or((is_stalled == Some(false) && !slots.is_empty()).then_some(Updating));
     let homeless = first(&[NoNodeFits, Claiming]);
     let lacking = bad.or(moving);
     let found = [

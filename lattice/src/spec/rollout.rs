@@ -18,7 +18,7 @@ pub struct RolloutSpec {
     pub max_surge: Portion,
     /// Replicas that may be without a ready instance at a time because of the change: those that stop before the new one
     /// starts, since their node has no room for both or `max-surge` is 0. A number, or a percentage of the replicas, rounded
-    /// down. Replicas of class `strict` are always stopped first, one at a time at least. Default 0.
+    /// down; 1 where both come to 0. Replicas of class `strict` are always stopped first, one at a time at least. Default 0.
     pub max_unavailable: Portion,
     /// How long a new replica must have been ready before it counts. Default `0s`.
     pub min_ready: Millis,

@@ -1,7 +1,7 @@
 //! Changes of what replicas run, step by step: nodes that start what they are assigned, and some that can't.
 
 use super::*;
-use crate::{Elapsed, RolloutObserver, Step, advance, open_rollouts, rollout_rank};
+use crate::{Elapsed, RolloutObserver, Step, advance, is_at_rest, open_rollouts, rollout_rank};
 use lattice::{
     record::{Rollout, RolloutState, failure},
     spec::{Portion, Rollback, RolloutSpec, RolloutStep},
@@ -16,6 +16,8 @@ struct Rolling {
     now: Duration,
     /// A template that does not start.
     bad: Option<Generation>,
+    /// Replicas that do not run what was there before.
+    broken: BTreeSet<u32>,
 }
 
 fn asked(replicas: u32, version: &str, rollout: RolloutSpec) -> WorkloadSpec {
@@ -41,7 +43,22 @@ impl Rolling {
             let number = u128::from(index % 3 + 1);
             world.hold(&format!("w.{index}"), &format!("n{number}"), number, Phase::Ready);
         }
-        Self { world, observer: RolloutObserver::default(), now: Duration::from_secs(1), bad: None }
+        Self {
+            world,
+            observer: RolloutObserver::default(),
+            now: Duration::from_secs(1),
+            bad: None,
+            broken: BTreeSet::new(),
+        }
+    }
+
+    fn without(mut self, broken: impl IntoIterator<Item = u32>) -> Self {
+        for index in broken {
+            let id = slot(&format!("w.{index}"));
+            self.world.view.slots.get_mut(&id).unwrap().record.phase = Phase::Failed;
+            self.broken.insert(index);
+        }
+        self
     }
 
     fn spec(&self) -> &SpecRecord {
@@ -72,6 +89,7 @@ impl Rolling {
                 let record = self.world.view.slots.get(&id).unwrap().record.clone();
                 let (at, is_bad) = (assignment.generation, Some(assignment.generation) == self.bad);
                 let is_new = record.generation != at;
+                let is_broken = at == Generation::FIRST && self.broken.contains(&id.index);
                 let next = match record.phase {
                     Phase::Ready if !is_new && record.message.is_none() => continue,
                     _ if !chance() => continue,
@@ -80,6 +98,7 @@ impl Rolling {
                         let why = failure(at, "no luck");
                         record.observed(record.generation, Phase::Ready, Some(&why), 0)
                     }
+                    _ if is_broken => record.observed(at, Phase::Failed, Some("it never ran"), 0),
                     _ if is_bad => record.observed(at, Phase::Failed, Some("no luck"), 0),
                     _ => record.observed(at, Phase::Ready, None, 0),
                 };
@@ -115,6 +134,13 @@ impl Rolling {
             }
             Step::Forget { .. } => panic!("the workload is there"),
         }
+    }
+
+    /// As `lattice rollout resume` writes it.
+    fn resume(&mut self) {
+        let revision = self.world.next();
+        let record = Rollout { state: RolloutState::Progressing, message: None, ..self.rollout().unwrap().clone() };
+        self.world.view.rollouts.insert(name("w"), Versioned { record, revision });
     }
 
     /// Nothing of two templates is started where there is no room for both.
@@ -314,10 +340,7 @@ fn steps_stop_on_the_way_for_a_while_or_until_somebody_goes_on() {
     assert_eq!((rollout.state, rollout.below, rollout.step), (RolloutState::Paused, 3, 2));
     assert_eq!(rollout.message.as_deref(), Some("step 2 of 2 (50%) is over"));
     assert_eq!(rolling.runs(), [2, 2, 2, 1, 1, 1]);
-    // As `resume` writes it.
-    let revision = rolling.world.next();
-    let resumed = Rollout { state: RolloutState::Progressing, message: None, ..rolling.rollout().unwrap().clone() };
-    rolling.world.view.rollouts.insert(name("w"), Versioned { record: resumed, revision });
+    rolling.resume();
     assert_eq!(rolling.run(|| true, |_| {}), None);
     assert_eq!(rolling.runs(), [2; 6]);
 }
@@ -396,24 +419,132 @@ fn nodes_act_one_after_the_other_and_those_that_leave_do_not() {
     assert_eq!(left, [Some(0), Some(1)]);
 }
 
+#[test]
+fn replicas_that_are_down_before_do_not_keep_their_cure_from_them() {
+    for (class, rollout) in [(Class::Strict, RolloutSpec::default()), (Class::default(), budgets(0, 1))] {
+        let asked = |version| WorkloadSpec { class, ..asked(2, version, rollout.clone()) };
+        let mut rolling = Rolling::new(2, 10, &rollout).without([1]);
+        rolling.world.put_record(SpecRecord::new(asked("1"), life(7), Generation::FIRST));
+        rolling.put(asked("2"));
+        assert_eq!(rolling.run(|| true, |_| {}), None);
+        assert_eq!((rolling.runs(), rolling.serving()), (vec![2, 2], 2));
+        assert!(rolling.now < Duration::from_secs(10), "{:?}", rolling.now);
+    }
+}
+
+#[test]
+fn percentages_that_come_to_nothing_let_one_stop() {
+    let portion = Portion::Percent;
+    let rollout = RolloutSpec { max_surge: portion(0), max_unavailable: portion(25), ..RolloutSpec::default() };
+    let mut rolling = Rolling::new(3, 10, &rollout);
+    rolling.put(asked(3, "2", rollout));
+    assert_eq!(rolling.run(|| true, |rolling| assert!(rolling.serving() >= 2)), None);
+    assert_eq!(rolling.runs(), [2, 2, 2]);
+}
+
+#[test]
+fn a_replica_that_fits_nowhere_does_not_undo_what_runs() {
+    for homeless in ["w.0", "w.1", "w.3"] {
+        let mut rolling = Rolling::new(4, 10, &RolloutSpec::default());
+        rolling.world.view.slots.remove(&slot(homeless));
+        rolling.put(asked(4, "2", RolloutSpec::default()));
+        assert_eq!(rolling.run(|| true, |rolling| assert_eq!(rolling.serving(), 3)), None);
+        assert_eq!(rolling.runs(), [2, 2, 2]);
+        assert!((30..45).contains(&rolling.now.as_secs()), "its node may be on its way back: {:?}", rolling.now);
+    }
+    // Nobody knows whether what fits nowhere at all would run.
+    let mut rolling = Rolling::new(2, 10, &RolloutSpec::default());
+    rolling.world.view.slots.clear();
+    rolling.put(asked(2, "2", RolloutSpec::default()));
+    assert_eq!(rolling.run(|| true, |_| {}).as_deref(), Some("replica 0: no node has taken it"));
+    assert!((300..305).contains(&rolling.now.as_secs()), "{:?}", rolling.now);
+}
+
+#[test]
+fn without_replicas_it_stays_open_until_one_has_shown_that_it_runs() {
+    let mut rolling = Rolling::new(2, 10, &RolloutSpec::default());
+    rolling.world.view.slots.clear();
+    rolling.put(asked(0, "2", RolloutSpec::default()));
+    for _ in 0..1000 {
+        assert_eq!(rolling.advance(), None);
+    }
+    let rollout = rolling.rollout().unwrap().clone();
+    assert_eq!((rollout.state, rollout.below), (RolloutState::Progressing, 1));
+    assert!(is_at_rest(&rolling.world.view, &name("w")));
+    // The first one that comes runs it at once, and what does not run is given up.
+    rolling.put(asked(2, "2", RolloutSpec::default()));
+    assert_eq!(rolling.world.view.wanted(&slot("w.0")).unwrap().template(), Generation(2));
+    for index in 0..2 {
+        rolling.world.hold(&format!("w.{index}"), "n1", 1, Phase::Starting);
+    }
+    rolling.bad = Some(Generation(2));
+    let since = rolling.now;
+    assert_eq!(rolling.run(|| true, |_| {}).as_deref(), Some("replica 0 on n1: no luck"));
+    assert!(rolling.now - since >= Duration::from_secs(10));
+}
+
+#[test]
+fn a_step_holds_where_it_is_as_large_as_all_there_is() {
+    for replicas in [Portion::Count(1), Portion::Count(5), Portion::Percent(100)] {
+        let steps =
+            vec![RolloutStep { replicas, pause: Some(Millis::from_secs(60)) }, RolloutStep { replicas, pause: None }];
+        let stepwise = RolloutSpec { steps, ..RolloutSpec::default() };
+        let mut rolling = Rolling::new(1, 10, &stepwise);
+        rolling.put(asked(1, "2", stepwise));
+        for _ in 0..200 {
+            assert_eq!(rolling.advance(), None);
+            rolling.hosts(&mut || true);
+            let rollout = rolling.rollout().unwrap();
+            assert_eq!(rollout.step > 0, rolling.now > Duration::from_millis(61_500), "{:?} {rollout:?}", rolling.now);
+        }
+        let paused = rolling.rollout().unwrap().clone();
+        assert_eq!((paused.state, paused.step), (RolloutState::Paused, 2));
+        assert!(is_at_rest(&rolling.world.view, &name("w")));
+        rolling.resume();
+        assert_eq!(rolling.run(|| true, |_| {}), None);
+    }
+}
+
+#[test]
+fn resumed_it_has_as_long_again_to_succeed() {
+    let manual = RolloutSpec { rollback: Rollback::Manual, ..RolloutSpec::default() };
+    let mut rolling = Rolling::new(2, 10, &manual);
+    rolling.bad = Some(rolling.put(asked(2, "2", manual)));
+    for _ in 0..2 {
+        let since = rolling.now;
+        while rolling.rollout().is_none_or(|rollout| rollout.state != RolloutState::Stalled) {
+            assert_eq!(rolling.advance(), None);
+            rolling.hosts(&mut || true);
+        }
+        assert!((10..15).contains(&(rolling.now - since).as_secs()), "{:?}", rolling.now - since);
+        rolling.resume();
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn budgets_are_kept_and_it_ends(
         replicas in 1u32..10, surge in 0u32..4, unavailable in 0u32..3, room in 5u64..8, is_bad in any::<bool>(),
-        seed in any::<u64>(),
+        is_strict in any::<bool>(), broken in proptest::collection::btree_set(0u32..10, 0..5), seed in any::<u64>(),
     ) {
         prop_assume!(surge + unavailable > 0);
         let rollout = budgets(surge, unavailable);
-        let mut rolling = Rolling::new(replicas, room, &rollout);
-        let template = rolling.put(asked(replicas, "2", rollout));
+        let broken: BTreeSet<u32> = broken.into_iter().filter(|index| *index < replicas).collect();
+        let mut rolling = Rolling::new(replicas, room, &rollout).without(broken.clone());
+        let class = if is_strict { Class::Strict } else { Class::default() };
+        let asked = |version: &str| WorkloadSpec { class, ..asked(replicas, version, rollout.clone()) };
+        rolling.world.put_record(SpecRecord::new(asked("1"), life(7), Generation::FIRST));
+        let template = rolling.put(asked("2"));
         rolling.bad = is_bad.then_some(template);
         let mut seed = seed;
         let mut chance = move || {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             seed >> 63 == 1
         };
-        let least = (replicas - unavailable.min(replicas)) as usize;
+        // Those that served before the change less those that it may stop.
+        let (served, stopped) = (replicas as usize - broken.len(), unavailable.max(u32::from(is_strict)) as usize);
+        let least = served.saturating_sub(stopped);
         let reason = rolling.run(&mut chance, |rolling| {
             assert!(rolling.serving() >= least, "{} of {least} serve: {:?}", rolling.serving(), rolling.rollout());
             let below = rolling.rollout().map_or(0, |rollout| rollout.below) as usize;
@@ -427,6 +558,6 @@ proptest! {
         }
         let expected = if is_bad { 1 } else { template.0 };
         prop_assert_eq!(rolling.runs(), vec![expected; replicas as usize]);
-        prop_assert_eq!(rolling.serving(), replicas as usize);
+        prop_assert_eq!(rolling.serving(), if is_bad { served } else { replicas as usize });
     }
 }
