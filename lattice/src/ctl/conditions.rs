@@ -375,6 +375,33 @@ mod tests {
     }
 
     #[test]
+    fn a_rollout_waits_for_replicas_to_be_wanted_without_being_told_as_one_under_way() {
+        let rollout = RolloutStatus {
+            state: RolloutState::Progressing,
+            stable: Generation(2),
+            below: 1,
+            updated: 0,
+            step: 0,
+            message: None,
+        };
+        let of = |slots: &[SlotStatus]| {
+            let standing = Standing {
+                generation: NEWEST,
+                template: NEWEST,
+                rollout: Some(&rollout),
+                admitted_at: 500,
+                corrupt: None,
+                config: None,
+                slots,
+            };
+            let words = |condition: &Condition| format!("{}={}", condition.status, condition.reason.as_str());
+            conditions(standing).iter().skip(2).take(2).map(words).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(of(&[]), "true=NothingWanted false=NothingWanted");
+        assert_eq!(of(&[held(0, Phase::Ready, 3, None)]), "false=Updating true=Updating");
+    }
+
+    #[test]
     fn configuration_that_is_missing_is_told_and_takes_nothing_from_what_runs() {
         let missing = ConfigError::Missing(["shop".parse().unwrap()].into());
         let of = |slots: &[SlotStatus]| {
