@@ -17,10 +17,6 @@ use lattice::id::LatticeId;
 use output::{Format, Output, Paint};
 use std::process::ExitCode;
 
-/// Requests allocate on one thread and free on another, where the C library's allocator takes locks.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Run WebAssembly components on a set of nodes that share nothing but NATS.
 #[derive(Debug, Parser)]
 #[command(
