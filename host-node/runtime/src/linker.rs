@@ -176,7 +176,8 @@ mod tests {
             {
                 let interface = String::from_utf8(interface.into_iter().rev().collect()).unwrap();
                 let version = String::from_utf8(version).unwrap();
-                let colon = interface.find(':').unwrap();
+                // Nor is its first colon surely the name's: the one before it may have some.
+                let colon = interface.rfind(':').unwrap();
                 for start in 0..colon {
                     for end in 5..=version.len() {
                         found.insert(format!("{}@{}", &interface[start..], &version[..end]));
