@@ -39,7 +39,7 @@ const CURL: &[(&[&str], &str, &str)] = &[
     (&["--http2-prior-knowledge", "--path-as-is"], "/a/../b", "400 2 * bad-request"),
     (&["--header", "host:"], "/", "400 1.1 * bad-request"),
     (&["--header", "host: nobody.test"], "/", "404 1.1 * no-route"),
-    (&["--haproxy-protocol"], "/", "400 1.1 0 "),
+    (&["--haproxy-protocol"], "/", "400 1.1 * bad-request"),
 ];
 
 const BODY_BYTES: usize = 3_000_000;
