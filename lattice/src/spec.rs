@@ -173,6 +173,13 @@ impl WorkloadSpec {
         self.replicas > 0 || self.autoscale.is_some()
     }
 
+    /// Requests at a time in one replica. More wait there.
+    pub fn seats(&self) -> u32 {
+        let of_instances = |reuse: ReuseSpec| reuse.max_instances.saturating_mul(reuse.concurrency);
+        let instances = self.reuse.settings().map_or(u32::MAX, of_instances);
+        self.limits.concurrency.min(instances).max(1)
+    }
+
     /// The only component, where it is all that there is.
     pub fn only(&self) -> Option<&ComponentSpec> {
         match (self.components.as_slice(), self.services.as_slice()) {

@@ -1,11 +1,12 @@
 //! A host that runs nothing, slowly: replicas need their time to start, fail now and then, and need time to stop.
 
-use crate::chance::SimRng;
+use crate::{chance::SimRng, traffic::Traffic};
 use lattice::{
     Fut,
     host::{Assignment, Host, Observed},
     id::{Generation, SlotId},
     record::{Phase, failure},
+    report::HostReport,
     spec::Class,
 };
 use std::{
@@ -20,6 +21,8 @@ use tokio::{
 pub(crate) struct StubHost {
     state: Mutex<State>,
     rng: SimRng,
+    /// What its replicas have to do.
+    traffic: Traffic,
     /// For the control plane.
     changed: Notify,
     /// For [`StubHost::run`].
@@ -43,6 +46,7 @@ struct Unit {
     due: Option<Instant>,
     /// The template that failed to come up beside this one.
     failed: Option<Generation>,
+    serves_since: Option<Instant>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,8 +67,8 @@ pub(crate) struct Running {
 }
 
 impl StubHost {
-    pub(crate) fn new(rng: SimRng) -> Self {
-        Self { state: Mutex::default(), rng, changed: Notify::new(), assigned: Notify::new() }
+    pub(crate) fn new(rng: SimRng, traffic: Traffic) -> Self {
+        Self { state: Mutex::default(), rng, traffic, changed: Notify::new(), assigned: Notify::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -161,7 +165,10 @@ impl StubHost {
                     unit.phase = UnitPhase::Starting;
                     unit.due = Some(now + self.rng.millis(20, 800));
                 }
-                UnitPhase::Starting | UnitPhase::Ready => unit.phase = UnitPhase::Ready,
+                UnitPhase::Starting | UnitPhase::Ready => {
+                    unit.phase = UnitPhase::Ready;
+                    unit.serves_since = Some(now);
+                }
             }
             unit.generation = target.map_or(unit.generation, |target| target.generation);
             unit.failed = None;
@@ -177,6 +184,7 @@ impl StubHost {
                     phase: UnitPhase::Starting,
                     due: Some(now + self.rng.millis(20, 800)),
                     failed: None,
+                    serves_since: None,
                 }
             });
         }
@@ -207,6 +215,17 @@ impl Host for StubHost {
             Observed { uid: unit.uid, generation: unit.generation, phase, message, configs: Default::default() }
         };
         self.state().units.iter().map(|(slot, unit)| (slot.clone(), observed(unit))).collect()
+    }
+
+    fn report(&self) -> HostReport {
+        let state = self.state();
+        let scales = |slot: &SlotId| state.wanted.get(slot).is_some_and(|target| target.spec.autoscale.is_some());
+        let ready = state.units.iter().filter(|(slot, unit)| unit.phase == UnitPhase::Ready && scales(slot));
+        let report = |(slot, unit): (&SlotId, &Unit)| {
+            let report = self.traffic.report(slot, (unit.uid, unit.generation), unit.serves_since?);
+            Some((slot.clone(), report))
+        };
+        HostReport { slots: ready.filter_map(report).collect(), ..HostReport::default() }
     }
 
     fn changed(&self) -> Fut<'_, ()> {

@@ -5,7 +5,8 @@
 //! It must hold no logic of the services: what it runs is [`lattice_control_plane::ControlPlane`] itself.
 //!
 //! Start at [`run`]; then `chaos.rs` (what a seed makes happen), `world.rs` (what can happen), `checkers/` (what must
-//! hold), `network/` (what fails by itself). [`scenario`] plays what a file says instead.
+//! hold), `network/` (what fails by itself). [`scenario`] plays what a file says instead, [`scaling`] workloads that
+//! scale themselves.
 
 // This crate is one large test: a broken assumption of its own must end it.
 #![allow(clippy::expect_used)]
@@ -17,9 +18,11 @@ mod host;
 pub mod model;
 mod network;
 mod node;
+pub mod scaling;
 pub mod scenario;
 mod ticks;
 mod trace;
+mod traffic;
 mod world;
 
 pub use trace::Trace;
@@ -66,6 +69,8 @@ pub struct Facts {
     pub slot_writes: u64,
     /// Ticks of schedules.
     pub fired: u64,
+    /// Numbers of replicas that workloads decided on by themselves.
+    pub decisions: u64,
     /// From the end of the faults until everything asked for ran.
     pub converged_after: Option<Duration>,
 }

@@ -1,7 +1,7 @@
 //! Plays seeds and scenarios: `lattice-simulations --seed 42`, `--seeds 0..200`, `--minutes 5`, `--scenario FILE`. A
 //! violation prints how to see it again and the last things that happened, and ends with status 1.
 
-use lattice_simulations::{Options, Outcome, run, scenario};
+use lattice_simulations::{Options, Outcome, run, scaling, scenario};
 use std::{
     ops::Range,
     process::ExitCode,
@@ -16,23 +16,33 @@ use std::{
 const USAGE: &str = "\
 Plays seeded simulations of a lattice and checks its invariants.
 
-usage: lattice-simulations [--seed N | --seeds FROM..TO | --minutes M | --scenario FILE] [--faults S] [--trace]
+usage: lattice-simulations [--seed N | --seeds FROM..TO | --minutes M | --scenario FILE] [--scaling] [--faults S] [--trace]
 
   --seed N         one seed
   --seeds A..B     seeds A to B-1
   --minutes M      new seeds, from the time of day, for that long
   --scenario FILE  what a file says, such as those in simulations/scenarios/
-  --faults S       seconds of virtual time for which things go wrong [default: 60]
+  --scaling        of workloads that scale themselves, under loads that change
+  --faults S       seconds of virtual time for which things go wrong [default: 60; 120 with --scaling]
   --trace          print what happened even if all is well";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let mut words: Vec<&str> = arguments.iter().map(String::as_str).filter(|word| *word != "--trace").collect();
-    let show = words.len() != arguments.len();
-    let mut options = Options::default();
+    let mut words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut flag = |name: &str| {
+        let before = words.len();
+        words.retain(|word| *word != name);
+        words.len() != before
+    };
+    let (show, scales) = (flag("--trace"), flag("--scaling"));
+    let mut game = if scales {
+        Game { run: scaling::run, flag: " --scaling", options: scaling::OPTIONS }
+    } else {
+        Game { run, flag: "", options: Options::default() }
+    };
     if let Some(at) = words.iter().position(|word| *word == "--faults") {
         let Some(Ok(seconds)) = words.get(at + 1).map(|seconds| seconds.parse()) else { return usage() };
-        options.faults = Duration::from_secs(seconds);
+        game.options.faults = Duration::from_secs(seconds);
         words.drain(at..at + 2);
     }
     let (seeds, until) = match words[..] {
@@ -55,10 +65,19 @@ fn main() -> ExitCode {
         ["--scenario", file] => return play_file(file, show),
         _ => return usage(),
     };
-    play_seeds(seeds, until, options, show)
+    play_seeds(seeds, until, game, show)
 }
 
-fn play_seeds(seeds: Range<u64>, until: Option<Instant>, options: Options, show: bool) -> ExitCode {
+/// What is played with a seed.
+#[derive(Clone, Copy)]
+struct Game {
+    run: fn(u64, Options) -> Outcome,
+    /// What asks for it.
+    flag: &'static str,
+    options: Options,
+}
+
+fn play_seeds(seeds: Range<u64>, until: Option<Instant>, game: Game, show: bool) -> ExitCode {
     let next = AtomicU64::new(seeds.start);
     let played = Mutex::new((0_u64, 0_u64));
     let threads = thread::available_parallelism().map_or(1, usize::from);
@@ -70,9 +89,9 @@ fn play_seeds(seeds: Range<u64>, until: Option<Instant>, options: Options, show:
                     if seed >= seeds.end || until.is_some_and(|until| Instant::now() > until) {
                         return;
                     }
-                    let outcome = run(seed, options);
+                    let outcome = (game.run)(seed, game.options);
                     let mut played = played.lock().unwrap_or_else(PoisonError::into_inner);
-                    report(&outcome, options, show);
+                    report(&outcome, game, show);
                     played.0 += u64::from(outcome.violation.is_none());
                     played.1 += u64::from(outcome.violation.is_some());
                 }
@@ -124,7 +143,7 @@ fn range(text: &str) -> Option<Range<u64>> {
     Some(from.parse().ok()?..to.parse().ok()?)
 }
 
-fn report(outcome: &Outcome, options: Options, show: bool) {
+fn report(outcome: &Outcome, game: Game, show: bool) {
     let Outcome { seed, violation, trace, facts } = outcome;
     if show || violation.is_some() {
         for line in trace.lines() {
@@ -133,15 +152,16 @@ fn report(outcome: &Outcome, options: Options, show: bool) {
     }
     match violation {
         Some(violation) => {
-            let faults = options.faults.as_secs();
+            let (faults, flag) = (game.options.faults.as_secs(), game.flag);
             println!("seed {seed}: {violation}");
-            println!("again: cargo run -p lattice-simulations -- --seed {seed} --faults {faults}");
+            println!("again: cargo run -p lattice-simulations -- --seed {seed} --faults {faults}{flag}");
         }
         None => println!(
-            "seed {seed}: {} faults, {} claims, {} ticks, at rest after {:.1} s, trace {:016x}",
+            "seed {seed}: {} faults, {} claims, {} ticks, {} decisions, at rest after {:.1} s, trace {:016x}",
             facts.faults(),
             facts.claims,
             facts.fired,
+            facts.decisions,
             facts.converged_after.unwrap_or_default().as_secs_f64(),
             trace.hash()
         ),

@@ -6,8 +6,17 @@ use crate::{
     host::StubHost,
     network::{Link, Sky, Wire},
     ticks::{Fired, StubTrigger},
+    traffic::Traffic,
 };
-use lattice::{id::NodeId, record::Capacity, spec::Taint, store::Clock, testing::MemoryLattice, view::LatticeView};
+use lattice::{
+    demand::Demand,
+    id::{NodeId, WorkloadName},
+    record::Capacity,
+    spec::Taint,
+    store::Clock,
+    testing::MemoryLattice,
+    view::LatticeView,
+};
 use lattice_control_plane::{ControlPlane, ControlPlaneError, NodeOptions, Timing};
 use std::{
     collections::BTreeMap,
@@ -41,6 +50,7 @@ pub(crate) struct SimNode {
     lattice: MemoryLattice,
     gate: Arc<Gate>,
     fired: Fired,
+    traffic: Traffic,
     seed: u64,
     number: u64,
     /// Counts starts of the process.
@@ -56,6 +66,7 @@ const WAKING_UP: Duration = Duration::from_millis(200);
 struct Life {
     host: Arc<StubHost>,
     stop: CancellationToken,
+    demand: Arc<dyn Demand>,
     view: watch::Receiver<Arc<LatticeView>>,
     task: JoinHandle<Result<(), ControlPlaneError>>,
 }
@@ -93,6 +104,7 @@ impl SimNode {
             lattice: lattice.clone(),
             gate: Arc::default(),
             fired,
+            traffic: Traffic::default(),
             seed,
             number,
             lives: 0,
@@ -101,18 +113,30 @@ impl SimNode {
         }
     }
 
+    /// What its replicas have to do, from its next start on.
+    pub(crate) fn carry(&mut self, traffic: Traffic) {
+        self.traffic = traffic;
+    }
+
+    /// A request at this node finds no replica of the workload.
+    pub(crate) fn awaits(&self, workload: &WorkloadName) {
+        if let Some(life) = self.life.as_ref().filter(|_| !self.is_paused()) {
+            life.demand.awaited(workload);
+        }
+    }
+
     pub(crate) fn start(&mut self, fair: bool) {
         self.lives += 1;
         let stream = 1_000_000 * self.number + 10 * self.lives;
         let rng = Arc::new(SimRng::new(self.seed, stream));
-        let host = Arc::new(StubHost::new(SimRng::new(self.seed, stream + 1)));
+        let host = Arc::new(StubHost::new(SimRng::new(self.seed, stream + 1), self.traffic.clone()));
         if fair {
             host.be_fair();
         }
         let clock: Arc<dyn Clock> = self.clock.clone();
         let platform = self.wire.platform(&self.lattice, clock, rng);
         let control = ControlPlane::new(self.options.clone(), platform, host.clone(), Arc::new(|_, _, _| Ok(())));
-        let view = control.view();
+        let (view, demand) = (control.view(), control.demand());
         self.wire.watch(view.clone());
         let rng = SimRng::new(self.seed, stream + 2);
         let trigger = Arc::new(StubTrigger { node: self.id.clone(), fired: self.fired.clone(), rng });
@@ -129,7 +153,7 @@ impl SimNode {
             }
         };
         let task = tokio::spawn(Pausable { inner: Box::pin(process), gate: self.gate.clone() });
-        self.life = Some(Life { host, stop, view, task });
+        self.life = Some(Life { host, stop, demand, view, task });
     }
 
     /// kill -9.

@@ -179,6 +179,7 @@ impl World {
             claims: self.history.claims,
             slot_writes: self.history.slot_writes,
             fired: self.fired.count(),
+            decisions: 0,
             converged_after: None,
         }
     }

@@ -164,7 +164,7 @@ impl Scaler {
             return None; // a request brings it back
         }
         self.follow(now, replicas, awaited);
-        let load = self.load(autoscale.target, replicas);
+        let load = self.load(autoscale.target, spec.spec.seats(), replicas);
         let enough = autoscale.within(load.enough(current).max(1));
         let (up_after, down_after) = (autoscale.up_after.into(), autoscale.down_after.into());
         self.up.add(now, enough, up_after);
@@ -210,7 +210,7 @@ impl Scaler {
         heard.min().unwrap_or(now).saturating_sub(self.worked)
     }
 
-    fn load(&self, target: ScaleTarget, replicas: &BTreeMap<u32, Replica>) -> Load {
+    fn load(&self, target: ScaleTarget, seats: u32, replicas: &BTreeMap<u32, Replica>) -> Load {
         let mut load = Load::default();
         for (index, replica) in replicas {
             let average = self.tracks.get(index).and_then(Track::average);
@@ -218,7 +218,7 @@ impl Scaler {
                 (Replica::Absent, _) => {}
                 (Replica::Heard(_), Some(average)) => {
                     load.known += 1;
-                    load.permille = load.permille.saturating_add(needed(&average, target));
+                    load.permille = load.permille.saturating_add(average.needed(target, seats));
                 }
                 (Replica::Heard(_) | Replica::Unknown, _) => load.unknown += 1,
             }
@@ -259,13 +259,14 @@ impl Track {
 
     /// What was added lately, if enough is known of it. Of one that has just begun to take requests, it is what there was
     /// in all that time before, too: what it carries now was carried by others then, and counts there.
-    fn average(&self) -> Option<LoadReport> {
+    fn average(&self) -> Option<Average> {
         let (first, last) = (self.points.front()?, self.points.back()?);
         if first.load.watched < AVERAGE_MS {
             let watched = last.load.watched.max(AVERAGE_MS);
-            return Some(LoadReport { watched, ..last.load });
+            return Some(Average { load: LoadReport { watched, ..last.load }, requests: last.requests });
         }
-        last.load.since(&first.load).filter(|load| load.watched >= AVERAGE_MS_MIN)
+        let load = last.load.since(&first.load).filter(|load| load.watched >= AVERAGE_MS_MIN)?;
+        Some(Average { load, requests: last.requests.saturating_sub(first.requests) })
     }
 }
 
@@ -294,24 +295,47 @@ impl Load {
     }
 
     fn too_much(&self, autoscale: &AutoscaleSpec, current: u32) -> String {
-        let ScaleTarget::Concurrency(target) = autoscale.target;
-        let load = self.permille.saturating_mul(target.into()) / 1000;
+        let of = |target: u32| self.permille.saturating_mul(target.into()) / 1000;
+        let (load, target) = match autoscale.target {
+            ScaleTarget::Concurrency(target) => (format!("{} requests at a time", of(target)), target),
+            ScaleTarget::Requests(target) => (format!("{} requests a second", of(target)), target),
+            // In words: what counts is two things at once.
+            ScaleTarget::Queue(target) => {
+                let enough = self.permille.div_ceil(1000);
+                return format!(
+                    "requests at work and in line take {enough} replicas with queues of {target}, not {current}"
+                );
+            }
+        };
         let replicas = if current == 1 { "1 replica".to_owned() } else { format!("{current} replicas") };
-        let what = format!("{load} requests at a time on {replicas}, and {target} each are the target");
+        let what = format!("{load} on {replicas}, and {target} each are the target");
         let most = if self.enough(current) > autoscale.max { "; max allows no more" } else { "" };
         format!("{what}{most}")
     }
 }
 
-/// Replicas that an average keeps busy, in thousandths.
-fn needed(average: &LoadReport, target: ScaleTarget) -> u64 {
-    let most = u64::from(REPLICAS_MAX) * 1000;
-    let per = |sum: u64, target: u32| {
-        let whole = u128::from(average.watched.max(1)) * u128::from(target.max(1));
-        u64::try_from(u128::from(sum) * 1000 / whole).unwrap_or(most).min(most)
-    };
-    match target {
-        ScaleTarget::Concurrency(target) => per(average.busy.saturating_add(average.queued), target),
+/// What one replica had to do over some time.
+#[derive(Debug, Clone, Copy)]
+struct Average {
+    load: LoadReport,
+    requests: u64,
+}
+
+impl Average {
+    /// Replicas that it keeps busy, in thousandths.
+    fn needed(&self, target: ScaleTarget, seats: u32) -> u64 {
+        let LoadReport { watched, busy, queued } = self.load;
+        let most = u64::from(REPLICAS_MAX) * 1000;
+        // So much in all that time, where one replica is to have `target` at any moment.
+        let per = |sum: u64, target: u32| {
+            let whole = u128::from(watched.max(1)) * u128::from(target.max(1));
+            u64::try_from(u128::from(sum) * 1000 / whole).unwrap_or(most).min(most)
+        };
+        match target {
+            ScaleTarget::Concurrency(target) => per(busy.saturating_add(queued), target),
+            ScaleTarget::Requests(target) => per(self.requests.saturating_mul(1000), target),
+            ScaleTarget::Queue(target) => per(busy, seats).saturating_add(per(queued, target)),
+        }
     }
 }
 

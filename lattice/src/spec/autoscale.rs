@@ -46,12 +46,19 @@ pub struct AutoscaleSpec {
 pub enum ScaleTarget {
     /// Requests at a time, those that wait for their turn there included. At least 1.
     Concurrency(u32),
+    /// Requests that come in within a second, refused ones too. At least 1.
+    Requests(u32),
+    /// Requests that wait for their turn there. Those at work count as well, as a full replica for each that they fill: an
+    /// empty queue alone says nothing about how many replicas it takes to keep it empty. At least 1.
+    Queue(u32),
 }
 
 impl fmt::Display for ScaleTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ScaleTarget::Concurrency(target) => write!(f, "concurrency {target}"),
+            ScaleTarget::Requests(target) => write!(f, "requests {target}"),
+            ScaleTarget::Queue(target) => write!(f, "queue {target}"),
         }
     }
 }
@@ -126,7 +133,21 @@ pub(super) fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
                 "write the requests that one replica is to have at a time, such as target: {concurrency: 32}",
             );
         }
-        ScaleTarget::Concurrency(_) => {}
+        ScaleTarget::Requests(0) => {
+            return refuse(
+                "target.requests",
+                "must be at least 1".into(),
+                "write the requests that one replica is to take in a second, such as target: {requests: 100}",
+            );
+        }
+        ScaleTarget::Queue(0) => {
+            return refuse(
+                "target.queue",
+                "must be at least 1".into(),
+                "write the requests that are to wait for one replica at most, such as target: {queue: 8}",
+            );
+        }
+        ScaleTarget::Concurrency(_) | ScaleTarget::Requests(_) | ScaleTarget::Queue(_) => {}
     }
     for (field, window) in [("up-after", up_after), ("down-after", down_after), ("idle", idle.unwrap_or(IDLE_MIN))] {
         if window > WINDOW_MAX {
@@ -166,6 +187,11 @@ mod tests {
         let to_zero = parse("autoscale: {min: 0, max: 8, target: {concurrency: 5}, up-after: 10s}").unwrap();
         assert_eq!((to_zero.first(), to_zero.within(0)), (1, 0));
         assert_eq!(to_zero.idle(), Some(Duration::from_secs(300)));
+        let target =
+            |target: &str| parse(&format!("autoscale: {{max: 8, target: {target}}}")).unwrap().target.to_string();
+        for (written, shown) in [("{requests: 100}", "requests 100"), ("{queue: 3}", "queue 3")] {
+            assert_eq!(target(written), shown);
+        }
         assert_eq!(parse("autoscale: {min: 3, max: 8}").unwrap().first(), 3);
         assert_eq!(parse("autoscale: {min: 0, max: 1, idle: 20s}").unwrap().idle(), Some(Duration::from_secs(20)));
     }
@@ -178,6 +204,9 @@ mod tests {
             ("autoscale: {max: 10001}", "autoscale.max", "not between 1 and"),
             ("autoscale: {min: 3, max: 2}", "autoscale.min", "more than autoscale.max"),
             ("autoscale: {max: 2, target: {concurrency: 0}}", "autoscale.target.concurrency", "at least 1"),
+            ("autoscale: {max: 2, target: {queue: 0}}", "autoscale.target.queue", "at least 1"),
+            ("autoscale: {max: 2, target: {requests: 0}}", "autoscale.target.requests", "at least 1"),
+            ("autoscale: {max: 2, target: {requests: 5, queue: 3}}", "autoscale.target", ""),
             ("autoscale: {max: 2, target: {lag: 3}}", "autoscale.target", "is none of `concurrency`"),
             ("autoscale: {max: 2, idle: 5m}", "autoscale.idle", "always a replica"),
             ("autoscale: {min: 0, max: 2, idle: 10ms}", "autoscale.idle", "less than 1s"),

@@ -26,7 +26,7 @@ use conditions::Query;
 use lattice::{
     id::{NodeId, WorkloadName},
     record::SpecRecord,
-    spec::{HostPattern, Limits, PathMatch, Reuse, Route},
+    spec::{HostPattern, PathMatch, Route},
     view::{LatticeView, Versioned},
 };
 use paths::Paths;
@@ -205,7 +205,7 @@ impl RouteEntry {
             local_slots,
             spread: Spread {
                 near_permille: zone::near_permille(view, me, local_slots, &endpoints),
-                seats: seats(&spec.limits, &spec.reuse),
+                seats: spec.seats(),
             },
             endpoints,
         }
@@ -258,12 +258,6 @@ fn label(route: &Route, number: usize) -> Arc<str> {
         return full.into();
     }
     format!("{}{}{{routes[{number}]}}", route.host, route.path.as_str()).into()
-}
-
-/// Requests at a time in one replica, as far as the spec says.
-fn seats(limits: &Limits, reuse: &Reuse) -> u32 {
-    let instances = reuse.settings().map_or(u32::MAX, |reuse| reuse.max_instances.saturating_mul(reuse.concurrency));
-    limits.concurrency.min(instances).max(1)
 }
 
 /// The host behind its first label.

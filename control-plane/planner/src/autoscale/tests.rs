@@ -315,3 +315,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn each_target_counts_something_else() {
+    let load = LoadReport { watched: 10_000, busy: 64 * 10_000, queued: 16 * 10_000 };
+    let average = Average { load, requests: 3_000 };
+    for (target, permille) in
+        [(ScaleTarget::Concurrency(32), 2_500), (ScaleTarget::Requests(100), 3_000), (ScaleTarget::Queue(8), 3_000)]
+    {
+        assert_eq!(average.needed(target, 64), permille, "{target}");
+    }
+    let calm = Average { load: LoadReport { queued: 0, ..load }, ..average };
+    assert_eq!(calm.needed(ScaleTarget::Queue(8), 64), 1_000, "what keeps the queue empty is needed");
+    let absurd = Average { load: LoadReport { watched: 1, busy: u64::MAX, queued: u64::MAX }, requests: u64::MAX };
+    for target in [ScaleTarget::Concurrency(1), ScaleTarget::Requests(1), ScaleTarget::Queue(1)] {
+        assert!(absurd.needed(target, 1) <= 20_000_000);
+    }
+}

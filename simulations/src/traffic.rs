@@ -1,0 +1,61 @@
+//! What clients ask of workloads, and what their replicas tell of it: requests at a time, shared evenly by those that are
+//! wanted.
+
+use lattice::{
+    id::{Generation, SlotId, WorkloadName},
+    report::{LoadReport, SlotReport},
+};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::time::Instant;
+
+/// Clones are the same.
+#[derive(Clone, Default)]
+pub(crate) struct Traffic(Arc<Mutex<BTreeMap<WorkloadName, Stream>>>);
+
+#[derive(Default)]
+struct Stream {
+    /// Requests at a time, and over how many replicas: from when on.
+    shares: Vec<(Instant, u64, u64)>,
+}
+
+impl Traffic {
+    fn streams(&self) -> MutexGuard<'_, BTreeMap<WorkloadName, Stream>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on so many requests at a time are shared by so many replicas.
+    pub(crate) fn set(&self, workload: &WorkloadName, requests: u64, replicas: u64) {
+        let mut streams = self.streams();
+        let shares = &mut streams.entry(workload.clone()).or_default().shares;
+        if shares.last().is_none_or(|(_, before, over)| (*before, *over) != (requests, replicas)) {
+            shares.push((Instant::now(), requests, replicas));
+        }
+    }
+
+    /// What a replica counted since it began to take requests.
+    pub(crate) fn report(&self, slot: &SlotId, of: (uuid::Uuid, Generation), since: Instant) -> SlotReport {
+        let (streams, now) = (self.streams(), Instant::now());
+        let mut report = SlotReport::new(of.0, of.1);
+        let mut load = LoadReport { watched: millis(since, now), ..LoadReport::default() };
+        let shares = streams.get(&slot.workload).map(|stream| stream.shares.as_slice()).unwrap_or_default();
+        for (i, (begin, requests, replicas)) in shares.iter().enumerate() {
+            let end = shares.get(i + 1).map_or(now, |(next, ..)| *next);
+            let of_all = (*replicas).max(1);
+            let own = requests / of_all + u64::from(u64::from(slot.index) < requests % of_all);
+            load.busy += own * millis((*begin).max(since), end);
+            if end == now {
+                report.in_flight = own;
+            }
+        }
+        report.requests = load.busy / 100;
+        report.load = Some(load);
+        report
+    }
+}
+
+fn millis(from: Instant, to: Instant) -> u64 {
+    u64::try_from(to.saturating_duration_since(from).as_millis()).unwrap_or(u64::MAX)
+}
