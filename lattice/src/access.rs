@@ -18,7 +18,7 @@ pub struct Access {
     /// Without the query, which may hold secrets.
     pub path: String,
     pub protocol: Version,
-    /// None where the client went away before there was one.
+    /// None where the client went away before there was one, or where an HTTP/2 stream was reset in its place.
     pub status: Option<u16>,
     /// Of the bodies, as far as they came.
     pub request_bytes: u64,

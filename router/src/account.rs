@@ -242,7 +242,15 @@ impl Drop for Account {
 }
 
 /// A request was refused of which nothing is known but who sent it: its head could not be read.
-pub(crate) fn note_unheard(books: &Books<'_>, metrics: &Metrics, client: &Client, error: &RouteError) {
+/// `status`: where it was answered; it is counted like one that was.
+pub(crate) fn note_unheard(
+    books: &Books<'_>,
+    metrics: &Metrics,
+    client: &Client,
+    version: Version,
+    error: &RouteError,
+    status: Option<StatusCode>,
+) {
     metrics.count_request(None, error.status(), Path::None, Duration::ZERO);
     let Some(log) = books.access_log else { return };
     log.log(Access {
@@ -251,12 +259,12 @@ pub(crate) fn note_unheard(books: &Books<'_>, metrics: &Metrics, client: &Client
         method: Method::from_bytes(b"-").unwrap_or_default(),
         host: String::new(),
         path: String::new(),
-        protocol: Version::HTTP_11,
-        status: Some(error.status().as_u16()),
+        protocol: version,
+        status: status.map(|status| status.as_u16()),
         request_bytes: 0,
         response_bytes: 0,
         duration: Duration::ZERO,
-        head: Some(Duration::ZERO),
+        head: status.map(|_| Duration::ZERO),
         workload: None,
         route: None,
         node: None,

@@ -4,7 +4,9 @@
 mod activity;
 mod bodies;
 mod framing;
+mod preface;
 mod rarely;
+mod refusals;
 mod socket;
 mod unheard;
 
@@ -22,16 +24,22 @@ use bodies::{Paced, Watched};
 use http::{Version, header::TRANSFER_ENCODING};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use hyper::{body::Incoming, service::service_fn};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::conn::auto,
+    server::graceful::GracefulConnection,
 };
 use lattice::{
     http::{BodyError, empty},
     store::Clock,
 };
+use preface::Rewound;
 use rarely::Rarely;
+use refusals::{Refusals, Tapped};
 use socket::{Notes, Socket};
 use std::{
     convert::Infallible,
@@ -132,39 +140,43 @@ pub(crate) async fn serve(
     connections.wait().await;
 }
 
-/// How a client chose its version of HTTP.
+/// What a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Speaks {
     Http1,
     Http2,
-    /// Its first bytes tell.
-    Either,
 }
 
-/// hyper's settings, for one connection: its streams are its own.
-fn builder(options: &RouterOptions, speaks: Speaks, activity: &Activity) -> auto::Builder<Streams> {
-    let header_bytes = options.header_bytes_max.clamp(8 * 1024, 1 << 20);
-    let mut builder = auto::Builder::new(Streams(activity.clone()));
+fn header_bytes(options: &RouterOptions) -> usize {
+    options.header_bytes_max.clamp(8 * 1024, 1 << 20)
+}
+
+/// hyper's settings.
+fn http1(options: &RouterOptions) -> http1::Builder {
+    let mut builder = http1::Builder::new();
     builder
-        .http1()
         // hyper would set a timer for each head; the connection's own limits are in [`Ends::wait`].
         .header_read_timeout(None)
         .max_headers(options.headers_max)
-        .max_buf_size(header_bytes)
-        .http2()
+        // The buffer alone is no limit of a head: what it has room for beyond that is used too.
+        .max_header_size(header_bytes(options))
+        .max_buf_size(header_bytes(options));
+    builder
+}
+
+/// The same for one connection: its streams are its own.
+fn http2(options: &RouterOptions, activity: &Activity) -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(Streams(activity.clone()));
+    builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(H2_STREAMS_MAX)
         .initial_stream_window_size(H2_STREAM_BYTES)
         .initial_connection_window_size(H2_CONNECTION_BYTES)
         .max_send_buf_size(H2_SEND_BYTES)
-        .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(header_bytes(options)).unwrap_or(u32::MAX))
         .keep_alive_interval(H2_PING_AFTER)
         .keep_alive_timeout(H2_PING_TIMEOUT);
-    match speaks {
-        Speaks::Http1 => builder.http1_only(),
-        Speaks::Http2 => builder.http2_only(),
-        Speaks::Either => builder,
-    }
+    builder
 }
 
 /// What a connection ends by, beside its client.
@@ -197,7 +209,6 @@ impl Ends {
 
     /// Waits for a reason to end the connection: at first for its first head, then for a lapse of its client.
     async fn wait(&self, activity: &Activity, clock: &dyn Clock) -> End {
-        // hyper waits for the first bytes, which tell HTTP/1 from HTTP/2, without a limit of its own.
         tokio::select! {
             biased;
             () = self.cut.cancelled() => return End::Now,
@@ -238,13 +249,27 @@ async fn connection(
     // Small responses must not wait for an acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
     let client = router.client(peer);
-    let Some(tls) = tls else { return talk(router, stream, Speaks::Either, peer, client, ends).await };
+    let Some(tls) = tls else {
+        let Some((speaks, stream)) = begins(&router, stream, &ends).await else { return };
+        return talk(router, stream, speaks, peer, client, ends).await;
+    };
     // Boxed: what a handshake needs is not for the life of the connection, and connections without TLS have none.
     let Some(stream) = Box::pin(handshake(&router, &tls, stream, peer, &ends)).await else { return };
     let session = stream.get_ref().1;
     let speaks = if session.alpn_protocol() == Some(b"h2") { Speaks::Http2 } else { Speaks::Http1 };
     let client = client.over_tls(secured(session));
-    Box::pin(talk(router, stream, speaks, peer, client, ends)).await;
+    Box::pin(talk(router, Rewound::fresh(stream), speaks, peer, client, ends)).await;
+}
+
+/// Without TLS the first bytes tell what a client speaks.
+async fn begins(router: &Router, stream: TcpStream, ends: &Ends) -> Option<(Speaks, Rewound<TcpStream>)> {
+    tokio::select! {
+        biased;
+        () = ends.cut.cancelled() => None,
+        () = ends.stop.cancelled() => None,
+        told = preface::told(stream) => told.ok(),
+        () = ends.late(&**router.clock()) => None,
+    }
 }
 
 async fn handshake(
@@ -278,25 +303,22 @@ async fn handshake(
 }
 
 /// Serve HTTP on a connection until it ends.
-async fn talk<S>(router: Router, stream: S, speaks: Speaks, peer: SocketAddr, client: Client, ends: Ends)
+async fn talk<S>(router: Router, stream: Rewound<S>, speaks: Speaks, peer: SocketAddr, client: Client, ends: Ends)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let clock = router.clock().clone();
     let activity = Activity::new(clock.clone(), Patience::new(router.options()), router.metrics().clone());
     let notes = Notes::new();
-    let builder = builder(router.options(), speaks, &activity);
     let serves = Arc::new((router, client));
-    let unheard = Unheard::new(serves.clone(), activity.clone());
-    let socket = Socket::new(stream, notes.clone(), unheard, clock.clone());
-    let watch = activity.clone();
+    let (serves_each, watch, heard) = (serves.clone(), activity.clone(), notes.clone());
     let service = service_fn(move |request: http::Request<Incoming>| {
-        let (serves, open) = (serves.clone(), watch.begin());
+        let (serves, open) = (serves_each.clone(), watch.begin());
         let is_http1 = request.version() <= Version::HTTP_11;
-        notes.set_heard(open.number());
+        heard.set_heard(open.number());
         let is_doubtful =
-            is_http1 && request.headers().contains_key(TRANSFER_ENCODING) && notes.is_doubtful(open.number());
-        let unread = (is_http1 && !request.body().is_end_stream()).then(|| notes.clone());
+            is_http1 && request.headers().contains_key(TRANSFER_ENCODING) && heard.is_doubtful(open.number());
+        let unread = (is_http1 && !request.body().is_end_stream()).then(|| heard.clone());
         async move {
             let mut request = request.map(|body| match body.is_end_stream() {
                 true => empty(),
@@ -314,11 +336,32 @@ where
             Ok::<_, Infallible>(response.map(|body| Watched::new(body, open)))
         }
     });
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(socket), service));
+    let options = serves.0.options();
+    match speaks {
+        Speaks::Http1 => {
+            let unheard = Unheard::new(serves.clone(), activity.clone());
+            let socket = Socket::new(stream, notes, unheard, clock.clone());
+            let serving = http1(options).serve_connection(TokioIo::new(socket), service);
+            until_over(serving, peer, &ends, &activity, &*clock).await;
+        }
+        Speaks::Http2 => {
+            let refusals = Refusals::new(serves.clone(), activity.clone());
+            let serving =
+                http2(options, &activity).serve_connection(TokioIo::new(Tapped::new(stream, refusals)), service);
+            until_over(serving, peer, &ends, &activity, &*clock).await;
+        }
+    }
+}
+
+async fn until_over<C>(serving: C, peer: SocketAddr, ends: &Ends, activity: &Activity, clock: &dyn Clock)
+where
+    C: GracefulConnection<Error = hyper::Error>,
+{
+    let mut serving = pin!(serving);
     let ended = tokio::select! {
         biased;
         ended = &mut serving => ended,
-        end = Rarely::new(ends.wait(&activity, &*clock)) => {
+        end = Rarely::new(ends.wait(activity, clock)) => {
             if end == End::Now {
                 tracing::debug!(%peer, "a connection is cut");
                 return;
@@ -327,7 +370,7 @@ where
             tokio::select! {
                 biased;
                 ended = &mut serving => ended,
-                () = Rarely::new(ends.wait_ending(&activity)) => {
+                () = Rarely::new(ends.wait_ending(activity)) => {
                     tracing::debug!(%peer, "a connection is cut while it ends");
                     return;
                 }
@@ -335,6 +378,7 @@ where
         }
     };
     if let Err(error) = ended {
+        let error: &dyn std::error::Error = &error;
         tracing::debug!(%peer, error, "a connection ended early");
     }
 }

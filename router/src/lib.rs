@@ -50,7 +50,7 @@ use crate::{
     target::Target,
 };
 use http::{
-    HeaderMap, HeaderValue, Method, Uri,
+    HeaderMap, HeaderValue, Method, StatusCode, Uri, Version,
     header::{EXPECT, SET_COOKIE},
     uri,
     uri::{PathAndQuery, Scheme},
@@ -323,9 +323,15 @@ impl Router {
         response.map(|body| Answer::new(Pieces::new(body), account, place, up))
     }
 
-    /// hyper refused a request of which it handed over nothing.
-    pub(crate) fn refused_unheard(&self, client: &Client, error: &RouteError) {
-        account::note_unheard(&self.0.books(), &self.0.metrics, client, error);
+    /// hyper refused a request of which it handed over nothing. `status`: where it answered.
+    pub(crate) fn refused_unheard(
+        &self,
+        client: &Client,
+        version: Version,
+        error: &RouteError,
+        status: Option<StatusCode>,
+    ) {
+        account::note_unheard(&self.0.books(), &self.0.metrics, client, version, error, status);
     }
 
     /// Requests from clients that are not answered in full.

@@ -10,6 +10,7 @@ use crate::{
     error::{HEADER_ERROR, RouteError},
     headers::Client,
 };
+use http::Version;
 use std::sync::Arc;
 
 pub(super) struct Unheard {
@@ -37,7 +38,7 @@ impl Unheard {
             return None;
         }
         let (router, client) = &*self.serves;
-        router.refused_unheard(client, &error);
+        router.refused_unheard(client, Version::HTTP_11, &error, Some(error.status()));
         Some(with_error(answer, error.code()))
     }
 }

@@ -2,28 +2,28 @@
 
 use super::*;
 
-const END_STREAM: u8 = 0x1;
-const END_HEADERS: u8 = 0x4;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
+pub(super) const END_STREAM: u8 = 0x1;
+pub(super) const END_HEADERS: u8 = 0x4;
+pub(super) const HEADERS: u8 = 1;
+pub(super) const RST_STREAM: u8 = 3;
+pub(super) const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
+pub(super) const CONTINUATION: u8 = 9;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// RFC 7541 §6.2.2: literals without indexing, and without Huffman.
-fn fields(lines: &[(&str, &str)]) -> Vec<u8> {
+pub(super) fn fields(lines: &[(&str, &str)]) -> Vec<u8> {
     let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
     lines.iter().flat_map(|(name, value)| [vec![0], text(name), text(value)].concat()).collect()
 }
 
-async fn open(port: &Port) -> TcpStream {
+pub(super) async fn open(port: &Port) -> TcpStream {
     let mut stream = port.connect().await;
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
     stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
@@ -48,7 +48,7 @@ pub(super) fn get(id: u32, host: &str) -> Vec<u8> {
 }
 
 /// The next frame: kind, stream, payload. Nothing where the connection is closed.
-async fn next(stream: &mut TcpStream) -> Option<(u8, u32, Vec<u8>)> {
+pub(super) async fn next(stream: &mut TcpStream) -> Option<(u8, u32, Vec<u8>)> {
     let read = async {
         let mut head = [0; 9];
         stream.read_exact(&mut head).await.ok()?;

@@ -2,6 +2,7 @@
 //! `docs/ingress.md` that says what is refused is here.
 
 mod h2;
+mod heads;
 mod slow;
 mod tls;
 
