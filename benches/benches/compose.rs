@@ -9,6 +9,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use lattice::{
     http::Request,
     id::{ComponentName, Digest, WorkloadName},
+    trace::TraceContext,
 };
 use lattice_benches::Pairs;
 use lattice_runtime::{
@@ -38,7 +39,7 @@ const CALLS: [(&str, u32); 10] = [
 struct Silent;
 
 impl LogSink for Silent {
-    fn line(&self, _: Option<u64>, _: LogStream, _: &str) {}
+    fn line(&self, _: Option<u64>, _: LogStream, _: Option<TraceContext>, _: &str) {}
 }
 
 struct Bench {

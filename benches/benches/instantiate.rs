@@ -11,6 +11,7 @@ use http_body_util::BodyExt as _;
 use lattice::{
     http::Request,
     id::{Digest, WorkloadName},
+    trace::TraceContext,
 };
 use lattice_benches::{Pairs, processes::workspace};
 use lattice_runtime::{Limits, LogSink, LogStream, Reuse, Runtime, RuntimeOptions, Unit, UnitConfig};
@@ -26,7 +27,7 @@ const GUESTS: [&str; 5] = ["hello-http02", "hello-http03", "hello-c", "hello-js"
 struct Silent;
 
 impl LogSink for Silent {
-    fn line(&self, _: Option<u64>, _: LogStream, _: &str) {}
+    fn line(&self, _: Option<u64>, _: LogStream, _: Option<TraceContext>, _: &str) {}
 }
 
 struct Bench {

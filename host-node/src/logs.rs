@@ -11,6 +11,7 @@ use lattice::{
     limits::LOG_LINES_KEPT,
     store::{Message, Platform},
     subject::{self, Topic, WorkloadVerb},
+    trace::TraceContext,
 };
 use lattice_runtime::LogSink;
 use std::{
@@ -230,7 +231,7 @@ struct Sink {
 }
 
 impl LogSink for Sink {
-    fn line(&self, instance: Option<u64>, stream: lattice_runtime::LogStream, line: &str) {
+    fn line(&self, instance: Option<u64>, stream: lattice_runtime::LogStream, trace: Option<TraceContext>, line: &str) {
         let SlotId { workload, index } = self.slot.clone();
         let line = Arc::new(LogLine {
             workload,
@@ -242,9 +243,13 @@ impl LogSink for Sink {
                 lattice_runtime::LogStream::Stderr => LogStream::Stderr,
             },
             time: rfc3339(self.logs.platform.clock.unix_ms()),
+            trace_id: trace.map(|context| format!("{:032x}", context.trace)),
+            // What is not recorded has no span of the guest: this one is the client's.
+            span_id: trace.filter(|context| context.sampled).map(|context| format!("{:016x}", context.span)),
             line: line.to_owned(),
         });
-        tracing::debug!(target: "guest", slot = %self.slot, instance, "{}", line.line);
+        let (trace_id, span_id) = (line.trace_id.as_deref(), line.span_id.as_deref());
+        tracing::debug!(target: "guest", slot = %self.slot, instance, trace_id, span_id, "{}", line.line);
         if let Some(also) = &self.logs.also {
             also.line(&line);
         }
@@ -271,6 +276,8 @@ mod tests {
             instance: Some(1),
             stream: LogStream::Stdout,
             time: rfc3339(at),
+            trace_id: None,
+            span_id: None,
             line: text.to_owned(),
         })
     }

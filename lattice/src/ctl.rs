@@ -472,6 +472,13 @@ pub struct LogLine {
     pub stream: LogStream,
     /// RFC 3339.
     pub time: String,
+    /// The trace of the request that the instance was at: 32 hexadecimal digits. None where it was at several or at none,
+    /// and for services.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
+    /// Of that trace the span of the guest, where the trace is recorded: 16 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub span_id: Option<String>,
     pub line: String,
 }
 

@@ -57,6 +57,13 @@ impl TraceContext {
 
     /// Write it into the headers of a request.
     pub fn inject(&self, headers: &mut HeaderMap) {
+        if let Some(value) = self.to_value() {
+            headers.insert(TRACEPARENT, value);
+        }
+    }
+
+    /// The value of `traceparent`.
+    pub fn to_value(&self) -> Option<HeaderValue> {
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
         let (high, low) = ((self.trace >> 64) as u64, self.trace as u64);
         for (from, number) in [(3, high), (19, low), (36, self.span)] {
@@ -67,9 +74,7 @@ impl TraceContext {
         if let (true, Some(flags)) = (self.sampled, text.last_mut()) {
             *flags = b'1';
         }
-        if let Ok(value) = HeaderValue::from_bytes(&text) {
-            headers.insert(TRACEPARENT, value);
-        }
+        HeaderValue::from_bytes(&text).ok()
     }
 }
 
@@ -182,8 +187,19 @@ impl Tracer {
 
     /// A span within what the request with these headers is a part of, if that is recorded.
     pub fn within(&self, headers: &HeaderMap, kind: SpanKind, name: impl Into<Cow<'static, str>>) -> Option<OpenSpan> {
+        self.0.as_ref()?;
+        self.under(headers.get(TRACEPARENT)?, kind, name)
+    }
+
+    /// The same of what has this `traceparent`.
+    pub fn under(
+        &self,
+        traceparent: &HeaderValue,
+        kind: SpanKind,
+        name: impl Into<Cow<'static, str>>,
+    ) -> Option<OpenSpan> {
         let recorder = self.0.as_ref()?;
-        let value = headers.get(TRACEPARENT)?.as_bytes();
+        let value = traceparent.as_bytes();
         // Most are not, and that shows in one digit.
         if value.get(CONTEXT_BYTES - 1).is_none_or(|flags| flags & 1 == 0) {
             return None;

@@ -12,6 +12,7 @@ use lattice::{
     http::{BodyError, CallError, Instances, Request, Response, full},
     id::{Digest, LatticeId, WorkloadName},
     spec::Grants,
+    trace::TraceContext,
 };
 use lattice_benches::{wires::Wires, world};
 use lattice_nats::{SystemClock, SystemRng};
@@ -169,5 +170,5 @@ async fn runtime_alone(address: SocketAddr, wasm: PathBuf) {
 struct NoLogs;
 
 impl LogSink for NoLogs {
-    fn line(&self, _: Option<u64>, _: LogStream, _: &str) {}
+    fn line(&self, _: Option<u64>, _: LogStream, _: Option<TraceContext>, _: &str) {}
 }

@@ -299,6 +299,6 @@ mod runtime {
     struct NoLogs;
 
     impl LogSink for NoLogs {
-        fn line(&self, _: Option<u64>, _: LogStream, _: &str) {}
+        fn line(&self, _: Option<u64>, _: LogStream, _: Option<lattice::trace::TraceContext>, _: &str) {}
     }
 }

@@ -106,6 +106,8 @@ mod tests {
             instance: Some(3),
             stream: LogStream::Stderr,
             time: "1970-01-01T00:00:01.000Z".into(),
+            trace_id: None,
+            span_id: None,
             line: "a\tb\x1b[2J\u{7}\u{9b}c".into(),
         };
         assert_eq!(render(&line, Paint::off()), "1970-01-01T00:00:01.000Z hello.2#3 n1  a\tb[2Jc");

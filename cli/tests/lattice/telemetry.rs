@@ -232,6 +232,95 @@ async fn metrics_and_logs_arrive_as_they_are_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_guest_prints_and_the_parts_that_it_calls_are_in_the_trace() {
+    let receiver = Receiver::start().await;
+    let environment = environment(&receiver.url());
+    let mut lattice = Lattice::start_on(Server::start().await, "default", 0).await;
+    lattice.launch_node_with("n1", &["--label", "pin=a"], &borrowed(&environment));
+    lattice.launch_node_with("n2", &["--label", "pin=b"], &borrowed(&environment));
+    lattice.all_ready().await;
+    let api = lattice.api().await;
+    let n1 = lattice.node("n1");
+    for (name, guest) in [("prints02", "hello-http02"), ("prints03", "hello-http03")] {
+        let mut asked = spec(name, api.upload(guest).await, 1);
+        asked["placement"] = json!({ "require": ["pin == b"] });
+        api.put(&asked).await.unwrap();
+        let host = format!("{name}.test");
+        n1.answers(&host, "/", (200, "")).await;
+        let (trace, answer) = traced(n1, &host, 11, true, &[]).await;
+        assert_eq!((answer.status, answer.node()), (200, "n2"), "{answer:?}");
+        let guest = eventually("the guest's span is there", PATIENCE, async || {
+            let of_this: Vec<_> = receiver.spans(&trace).into_iter().filter(|span| span.name == "guest").collect();
+            of_this.into_iter().find(|span| attribute(span, "lattice.workload") == name).ok_or("none")
+        });
+        let guest = guest.await;
+        eventually("the line is a record of that span", PATIENCE, async || {
+            let records = receiver.records();
+            let mut lines =
+                records.iter().filter(|record| record.attributes.get("lattice.workload").is_some_and(|w| w == name));
+            let line = lines.find(|record| record.trace == trace).ok_or_else(|| format!("{records:?}"))?;
+            assert_eq!((&line.span, line.body.starts_with("request ")), (&guest.id, true), "{line:?}");
+            Ok::<_, String>(())
+        })
+        .await;
+        // The same to who asks the nodes; and a request that is not recorded has its trace, but no span.
+        let (unrecorded, _) = traced(n1, &host, 12, false, &[]).await;
+        let lines = eventually("the lines are in the log", PATIENCE, async || {
+            let lines = lattice.cli_ok(&["logs", name, "-o", "json"]).await;
+            if lines.contains(&unrecorded) { Ok(lines) } else { Err(lines) }
+        });
+        let lines = lines.await;
+        let of = |trace: &str| -> Value {
+            let line = lines.lines().find(|line| line.contains(trace)).unwrap_or_else(|| panic!("{trace} in {lines}"));
+            serde_json::from_str(line).unwrap()
+        };
+        assert_eq!((&of(&trace)["span-id"], &of(&trace)["node"]), (&json!(guest.id), &json!("n2")));
+        assert_eq!(of(&unrecorded).get("span-id"), None, "{lines}");
+    }
+
+    let (caller, part) = (api.upload("part-caller").await.to_string(), api.upload("part").await.to_string());
+    let (visits, tally) = (api.upload("visits").await.to_string(), api.upload("tally").await.to_string());
+    let with_part = |name: &str, settings: Value| {
+        let mut part = json!({ "name": "part", "source": part });
+        part.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+        json!({
+            "name": name, "components": [{ "name": "caller", "source": caller }, part],
+            "http": { "routes": [{ "host": format!("{name}.test") }] },
+        })
+    };
+    let with_service = json!({
+        "name": "serves", "components": [{ "name": "visits", "source": visits }],
+        "services": [{ "name": "tally", "source": tally }],
+        "http": { "routes": [{ "host": "serves.test" }] },
+    });
+    for (number, (role, part, path, spec)) in [
+        ("lazy", "part", "/upper/word", with_part("lazily", json!({ "lazy": true }))),
+        ("isolated", "part", "/upper/word", with_part("apart", json!({ "isolate": true }))),
+        ("service", "tally", "/ann", with_service),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        api.put(&spec).await.unwrap();
+        let host = format!("{}.test", spec["name"].as_str().unwrap());
+        n1.answers(&host, path, (200, "")).await;
+        let trace = format!("{:032x}", 0xabce_0000_0000_0000_0000_0000_0000_0000 | number as u128);
+        let context = format!("00-{trace}-00f067aa0ba902b7-01");
+        let headers = [("traceparent", context.as_str())];
+        http::send(&n1.http(), Method::GET, &host, path, &headers, http::empty()).await.unwrap();
+        eventually("the call is a part of the guest's work", PATIENCE, async || {
+            let spans = receiver.spans(&trace);
+            let (guest, call) = (one(&spans, "guest")?, one(&spans, &format!("part {part}"))?);
+            assert_eq!((&call.parent, call.kind, call.status), (&guest.id, 1, 0), "{spans:#?}");
+            assert_eq!((attribute(call, "lattice.part"), attribute(call, "lattice.part.role")), (part, role));
+            assert!(guest.start <= call.start && call.end <= guest.end, "{spans:#?}");
+            Ok::<_, String>(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn telemetry_that_nobody_takes_costs_a_warning_and_no_request() {
     // It listens, and takes nothing: the worst that a receiver can do.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

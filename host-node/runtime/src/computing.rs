@@ -486,7 +486,7 @@ mod tests {
     struct Silent;
 
     impl crate::LogSink for Silent {
-        fn line(&self, _: Option<u64>, _: crate::LogStream, _: &str) {}
+        fn line(&self, _: Option<u64>, _: crate::LogStream, _: Option<lattice::trace::TraceContext>, _: &str) {}
     }
 
     /// One sample tells nothing, some in a row do, and a while without any makes up for it.

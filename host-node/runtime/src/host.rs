@@ -8,12 +8,13 @@ use crate::{
     identity::Identity,
     inherited::{Answering, Inherited},
     limits::{CpuMeter, Limits, MemoryLimiter},
-    logs::GuestLog,
+    logs::{At, Beside, GuestLog},
     network::{Network, Polled, Sockets},
     parts::Parts,
     unit::Blueprint,
     volumes::Descriptors,
 };
+use lattice::trace::TRACEPARENT;
 use std::sync::{Arc, LazyLock, Weak, atomic::Ordering::Relaxed};
 use wasmtime::{
     Store, StoreContextMut,
@@ -53,6 +54,8 @@ pub(crate) struct Host {
     pub(crate) parts: Weak<Parts>,
     /// Its store ends now.
     pub(crate) over: Over,
+    /// For its log.
+    at: Arc<At>,
     wasi: WasiCtx,
     descriptors: Descriptors,
     http: WasiHttpCtx,
@@ -63,6 +66,7 @@ pub(crate) struct Host {
 pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>) -> wasmtime::Result<Store<Host>> {
     let ordinal = blueprint.ordinals.fetch_add(1, Relaxed) + 1;
     let books = Sockets::new(blueprint.network.clone());
+    let at = Arc::<At>::default();
     let mut wasi = WasiCtx::builder();
     wasi.allow_blocking_current_thread(false)
         .max_random_size(RANDOM_BYTES_MAX)
@@ -70,8 +74,8 @@ pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>) -> wasmtime::Re
         .allow_udp(true)
         .allow_ip_name_lookup(false) // names are looked up by our own
         .socket_addr_check(books.check())
-        .stdout(GuestLog::new(&blueprint.logs, ordinal, crate::LogStream::Stdout))
-        .stderr(GuestLog::new(&blueprint.logs, ordinal, crate::LogStream::Stderr))
+        .stdout(GuestLog::new(&blueprint.logs, &at, ordinal, crate::LogStream::Stdout))
+        .stderr(GuestLog::new(&blueprint.logs, &at, ordinal, crate::LogStream::Stderr))
         .arg(blueprint.config.workload.as_str());
     if let Some(stdin) = &blueprint.stdin {
         wasi.stdin(stdin.clone());
@@ -99,12 +103,13 @@ pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>) -> wasmtime::Re
         identity: Identity { workload: blueprint.config.workload.clone(), replica: blueprint.config.replica },
         parts: blueprint.parts.clone(),
         over: Over::default(),
+        at,
         wasi: wasi.build(),
         descriptors: blueprint.volumes.descriptors(),
         http,
         hooks: Hooks {
             network: blueprint.network.clone(),
-            inherits: blueprint.network.sends() || blueprint.parts.upgrade().is_some_and(|parts| parts.send()),
+            inherits: blueprint.network.sends() || blueprint.parts.upgrade().is_some_and(|parts| !parts.is_empty()),
             answering: Answering::default(),
             polled: Polled::default(),
         },
@@ -135,8 +140,9 @@ impl Host {
         self.hooks.inherits.then(|| Inherited::of(headers, exchange, self.limits.wall))
     }
 
-    /// What the guest sends from now on belongs to this request.
+    /// What the guest sends and prints from now on belongs to this request.
     pub(crate) fn answering(&mut self, headers: &http::HeaderMap, exchange: &Arc<Shared>) {
+        self.at.one(headers.get(TRACEPARENT).cloned());
         if let Some(inherited) = self.inherited(headers, exchange) {
             self.hooks.answering.one(inherited);
         }
@@ -149,8 +155,14 @@ impl Host {
         }
     }
 
+    /// It is at this request beside others, for its log.
+    pub(crate) fn at_beside(&self, headers: &http::HeaderMap) -> Beside {
+        self.at.beside(headers.get(TRACEPARENT).cloned())
+    }
+
     /// The same of a part, which is called for that request from here on.
     pub(crate) fn called_for(&mut self, inherited: Inherited) {
+        self.at.one(inherited.traceparent().cloned());
         self.hooks.answering.one(inherited);
     }
 
@@ -190,7 +202,7 @@ impl WasiHttpView for Host {
 
 struct Hooks {
     network: Arc<Network>,
-    /// It sends requests, or calls parts that do.
+    /// It sends requests or calls parts, which are a part of the request's trace.
     inherits: bool,
     answering: Answering,
     polled: Polled,

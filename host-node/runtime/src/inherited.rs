@@ -5,8 +5,11 @@
 //! call stack says whose work it is at; what a guest does for nobody's request takes over nothing.
 
 use crate::exchange::Shared;
-use http::{HeaderMap, HeaderName, HeaderValue};
-use lattice::mesh::HEADER_HOPS;
+use http::{HeaderMap, HeaderValue};
+use lattice::{
+    mesh::HEADER_HOPS,
+    trace::{OpenSpan, TRACEPARENT, TRACESTATE},
+};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Weak},
@@ -14,10 +17,6 @@ use std::{
 };
 use tokio::time::Instant;
 use wasmtime::component::GuestTaskId;
-
-/// W3C Trace Context: which trace a request belongs to, and what vendors add to that.
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Of one request that is being answered.
 #[derive(Clone, Default)]
@@ -46,6 +45,16 @@ impl Inherited {
             hops: hops.unwrap_or(0),
             time: Some(Time { limit, deadline: Instant::now().checked_add(limit), exchange: Arc::downgrade(exchange) }),
         }
+    }
+
+    /// Which trace it belongs to, and below which span.
+    pub(crate) fn traceparent(&self) -> Option<&HeaderValue> {
+        self.trace.as_ref()
+    }
+
+    /// What is asked for on account of it is a part of this span.
+    pub(crate) fn within(&mut self, span: &OpenSpan) {
+        self.trace = span.context().to_value();
     }
 
     /// Put a request into the same trace, unless the guest says which one it belongs to.
@@ -112,6 +121,7 @@ impl Answering {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::HeaderName;
 
     #[test]
     fn a_request_without_a_trace_takes_over_the_one_that_is_answered() {

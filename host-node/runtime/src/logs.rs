@@ -6,6 +6,8 @@ use crate::{
     tally::{Limit, Tally},
 };
 use bytes::Bytes;
+use http::HeaderValue;
+use lattice::trace::TraceContext;
 use std::{
     fmt, io,
     pin::Pin,
@@ -26,8 +28,9 @@ pub(crate) const LINES_PER_SECOND_MAX: u32 = 1000;
 
 /// Takes what the guests of a unit print. It is called from within the guest's own call, so it must not block.
 pub trait LogSink: Send + Sync + 'static {
-    /// One line, without its end. `instance` counts the unit's instances from 1; lines about the unit have none.
-    fn line(&self, instance: Option<u64>, stream: LogStream, line: &str);
+    /// One line, without its end. `instance` counts the unit's instances from 1; lines about the unit have none. `trace`:
+    /// of the request that the instance was at, as its guest saw it.
+    fn line(&self, instance: Option<u64>, stream: LogStream, trace: Option<TraceContext>, line: &str);
 }
 
 /// Where a guest printed a line.
@@ -64,7 +67,7 @@ impl LogGate {
         Arc::new(Self { sink, tally, window: Mutex::new(Window { start: Instant::now(), lines: 0, dropped: 0 }) })
     }
 
-    fn line(&self, instance: u64, stream: LogStream, line: &str) {
+    fn line(&self, instance: u64, stream: LogStream, trace: Option<TraceContext>, line: &str) {
         self.tell_dropped(Instant::now());
         let admitted = {
             let mut window = lock(&self.window);
@@ -82,7 +85,7 @@ impl LogGate {
             admitted
         };
         if admitted {
-            self.sink.line(Some(instance), stream, line);
+            self.sink.line(Some(instance), stream, trace, line);
         }
     }
 
@@ -100,8 +103,59 @@ impl LogGate {
         };
         if dropped > 0 {
             let text = format!("[{dropped} lines dropped: more than {LINES_PER_SECOND_MAX} in a second]");
-            self.sink.line(None, LogStream::Stderr, &text);
+            self.sink.line(None, LogStream::Stderr, None, &text);
         }
+    }
+}
+
+/// What an instance is at when it prints, as far as that can be told: from within a print nothing says whose work it is,
+/// so only where there is one request.
+#[derive(Default)]
+pub(crate) struct At(Mutex<Requests>);
+
+#[derive(Default)]
+struct Requests {
+    /// The `traceparent` of each.
+    traces: Vec<(u64, Option<HeaderValue>)>,
+    last: u64,
+}
+
+impl At {
+    /// From now on, and until the next one, it is at this request alone.
+    pub(crate) fn one(&self, trace: Option<HeaderValue>) {
+        let mut requests = lock(&self.0);
+        requests.traces.clear();
+        requests.traces.push((0, trace));
+    }
+
+    /// It is at this request beside others, until that is dropped.
+    pub(crate) fn beside(self: &Arc<Self>, trace: Option<HeaderValue>) -> Beside {
+        let mut requests = lock(&self.0);
+        requests.last += 1;
+        let number = requests.last;
+        // One that it was at alone is over.
+        requests.traces.retain(|(number, _)| *number != 0);
+        requests.traces.push((number, trace));
+        Beside { at: self.clone(), number }
+    }
+
+    fn trace(&self) -> Option<TraceContext> {
+        match lock(&self.0).traces.as_slice() {
+            [(_, Some(trace))] => TraceContext::parse(trace.as_bytes()),
+            _ => None,
+        }
+    }
+}
+
+/// A request that an instance is at.
+pub(crate) struct Beside {
+    at: Arc<At>,
+    number: u64,
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        lock(&self.at.0).traces.retain(|(number, _)| *number != self.number);
     }
 }
 
@@ -111,6 +165,7 @@ pub(crate) struct GuestLog(Arc<Mutex<Lines>>);
 
 struct Lines {
     gate: Arc<LogGate>,
+    at: Arc<At>,
     instance: u64,
     stream: LogStream,
     /// The line so far, at most [`LINE_BYTES_MAX`].
@@ -120,8 +175,9 @@ struct Lines {
 }
 
 impl GuestLog {
-    pub(crate) fn new(gate: &Arc<LogGate>, instance: u64, stream: LogStream) -> Self {
-        Self(Arc::new(Mutex::new(Lines { gate: gate.clone(), instance, stream, line: Vec::new(), cut: false })))
+    pub(crate) fn new(gate: &Arc<LogGate>, at: &Arc<At>, instance: u64, stream: LogStream) -> Self {
+        let (gate, at) = (gate.clone(), at.clone());
+        Self(Arc::new(Mutex::new(Lines { gate, at, instance, stream, line: Vec::new(), cut: false })))
     }
 
     fn print(&self, bytes: &[u8]) {
@@ -151,7 +207,7 @@ impl Lines {
         if std::mem::take(&mut self.cut) {
             text.push_str(" …[cut]");
         }
-        self.gate.line(self.instance, self.stream, &text);
+        self.gate.line(self.instance, self.stream, self.at.trace(), &text);
     }
 }
 
@@ -223,14 +279,14 @@ mod tests {
     struct Kept(Mutex<Vec<String>>);
 
     impl LogSink for Kept {
-        fn line(&self, _: Option<u64>, _: LogStream, line: &str) {
+        fn line(&self, _: Option<u64>, _: LogStream, _: Option<TraceContext>, line: &str) {
             self.0.lock().unwrap().push(line.to_owned());
         }
     }
 
     fn printed(parts: &[&[u8]]) -> Vec<String> {
         let kept = Arc::new(Kept::default());
-        let log = GuestLog::new(&LogGate::new(kept.clone(), Arc::default()), 1, LogStream::Stdout);
+        let log = GuestLog::new(&LogGate::new(kept.clone(), Arc::default()), &Arc::default(), 1, LogStream::Stdout);
         for part in parts {
             log.print(part);
         }
@@ -253,11 +309,32 @@ mod tests {
     }
 
     #[test]
+    fn a_line_has_a_trace_where_there_is_one_request() {
+        let at = Arc::<At>::default();
+        let trace = |number: u64| HeaderValue::from_str(&format!("00-{number:032x}-00f067aa0ba902b7-01")).ok();
+        let told = || at.trace().map(|context| context.trace);
+        assert_eq!(told(), None);
+        at.one(trace(1));
+        assert_eq!(told(), Some(1));
+        at.one(None);
+        assert_eq!(told(), None);
+        at.one(trace(2));
+        let first = at.beside(trace(3));
+        assert_eq!(told(), Some(3), "the one before is over");
+        let second = at.beside(trace(4));
+        assert_eq!(told(), None, "whose line it is can't be told");
+        drop(first);
+        assert_eq!(told(), Some(4));
+        drop(second);
+        assert_eq!(told(), None);
+    }
+
+    #[test]
     fn a_flood_is_dropped_and_counted() {
         let kept = Arc::new(Kept::default());
         let tally = Arc::<Tally>::default();
         let gate = LogGate::new(kept.clone(), tally.clone());
-        let log = GuestLog::new(&gate, 1, LogStream::Stdout);
+        let log = GuestLog::new(&gate, &Arc::default(), 1, LogStream::Stdout);
         // Frozen time: the window cannot end by itself within the loop below on any machine.
         lock(&gate.window).start = Instant::now() + Duration::from_secs(3600);
         for _ in 0..LINES_PER_SECOND_MAX + 7 {

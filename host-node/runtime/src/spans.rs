@@ -1,7 +1,11 @@
 //! What a unit tells of a request in a trace: how long it waited for its turn, what the guest did, and what the guest asked
 //! for outside. Only of requests whose trace is recorded; the others cost a look.
 
-use crate::unit::{Inner, UnitConfig};
+use crate::{
+    inherited::Inherited,
+    parts::Running,
+    unit::{Inner, UnitConfig},
+};
 use http::{HeaderMap, Request, Response, Uri, header};
 use lattice::trace::{OpenSpan, SpanKind, Tracer};
 use wasmtime_wasi_http::Error;
@@ -19,6 +23,22 @@ pub(crate) fn guest<B>(unit: &Inner, request: &mut Request<B>) -> Option<OpenSpa
     span.set("lattice.replica", u64::from(*replica));
     span.set("lattice.component.digest", unit.blueprint.component.digest().to_string());
     span.inject(request.headers_mut());
+    Some(span)
+}
+
+/// A call of a part, its wait for a turn included: what that one asks for and calls is a part of it. Ends with the call.
+pub(crate) fn call(part: &Running, inherited: &mut Inherited) -> Option<OpenSpan> {
+    let tracer = part.maker.tracer();
+    if !tracer.is_on() {
+        return None;
+    }
+    let mut span = tracer.under(inherited.traceparent()?, SpanKind::Internal, format!("part {}", part.name))?;
+    let UnitConfig { workload, replica, .. } = &part.maker.blueprint.config;
+    span.set("lattice.workload", workload.to_string());
+    span.set("lattice.replica", u64::from(*replica));
+    span.set("lattice.part", part.name.to_string());
+    span.set("lattice.part.role", part.role.as_str());
+    inherited.within(&span);
     Some(span)
 }
 

@@ -182,6 +182,12 @@ impl GuestLines for Writer {
             record.add_attribute("log.iostream", stream);
             record.add_attribute("lattice.workload", line.workload.to_string());
             record.add_attribute("lattice.replica", i64::from(line.replica));
+            let trace = line.trace_id.as_deref().and_then(|id| TraceId::from_hex(id).ok());
+            let span = line.span_id.as_deref().and_then(|id| SpanId::from_hex(id).ok());
+            if let Some(trace) = trace {
+                let flags = TraceFlags::default().with_sampled(span.is_some());
+                record.set_trace_context(trace, span.unwrap_or(SpanId::INVALID), Some(flags));
+            }
             if let Some(instance) = line.instance {
                 record.add_attribute("lattice.instance", i64::try_from(instance).unwrap_or(i64::MAX));
             }

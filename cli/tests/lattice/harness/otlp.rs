@@ -52,6 +52,7 @@ pub struct Record {
     pub body: String,
     pub attributes: Attributes,
     pub trace: String,
+    pub span: String,
 }
 
 #[derive(Debug, Default)]
@@ -211,6 +212,7 @@ impl Received {
                     body: record.messages(5)?.first().map(Message::any).unwrap_or_default(),
                     attributes: record.attributes(6)?,
                     trace: hex(record.bytes(9)),
+                    span: hex(record.bytes(10)),
                 });
             }
             Ok(())

@@ -57,7 +57,7 @@ impl Denials {
             line.push_str(&format!(" ({more} more were denied since the last line about it)"));
         }
         tracing::warn!(replica = self.name, "{line}");
-        self.logs.line(None, LogStream::Stderr, &format!("lattice: {line}"));
+        self.logs.line(None, LogStream::Stderr, None, &format!("lattice: {line}"));
     }
 }
 
@@ -68,7 +68,7 @@ mod tests {
     #[derive(Default)]
     struct Lines(Mutex<Vec<String>>);
     impl LogSink for Lines {
-        fn line(&self, _: Option<u64>, _: LogStream, line: &str) {
+        fn line(&self, _: Option<u64>, _: LogStream, _: Option<lattice::trace::TraceContext>, line: &str) {
             self.0.lock().unwrap().push(line.to_owned());
         }
     }

@@ -15,7 +15,7 @@ mod supervision;
 pub(crate) use assemble::Target;
 pub use assemble::{Assembly, EdgeError};
 pub(crate) use notice::StopNotice;
-pub(crate) use running::{PartCall, PartError, PartFault, PartStreams, Parts};
+pub(crate) use running::{PartCall, PartError, PartFault, PartStreams, Parts, Running};
 pub use supervision::Restart;
 
 use crate::load::Component;
@@ -73,6 +73,16 @@ pub enum PartRole {
     Lazy { idle: Duration },
     /// The same, with one instance that is made at the start and kept.
     Isolated,
+}
+
+impl PartRole {
+    pub(crate) fn as_str(&self) -> &'static str {
+        match self {
+            PartRole::Service { .. } => "service",
+            PartRole::Lazy { .. } => "lazy",
+            PartRole::Isolated => "isolated",
+        }
+    }
 }
 
 /// A call that the host links.

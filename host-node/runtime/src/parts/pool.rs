@@ -18,6 +18,7 @@ use crate::{
     unit::{Blueprint, UnitConfig},
     volumes::Volumes,
 };
+use lattice::trace::Tracer;
 use std::{
     sync::{
         Arc, Mutex, Weak,
@@ -123,6 +124,10 @@ impl Maker {
         };
         let (live, created) = (Arc::default(), AtomicU64::new(0));
         Some(Self { blueprint, assembly: assembly.clone(), at, runtime: runtime.clone(), live, created })
+    }
+
+    pub(crate) fn tracer(&self) -> &Tracer {
+        self.runtime.tracer()
     }
 
     /// Where the node has no room, idle instances of any unit or part go.

@@ -21,6 +21,8 @@ use crate::{
     load::Runtime,
     lock,
     network::Network,
+    spans,
+    tally::FailureKind,
     unit::{Blueprint, UnitConfig},
     volumes::Volumes,
 };
@@ -59,6 +61,18 @@ pub(crate) enum PartFault {
     Streams,
     /// A service that is not there now.
     Down { state: PartState, last_error: Option<String> },
+}
+
+impl PartFault {
+    /// A word of a closed set.
+    fn kind(&self) -> &'static str {
+        match self {
+            PartFault::Failed(failure) => FailureKind::of(failure).map_or("cancelled", FailureKind::as_str),
+            PartFault::Busy => "busy",
+            PartFault::Streams => "streams",
+            PartFault::Down { .. } => "down",
+        }
+    }
 }
 
 impl PartError {
@@ -167,9 +181,8 @@ impl Parts {
         self.pipes.clone().try_acquire_owned().ok()
     }
 
-    /// Whether requests of any of them may leave.
-    pub(crate) fn send(&self) -> bool {
-        self.parts.iter().any(|part| part.maker.blueprint.network.sends())
+    pub(crate) fn is_empty(&self) -> bool {
+        self.parts.is_empty()
     }
 
     pub(crate) fn stats(&self) -> Vec<PartStats> {
@@ -413,8 +426,9 @@ impl PartCall {
     }
 
     /// On the caller's own task, which waits for it. Answers with the values, now those of the results.
-    pub(crate) async fn run(self, values: Box<dyn Values>) -> wasmtime::Result<Box<dyn Values>> {
+    pub(crate) async fn run(mut self, values: Box<dyn Values>) -> wasmtime::Result<Box<dyn Values>> {
         let part = self.part.clone();
+        let span = spans::call(&part, &mut self.inherited);
         let result = match &part.kind {
             Kind::ByCall(idle) => self.by_call(idle, values).await,
             Kind::Service(service) => {
@@ -422,6 +436,9 @@ impl PartCall {
                 service::call(&part, service, (self.function, values), self.inherited, self.meter).await
             }
         };
+        if let (Some(mut span), Err(fault)) = (span, &result) {
+            span.fail(fault.kind());
+        }
         part.outcome(result)
     }
 

@@ -250,7 +250,10 @@ async fn one(
     request: http::Request<RequestBody>,
 ) -> wasmtime::Result<()> {
     let exchange = &ticket.exchange;
-    let inherited = accessor.with(|mut store| store.data_mut().inherited(request.headers(), exchange));
+    let (inherited, _at) = accessor.with(|mut store| {
+        let host = store.data_mut();
+        (host.inherited(request.headers(), exchange), host.at_beside(request.headers()))
+    });
     let (request, sent) = exchange03::take_in(accessor, request)?;
     let handle = guest.wasi_http_handler().func_handle();
     let call = accessor.with(|store| handle.start_call_concurrent(store, (request,)))?;

@@ -28,6 +28,7 @@ use lattice::{
     http::{Body, CallError, Request},
     id::{Digest, WorkloadName},
     spec::Grants,
+    trace::TraceContext,
 };
 use lattice_runtime::{
     Assembly, Component, Limits, LogSink, LogStream, Reuse, Runtime, RuntimeOptions, Unit, UnitConfig,
@@ -79,7 +80,7 @@ fn faults(version: &str) -> &'static str {
 struct Kept(Mutex<Vec<(Option<u64>, LogStream, String)>>);
 
 impl LogSink for Kept {
-    fn line(&self, instance: Option<u64>, stream: LogStream, line: &str) {
+    fn line(&self, instance: Option<u64>, stream: LogStream, _: Option<TraceContext>, line: &str) {
         self.0.lock().unwrap().push((instance, stream, line.to_owned()));
     }
 }
