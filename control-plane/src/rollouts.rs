@@ -152,7 +152,7 @@ impl Rollouts {
 }
 
 fn told(rollout: &Rollout) -> (EventKind, String) {
-    let Rollout { template, below, message, .. } = rollout;
+    let Rollout { template, below, weight, message, .. } = rollout;
     match rollout.state {
         RolloutState::Done => (EventKind::RolloutDone, format!("every replica runs generation {template}")),
         RolloutState::Stalled => {
@@ -160,7 +160,8 @@ fn told(rollout: &Rollout) -> (EventKind, String) {
             (EventKind::RolloutStalled, format!("generation {template} does not go on: {why}"))
         }
         RolloutState::Progressing | RolloutState::Paused => {
-            (EventKind::RolloutProgressed, format!("replicas below {below} may run generation {template}"))
+            let share = weight.map_or_else(String::new, |weight| format!(", and it gets {weight} % of the requests"));
+            (EventKind::RolloutProgressed, format!("replicas below {below} may run generation {template}{share}"))
         }
     }
 }

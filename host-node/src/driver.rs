@@ -294,8 +294,8 @@ impl Driver {
             }
             Effect::Watch(id) => self.watch(slot, id),
             Effect::Serve(id) => {
-                let Some(unit) = state.units.get(&id).and_then(|state| state.unit.as_ref()) else { return };
-                self.ready.set(slot, Some(unit));
+                let Some(UnitState { of: (_, template), unit: Some(unit), .. }) = state.units.get(&id) else { return };
+                self.ready.set(slot, Some((*template, unit)));
                 let now = self.platform.clock.now();
                 self.change(slot, id, |state| state.ready_since = state.ready_since.or(Some(now)));
                 self.watch(slot, id);

@@ -1,11 +1,22 @@
 //! The units that take requests now, by workload. Read on each request, replaced on each change.
 
 use arc_swap::ArcSwap;
-use lattice::id::{SlotId, WorkloadName};
+use lattice::{
+    id::{Generation, SlotId, WorkloadName},
+    record::Among,
+};
 use lattice_runtime::Unit;
 use std::{collections::BTreeMap, sync::Arc};
 
-type ByWorkload = BTreeMap<WorkloadName, Vec<(SlotId, Arc<Unit>)>>;
+type ByWorkload = BTreeMap<WorkloadName, Vec<Ready>>;
+
+#[derive(Clone)]
+struct Ready {
+    slot: SlotId,
+    /// What it runs.
+    template: Generation,
+    unit: Arc<Unit>,
+}
 
 #[derive(Default)]
 pub(crate) struct ReadyUnits {
@@ -13,23 +24,26 @@ pub(crate) struct ReadyUnits {
 }
 
 impl ReadyUnits {
-    /// The least busy ready unit of a workload.
-    pub(crate) fn pick(&self, workload: &WorkloadName) -> Option<Arc<Unit>> {
+    /// The least busy ready unit of a workload, or of those of its units that may answer.
+    pub(crate) fn pick(&self, workload: &WorkloadName, among: Option<Among>) -> Option<Arc<Unit>> {
         let units = self.units.load();
-        let ready = units.get(workload)?.iter().filter(|(_, unit)| unit.is_ready());
+        let may_answer = |of: &&Ready| of.unit.is_ready() && among.is_none_or(|among| among.has(of.template));
+        let mut ready = units.get(workload)?.iter().filter(may_answer).map(|of| &of.unit);
         match ready.clone().nth(1) {
-            None => ready.map(|(_, unit)| unit.clone()).next(),
-            Some(_) => ready.min_by_key(|(_, unit)| unit.load()).map(|(_, unit)| unit.clone()),
+            None => ready.next().cloned(),
+            Some(_) => ready.min_by_key(|unit| unit.load()).cloned(),
         }
     }
 
-    /// From now on the slot is served by this unit, or by none.
-    pub(crate) fn set(&self, slot: &SlotId, unit: Option<&Arc<Unit>>) {
+    /// From now on the slot is served by this unit, which runs this template, or by none.
+    pub(crate) fn set(&self, slot: &SlotId, unit: Option<(Generation, &Arc<Unit>)>) {
         self.units.rcu(|before| {
             let mut units = ByWorkload::clone(before);
             let of_workload = units.entry(slot.workload.clone()).or_default();
-            of_workload.retain(|(other, _)| other != slot);
-            of_workload.extend(unit.map(|unit| (slot.clone(), unit.clone())));
+            of_workload.retain(|other| other.slot != *slot);
+            let ready =
+                |(template, unit): (Generation, &Arc<Unit>)| Ready { slot: slot.clone(), template, unit: unit.clone() };
+            of_workload.extend(unit.map(ready));
             if of_workload.is_empty() {
                 units.remove(&slot.workload);
             }
@@ -38,6 +52,6 @@ impl ReadyUnits {
     }
 
     pub(crate) fn all(&self) -> Vec<(SlotId, Arc<Unit>)> {
-        self.units.load().values().flatten().cloned().collect()
+        self.units.load().values().flatten().map(|of| (of.slot.clone(), of.unit.clone())).collect()
     }
 }

@@ -26,6 +26,7 @@ use lattice::{
     http::{CallError, Instances, Request, Response},
     id::{Digest, LatticeId, NodeId, SlotId, WorkloadName},
     mesh::Mesh,
+    record::Among,
     report::HostReport,
     store::Platform,
     trace::Tracer,
@@ -205,17 +206,38 @@ impl Host for HostNode {
 
 impl Instances for HostNode {
     fn is_ready(&self, workload: &WorkloadName) -> bool {
-        self.units.pick(workload).is_some()
+        self.units.pick(workload, None).is_some()
     }
 
     fn has_room(&self, workload: &WorkloadName) -> bool {
-        self.units.pick(workload).is_some_and(|unit| unit.has_room())
+        self.units.pick(workload, None).is_some_and(|unit| unit.has_room())
     }
 
     fn call(&self, workload: &WorkloadName, request: Request) -> Fut<'static, Result<Response, CallError>> {
-        match self.units.pick(workload) {
-            Some(unit) => Box::pin(unit.call(request)),
-            None => Box::pin(std::future::ready(Err(CallError::NotHere))),
-        }
+        call(self.units.pick(workload, None), request)
+    }
+
+    fn is_ready_among(&self, workload: &WorkloadName, among: Among) -> bool {
+        self.units.pick(workload, Some(among)).is_some()
+    }
+
+    fn has_room_among(&self, workload: &WorkloadName, among: Among) -> bool {
+        self.units.pick(workload, Some(among)).is_some_and(|unit| unit.has_room())
+    }
+
+    fn call_among(
+        &self,
+        workload: &WorkloadName,
+        among: Among,
+        request: Request,
+    ) -> Fut<'static, Result<Response, CallError>> {
+        call(self.units.pick(workload, Some(among)), request)
+    }
+}
+
+fn call(unit: Option<Arc<lattice_runtime::Unit>>, request: Request) -> Fut<'static, Result<Response, CallError>> {
+    match unit {
+        Some(unit) => Box::pin(unit.call(request)),
+        None => Box::pin(std::future::ready(Err(CallError::NotHere))),
     }
 }

@@ -1,10 +1,14 @@
 //! What the router and the host node say to each other about HTTP. The router never learns what a component is; the
 //! host node never learns what a route is. Both see a request, a response, and why there is none.
 
-use crate::{Fut, id::WorkloadName};
+use crate::{Fut, id::WorkloadName, record::Among};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
 use std::time::Duration;
+
+/// On the way to another node: which replicas may answer ([`Among`]), where not all of the workload's may. Only the lattice
+/// sets it: a client's own is taken away, and no component sees it.
+pub const HEADER_AMONG: &str = "lattice-among";
 
 /// A streamed body with trailers.
 pub type Body = UnsyncBoxBody<Bytes, BodyError>;
@@ -75,4 +79,27 @@ pub trait Instances: Send + Sync + 'static {
     /// Hand a request to a ready instance. The response's body may still be streaming when this returns. Dropping the
     /// future or the response's body cancels the exchange.
     fn call(&self, workload: &WorkloadName, request: Request) -> Fut<'static, Result<Response, CallError>>;
+
+    /// As [`Instances::is_ready`], of instances that run what is asked for. By default instances are not told apart.
+    fn is_ready_among(&self, workload: &WorkloadName, among: Among) -> bool {
+        let _ = among;
+        self.is_ready(workload)
+    }
+
+    /// As [`Instances::has_room`].
+    fn has_room_among(&self, workload: &WorkloadName, among: Among) -> bool {
+        let _ = among;
+        self.has_room(workload)
+    }
+
+    /// As [`Instances::call`]; [`CallError::NotHere`] where instances of the workload run something else only.
+    fn call_among(
+        &self,
+        workload: &WorkloadName,
+        among: Among,
+        request: Request,
+    ) -> Fut<'static, Result<Response, CallError>> {
+        let _ = among;
+        self.call(workload, request)
+    }
 }

@@ -6,11 +6,13 @@ mod config;
 mod rollout;
 mod scale;
 mod ticks;
+mod weights;
 
 pub use config::{ConfigRecord, ConfigStamp, check_entries};
 pub use rollout::{Aborted, Left, Rollout, RolloutState, failure};
 pub use scale::Scale;
 pub use ticks::{Firing, Outcome, Settled, Ticks};
+pub use weights::{Among, Weighed};
 
 use crate::{
     id::{ConfigName, Digest, Generation, Incarnation, NodeId, SlotId, WorkloadName},
@@ -27,7 +29,7 @@ use std::collections::BTreeMap;
 
 /// The newest schema that this version reads, with all before. Nodes of several versions share a store while they are
 /// upgraded, so a record says the least schema that reads it, not the newest that its writer knows.
-pub const SCHEMA: u32 = 4;
+pub const SCHEMA: u32 = 5;
 
 /// Why bytes are not a record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -514,6 +516,9 @@ mod tests {
         assert_eq!(schema("", "placement: {require: [zone == a]}"), 1);
         assert_eq!(schema("", "rollout: {max-surge: 25%}"), 1, "the default");
         assert_eq!(schema("", "rollout: {max-surge: 1}"), 4);
+        assert_eq!(schema("", "rollout: {steps: [{replicas: 1}]}"), 4);
+        assert_eq!(schema("", "replicas: 2\nrollout: {steps: [{weight: 5}]}"), 5);
+        assert_eq!(schema("", "replicas: 2\nrollout: {steps: [{replicas: 1, weight: 5}]}"), 5);
         for placement in ["require: [cores > 8]", "daemon: true", "priority: 1", "spread: [{over: zone}]"] {
             assert_eq!(schema("", &format!("placement: {{{placement}}}")), 3, "{placement}");
         }

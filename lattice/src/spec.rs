@@ -5,6 +5,7 @@
 
 mod autoscale;
 mod callers;
+mod canary;
 mod config;
 mod cron;
 mod disruption;

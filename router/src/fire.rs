@@ -98,6 +98,7 @@ impl Router {
             target,
             rewritten: None,
             roll: 0,
+            lot: None,
             bound: None,
             headers,
             body: Source::new(empty()),

@@ -8,6 +8,7 @@ use http::{
     header::{CONNECTION, EXPECT, Entry, FORWARDED, HOST, TE},
 };
 use lattice::{
+    http::HEADER_AMONG,
     id::WorkloadName,
     mesh::{HEADER_CALLER, HEADER_HOPS},
     trigger::{HEADER_SCHEDULE, HEADER_TICK},
@@ -39,7 +40,7 @@ pub(crate) const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-for
 pub(crate) const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 
 /// What only the lattice says of a request.
-const OURS: [&str; 4] = [HEADER_SCHEDULE, HEADER_TICK, HEADER_CALLER, HEADER_HOPS];
+const OURS: [&str; 5] = [HEADER_SCHEDULE, HEADER_TICK, HEADER_CALLER, HEADER_HOPS, HEADER_AMONG];
 
 /// A block of addresses, written `10.0.0.0/8`, `::1` or `192.0.2.7`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -332,6 +333,7 @@ mod tests {
             (HEADER_TICK, "2026-11-22T14:00:00Z"),
             (HEADER_CALLER, "shop"),
             (HEADER_HOPS, "0"),
+            (HEADER_AMONG, "7"),
         ];
         let client = Client::new("::ffff:9.9.9.9".parse().unwrap(), false);
         let mut headers = map(&sent);

@@ -6,6 +6,7 @@
 
 mod account;
 mod body;
+mod callee;
 mod cors;
 mod dispatch;
 mod error;
@@ -35,6 +36,7 @@ pub use tls::{Tls, TlsError, TlsOptions};
 use crate::{
     account::{Account, Answer, Books},
     body::{Holding, Limited, Pieces, Source},
+    callee::Callee,
     cors::{Granted, Preflight},
     dispatch::{SMALL_BODY_BYTES_MAX, local, peers::Peers, remote::Remote, until},
     error::RouteError,
@@ -62,7 +64,7 @@ use lattice::{
     demand::Demand,
     frame::RequestHead,
     http::{Instances, Request, Response},
-    id::{LatticeId, NodeId, WorkloadName},
+    id::{LatticeId, NodeId},
     report::Reports,
     store::{Bus, BusError, Clock, Connection, Rng},
     trace::Tracer,
@@ -205,6 +207,8 @@ struct Outbound {
     rewritten: Option<PathAndQuery>,
     /// Decides who of those that share a route answers.
     roll: u64,
+    /// Decides what the replica runs that answers, where that matters; drawn once that is known.
+    lot: Option<u64>,
     /// Binds the client to a node.
     bound: Option<u64>,
     headers: HeaderMap,
@@ -419,7 +423,8 @@ impl Inner {
         let scheme = if https { Scheme::HTTPS } else { Scheme::HTTP };
         let body = if expects { Source::on_demand(body) } else { Source::new(body) };
         let bound = bond.key;
-        let outbound = Outbound { method, scheme, target, rewritten, roll, bound, headers, body, timeout: None };
+        let outbound =
+            Outbound { method, scheme, target, rewritten, roll, lot: None, bound, headers, body, timeout: None };
         let mut response = self.send(outbound, held.clone(), started, account).await?;
         if let Some(cookie) = bond.set_cookie {
             response.headers_mut().append(SET_COOKIE, cookie);
@@ -446,9 +451,15 @@ impl Inner {
         let mut failed = false;
         // Workloads that share the route and whose endpoints were all asked in vain.
         let mut in_vain = Vec::new();
+        // Parts of a workload's replicas of which the same is true.
+        let mut parts_in_vain = Vec::new();
         let mut round = started;
         loop {
-            let route = held.share(request.roll, &in_vain);
+            let shared = held.share(request.roll, &in_vain);
+            if shared.weights.is_some() && request.lot.is_none() {
+                request.lot = Some(request.bound.unwrap_or_else(|| self.rng.u64()));
+            }
+            let route = shared.weigh(request.lot.unwrap_or_default(), &parts_in_vain);
             if !held.shares.is_empty() {
                 account.routed(&self.metrics, route);
             }
@@ -470,7 +481,7 @@ impl Inner {
                 }
                 let path = if *endpoint == self.options.node { Path::Local } else { Path::Remote };
                 account.goes(|| self.clock.now(), path);
-                let unanswered = match self.attempt(endpoint, &route.workload, policy, &mut request, deadline).await {
+                let unanswered = match self.attempt(endpoint, Callee::of(route), policy, &mut request, deadline).await {
                     Ok(response) => {
                         let (seen, intact) = (maybe_ran + 1, request.body.is_intact());
                         let is_due = policy.may_repeat(response.status(), &request.method, intact, seen);
@@ -513,6 +524,10 @@ impl Inner {
             if failed || matches!(last, RouteError::Overloaded { .. }) {
                 return Err(last);
             }
+            if let Some(part) = route.among.filter(|part| !parts_in_vain.contains(part)) {
+                parts_in_vain.push(part);
+                continue;
+            }
             self.surroundings.awaited(&route.workload);
             if !held.shares.is_empty() && !in_vain.contains(&route.workload) {
                 in_vain.push(route.workload.clone());
@@ -551,21 +566,22 @@ impl Inner {
     fn pick<'a>(&'a self, route: &'a RouteEntry, bound: Option<u64>, tried: &[NodeId]) -> Option<&'a NodeId> {
         let me = &self.options.node;
         let is_new = !tried.contains(me);
+        let (callee, instances) = (Callee::of(route), &*self.instances);
         if route.endpoints.is_empty() {
-            return (is_new && self.instances.is_ready(&route.workload)).then_some(me);
+            return (is_new && callee.is_ready(instances)).then_some(me);
         }
         if let Some(key) = bound {
-            let here = is_new && self.instances.is_ready(&route.workload);
+            let here = is_new && callee.is_ready(instances);
             let here = here.then_some((me, route.local_slots.max(1)));
             if let Some(node) = self.peers.pick_bound(route, tried, self.clock.now(), key, here) {
                 return Some(node);
             }
         }
-        let has_room = is_new && self.instances.has_room(&route.workload);
+        let has_room = is_new && callee.has_room(instances);
         if has_room && !self.peers.know_of_failures_here() {
             return Some(me);
         }
-        let is_here = is_new && self.instances.is_ready(&route.workload);
+        let is_here = is_new && callee.is_ready(instances);
         let here = is_here.then_some(Here { node: me, has_room });
         self.peers.choose(route, tried, self.clock.now(), self.rng.u64(), here)
     }
@@ -573,12 +589,13 @@ impl Inner {
     async fn attempt(
         &self,
         endpoint: &NodeId,
-        workload: &WorkloadName,
+        callee: Callee<'_>,
         policy: Policy<'_>,
         request: &mut Outbound,
         deadline: Duration,
     ) -> Result<Response, Unanswered> {
         let is_here = *endpoint == self.options.node;
+        let workload = callee.workload;
         // Before its body is read, so that nobody is asked for one in vain.
         if !is_here && self.bus.connection() == Connection::Down {
             return Err(Unanswered::nothing_ran(RouteError::Unreachable));
@@ -594,11 +611,12 @@ impl Inner {
         if is_here {
             let request = request.to_request().ok_or_else(bad_target)?;
             let trial = self.peers.begin_here(workload, || self.clock.now());
-            let answer = local::send(&*self.instances, &*self.clock, workload, request, deadline, &self.failures).await;
+            let answer = local::send(&*self.instances, &*self.clock, callee, request, deadline, &self.failures).await;
             self.peers.learn_here(workload, || self.clock.now(), &answer);
             drop(trial);
             return answer;
         }
+        callee.say(&mut request.headers);
         // Lent to the exchange, which drops them with the frame that they travel in.
         let headers = Arc::new(std::mem::take(&mut request.headers));
         let mut head = RequestHead {
@@ -614,6 +632,9 @@ impl Inner {
         // Boxed: most requests are answered here, and each would carry the room for this one.
         let answer = Box::pin(self.remote.send(endpoint, head, &request.body, deadline)).await;
         request.headers = Arc::unwrap_or_clone(headers);
+        if callee.among.is_some() {
+            callee::unsay(&mut request.headers);
+        }
         if let (Err(unanswered), Some(hop)) = (&answer, &mut hop) {
             hop.fail(unanswered.error.code());
         }

@@ -103,6 +103,7 @@ impl Inner {
             target,
             rewritten: None,
             roll: 0,
+            lot: None,
             bound: None,
             headers,
             body: Source::new(body),

@@ -2,6 +2,7 @@
 
 use crate::{
     Router, RouterOptions,
+    callee::{self, Callee},
     dispatch::{
         drive::{Drive, Turn, Wire},
         exchanges::{Exchanges, Inbound},
@@ -20,7 +21,7 @@ use http::{Uri, uri};
 use lattice::{
     exchange::{Config, Exchange, Opened, Responder, refuse},
     frame::{RequestHead, Reset, ResetCode, ResponseHead},
-    http::{CallError, Request, empty},
+    http::{CallError, HEADER_AMONG, Request, empty},
     limits::{MESSAGE_BYTES_MAX, one_line},
     store::{BusError, Message},
     subject::{Topic, is_reply_subject},
@@ -149,6 +150,10 @@ async fn answer(router: &Router, mut drive: Box<Drive<Responder>>, mut head: Req
         let reset = Reset::new(ResetCode::NotHere, "the workload does not let this one call it").with_nothing_ran();
         return drive.reset(reset).await;
     }
+    let Some(among) = callee::heed(&mut head.headers) else {
+        let text = format!("{HEADER_AMONG} can't be read");
+        return drive.reset(Reset::new(ResetCode::ProtocolError, text).with_nothing_ran()).await;
+    };
     let RouterOptions { tracer, lattice, node, .. } = router.options();
     let mut arrival = trace::arrival(tracer, &mut head, lattice, node);
     let body = match drive.take_whole() {
@@ -160,7 +165,7 @@ async fn answer(router: &Router, mut drive: Box<Drive<Responder>>, mut head: Req
         let reset = Reset::new(ResetCode::ProtocolError, "the head is not a request").with_nothing_ran();
         return drive.reset(reset).await;
     };
-    let mut call = router.instances().call(&workload, request);
+    let mut call = Callee { workload: &workload, among }.call(&**router.instances(), request);
     let response = loop {
         tokio::select! {
             biased;

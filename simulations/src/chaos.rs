@@ -258,7 +258,11 @@ impl Chaos {
             min_ready: units::Millis(rng.between(0, 2) * 500),
             deadline: units::Millis(20_000),
             steps: match rng.happens(300) {
-                true => vec![RolloutStep { replicas: portion("50%"), pause: Some(units::Millis(3_000)) }],
+                true => vec![RolloutStep {
+                    replicas: Some(portion("50%")),
+                    weight: None,
+                    pause: Some(units::Millis(3_000)),
+                }],
                 false => Vec::new(),
             },
             ..RolloutSpec::default()

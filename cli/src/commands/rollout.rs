@@ -292,7 +292,15 @@ mod tests {
     #[test]
     fn a_rollout_says_itself_when_it_is_over() {
         let ready = || vec![slot(0, Some(Phase::Ready), 2)];
-        let of = |state| RolloutStatus { state, stable: Generation(1), below: 1, updated: 1, step: 0, message: None };
+        let of = |state| RolloutStatus {
+            state,
+            stable: Generation(1),
+            below: 1,
+            updated: 1,
+            step: 0,
+            weight: None,
+            message: None,
+        };
         for (state, verdict) in [
             (RolloutState::Progressing, Verdict::Underway),
             (RolloutState::Paused, Verdict::Paused),

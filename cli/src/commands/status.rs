@@ -238,7 +238,7 @@ fn conditions_table(conditions: &[Condition]) -> Table {
 
 /// How far a change is, or why it was given up.
 fn rollout(status: &StatusReply) -> Option<String> {
-    if let Some(RolloutStatus { state, stable, updated, message, .. }) = &status.rollout {
+    if let Some(RolloutStatus { state, stable, updated, weight, message, .. }) = &status.rollout {
         let state = match state {
             RolloutState::Progressing => "under way",
             RolloutState::Paused => "paused",
@@ -247,8 +247,11 @@ fn rollout(status: &StatusReply) -> Option<String> {
         };
         let template = status.template.unwrap_or(status.generation);
         let why = message.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+        let share = weight.map_or_else(String::new, |weight| format!(", and it gets {weight} % of the requests"));
         let StatusReply { replicas, .. } = status;
-        return Some(format!("rollout {state}: {updated} of {replicas} run generation {template}, not {stable}{why}"));
+        return Some(format!(
+            "rollout {state}: {updated} of {replicas} run generation {template}, not {stable}{share}{why}"
+        ));
     }
     let Aborted { generation, reason } = status.aborted.as_ref()?;
     Some(format!("generation {generation} was rolled back: {reason}"))

@@ -11,6 +11,7 @@
 mod harness;
 
 mod calls;
+mod canary;
 mod choice;
 mod clients;
 mod composition;

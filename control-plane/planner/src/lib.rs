@@ -25,6 +25,7 @@ mod schedule;
 mod templates;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 pub use autoscale::{Decision, FOLLOWERS, Heard, Replica, Reported, Scaler, awaited, heard_of, scale_rank};
 pub use contest::Score;

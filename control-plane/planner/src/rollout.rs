@@ -4,11 +4,11 @@
 //!
 //! Start at [`advance`]. What one replica is to run follows from the records alone: [`SpecRecord::wanted`].
 
-use crate::{Me, board::Board, explain::wanted, hash, ledger::Need, templates};
+use crate::{Me, board::Board, explain::wanted, hash, ledger::Need, templates, weights};
 use lattice::{
     id::{Generation, Revision, SlotId, WorkloadName},
     record::{DecodeError, Holder, Key, Phase, Rollout, RolloutState, Slot, SpecRecord},
-    spec::{Class, Rollback, RolloutStep},
+    spec::{Class, Rollback},
     store::Precondition,
     view::{LatticeView, Versioned},
 };
@@ -202,7 +202,7 @@ pub fn advance(view: &LatticeView, workload: &WorkloadName, elapsed: &Elapsed) -
     next.stop_first.retain(|index| progress.pending.contains(index));
     match before.state {
         RolloutState::Done | RolloutState::Paused => return None,
-        _ if progress.is_complete(spec, elapsed) => next.state = RolloutState::Done,
+        _ if progress.is_complete(spec, elapsed) => (next.state, next.weight) = (RolloutState::Done, None),
         RolloutState::Stalled if !progress.pending.is_empty() => return None,
         RolloutState::Progressing | RolloutState::Stalled => {
             if let Some(reason) = progress.failure(view, spec, elapsed) {
@@ -214,6 +214,7 @@ pub fn advance(view: &LatticeView, workload: &WorkloadName, elapsed: &Elapsed) -
                 next.state = RolloutState::Progressing;
                 progress.end_steps(spec, elapsed, &mut next);
                 if next.state == RolloutState::Progressing {
+                    weights::let_go(spec, &mut next);
                     progress.extend(view, spec, &mut next);
                 }
             }
@@ -315,7 +316,7 @@ impl Progress {
     fn until_stop(&self, spec: &SpecRecord, step: u32) -> Option<usize> {
         let step = spec.spec.rollout.steps.get(step as usize)?;
         let replicas = u32::try_from(self.wanted.len()).unwrap_or(u32::MAX);
-        Some(step.replicas.of_up(replicas) as usize)
+        Some(weights::replicas_of(step, replicas) as usize)
     }
 
     fn is_at_stop(&self, spec: &SpecRecord) -> bool {
@@ -335,13 +336,16 @@ impl Progress {
             return;
         }
         let steps = &spec.spec.rollout.steps;
-        let Some(RolloutStep { replicas, pause }) = steps.get(rollout.step as usize) else { return };
-        match pause.map(Duration::from) {
+        let Some(step) = steps.get(rollout.step as usize) else { return };
+        if weights::take_hold(step, rollout) {
+            return; // the pause counts from then
+        }
+        match step.pause.map(Duration::from) {
             Some(pause) if elapsed.without_progress < pause => {}
             Some(_) => rollout.step += 1,
             None => {
                 rollout.step += 1;
-                let message = format!("step {} of {} ({replicas}) is over", rollout.step, steps.len());
+                let message = format!("step {} of {} ({}) is over", rollout.step, steps.len(), weights::told(step));
                 (rollout.state, rollout.message) = (RolloutState::Paused, Some(message));
             }
         }

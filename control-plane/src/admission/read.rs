@@ -288,6 +288,7 @@ fn rollout(view: &LatticeView, spec: &SpecRecord, updated: u32) -> Option<Rollou
         stable: stable.generation,
         below: known.map_or(0, |rollout| rollout.below),
         step: known.map_or(0, |rollout| rollout.step),
+        weight: spec.weighed(known).map(|weighed| weighed.percent),
         updated,
         message: known.and_then(|rollout| rollout.message.clone()),
     })

@@ -382,6 +382,7 @@ mod tests {
             below: 1,
             updated: 0,
             step: 0,
+            weight: None,
             message: None,
         };
         let of = |slots: &[SlotStatus]| {

@@ -21,6 +21,9 @@ pub struct RolloutStatus {
     /// Steps of the spec that are over.
     #[serde(default)]
     pub step: u32,
+    /// Of a hundred requests, those that go to the new one. Absent where they go to replicas whatever they run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
     /// Why it does not go on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,

@@ -31,6 +31,10 @@ pub struct Rollout {
     /// Steps of the spec that are over.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub step: u32,
+    /// Of a hundred requests, those that go to replicas that run it. Without it they go to replicas whatever they run. Use
+    /// [`SpecRecord::weighed`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
     /// Why it does not go on, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -93,6 +97,8 @@ impl Rollout {
             below: 0,
             stop_first: BTreeSet::new(),
             step: 0,
+            // Nothing goes to what is new before as many replicas run it as the first step asks for.
+            weight: spec.spec.rollout.steps.first().and_then(|step| step.weight).map(|_| 0),
             message: None,
             changed_at: 0,
         }

@@ -2,8 +2,8 @@
 //! here, so size and depth are bounded before anything is built.
 
 use super::{
-    Reuse, Script, Source, WorkloadSpec, autoscale, callers, config, grants, http, parts, placement, probes, rollout,
-    schedule, volumes, wording,
+    Reuse, Script, Source, WorkloadSpec, autoscale, callers, canary, config, grants, http, parts, placement, probes,
+    rollout, schedule, volumes, wording,
 };
 use crate::limits::{
     CONCURRENCY_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, QUEUE_MAX, REPLICAS_MAX,
@@ -186,6 +186,7 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
     autoscale::check(spec)?;
     placement::check(&spec.placement, spec.replicas)?;
     rollout::check(&spec.rollout)?;
+    canary::check(spec)?;
     config::check(spec)?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `rollout`: how replicas come from what they run to what a changed spec asks for.
 
-use super::SpecError;
+use super::{SpecError, canary};
 use crate::units::Millis;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -37,10 +37,17 @@ pub struct RolloutSpec {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct RolloutStep {
     /// Replicas that run what is new, those of the steps before among them. A number, or a percentage of the replicas,
-    /// rounded up.
-    pub replicas: Portion,
-    /// How long it goes on like this, from when the last of them is ready. Up to `24h`. Without it the rollout pauses there
-    /// until somebody resumes it.
+    /// rounded up. Default: as many percent of them as `weight`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<Portion>,
+    /// Of a hundred requests, those that go to what is new once these replicas are ready, however many they are and
+    /// wherever. 0 to 100. Below 100 at least one replica stays what it was, to answer the others. Without it requests go
+    /// to replicas, whatever they run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 100))]
+    pub weight: Option<u32>,
+    /// How long it goes on like this, from when the last of them is ready and the weight holds. Up to `24h`. Without it the
+    /// rollout pauses there until somebody resumes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause: Option<Millis>,
 }
@@ -183,10 +190,11 @@ pub(super) fn check(rollout: &RolloutSpec) -> Result<(), SpecError> {
     if steps.len() > STEPS_MAX {
         return Err(SpecError::new("rollout.steps", format!("at most {STEPS_MAX} steps are allowed")));
     }
-    for (i, RolloutStep { replicas, pause }) in steps.iter().enumerate() {
-        if replicas.is_zero() {
+    for (i, step @ RolloutStep { replicas, weight: _, pause }) in steps.iter().enumerate() {
+        if replicas.is_some_and(Portion::is_zero) {
             return Err(SpecError::new(format!("rollout.steps[{i}].replicas"), "must be at least 1 or 1%"));
         }
+        canary::check_step(i, step)?;
         if let Some(pause) = pause.filter(|pause| *pause > LONGEST) {
             return Err(SpecError::new(format!("rollout.steps[{i}].pause"), format!("{pause} is more than {LONGEST}"))
                 .hint("leave it out to wait until somebody resumes the rollout"));
@@ -224,7 +232,7 @@ mod tests {
         let half = RolloutSpec { max_unavailable: Portion::Percent(50), rollback: Rollback::Manual, ..default };
         assert_eq!(parse("max-unavailable: 50%, rollback: manual"), Ok(half));
         let steps = parse("steps: [{replicas: 1, pause: 1m}, {replicas: 50%}]").unwrap().steps;
-        let step = |replicas, pause| RolloutStep { replicas, pause };
+        let step = |replicas, pause| RolloutStep { replicas: Some(replicas), weight: None, pause };
         let expected = [step(Portion::Count(1), Some(Millis::from_secs(60))), step(Portion::Percent(50), None)];
         assert_eq!(steps, expected);
         for (bad, field) in [

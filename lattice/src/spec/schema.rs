@@ -1,7 +1,8 @@
 //! Which schema of the record reads a spec. Each pattern names every field, so that a new one has to be decided about.
 
 use super::{
-    ComponentSpec, ComposeSpec, DisruptionSpec, HttpSpec, Limits, Optimize, Reuse, RolloutSpec, Route, WorkloadSpec,
+    ComponentSpec, ComposeSpec, DisruptionSpec, HttpSpec, Limits, Optimize, Reuse, RolloutSpec, RolloutStep, Route,
+    WorkloadSpec,
 };
 use crate::spec::Grants;
 
@@ -22,7 +23,9 @@ impl WorkloadSpec {
             self.has_configs(),
             self.config_update.is_some(),
         ];
-        if is_of_schema_4.contains(&true) {
+        if self.rollout.steps.iter().any(RolloutStep::is_of_schema_5) {
+            5
+        } else if is_of_schema_4.contains(&true) {
             4
         } else if !is_plain || calls || !self.placement.is_plain() {
             3
@@ -72,6 +75,13 @@ impl WorkloadSpec {
             && !matches!(reuse, Reuse::On(_))
             && *grants == Grants::default()
             && volumes.is_empty()
+    }
+}
+
+impl RolloutStep {
+    fn is_of_schema_5(&self) -> bool {
+        let Self { replicas, weight, pause: _ } = self;
+        replicas.is_none() || weight.is_some()
     }
 }
 

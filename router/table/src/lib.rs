@@ -2,7 +2,7 @@
 //! a request takes no lock. What is done to a request on its way is not decided here.
 //!
 //! Start at [`RouteTable::build`] and [`RouteTable::find`]; [`RouteEntry::share`] chooses among workloads that share a
-//! route, [`Balancer::choose`] a node.
+//! route, [`RouteEntry::weigh`] among what a workload's replicas run, [`Balancer::choose`] a node.
 
 mod conditions;
 mod ewma;
@@ -14,6 +14,7 @@ mod split;
 mod sticky;
 #[cfg(test)]
 mod tests;
+mod weights;
 mod zone;
 
 pub use conditions::Asked;
@@ -21,11 +22,12 @@ pub use host::normalize_host;
 pub use pick::{Ask, Balancer, Change, Here, Outcome};
 pub use split::Share;
 pub use sticky::hash;
+pub use weights::Weights;
 
 use conditions::Query;
 use lattice::{
     id::{NodeId, WorkloadName},
-    record::SpecRecord,
+    record::{Among, Slot, SpecRecord},
     spec::{HostPattern, PathMatch, Route},
     view::{LatticeView, Versioned},
 };
@@ -74,6 +76,10 @@ pub struct RouteEntry {
     pub rule: Option<Arc<Route>>,
     /// The workloads that share the route, its holder first; empty where there is only that one. Use [`RouteEntry::share`].
     pub shares: Arc<[Share]>,
+    /// How its requests are shared out between what its replicas run, where that matters. Use [`RouteEntry::weigh`].
+    pub weights: Option<Arc<Weights>>,
+    /// Which of the workload's replicas may answer, where not all of them may: slots and endpoints are these only.
+    pub among: Option<Among>,
     /// Slots that this node serves, by the records. Whether a request would find an instance here, only the host knows.
     pub local_slots: u32,
     /// The other nodes that serve the workload, by their ids. All routes of a workload share one list.
@@ -192,8 +198,8 @@ impl RouteEntry {
     /// Where requests for a workload go, whatever led to it.
     fn of_workload(view: &LatticeView, record: &SpecRecord, me: &NodeId) -> Self {
         let spec = &record.spec;
-        let (local_slots, endpoints) = endpoints(view, record, me);
-        Self {
+        let (local_slots, endpoints) = endpoints(view, record, me, None);
+        let entry = Self {
             workload: spec.name.clone(),
             label: NO_ROUTE.into(),
             timeout: None,
@@ -202,13 +208,16 @@ impl RouteEntry {
             callers: spec.http.callers.as_ref().map(|callers| Arc::new(callers.iter().cloned().collect())),
             rule: None,
             shares: Arc::default(),
+            weights: None,
+            among: None,
             local_slots,
             spread: Spread {
                 near_permille: zone::near_permille(view, me, local_slots, &endpoints),
                 seats: spec.seats(),
             },
             endpoints,
-        }
+        };
+        Self { weights: weights::of(view, record, me, &entry), ..entry }
     }
 
     /// The same by one of its routes.
@@ -221,7 +230,8 @@ impl RouteEntry {
             body_limit: self.body_limit.min(limit),
             rule: (!is_plain).then(|| Arc::new(route.clone())),
             ..self.clone()
-        };
+        }
+        .with_own_weights();
         let shares = split::shares(view, me, route, &entry);
         Arc::new(Self { shares, ..entry })
     }
@@ -266,11 +276,12 @@ fn parent(host: &str) -> Option<&str> {
 }
 
 /// Who serves a workload: how many slots here, and the other nodes.
-fn endpoints(view: &LatticeView, spec: &SpecRecord, me: &NodeId) -> (u32, Arc<[Endpoint]>) {
+fn endpoints(view: &LatticeView, spec: &SpecRecord, me: &NodeId, among: Option<Among>) -> (u32, Arc<[Endpoint]>) {
     let mut local_slots = 0;
     let mut nodes = BTreeMap::<&NodeId, (u32, bool)>::new();
     for (_, Versioned { record, .. }) in view.slots_of(&spec.spec.name) {
-        let Some(serving) = record.serving().filter(|_| record.uid == spec.uid) else { continue };
+        let is_asked = |record: &Slot| record.uid == spec.uid && among.is_none_or(|among| among.has(record.generation));
+        let Some(serving) = record.serving().filter(|_| is_asked(record)) else { continue };
         if serving.node == *me {
             local_slots += 1;
             continue;

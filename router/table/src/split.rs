@@ -56,7 +56,7 @@ pub(crate) fn shares(view: &LatticeView, me: &NodeId, route: &Route, holder: &Ro
             Some(spec) => RouteEntry::of_workload(view, &spec.record, me),
             // Not there: nobody is ready.
             None => {
-                let nobody = RouteEntry { local_slots: 0, endpoints: Arc::default(), ..holder.clone() };
+                let nobody = RouteEntry { local_slots: 0, endpoints: Arc::default(), weights: None, ..holder.clone() };
                 RouteEntry { workload: workload.clone(), ..nobody }
             }
         };
@@ -69,7 +69,7 @@ pub(crate) fn shares(view: &LatticeView, me: &NodeId, route: &Route, holder: &Ro
         let body_limit = entry.body_limit.min(holder.body_limit);
         let label = holder.label.clone();
         let entry = RouteEntry { label, timeout, body_limit, rule: holder.rule.clone(), ..entry };
-        Some(Share { percent: *percent, entry: Arc::new(entry) })
+        Some(Share { percent: *percent, entry: Arc::new(entry.with_own_weights()) })
     });
     let others: Vec<Share> = others.collect();
     let given: u32 = others.iter().fold(0, |sum, share| sum.saturating_add(share.percent));

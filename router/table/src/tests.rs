@@ -16,6 +16,8 @@ use std::{
     time::Duration,
 };
 
+mod weights;
+
 fn id(text: &str) -> NodeId {
     text.parse().unwrap()
 }

@@ -186,8 +186,11 @@ fn ticks_line(view: &LatticeView, workload: &WorkloadName, revision: Revision) -
 
 fn rollout_line(view: &LatticeView, workload: &WorkloadName, revision: Revision) -> String {
     let Some(rollout) = view.rollout(workload) else { return format!("#{revision} rollout of {workload} is gone") };
-    let Rollout { template, state, below, stop_first, .. } = rollout;
-    format!("#{revision} rollout of {workload} g{template} {state:?} below {below}, first stopped {stop_first:?}")
+    let Rollout { template, state, below, stop_first, weight, .. } = rollout;
+    let share = weight.map_or_else(String::new, |weight| format!(", {weight} % of the requests"));
+    format!(
+        "#{revision} rollout of {workload} g{template} {state:?} below {below}, first stopped {stop_first:?}{share}"
+    )
 }
 
 fn scale_line(view: &LatticeView, workload: &WorkloadName, revision: Revision) -> String {

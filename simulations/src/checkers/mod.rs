@@ -11,11 +11,13 @@ mod rest;
 mod rollouts;
 mod routes;
 mod running;
+mod weights;
 
 pub(crate) use history::History;
 pub(crate) use plans::plans_agree;
 pub(crate) use rest::{is_converged, views_agree};
 pub(crate) use routes::routes_have_one_holder;
 pub(crate) use running::{Floors, answering, strict_runs_once};
+pub(crate) use weights::share_of_newest;
 
 pub(crate) type Verdict = Result<(), String>;

@@ -110,6 +110,10 @@ impl Stage {
             Command::Delete(workload) => {
                 self.world.answer(Topic::Workload(WorkloadVerb::Delete, workload.clone()), Bytes::new()).await?;
             }
+            Command::Steer { workload, action } => {
+                let topic = Topic::Workload(WorkloadVerb::Rollout, workload.clone());
+                self.world.answer(topic, format!("{{\"action\": \"{action}\"}}").into()).await?;
+            }
             Command::Cordon { node, is_cordoned: true } => {
                 self.world.answer(Topic::NodeCordon(node.clone()), Bytes::new()).await?;
             }
@@ -210,6 +214,16 @@ impl Stage {
                 let spec = self.world.history.view.specs.get(workload).ok_or("there is no such workload")?;
                 let found = spec.record.generation.0;
                 if found == *generation { Ok(()) } else { Err(format!("it is {found}")) }
+            }
+            Promise::Share { workload, percent } => {
+                let view = &self.world.history.view;
+                for node in view.sessions.keys() {
+                    let found = crate::checkers::share_of_newest(view, node, workload)?;
+                    if (found - f64::from(*percent)).abs() > 1.5 {
+                        return Err(format!("{node} sends it {found} %"));
+                    }
+                }
+                Ok(())
             }
             Promise::Fired { at_least } => {
                 let fired = self.world.facts().fired;

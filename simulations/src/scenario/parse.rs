@@ -23,6 +23,8 @@
 //! settle [anywhere]                       wait until all is at rest, and say who holds what [or not, where chance decides]
 //! keep W N                                from now on at least N replicas answer at every moment
 //! kept W                                  up to here; says how few did
+//! steer W pause|resume|promote|abort      a rollout
+//! expect share W N                        of a hundred requests at each node, those that go to what the newest spec runs
 //! expect answering W N    expect runs ID SLOT…    expect generation W N    expect fired N
 //! ```
 
@@ -73,6 +75,10 @@ pub(super) enum Command {
         replicas: u32,
     },
     Delete(WorkloadName),
+    Steer {
+        workload: WorkloadName,
+        action: String,
+    },
     Cordon {
         node: NodeId,
         is_cordoned: bool,
@@ -113,6 +119,7 @@ pub(super) enum Promise {
     Runs { node: NodeId, slots: Vec<String> },
     Generation { workload: WorkloadName, generation: u64 },
     Fired { at_least: u64 },
+    Share { workload: WorkloadName, percent: u32 },
 }
 
 pub(super) fn parse(text: &str) -> Result<Scenario, String> {
@@ -207,6 +214,7 @@ fn command(text: &str, words: &[&str]) -> Result<Command, String> {
         ["refused", "put", workload, ..] => put(text, workload, true),
         ["scale", workload, replicas] => Ok(Command::Scale { workload: read(workload)?, replicas: read(replicas)? }),
         ["delete", workload] => Ok(Command::Delete(read(workload)?)),
+        ["steer", workload, action] => Ok(Command::Steer { workload: read(workload)?, action: (*action).to_owned() }),
         ["cordon", node] => Ok(Command::Cordon { node: read(node)?, is_cordoned: true }),
         ["uncordon", node] => Ok(Command::Cordon { node: read(node)?, is_cordoned: false }),
         ["kill", who @ ..] => befalls(Befalls::Kill, who),
@@ -248,6 +256,9 @@ fn command(text: &str, words: &[&str]) -> Result<Command, String> {
         }
         ["expect", "generation", workload, number] => {
             Ok(Command::Expect(Promise::Generation { workload: read(workload)?, generation: read(number)? }))
+        }
+        ["expect", "share", workload, number] => {
+            Ok(Command::Expect(Promise::Share { workload: read(workload)?, percent: read(number)? }))
         }
         ["expect", "fired", number] => Ok(Command::Expect(Promise::Fired { at_least: read(number)? })),
         _ => Err("no such command; they are listed in simulations/src/scenario/parse.rs".into()),

@@ -9,6 +9,8 @@ use lattice::{
 };
 use std::time::Duration;
 
+mod weights;
+
 /// A workload `w` on three nodes, each of whose replicas serves generation 1.
 struct Rolling {
     world: World,
@@ -315,7 +317,11 @@ fn a_replica_counts_when_it_was_ready_for_long_enough() {
 
 #[test]
 fn steps_stop_on_the_way_for_a_while_or_until_somebody_goes_on() {
-    let step = |replicas, pause: Option<u64>| RolloutStep { replicas, pause: pause.map(Millis::from_secs) };
+    let step = |replicas, pause: Option<u64>| RolloutStep {
+        replicas: Some(replicas),
+        weight: None,
+        pause: pause.map(Millis::from_secs),
+    };
     let steps = vec![step(Portion::Count(1), Some(60)), step(Portion::Percent(50), None)];
     // The stop is longer than the deadline.
     let stepwise =
@@ -486,8 +492,8 @@ fn without_replicas_it_stays_open_until_one_has_shown_that_it_runs() {
 #[test]
 fn a_step_holds_where_it_is_as_large_as_all_there_is() {
     for replicas in [Portion::Count(1), Portion::Count(5), Portion::Percent(100)] {
-        let steps =
-            vec![RolloutStep { replicas, pause: Some(Millis::from_secs(60)) }, RolloutStep { replicas, pause: None }];
+        let step = |pause| RolloutStep { replicas: Some(replicas), weight: None, pause };
+        let steps = vec![step(Some(Millis::from_secs(60))), step(None)];
         let stepwise = RolloutSpec { steps, ..RolloutSpec::default() };
         let mut rolling = Rolling::new(1, 10, &stepwise);
         rolling.put(asked(1, "2", stepwise));

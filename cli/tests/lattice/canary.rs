@@ -1,0 +1,151 @@
+//! What is new comes by weight: so many of a hundred requests, at every node, whatever the replicas.
+
+use crate::harness::{
+    Lattice, Node, PATIENCE,
+    api::{Api, spec},
+    eventually, http,
+    load::Load,
+    shared,
+};
+use hyper::Method;
+use lattice::{ctl::StatusReply, id::Generation, record::RolloutState};
+use serde_json::{Value, json};
+
+/// `replicas` of a guest that tells its version.
+async fn versioned(api: &Api, name: &str, replicas: u32, steps: &Value) -> Value {
+    let mut asked = spec(name, api.upload("hello-http02").await, replicas);
+    asked["components"][0]["env"] = json!({ "VERSION": "1" });
+    asked["rollout"] = json!({ "steps": steps });
+    asked
+}
+
+fn load(lattice: &Lattice, name: &str) -> Load {
+    Load::start(lattice.nodes.iter().map(Node::http), &format!("{name}.test"), "/quiet")
+}
+
+async fn when(api: &Api, name: &str, what: &str, is_it: impl Fn(&StatusReply) -> bool) -> StatusReply {
+    eventually(&format!("{name}: {what}"), PATIENCE, async || {
+        let status = api.status(name).await.map_err(|error| error.to_string())?;
+        if is_it(&status) { Ok(status) } else { Err(format!("{status:?}")) }
+    })
+    .await
+}
+
+fn stopped_at(weight: u32) -> impl Fn(&StatusReply) -> bool {
+    move |status| {
+        let rollout = status.rollout.as_ref();
+        rollout.is_some_and(|rollout| rollout.state == RolloutState::Paused && rollout.weight == Some(weight))
+    }
+}
+
+/// Of so many requests at one node, those that version 2 answers.
+async fn to_new(node: &Node, name: &str, requests: u32) -> u32 {
+    let mut found = 0;
+    for _ in 0..requests {
+        let version = http::get(&node.http(), &format!("{name}.test"), "/env/VERSION").await.ok().text();
+        found += u32::from(version.trim() == "2");
+    }
+    found
+}
+
+/// At every node the share is what chance makes of the weight: within five standard deviations.
+async fn shares(lattice: &Lattice, name: &str, percent: u32) {
+    const REQUESTS: u32 = 400;
+    for node in &lattice.nodes {
+        // Its table follows the record.
+        let (requests, share) = (f64::from(REQUESTS), f64::from(percent) / 100.0);
+        let most = 5.0 * (requests * share * (1.0 - share)).sqrt();
+        eventually(&format!("{percent} % at {}", node.id), PATIENCE, async || {
+            let found = to_new(node, name, REQUESTS).await;
+            let is_it = (f64::from(found) - requests * share).abs() <= most;
+            if is_it { Ok(()) } else { Err(format!("{found} of {REQUESTS}")) }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_canary_gets_its_share_at_every_node_and_no_request_fails() {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    let steps = json!([{ "replicas": 1, "weight": 0 }, { "weight": 20 }, { "weight": 60 }]);
+    let mut asked = versioned(&api, "canary", 4, &steps).await;
+    api.put(&asked).await.unwrap();
+    api.ready("canary").await;
+    lattice.serving("canary.test", "/quiet").await;
+    let load = load(&lattice, "canary");
+    asked["components"][0]["env"] = json!({ "VERSION": "2" });
+    api.put(&asked).await.unwrap();
+    let dark = when(&api, "canary", "dark", stopped_at(0)).await;
+    assert_eq!(dark.rollout.unwrap().updated, 1);
+    for node in &lattice.nodes {
+        assert_eq!(to_new(node, "canary", 50).await, 0, "through {}", node.id);
+    }
+    for (weight, replicas) in [(20, 1), (60, 3)] {
+        lattice.cli_ok(&["rollout", "resume", "canary"]).await;
+        let status = when(&api, "canary", "at the next step", stopped_at(weight)).await;
+        assert_eq!(status.rollout.unwrap().updated, replicas);
+        let told = lattice.cli_ok(&["status", "canary"]).await;
+        assert!(told.contains(&format!("it gets {weight} % of the requests")), "{told}");
+        shares(&lattice, "canary", weight).await;
+    }
+    // All at once it gets nothing, and its replicas go back.
+    lattice.cli_ok(&["rollout", "abort", "canary"]).await;
+    let back = api.ready("canary").await;
+    assert_eq!(back.template, Some(Generation(1)));
+    shares(&lattice, "canary", 0).await;
+    // Another try goes to the end.
+    asked["rollout"]["steps"] = json!([{ "weight": 50, "pause": "100ms" }]);
+    api.put(&asked).await.unwrap();
+    let status = api.ready("canary").await;
+    assert_eq!((status.rollout, status.aborted), (None, None));
+    shares(&lattice, "canary", 100).await;
+    load.stop().await.assert_none_failed();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_is_bound_stays_with_what_it_has() {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    let mut asked = versioned(&api, "bound", 4, &json!([{ "weight": 40 }, { "weight": 70 }])).await;
+    asked["http"]["routes"] = json!([{ "host": "bound.test", "sticky": { "header": "x-user" } }]);
+    api.put(&asked).await.unwrap();
+    api.ready("bound").await;
+    lattice.serving("bound.test", "/quiet").await;
+    asked["components"][0]["env"] = json!({ "VERSION": "2" });
+    api.put(&asked).await.unwrap();
+    when(&api, "bound", "at the first step", stopped_at(40)).await;
+    let first = settled(&lattice).await;
+    assert!(first.contains(&true) && first.contains(&false), "{first:?}");
+    lattice.cli_ok(&["rollout", "resume", "bound"]).await;
+    when(&api, "bound", "at the second step", stopped_at(70)).await;
+    let second = eventually("more clients are bound to what is new", PATIENCE, async || {
+        let second = settled(&lattice).await;
+        if second == first { Err("not yet".to_owned()) } else { Ok(second) }
+    })
+    .await;
+    assert!(first.iter().zip(&second).all(|(before, after)| *after || !*before), "{first:?} {second:?}");
+    api.delete("bound").await.unwrap();
+}
+
+/// For each of some users whether version 2 answers, when all nodes say the same.
+async fn settled(lattice: &Lattice) -> Vec<bool> {
+    eventually("all nodes agree", PATIENCE, async || {
+        let mut at_nodes = Vec::new();
+        for node in &lattice.nodes {
+            let mut users = Vec::new();
+            for user in 0..40 {
+                let user = user.to_string();
+                let headers = [("x-user", user.as_str())];
+                let (address, path) = (node.http(), "/env/VERSION");
+                let sent = http::send(&address, Method::GET, "bound.test", path, &headers, http::empty()).await;
+                let answer = http::whole(sent.unwrap()).await.unwrap().ok();
+                users.push(answer.text().trim() == "2");
+            }
+            at_nodes.push(users);
+        }
+        let first = at_nodes[0].clone();
+        if at_nodes.iter().all(|users| *users == first) { Ok(first) } else { Err(format!("{at_nodes:?}")) }
+    })
+    .await
+}
