@@ -17,6 +17,7 @@ pub mod http;
 pub mod id;
 pub mod limits;
 pub mod mesh;
+pub mod messaging;
 pub mod recipe;
 pub mod record;
 pub mod report;

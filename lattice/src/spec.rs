@@ -12,6 +12,7 @@ mod disruption;
 pub mod grants;
 mod http;
 mod keyvalue;
+mod messaging;
 mod optimize;
 mod parse;
 mod parts;
@@ -37,6 +38,7 @@ pub use http::{
     is_idempotent,
 };
 pub use keyvalue::{Access, BucketName, KeyvalueGrant, StoreName};
+pub use messaging::{MessagingGrants, SUBJECT_BYTES_MAX, Subject, SubjectError, SubjectPattern};
 pub use optimize::Optimize;
 pub use parse::{SpecError, parse, parse_value, unresolved};
 pub use parts::{PartRole, PartSpec, RestartSpec, ServiceLimits, ServiceSpec};

@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 35] = [
+const RUST: [&str; 36] = [
     "asker",
     "asker03",
     "border",
@@ -70,6 +70,7 @@ const RUST: [&str; 35] = [
     "part-caller03",
     "part03",
     "pong",
+    "sender",
     "sockets",
     "sockets03",
     "tally",

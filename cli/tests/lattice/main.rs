@@ -25,6 +25,7 @@ mod http_clients;
 mod isolation;
 mod joining;
 mod maintenance;
+mod messaging;
 mod observe;
 mod outages;
 mod parts;

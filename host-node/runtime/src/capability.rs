@@ -22,6 +22,8 @@ pub enum Source {
     Connect,
     /// `grants.keyvalue` of the spec. Without it there is no store.
     Keyvalue,
+    /// `grants.messaging` of the spec. Without it each use is refused.
+    Messaging,
     /// `volumes` of the spec. Without them there is no directory.
     Volumes,
 }
@@ -54,6 +56,7 @@ pub fn capability(import: &str) -> Option<Capability> {
         ("wasi:io", _) => always("streams and polling"),
         ("wasi:keyvalue", _) => Capability { from: Source::Keyvalue, what: "no store at all" },
         ("wasi:random", _) => always("the node's randomness"),
+        ("wasmcloud:messaging", _) => Capability { from: Source::Messaging, what: "what is refused" },
         ("wasi:sockets", _) => Capability { from: Source::Connect, what: "the replica's private loopback" },
         _ => always("offered by the node"),
     })

@@ -127,6 +127,10 @@ impl Host {
         (&mut self.table, &self.hooks.network)
     }
 
+    pub(crate) fn network(&self) -> &Arc<Network> {
+        &self.hooks.network
+    }
+
     /// What file systems are made of.
     pub(crate) fn files(&mut self) -> (WasiCtxView<'_>, &mut Descriptors) {
         (WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }, &mut self.descriptors)

@@ -8,6 +8,7 @@ use crate::exchange::Shared;
 use http::{HeaderMap, HeaderValue};
 use lattice::{
     mesh::HEADER_HOPS,
+    store::Headers,
     trace::{OpenSpan, TRACEPARENT, TRACESTATE},
 };
 use std::{
@@ -67,6 +68,13 @@ impl Inherited {
         if let Some(state) = &self.trace_state {
             headers.insert(TRACESTATE, state.clone());
         }
+    }
+
+    /// The same of a message, whose headers a guest does not write.
+    pub(crate) fn trace_of_message(&self) -> Headers {
+        let both = [(TRACEPARENT, &self.trace), (TRACESTATE, &self.trace_state)];
+        let both = both.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?.to_str().ok()?)));
+        both.map(|(name, value)| (name.to_string(), value.to_owned())).collect()
     }
 
     /// Time that is left, at most `most`.

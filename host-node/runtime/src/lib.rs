@@ -40,6 +40,7 @@ mod limits;
 mod linker;
 mod load;
 mod logs;
+mod messaging;
 mod network;
 mod parts;
 mod pool;

@@ -64,6 +64,7 @@ pub(crate) const OFFERED: &[(&str, &str)] = &[
     ("wasi:random/random", "0.3"),
     ("wasi:sockets/ip-name-lookup", "0.3"),
     ("wasi:sockets/types", "0.3"),
+    ("wasmcloud:messaging/consumer", "0.2"),
 ];
 
 /// Whether only the linker for concurrent components has it: all of WASI 0.3, also what there is no async in.
@@ -87,6 +88,7 @@ pub(crate) fn plain(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
     wasmtime_wasi_config::add_to_linker(&mut linker, |host: &mut Host| WasiConfig::from(&host.config))?;
     crate::identity::add_to_linker(&mut linker)?;
     crate::keyvalue::add_to_linker(&mut linker)?;
+    crate::messaging::add_to_linker(&mut linker)?;
     network::add_to_linker02(&mut linker)?;
     Ok(linker)
 }

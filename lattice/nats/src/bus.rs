@@ -11,7 +11,8 @@ use lattice::{
     Fut,
     store::{Answer, Bus, BusError, Connection, Handler, Headers, Items, Message, MicroService},
 };
-use std::{future::ready, str::FromStr as _, time::Duration};
+use std::{future::ready, str::FromStr as _, sync::Arc, time::Duration};
+use tokio::sync::OnceCell;
 
 /// Requests to the control interface that one node handles at a time. More wait in the subscription.
 const REQUESTS_AT_A_TIME: usize = 64;
@@ -20,6 +21,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct NatsBus {
     outbox: Outbox,
     nats: Nats,
+    /// Keeps the connection for others as well, where it is that of a workload's guests.
+    _cell: Option<Arc<OnceCell<Nats>>>,
 }
 
 /// Why a message did not go at once.
@@ -31,7 +34,12 @@ enum Unpublished {
 impl NatsBus {
     /// Must be called within a tokio runtime.
     pub(crate) fn new(nats: Nats) -> Self {
-        Self { outbox: Outbox::new(nats.client.clone()), nats }
+        Self { outbox: Outbox::new(nats.client.clone()), nats, _cell: None }
+    }
+
+    /// The same.
+    pub(crate) fn of_guests(nats: Nats, cell: Arc<OnceCell<Nats>>) -> Self {
+        Self { _cell: Some(cell), ..Self::new(nats) }
     }
 
     fn try_publish(&self, message: Message) -> Result<(), Unpublished> {

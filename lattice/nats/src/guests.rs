@@ -57,7 +57,7 @@ impl GuestBuckets {
     }
 
     /// The connection of a workload's guests, kept as long as one of them has something open.
-    fn cell(&self, workload: &WorkloadName) -> Arc<OnceCell<Nats>> {
+    pub(crate) fn cell(&self, workload: &WorkloadName) -> Arc<OnceCell<Nats>> {
         let mut workloads = self.0.workloads.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(cell) = workloads.get(workload).and_then(Weak::upgrade) {
             return cell;
@@ -66,6 +66,19 @@ impl GuestBuckets {
         let cell = Arc::default();
         workloads.insert(workload.clone(), Arc::downgrade(&cell));
         cell
+    }
+
+    pub(crate) async fn connected(&self, cell: &OnceCell<Nats>, workload: &WorkloadName) -> Result<Nats, BucketError> {
+        let name = format!("{} guests of {workload}", self.0.options.name);
+        let options = ConnectOptions { name, retry_first: false, own_inbox: true, ..self.0.options.clone() };
+        match cell.get_or_try_init(|| connect(options)).await {
+            Ok(nats) => Ok(nats.clone()),
+            // The error names servers, and what is in their URLs: nothing for a guest.
+            Err(error) => {
+                tracing::warn!(%workload, %error, "no connection for the guests of a workload");
+                Err(BucketError::Unreachable("not connected to NATS".into()))
+            }
+        }
     }
 }
 
@@ -79,17 +92,7 @@ impl Buckets for GuestBuckets {
     fn open(&self, workload: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn KeyValue>, BucketError>> {
         let (cell, workload, bucket) = (self.cell(workload), workload.clone(), bucket.clone());
         Box::pin(async move {
-            let name = format!("{} guests of {workload}", self.0.options.name);
-            let options = ConnectOptions { name, retry_first: false, own_inbox: true, ..self.0.options.clone() };
-            let connected = cell.get_or_try_init(|| connect(options)).await;
-            let nats = match connected {
-                Ok(nats) => nats.clone(),
-                // The error names servers, and what is in their URLs: nothing for a guest.
-                Err(error) => {
-                    tracing::warn!(%workload, %error, "no connection for the guests of a workload");
-                    return Err(BucketError::Unreachable("not connected to NATS".into()));
-                }
-            };
+            let nats = self.connected(&cell, &workload).await?;
             let opened: Arc<dyn KeyValue> = Arc::new(NatsBucket::open(nats, &bucket, Some(cell)).await?);
             Ok(opened)
         })

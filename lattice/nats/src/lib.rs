@@ -8,6 +8,7 @@ mod bus;
 mod clock;
 mod connect;
 mod events;
+mod guest_bus;
 mod guests;
 mod layout;
 mod outbox;

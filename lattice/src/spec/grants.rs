@@ -1,7 +1,7 @@
 //! What a workload may reach outside: `grants` of a spec, how they are read, and whether one covers a target. Pure, and the
 //! only place where hosts of outgoing requests are compared: who sends asks here, so that a name is read in one way only.
 
-use super::{KeyvalueGrant, PathPrefix, SpecError, StoreName, http::is_host_name};
+use super::{KeyvalueGrant, MessagingGrants, PathPrefix, SpecError, StoreName, http::is_host_name, messaging};
 use crate::{
     limits::{GRANTS_MAX, clip},
     mesh,
@@ -34,11 +34,14 @@ pub struct Grants {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 256))]
     pub keyvalue: BTreeMap<StoreName, KeyvalueGrant>,
+    /// What its guests send over NATS through `wasmcloud:messaging`: `{publish: ["orders.>"]}`.
+    #[serde(default, skip_serializing_if = "MessagingGrants::is_empty")]
+    pub messaging: MessagingGrants,
 }
 
 impl Grants {
     pub fn is_empty(&self) -> bool {
-        self.http_out.is_empty() && self.connect.is_empty() && self.keyvalue.is_empty()
+        self.http_out.is_empty() && self.connect.is_empty() && self.keyvalue.is_empty() && self.messaging.is_empty()
     }
 
     /// Whether a request to this target may be sent.
@@ -77,6 +80,7 @@ pub(super) fn check(field: &str, grants: &Grants) -> Result<(), SpecError> {
             return Err(SpecError::new(format!("{field}.{name}"), format!("at most {GRANTS_MAX} grants are allowed")));
         }
     }
+    messaging::check(&format!("{field}.messaging"), &grants.messaging)?;
     let http_out = grants.http_out.iter().map(|grant| (grant.is_void(), grant.to_string())).enumerate();
     let connect = grants.connect.iter().map(|grant| (grant.is_void(), grant.to_string())).enumerate();
     for (name, i, (is_void, grant)) in

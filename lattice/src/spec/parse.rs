@@ -2,8 +2,8 @@
 //! here, so size and depth are bounded before anything is built.
 
 use super::{
-    Reuse, Script, Source, WorkloadSpec, autoscale, callers, canary, config, grants, http, parts, placement, probes,
-    rollout, schedule, volumes, wording,
+    Reuse, Script, Source, WorkloadSpec, autoscale, callers, canary, config, grants, http, messaging, parts, placement,
+    probes, rollout, schedule, volumes, wording,
 };
 use crate::limits::{
     CONCURRENCY_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, QUEUE_MAX, REPLICAS_MAX,
@@ -183,6 +183,7 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
         return Err(SpecError::new("limits.memory", format!("{} is more than {most}", limits.memory)));
     }
     grants::check("grants", &spec.grants)?;
+    messaging::check_concurrency(spec)?;
     autoscale::check(spec)?;
     placement::check(&spec.placement, spec.replicas)?;
     rollout::check(&spec.rollout)?;
@@ -412,6 +413,18 @@ mod tests {
         );
         refuse(&with("{keyvalue: {'a b': {bucket: a}}}"), "grants.keyvalue.a b", "not a name");
         refuse(&with("{keyvalue: {default: {}}}"), "grants.keyvalue.default", "bucket");
+        let spec = parse(with("{messaging: {publish: [a.b, 'c.*', 'd.>']}}").as_bytes()).unwrap();
+        assert_eq!(parse(&serde_json::to_vec(&spec).unwrap()).unwrap(), spec);
+        let publish = "grants.messaging.publish";
+        refuse(&with("{messaging: {publish: [a, 'b..c']}}"), &format!("{publish}[1]"), "not a subject");
+        refuse(&with("{messaging: {publish: ['>.a']}}"), &format!("{publish}[0]"), "stands at the end");
+        refuse(&with("{messaging: {publish: ['$SYS.>']}}"), &format!("{publish}[0]"), "reserved");
+        refuse(&with("{messaging: {publish: [lattice.x]}}"), &format!("{publish}[0]"), "reserved");
+        refuse(&with("{messaging: {subscribe: [a]}}"), "grants.messaging.subscribe", "unknown field");
+        let many = vec!["a"; crate::limits::GRANTS_MAX + 1].join(", ");
+        refuse(&with(&format!("{{messaging: {{publish: [{many}]}}}}")), publish, "at most");
+        let shared = format!("{}reuse: {{concurrency: 2}}\n", with("{messaging: {publish: [a]}}"));
+        refuse(&shared, "grants.messaging", "several requests at a time (reuse.concurrency: 2)");
         let many = vec!["https://a.test"; crate::limits::GRANTS_MAX + 1].join(", ");
         refuse(&with(&format!("{{http-out: [{many}]}}")), "grants.http-out", "at most");
 

@@ -19,7 +19,7 @@ impl WorkloadSpec {
             self.autoscale.is_some(),
             self.parts().any(|part| !part.volumes.is_empty()),
             self.reuse.settings().is_some_and(|reuse| reuse.warm_up.is_some()),
-            self.all_grants().any(|grants| !grants.keyvalue.is_empty()),
+            self.all_grants().any(|grants| !grants.keyvalue.is_empty() || !grants.messaging.is_empty()),
             self.has_configs(),
             self.config_update.is_some(),
         ];

@@ -371,6 +371,7 @@ fn behind(spec: &WorkloadSpec, capability: Capability) -> (BoundTo, String) {
             let stores = spec.grants.keyvalue.iter().map(|(name, grant)| format!("{name} (bucket {})", grant.bucket));
             ("grants.keyvalue", stores.collect())
         }
+        Source::Messaging => ("grants.messaging.publish", list(&spec.grants.messaging.publish)),
         Source::Volumes => ("volumes", list(spec.volumes.iter().map(|volume| &volume.mount))),
     };
     if granted.is_empty() {

@@ -8,7 +8,7 @@
 //!
 //! Start at [`Network`], one for each replica and set of grants. `client.rs` sends HTTP requests, `connect.rs` opens their
 //! connections, `mesh.rs` hands those that are for another workload to the router; `sockets.rs` judges sockets,
-//! `stores.rs` opens buckets, `loopback.rs` is the private loopback.
+//! `stores.rs` opens buckets, `messages.rs` sends over NATS, `loopback.rs` is the private loopback.
 
 mod body;
 mod client;
@@ -18,6 +18,7 @@ mod denial;
 mod failure;
 mod loopback;
 mod mesh;
+mod messages;
 mod resolve;
 mod sockets;
 mod sockets02;
@@ -27,6 +28,7 @@ mod stream;
 mod tls;
 
 pub(crate) use mesh::Polled;
+pub(crate) use messages::Outgoing;
 pub(crate) use sockets::Sockets;
 pub(crate) use stores::Store;
 
@@ -40,6 +42,7 @@ use lattice::{
     bucket::{Buckets, NoBuckets},
     id::WorkloadName,
     mesh::Mesh,
+    messaging::{Messaging, NoMessaging},
     spec::Grants,
     trace::Tracer,
 };
@@ -79,12 +82,15 @@ pub struct NetworkOptions {
     pub resolver: Arc<dyn Resolver>,
     /// The KV buckets that guests with a grant open. Default none.
     pub buckets: Arc<dyn Buckets>,
+    /// The NATS over which guests with a grant send messages. Default none.
+    pub messaging: Arc<dyn Messaging>,
 }
 
 impl Default for NetworkOptions {
     fn default() -> Self {
         let (resolver, buckets) = (Arc::new(SystemResolver), Arc::new(NoBuckets));
-        Self { addresses: AddressPolicy::default(), authorities_pem: Vec::new(), resolver, buckets }
+        let messaging = Arc::new(NoMessaging);
+        Self { addresses: AddressPolicy::default(), authorities_pem: Vec::new(), resolver, buckets, messaging }
     }
 }
 
@@ -99,6 +105,7 @@ pub(crate) struct NodeNetwork {
     sockets: AtomicUsize,
     mesh: MeshPlace,
     buckets: Arc<dyn Buckets>,
+    messaging: Arc<dyn Messaging>,
     tracer: Tracer,
 }
 
@@ -114,6 +121,7 @@ impl NodeNetwork {
             sockets: AtomicUsize::new(0),
             mesh: MeshPlace::new(),
             buckets: options.buckets.clone(),
+            messaging: options.messaging.clone(),
             tracer,
         }))
     }
@@ -156,6 +164,7 @@ pub(crate) struct Network {
     lookups: Arc<Semaphore>,
     names: sockets::Names,
     stores: stores::Stores,
+    messages: messages::Messages,
     counters: Arc<Counters>,
     denials: Arc<Denials>,
 }
@@ -192,12 +201,26 @@ impl Network {
         let client = client::new(connector);
         let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
         let (names, stores) = (sockets::Names::default(), stores::Stores::new(&grants.keyvalue));
-        Arc::new(Self { workload, grants, node, loopback, client, requests, lookups, names, stores, counters, denials })
+        let messages = messages::Messages::new();
+        Arc::new(Self {
+            workload,
+            grants,
+            node,
+            loopback,
+            client,
+            requests,
+            lookups,
+            names,
+            stores,
+            messages,
+            counters,
+            denials,
+        })
     }
 
-    /// Whether any request may leave.
+    /// Whether any request or message may leave.
     pub(crate) fn sends(&self) -> bool {
-        !self.grants.http_out.is_empty()
+        !self.grants.http_out.is_empty() || !self.grants.messaging.is_empty()
     }
 
     pub(crate) fn stats(&self) -> NetworkStats {
