@@ -80,6 +80,7 @@ pub fn place_all(view: &mut LatticeView, first: u32, nodes: u32) {
                 generation: spec.record.generation,
                 phase: Phase::Ready,
                 message: None,
+                failures: None,
                 handover_from: None,
                 nonce: Uuid::nil(),
                 claimed_at: 0,

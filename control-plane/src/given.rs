@@ -280,7 +280,7 @@ mod tests {
             let slot: SlotId = slot.parse().unwrap();
             let told = &self.told[&slot];
             let (uid, generation, configs) = (told.uid, told.generation, told.configs.clone());
-            let now = Observed { uid, generation, phase: Phase::Ready, message: None, configs };
+            let now = Observed { uid, generation, phase: Phase::Ready, message: None, failures: 0, configs };
             self.observed.insert(slot, now);
         }
 

@@ -459,6 +459,7 @@ impl Reconciler {
                     generation: running.map_or(spec.template(), |running| running.generation),
                     phase: running.map_or(Phase::Starting, |running| running.phase),
                     message: None,
+                    failures: None,
                     handover_from: handover_from
                         .filter(|_| running.is_none_or(|running| running.phase != Phase::Ready)),
                     nonce: self.platform.rng.uuid(),
@@ -492,7 +493,7 @@ impl Reconciler {
             if now.uid != record.uid {
                 return None;
             }
-            let next = record.observed(now.generation, now.phase, now.message.as_deref(), unix_ms);
+            let next = record.observed(now.generation, now.phase, now.message.as_deref(), now.failures, unix_ms);
             if next == *record {
                 return None;
             }

@@ -1,6 +1,7 @@
 //! Brings changes of what replicas run forward. What the next step is is decided by [`lattice_planner::advance`]; every node
-//! would take it, one after the other, and compare-and-set lets one of them. Giving up is a write to the spec itself, so that
-//! it loses to a person who puts another one at the same moment.
+//! would take it, one after the other, and compare-and-set lets one of them. Giving up is two writes: one to the record of the
+//! rollout, so that it loses to whoever ends it or steers it at the same moment, and then one to the spec, so that it loses to
+//! a person who puts another one.
 
 use crate::{NodeOptions, events::Events, session::Member};
 use futures_util::{StreamExt as _, stream};
@@ -130,7 +131,7 @@ impl Rollouts {
             Step::Put { record, expect } => {
                 let record = Rollout { changed_at: now, ..record };
                 let written = store.write(Bucket::State, &key, record.encode(), expect).await;
-                (written, Some(told(&record)))
+                (written, told(&record))
             }
             Step::Abort { expect, reason } => {
                 let Some(aborted) = spec.and_then(|spec| spec.record.abort(&reason, now)) else { return };
@@ -151,9 +152,9 @@ impl Rollouts {
     }
 }
 
-fn told(rollout: &Rollout) -> (EventKind, String) {
+fn told(rollout: &Rollout) -> Option<(EventKind, String)> {
     let Rollout { template, below, weight, message, .. } = rollout;
-    match rollout.state {
+    Some(match rollout.state {
         RolloutState::Done => (EventKind::RolloutDone, format!("every replica runs generation {template}")),
         RolloutState::Stalled => {
             let why = message.as_deref().unwrap_or("no reason is known");
@@ -163,5 +164,7 @@ fn told(rollout: &Rollout) -> (EventKind, String) {
             let share = weight.map_or_else(String::new, |weight| format!(", and it gets {weight} % of the requests"));
             (EventKind::RolloutProgressed, format!("replicas below {below} may run generation {template}{share}"))
         }
-    }
+        // That the spec was put back is told when it is.
+        RolloutState::GivingUp => return None,
+    })
 }

@@ -96,6 +96,8 @@ pub struct Observed {
     pub generation: Generation,
     pub phase: Phase,
     pub message: Option<String>,
+    /// Where `message` tells of a failure to come to what is wanted: how many there were in a row.
+    pub failures: u32,
     /// The configuration that it runs with: [`Assignment::configs`].
     pub configs: Configs,
 }

@@ -303,6 +303,10 @@ pub struct Holder {
     pub incarnation: Incarnation,
 }
 
+/// So many failures of a replica in a row are told one by one: enough to tell bad luck from what does not work. More are not,
+/// so that one that fails for hours writes nothing.
+pub const FAILURES_TOLD: u32 = 3;
+
 /// How far the holder of a slot has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -327,6 +331,10 @@ pub struct Slot {
     pub phase: Phase,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// How often in a row the holder failed to come to the template that it is to run, [`FAILURES_TOLD`] at most; absent where
+    /// it did not. A holder of an older version does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failures: Option<u32>,
     /// The draining node that goes on serving until the holder is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handover_from: Option<Holder>,
@@ -345,13 +353,21 @@ impl Record for Slot {
 
 impl Slot {
     /// The same slot with what its holder observed at a time.
-    pub fn observed(&self, generation: Generation, phase: Phase, message: Option<&str>, unix_ms: u64) -> Slot {
+    pub fn observed(
+        &self,
+        generation: Generation,
+        phase: Phase,
+        message: Option<&str>,
+        failures: u32,
+        unix_ms: u64,
+    ) -> Slot {
         let is_so_already = (self.generation, self.phase) == (generation, phase);
         Slot {
             since: if is_so_already { self.since } else { unix_ms },
             generation,
             phase,
             message: message.map(|text| one_line(text, MESSAGE_BYTES_MAX)),
+            failures: Some(failures.min(FAILURES_TOLD)).filter(|failures| *failures > 0),
             // The old holder serves until we do.
             handover_from: self.handover_from.clone().filter(|_| phase != Phase::Ready),
             ..self.clone()
@@ -383,6 +399,7 @@ mod tests {
             generation: Generation(3),
             phase: Phase::Ready,
             message: None,
+            failures: None,
             handover_from: None,
             nonce: uuid::Uuid::from_u128(4),
             claimed_at: 0,

@@ -47,6 +47,8 @@ struct Unit {
     /// The template that failed to come up beside this one.
     failed: Option<Generation>,
     serves_since: Option<Instant>,
+    /// Failures in a row.
+    failures: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -141,7 +143,7 @@ impl StubHost {
                 (Some(target), UnitPhase::Ready) if target.generation == unit.generation && unit.due.is_some() => {
                     // It stays what it is.
                     is_changed |= unit.failed.is_some();
-                    (unit.due, unit.failed) = (None, None);
+                    (unit.due, unit.failed, unit.failures) = (None, None, 0);
                 }
                 _ => {}
             }
@@ -154,10 +156,12 @@ impl StubHost {
                 UnitPhase::Draining => return false,
                 UnitPhase::Starting if !*fair && self.rng.happens(200) => {
                     unit.phase = UnitPhase::Failed;
+                    unit.failures += 1;
                     unit.due = Some(now + self.rng.millis(200, 3_000));
                 }
                 UnitPhase::Ready if !*fair && self.rng.happens(200) => {
                     unit.failed = target.map(|target| target.generation);
+                    unit.failures += 1;
                     unit.due = Some(now + self.rng.millis(200, 3_000));
                     return true;
                 }
@@ -166,7 +170,7 @@ impl StubHost {
                     unit.due = Some(now + self.rng.millis(20, 800));
                 }
                 UnitPhase::Starting | UnitPhase::Ready => {
-                    unit.phase = UnitPhase::Ready;
+                    (unit.phase, unit.failures) = (UnitPhase::Ready, 0);
                     unit.serves_since = Some(now);
                 }
             }
@@ -185,6 +189,7 @@ impl StubHost {
                     due: Some(now + self.rng.millis(20, 800)),
                     failed: None,
                     serves_since: None,
+                    failures: 0,
                 }
             });
         }
@@ -212,7 +217,9 @@ impl Host for StubHost {
                 UnitPhase::Ready => (Phase::Ready, unit.failed.map(|failed| failure(failed, "out of luck"))),
                 UnitPhase::Draining => (Phase::Starting, Some("draining".to_owned())),
             };
-            Observed { uid: unit.uid, generation: unit.generation, phase, message, configs: Default::default() }
+            let failures = if message.is_some() { unit.failures } else { 0 };
+            let (uid, generation) = (unit.uid, unit.generation);
+            Observed { uid, generation, phase, message, failures, configs: Default::default() }
         };
         self.state().units.iter().map(|(slot, unit)| (slot.clone(), observed(unit))).collect()
     }

@@ -66,7 +66,7 @@ fn judge(status: &StatusReply, put: Generation) -> Verdict {
         Some(RolloutState::Paused) => return Verdict::Paused,
         // It stays open until a replica is wanted, and has shown that it runs.
         Some(RolloutState::Progressing) if status.replicas == 0 && status.slots.is_empty() => return Verdict::Ready,
-        Some(RolloutState::Progressing | RolloutState::Done) => return Verdict::Underway,
+        Some(RolloutState::Progressing | RolloutState::GivingUp | RolloutState::Done) => return Verdict::Underway,
     }
     let is_ready = |slot: &&SlotStatus| slot.phase == Some(Phase::Ready) && status.is_newest(slot);
     let ready = status.slots.iter().filter(is_ready).count();

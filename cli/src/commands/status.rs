@@ -243,6 +243,7 @@ fn rollout(status: &StatusReply) -> Option<String> {
             RolloutState::Progressing => "under way",
             RolloutState::Paused => "paused",
             RolloutState::Stalled => "does not go on",
+            RolloutState::GivingUp => "is given up",
             RolloutState::Done => "done",
         };
         let template = status.template.unwrap_or(status.generation);

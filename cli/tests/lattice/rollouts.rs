@@ -93,7 +93,9 @@ async fn a_rolling_update_under_load_fails_no_request() {
 async fn a_bad_template_rolls_back_by_itself() {
     let lattice = shared().await;
     let api = lattice.api().await;
-    let asked = versioned(&api, "spoiled", 3, "good").await;
+    let mut asked = versioned(&api, "spoiled", 3, "good").await;
+    // It is given up when it fails for half of that.
+    asked["rollout"] = json!({ "deadline": "20s" });
     api.put(&asked).await.unwrap();
     api.ready("spoiled").await;
     lattice.serving("spoiled.test", "/quiet").await;

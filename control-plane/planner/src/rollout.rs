@@ -17,8 +17,8 @@ use std::{
     time::Duration,
 };
 
-/// A new replica that fails for so long is not waited for until the deadline: meanwhile it was tried several times.
-const FAILING_MAX: Duration = Duration::from_secs(10);
+/// A new replica that fails for so long, or half the deadline, and was tried several times, is not waited for any longer.
+const FAILING_MAX: Duration = Duration::from_secs(30);
 /// Replicas that no living node holds are not waited for longer than this, or half the deadline, once the rest is there: they
 /// fit nowhere, or their node is gone for good. Within it a lattice that was restarted is back.
 const HOMELESS_MAX: Duration = Duration::from_secs(30);
@@ -30,7 +30,8 @@ const GAP: Duration = Duration::from_secs(5);
 pub enum Step {
     /// Write down how far it is.
     Put { record: Rollout, expect: Precondition },
-    /// Give it up: write [`SpecRecord::abort`].
+    /// Write [`SpecRecord::abort`]. The rollout's own record says already that it is given up, which only one of those
+    /// who decide about it at the same time could write: nobody goes on with it or ends it.
     Abort { expect: Revision, reason: String },
     /// Delete the record that a workload left behind.
     Forget { expect: Revision },
@@ -40,6 +41,8 @@ pub enum Step {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Elapsed {
     /// Since the rollout's record changed, one more replica became ready at the newest template, or none was wanted.
+    pub since_progress: Duration,
+    /// The same, without the time in which a step held, and what was before it.
     pub without_progress: Duration,
     /// Of the replicas that are ready at the newest template.
     pub ready: BTreeMap<u32, Duration>,
@@ -61,6 +64,8 @@ struct Seen {
     /// The most replicas that were ready at the template since then.
     ready_most: usize,
     progress_at: Duration,
+    /// When a step held last.
+    held_at: Duration,
     ready: Since,
     failing: Since,
 }
@@ -92,8 +97,15 @@ impl RolloutObserver {
         let name = &spec.spec.name;
         let template = (spec.uid, spec.template());
         let rollout = view.rollouts.get(name).map(|rollout| rollout.revision);
-        let new =
-            || Seen { template, rollout, ready_most: 0, progress_at: now, ready: Since::new(), failing: Since::new() };
+        let new = || Seen {
+            template,
+            rollout,
+            ready_most: 0,
+            progress_at: now,
+            held_at: Duration::ZERO,
+            ready: Since::new(),
+            failing: Since::new(),
+        };
         let seen = self.seen.entry(name.clone()).or_insert_with(new);
         if seen.template != template {
             *seen = new();
@@ -116,11 +128,19 @@ impl RolloutObserver {
         }
         let lasted =
             |since: &Since| since.iter().map(|(index, (_, since))| (*index, now.saturating_sub(*since))).collect();
-        Elapsed {
-            without_progress: now.saturating_sub(seen.progress_at),
+        let since_progress = now.saturating_sub(seen.progress_at);
+        let mut elapsed = Elapsed {
+            since_progress,
+            without_progress: since_progress,
             ready: lasted(&seen.ready),
             failing: lasted(&seen.failing),
+        };
+        let record = view.rollout(name).filter(|rollout| rollout.is_of(spec));
+        if record.is_some_and(|record| Progress::of(view, spec, record, &elapsed).is_at_stop(spec)) {
+            seen.held_at = now;
         }
+        elapsed.without_progress = now.saturating_sub(seen.progress_at.max(seen.held_at));
+        elapsed
     }
 
     /// Measure anew: changes may have been missed.
@@ -160,7 +180,7 @@ pub fn is_at_rest(view: &LatticeView, workload: &WorkloadName) -> bool {
             let is_none_wanted = |spec: &SpecRecord| !spec.spec.placement.daemon && view.replicas(spec) == 0;
             view.specs.get(workload).is_some_and(|spec| is_none_wanted(&spec.record))
         }
-        Some(RolloutState::Done) | None => false,
+        Some(RolloutState::GivingUp | RolloutState::Done) | None => false,
     }
 }
 
@@ -202,14 +222,19 @@ pub fn advance(view: &LatticeView, workload: &WorkloadName, elapsed: &Elapsed) -
     next.stop_first.retain(|index| progress.pending.contains(index));
     match before.state {
         RolloutState::Done | RolloutState::Paused => return None,
+        RolloutState::GivingUp => {
+            let reason = before.message.unwrap_or_else(|| "no reason is known".into());
+            return Some(Step::Abort { expect: at, reason });
+        }
         _ if progress.is_complete(spec, elapsed) => (next.state, next.weight) = (RolloutState::Done, None),
         RolloutState::Stalled if !progress.pending.is_empty() => return None,
         RolloutState::Progressing | RolloutState::Stalled => {
             if let Some(reason) = progress.failure(view, spec, elapsed) {
-                match spec.spec.rollout.rollback {
-                    Rollback::Automatic => return Some(Step::Abort { expect: at, reason }),
-                    Rollback::Manual => (next.state, next.message) = (RolloutState::Stalled, Some(reason)),
-                }
+                next.state = match spec.spec.rollout.rollback {
+                    Rollback::Automatic => RolloutState::GivingUp,
+                    Rollback::Manual => RolloutState::Stalled,
+                };
+                next.message = Some(reason);
             } else {
                 next.state = RolloutState::Progressing;
                 progress.end_steps(spec, elapsed, &mut next);
@@ -303,8 +328,11 @@ impl Progress {
     /// Why it is not to go on.
     fn failure(&self, view: &LatticeView, spec: &SpecRecord, elapsed: &Elapsed) -> Option<String> {
         let deadline: Duration = spec.spec.rollout.deadline.into();
-        let patience = FAILING_MAX.min(deadline);
-        let fails = |index: &&u32| elapsed.failing.get(index).is_some_and(|lasted| *lasted >= patience);
+        let patience = FAILING_MAX.min(deadline / 2);
+        let is_bad_luck = |index: u32| slot(view, spec, index).is_some_and(Slot::is_tried_again);
+        let fails = |index: &&u32| {
+            elapsed.failing.get(index).is_some_and(|lasted| *lasted >= patience) && !is_bad_luck(**index)
+        };
         let failing = self.pending.iter().find(fails);
         let is_late = elapsed.without_progress >= deadline && !self.is_at_stop(spec);
         let homeless = || self.homeless.first().filter(|_| self.arrived == 0);
@@ -341,7 +369,7 @@ impl Progress {
             return; // the pause counts from then
         }
         match step.pause.map(Duration::from) {
-            Some(pause) if elapsed.without_progress < pause => {}
+            Some(pause) if elapsed.since_progress < pause => {}
             Some(_) => rollout.step += 1,
             None => {
                 rollout.step += 1;

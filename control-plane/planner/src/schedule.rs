@@ -290,6 +290,7 @@ mod tests {
                 generation: Generation::FIRST,
                 phase: Phase::Ready,
                 message: None,
+                failures: None,
                 handover_from: None,
                 nonce: uuid(0),
                 claimed_at: 0,

@@ -108,6 +108,7 @@ impl World {
             generation: Generation::FIRST,
             phase,
             message: None,
+            failures: None,
             handover_from: None,
             nonce: life(0),
             claimed_at: 0,
@@ -200,7 +201,7 @@ impl World {
                 let revision = self.next();
                 let slot = self.view.slots.get_mut(&slot).unwrap();
                 if slot.record.phase == Phase::Starting && self.view.sessions.contains_key(&slot.record.holder.node) {
-                    slot.record = slot.record.observed(generation, Phase::Ready, None, 0);
+                    slot.record = slot.record.observed(generation, Phase::Ready, None, 0, 0);
                     slot.revision = revision;
                 }
             }

@@ -9,7 +9,7 @@ use crate::stored::{self, Unread};
 use lattice::{
     ctl::{CtlError, ErrorCode, RolloutAction, RolloutReply, RolloutRequest},
     event::EventKind,
-    id::{Revision, WorkloadName},
+    id::{Generation, Revision, WorkloadName},
     record::{Aborted, Key, Record as _, Rollout, RolloutState, SpecRecord},
     store::{Bucket, Message, Precondition, StoreError},
 };
@@ -33,6 +33,9 @@ impl Admission {
                 (RolloutAction::Abort, _) => {
                     let (record, _) = self.abort(name, None).await?;
                     return Ok(reply(&record, None));
+                }
+                (_, Some((rollout, _))) if rollout.state == RolloutState::GivingUp => {
+                    return Err(is_given_up(name, &rollout));
                 }
                 (RolloutAction::Pause, Some((rollout, _))) if rollout.state == RolloutState::Paused => {
                     return Ok(reply(&spec, Some(RolloutState::Paused)));
@@ -72,23 +75,34 @@ impl Admission {
         expected: Option<Revision>,
     ) -> Result<(SpecRecord, Revision), CtlError> {
         let key = Key::Spec(name.clone()).to_string();
-        let reason = "somebody asked for it";
         let mut unanswered: Option<SpecRecord> = None;
+        // The template that this request gave up.
+        let mut given_up: Option<Generation> = None;
         for _ in 0..ATTEMPTS {
             let current = self.current(name).await?;
-            if let (Some(sent), Some(revision)) = (&unanswered, current.revision)
-                && current.record.as_ref() == Some(sent)
-            {
-                self.tell_of_abort(sent).await;
-                return Ok((sent.clone(), revision)); // it landed
+            let (Some(spec), Some(revision)) = (&current.record, current.revision) else { return Err(not_found(name)) };
+            if unanswered.as_ref() == Some(spec) {
+                self.tell_of_abort(spec).await;
+                return Ok((spec.clone(), revision)); // it landed
             }
-            Self::check_expected(&current, expected)?;
-            let (Some(spec), Some(revision)) = (current.record, current.revision) else { return Err(not_found(name)) };
-            let rollout = self.rollout(&spec).await?;
-            let back = spec.abort(reason, self.platform.clock.unix_ms());
-            let Some(record) = back.filter(|_| !spec.is_settled(rollout.as_ref())) else {
-                return Err(nothing_under_way(name));
+            if given_up.is_some_and(|template| template != spec.template()) && spec.aborted.is_some() {
+                return Ok((spec.clone(), revision)); // a node was faster
+            }
+            Self::check_expected(&current, expected.filter(|_| given_up.is_none()))?;
+            let rollout = self.versioned_rollout(name).await?;
+            let is_settled = spec.is_settled(rollout.as_ref().map(|(rollout, _)| rollout));
+            let reason = match &rollout {
+                Some((Rollout { state: RolloutState::GivingUp, message: Some(why), .. }, _)) => why.clone(),
+                _ => "somebody asked for it".to_owned(),
             };
+            let back = spec.abort(&reason, self.platform.clock.unix_ms());
+            let Some(record) = back.filter(|_| !is_settled) else { return Err(nothing_under_way(name)) };
+            // Nobody else ends it from now on, or goes on with it.
+            match self.give_up(spec, rollout, reason).await {
+                Ok(()) => given_up = Some(spec.template()),
+                Err(StoreError::Conflict { .. } | StoreError::OutcomeUnknown { .. }) => continue,
+                Err(error) => return Err(unavailable(&error)),
+            }
             match self.platform.store.write(Bucket::Specs, &key, record.encode(), Precondition::At(revision)).await {
                 Ok(revision) => {
                     self.tell_of_abort(&record).await;
@@ -101,6 +115,25 @@ impl Admission {
         }
         Err(CtlError::new(ErrorCode::Unavailable, format!("{name} is changed by others all the time"))
             .hint("try again"))
+    }
+
+    /// Write down that a rollout is given up, unless it is written down.
+    async fn give_up(
+        &self,
+        spec: &SpecRecord,
+        rollout: Option<(Rollout, Revision)>,
+        reason: String,
+    ) -> Result<(), StoreError> {
+        let expect = rollout.as_ref().map_or(Precondition::Absent, |(_, revision)| Precondition::At(*revision));
+        let known = rollout.map(|(rollout, _)| rollout).filter(|rollout| rollout.is_of(spec));
+        if known.as_ref().is_some_and(|rollout| rollout.state == RolloutState::GivingUp) {
+            return Ok(());
+        }
+        let before = known.unwrap_or_else(|| Rollout::new(spec));
+        let changed_at = self.platform.clock.unix_ms();
+        let record = Rollout { state: RolloutState::GivingUp, message: Some(reason), changed_at, ..before };
+        let key = Key::Rollout(spec.spec.name.clone()).to_string();
+        self.platform.store.write(Bucket::State, &key, record.encode(), expect).await.map(drop)
     }
 
     async fn tell_of_abort(&self, record: &SpecRecord) {
@@ -138,6 +171,12 @@ fn nothing_under_way(name: &WorkloadName) -> CtlError {
         .hint(format!("see `lattice status {name}`; `lattice rollback {name}` goes back to what ran before"))
 }
 
+fn is_given_up(name: &WorkloadName, rollout: &Rollout) -> CtlError {
+    let why = rollout.message.as_deref().unwrap_or("no reason is known");
+    CtlError::new(ErrorCode::Conflict, format!("the rollout of {name} is being given up: {why}"))
+        .hint("put the spec again to begin anew")
+}
+
 fn reply(spec: &SpecRecord, state: Option<RolloutState>) -> RolloutReply {
     RolloutReply { workload: spec.spec.name.clone(), generation: spec.generation, state }
 }
@@ -150,7 +189,6 @@ mod tests {
     };
     use lattice::{
         ctl::PutReply,
-        id::Generation,
         record::{ConfigStamp, SCHEMA},
         spec::{ConfigUpdate, WorkloadSpec},
     };
@@ -243,6 +281,38 @@ mod tests {
         assert_eq!((reply.changed, reply.generation), (true, Generation(3)));
         let current = admission.current(&name()).await.unwrap().record.unwrap();
         assert_eq!((current.template(), &current.configs), (Generation(1), &rolled.configs));
+    }
+
+    #[tokio::test]
+    async fn what_is_given_up_is_not_promoted_and_what_is_done_is_not_given_up() {
+        let (admission, platform) = admission();
+        write(&admission, spec(1), 0).await;
+        let two = write(&admission, spec(2), 0).await;
+        let key = Key::Rollout(name()).to_string();
+        // A node is about to give it up.
+        let reason = "replica 0 on n1: no luck".to_owned();
+        let given_up = Rollout { state: RolloutState::GivingUp, message: Some(reason.clone()), ..Rollout::new(&two) };
+        platform.store.write(Bucket::State, &key, given_up.encode(), Precondition::Absent).await.unwrap();
+        for action in ["pause", "resume", "promote"] {
+            let error = admission.steer(&name(), &message(&format!(r#"{{"action": "{action}"}}"#))).await.unwrap_err();
+            assert_eq!(error.code, ErrorCode::Conflict);
+            assert!(error.message.contains("is being given up: replica 0"), "{error}");
+        }
+        // Asked for by a person as well it has the reason that came first.
+        admission.steer(&name(), &message(r#"{"action": "abort"}"#)).await.unwrap();
+        let back = admission.current(&name()).await.unwrap().record.unwrap();
+        assert_eq!((back.template(), back.aborted.unwrap().reason), (Generation(1), reason));
+
+        let three = write(&admission, spec(3), 0).await;
+        finish(&admission, &three).await;
+        let error = admission.steer(&name(), &message(r#"{"action": "abort"}"#)).await.unwrap_err();
+        assert!(error.message.contains("nothing of a is being rolled out"), "{error}");
+        // The record says that somebody gives it up before the spec does.
+        let four = write(&admission, spec(4), 0).await;
+        admission.steer(&name(), &message(r#"{"action": "abort"}"#)).await.unwrap();
+        let (rollout, _) = admission.versioned_rollout(&name()).await.unwrap().unwrap();
+        assert_eq!((rollout.template, rollout.state), (four.template(), RolloutState::GivingUp));
+        assert_eq!(rollout.schema(), 5, "a node that can't know it leaves it as it is");
     }
 
     #[tokio::test]

@@ -187,7 +187,9 @@ impl Slot {
     pub fn observed(&self) -> Option<Observed> {
         let observed = |unit: &Unit, phase, message| {
             let Target { uid, generation, .. } = unit.target;
-            Some(Observed { uid, generation, phase, message, configs: Default::default() })
+            let coming = self.in_phase(Phase::is_coming).filter(|coming| coming.failed.is_some());
+            let failures = coming.map_or(0, |coming| coming.failures);
+            Some(Observed { uid, generation, phase, message, failures, configs: Default::default() })
         };
         if let Some(serving) = self.in_phase(|phase| phase == Phase::Ready) {
             let coming = self.in_phase(Phase::is_coming);

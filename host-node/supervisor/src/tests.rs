@@ -124,6 +124,26 @@ fn one_life() {
 }
 
 #[test]
+fn failures_in_a_row_are_counted_while_they_are_told() {
+    let mut slot = Slot::default();
+    let failures = |slot: &Slot| slot.observed().unwrap().failures;
+    bring_up(&mut slot, target(1));
+    assert_eq!(failures(&slot), 0);
+    slot.on(Event::Wanted(target(2)));
+    let unit = slot.phases().last().unwrap().0;
+    for count in 1..5 {
+        slot.on(failed(unit));
+        assert_eq!(failures(&slot), count);
+        slot.on(Event::RetryDue(unit));
+        assert_eq!((failures(&slot), report(&slot).1), (count, record::Phase::Ready));
+    }
+    for event in [Event::Fetched(unit), Event::Compiled(unit), Event::Warmed(unit)] {
+        slot.on(event);
+    }
+    assert_eq!((report(&slot), failures(&slot)), ((2, record::Phase::Ready, None), 0));
+}
+
+#[test]
 fn a_new_generation_comes_up_beside_the_one_that_serves() {
     let mut slot = Slot::default();
     let (old, _) = bring_up(&mut slot, target(1));

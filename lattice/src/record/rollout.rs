@@ -1,7 +1,7 @@
 //! How far a workload is on its way from one template to the next. A *template* is what replicas run: all of a spec but how
 //! many replicas there are, where, and how requests reach them. It is named by the generation that brought it.
 
-use super::{ConfigStamp, Phase, Record, Slot, SpecRecord};
+use super::{ConfigStamp, FAILURES_TOLD, Phase, Record, Slot, SpecRecord};
 use crate::{
     id::{ConfigName, Generation},
     limits::{MESSAGE_BYTES_MAX, one_line},
@@ -43,6 +43,11 @@ pub struct Rollout {
 }
 impl Record for Rollout {
     const BUCKET: Bucket = Bucket::State;
+
+    /// Whoever does not know that it can be given up would begin it anew.
+    fn schema(&self) -> u32 {
+        if self.state == RolloutState::GivingUp { 5 } else { 1 }
+    }
 }
 
 fn is_zero(number: &u32) -> bool {
@@ -58,6 +63,8 @@ pub enum RolloutState {
     Paused,
     /// A new replica failed or is late, and the spec leaves it to people what follows.
     Stalled,
+    /// It is given up: nothing else becomes of it, and whoever sees it writes the stable spec again. `message` says why.
+    GivingUp,
     /// Every replica runs the template: from now on it is the stable one.
     Done,
 }
@@ -280,6 +287,17 @@ impl Slot {
             Phase::Ready if self.generation != template => message.strip_prefix(&failure(template, "")),
             Phase::Ready | Phase::Starting | Phase::Failed => None,
         }
+    }
+
+    /// Whether it failed so seldom in a row that it may have been bad luck.
+    pub fn is_tried_again(&self) -> bool {
+        self.failures.is_some_and(|failures| failures < FAILURES_TOLD)
+    }
+
+    /// What its holder says of it, for people.
+    pub fn said(&self) -> Option<String> {
+        let message = self.message.as_ref()?;
+        Some(if self.is_tried_again() { format!("{message}; it is tried again") } else { message.clone() })
     }
 }
 

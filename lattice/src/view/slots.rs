@@ -130,6 +130,7 @@ mod tests {
             generation: Generation(1),
             phase: Phase::Ready,
             message: None,
+            failures: None,
             handover_from: None,
             nonce: uuid::Uuid::nil(),
             claimed_at: 0,

@@ -79,6 +79,7 @@ fn hold<'a>(view: &'a mut LatticeView, slot: &str, node: &str, incarnation: u128
         generation: Generation::FIRST,
         phase,
         message: None,
+        failures: None,
         handover_from: None,
         nonce: life(0),
         claimed_at: 0,

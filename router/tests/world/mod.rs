@@ -283,6 +283,7 @@ impl World {
                     generation,
                     phase: Phase::Ready,
                     message: None,
+                    failures: None,
                     handover_from: None,
                     nonce: uuid::Uuid::nil(),
                     claimed_at: 0,
