@@ -415,7 +415,8 @@ fn steps_stop_on_the_way_for_a_while_or_until_somebody_goes_on() {
 
 #[test]
 fn a_replica_that_starts_again_while_a_step_holds_has_the_whole_deadline() {
-    let steps = vec![RolloutStep { replicas: Portion::Count(2), pause: Some(Millis::from_secs(600)) }];
+    let steps =
+        vec![RolloutStep { replicas: Some(Portion::Count(2)), weight: None, pause: Some(Millis::from_secs(600)) }];
     let stepwise = RolloutSpec { steps, max_surge: Portion::Count(2), ..RolloutSpec::default() };
     let mut rolling = Rolling::new(4, 10, &stepwise);
     rolling.put(asked(4, "2", stepwise));
