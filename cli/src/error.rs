@@ -87,6 +87,12 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
     }
 }
 
+/// The same error as one of a place: of several things that one command does. Exit code and hint stay.
+pub fn at(place: &str, error: &anyhow::Error) -> Failure {
+    let failure = Failure::new(exit_of(error), format!("{place}: {error:#}"));
+    hint_of(error).into_iter().fold(failure, Failure::hint)
+}
+
 fn hint_of(error: &anyhow::Error) -> Option<&str> {
     let failure = error.downcast_ref::<Failure>().and_then(|failure| failure.hint.as_deref());
     let ctl = || error.downcast_ref::<CtlError>().and_then(|error| error.hint.as_deref());

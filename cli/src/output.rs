@@ -310,6 +310,7 @@ mod tests {
             admitted_at: "1970-01-01T00:00:00Z".into(),
             state: None,
             aborted: None,
+            configs: Default::default(),
         }));
         let text = yaml(&std::slice::from_ref(&item)).unwrap();
         let back: serde_json::Value = serde_saphyr::from_str(&text).unwrap();

@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 use lattice::{
     host::Host,
     id::{NodeId, SlotId, WorkloadName},
-    report::{AWAITED_MAX, HostReport, NodeReport},
+    report::{AWAITED_MAX, HostReport, NodeReport, SlotReport},
     store::{Clock, Message, Platform},
     subject::{self, Topic},
     view::LatticeView,
@@ -161,7 +161,8 @@ impl Reporter {
             let host = self.host.report();
             let events = notices.due(&host, clock.now());
             let awaited: BTreeSet<WorkloadName> = self.awaited.now().into_iter().take(AWAITED_MAX).collect();
-            is_news |= !events.is_empty() || told.moved(&host) || !awaited.is_subset(&told.awaited);
+            is_news |=
+                !events.is_empty() || told.moved(&host) || told.failed(&host) || !awaited.is_subset(&told.awaited);
             for event in events {
                 self.events.tell(event).await;
             }
@@ -219,10 +220,11 @@ impl Reporter {
     }
 }
 
-/// What was told last of the load from which numbers of replicas follow.
+/// What was told last that others wait for: the load from which numbers of replicas follow, and what failed.
 #[derive(Default)]
 struct Loads {
     present: BTreeMap<SlotId, u64>,
+    failed: BTreeMap<SlotId, u64>,
     awaited: BTreeSet<WorkloadName>,
 }
 
@@ -230,7 +232,19 @@ impl Loads {
     fn of(NodeReport { host, awaited, .. }: &NodeReport) -> Self {
         let slots = host.slots.iter().filter(|(_, slot)| slot.load.is_some());
         let present = slots.map(|(slot, said)| (slot.clone(), said.present())).collect();
-        Self { present, awaited: awaited.clone() }
+        let failed =
+            host.slots.iter().map(|(slot, said)| (slot.clone(), failures(said))).filter(|(_, count)| *count > 0);
+        Self { present, failed: failed.collect(), awaited: awaited.clone() }
+    }
+
+    /// Whether a replica, or a service of one, ended since. The first times only: one that goes on so is told often enough.
+    fn failed(&self, host: &HostReport) -> bool {
+        const FIRST: u64 = 3;
+        let is_news = |(slot, said): (&SlotId, &SlotReport)| {
+            let count = failures(said);
+            count > 0 && count <= FIRST && self.failed.get(slot).is_none_or(|before| *before != count)
+        };
+        host.slots.iter().any(is_news)
     }
 
     /// Whether some load differs so much that more replicas may be needed before the next report is due.
@@ -243,12 +257,18 @@ impl Loads {
     }
 }
 
+/// How often the replica, or a service of it, was started again.
+fn failures(said: &SlotReport) -> u64 {
+    let parts = said.parts.iter().map(|part| part.restarts);
+    said.crash.as_ref().map_or(0, |crash| crash.restarts).saturating_add(parts.sum())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use lattice::{
         id::Generation,
-        report::{LoadReport, SlotReport},
+        report::{CrashReport, LoadReport},
     };
 
     fn heard(node: usize, bytes: usize, at: u64) -> Heard {
@@ -270,6 +290,19 @@ mod tests {
         assert_eq!(kept.reports.len(), 1, "the oldest made room");
         kept.forget_old(Duration::from_secs(3) + KEPT);
         assert_eq!((kept.reports.len(), kept.bytes), (0, 0));
+    }
+
+    #[test]
+    fn what_fails_is_told_soon_and_not_each_time() {
+        let report = |restarts| {
+            let crash = CrashReport { restarts, error: String::new(), at: 0, lines: vec![] };
+            let slot = SlotReport { crash: Some(crash), ..SlotReport::new(uuid::Uuid::nil(), Generation::FIRST) };
+            let host = HostReport { slots: [("w.0".parse().unwrap(), slot)].into(), ..HostReport::default() };
+            NodeReport::new("n1".parse().unwrap(), uuid::Uuid::nil(), host)
+        };
+        let failed = |from, to| Loads::of(&report(from)).failed(&report(to).host);
+        assert!(failed(0, 1) && failed(1, 2) && Loads::default().failed(&report(3).host));
+        assert!(!failed(1, 1) && !failed(0, 0) && !failed(3, 9));
     }
 
     #[test]

@@ -21,13 +21,14 @@ pub use routes::{RouteItem, RouteList, RouteShare};
 
 use crate::{
     event::CloudEvent,
-    id::{Digest, Generation, NodeId, Revision, WorkloadName},
+    id::{ConfigName, Digest, Generation, NodeId, Revision, WorkloadName},
     record::{Aborted, Outcome, Phase, Session},
     report::{NodeReport, NodeUsage, SlotReport},
     spec::{ScheduleSpec, SpecError, WorkloadSpec},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Request header of `workload.put`, `.scale`, `.delete`, `.rollback`: go on only if the spec is still at this revision;
 /// `0` means that there must be none.
@@ -226,6 +227,9 @@ pub struct SpecReply {
     /// The generation that it was put back for, where that was given up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aborted: Option<Aborted>,
+    /// Versions of the configuration by name that the generation was made for, where changes of it are rolled out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub configs: BTreeMap<ConfigName, Generation>,
 }
 
 /// An item of `workload.history`, oldest first.
@@ -244,7 +248,7 @@ pub enum WorkloadState {
     Ready,
     /// On the way there.
     Progressing,
-    /// Some replica failed or finds no node.
+    /// Some replica failed, fails again and again, or finds no node.
     Degraded,
     /// Replicas: 0.
     Idle,
@@ -321,6 +325,10 @@ pub struct SlotStatus {
     pub generation: Option<Generation>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// Why it fails again and again, by what its node reported: it may be ready at this moment all the same. Absent from a
+    /// node of an older version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crashing: Option<String>,
     /// When its node took it: RFC 3339, by that node's clock. None from a node of an older version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claimed_at: Option<String>,
@@ -347,6 +355,7 @@ impl SlotStatus {
             phase: None,
             generation: None,
             message: None,
+            crashing: None,
             claimed_at: None,
             since: None,
             refused: Vec::new(),

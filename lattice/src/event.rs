@@ -8,6 +8,7 @@ use crate::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeSet;
 
 /// What happened. The name is the subject's last token and the end of the CloudEvents `type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -107,6 +108,18 @@ impl EventKind {
     }
 }
 
+impl EventKind {
+    /// The names of all kinds that this version knows, in alphabetical order.
+    pub fn names() -> BTreeSet<String> {
+        let schema = schemars::schema_for!(EventKind).to_value();
+        let forms =
+            || std::iter::once(&schema).chain(schema.get("oneOf").and_then(Value::as_array).into_iter().flatten());
+        let listed = forms().filter_map(|form| form.get("enum")?.as_array()).flatten();
+        let names = listed.chain(forms().filter_map(|form| form.get("const")));
+        names.filter_map(|name| name.as_str().map(str::to_owned)).collect()
+    }
+}
+
 /// One event, before it gets its envelope.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
@@ -167,4 +180,19 @@ impl Event {
 pub fn rfc3339(unix_ms: u64) -> String {
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(unix_ms);
     humantime::format_rfc3339_millis(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_known_by_its_name() {
+        let names = EventKind::names();
+        assert!(names.len() > 30, "{names:?}");
+        for name in names {
+            let kind: EventKind = serde_json::from_value(Value::from(name.as_str())).unwrap();
+            assert_eq!(kind.as_str(), name);
+        }
+    }
 }

@@ -50,7 +50,10 @@ impl UncordonArgs {
     }
 }
 
-fn sentence(CordonReply { node, cordoned, changed }: &CordonReply) -> String {
+fn sentence(CordonReply { node, cordoned, changed, drain_ended }: &CordonReply) -> String {
+    if *drain_ended {
+        return format!("{node} is not cordoned now, and no longer drained: it may keep what it has");
+    }
     let so = if *cordoned { "cordoned" } else { "not cordoned" };
     if *changed { format!("{node} is {so} now") } else { format!("{node} was so before: {so}") }
 }
@@ -61,8 +64,11 @@ mod tests {
 
     #[test]
     fn what_was_so_already_is_said() {
-        let reply = |cordoned, changed| CordonReply { node: NodeId::new("n1").unwrap(), cordoned, changed };
+        let node = NodeId::new("n1").unwrap();
+        let reply = |cordoned, changed| CordonReply { node: node.clone(), cordoned, changed, drain_ended: false };
         assert_eq!(sentence(&reply(true, true)), "n1 is cordoned now");
         assert_eq!(sentence(&reply(false, false)), "n1 was so before: not cordoned");
+        let ended = CordonReply { drain_ended: true, ..reply(false, true) };
+        assert!(sentence(&ended).contains("no longer drained"));
     }
 }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     Context,
     client::Client,
-    error::Exit,
+    error::{Exit, Failure, at, exit_of},
     output::{Cell, Table, Tone, plain},
 };
 use lattice::{
@@ -18,8 +18,13 @@ use lattice::{
     store::Headers,
     subject::Topic,
 };
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Run a workload: from a spec, or from a component alone
+///
+/// A file of several YAML documents has several workloads. All of them are checked before the first is put; then they are
+/// put in their order, and waited for.
 #[derive(Debug, clap::Args)]
 #[command(before_help = "Examples:
   lattice deploy hello.yaml
@@ -27,6 +32,7 @@ use lattice::{
   lattice deploy hello.wasm --name shop --host shop.example.org --replicas 3
   lattice deploy hello.yaml --dry-run     where each replica would run; changes nothing
   lattice get hello | sed s/1/2/ | lattice deploy -
+  lattice import wadm.yaml | lattice deploy -
 
 The smallest spec:
   name: hello
@@ -35,7 +41,7 @@ The smallest spec:
   http:
     routes: [{host: hello.test}]")]
 pub struct Args {
-    /// A spec (YAML or JSON), a component (.wasm), or - for standard input
+    /// Specs (YAML or JSON), a component (.wasm), or - for standard input
     #[arg(value_name = "FILE|COMPONENT.wasm|-")]
     file: String,
     #[command(flatten)]
@@ -51,23 +57,100 @@ pub struct Args {
 }
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
-    let prepared = source::read(&args.file, &args.overrides)?;
-    let client = context.client().await?;
-    let mut headers = expected_revision(args.expected_revision);
-    if args.dry_run {
-        headers.insert(HEADER_DRY_RUN.into(), "true".into());
+    let all = source::read_all(&args.file, &args.overrides)?;
+    if args.expected_revision.is_some() && all.len() > 1 {
+        let message = format!("--expected-revision is for one workload, and there are {}", all.len());
+        return Err(Failure::usage(message).hint("make a file of each").into());
     }
-    let reply = submit(&client, context, &prepared, headers).await?;
+    let client = context.client().await?;
+    let headers = expected_revision(args.expected_revision);
+    let [prepared] = all.as_slice() else { return several(&args, &all, &client, context).await };
+    if args.dry_run {
+        let reply = submit(&client, context, prepared, dry(headers)).await?;
+        note_composition(context, &reply);
+        show_plan(context, &reply)?;
+        return Ok(Exit::Ok);
+    }
+    let reply = submit(&client, context, prepared, headers).await?;
+    note_composition(context, &reply);
+    rollout::finish(&client, context, &reply, &args.wait).await
+}
+
+/// Check all, put all, wait for all. What waits for nothing else is not kept from it by one that does not get ready.
+async fn several(args: &Args, all: &[Prepared], client: &Client, context: &Context) -> anyhow::Result<Exit> {
+    for prepared in all {
+        let name = prepared.spec.name.as_str();
+        match submit(client, context, prepared, dry(Headers::new())).await {
+            Ok(reply) if args.dry_run => {
+                context.out.note(format!("{name}:"));
+                note_composition(context, &reply);
+                show_plan(context, &reply)?;
+            }
+            Ok(_) => {}
+            // One before it in this file may be what it asks for, or give up a route.
+            Err(error) if !args.dry_run && exit_of(&error) == Exit::Conflict => {}
+            Err(error) => {
+                return Err(at(&format!("{name} is refused, and nothing was changed"), &error).into());
+            }
+        }
+    }
+    if args.dry_run {
+        return Ok(Exit::Ok);
+    }
+    let mut replies = Vec::new();
+    for prepared in all {
+        let name = prepared.spec.name.as_str();
+        let reply = submit_quietly(client, context, prepared, Headers::new()).await.map_err(|error| {
+            let done: Vec<&str> = replies.iter().map(|reply: &PutReply| reply.workload.as_str()).collect();
+            let rest: Vec<&str> = all.iter().skip(done.len() + 1).map(|later| later.spec.name.as_str()).collect();
+            let list = |names: &[&str]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            let place = format!("{name} is refused (accepted: {}; not tried: {})", list(&done), list(&rest));
+            at(&place, &error)
+        })?;
+        note_composition(context, &reply);
+        rollout::accepted(context, &reply);
+        replies.push(reply);
+    }
+    let start = Instant::now();
+    let mut failures: Vec<Failure> = Vec::new();
+    for reply in &replies {
+        let name = reply.workload.as_str();
+        if args.wait.no_wait {
+            let line = |_| format!("{name} generation {}", reply.generation);
+            context.out.show_item(reply, line, || name.to_owned())?;
+            continue;
+        }
+        let left = args.wait.timeout.map(|limit| Duration::from(limit).saturating_sub(start.elapsed()));
+        match rollout::wait(client, context, reply, left).await {
+            Ok(status) => {
+                context.out.show_item(&status, |paint| rollout::arrived(&status, paint), || name.to_owned())?;
+            }
+            Err(error) if exit_of(&error) == Exit::Interrupted => return Err(error),
+            Err(error) => failures.push(at(name, &error)),
+        }
+    }
+    let mut failures = failures.into_iter();
+    let Some(first) = failures.next() else { return Ok(Exit::Ok) };
+    Err(failures
+        .fold(first, |all, next| Failure { message: format!("{}\n{}", all.message, next.message), ..all })
+        .into())
+}
+
+fn dry(mut headers: Headers) -> Headers {
+    headers.insert(HEADER_DRY_RUN.into(), "true".into());
+    headers
+}
+
+fn note_composition(context: &Context, reply: &PutReply) {
     if let Some(composed) = &reply.composition {
         context.out.note(composition(composed));
     }
-    if args.dry_run {
-        let plan = reply.plan.as_deref().unwrap_or_default();
-        let nodes = || plan.iter().filter_map(|slot| slot.node.as_ref().map(ToString::to_string)).collect();
-        context.out.show(&reply, |paint| plan_table(plan).render(paint), nodes)?;
-        return Ok(Exit::Ok);
-    }
-    rollout::finish(&client, context, &reply, &args.wait).await
+}
+
+fn show_plan(context: &Context, reply: &PutReply) -> anyhow::Result<()> {
+    let plan = reply.plan.as_deref().unwrap_or_default();
+    let nodes = || plan.iter().filter_map(|slot| slot.node.as_ref().map(ToString::to_string)).collect();
+    context.out.show(reply, |paint| plan_table(plan).render(paint), nodes)
 }
 
 /// Upload what a spec needs, and put it.
@@ -77,16 +160,26 @@ pub async fn submit(
     prepared: &Prepared,
     headers: Headers,
 ) -> anyhow::Result<PutReply> {
-    if !prepared.files.is_empty() {
-        let artifacts = client.artifacts().await?;
-        source::upload(artifacts.as_ref(), &prepared.files, &context.out).await?;
-    }
-    let reply: PutReply = client.send(Topic::WorkloadPut, headers, &prepared.spec).await?;
+    let reply = submit_quietly(client, context, prepared, headers).await?;
     for PutWarning { field, message } in &reply.warnings {
         let (mark, message) = (context.out.note_paint.warn("warning:"), plain(message));
         context.out.note(format!("{mark} {}: {message}", plain(field)));
     }
     Ok(reply)
+}
+
+/// The same, without a word of the warnings.
+async fn submit_quietly(
+    client: &Client,
+    context: &Context,
+    prepared: &Prepared,
+    headers: Headers,
+) -> anyhow::Result<PutReply> {
+    if !prepared.files.is_empty() {
+        let artifacts = client.artifacts().await?;
+        source::upload(artifacts.as_ref(), &prepared.files, &context.out).await?;
+    }
+    client.send(Topic::WorkloadPut, headers, &prepared.spec).await
 }
 
 /// The header of a conditional change.

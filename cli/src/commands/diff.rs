@@ -7,12 +7,12 @@ use crate::{
 };
 use lattice::{
     ctl::{GenerationState, HistoryItem, SpecReply},
-    id::{Generation, WorkloadName},
+    id::{ConfigName, Generation, WorkloadName},
     subject::{Topic, WorkloadVerb},
 };
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Show what is different between two specs of a workload
 #[derive(Debug, clap::Args)]
@@ -58,9 +58,14 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         Some(from) => find(from)?,
         None => before(&specs, to).ok_or_else(|| nothing(&workload))?,
     };
-    let differences = differences(&serde_json::to_value(&from.spec)?, &serde_json::to_value(&to.spec)?);
+    let mut differences = differences(&serde_json::to_value(&from.spec)?, &serde_json::to_value(&to.spec)?);
+    let is_same_spec = differences.is_empty();
+    differences.extend(of_configs(from, to));
+    let (before, after) = (from.generation, to.generation);
     if differences.is_empty() {
-        context.out.note(format!("generations {} and {} are the same", from.generation, to.generation));
+        context.out.note(format!("generations {before} and {after} are the same"));
+    } else if is_same_spec {
+        context.out.note(format!("the specs of {before} and {after} are the same: {after} is for new configuration"));
     }
     let fields = || differences.iter().map(|difference| difference.field.clone()).collect();
     context.out.show(&differences, |paint| render(&differences, paint), fields)?;
@@ -87,6 +92,18 @@ fn before<'a>(specs: &[&'a SpecReply], to: &SpecReply) -> Option<&'a SpecReply> 
     let stable =
         specs.iter().find(|spec| spec.state == Some(GenerationState::Stable) && spec.generation < to.generation);
     stable.or_else(|| specs.iter().rfind(|spec| spec.generation < to.generation)).copied()
+}
+
+/// Versions of configuration that the generations were made for.
+fn of_configs(before: &SpecReply, after: &SpecReply) -> Vec<Difference> {
+    let version = |version: Option<&Generation>| version.map(|version| Value::from(format!("version {version}")));
+    let names: BTreeSet<_> = before.configs.keys().chain(after.configs.keys()).collect();
+    let difference = |name: &ConfigName| Difference {
+        field: format!("config {name}"),
+        before: version(before.configs.get(name)),
+        after: version(after.configs.get(name)),
+    };
+    names.into_iter().map(difference).filter(|difference| difference.before != difference.after).collect()
 }
 
 fn differences(before: &Value, after: &Value) -> Vec<Difference> {

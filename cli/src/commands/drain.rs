@@ -39,7 +39,7 @@ pub struct DrainArgs {
     /// Wait until nothing is left, and say how far it is
     #[arg(long)]
     wait: bool,
-    /// How long to wait; the drain goes on afterwards
+    /// How long to wait; then the exit code is 6, and the drain goes on
     #[arg(long, requires = "wait", default_value = "10m", value_name = "DURATION")]
     timeout: Millis,
 }
@@ -68,7 +68,7 @@ pub async fn run(args: DrainArgs, context: &Context) -> anyhow::Result<Exit> {
     }
     context.out.note(sentence(&reply));
     tokio::select! {
-        waited = until_empty(&client, context, &node, timeout.into()) => waited?,
+        waited = until_empty(&client, context, &node, timeout) => waited?,
         _ = tokio::signal::ctrl_c() => {
             return Err(Failure::new(Exit::Interrupted, format!("{node} is still being drained"))
                 .hint(format!("`lattice nodes {node}` shows how far it is; `lattice undrain {node}` ends it"))
@@ -96,8 +96,8 @@ fn sentence(DrainReply { node, draining, changed }: &DrainReply) -> String {
 }
 
 /// A line whenever something has moved, until nothing is left.
-async fn until_empty(client: &Client, context: &Context, node: &NodeId, timeout: Duration) -> anyhow::Result<()> {
-    let end = Instant::now() + timeout;
+async fn until_empty(client: &Client, context: &Context, node: &NodeId, timeout: Millis) -> anyhow::Result<()> {
+    let end = Instant::now() + Duration::from(timeout);
     let mut told = None;
     loop {
         let reply: NodeReply = client.ask(Topic::NodeGet(node.clone())).await?;
@@ -114,7 +114,8 @@ async fn until_empty(client: &Client, context: &Context, node: &NodeId, timeout:
         }
         if Instant::now() >= end {
             let left = told.unwrap_or_else(|| "nobody has heard of the order yet".into());
-            return Err(Failure::failed(format!("{node} is not empty after {} s: {left}", timeout.as_secs()))
+            let message = format!("{node} is not empty after {}, and the drain goes on: {left}", timeout);
+            return Err(Failure::new(Exit::InProgress, message)
                 .hint("`lattice explain WORKLOAD` says why a replica has no other place; --deadline stops what is left")
                 .into());
         }

@@ -8,8 +8,12 @@ use crate::{
 };
 use anyhow::Context as _;
 use bytes::Bytes;
+use clap::builder::PossibleValuesParser;
 use futures_util::StreamExt as _;
-use lattice::{event::CloudEvent, store::Items};
+use lattice::{
+    event::{CloudEvent, EventKind},
+    store::Items,
+};
 use std::{collections::VecDeque, str::FromStr, time::SystemTime};
 
 /// Show what happened in the lattice, oldest first
@@ -28,8 +32,8 @@ pub struct Args {
     /// Only what happened since: `10m` ago, or a time such as 2026-11-22T11:00:00Z
     #[arg(long, value_name = "TIME")]
     since: Option<Since>,
-    /// Only events of these kinds, such as slot-failed
-    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    /// Only events of these kinds
+    #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = kinds())]
     kind: Vec<String>,
     /// Go on with new ones until Ctrl-C
     #[arg(short, long)]
@@ -50,6 +54,10 @@ impl FromStr for Since {
         ago.map(Self)
             .ok_or_else(|| format!("{text:?} is neither a time such as 2026-11-22T11:00:00Z nor one such as 10m"))
     }
+}
+
+fn kinds() -> PossibleValuesParser {
+    PossibleValuesParser::new(EventKind::names())
 }
 
 /// What is asked for.
@@ -108,6 +116,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     if found.is_empty() && !args.follow {
         context.out.note(if filter.is_everything() { "no events yet" } else { "no such events" });
     }
+    // Each node tells of its own as soon as it can: what comes later may have happened before.
+    found.make_contiguous().sort_by(|one, other| one.time.cmp(&other.time));
     for event in found {
         context.out.show_item(&event, |paint| line(&event, paint), || event.id.clone())?;
     }
@@ -156,7 +166,7 @@ fn line(event: &CloudEvent, paint: Paint) -> String {
 mod tests {
     use super::*;
     use lattice::{
-        event::{Event, EventKind},
+        event::Event,
         id::{LatticeId, NodeId},
     };
 

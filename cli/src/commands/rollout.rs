@@ -9,9 +9,10 @@ use crate::{
     output::{Paint, plain},
 };
 use lattice::{
-    ctl::{PutReply, SlotStatus, StatusReply},
-    id::Generation,
+    ctl::{Condition, ConditionKind, PutReply, Reason, RolloutStatus, SlotStatus, SpecReply, StatusReply},
+    id::{Generation, WorkloadName},
     record::{Phase, RolloutState},
+    spec::Rollback,
     subject::{Topic, WorkloadVerb},
     units::Millis,
 };
@@ -19,6 +20,15 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
 const ASK_EVERY: Duration = Duration::from_millis(100);
+/// What a first spec, or a change around the replicas, is given where nobody says how long.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Beyond a rollout's own deadline: nodes measure it themselves, each with its own clock.
+const MARGIN: Duration = Duration::from_secs(15);
+/// What may be on its way to the node that answers is waited for before it is said that something is missing.
+const LATE: Duration = Duration::from_secs(2);
+/// A workload with services must have been ready for so long: one that ends at once has ended by then, and reports of it
+/// have come.
+const STEADY: Duration = Duration::from_secs(3);
 
 /// How long a command waits for what it changed.
 #[derive(Debug, Clone, clap::Args)]
@@ -26,9 +36,10 @@ pub struct WaitArgs {
     /// Return as soon as the change is accepted
     #[arg(long)]
     pub no_wait: bool,
-    /// How long to wait until every replica is ready
-    #[arg(long, default_value = "60s", value_name = "DURATION")]
-    pub timeout: Millis,
+    /// How long to wait until every replica is ready; then the exit code is 6, and the change goes on [default: 60s; a
+    /// rollout for as long as it goes on within its rollout.deadline]
+    #[arg(long, value_name = "DURATION")]
+    pub timeout: Option<Millis>,
 }
 
 /// How far a change is.
@@ -43,6 +54,10 @@ enum Verdict {
     /// It was given up, and the spec before it put back.
     Aborted,
     Underway,
+    /// It waits for configuration that nobody has put yet.
+    Blocked,
+    /// Every replica is ready, and some fail soon after they got there, again and again.
+    Crashing,
     /// Another change came after ours.
     Superseded(Generation),
 }
@@ -66,14 +81,18 @@ fn judge(status: &StatusReply, put: Generation) -> Verdict {
         Some(RolloutState::Paused) => return Verdict::Paused,
         // It stays open until a replica is wanted, and has shown that it runs.
         Some(RolloutState::Progressing) if status.replicas == 0 && status.slots.is_empty() => return Verdict::Ready,
+        Some(RolloutState::Progressing) if config_reason(status).is_some() => return Verdict::Blocked,
         Some(RolloutState::Progressing | RolloutState::GivingUp | RolloutState::Done) => return Verdict::Underway,
+    }
+    if config_reason(status).is_some() {
+        return Verdict::Blocked;
     }
     let is_ready = |slot: &&SlotStatus| slot.phase == Some(Phase::Ready) && status.is_newest(slot);
     let ready = status.slots.iter().filter(is_ready).count();
     let failed = status.slots.iter().filter(|slot| slot.phase == Some(Phase::Failed)).count();
     let wanted = status.replicas as usize;
     if ready == wanted && status.slots.len() == wanted {
-        Verdict::Ready
+        if status.slots.iter().any(|slot| slot.crashing.is_some()) { Verdict::Crashing } else { Verdict::Ready }
     } else if failed > 0 && ready + failed == wanted {
         Verdict::Failed
     } else {
@@ -99,135 +118,296 @@ fn describe(status: &StatusReply, slot: &SlotStatus, paint: Paint) -> String {
 
 /// Why it is not ready, for the final error.
 fn reasons(status: &StatusReply) -> String {
-    let lacking = |slot: &&SlotStatus| slot.phase != Some(Phase::Ready) || !status.is_newest(slot);
+    if let Some(condition) = config_reason(status) {
+        return plain(&condition.message);
+    }
     let plain = Paint::off();
-    let lines: Vec<String> = status
-        .slots
-        .iter()
-        .filter(lacking)
-        .take(5)
-        .map(|slot| format!("replica {}: {}", slot.replica, describe(status, slot, plain)))
-        .collect();
-    lines.join("\n  ")
+    let line = |slot: &SlotStatus, text: &str| format!("replica {}: {text}", slot.replica);
+    let lacking = |slot: &SlotStatus| match &slot.crashing {
+        _ if slot.phase != Some(Phase::Ready) || !status.is_newest(slot) => {
+            Some(line(slot, &describe(status, slot, plain)))
+        }
+        Some(why) => Some(line(slot, &self::plain(why))),
+        None => None,
+    };
+    status.slots.iter().filter_map(lacking).take(5).collect::<Vec<_>>().join("\n  ")
+}
+
+/// The condition that says so, where replicas wait for configuration.
+fn config_reason(status: &StatusReply) -> Option<&Condition> {
+    let is_why = |condition: &&Condition| {
+        condition.kind == ConditionKind::Ready
+            && !condition.status
+            && matches!(condition.reason, Reason::ConfigMissing | Reason::ConfigConflict)
+    };
+    status.conditions.iter().find(is_why)
+}
+
+/// Whether something stands in the way that does not pass by waiting.
+fn is_degraded(status: &StatusReply) -> bool {
+    status.conditions.iter().any(|condition| condition.kind == ConditionKind::Degraded && condition.status)
 }
 
 /// Report an accepted change, and wait for it unless told not to.
 pub async fn finish(client: &Client, context: &Context, put: &PutReply, args: &WaitArgs) -> anyhow::Result<Exit> {
-    let name = &put.workload;
-    let generation = put.generation;
-    let what = if put.changed { "accepted" } else { "unchanged" };
-    context.out.note(format!("{name}: generation {generation} {what}"));
+    accepted(context, put);
     if args.no_wait {
-        let line = |_| format!("{name} generation {generation}\n");
-        context.out.show(put, line, || vec![name.to_string()])?;
+        let line = |_| format!("{} generation {}\n", put.workload, put.generation);
+        context.out.show(put, line, || vec![put.workload.to_string()])?;
         return Ok(Exit::Ok);
     }
-    let status = tokio::select! {
-        status = wait(client, context, put, args.timeout.into()) => status?,
-        _ = tokio::signal::ctrl_c() => {
-            return Err(Failure::new(Exit::Interrupted, format!("{name} is still on its way"))
-                .hint(format!("`lattice status {name} --watch` follows it; `lattice rollback {name}` goes back"))
-                .into());
-        }
-    };
-    let line = |paint: Paint| format!("{name} is {}: {} of {}\n", paint.good("ready"), status.ready, status.replicas);
-    context.out.show(&status, line, || vec![name.to_string()])?;
+    let status = wait(client, context, put, args.timeout.map(Duration::from)).await?;
+    context.out.show(&status, |paint| arrived(&status, paint) + "\n", || vec![status.workload.to_string()])?;
     Ok(Exit::Ok)
 }
 
-/// Wait until every replica is ready.
+/// Say what became of a put.
+pub fn accepted(context: &Context, put: &PutReply) {
+    let what = if put.changed { "accepted" } else { "unchanged" };
+    context.out.note(format!("{}: generation {} {what}", put.workload, put.generation));
+}
+
+/// The last line of a change that has arrived.
+pub fn arrived(status: &StatusReply, paint: Paint) -> String {
+    let StatusReply { workload, ready, replicas, .. } = status;
+    match replicas {
+        0 => format!("{workload} is {}: no replica is wanted now", paint.good("as asked")),
+        _ => format!("{workload} is {}: {ready} of {replicas}", paint.good("ready")),
+    }
+}
+
+/// What the spec says of the time that a change may take.
+struct Prospects {
+    deadline: Duration,
+    rollback: Rollback,
+    /// Of the steps.
+    pauses: Vec<Duration>,
+    has_services: bool,
+}
+
+impl Prospects {
+    /// Without an answer, what holds of a spec that says nothing.
+    async fn of(client: &Client, name: &WorkloadName) -> Self {
+        let reply: Option<SpecReply> = client.ask(Topic::Workload(WorkloadVerb::Get, name.clone())).await.ok();
+        let rollout = reply.as_ref().map(|reply| reply.spec.rollout.clone()).unwrap_or_default();
+        Self {
+            deadline: rollout.deadline.into(),
+            rollback: rollout.rollback,
+            pauses: rollout.steps.iter().map(|step| step.pause.map_or(Duration::ZERO, Duration::from)).collect(),
+            has_services: reply.is_some_and(|reply| !reply.spec.services.is_empty()),
+        }
+    }
+
+    /// How long nothing may seem to happen before waiting is given up.
+    fn patience(&self, rollout: Option<&RolloutStatus>) -> Duration {
+        let Some(rollout) = rollout else { return PATIENCE };
+        let held = self.pauses.get(rollout.step as usize).copied().unwrap_or_default();
+        (self.deadline + held + MARGIN).max(PATIENCE)
+    }
+}
+
+/// How long it is waited, and since when.
+struct Clock {
+    start: Instant,
+    limit: Option<Duration>,
+    prospects: Prospects,
+    /// What was seen of a rollout when it moved last.
+    seen: Option<RolloutStatus>,
+    moved: Instant,
+}
+
+impl Clock {
+    fn new(limit: Option<Duration>, prospects: Prospects) -> Self {
+        let now = Instant::now();
+        Self { start: now, limit, prospects, seen: None, moved: now }
+    }
+
+    fn look(&mut self, rollout: Option<&RolloutStatus>, now: Instant) {
+        if rollout.is_some() && self.seen.as_ref() != rollout {
+            (self.seen, self.moved) = (rollout.cloned(), now);
+        }
+    }
+
+    fn end(&self) -> Instant {
+        match self.limit {
+            Some(limit) => self.start + limit,
+            None => self.moved + self.prospects.patience(self.seen.as_ref()),
+        }
+    }
+}
+
+/// Wait until every replica is ready: for so long, or for as long as it makes sense.
 pub async fn wait(
     client: &Client,
     context: &Context,
     put: &PutReply,
-    timeout: Duration,
+    limit: Option<Duration>,
 ) -> anyhow::Result<StatusReply> {
-    let start = Instant::now();
-    let deadline = start + timeout;
     let name = &put.workload;
+    tokio::select! {
+        status = arrive(client, context, put, limit) => status,
+        _ = tokio::signal::ctrl_c() => {
+            Err(Failure::new(Exit::Interrupted, format!("{name} is still on its way"))
+                .hint(format!("`lattice status {name} --watch` follows it; `lattice rollback {name}` goes back"))
+                .into())
+        }
+    }
+}
+
+/// [`wait`] for who looks after Ctrl-C.
+pub async fn arrive(
+    client: &Client,
+    context: &Context,
+    put: &PutReply,
+    limit: Option<Duration>,
+) -> anyhow::Result<StatusReply> {
+    let name = &put.workload;
+    let mut clock = Clock::new(limit, Prospects::of(client, name).await);
     let topic = Topic::Workload(WorkloadVerb::Status, name.clone());
-    let mut shown: BTreeMap<u32, String> = BTreeMap::new();
+    let mut shown = Shown::default();
     let mut last = None;
+    // Since when the verdict is one that the next look may correct.
+    let mut doubtful: Option<(Verdict, Instant)> = None;
     loop {
         let status = match client.ask::<StatusReply>(topic.clone()).await {
             Ok(status) => Some(status),
             // The node that answered may not have heard of it yet.
             Err(error) if exit_of(&error) == Exit::NotFound && last.is_none() => None,
-            Err(error) if Instant::now() >= deadline => return Err(error),
+            Err(error) if Instant::now() >= clock.end() => return Err(error),
             // NATS or the answering node may be on its way back.
             Err(_) => None,
         };
         if let Some(status) = status {
             let verdict = judge(&status, put.generation);
-            show_changes(&status, put, &mut shown, start, context);
+            clock.look(status.rollout.as_ref().filter(|_| status.generation == put.generation), Instant::now());
+            shown.changes(&status, put, clock.start, context);
+            let waited = match doubtful {
+                Some((before, since)) if before == verdict => since.elapsed(),
+                _ => {
+                    doubtful = Some((verdict, Instant::now()));
+                    Duration::ZERO
+                }
+            };
             match verdict {
+                Verdict::Ready if put.changed && clock.prospects.has_services && waited < STEADY => last = Some(status),
+                Verdict::Blocked if waited < LATE => last = Some(status),
                 Verdict::Ready => return Ok(status),
-                Verdict::Failed => {
-                    let why = reasons(&status);
-                    return Err(Failure::failed(format!("{name} failed to start\n  {why}"))
-                        .hint(format!("nodes go on trying; `lattice logs {name}` shows what it wrote"))
-                        .into());
-                }
-                Verdict::Paused => {
-                    let why = status.rollout.as_ref().and_then(|rollout| rollout.message.as_deref());
-                    let why = why.map_or_else(String::new, |why| format!(": {}", plain(why)));
-                    return Err(Failure::new(Exit::InProgress, format!("the rollout of {name} is paused{why}"))
-                        .hint(format!(
-                            "`lattice rollout resume {name}` goes on, `lattice rollout abort {name}` goes back"
-                        ))
-                        .into());
-                }
-                Verdict::Stalled => {
-                    let rollout = status.rollout.as_ref();
-                    let why = rollout.and_then(|rollout| rollout.message.as_deref()).unwrap_or_default();
-                    let stable = rollout.map_or_else(String::new, |rollout| rollout.stable.to_string());
-                    return Err(Failure::failed(format!("{name} does not go on: {}", plain(why)))
-                        .hint(format!("`lattice rollout abort {name}` goes back to generation {stable}; `lattice rollout resume {name}` goes on"))
-                        .into());
-                }
-                Verdict::Aborted => {
-                    let why = status.aborted.as_ref().map(|aborted| plain(&aborted.reason)).unwrap_or_default();
-                    let message = format!("{name}: generation {} was rolled back\n  {why}", put.generation);
-                    return Err(Failure::failed(message)
-                        .hint(format!("what ran before runs again; `lattice logs {name}` shows what it wrote"))
-                        .into());
-                }
-                Verdict::Superseded(generation) => {
-                    let message = format!("{name}: generation {generation} replaced generation {}", put.generation);
-                    return Err(Failure::new(Exit::Conflict, message).into());
-                }
                 Verdict::Underway => last = Some(status),
+                other => return Err(given_up(&status, put, other).into()),
             }
         }
-        if Instant::now() >= deadline {
-            let why = last.as_ref().map_or_else(|| "no node has reported on it".into(), reasons);
-            let after = Millis(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
-            let message = format!("{name} is not ready after {after}, and still on its way\n  {why}");
-            return Err(Failure::new(Exit::InProgress, message)
-                .hint(format!("`lattice status {name} --watch` follows it"))
-                .into());
+        let end = clock.end();
+        if Instant::now() >= end {
+            return Err(too_late(name, last.as_ref(), &clock).into());
         }
-        tokio::time::sleep_until((Instant::now() + ASK_EVERY).min(deadline)).await;
+        tokio::time::sleep_until((Instant::now() + ASK_EVERY).min(end)).await;
     }
 }
 
-fn show_changes(
-    status: &StatusReply,
-    put: &PutReply,
-    shown: &mut BTreeMap<u32, String>,
-    start: Instant,
-    context: &Context,
-) {
-    if status.generation != put.generation {
-        return;
+/// Why waiting for more is of no use.
+fn given_up(status: &StatusReply, put: &PutReply, verdict: Verdict) -> Failure {
+    let name = &put.workload;
+    let rollout = status.rollout.as_ref();
+    let why = rollout.and_then(|rollout| rollout.message.as_deref()).map(plain);
+    match verdict {
+        Verdict::Paused => {
+            let why = why.map_or_else(String::new, |why| format!(": {why}"));
+            Failure::new(Exit::InProgress, format!("the rollout of {name} is paused{why}"))
+                .hint(format!("`lattice rollout resume {name}` goes on, `lattice rollout abort {name}` goes back"))
+        }
+        Verdict::Stalled => {
+            let stable = rollout.map_or_else(String::new, |rollout| rollout.stable.to_string());
+            Failure::failed(format!("{name} does not go on: {}", why.unwrap_or_default())).hint(format!(
+                "`lattice rollout abort {name}` goes back to generation {stable}; `lattice rollout resume {name}` goes on"
+            ))
+        }
+        Verdict::Aborted => {
+            let why = status.aborted.as_ref().map(|aborted| plain(&aborted.reason)).unwrap_or_default();
+            Failure::failed(format!("{name}: generation {} was rolled back\n  {why}", put.generation))
+                .hint(format!("what ran before runs again; `lattice logs {name}` shows what it wrote"))
+        }
+        Verdict::Superseded(generation) => {
+            let message = format!("{name}: generation {generation} replaced generation {}", put.generation);
+            Failure::new(Exit::Conflict, message)
+        }
+        Verdict::Blocked => match config_reason(status) {
+            Some(Condition { reason: Reason::ConfigMissing, message, .. }) => {
+                Failure::new(Exit::InProgress, format!("{name} waits for its configuration: {}", plain(message)))
+                    .hint("`lattice config put NAME KEY=VALUE` makes it, and the replicas go on by themselves")
+            }
+            other => {
+                let why = other.map(|condition| plain(&condition.message)).unwrap_or_default();
+                Failure::failed(format!("{name} can't be given its configuration: {why}"))
+                    .hint(format!("change one of them, by `lattice config put`, or the spec of {name}"))
+            }
+        },
+        Verdict::Crashing => Failure::failed(format!("{name} is up, and does not stay up\n  {}", reasons(status)))
+            .hint(format!("`lattice logs {name}` shows what it wrote; `lattice rollback {name}` goes back")),
+        Verdict::Failed | Verdict::Ready | Verdict::Underway => {
+            Failure::failed(format!("{name} failed to start\n  {}", reasons(status)))
+                .hint(format!("nodes go on trying; `lattice logs {name}` shows what it wrote"))
+        }
     }
-    let paint = context.out.note_paint;
-    for slot in &status.slots {
-        let text = describe(status, slot, paint);
-        if shown.get(&slot.replica) != Some(&text) {
-            let seconds = start.elapsed().as_secs_f32();
-            context.out.note(format!("  {:>5.1}s  {}.{} {text}", seconds, status.workload, slot.replica));
-            shown.insert(slot.replica, text);
+}
+
+/// What is known when nobody waits any longer.
+fn too_late(name: &WorkloadName, status: Option<&StatusReply>, clock: &Clock) -> Failure {
+    let after = clock.limit.unwrap_or_else(|| clock.start.elapsed());
+    let after = Millis(u64::try_from(after.as_secs().max(1)).unwrap_or(u64::MAX).saturating_mul(1000));
+    let follow = format!("`lattice status {name} --watch` follows it");
+    let Some(status) = status else {
+        let message = format!("{name} is not ready after {after}: no node has reported on it");
+        return Failure::new(Exit::InProgress, message).hint(follow);
+    };
+    let why = reasons(status);
+    let Some(rollout) = &status.rollout else {
+        let (way, hint) = match is_degraded(status) {
+            true => ("", format!("`lattice explain {name}` says which node could take it; {follow}")),
+            false => (", and still on its way", follow),
+        };
+        return Failure::new(Exit::InProgress, format!("{name} is not ready after {after}{way}\n  {why}")).hint(hint);
+    };
+    let template = status.template.unwrap_or(status.generation);
+    let held = rollout.message.as_ref().map_or_else(String::new, |why| format!("\n  {}", plain(why)));
+    let message = format!(
+        "{name}: the rollout is not over after {after}: {} of {} replicas run generation {template}{held}\n  {why}",
+        rollout.updated, status.replicas
+    );
+    let deadline = Millis(u64::try_from(clock.prospects.deadline.as_millis()).unwrap_or(u64::MAX));
+    let end = match clock.prospects.rollback {
+        Rollback::Automatic => format!("goes back to generation {} by itself", rollout.stable),
+        Rollback::Manual => "stops there".to_owned(),
+    };
+    Failure::new(Exit::InProgress, message)
+        .hint(format!("it goes on; without progress for {deadline} (rollout.deadline) it {end}. {follow}"))
+}
+
+/// What was told, so that nothing is told twice.
+#[derive(Default)]
+struct Shown {
+    slots: BTreeMap<u32, String>,
+    rollout: Option<String>,
+}
+
+impl Shown {
+    fn changes(&mut self, status: &StatusReply, put: &PutReply, start: Instant, context: &Context) {
+        if status.generation != put.generation {
+            return;
+        }
+        let paint = context.out.note_paint;
+        let seconds = start.elapsed().as_secs_f32();
+        for slot in &status.slots {
+            let text = describe(status, slot, paint);
+            if self.slots.get(&slot.replica) != Some(&text) {
+                context.out.note(format!("  {seconds:>5.1}s  {}.{} {text}", status.workload, slot.replica));
+                self.slots.insert(slot.replica, text);
+            }
+        }
+        let rollout = status.rollout.as_ref().filter(|rollout| rollout.state == RolloutState::Progressing);
+        let held = rollout.and_then(|rollout| rollout.message.as_deref()).map(plain);
+        if let Some(held) = held.filter(|held| self.rollout.as_ref() != Some(held)) {
+            context.out.note(format!("  {seconds:>5.1}s  {} {held}", status.workload));
+            self.rollout = Some(held);
         }
     }
 }
@@ -236,8 +416,8 @@ fn show_changes(
 mod tests {
     use super::*;
     use lattice::{
-        ctl::{Refusal, RolloutStatus, WorkloadState},
-        id::{NodeId, Revision, WorkloadName},
+        ctl::{Refusal, WorkloadState},
+        id::{NodeId, Revision},
         record::Aborted,
     };
 
@@ -333,5 +513,84 @@ mod tests {
             reasons(&status),
             "replica 1: no node can take it: n1: zone is us-1\n  replica 2: failed on n1: no export"
         );
+    }
+
+    #[test]
+    fn what_no_waiting_mends_ends_it() {
+        use Phase::{Ready, Starting};
+        let missing = |reason| Condition {
+            kind: ConditionKind::Ready,
+            status: false,
+            reason,
+            message: "there is no config shop".into(),
+            since: None,
+        };
+        let put = |status: &StatusReply| PutReply {
+            workload: status.workload.clone(),
+            generation: status.generation,
+            revision: Revision(1),
+            hash: lattice::id::Digest::of(b""),
+            changed: true,
+            plan: None,
+            composition: None,
+            warnings: vec![],
+        };
+        let mut waits = status(2, 1, vec![slot(0, Some(Starting), 2)]);
+        waits.conditions = vec![missing(Reason::ConfigMissing)];
+        assert_eq!(judge(&waits, Generation(2)), Verdict::Blocked);
+        let failure = given_up(&waits, &put(&waits), Verdict::Blocked);
+        assert_eq!(failure.message, "hello waits for its configuration: there is no config shop");
+        assert_eq!(failure.exit, Exit::InProgress);
+        waits.conditions = vec![missing(Reason::ConfigConflict)];
+        assert_eq!(given_up(&waits, &put(&waits), Verdict::Blocked).exit, Exit::Failed);
+
+        let why = Some("pool was started 3 times: it returned".into());
+        let crashing = status(2, 1, vec![SlotStatus { crashing: why, ..slot(0, Some(Ready), 2) }]);
+        assert_eq!(judge(&crashing, Generation(2)), Verdict::Crashing);
+        assert_eq!(
+            given_up(&crashing, &put(&crashing), Verdict::Crashing).message,
+            "hello is up, and does not stay up\n  replica 0: pool was started 3 times: it returned"
+        );
+    }
+
+    #[test]
+    fn a_rollout_is_waited_for_as_long_as_it_goes_on() {
+        let secs = Duration::from_secs;
+        let prospects = Prospects {
+            deadline: secs(300),
+            rollback: Rollback::Automatic,
+            pauses: vec![secs(0), secs(600)],
+            has_services: false,
+        };
+        let of = |updated, step| RolloutStatus {
+            state: RolloutState::Progressing,
+            stable: Generation(1),
+            below: 2,
+            updated,
+            step,
+            message: None,
+        };
+        let mut clock = Clock::new(None, prospects);
+        let start = clock.start;
+        assert_eq!(clock.end(), start + PATIENCE, "nothing is known of a rollout yet");
+        clock.look(Some(&of(0, 0)), start + secs(10));
+        assert_eq!(clock.end(), start + secs(310) + MARGIN);
+        clock.look(Some(&of(0, 0)), start + secs(200));
+        assert_eq!(clock.end(), start + secs(310) + MARGIN, "it has not moved");
+        clock.look(Some(&of(1, 1)), start + secs(200));
+        assert_eq!(clock.end(), start + secs(1100) + MARGIN, "a step holds");
+        clock.limit = Some(secs(60));
+        assert_eq!(clock.end(), start + secs(60));
+
+        let mut late = status(2, 2, vec![slot(0, Some(Phase::Ready), 2), slot(1, Some(Phase::Ready), 1)]);
+        late.rollout = Some(of(1, 0));
+        let failure = too_late(&late.workload, Some(&late), &clock);
+        assert_eq!(
+            failure.message,
+            "hello: the rollout is not over after 1m: 1 of 2 replicas run generation 2\n  \
+             replica 1: serving the previous generation on n1"
+        );
+        let hint = failure.hint.unwrap();
+        assert!(hint.contains("for 5m (rollout.deadline) it goes back to generation 1 by itself"), "{hint}");
     }
 }

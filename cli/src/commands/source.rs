@@ -14,6 +14,7 @@ use lattice::{
     store::Artifacts,
 };
 use std::{
+    collections::BTreeSet,
     io::Read as _,
     path::{Path, PathBuf},
 };
@@ -32,6 +33,15 @@ pub struct Overrides {
     pub replicas: Option<u32>,
 }
 
+impl Overrides {
+    /// The first option that says something of one workload.
+    fn of_one(&self) -> Option<&'static str> {
+        let given = [("--name", self.name.is_some()), ("--host", self.host.is_some())];
+        let given = given.into_iter().chain([("--replicas", self.replicas.is_some())]);
+        given.into_iter().find(|(_, is_given)| *is_given).map(|(option, _)| option)
+    }
+}
+
 /// A spec whose files have been read and named by their digests, and those files.
 #[derive(Debug)]
 pub struct Prepared {
@@ -47,15 +57,26 @@ pub struct File {
     pub bytes: Bytes,
 }
 
-/// Read a file, or standard input for `-`.
+/// Read a file, or standard input for `-`: one workload.
 pub fn read(source: &str, overrides: &Overrides) -> anyhow::Result<Prepared> {
+    let mut all = read_all(source, overrides)?;
+    match (all.pop(), all.len()) {
+        (Some(only), 0) => Ok(only),
+        (_, more) => Err(Failure::usage(format!("{source} has {} workloads, and one is wanted here", more + 1))
+            .hint("make a file of each; `lattice deploy` takes all of them together")
+            .into()),
+    }
+}
+
+/// The same where a file may have several: YAML documents, separated by `---`. Names each one that is wrong.
+pub fn read_all(source: &str, overrides: &Overrides) -> anyhow::Result<Vec<Prepared>> {
     if source == "-" {
         let mut bytes = Vec::new();
         std::io::stdin().take(COMPONENT_BYTES_MAX + 1).read_to_end(&mut bytes).context("can't read standard input")?;
-        return prepare(bytes, None, overrides);
+        return prepare_all(bytes, None, overrides);
     }
     let path = Path::new(source);
-    prepare(read_bounded(path)?, Some(path), overrides)
+    prepare_all(read_bounded(path)?, Some(path), overrides)
 }
 
 fn read_bounded(path: &Path) -> anyhow::Result<Vec<u8>> {
@@ -66,17 +87,84 @@ fn read_bounded(path: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn prepare(bytes: Vec<u8>, path: Option<&Path>, overrides: &Overrides) -> anyhow::Result<Prepared> {
+fn prepare_all(bytes: Vec<u8>, path: Option<&Path>, overrides: &Overrides) -> anyhow::Result<Vec<Prepared>> {
     let shown = path.map_or_else(|| "standard input".to_owned(), |path| path.display().to_string());
     if bytes.starts_with(b"\0asm") {
-        return component_alone(bytes, &shown, path, overrides);
+        return Ok(vec![component_alone(bytes, &shown, path, overrides)?]);
     }
+    let documents = match std::str::from_utf8(&bytes) {
+        Ok(text) => documents(text),
+        Err(_) => Vec::new(),
+    };
+    // One, or none: the spec's own errors say what is wrong with it.
+    let [_, _, ..] = documents.as_slice() else {
+        let only = documents.into_iter().next().map_or(bytes, String::into_bytes);
+        return Ok(vec![prepare(&only, &shown, path, overrides)?]);
+    };
+    if let Some(option) = overrides.of_one() {
+        let message = format!("{option} is for one workload, and {shown} has {}", documents.len());
+        return Err(Failure::usage(message).hint("write it into the document that is meant").into());
+    }
+    let of = documents.len();
+    let (mut all, mut wrong) = (Vec::new(), Vec::new());
+    for (number, document) in (1..).zip(documents) {
+        match prepare(document.as_bytes(), &format!("{shown}, document {number} of {of}"), path, overrides) {
+            Ok(prepared) => all.push(prepared),
+            Err(error) => wrong.push(error),
+        }
+    }
+    // All that is wrong, since all of it has to be mended before anything is sent.
+    let mut wrong = wrong.into_iter();
+    if let Some(first) = wrong.next() {
+        let more: String = wrong.map(|error| format!("\n  {error}")).collect();
+        return Err(if more.is_empty() {
+            first
+        } else {
+            let hint = first.downcast_ref::<Failure>().and_then(|failure| failure.hint.clone());
+            let failure = Failure::failed(format!("{first}{more}"));
+            hint.into_iter().fold(failure, Failure::hint).into()
+        });
+    }
+    let mut names = BTreeSet::new();
+    if let Some(twice) = all.iter().map(|prepared| &prepared.spec.name).find(|name| !names.insert(*name)) {
+        return Err(Failure::failed(format!("{shown}: two documents are named {twice}")).into());
+    }
+    Ok(all)
+}
+
+/// The documents of a YAML text that say something, each with empty lines for those before it, so that errors count its
+/// lines from the beginning of the file. No scalar has a line that begins with `---`.
+fn documents(text: &str) -> Vec<String> {
+    let is_marker = |line: &str| {
+        line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r']))
+    };
+    let says_something = |line: &str| !matches!(line.trim_start().chars().next(), None | Some('#'));
+    let (mut documents, mut current, mut counts) = (Vec::new(), String::new(), false);
+    for (number, line) in text.lines().enumerate() {
+        let rest = match is_marker(line) {
+            true => {
+                let before = std::mem::replace(&mut current, "\n".repeat(number));
+                documents.extend(counts.then_some(before));
+                counts = false;
+                line.get(3..).unwrap_or_default()
+            }
+            false => line,
+        };
+        counts |= says_something(rest);
+        current.push_str(rest);
+        current.push('\n');
+    }
+    documents.extend(counts.then_some(current));
+    documents
+}
+
+fn prepare(bytes: &[u8], shown: &str, path: Option<&Path>, overrides: &Overrides) -> anyhow::Result<Prepared> {
     if bytes.len() > SPEC_BYTES_MAX {
         let message =
             format!("{shown} is {} long: too large for a spec, and not a component", size(bytes.len() as u64));
         return Err(Failure::failed(message).into());
     }
-    let mut spec = spec::parse(&bytes).map_err(|error| with_place(error, &shown))?;
+    let mut spec = spec::parse(bytes).map_err(|error| with_place(error, shown))?;
     apply(&mut spec, overrides);
     let base = path.and_then(Path::parent).unwrap_or(Path::new(""));
     if let Some(Script::File(name)) = &spec.compose.wac {
@@ -85,7 +173,7 @@ fn prepare(bytes: Vec<u8>, path: Option<&Path>, overrides: &Overrides) -> anyhow
         let text = String::from_utf8(read_bounded(&path).with_context(what)?).with_context(what)?;
         spec.compose.wac = Some(text.parse().map_err(|error| what().hint(error))?);
         // Its size counts now, as that of the whole spec.
-        spec = spec::parse_value(&serde_json::to_value(&spec)?).map_err(|error| with_place(error, &shown))?;
+        spec = spec::parse_value(&serde_json::to_value(&spec)?).map_err(|error| with_place(error, shown))?;
     }
     let mut files = Vec::new();
     for (field, source) in spec.sources_mut() {
@@ -199,14 +287,18 @@ mod tests {
     const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
 
     fn refused(bytes: &[u8], path: Option<&str>) -> String {
-        let error = prepare(bytes.to_vec(), path.map(Path::new), &Overrides::default()).unwrap_err();
+        let error = prepare_all(bytes.to_vec(), path.map(Path::new), &Overrides::default()).unwrap_err();
         render(&error, Paint::off())
+    }
+
+    fn one(bytes: &[u8], path: Option<&Path>, overrides: &Overrides) -> Prepared {
+        prepare_all(bytes.to_vec(), path, overrides).unwrap().pop().unwrap()
     }
 
     #[test]
     fn a_bare_component_makes_a_spec() {
         let path = Path::new("out/Hello_http.v2.wasm");
-        let Prepared { spec, files } = prepare(COMPONENT.into(), Some(path), &Overrides::default()).unwrap();
+        let Prepared { spec, files } = one(COMPONENT, Some(path), &Overrides::default());
         assert_eq!(spec.name.as_str(), "hello-http-v2");
         assert_eq!(spec.http.routes[0].host.to_string(), "hello-http-v2.localhost");
         assert_eq!(spec.components[0].source, Source::Stored(Digest::of(COMPONENT)));
@@ -217,7 +309,7 @@ mod tests {
             host: Some("*.shop.test".parse().unwrap()),
             replicas: Some(3),
         };
-        let spec = prepare(COMPONENT.into(), None, &overrides).unwrap().spec;
+        let spec = one(COMPONENT, None, &overrides).spec;
         assert_eq!((spec.name.as_str(), spec.replicas), ("shop", 3));
         assert_eq!(spec.http.routes[0].host.to_string(), "*.shop.test");
     }
@@ -261,5 +353,37 @@ mod tests {
         assert!(refused(COMPONENT, Some("---.wasm")).contains("--name"));
         assert!(refused(COMPONENT, None).contains("--name"));
         assert!(refused(&vec![b' '; SPEC_BYTES_MAX + 1], None).contains("too large"));
+    }
+
+    #[test]
+    fn documents_are_told_apart_and_keep_their_lines() {
+        let of = |text: &str| documents(text).iter().map(|document| document.trim().to_owned()).collect::<Vec<_>>();
+        assert_eq!(of("a: 1\n---\nb: 2\n"), ["a: 1", "b: 2"]);
+        assert_eq!(
+            of("# what it is\n--- # first\na: 1\n---\n# nothing\n---\n--- {b: 2}\n"),
+            ["# first\na: 1", "{b: 2}"]
+        );
+        assert_eq!(of("a: '---x'\nb: |\n  ---\n  c\n"), ["a: '---x'\nb: |\n  ---\n  c"]);
+        assert_eq!(of("---\r\na: 1\r\n"), ["a: 1"]);
+        assert_eq!(of(" \n# only words\n---\n"), [""; 0]);
+        assert_eq!(documents("a: 1\n---\nb: 2\n").last().unwrap(), "\n\nb: 2\n");
+    }
+
+    #[test]
+    fn of_several_documents_each_wrong_one_is_named() {
+        let spec =
+            |name: &str| format!("name: {name}\ncomponents: [{{name: a, source: '{}'}}]\n", Digest::of(COMPONENT));
+        let both = format!("{}---\n{}", spec("a"), spec("b"));
+        let all = prepare_all(both.clone().into_bytes(), None, &Overrides::default()).unwrap();
+        assert_eq!(all.iter().map(|prepared| prepared.spec.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        let overrides = Overrides { replicas: Some(3), ..Overrides::default() };
+        let error = prepare_all(both.into_bytes(), None, &overrides).unwrap_err();
+        assert!(error.to_string().starts_with("--replicas is for one workload"), "{error}");
+
+        let text =
+            refused(format!("{}---\nnam: b\n---\n{}---\n: [\n", spec("a"), spec("c")).as_bytes(), Some("x.yaml"));
+        assert!(text.starts_with("error: x.yaml, document 2 of 4: "), "{text}");
+        assert!(text.contains("\n  x.yaml, document 4 of 4: ") && text.contains("line 9 column 1: "), "{text}");
+        assert!(refused(format!("{0}---\n{0}", spec("a")).as_bytes(), None).contains("two documents are named a"));
     }
 }

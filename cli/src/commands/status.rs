@@ -139,6 +139,7 @@ pub fn state_cell(state: WorkloadState) -> Cell {
 
 fn phase_cell(slot: &SlotStatus) -> Cell {
     match slot.phase {
+        Some(Phase::Ready) if slot.crashing.is_some() => Cell::new("crashing", Tone::Bad),
         Some(Phase::Ready) => Cell::new("ready", Tone::Good),
         Some(Phase::Starting) => Cell::new("starting", Tone::Warn),
         Some(Phase::Failed) => Cell::new("failed", Tone::Bad),
@@ -360,7 +361,7 @@ fn place(slot: &SlotStatus) -> [Cell; 4] {
 
 /// What stands behind a replica, in short.
 fn note(slot: &SlotStatus) -> String {
-    let mut notes: Vec<String> = slot.message.iter().cloned().collect();
+    let mut notes: Vec<String> = slot.message.iter().chain(&slot.crashing).cloned().collect();
     if !slot.refused.is_empty() {
         notes.push(refusals(&slot.refused));
     }
@@ -373,6 +374,10 @@ fn note(slot: &SlotStatus) -> String {
         }
         if !report.limits.is_empty() {
             notes.push(format!("limits reached: {}", counts(&report.limits)));
+        }
+        if !report.configs.is_empty() {
+            let versions = report.configs.iter().map(|(name, version)| format!("{name} {version}"));
+            notes.push(format!("config {}", versions.collect::<Vec<_>>().join(", ")));
         }
     }
     if let Some(age) = slot.report_age.filter(|age| *age > REPORT_IS_OLD) {
@@ -537,6 +542,7 @@ mod tests {
         report.memory = Peak { peak: 12 << 20, limit: 128 << 20 };
         report.failures = [("trap".to_owned(), 1), ("wall".to_owned(), 3)].into();
         report.limits = [("wall".to_owned(), 3)].into();
+        report.configs = [("shop".parse().unwrap(), Generation(2))].into();
         report.reuse_off = Some(ReuseOff {
             digest: Digest::of(b"guest"),
             reason: "a kept instance returned without a response".into(),
@@ -553,7 +559,10 @@ mod tests {
             replicas: 2,
             ready: 2,
             conditions: vec![],
-            slots: vec![SlotStatus { report: Some(Box::new(report)), report_age: Some(20_000), ..slot(0) }, slot(1)],
+            slots: vec![
+                SlotStatus { report: Some(Box::new(report)), report_age: Some(20_000), ..slot(0) },
+                SlotStatus { crashing: Some("pool ended 3 times".into()), ..slot(1) },
+            ],
             schedules: vec![],
             template: None,
             rollout: None,
@@ -562,10 +571,10 @@ mod tests {
         };
         assert_eq!(
             render(&status, Paint::off()).split_once("\n\n").unwrap().1,
-            "REPLICA  NODE  PHASE  GENERATION  REQUESTS  IN FLIGHT  INSTANCES  PEAK MEMORY        NOTE\n\
-             0        n1    ready  3           1042      2, 5 wait  3          12 MiB of 128 MiB  \
-             4 failed: wall 3, trap 1; limits reached: wall 3; as of 20s ago\n\
-             1        n1    ready  3           -         -          -          -\n\
+            "REPLICA  NODE  PHASE     GENERATION  REQUESTS  IN FLIGHT  INSTANCES  PEAK MEMORY        NOTE\n\
+             0        n1    ready     3           1042      2, 5 wait  3          12 MiB of 128 MiB  \
+             4 failed: wall 3, trap 1; limits reached: wall 3; config shop 2; as of 20s ago\n\
+             1        n1    crashing  3           -         -          -          -                  pool ended 3 times\n\
              \n\
              replica 0: reuse off since 1970-01-01T00:00:00.000Z for 84983c60f7da…: a kept instance returned without a \
              response; build it anew\n\

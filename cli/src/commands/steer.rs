@@ -26,7 +26,7 @@ pub struct Args {
 enum Action {
     /// Let no further replica change
     Pause(Target),
-    /// Go on with one that is paused or does not go on by itself
+    /// Go on with one that is paused, or does not go on by itself, or is held by a step
     Resume(Target),
     /// Go on to the end, whatever steps the spec has
     Promote(Target),
@@ -50,11 +50,19 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let client = context.client().await?;
     let topic = Topic::Workload(WorkloadVerb::Rollout, workload);
     let reply: RolloutReply = client.send(topic, Headers::new(), &RolloutRequest { action }).await?;
-    let RolloutReply { workload, generation, state } = &reply;
-    let line = match state {
-        None => format!("{workload}: given up; generation {generation} is what ran before\n"),
-        Some(RolloutState::Paused) => format!("{workload}: the rollout of generation {generation} is paused\n"),
-        Some(_) => format!("{workload}: the rollout of generation {generation} goes on\n"),
+    let RolloutReply { workload, generation, state, changed } = &reply;
+    let line = match (state, changed) {
+        (None, _) => format!("{workload}: given up; generation {generation} is what ran before\n"),
+        (Some(RolloutState::Paused), true) => {
+            format!("{workload}: the rollout of generation {generation} is paused\n")
+        }
+        (Some(RolloutState::Paused), false) => {
+            format!("{workload}: the rollout of generation {generation} was paused before\n")
+        }
+        (Some(_), true) => format!("{workload}: the rollout of generation {generation} goes on\n"),
+        (Some(_), false) => {
+            format!("{workload}: nothing holds the rollout of generation {generation}; it goes on by itself\n")
+        }
     };
     context.out.show(&reply, |_| line, || vec![workload.to_string()])?;
     Ok(Exit::Ok)

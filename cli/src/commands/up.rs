@@ -168,8 +168,8 @@ struct Summary {
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let mut stop = Stop::new()?;
-    let specs = args.deploy.iter().map(|file| source::read(file, &source::Overrides::default()));
-    let specs: Vec<source::Prepared> = specs.collect::<anyhow::Result<_>>()?;
+    let specs = args.deploy.iter().map(|file| source::read_all(file, &source::Overrides::default()));
+    let specs = specs.collect::<anyhow::Result<Vec<Vec<source::Prepared>>>>()?.into_iter().flatten().collect();
     // Each node reads them itself; what is wrong with them is better said once.
     args.https.load()?;
     let found = server::find(args.nats_server.as_deref())?;
@@ -241,7 +241,7 @@ async fn start(
         for prepared in &specs {
             context.out.note(format!("deploying {}", prepared.spec.name));
             let put = deploy::submit(&client, context, prepared, Headers::new()).await?;
-            rollout::wait(&client, context, &put, DEPLOY_TIMEOUT).await?;
+            rollout::arrive(&client, context, &put, Some(DEPLOY_TIMEOUT)).await?;
         }
         for prepared in &specs {
             probes.extend(probe(&prepared.spec, &nodes).await);

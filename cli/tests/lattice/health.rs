@@ -142,4 +142,8 @@ async fn a_replica_that_is_not_alive_is_started_again_and_everybody_is_told() {
     site.make("alive");
     site.api.ready("web").await;
     site.lattice.serving("web.test", "/site/alive").await;
+    // It is up, and nobody knows yet whether it stays so.
+    let text = site.lattice.cli_ok(&["status", "web"]).await;
+    assert!(text.contains("crashing") && text.contains("ReplicaCrashing"), "{text}");
+    assert!(site.lattice.cli_ok(&["list"]).await.contains("degraded"));
 }

@@ -39,5 +39,6 @@ mod serving;
 mod stores;
 mod streaming;
 mod telemetry;
+mod terminal;
 mod up;
 mod volumes;

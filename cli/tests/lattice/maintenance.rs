@@ -67,7 +67,8 @@ async fn a_node_is_emptied_under_load_without_a_failed_request_and_stays_empty_o
     api.scale("web", 7).await.unwrap();
     let status = api.ready("web").await;
     assert!(holders(&status).iter().all(|node| node.as_str() != "n1"), "{status:?}");
-    lattice.cli_ok(&["uncordon", "n1"]).await;
+    let told = lattice.cli_ok(&["uncordon", "n1"]).await;
+    assert!(told.contains("no longer drained"), "{told}");
     eventually("the order is gone", PATIENCE, async || match node(&api, "n1").await.drain {
         None => Ok(()),
         some => Err(format!("{some:?}")),
@@ -95,7 +96,8 @@ async fn what_has_no_other_place_stays_until_the_deadline() {
     drain(&api, "n1", "it waits for a place", |drain| drain.left.len() == 1 && drain.left[0].to.is_none()).await;
     let out = lattice.cli(&["drain", "n1", "--wait", "--timeout", "1s"]).await;
     let notes = String::from_utf8_lossy(&out.stderr);
-    assert!(!out.status.success() && notes.contains("picky.0 waiting for a place"), "{notes}");
+    assert_eq!(out.status.code(), Some(6), "{notes}");
+    assert!(notes.contains("the drain goes on: 1 left: picky.0 waiting for a place"), "{notes}");
     assert_eq!(api.status("picky").await.unwrap().slots[0].phase, Some(Phase::Ready), "it serves meanwhile");
     lattice.node("n2").answers("picky.test", "/", (200, "")).await;
 

@@ -471,5 +471,7 @@ fn why(view: &LatticeView, spec: &SpecRecord, index: u32) -> String {
             );
         }
     }
-    format!("replica {index} on {node} did not get ready within {after}")
+    // Such as what its readiness probe answers.
+    let said = held.message.as_deref().map_or_else(String::new, |said| format!(": {said}"));
+    format!("replica {index} on {node} did not get ready within {after}{said}")
 }

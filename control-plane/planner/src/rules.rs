@@ -53,6 +53,8 @@ pub enum Reason {
         value: String,
         count: u32,
         most: u32,
+        /// By its share, rather than for an even spread.
+        is_share: bool,
     },
     Slots {
         capacity: u32,
@@ -117,9 +119,15 @@ impl fmt::Display for Reason {
             Reason::Apart { workload, over, value } => {
                 write!(f, "a replica of {workload} is {}", where_(over, value))
             }
-            Reason::Spread { over, value, count, most } => {
+            Reason::Spread { over, value, most: 0, is_share: true, .. } => {
+                write!(f, "no replica is to be {}: the spread over {over} gives it no share", where_(over, value))
+            }
+            Reason::Spread { over, value, count, most, is_share } => {
                 let (place, be) = (where_(over, value), if *count == 1 { "is" } else { "are" });
-                write!(f, "{count} {be} {place} already; at most {most} for an even spread over {over}")
+                match is_share {
+                    true => write!(f, "{count} {be} {place} already; its share of the spread over {over} is {most}"),
+                    false => write!(f, "{count} {be} {place} already; at most {most} for an even spread over {over}"),
+                }
             }
             Reason::Slots { capacity } => write!(f, "has no slot left of its {capacity}"),
             Reason::Memory { needed, reserved, capacity } => {

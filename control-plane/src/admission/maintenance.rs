@@ -51,8 +51,9 @@ impl Wish {
 impl Admission {
     /// Let nothing new come to a node, or let it come again.
     pub(super) async fn cordon(&self, node: &NodeId, cordoned: bool) -> Result<CordonReply, CtlError> {
-        let changed = self.order(node, Wish::Cordoned(cordoned)).await?;
-        Ok(CordonReply { node: node.clone(), cordoned, changed })
+        let before = self.order(node, Wish::Cordoned(cordoned)).await?;
+        let drain_ended = !cordoned && before.as_ref().is_some_and(|before| before.drain.is_some());
+        Ok(CordonReply { node: node.clone(), cordoned, changed: before.is_some(), drain_ended })
     }
 
     /// Move away what runs on a node.
@@ -64,19 +65,19 @@ impl Admission {
                 .field("deadline")
                 .hint("leave it out, and what has no other place stays"));
         }
-        let changed = self.order(node, Wish::Drained(Some(DrainOrder { deadline }))).await?;
+        let changed = self.order(node, Wish::Drained(Some(DrainOrder { deadline }))).await?.is_some();
         Ok(DrainReply { node: node.clone(), draining: true, changed })
     }
 
     pub(super) async fn undrain(&self, node: &NodeId) -> Result<DrainReply, CtlError> {
-        let changed = self.order(node, Wish::Drained(None)).await?;
+        let changed = self.order(node, Wish::Drained(None)).await?.is_some();
         Ok(DrainReply { node: node.clone(), draining: false, changed })
     }
 
-    /// Answers whether something changed.
-    async fn order(&self, node: &NodeId, wish: Wish) -> Result<bool, CtlError> {
+    /// Answers what was asked of the node before, if something changed.
+    async fn order(&self, node: &NodeId, wish: Wish) -> Result<Option<NodeOrder>, CtlError> {
         let key = Key::Node(node.clone()).to_string();
-        let mut sent = false;
+        let mut sent = None;
         for _ in 0..ATTEMPTS {
             let entry = self.platform.store.get(Bucket::Specs, &key).await.map_err(|error| unavailable(&error))?;
             let order = entry.as_ref().map(|entry| NodeOrder::decode(&entry.value));
@@ -106,11 +107,11 @@ impl Admission {
                 Ok(_) => {
                     let (kind, text) = wish.event();
                     self.events.send(kind, node, text).await;
-                    return Ok(true);
+                    return Ok(Some(before));
                 }
                 Err(StoreError::Conflict { .. }) => {}
                 // If it landed, the next look finds it so.
-                Err(StoreError::OutcomeUnknown { .. }) => sent = true,
+                Err(StoreError::OutcomeUnknown { .. }) => sent = Some(before),
                 Err(error) => return Err(unavailable(&error)),
             }
         }

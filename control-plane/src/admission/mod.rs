@@ -14,6 +14,7 @@ mod read;
 mod rollout;
 mod routes;
 mod schedules;
+mod steps;
 mod stores;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -5,6 +5,7 @@ use lattice::{
     ctl::{CtlError, ErrorCode, ExplainReply, ExplainRequest, NodeScore, NodeStanding},
     id::{SlotId, WorkloadName},
     store::Message,
+    view::LatticeView,
 };
 use lattice_planner::{Explanation, Score, Standing};
 
@@ -18,9 +19,7 @@ impl Admission {
             None => {
                 let vacant = lattice_planner::explain_vacant(&view, name).into_keys().next();
                 let first = || lattice_planner::wanted(&view, name).first().copied();
-                vacant.map(|slot| slot.index).or_else(first).ok_or_else(|| {
-                    CtlError::new(ErrorCode::NotFound, format!("{name} has no replicas")).hint("scale it first")
-                })?
+                vacant.map(|slot| slot.index).or_else(first).ok_or_else(|| no_replicas(&view, name))?
             }
         };
         let explained = lattice_planner::explain(&view, &SlotId::new(name.clone(), replica));
@@ -30,6 +29,22 @@ impl Admission {
                 .hint(format!("see `lattice status {name}`"))
         })
     }
+}
+
+/// Why there is nothing to explain.
+fn no_replicas(view: &LatticeView, name: &WorkloadName) -> CtlError {
+    let spec = view.specs.get(name).map(|spec| &spec.record.spec);
+    let (why, hint) = match spec {
+        Some(spec) if spec.placement.daemon => {
+            ("no node is one that it is for", "see placement.require and placement.tolerate of its spec".to_owned())
+        }
+        Some(spec) if spec.autoscale.is_some() => (
+            "it rests, since nobody asks for it",
+            "a request starts one; with autoscale.min of 1 or more one is always there".to_owned(),
+        ),
+        _ => ("it is scaled to none", format!("`lattice scale {name} 1` starts one")),
+    };
+    CtlError::new(ErrorCode::NotFound, format!("{name} has no replicas now: {why}")).hint(hint)
 }
 
 fn reply(explanation: Explanation) -> ExplainReply {

@@ -387,9 +387,15 @@ impl Admission {
         let target = target.ok_or_else(|| {
             let text = match to_generation {
                 Some(generation) => format!("{name} has no generation {generation} in its history"),
-                None => format!("{name} has no other generation before {} to go back to", current.generation),
+                None if history.len() == 1 => format!("{name} has one generation only: there is none to go back to"),
+                None => format!(
+                    "{name} has no generation to go back to: those before {} asked for the same, or were given up",
+                    current.generation
+                ),
             };
-            CtlError::new(ErrorCode::NotFound, text).hint(format!("see `lattice history {name}`"))
+            CtlError::new(ErrorCode::NotFound, text).hint(format!(
+                "`lattice history {name}` shows what there is; `lattice rollback {name} N` goes to one of them, whatever became of it"
+            ))
         })?;
         self.put_again(target, message).await
     }

@@ -1,6 +1,6 @@
 //! Requests that only look. Specs are read from the store's leader; what is placed where comes from the view.
 
-use super::{Admission, put::not_found, unavailable};
+use super::{Admission, put::not_found, steps, unavailable};
 use crate::reports::Reported;
 use lattice::{
     ctl::{
@@ -22,8 +22,9 @@ use std::collections::{BTreeMap, BTreeSet};
 const REPLY_REPORT_BYTES_MAX: usize = 256 * 1024;
 
 fn spec_reply(record: SpecRecord, revision: Revision) -> SpecReply {
-    let SpecRecord { spec, generation, hash, admitted_at, aborted, .. } = record;
-    SpecReply { spec, generation, revision, hash, admitted_at: rfc3339(admitted_at), state: None, aborted }
+    let SpecRecord { spec, generation, hash, admitted_at, aborted, configs, .. } = record;
+    let configs = configs.into_iter().map(|(name, stamp)| (name, stamp.version)).collect();
+    SpecReply { spec, generation, revision, hash, admitted_at: rfc3339(admitted_at), state: None, aborted, configs }
 }
 
 /// What each generation of the workload's present life is to it now; `is_settled` says that nothing is rolled out.
@@ -91,7 +92,9 @@ impl Admission {
     pub(super) fn status(&self, name: &WorkloadName) -> Result<StatusReply, CtlError> {
         let view = self.view()?;
         let spec = view.specs.get(name).ok_or_else(|| not_found(name))?;
-        let status = status(&view, spec, lattice_planner::explain_vacant(&view, name), &self.reports.now());
+        let told =
+            Told { reported: &self.reports.now(), room: REPLY_REPORT_BYTES_MAX, now: self.platform.clock.unix_ms() };
+        let status = status(&view, spec, lattice_planner::explain_vacant(&view, name), told);
         Ok(StatusReply {
             schedules: self.schedules(&view, &spec.record),
             autoscale: autoscale(&view, &spec.record),
@@ -102,6 +105,7 @@ impl Admission {
     pub(super) fn list(&self) -> Result<Vec<WorkloadSummary>, CtlError> {
         let view = self.view()?;
         let reported = self.reports.now();
+        let now = self.platform.clock.unix_ms();
         let lacks = |name: &&WorkloadName| {
             let held = view.slots_of(name).filter(|(_, slot)| view.live(&slot.record.holder).is_some()).count();
             held < lattice_planner::wanted(&view, name).len()
@@ -119,7 +123,7 @@ impl Admission {
         let mut summary = |spec: &Versioned<SpecRecord>| {
             let name = &spec.record.spec.name;
             let explanations = explained.remove(name).unwrap_or_default();
-            let status = status(&view, spec, explanations, &Reported::new());
+            let status = status(&view, spec, explanations, Told { reported: &reported, room: 0, now });
             let mut totals = Totals::default();
             for (slot, held) in view.slots_of(name) {
                 if let Some((report, age)) = of_slot(&reported, slot, &held.record) {
@@ -191,14 +195,23 @@ fn node_reply(view: &LatticeView, node: &NodeId, reported: &Reported) -> Option<
     Some(NodeReply { session, cordoned, drain, slots, memory_reserved: memory.iter().sum(), usage, usage_age })
 }
 
+/// What nodes said of their replicas.
+#[derive(Clone, Copy)]
+struct Told<'a> {
+    reported: &'a Reported,
+    /// Bytes of it that the answer has room for.
+    room: usize,
+    /// Milliseconds since 1970.
+    now: u64,
+}
+
 /// `explanations` are for slots that nobody holds.
 fn status(
     view: &LatticeView,
     spec: &Versioned<SpecRecord>,
     mut explanations: BTreeMap<SlotId, Explanation>,
-    reported: &Reported,
+    Told { reported, mut room, now }: Told<'_>,
 ) -> StatusReply {
-    let mut room = REPLY_REPORT_BYTES_MAX;
     let SpecRecord { spec: asked, generation, uid, admitted_at, .. } = &spec.record;
     // Who wrote no time down is of an older version.
     let time = |unix_ms: u64| (unix_ms > 0).then(|| rfc3339(unix_ms));
@@ -209,7 +222,12 @@ fn status(
             let held = view.slots.get(&slot).map(|slot| &slot.record).filter(|slot| slot.uid == *uid);
             match held.filter(|slot| view.live(&slot.holder).is_some()) {
                 Some(record) => {
-                    let report = of_slot(reported, &slot, record).filter(|(report, _)| {
+                    let told = of_slot(reported, &slot, record);
+                    let crashing = told.and_then(|(report, _)| report.crashing(now));
+                    let report = told.filter(|(report, _)| {
+                        if room == 0 {
+                            return false;
+                        }
                         let length = serde_json::to_vec(report).map_or(usize::MAX, |json| json.len());
                         let fits = length <= room;
                         room = room.saturating_sub(length);
@@ -221,6 +239,7 @@ fn status(
                         phase: Some(record.phase),
                         generation: Some(record.generation),
                         message: record.said(),
+                        crashing,
                         claimed_at: time(record.claimed_at),
                         since: time(record.since),
                         report,
@@ -253,9 +272,10 @@ fn status(
         slots: &slots,
     });
     let is = |kind: ConditionKind| conditions.iter().any(|condition| condition.kind == kind && condition.status);
+    let is_crashing = slots.iter().any(|slot| slot.crashing.is_some());
     let state = if slots.is_empty() {
         WorkloadState::Idle
-    } else if is(ConditionKind::Ready) {
+    } else if is(ConditionKind::Ready) && !is_crashing {
         WorkloadState::Ready
     } else if is(ConditionKind::Degraded) {
         WorkloadState::Degraded
@@ -283,6 +303,7 @@ fn status(
 fn rollout(view: &LatticeView, spec: &SpecRecord, updated: u32) -> Option<RolloutStatus> {
     let known = view.rollout(&spec.spec.name).filter(|rollout| rollout.is_of(spec));
     let stable = spec.stable.as_ref().filter(|_| !spec.is_settled(known))?;
+    let held = || Some(steps::hold(view, spec, known?)?.text());
     Some(RolloutStatus {
         state: known.map_or(RolloutState::Progressing, |rollout| rollout.state),
         stable: stable.generation,
@@ -290,7 +311,7 @@ fn rollout(view: &LatticeView, spec: &SpecRecord, updated: u32) -> Option<Rollou
         step: known.map_or(0, |rollout| rollout.step),
         weight: spec.weighed(known).map(|weighed| weighed.percent),
         updated,
-        message: known.and_then(|rollout| rollout.message.clone()),
+        message: known.and_then(|rollout| rollout.message.clone()).or_else(held),
     })
 }
 

@@ -3,7 +3,7 @@
 use super::{
     Admission, body,
     put::{ATTEMPTS, not_found},
-    unavailable,
+    steps, unavailable,
 };
 use crate::stored::{self, Unread};
 use lattice::{
@@ -38,10 +38,20 @@ impl Admission {
                     return Err(is_given_up(name, &rollout));
                 }
                 (RolloutAction::Pause, Some((rollout, _))) if rollout.state == RolloutState::Paused => {
-                    return Ok(reply(&spec, Some(RolloutState::Paused)));
+                    return Ok(RolloutReply { changed: false, ..reply(&spec, Some(RolloutState::Paused)) });
                 }
-                (RolloutAction::Resume, Some((rollout, _))) if rollout.state == RolloutState::Progressing => {
-                    return Ok(reply(&spec, Some(RolloutState::Progressing)));
+                (RolloutAction::Resume, Some((rollout, revision))) if rollout.state == RolloutState::Progressing => {
+                    // What holds it is a step that ends by itself, if anything is.
+                    match steps::hold(&*self.view()?, &spec, &rollout) {
+                        Some(hold) => {
+                            let rollout = Rollout { step: hold.step.saturating_add(1), ..rollout };
+                            self.set(&spec, (rollout, revision), RolloutState::Progressing).await
+                        }
+                        None => {
+                            let reply = reply(&spec, Some(RolloutState::Progressing));
+                            return Ok(RolloutReply { changed: false, ..reply });
+                        }
+                    }
                 }
                 (RolloutAction::Pause, Some(rollout)) => self.set(&spec, rollout, RolloutState::Paused).await,
                 (RolloutAction::Resume, Some(rollout)) => self.set(&spec, rollout, RolloutState::Progressing).await,
@@ -178,7 +188,7 @@ fn is_given_up(name: &WorkloadName, rollout: &Rollout) -> CtlError {
 }
 
 fn reply(spec: &SpecRecord, state: Option<RolloutState>) -> RolloutReply {
-    RolloutReply { workload: spec.spec.name.clone(), generation: spec.generation, state }
+    RolloutReply { workload: spec.spec.name.clone(), generation: spec.generation, state, changed: true }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use crate::{
 use lattice::{
     http::{BodyError, CallError},
     limits::{MESSAGE_BYTES_MAX, clip},
+    units::Bytes,
 };
 use std::time::Duration;
 use wasmtime::component::ResourceTableError;
@@ -105,7 +106,7 @@ impl Failure {
         let text = match self {
             Self::Trap(message) => message.clone(),
             Self::Exit(status) => format!("exited with status {status}"),
-            Self::Memory { limit } => format!("needs more than its {limit} bytes of memory"),
+            Self::Memory { limit } => format!("needs more memory than its limit, {}: see limits.memory", Bytes(*limit)),
             Self::NodeMemory => "needs more memory than is left on this node".into(),
             Self::Handles => format!("holds more than {HANDLES_MAX} handles"),
             Self::Cpu { limit } => format!("computed for more than {} ms", limit.as_millis()),

@@ -69,8 +69,12 @@ pub enum Reason {
     UpdateFailed,
     /// The newest generation does not come up, and the spec leaves it to people what follows.
     RolloutStalled,
+    /// Replicas serve an older generation until somebody says that the rollout goes on.
+    RolloutPaused,
     /// A replica does not start. Its node goes on trying.
     ReplicaFailed,
+    /// A replica fails again and again, though it may be ready at this moment.
+    ReplicaCrashing,
     /// Configuration that the spec names is not there, or can't be put together. Replicas that run keep what they have,
     /// and others don't start.
     ConfigMissing,
@@ -97,7 +101,9 @@ impl Reason {
             Reason::Updating => "Updating",
             Reason::UpdateFailed => "UpdateFailed",
             Reason::RolloutStalled => "RolloutStalled",
+            Reason::RolloutPaused => "RolloutPaused",
             Reason::ReplicaFailed => "ReplicaFailed",
+            Reason::ReplicaCrashing => "ReplicaCrashing",
             Reason::ConfigMissing => "ConfigMissing",
             Reason::ConfigConflict => "ConfigConflict",
             Reason::AllReady => "AllReady",
@@ -156,9 +162,15 @@ pub fn conditions(standing: Standing<'_>) -> Vec<Condition> {
         ConfigError::Missing(_) => Reason::ConfigMissing,
         ConfigError::Conflict { .. } => Reason::ConfigConflict,
     });
+    let state = standing.rollout.map(|rollout| rollout.state);
+    // Replicas from here on are not to change before somebody says so.
+    let held_from = standing.rollout.filter(|_| state == Some(RolloutState::Paused)).map(|rollout| rollout.below);
     // A replica that waits for configuration is claimed like any other, and then not started.
-    let of_slot = |slot| match (matter(slot, template), blocked) {
+    let of_slot = |slot: &SlotStatus| match (matter(slot, template), blocked) {
         (Matter::Of(Reason::Starting | Reason::Updating), Some(blocked)) => Matter::Of(blocked),
+        (Matter::Of(Reason::Updating), None) if held_from.is_some_and(|from| slot.replica >= from) => {
+            Matter::Of(Reason::RolloutPaused)
+        }
         (matter, _) => matter,
     };
     let matters: Vec<(&SlotStatus, Matter)> = slots.iter().map(|slot| (slot, of_slot(slot))).collect();
@@ -169,23 +181,26 @@ pub fn conditions(standing: Standing<'_>) -> Vec<Condition> {
     };
     use Reason::{
         Accepted, AllPlaced, AllReady, AsAsked, Claiming, ConfigConflict, ConfigMissing, NoNodeFits, NothingWanted,
-        RecordCorrupt, ReplicaFailed, RolloutStalled, Starting, UpdateFailed, Updating,
+        RecordCorrupt, ReplicaCrashing, ReplicaFailed, RolloutPaused, RolloutStalled, Starting, UpdateFailed, Updating,
     };
     let settled = |all: Reason| if slots.is_empty() { NothingWanted } else { all };
-    let is_stalled = standing.rollout.map(|rollout| rollout.state == RolloutState::Stalled);
+    let is_open = !slots.is_empty();
     let bad = first(&[ReplicaFailed, NoNodeFits, UpdateFailed, ConfigMissing, ConfigConflict])
-        .or((is_stalled == Some(true)).then_some(RolloutStalled));
-    let moving =
-        first(&[Claiming, Starting, Updating]).or((is_stalled == Some(false) && !slots.is_empty()).then_some(Updating));
+        .or((state == Some(RolloutState::Stalled)).then_some(RolloutStalled));
+    let paused = (state == Some(RolloutState::Paused) && is_open).then_some(RolloutPaused);
+    let goes_on = (state == Some(RolloutState::Progressing) && is_open).then_some(Updating);
+    let moving = first(&[Claiming, Starting, Updating]).or(goes_on);
     let homeless = first(&[NoNodeFits, Claiming]);
-    let lacking = bad.or(moving);
+    let lacking = bad.or(moving).or(paused);
+    // What is ready at the moment, and will not stay so, or not come back as it is.
+    let crashing = slots.iter().any(|slot| slot.crashing.is_some()).then_some(ReplicaCrashing);
+    let wrong = bad.or(crashing).or(blocked);
     let found = [
         (ConditionKind::Admitted, corrupt.is_none(), if corrupt.is_none() { Accepted } else { RecordCorrupt }),
         (ConditionKind::Placed, homeless.is_none(), homeless.unwrap_or(settled(AllPlaced))),
         (ConditionKind::Ready, lacking.is_none(), lacking.unwrap_or(settled(AllReady))),
-        (ConditionKind::Progressing, moving.is_some(), moving.or(bad).unwrap_or(settled(AllReady))),
-        // What runs may go on with what it has: it is ready, and will not come back as it is.
-        (ConditionKind::Degraded, bad.or(blocked).is_some(), bad.or(blocked).unwrap_or(AsAsked)),
+        (ConditionKind::Progressing, moving.is_some(), moving.or(bad).or(paused).unwrap_or(settled(AllReady))),
+        (ConditionKind::Degraded, wrong.is_some(), wrong.unwrap_or(AsAsked)),
     ];
     let condition = |(kind, status, reason)| {
         let message = one_line(&message(standing, &matters, reason), MESSAGE_BYTES_MAX);
@@ -249,6 +264,19 @@ fn message(standing: Standing<'_>, matters: &[(&SlotStatus, Matter)], reason: Re
             (Some(node), None) => format!("starts on {node}"),
             (None, _) => "starts".into(),
         }),
+        Reason::Updating | Reason::RolloutPaused
+            if standing.rollout.is_some_and(|rollout| rollout.message.is_some()) =>
+        {
+            let why = standing.rollout.and_then(|rollout| rollout.message.as_deref()).unwrap_or_default();
+            format!("{} of {count} replicas run generation {}: {why}", updated(standing), standing.template)
+        }
+        Reason::RolloutPaused => {
+            let updated = updated(standing);
+            format!(
+                "{updated} of {count} replicas run generation {}; the others wait until somebody resumes it",
+                standing.template
+            )
+        }
         Reason::Updating if of_reason.is_empty() => format!("generation {generation} is rolled out"),
         Reason::RolloutStalled => {
             let why = standing.rollout.and_then(|rollout| rollout.message.as_deref());
@@ -259,8 +287,16 @@ fn message(standing: Standing<'_>, matters: &[(&SlotStatus, Matter)], reason: Re
             format!("serves generation{before} until {generation} is ready")
         }),
         Reason::UpdateFailed | Reason::ReplicaFailed => named(&said),
+        Reason::ReplicaCrashing => {
+            let of = standing.slots.iter().filter_map(|slot| Some((slot.replica, slot.crashing.as_deref()?)));
+            of.take(NAMED).map(|(replica, why)| format!("replica {replica}: {why}")).collect::<Vec<_>>().join("; ")
+        }
         Reason::Other => String::new(),
     }
+}
+
+fn updated(standing: Standing<'_>) -> u32 {
+    standing.rollout.map_or(0, |rollout| rollout.updated)
 }
 
 /// When what a reason says began, as far as the records tell.
@@ -283,6 +319,8 @@ fn since(standing: Standing<'_>, matters: &[(&SlotStatus, Matter)], reason: Reas
         | Reason::NoNodeFits
         | Reason::UpdateFailed
         | Reason::RolloutStalled
+        | Reason::RolloutPaused
+        | Reason::ReplicaCrashing
         | Reason::ConfigMissing
         | Reason::ConfigConflict
         | Reason::AsAsked
@@ -400,6 +438,55 @@ mod tests {
         };
         assert_eq!(of(&[]), "true=NothingWanted false=NothingWanted");
         assert_eq!(of(&[held(0, Phase::Ready, 3, None)]), "false=Updating true=Updating");
+    }
+
+    #[test]
+    fn a_rollout_that_waits_for_people_is_not_on_its_way() {
+        let rollout = |state, message: Option<&str>| RolloutStatus {
+            state,
+            stable: Generation(2),
+            below: 1,
+            updated: 1,
+            step: 1,
+            message: message.map(str::to_owned),
+        };
+        let of = |rollout: &RolloutStatus, slots: &[SlotStatus]| {
+            let standing = Standing {
+                generation: NEWEST,
+                template: NEWEST,
+                rollout: Some(rollout),
+                admitted_at: 500,
+                corrupt: None,
+                config: None,
+                slots,
+            };
+            let told = |condition: &Condition| {
+                format!("{}={}: {}", condition.status, condition.reason.as_str(), condition.message)
+            };
+            conditions(standing).iter().skip(2).map(told).collect::<Vec<_>>()
+        };
+        let half = [held(0, Phase::Ready, 3, None), held(1, Phase::Ready, 2, None)];
+        let paused = of(&rollout(RolloutState::Paused, Some("step 1 of 1 (50%) is over")), &half);
+        let why = "false=RolloutPaused: 1 of 2 replicas run generation 3: step 1 of 1 (50%) is over";
+        assert_eq!(paused, [why, why, "false=AsAsked: nothing stands in the way"]);
+        let by_hand = of(&rollout(RolloutState::Paused, None), &half);
+        assert!(by_hand[0].ends_with("the others wait until somebody resumes it"), "{by_hand:?}");
+        // One that may change already does.
+        let starts = [held(0, Phase::Starting, 3, None), held(1, Phase::Ready, 2, None)];
+        assert!(of(&rollout(RolloutState::Paused, None), &starts)[1].starts_with("true=Starting"));
+        // A step that ends by itself is on its way.
+        let held_for = of(&rollout(RolloutState::Progressing, Some("step 1 of 1 (50%) holds")), &half);
+        assert_eq!(held_for[1], "true=Updating: 1 of 2 replicas run generation 3: step 1 of 1 (50%) holds");
+    }
+
+    #[test]
+    fn one_that_fails_again_and_again_degrades_though_it_is_ready_now() {
+        let crashing = SlotStatus { crashing: Some("pool ended 3 times".into()), ..held(0, Phase::Ready, 3, None) };
+        let found = check(
+            &[crashing, held(1, Phase::Ready, 3, None)],
+            "Admitted=Accepted Placed=AllPlaced Ready=AllReady !Progressing=AllReady Degraded=ReplicaCrashing",
+        );
+        assert_eq!(found[4].message, "replica 0: pool ended 3 times");
     }
 
     #[test]

@@ -12,6 +12,9 @@ pub struct CordonReply {
     pub cordoned: bool,
     /// False where it was so already.
     pub changed: bool,
+    /// `node.uncordon` ended a drain as well.
+    #[serde(default)]
+    pub drain_ended: bool,
 }
 
 /// Body of `node.drain`. Empty: what has no other place stays.

@@ -24,7 +24,7 @@ pub struct RolloutStatus {
     /// Of a hundred requests, those that go to the new one. Absent where they go to replicas whatever they run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u32>,
-    /// Why it does not go on.
+    /// Why it does not go on, or how long a step of it holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
@@ -42,7 +42,7 @@ pub struct RolloutRequest {
 pub enum RolloutAction {
     /// Let no further replica change. Those that may, go on.
     Pause,
-    /// Go on, if it is paused or stalled.
+    /// Go on, if it is paused or stalled, or a step of it holds for a time.
     Resume,
     /// Go on to the end, whatever steps there are.
     Promote,
@@ -60,6 +60,14 @@ pub struct RolloutReply {
     /// Absent where the change was given up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<RolloutState>,
+    /// False where it was so already, and nothing held it.
+    #[serde(default = "is_so")]
+    pub changed: bool,
+}
+
+/// Nodes of older versions do not say.
+fn is_so() -> bool {
+    true
 }
 
 /// What a generation is to its workload now.

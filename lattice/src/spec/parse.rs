@@ -41,8 +41,12 @@ pub fn parse(text: &[u8]) -> Result<WorkloadSpec, SpecError> {
 
 /// Where nothing better is known, say where the fields are described.
 fn or_reference(error: SpecError) -> SpecError {
-    let reference = || "every field with its form: `lattice schema`, or the request ctl.workload.schema".to_owned();
-    SpecError { hint: error.hint.or_else(|| Some(reference())), ..error }
+    const REFERENCE: &str = "every field with its form: `lattice schema`, or the request ctl.workload.schema";
+    let hint = error.hint.or_else(|| match wording::about(&super::json_schema(), &error.field) {
+        Some(about) => Some(format!("{about} ({REFERENCE})")),
+        None => Some(REFERENCE.to_owned()),
+    });
+    SpecError { hint, ..error }
 }
 
 fn read(text: &[u8]) -> Result<WorkloadSpec, SpecError> {
@@ -81,10 +85,16 @@ fn document(text: &str) -> Result<Value, SpecError> {
     };
     let options = serde_saphyr::options! { strict_booleans: true, budget: budget };
     serde_saphyr::from_str_with_options(text, options)
-        .map_err(|error| SpecError::new("", format!("not YAML or JSON: {}", one_line(&error.to_string()))))
+        .map_err(|error| SpecError::new("", format!("not YAML or JSON: {}", first_line(&error.to_string()))))
 }
 
-fn one_line(text: &str) -> String {
+/// Without the picture of the place that follows: this goes into one line.
+fn first_line(text: &str) -> &str {
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line)
+}
+
+pub(super) fn one_line(text: &str) -> String {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 

@@ -33,6 +33,7 @@ pub struct ProbesSpec {
 pub struct ProbeSpec {
     /// Path, perhaps with a query, of a `GET` to the component that answers HTTP: `/healthz`. Its host is that of the first
     /// route without a wildcard, or else the workload's name. A status of 2xx or 3xx passes.
+    #[schemars(example = "/healthz")]
     pub http: RequestPath,
     /// Between the end of one probe and the next. `100ms` to `1h`, default `5s`. Until a replica is ready for the first
     /// time it is asked more often, where that is longer than a moment.
@@ -159,6 +160,17 @@ mod tests {
         assert_eq!((live.every, live.timeout, live.failures), (Millis(1_000), Millis(200), 5));
         let without = parse("{}").unwrap();
         assert_eq!((without.probes.is_empty(), without.schema()), (true, 1));
+    }
+
+    #[test]
+    fn hints_speak_of_probes() {
+        let hint = |probes: &str| {
+            let text = format!("name: a\ncomponents: [{{name: a, source: 'file:a'}}]\nprobes: {probes}\n");
+            crate::spec::parse(text.as_bytes()).unwrap_err().hint.unwrap()
+        };
+        assert_eq!(hint("{ready: /healthz}"), "write {http: /healthz}");
+        assert_eq!(hint("{ready: {every: 5s}}"), "write `http`: text such as /healthz");
+        assert!(hint("{ready: {http: /, every: 99ms}}").starts_with("Between the end of one probe and the next."));
     }
 
     #[test]

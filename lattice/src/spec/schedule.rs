@@ -68,7 +68,7 @@ impl Default for RequestPath {
 impl FromStr for RequestPath {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || format!("{text:?} is not a path; write /tick or /jobs?name=clean");
+        let bad = || format!("{text:?} is not a path: one begins with `/`, such as /jobs?name=clean");
         let allowed = |b: u8| b.is_ascii_graphic() && b != b'#';
         if !text.starts_with('/') || text.len() > 1024 || !text.bytes().all(allowed) {
             return Err(bad());

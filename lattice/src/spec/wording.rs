@@ -9,6 +9,8 @@ use std::fmt::Write as _;
 
 /// Bytes of a value that a message shows.
 const SHOWN_BYTES_MAX: usize = 60;
+/// Bytes of what a hint tells of a field, where that is more than one sentence.
+const ABOUT_BYTES_MAX: usize = 240;
 /// How far a form is followed into what it is made of.
 const DEPTH_MAX: usize = 4;
 /// Names that a message lists.
@@ -38,6 +40,30 @@ pub(super) fn error(document: &Value, schema: &Value, path: &Path, said: &str) -
         Some((_, expected)) => place.wrong_value(expected),
         None => SpecError::new(place.field, said),
     }
+}
+
+/// What the schema says of a field, such as `components[0].source`: as a hint where nothing better is known.
+pub(super) fn about(root: &Value, field: &str) -> Option<String> {
+    let mut form = root;
+    for segment in field.split('.').filter(|segment| !segment.is_empty()) {
+        let (name, items) =
+            segment.split_once('[').map_or((segment, 0), |(name, rest)| (name, 1 + rest.matches('[').count()));
+        form = property(root, form, name)?;
+        for _ in 0..items {
+            form = item(root, form)?;
+        }
+    }
+    let said = (form != root).then(|| form.get("description").or_else(|| resolve(root, form).get("description")))??;
+    let mut told = String::new();
+    // Whole sentences, as many as a hint has room for.
+    for sentence in said.as_str()?.split_inclusive(". ") {
+        if !told.is_empty() && told.len() + sentence.len() > ABOUT_BYTES_MAX {
+            break;
+        }
+        told.push_str(sentence);
+    }
+    let told = super::parse::one_line(&told);
+    Some(told.trim_end_matches('.').to_owned())
 }
 
 /// Where in a document something is wrong, as far as the path leads in it.
@@ -189,6 +215,10 @@ fn describe(root: &Value, form: &Value, depth: usize) -> String {
     if depth > DEPTH_MAX {
         return "…".to_owned();
     }
+    // Of the field itself, rather than of all that have its form.
+    if let Some(example) = form.get("$ref").and_then(|_| example(form)) {
+        return format!("text such as {example}");
+    }
     let forms = alternatives(root, form);
     let words: Vec<&str> = forms.iter().flat_map(|form| words(form)).collect();
     let rest = forms.iter().filter(|form| words_are_empty(form));
@@ -242,6 +272,9 @@ fn describe_one(root: &Value, form: &Value, depth: usize) -> String {
 
 /// A value of this form, with `…` where anything goes; nothing where there would be nothing in it.
 fn sample(root: &Value, form: &Value, depth: usize) -> Option<String> {
+    if let Some(example) = form.get("$ref").and_then(|_| example(form)) {
+        return Some(example.to_owned());
+    }
     let form = alternatives(root, form).into_iter().next()?;
     if let Some(word) = words(form).first() {
         return Some((*word).to_owned());

@@ -2,7 +2,7 @@
 
 use super::{
     Notes,
-    draft::{Draft, id, put, requirements, source, texts},
+    draft::{Draft, grant_bucket, id, put, requirements, source, texts},
     tree::{Entry, Tree},
 };
 use serde_json::{Value, json};
@@ -321,6 +321,17 @@ fn interface(tree: &Tree, workload: &str, draft: &mut Draft, notes: &mut Notes) 
     }
     if package == "wasi:http" {
         return notes.changed(line, "wasi:http outgoing: only to what grants.http-out names");
+    }
+    if package == "wasi:keyvalue" {
+        let bucket = tree.at(&["config", "bucket"]);
+        let bucket = bucket.and_then(|bucket| Some((bucket.line, bucket.text()?)));
+        let opened = tree.text_of("name").unwrap_or_else(|| "default".into());
+        for entry in tree.get("config").map(Tree::entries).unwrap_or_default() {
+            if entry.key != "bucket" {
+                notes.lost(entry.line, format!("{}: buckets are those of the nodes' own NATS", entry.key));
+            }
+        }
+        return grant_bucket(&opened, bucket, (line, workload), draft, notes);
     }
     match OFFERED.contains(&package.as_str()) {
         true => notes.mapped(line, format!("{package}: every node offers it")),

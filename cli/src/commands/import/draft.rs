@@ -3,7 +3,7 @@
 use super::{Notes, tree::Tree};
 use lattice::{
     id::{ComponentName, ConfigName, ID_BYTES_MAX},
-    spec::WorkloadSpec,
+    spec::{BucketName, StoreName, WorkloadSpec},
 };
 use serde_json::{Map, Value, json};
 
@@ -103,6 +103,46 @@ pub fn texts(tree: &Tree, what: &str, notes: &mut Notes) -> Map<String, Value> {
         }
     }
     map
+}
+
+/// A store that guests open by a name, and the bucket behind it: where the manifest names none, one to be chosen.
+pub fn grant_bucket(
+    opened: &str,
+    bucket: Option<(u64, String)>,
+    (line, workload): (u64, &str),
+    draft: &mut Draft,
+    notes: &mut Notes,
+) {
+    let (line, bucket, choose) = match bucket {
+        Some((line, bucket)) => (line, bucket, ""),
+        None => (line, format!("{workload}-kv"), "the manifest names no bucket: choose one, and "),
+    };
+    if let Err(error) = bucket.parse::<BucketName>() {
+        return notes.lost(line, format!("no grant: {error}; write one into grants.keyvalue"));
+    }
+    if let Err(error) = opened.parse::<StoreName>() {
+        return notes.lost(line, format!("no grant: {error}; write one into grants.keyvalue"));
+    }
+    let mut stores = draft.get_in("grants", "keyvalue").and_then(Value::as_object).cloned().unwrap_or_default();
+    let grant = json!({"bucket": bucket});
+    match stores.get(opened) {
+        Some(other) if *other != grant => {
+            notes.lost(
+                line,
+                format!("{bucket}: components that are composed share their stores, and {opened} is another"),
+            );
+        }
+        _ => {
+            notes.changed(
+                line,
+                format!(
+                    "grants.keyvalue: {opened}: {{bucket: {bucket}}}; {choose}make it before: `nats kv add {bucket}`"
+                ),
+            );
+            stores.insert(opened.to_owned(), grant);
+            draft.set_in("grants", "keyvalue", stores.into());
+        }
+    }
 }
 
 /// Conditions on labels that hold all together: `zone == eu-1`.

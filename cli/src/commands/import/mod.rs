@@ -97,11 +97,23 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
         for note in &imported.notes {
             context.out.note(line(&shown, note, context.out.note_paint));
         }
+        context.out.note(summary(&imported));
     } else {
         let names = || imported.specs.iter().map(|spec| spec.name.to_string()).collect();
         context.out.show(&imported, |_| String::new(), names)?;
     }
+    if imported.specs.is_empty() {
+        return Err(Failure::failed(format!("nothing of {shown} became a spec")).into());
+    }
     Ok(Exit::Ok)
+}
+
+/// `2 specs; of the manifest 14 things are taken over, 5 want a look, 3 have no counterpart`.
+fn summary(Imported { specs, notes }: &Imported) -> String {
+    let count = |fate| notes.iter().filter(|note| note.fate == fate).count();
+    let specs = if specs.len() == 1 { "1 spec".to_owned() } else { format!("{} specs", specs.len()) };
+    let (mapped, changed, lost) = (count(Fate::Mapped), count(Fate::Changed), count(Fate::Lost));
+    format!("{specs}; {mapped} things are taken over (=), {changed} want a look (~), {lost} have no counterpart (!)")
 }
 
 fn line(file: &str, note: &Note, paint: Paint) -> String {
@@ -133,13 +145,19 @@ pub fn import(text: &str) -> anyhow::Result<Imported> {
     let documents: Vec<Tree> = serde_saphyr::from_multiple(text).map_err(|error| anyhow::anyhow!("{error}"))?;
     let mut notes = Notes::default();
     let mut drafts: Vec<Draft> = Vec::new();
-    let mut known = 0;
+    let (mut known, mut native) = (0, Vec::new());
     for document in &documents {
         let kind = document.text_of("kind").unwrap_or_default();
         match (document.text_of("apiVersion").unwrap_or_default().split('/').next(), kind.as_str()) {
             (Some("core.oam.dev"), "Application") => drafts.extend(wadm::map(document, &mut notes)),
             (Some("runtime.wasmcloud.dev"), "WorkloadDeployment" | "Workload") => {
                 drafts.extend(deployment::map(document, &mut notes));
+            }
+            _ if kind.is_empty() && document.get("name").is_some() && document.get("components").is_some() => {
+                let name = document.text_of("name").unwrap_or_default();
+                notes.changed(document.line, format!("{name} is a spec already: deploy it as it is"));
+                native.push(name);
+                continue;
             }
             _ => {
                 let what = if kind.is_empty() { "a document without kind".to_owned() } else { format!("kind: {kind}") };
@@ -148,6 +166,12 @@ pub fn import(text: &str) -> anyhow::Result<Imported> {
             }
         }
         known += 1;
+    }
+    if known == 0 && !native.is_empty() {
+        let what = if native.len() == 1 { "it is a spec" } else { "they are specs" };
+        return Err(Failure::failed(format!("{what} of lattice already: {}", native.join(", ")))
+            .hint("there is nothing to import: `lattice deploy FILE` takes it as it is")
+            .into());
     }
     if known == 0 {
         return Err(Failure::failed("there is no manifest that can be imported")
@@ -199,6 +223,23 @@ mod tests {
     #[test]
     fn a_workload_deployment() {
         golden("deployment");
+    }
+
+    #[test]
+    fn stores_and_scalers() {
+        golden("wadm-agents");
+    }
+
+    #[test]
+    fn a_spec_is_no_manifest() {
+        let spec = "name: shop\ncomponents: [{name: shop, source: 'file:shop.wasm'}]\n";
+        let error = import(spec).unwrap_err();
+        assert_eq!(error.to_string(), "it is a spec of lattice already: shop");
+        // Beside a manifest it is left to who deploys.
+        let both = format!("{}---\n{spec}", include_str!("../../../tests/import/wadm-hello.yaml"));
+        let imported = import(&both).unwrap();
+        assert_eq!(imported.specs.len(), 1);
+        assert!(imported.notes.iter().any(|note| note.text == "shop is a spec already: deploy it as it is"));
     }
 
     #[test]

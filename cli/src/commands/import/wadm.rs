@@ -3,7 +3,7 @@
 
 use super::{
     Notes,
-    draft::{Draft, id, put, requirements, source, texts},
+    draft::{Draft, grant_bucket, id, put, requirements, source, texts},
     tree::Tree,
 };
 use serde_json::{Value, json};
@@ -34,6 +34,7 @@ struct Link<'a> {
 enum Provider {
     HttpServer,
     HttpClient,
+    Keyvalue,
     Other,
 }
 
@@ -43,6 +44,7 @@ impl Part<'_> {
         match image.split([':', '@']).next().unwrap_or_default().replace('_', "-").as_str() {
             "http-server" | "httpserver" => Provider::HttpServer,
             "http-client" | "httpclient" => Provider::HttpClient,
+            name if name.contains("keyvalue") || name.starts_with("kv") => Provider::Keyvalue,
             _ => Provider::Other,
         }
     }
@@ -79,7 +81,7 @@ pub fn map(document: &Tree, notes: &mut Notes) -> Vec<Draft> {
         }
         scale(&members, &mut draft, notes);
         for part in &members {
-            links(part, &members, &parts, &mut draft, notes);
+            links(part, &name, (&members, &parts), &mut draft, notes);
         }
         for provider in parts.iter().filter(|part| part.provider() == Provider::HttpServer && !part.is_component) {
             routes(provider, &members, &name, is_one, &mut draft, notes);
@@ -179,39 +181,46 @@ fn configure(tree: &Tree, made: &mut Value, notes: &mut Notes) {
 fn scale(members: &[&Part<'_>], draft: &mut Draft, notes: &mut Notes) {
     let mut replicas: Option<i64> = None;
     for part in members {
-        let traits = part.tree.get("traits").map(Tree::items).unwrap_or_default();
-        for one in traits {
+        for one in part.tree.get("traits").map(Tree::items).unwrap_or_default() {
+            notes.unknown(one, &["type", "properties"]);
             let kind = one.text_of("type").unwrap_or_default();
             let properties = one.get("properties");
+            if matches!(kind.as_str(), "spreadscaler" | "daemonscaler") {
+                scaler_unknown(properties, notes);
+            }
             match kind.as_str() {
                 "spreadscaler" => {
-                    let Some(properties) = properties else { continue };
-                    if let Some((line, instances)) = instances(properties) {
-                        replicas = replicas.max(Some(instances));
-                        let more = match (members.len(), instances) {
-                            (2.., _) => "; composed components have one number, the largest",
-                            (_, 5..) => {
-                                "; an instance there takes one call at a time, a replica here up to 64: fewer may do"
-                            }
-                            _ => "",
-                        };
-                        notes.changed(line, format!("replicas: {instances}{more}"));
+                    let number = properties.and_then(instances);
+                    replicas = replicas.max(Some(number.map_or(1, |(_, instances)| instances)));
+                    match number {
+                        None => notes.mapped(one.line, "replicas: 1"),
+                        Some((line, instances)) => {
+                            let more = match (members.len(), instances) {
+                                (2.., _) => "; composed components have one number, the largest",
+                                (_, 5..) => {
+                                    "; an instance there takes one call at a time, a replica here up to 64: fewer may do"
+                                }
+                                _ => "",
+                            };
+                            notes.changed(line, format!("replicas: {instances}{more}"));
+                        }
                     }
-                    spread(properties, draft, notes);
+                    properties.into_iter().for_each(|properties| spread(properties, draft, notes));
                 }
                 "daemonscaler" => {
-                    notes.mapped(one.line, "placement.daemon: true");
+                    notes.mapped(one.line, "placement.daemon: true, one replica on each node");
                     draft.set_in("placement", "daemon", true.into());
-                    if let Some((line, number)) = properties.and_then(instances).filter(|(_, number)| *number > 1) {
-                        notes.changed(
+                    match properties.and_then(instances) {
+                        Some((line, number)) if number > 1 => notes.changed(
                             line,
                             format!("{number} on each node: one replica there takes up to 64 calls at a time"),
-                        );
+                        ),
+                        Some((line, _)) => notes.mapped(line, "instances: one replica on each node"),
+                        None => {}
                     }
-                    if let Some(properties) = properties {
-                        anywhere(properties, draft, notes);
-                    }
+                    properties.into_iter().for_each(|properties| anywhere(properties, draft, notes));
                 }
+                "link" if link(one).is_none() => notes.lost(one.line, "a link without a target"),
                 "link" => {}
                 other => notes.lost(one.line, format!("trait {other}: not known here")),
             }
@@ -221,6 +230,15 @@ fn scale(members: &[&Part<'_>], draft: &mut Draft, notes: &mut Notes) {
         && let Some(replicas) = replicas
     {
         draft.set("replicas", replicas.into());
+    }
+}
+
+/// What no scaler is known to say.
+fn scaler_unknown(properties: Option<&Tree>, notes: &mut Notes) {
+    let Some(properties) = properties else { return };
+    notes.unknown(properties, &["instances", "replicas", "spread"]);
+    for spread in properties.get("spread").map(Tree::items).unwrap_or_default() {
+        notes.unknown(spread, &["name", "requirements", "weight"]);
     }
 }
 
@@ -255,6 +273,9 @@ fn spread(properties: &Tree, draft: &mut Draft, notes: &mut Notes) {
         [] => {}
         [only] => {
             let conditions = only.get("requirements").map(requirements).unwrap_or_default();
+            if conditions.is_empty() {
+                notes.mapped(only.line, "spread: over all nodes, as evenly as there is room");
+            }
             for condition in &conditions {
                 notes.mapped(only.line, format!("placement.require: {condition}"));
                 draft.push_in("placement", "require", condition.as_str().into());
@@ -274,7 +295,11 @@ fn spread(properties: &Tree, draft: &mut Draft, notes: &mut Notes) {
                 return;
             }
             for one in several {
-                for condition in one.get("requirements").map(requirements).unwrap_or_default() {
+                let conditions = one.get("requirements").map(requirements).unwrap_or_default();
+                if conditions.is_empty() {
+                    notes.lost(one.line, "a share for any node: say which nodes are preferred by placement.prefer");
+                }
+                for condition in conditions {
                     let weight = percent(one).max(1);
                     notes.changed(
                         one.line,
@@ -290,12 +315,25 @@ fn spread(properties: &Tree, draft: &mut Draft, notes: &mut Notes) {
 /// Nodes that a daemon is for: those of any spread.
 fn anywhere(properties: &Tree, draft: &mut Draft, notes: &mut Notes) {
     let spreads = properties.get("spread").map(Tree::items).unwrap_or_default();
+    for weight in spreads.iter().filter_map(|spread| spread.entry("weight")) {
+        notes.changed(weight.line, "weight: says nothing, since a daemon is on each of the nodes");
+    }
     let conditions: Vec<String> = match (spreads, common_label(spreads)) {
         ([], _) => Vec::new(),
-        ([only], _) => only.get("requirements").map(requirements).unwrap_or_default(),
+        ([only], _) => {
+            let conditions = only.get("requirements").map(requirements).unwrap_or_default();
+            if conditions.is_empty() {
+                notes.mapped(only.line, "spread: every node");
+            }
+            conditions
+        }
         (several, Some(label)) => {
             let values: Vec<String> = several.iter().filter_map(|spread| value_of(spread, &label)).collect();
-            vec![format!("{label} in ({})", values.join(", "))]
+            let condition = format!("{label} in ({})", values.join(", "));
+            for other in several.iter().skip(1) {
+                notes.mapped(other.line, format!("placement.require: {condition}"));
+            }
+            vec![condition]
         }
         (several, None) => {
             for one in several {
@@ -311,8 +349,18 @@ fn anywhere(properties: &Tree, draft: &mut Draft, notes: &mut Notes) {
     }
 }
 
-fn links(part: &Part<'_>, members: &[&Part<'_>], parts: &[Part<'_>], draft: &mut Draft, notes: &mut Notes) {
+const LINK_PROPERTIES: [&str; 8] =
+    ["target", "namespace", "package", "interfaces", "name", "source", "source_config", "target_config"];
+
+fn links(
+    part: &Part<'_>,
+    workload: &str,
+    (members, parts): (&[&Part<'_>], &[Part<'_>]),
+    draft: &mut Draft,
+    notes: &mut Notes,
+) {
     for link in &part.links {
+        notes.unknown(link.properties, &LINK_PROPERTIES);
         let what = format!("{}/{}", link.package, link.interfaces.join(", "));
         if members.iter().any(|member| member.name == link.target) {
             notes.changed(
@@ -323,6 +371,10 @@ fn links(part: &Part<'_>, members: &[&Part<'_>], parts: &[Part<'_>], draft: &mut
         }
         let target = parts.iter().find(|other| other.name == link.target);
         match target.map(Part::provider) {
+            _ if link.package == "wasi:keyvalue" => {
+                keyvalue(link, workload, draft, notes);
+                continue;
+            }
             Some(Provider::HttpClient) => {
                 notes.changed(link.line, "grants.http-out: '*': any public host; better name those that it needs");
                 draft.push_in("grants", "http-out", "*".into());
@@ -341,6 +393,36 @@ fn links(part: &Part<'_>, members: &[&Part<'_>], parts: &[Part<'_>], draft: &mut
         }
         configured(link, notes);
     }
+}
+
+/// A store, and the bucket that it is to be.
+fn keyvalue(link: &Link<'_>, workload: &str, draft: &mut Draft, notes: &mut Notes) {
+    for interface in link.interfaces.iter().filter(|name| !["store", "atomics", "batch"].contains(&name.as_str())) {
+        notes.lost(link.line, format!("wasi:keyvalue/{interface}: nodes don't offer it"));
+    }
+    let opened = link.properties.text_of("name").unwrap_or_else(|| "default".into());
+    let configs = [link.properties.get("target_config"), link.properties.at(&["target", "config"])];
+    let items = || configs.iter().flatten().flat_map(|config| config.items());
+    let mut bucket = None;
+    for entry in items().filter_map(|item| item.get("properties")).flat_map(Tree::entries) {
+        match entry.key.as_str() {
+            "bucket" => bucket = Some((entry.line, entry.value.text().unwrap_or_default())),
+            other => notes.lost(entry.line, format!("{other}: of a provider, which is not there")),
+        }
+    }
+    for item in items().filter(|item| item.get("properties").is_none()) {
+        let name = item.text_of("name").unwrap_or_default();
+        notes.changed(item.line, format!("config {name}: if it names a bucket, write that into grants.keyvalue"));
+    }
+    for source in ["source_config", "source"] {
+        if let Some(entry) = link.properties.entry(source) {
+            notes.lost(entry.line, format!("{source}: of a provider, which is not there"));
+        }
+    }
+    if let Some(secrets) = link.properties.get("target").and_then(|target| target.entry("secrets")) {
+        notes.lost(secrets.line, "target.secrets: nodes open buckets by their own connection");
+    }
+    grant_bucket(&opened, bucket, (link.line, workload), draft, notes);
 }
 
 /// Configuration of a link belongs to a provider.
@@ -408,9 +490,27 @@ fn routes(
 fn leave(provider: &Part<'_>, parts: &[Part<'_>], notes: &mut Notes) {
     let line = provider.tree.line;
     let name = &provider.name;
+    for entry in provider.tree.get("properties").map(Tree::entries).unwrap_or_default() {
+        if entry.key != "image" {
+            notes.lost(entry.line, format!("properties.{}: of a provider, which is not there", entry.key));
+        }
+    }
+    for one in provider.tree.get("traits").map(Tree::items).unwrap_or_default() {
+        let kind = one.text_of("type").unwrap_or_default();
+        if kind != "link" {
+            notes.mapped(one.line, format!("trait {kind}: what {name} does, every node does"));
+        }
+    }
     match provider.provider() {
         Provider::HttpServer => notes.mapped(line, format!("{name}: every node takes HTTP")),
         Provider::HttpClient => notes.mapped(line, format!("{name}: every node sends HTTP, to where grants say")),
+        Provider::Keyvalue => notes.changed(
+            line,
+            format!(
+                "{name}: nodes keep stores in KV buckets of NATS; what {} kept does not come along",
+                provider.image
+            ),
+        ),
         Provider::Other => {
             notes.lost(line, format!("{name}: nodes have no provider such as {}", provider.image));
             for link in &provider.links {

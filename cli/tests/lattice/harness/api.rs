@@ -3,8 +3,8 @@
 use super::{PATIENCE, eventually, guest};
 use lattice::{
     ctl::{
-        CtlError, DeleteReply, ErrorCode, NodeReply, PutReply, Reply, SpecReply, StatusReply, WorkloadState,
-        WorkloadSummary,
+        Condition, ConditionKind, CtlError, DeleteReply, ErrorCode, NodeReply, PutReply, Reply, SpecReply, StatusReply,
+        WorkloadState, WorkloadSummary,
     },
     id::{Digest, LatticeId, NodeId, WorkloadName},
     store::{Bucket, Bus, BusError, Headers, Message, Platform, Snapshot},
@@ -141,8 +141,9 @@ impl Api {
         let newest = self.get(name).await.unwrap().generation;
         eventually(&format!("{name} is ready"), PATIENCE, async || {
             let status = self.status(name).await.map_err(|error| error.to_string())?;
-            let is_ready = status.state == WorkloadState::Ready && status.generation == newest;
-            if is_ready { Ok(status) } else { Err(format!("{status:?}")) }
+            let is_so = |condition: &Condition| condition.kind == ConditionKind::Ready && condition.status;
+            let is_ready = status.conditions.iter().any(is_so) && status.state != WorkloadState::Idle;
+            if is_ready && status.generation == newest { Ok(status) } else { Err(format!("{status:?}")) }
         })
         .await
     }

@@ -261,7 +261,8 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
             return Some(match moving.rule {
                 OwnRule::Spread { .. } => {
                     let (count, most) = (barred.count, barred.most);
-                    Reason::Spread { over, value: value.unwrap_or_default(), count, most }
+                    let is_share = moving.quotas.is_some();
+                    Reason::Spread { over, value: value.unwrap_or_default(), count, most, is_share }
                 }
                 OwnRule::Near { .. } => Reason::Near { workload, over, value },
                 OwnRule::Apart { .. } => Reason::Apart { workload, over, value: value.unwrap_or_default() },

@@ -120,7 +120,13 @@ fn shares_divide_the_replicas() {
     world.put(placed("v", 4, "{spread: [{over: zone, hard: true, shares: {b: 50, c: 50, nowhere: 100}}]}"));
     world.settle(None);
     check_by(&world, "v", "zone", &[("b", 2), ("c", 2)]);
-    check_refused(&world, "v.0", "n1", "spread", "0 are in zone a already; at most 0 for an even spread over zone");
+    check_refused(
+        &world,
+        "v.0",
+        "n1",
+        "spread",
+        "no replica is to be in zone a: the spread over zone gives it no share",
+    );
     // Without room for a share, a soft one goes elsewhere.
     let mut world = zones();
     world.session("n1").capacity.slots = 1;

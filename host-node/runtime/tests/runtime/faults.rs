@@ -138,7 +138,10 @@ async fn a_memory_hog_is_refused() {
     for version in BOTH {
         let unit = start(faults(version), |config| config.limits.memory_bytes = 16 << 20).await;
         let error = text(&unit, get("/memory")).await.unwrap_err();
-        assert!(error.to_string().contains("more than its 16777216 bytes of memory"), "{version}: {error}");
+        assert!(
+            error.to_string().contains("more memory than its limit, 16MiB: see limits.memory"),
+            "{version}: {error}"
+        );
         assert_eq!(text(&unit, get("/")).await.unwrap().0, 200, "{version}");
         let stats = unit.stats();
         assert_eq!(stats.instances_retired, [(Retirement::Memory, 1)].into(), "{version}");
@@ -220,7 +223,7 @@ async fn a_unit_that_cannot_start_says_why() {
     config.limits.memory_bytes = 64 << 10;
     let error =
         Unit::start(&RUNTIME, alone(&RUNTIME, component("faults").await), config).await.unwrap_err().to_string();
-    assert!(error.contains(".0 does not start: the component needs more than its 65536 bytes"), "{error}");
+    assert!(error.contains(".0 does not start: the component needs more memory than its limit, 64KiB"), "{error}");
 }
 
 #[tokio::test]

@@ -105,7 +105,7 @@ async fn a_part_has_a_memory_limit_of_its_own() {
     for role in [lazy(), quick(10)] {
         let unit = started(role.clone(), |part| part.memory_bytes = Some(16 << 20), config()).await;
         let error = text(&unit, get("/devour")).await.unwrap_err().to_string();
-        assert!(error.contains("its part part failed: needs more than its 16777216 bytes of memory"), "{error}");
+        assert!(error.contains("its part part failed: needs more memory than its limit, 16MiB"), "{error}");
         until("it is there again", || part(&unit).state == PartState::Ready).await;
         assert_eq!(body(&unit, "/add/2").await, "2", "{role:?}");
     }
