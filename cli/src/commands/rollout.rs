@@ -353,7 +353,7 @@ fn given_up(status: &StatusReply, put: &PutReply, verdict: Verdict) -> Failure {
 /// What is known when nobody waits any longer.
 fn too_late(name: &WorkloadName, status: Option<&StatusReply>, clock: &Clock) -> Failure {
     let after = clock.limit.unwrap_or_else(|| clock.start.elapsed());
-    let after = Millis(u64::try_from(after.as_secs().max(1)).unwrap_or(u64::MAX).saturating_mul(1000));
+    let after = Millis(after.as_secs().max(1).saturating_mul(1000));
     let follow = format!("`lattice status {name} --watch` follows it");
     let Some(status) = status else {
         let message = format!("{name} is not ready after {after}: no node has reported on it");

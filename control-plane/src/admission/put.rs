@@ -385,17 +385,22 @@ impl Admission {
             None => before().find(|record| !record.asks_like(current)).or_else(|| before().next()),
         };
         let target = target.ok_or_else(|| {
+            let is_first = to_generation.is_none() && history.len() == 1;
             let text = match to_generation {
                 Some(generation) => format!("{name} has no generation {generation} in its history"),
-                None if history.len() == 1 => format!("{name} has one generation only: there is none to go back to"),
+                None if is_first => format!("{name} has one generation only: there is none to go back to"),
                 None => format!(
                     "{name} has no generation to go back to: those before {} asked for the same, or were given up",
                     current.generation
                 ),
             };
-            CtlError::new(ErrorCode::NotFound, text).hint(format!(
-                "`lattice history {name}` shows what there is; `lattice rollback {name} N` goes to one of them, whatever became of it"
-            ))
+            let hint = match is_first {
+                true => format!("deploy it as it should be, or `lattice delete {name}`"),
+                false => format!(
+                    "`lattice history {name}` shows what there is; `lattice rollback {name} N` goes to any of them"
+                ),
+            };
+            CtlError::new(ErrorCode::NotFound, text).hint(hint)
         })?;
         self.put_again(target, message).await
     }

@@ -86,6 +86,9 @@ fn document(text: &str) -> Result<Value, SpecError> {
     let options = serde_saphyr::options! { strict_booleans: true, budget: budget };
     serde_saphyr::from_str_with_options(text, options)
         .map_err(|error| SpecError::new("", format!("not YAML or JSON: {}", first_line(&error.to_string()))))
+        .map_err(|error| {
+            error.hint("the smallest spec is in `lattice deploy --help`, and every field in `lattice schema`")
+        })
 }
 
 /// Without the picture of the place that follows: this goes into one line.
