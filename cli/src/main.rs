@@ -112,4 +112,75 @@ mod tests {
             assert!(help.contains(&format!("lattice {name}")), "{name}: an example runs it");
         }
     }
+
+    /// Of a command and all below it.
+    fn walk(command: &clap::Command, path: &str, see: &mut dyn FnMut(&str, &clap::Command)) {
+        for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
+            let path = format!("{path}{} ", inner.get_name());
+            see(&path, inner);
+            walk(inner, &path, see);
+        }
+    }
+
+    #[test]
+    fn the_manual_has_every_command_and_exit_code() {
+        let manual = include_str!("../../docs/cli.md");
+        for command in command_line().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let name = command.get_name();
+            let is_there = [" ", "`", ","].iter().any(|end| manual.contains(&format!("`{name}{end}")));
+            assert!(is_there, "docs/cli.md lacks {name}");
+        }
+        use error::Exit::{Conflict, Failed, InProgress, Interrupted, NotAuthorised, NotFound, Ok, Usage};
+        let help = command_line().render_long_help().to_string();
+        for exit in [Ok, Failed, Usage, NotFound, Conflict, NotAuthorised, InProgress, Interrupted] {
+            let code = exit as u8;
+            assert!(manual.contains(&format!("\n| {code} | ")), "docs/cli.md lacks exit code {code}");
+            assert!(help.contains(&format!("{code} ")), "`lattice --help` lacks exit code {code}");
+        }
+    }
+
+    /// The documents of a language in the blocks of a text.
+    fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
+        let fence = format!("```{language}\n");
+        text.split(&fence).skip(1).filter_map(|rest| rest.split("\n```").next()).collect()
+    }
+
+    #[test]
+    fn every_spec_in_the_documentation_is_one() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let docs = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+        let mut count = 0;
+        for path in docs.chain([root.join("README.md")]).filter(|path| path.extension().is_some_and(|end| end == "md"))
+        {
+            let text = std::fs::read_to_string(&path).unwrap();
+            for block in blocks(&text, "yaml")
+                .into_iter()
+                .filter(|block| block.starts_with("name: ") && block.contains("components:"))
+            {
+                for document in block.split("\n---\n") {
+                    let error = lattice::spec::parse(document.as_bytes()).err();
+                    assert!(error.is_none(), "{}: {document}\n{error:?}", path.display());
+                    count += 1;
+                }
+            }
+        }
+        assert!(count > 10, "{count} were found");
+    }
+
+    #[test]
+    fn help_is_of_one_style() {
+        let mut others = Vec::new();
+        walk(&command_line(), "", &mut |path, command| {
+            let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+            assert!(!about.is_empty() && !about.ends_with('.'), "{path}: {about:?}");
+            for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
+                let (id, help) = (argument.get_id(), argument.get_help().map(ToString::to_string).unwrap_or_default());
+                let begins = help.chars().next().is_some_and(|first| !first.is_lowercase());
+                if !begins || help.ends_with('.') {
+                    others.push(format!("{path}{id}: {help:?}"));
+                }
+            }
+        });
+        assert_eq!(others, [""; 0]);
+    }
 }

@@ -34,20 +34,31 @@ fn err(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 28] = [
     "up",
     "node",
     "deploy",
     "list",
     "status",
+    "wait",
     "get",
     "inspect",
     "scale",
     "delete",
     "history",
+    "diff",
     "rollback",
+    "rollout",
     "logs",
+    "explain",
+    "config",
+    "import",
     "nodes",
+    "cordon",
+    "uncordon",
+    "drain",
+    "undrain",
+    "routes",
     "events",
     "doctor",
     "schema",
@@ -125,6 +136,16 @@ fn without_a_server_every_command_says_so() {
         &["logs", "hello"],
         &["nodes"],
         &["events"],
+        &["wait", "hello"],
+        &["diff", "hello"],
+        &["rollout", "pause", "hello"],
+        &["explain", "hello"],
+        &["config", "list"],
+        &["cordon", "n1"],
+        &["uncordon", "n1"],
+        &["drain", "n1"],
+        &["undrain", "n1"],
+        &["routes"],
     ] {
         let args = [args, &["--nats", &url]].concat();
         let output = lattice(&args);
@@ -177,6 +198,18 @@ fn component(export: &str, import: &str) -> Vec<u8> {
             (export "{export}" (instance $own)))"#
     );
     wat::parse_str(text).unwrap()
+}
+
+#[test]
+fn a_spec_is_not_imported_and_a_manifest_is_not_deployed() {
+    let spec = "name: shop\ncomponents: [{name: shop, source: 'file:shop.wasm'}]\n";
+    let output = with_input(&["import", "-"], spec);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("it is a spec of lattice already: shop"), "{}", err(&output));
+    let manifest = "apiVersion: core.oam.dev/v1beta1\nkind: Application\nmetadata: {name: a}\nspec: {components: []}\n";
+    let output = with_input(&["deploy", "-", "--nats", &closed()], manifest);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("lattice import"), "{}", err(&output));
 }
 
 #[test]

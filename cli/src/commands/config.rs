@@ -58,13 +58,17 @@ enum Command {
         expected_revision: Option<u64>,
     },
     /// Print the entries of a name
-    Get { name: ConfigName },
+    Get {
+        /// Name that specs refer to
+        name: ConfigName,
+    },
     /// List all names, their versions and who uses them
     #[command(visible_alias = "ls")]
     List,
     /// Delete a name
     #[command(visible_alias = "rm")]
     Delete {
+        /// Name that specs refer to
         name: ConfigName,
         /// Also where workloads name it: what runs keeps its values, and nothing new starts
         #[arg(long)]

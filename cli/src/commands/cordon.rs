@@ -54,8 +54,12 @@ fn sentence(CordonReply { node, cordoned, changed, drain_ended }: &CordonReply) 
     if *drain_ended {
         return format!("{node} is not cordoned now, and no longer drained: it may keep what it has");
     }
-    let so = if *cordoned { "cordoned" } else { "not cordoned" };
-    if *changed { format!("{node} is {so} now") } else { format!("{node} was so before: {so}") }
+    match (cordoned, changed) {
+        (true, true) => format!("{node} is cordoned now"),
+        (true, false) => format!("{node} was cordoned before"),
+        (false, true) => format!("{node} is not cordoned now"),
+        (false, false) => format!("{node} was not cordoned"),
+    }
 }
 
 #[cfg(test)]
@@ -67,7 +71,7 @@ mod tests {
         let node = NodeId::new("n1").unwrap();
         let reply = |cordoned, changed| CordonReply { node: node.clone(), cordoned, changed, drain_ended: false };
         assert_eq!(sentence(&reply(true, true)), "n1 is cordoned now");
-        assert_eq!(sentence(&reply(false, false)), "n1 was so before: not cordoned");
+        assert_eq!(sentence(&reply(false, false)), "n1 was not cordoned");
         let ended = CordonReply { drain_ended: true, ..reply(false, true) };
         assert!(sentence(&ended).contains("no longer drained"));
     }

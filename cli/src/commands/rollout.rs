@@ -568,6 +568,7 @@ mod tests {
             below: 2,
             updated,
             step,
+            weight: None,
             message: None,
         };
         let mut clock = Clock::new(None, prospects);

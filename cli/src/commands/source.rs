@@ -16,7 +16,7 @@ use lattice::{
 use std::{
     collections::BTreeSet,
     io::Read as _,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 /// What the command line changes in a spec.
@@ -164,7 +164,12 @@ fn prepare(bytes: &[u8], shown: &str, path: Option<&Path>, overrides: &Overrides
             format!("{shown} is {} long: too large for a spec, and not a component", size(bytes.len() as u64));
         return Err(Failure::failed(message).into());
     }
-    let mut spec = spec::parse(bytes).map_err(|error| with_place(error, shown))?;
+    let mut spec = spec::parse(bytes).map_err(|error| {
+        // Of another system, as most are recognised by.
+        let is_manifest = ["apiVersion", "kind"].contains(&error.field.as_str());
+        let hint = "it looks like a manifest of another system: `lattice import` makes specs of wasmCloud's";
+        with_place(if is_manifest { error.hint(hint) } else { error }, shown)
+    })?;
     apply(&mut spec, overrides);
     let base = path.and_then(Path::parent).unwrap_or(Path::new(""));
     if let Some(Script::File(name)) = &spec.compose.wac {
@@ -178,7 +183,7 @@ fn prepare(bytes: &[u8], shown: &str, path: Option<&Path>, overrides: &Overrides
     let mut files = Vec::new();
     for (field, source) in spec.sources_mut() {
         let Source::File(name) = source else { continue };
-        let path: PathBuf = base.join(name);
+        let path = plain_path(&base.join(name));
         let read = read_bounded(&path).with_context(|| {
             Failure::failed(format!("{shown}: {field}: {} can't be read", path.display()))
                 .hint("paths are relative to the spec's directory; has the component been built?")
@@ -188,6 +193,22 @@ fn prepare(bytes: &[u8], shown: &str, path: Option<&Path>, overrides: &Overrides
         files.push(file);
     }
     Ok(Prepared { spec, files })
+}
+
+/// Without the detours of a path that was joined: `a/b/../c` is `a/c`, unless `b` is a link.
+fn plain_path(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        let is_detour = part == Component::ParentDir
+            && matches!(plain.components().next_back(), Some(Component::Normal(_)))
+            && plain.symlink_metadata().is_ok_and(|data| !data.is_symlink());
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir if is_detour => drop(plain.pop()),
+            part => plain.push(part),
+        }
+    }
+    plain
 }
 
 /// The spec's errors know the field, not the file.
@@ -353,6 +374,15 @@ mod tests {
         assert!(refused(COMPONENT, Some("---.wasm")).contains("--name"));
         assert!(refused(COMPONENT, None).contains("--name"));
         assert!(refused(&vec![b' '; SPEC_BYTES_MAX + 1], None).contains("too large"));
+    }
+
+    #[test]
+    fn a_path_is_shown_without_detours() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        assert_eq!(plain_path(&dir.path().join("a/b/../../c.wasm")), dir.path().join("c.wasm"));
+        assert_eq!(plain_path(Path::new("../x/./c.wasm")), Path::new("../x/c.wasm"));
+        assert_eq!(plain_path(Path::new("gone/../c.wasm")), Path::new("gone/../c.wasm"));
     }
 
     #[test]

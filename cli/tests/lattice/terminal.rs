@@ -170,7 +170,7 @@ async fn a_step_that_holds_for_a_time_is_seen_and_can_be_ended() {
     api.put(&asked).await.unwrap();
     eventually("the first step holds", PATIENCE, async || {
         let status = lattice.cli_ok(&["status", "stepped"]).await;
-        if status.contains("step 1 of 2 (1 replica) holds until 20") { Ok(()) } else { Err(status) }
+        if status.contains("step 1 of 2 (1) holds until 20") { Ok(()) } else { Err(status) }
     })
     .await;
     let told = lattice.cli_ok(&["rollout", "resume", "stepped"]).await;
@@ -187,4 +187,28 @@ async fn a_step_that_holds_for_a_time_is_seen_and_can_be_ended() {
     assert!(lattice.cli_ok(&["rollout", "pause", "stepped"]).await.contains("was paused before"));
     lattice.cli_ok(&["rollout", "resume", "stepped"]).await;
     api.ready("stepped").await;
+}
+
+/// A program that ends as soon as it is started.
+const ONCE: &str = r#"(component
+    (core module $m (func (export "run") (result i32) (i32.const 0)))
+    (core instance $i (instantiate $m))
+    (func $f (result (result)) (canon lift (core func $i "run")))
+    (instance $run (export "run" (func $f)))
+    (export "wasi:cli/run@0.2.0" (instance $run)))"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_does_not_stay_up_fails_the_deploy_and_is_seen() {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("once.wasm"), wat::parse_str(ONCE).unwrap()).unwrap();
+    let mut asked = spec("fickle", api.upload("hello-http02").await, 1);
+    asked["services"] = json!([{ "name": "once", "source": "file:./once.wasm" }]);
+    let (code, out, err) = run(&lattice, &["deploy", &written(dir.path(), "fickle.yaml", &[&asked])]).await;
+    assert_eq!(code, Some(1), "{out}{err}");
+    assert!(err.contains("fickle is up, and does not stay up\n  replica 0: once ended "), "{err}");
+    let status = lattice.cli_ok(&["status", "fickle"]).await;
+    assert!(status.contains("once"), "{status}");
+    lattice.cli_ok(&["delete", "fickle"]).await;
 }

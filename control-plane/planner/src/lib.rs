@@ -35,6 +35,7 @@ pub use rollout::{Elapsed, RolloutObserver, Step, advance, is_at_rest, open_roll
 pub use routes::conflict;
 pub use rules::Reason;
 pub use schedule::{LATE_MS, MISSED_COUNTED_MAX, Missed, TicksWrite, Turn, turn};
+pub use weights::{replicas_of as step_replicas, told as step_told};
 
 use board::{Board, Occupancy};
 use lattice::{

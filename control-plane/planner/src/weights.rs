@@ -8,7 +8,7 @@ use lattice::{
 
 /// Of so many replicas, those that run what is new when the step is reached. One is left to answer the other requests, if
 /// there are any.
-pub(crate) fn replicas_of(step: &RolloutStep, replicas: u32) -> u32 {
+pub fn replicas_of(step: &RolloutStep, replicas: u32) -> u32 {
     let by_weight = || Portion::Percent(step.weight.unwrap_or(100));
     let asked = step.replicas.unwrap_or_else(by_weight).of_up(replicas);
     match step.weight {
@@ -33,7 +33,7 @@ pub(crate) fn let_go(spec: &SpecRecord, rollout: &mut Rollout) {
 }
 
 /// A step in a sentence.
-pub(crate) fn told(step: &RolloutStep) -> String {
+pub fn told(step: &RolloutStep) -> String {
     match (step.replicas, step.weight) {
         (Some(replicas), Some(weight)) => format!("{replicas}, {weight} % of the requests"),
         (Some(replicas), None) => replicas.to_string(),

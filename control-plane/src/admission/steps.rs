@@ -4,10 +4,10 @@
 use lattice::{
     event::rfc3339,
     record::{Phase, Rollout, RolloutState, SpecRecord},
-    spec::Portion,
     units::Millis,
     view::LatticeView,
 };
+use lattice_planner::{step_replicas, step_told};
 
 /// A step that holds, and goes on by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub(super) struct Hold {
     /// Steps that are over.
     pub(super) step: u32,
     of: usize,
-    replicas: Portion,
+    asks: String,
     pause: Millis,
     /// Milliseconds since 1970. Unknown where a replica's holder wrote no times down.
     until: Option<u64>,
@@ -24,17 +24,12 @@ pub(super) struct Hold {
 impl Hold {
     /// In words, as the reason why nothing changes for the time being.
     pub(super) fn text(&self) -> String {
-        let Hold { step, of, replicas, pause, until } = self;
-        let noun = match replicas {
-            Portion::Count(1) => " replica",
-            Portion::Count(_) => " replicas",
-            Portion::Percent(_) => "",
-        };
+        let Hold { step, of, asks, pause, until } = self;
         let until = match until {
             Some(until) => format!("until {}", rfc3339(*until)),
             None => format!("for {pause}"),
         };
-        format!("step {} of {of} ({replicas}{noun}) holds {until}", step.saturating_add(1))
+        format!("step {} of {of} ({asks}) holds {until}", step.saturating_add(1))
     }
 }
 
@@ -48,8 +43,8 @@ pub(super) fn hold(view: &LatticeView, spec: &SpecRecord, rollout: &Rollout) -> 
     let pause = step.pause?;
     let wanted = lattice_planner::wanted(view, &spec.spec.name);
     let changed: Vec<u32> = wanted.iter().copied().filter(|index| *index < rollout.below).collect();
-    let until = step.replicas.of_up(u32::try_from(wanted.len()).unwrap_or(u32::MAX)) as usize;
-    if changed.is_empty() || changed.len() < until.min(wanted.len()) {
+    let until = step_replicas(step, u32::try_from(wanted.len()).unwrap_or(u32::MAX)) as usize;
+    if changed.is_empty() || changed.len() < until.min(wanted.len()) || rollout.weight != step.weight {
         return None;
     }
     let mut since = rollout.changed_at;
@@ -63,13 +58,8 @@ pub(super) fn hold(view: &LatticeView, spec: &SpecRecord, rollout: &Rollout) -> 
         since = since.max(held.since);
     }
     let end = since.saturating_add(settings.min_ready.0).saturating_add(pause.0);
-    Some(Hold {
-        step: rollout.step,
-        of: settings.steps.len(),
-        replicas: step.replicas,
-        pause,
-        until: (since > 0).then_some(end),
-    })
+    let (of, asks) = (settings.steps.len(), step_told(step));
+    Some(Hold { step: rollout.step, of, asks, pause, until: (since > 0).then_some(end) })
 }
 
 #[cfg(test)]
@@ -78,10 +68,9 @@ mod tests {
 
     #[test]
     fn a_step_says_how_long_it_holds() {
-        let hold =
-            Hold { step: 0, of: 2, replicas: Portion::Count(1), pause: Millis::from_secs(600), until: Some(61_000) };
-        assert_eq!(hold.text(), "step 1 of 2 (1 replica) holds until 1970-01-01T00:01:01.000Z");
-        let other = Hold { step: 1, replicas: Portion::Percent(50), until: None, ..hold };
+        let hold = Hold { step: 0, of: 2, asks: "1".into(), pause: Millis::from_secs(600), until: Some(61_000) };
+        assert_eq!(hold.text(), "step 1 of 2 (1) holds until 1970-01-01T00:01:01.000Z");
+        let other = Hold { step: 1, asks: "50%".into(), until: None, ..hold };
         assert_eq!(other.text(), "step 2 of 2 (50%) holds for 10m");
     }
 }

@@ -188,7 +188,8 @@ pub fn conditions(standing: Standing<'_>) -> Vec<Condition> {
     let bad = first(&[ReplicaFailed, NoNodeFits, UpdateFailed, ConfigMissing, ConfigConflict])
         .or((state == Some(RolloutState::Stalled)).then_some(RolloutStalled));
     let paused = (state == Some(RolloutState::Paused) && is_open).then_some(RolloutPaused);
-    let goes_on = (state == Some(RolloutState::Progressing) && is_open).then_some(Updating);
+    let is_moving = matches!(state, Some(RolloutState::Progressing | RolloutState::GivingUp));
+    let goes_on = (is_moving && is_open).then_some(Updating);
     let moving = first(&[Claiming, Starting, Updating]).or(goes_on);
     let homeless = first(&[NoNodeFits, Claiming]);
     let lacking = bad.or(moving).or(paused);
@@ -448,6 +449,7 @@ mod tests {
             below: 1,
             updated: 1,
             step: 1,
+            weight: None,
             message: message.map(str::to_owned),
         };
         let of = |rollout: &RolloutStatus, slots: &[SlotStatus]| {

@@ -84,11 +84,14 @@ fn document(text: &str) -> Result<Value, SpecError> {
         max_total_scalar_bytes: 2 * SPEC_BYTES_MAX,
     };
     let options = serde_saphyr::options! { strict_booleans: true, budget: budget };
-    serde_saphyr::from_str_with_options(text, options)
-        .map_err(|error| SpecError::new("", format!("not YAML or JSON: {}", first_line(&error.to_string()))))
-        .map_err(|error| {
-            error.hint("the smallest spec is in `lattice deploy --help`, and every field in `lattice schema`")
-        })
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| match error.to_string() {
+        text if text.contains("multiple YAML documents") => {
+            SpecError::new("", "several documents arrived, and one is a workload")
+                .hint("put them one by one; `lattice deploy` takes a file with all of them")
+        }
+        text => SpecError::new("", format!("not YAML or JSON: {}", first_line(&text)))
+            .hint("the smallest spec is in `lattice deploy --help`, and every field in `lattice schema`"),
+    })
 }
 
 /// Without the picture of the place that follows: this goes into one line.

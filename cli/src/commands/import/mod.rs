@@ -7,7 +7,7 @@ mod wadm;
 
 use crate::{
     Context,
-    error::{Exit, Failure},
+    error::{Exit, Failure, at},
     output::{Format, Paint, yaml},
 };
 use anyhow::Context as _;
@@ -90,7 +90,7 @@ impl Notes {
 pub fn run(args: &Args, context: &Context) -> anyhow::Result<Exit> {
     let shown = args.file.display().to_string();
     let text = read(&args.file)?;
-    let imported = import(&text).with_context(|| Failure::failed(format!("can't import {shown}")))?;
+    let imported = import(&text).map_err(|error| at(&format!("can't import {shown}"), &error))?;
     if matches!(context.out.format, Format::Table) {
         let specs: Vec<String> = imported.specs.iter().map(yaml).collect::<anyhow::Result<_>>()?;
         context.out.write(&specs.join("---\n"))?;
