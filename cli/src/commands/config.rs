@@ -29,8 +29,8 @@ use std::{
 #[derive(Debug, clap::Args)]
 #[command(before_help = "Examples:
   lattice config put shop currency=eur region=eu-1
-  lattice config put shop --file shop.yaml     a mapping of keys to texts; all that is under the name then
-  lattice config put shop --merge currency=usd changes one key and keeps the others
+  lattice config put shop --file shop.yaml     a mapping of keys to texts: all that there is then
+  lattice config put shop --merge currency=usd changes one key, and keeps the others
   lattice config get shop
   lattice config list                          who uses what")]
 pub struct Args {

@@ -20,7 +20,7 @@ use std::{collections::VecDeque, str::FromStr, time::SystemTime};
 #[derive(Debug, clap::Args)]
 #[command(before_help = "Examples:
   lattice events
-  lattice events hello --follow           of one workload and its replicas, and new ones until Ctrl-C
+  lattice events hello --follow           of one workload and its replicas, until Ctrl-C
   lattice events --since 10m --kind slot-failed,node-lost
   lattice events --last 1000 -o json | jq 'select(.type == \"dev.lattice.node-lost\")'")]
 pub struct Args {

@@ -13,7 +13,7 @@ use lattice::{
 /// The earlier spec becomes a new generation: a rollback can be rolled back.
 #[derive(Debug, clap::Args)]
 #[command(before_help = "Examples:
-  lattice rollback hello                  to what ran before; while a change is under way, to what is stable
+  lattice rollback hello                  to what ran before, or is stable while a change goes on
   lattice history hello                   which generations there are
   lattice rollback hello 3")]
 pub struct Args {

@@ -1,6 +1,8 @@
 //! Waiting until a change has arrived: one line for each thing that changed, and the reason where it does not arrive.
 //! [`judge`] decides; the rest asks and prints.
 
+mod patience;
+
 use super::status::refusals;
 use crate::{
     Context,
@@ -9,21 +11,18 @@ use crate::{
     output::{Paint, plain},
 };
 use lattice::{
-    ctl::{Condition, ConditionKind, PutReply, Reason, RolloutStatus, SlotStatus, SpecReply, StatusReply},
+    ctl::{Condition, ConditionKind, PutReply, Reason, SlotStatus, StatusReply},
     id::{Generation, WorkloadName},
     record::{Phase, RolloutState},
     spec::Rollback,
     subject::{Topic, WorkloadVerb},
     units::Millis,
 };
+use patience::{Clock, Prospects};
 use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
 const ASK_EVERY: Duration = Duration::from_millis(100);
-/// What a first spec, or a change around the replicas, is given where nobody says how long.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Beyond a rollout's own deadline: nodes measure it themselves, each with its own clock.
-const MARGIN: Duration = Duration::from_secs(15);
 /// What may be on its way to the node that answers is waited for before it is said that something is missing.
 const LATE: Duration = Duration::from_secs(2);
 /// A workload with services must have been ready for so long: one that ends at once has ended by then, and reports of it
@@ -173,66 +172,6 @@ pub fn arrived(status: &StatusReply, paint: Paint) -> String {
     match replicas {
         0 => format!("{workload} is {}: no replica is wanted now", paint.good("as asked")),
         _ => format!("{workload} is {}: {ready} of {replicas}", paint.good("ready")),
-    }
-}
-
-/// What the spec says of the time that a change may take.
-struct Prospects {
-    deadline: Duration,
-    rollback: Rollback,
-    /// Of the steps.
-    pauses: Vec<Duration>,
-    has_services: bool,
-}
-
-impl Prospects {
-    /// Without an answer, what holds of a spec that says nothing.
-    async fn of(client: &Client, name: &WorkloadName) -> Self {
-        let reply: Option<SpecReply> = client.ask(Topic::Workload(WorkloadVerb::Get, name.clone())).await.ok();
-        let rollout = reply.as_ref().map(|reply| reply.spec.rollout.clone()).unwrap_or_default();
-        Self {
-            deadline: rollout.deadline.into(),
-            rollback: rollout.rollback,
-            pauses: rollout.steps.iter().map(|step| step.pause.map_or(Duration::ZERO, Duration::from)).collect(),
-            has_services: reply.is_some_and(|reply| !reply.spec.services.is_empty()),
-        }
-    }
-
-    /// How long nothing may seem to happen before waiting is given up.
-    fn patience(&self, rollout: Option<&RolloutStatus>) -> Duration {
-        let Some(rollout) = rollout else { return PATIENCE };
-        let held = self.pauses.get(rollout.step as usize).copied().unwrap_or_default();
-        (self.deadline + held + MARGIN).max(PATIENCE)
-    }
-}
-
-/// How long it is waited, and since when.
-struct Clock {
-    start: Instant,
-    limit: Option<Duration>,
-    prospects: Prospects,
-    /// What was seen of a rollout when it moved last.
-    seen: Option<RolloutStatus>,
-    moved: Instant,
-}
-
-impl Clock {
-    fn new(limit: Option<Duration>, prospects: Prospects) -> Self {
-        let now = Instant::now();
-        Self { start: now, limit, prospects, seen: None, moved: now }
-    }
-
-    fn look(&mut self, rollout: Option<&RolloutStatus>, now: Instant) {
-        if rollout.is_some() && self.seen.as_ref() != rollout {
-            (self.seen, self.moved) = (rollout.cloned(), now);
-        }
-    }
-
-    fn end(&self) -> Instant {
-        match self.limit {
-            Some(limit) => self.start + limit,
-            None => self.moved + self.prospects.patience(self.seen.as_ref()),
-        }
     }
 }
 
@@ -416,7 +355,7 @@ impl Shown {
 mod tests {
     use super::*;
     use lattice::{
-        ctl::{Refusal, WorkloadState},
+        ctl::{Refusal, RolloutStatus, WorkloadState},
         id::{NodeId, Revision},
         record::Aborted,
     };
@@ -554,37 +493,19 @@ mod tests {
     }
 
     #[test]
-    fn a_rollout_is_waited_for_as_long_as_it_goes_on() {
-        let secs = Duration::from_secs;
-        let prospects = Prospects {
-            deadline: secs(300),
-            rollback: Rollback::Automatic,
-            pauses: vec![secs(0), secs(600)],
-            has_services: false,
-        };
-        let of = |updated, step| RolloutStatus {
+    fn who_has_less_patience_is_told_what_will_become_of_it() {
+        let clock = Clock::new(Some(Duration::from_secs(60)), Prospects::default());
+        let rollout = RolloutStatus {
             state: RolloutState::Progressing,
             stable: Generation(1),
             below: 2,
-            updated,
-            step,
+            updated: 1,
+            step: 0,
             weight: None,
             message: None,
         };
-        let mut clock = Clock::new(None, prospects);
-        let start = clock.start;
-        assert_eq!(clock.end(), start + PATIENCE, "nothing is known of a rollout yet");
-        clock.look(Some(&of(0, 0)), start + secs(10));
-        assert_eq!(clock.end(), start + secs(310) + MARGIN);
-        clock.look(Some(&of(0, 0)), start + secs(200));
-        assert_eq!(clock.end(), start + secs(310) + MARGIN, "it has not moved");
-        clock.look(Some(&of(1, 1)), start + secs(200));
-        assert_eq!(clock.end(), start + secs(1100) + MARGIN, "a step holds");
-        clock.limit = Some(secs(60));
-        assert_eq!(clock.end(), start + secs(60));
-
         let mut late = status(2, 2, vec![slot(0, Some(Phase::Ready), 2), slot(1, Some(Phase::Ready), 1)]);
-        late.rollout = Some(of(1, 0));
+        late.rollout = Some(rollout);
         let failure = too_late(&late.workload, Some(&late), &clock);
         assert_eq!(
             failure.message,

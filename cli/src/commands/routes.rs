@@ -11,12 +11,12 @@ use lattice::{
     subject::Topic,
 };
 
-/// List the routes of all workloads, those of a host in the order in which they are tried
+/// List the routes of all workloads, or of a host as they are tried
 #[derive(Debug, clap::Args)]
 #[command(before_help = "Examples:
   lattice routes
-  lattice routes shop.example.org         those that can take a request for it, in the order in which they are tried
-  lattice routes shop.example.org/api/x   the same of a path: the first one whose conditions hold takes the request
+  lattice routes shop.example.org         those that can take a request for it, as they are tried
+  lattice routes shop.example.org/api/x   the same of a path: the first that fits takes the request
   lattice routes '*.example.org'          those that are written so
   lattice routes -o json | jq '.routes[] | select(.\"answered-by\"[0].ready == 0)'")]
 pub struct Args {

@@ -24,9 +24,13 @@ impl Admission {
         };
         let explained = lattice_planner::explain(&view, &SlotId::new(name.clone(), replica));
         explained.map(reply).ok_or_else(|| {
-            CtlError::new(ErrorCode::NotFound, format!("{name} has no replica {replica}"))
-                .field("replica")
-                .hint(format!("see `lattice status {name}`"))
+            let wanted = lattice_planner::wanted(&view, name);
+            let there = match wanted.as_slice() {
+                [] => "none".to_owned(),
+                [only] => format!("replica {only} alone"),
+                [first, .., last] => format!("replicas {first} to {last}"),
+            };
+            CtlError::new(ErrorCode::NotFound, format!("{name} has no replica {replica}; it has {there}"))
         })
     }
 }

@@ -323,6 +323,7 @@ impl Admission {
         let text = match &spec.autoscale {
             _ if spec.placement.daemon => format!("generation {generation}, a replica on each node"),
             Some(scale) => format!("generation {generation}, {} to {} replicas", scale.min, scale.max),
+            None if spec.replicas == 1 => format!("generation {generation}, 1 replica"),
             None => format!("generation {generation}, {} replicas", spec.replicas),
         };
         self.events.send(EventKind::WorkloadAdmitted, &spec.name, text).await;

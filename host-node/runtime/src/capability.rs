@@ -41,7 +41,7 @@ pub fn capability(import: &str) -> Option<Capability> {
     let (package, name) = interface.split_once('/').unwrap_or((interface, ""));
     Some(match (package, name) {
         ("lattice:node", _) => always("the workload's name and the replica's index"),
-        ("wasi:cli", "environment") => always("the spec's env, no arguments but the workload's name"),
+        ("wasi:cli", "environment") => always("the spec's env; the only argument is the workload's name"),
         ("wasi:cli", "stdin") => always("always at its end"),
         ("wasi:cli", "stdout" | "stderr") => always("lines for `lattice logs`"),
         ("wasi:cli", "exit") => always("ends the instance"),
