@@ -329,8 +329,7 @@ impl ValueMatch {
     }
 }
 
-/// For people, behind a name: `=2`, `=2*`, or nothing.
-/// For people, and as a part of names: no two are written alike.
+/// For people, behind a name, and as a part of names: `=2`, `=2*`, or nothing. No two are written alike.
 impl fmt::Display for ValueMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
