@@ -59,6 +59,8 @@ pub struct Keys {
 
 /// One bucket. Keys are a guest's: any text but the empty one, within [`KEY_BYTES_MAX`].
 pub trait KeyValue: Send + Sync + 'static {
+    /// Bytes of the longest value that there can be.
+    fn value_bytes_max(&self) -> usize;
     /// The key's value, from the bucket's leader: not older than any write acknowledged before.
     fn get(&self, key: &str) -> Fut<'_, Result<Option<Value>, BucketError>>;
     /// Write, whatever is there. The last of several writers wins.

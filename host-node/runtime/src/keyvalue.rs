@@ -3,7 +3,7 @@
 
 use crate::{
     host::Host,
-    network::{Network, Store},
+    network::{Network, Store, VALUES_BYTES_MAX},
 };
 use bindings::wasi::keyvalue::{atomics, batch, store};
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use lattice::{
 };
 use std::{sync::Arc, time::Duration};
 use store::{Error, KeyResponse};
-use tokio::sync::SemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit};
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 
 mod bindings {
@@ -102,9 +102,40 @@ impl Store {
         self.operations.acquire().await.map_err(|_| Error::Other("the replica ends".into()))
     }
 
+    /// For one call of a guest, before its turns: it may have so many bytes of values on their way.
+    async fn room(&self, bytes: usize) -> Result<[OwnedSemaphorePermit; 2], Error> {
+        self.room.take(bytes).await.ok_or_else(|| Error::Other("the replica ends".into()))
+    }
+
+    /// For a value that is read, of which it is not known how long it is.
+    async fn room_for_one(&self) -> Result<[OwnedSemaphorePermit; 2], Error> {
+        self.room(self.bucket.value_bytes_max()).await
+    }
+
+    /// How many keys of a batch may be under way at a time: what they bring fits beside what was brought.
+    fn at_a_time(&self) -> usize {
+        ((VALUES_BYTES_MAX - BATCH_BYTES_MAX) / self.bucket.value_bytes_max().max(1)).clamp(1, BATCH_AT_A_TIME)
+    }
+
     async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, Error> {
         let _turn = self.turn().await?;
         Ok(self.bucket.get(key).await?.map(|value| value.bytes.into()))
+    }
+
+    async fn get_one(&self, key: &str) -> Result<Option<Vec<u8>>, Error> {
+        let _room = self.room_for_one().await?;
+        self.get(key).await
+    }
+
+    async fn set_one(&self, key: &str, value: Vec<u8>) -> Result<(), Error> {
+        let _room = self.room(value.len()).await?;
+        self.set(key, value).await
+    }
+
+    /// What is deleted is read before.
+    async fn delete_one(&self, key: &str) -> Result<(), Error> {
+        let _room = self.room_for_one().await?;
+        self.delete(key).await
     }
 
     async fn set(&self, key: &str, value: Vec<u8>) -> Result<(), Error> {
@@ -158,30 +189,31 @@ impl store::Host for View<'_> {
 
 impl store::HostBucket for View<'_> {
     async fn get(&mut self, open: Resource<OpenStore>, key: String) -> Outcome<Option<Vec<u8>>> {
-        Ok(self.store(&open)?.get(&key).await)
+        Ok(self.store(&open)?.get_one(&key).await)
     }
 
     async fn set(&mut self, open: Resource<OpenStore>, key: String, value: Vec<u8>) -> Outcome<()> {
         Ok(match self.to_change(&open)? {
-            Ok(store) => store.set(&key, value).await,
+            Ok(store) => store.set_one(&key, value).await,
             Err(denied) => Err(denied),
         })
     }
 
     async fn delete(&mut self, open: Resource<OpenStore>, key: String) -> Outcome<()> {
         Ok(match self.to_change(&open)? {
-            Ok(store) => store.delete(&key).await,
+            Ok(store) => store.delete_one(&key).await,
             Err(denied) => Err(denied),
         })
     }
 
     async fn exists(&mut self, open: Resource<OpenStore>, key: String) -> Outcome<bool> {
-        Ok(self.store(&open)?.get(&key).await.map(|value| value.is_some()))
+        Ok(self.store(&open)?.get_one(&key).await.map(|value| value.is_some()))
     }
 
     async fn list_keys(&mut self, open: Resource<OpenStore>, cursor: Option<u64>) -> Outcome<KeyResponse> {
         let store = self.store(&open)?;
         let list = async {
+            let _room = store.room(PAGE_KEYS * KEY_BYTES_MAX).await?;
             let _turn = store.turn().await?;
             let page = store.bucket.keys(cursor.map(Revision), PAGE_KEYS).await?;
             Ok(KeyResponse { keys: page.keys, cursor: page.next.map(|revision| revision.0) })
@@ -202,6 +234,7 @@ impl atomics::Host for View<'_> {
             Err(denied) => return Ok(Err(denied)),
         };
         let add = async {
+            let _room = store.room_for_one().await?;
             let _turn = store.turn().await?;
             increment(&*store.bucket, &key, delta).await
         };
@@ -223,6 +256,8 @@ impl batch::Host for View<'_> {
         let store = self.store(&open)?;
         let get = async {
             check_batch(keys.len())?;
+            let (most, at_a_time) = (store.bucket.value_bytes_max(), store.at_a_time());
+            let _room = store.room(most.saturating_mul(keys.len()).min(BATCH_BYTES_MAX + most * at_a_time)).await?;
             let mut bytes = 0;
             let mut found = Vec::with_capacity(keys.len());
             let store = &store;
@@ -230,7 +265,7 @@ impl batch::Host for View<'_> {
                 let value = store.get(&key).await?;
                 Ok::<_, Error>(value.map(|value| (key, value)))
             });
-            let mut gets = stream::iter(gets).buffered(BATCH_AT_A_TIME);
+            let mut gets = stream::iter(gets).buffered(at_a_time);
             while let Some(pair) = gets.try_next().await? {
                 bytes += pair.as_ref().map_or(0, |(key, value)| key.len() + value.len());
                 if bytes > BATCH_BYTES_MAX {
@@ -251,6 +286,7 @@ impl batch::Host for View<'_> {
         };
         let set = async {
             check_batch(pairs.len())?;
+            let _room = store.room(pairs.iter().map(|(key, value)| key.len() + value.len()).sum()).await?;
             let store = &store;
             let sets = pairs.into_iter().map(|(key, value)| async move { store.set(&key, value).await });
             stream::iter(sets).buffer_unordered(BATCH_AT_A_TIME).try_collect::<()>().await
@@ -265,9 +301,11 @@ impl batch::Host for View<'_> {
         };
         let delete = async {
             check_batch(keys.len())?;
+            let at_a_time = store.at_a_time();
+            let _room = store.room(store.bucket.value_bytes_max().saturating_mul(keys.len().min(at_a_time))).await?;
             let store = &store;
             let deletes = keys.into_iter().map(|key| async move { store.delete(&key).await });
-            stream::iter(deletes).buffer_unordered(BATCH_AT_A_TIME).try_collect::<()>().await
+            stream::iter(deletes).buffer_unordered(at_a_time).try_collect::<()>().await
         };
         Ok(delete.await)
     }
@@ -275,6 +313,7 @@ impl batch::Host for View<'_> {
 
 // What a page of keys may weigh at most goes out of one call.
 const _: () = assert!(PAGE_KEYS * KEY_BYTES_MAX <= BATCH_BYTES_MAX);
+const _: () = assert!(BATCH_BYTES_MAX < VALUES_BYTES_MAX);
 
 #[cfg(test)]
 mod tests {

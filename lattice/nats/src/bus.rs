@@ -2,6 +2,7 @@
 
 use crate::{
     connect::Nats,
+    guests::Line,
     outbox::{Outbox, Refused, closed},
 };
 use async_nats::{HeaderMap, HeaderName, HeaderValue, message::OutboundMessage};
@@ -12,7 +13,6 @@ use lattice::{
     store::{Answer, Bus, BusError, Connection, Handler, Headers, Items, Message, MicroService},
 };
 use std::{future::ready, str::FromStr as _, sync::Arc, time::Duration};
-use tokio::sync::OnceCell;
 
 /// Requests to the control interface that one node handles at a time. More wait in the subscription.
 const REQUESTS_AT_A_TIME: usize = 64;
@@ -22,7 +22,7 @@ pub(crate) struct NatsBus {
     outbox: Outbox,
     nats: Nats,
     /// Keeps the connection for others as well, where it is that of a workload's guests.
-    _cell: Option<Arc<OnceCell<Nats>>>,
+    _line: Option<Arc<Line>>,
 }
 
 /// Why a message did not go at once.
@@ -34,12 +34,12 @@ enum Unpublished {
 impl NatsBus {
     /// Must be called within a tokio runtime.
     pub(crate) fn new(nats: Nats) -> Self {
-        Self { outbox: Outbox::new(nats.client.clone()), nats, _cell: None }
+        Self { outbox: Outbox::new(nats.client.clone()), nats, _line: None }
     }
 
     /// The same.
-    pub(crate) fn of_guests(nats: Nats, cell: Arc<OnceCell<Nats>>) -> Self {
-        Self { _cell: Some(cell), ..Self::new(nats) }
+    pub(crate) fn of_guests(nats: Nats, line: Arc<Line>) -> Self {
+        Self { _line: Some(line), ..Self::new(nats) }
     }
 
     fn try_publish(&self, message: Message) -> Result<(), Unpublished> {

@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 impl Messaging for GuestBuckets {
     fn open(&self, workload: &WorkloadName) -> Fut<'_, Result<Arc<dyn Bus>, BusError>> {
-        let (cell, workload) = (self.cell(workload), workload.clone());
+        let (line, workload) = (self.line(workload), workload.clone());
         Box::pin(async move {
-            let nats = self.connected(&cell, &workload).await;
+            let nats = self.connected(&line, &workload).await;
             let nats = nats.map_err(|error| BusError::Disconnected(error.to_string()))?;
-            let bus: Arc<dyn Bus> = Arc::new(NatsBus::of_guests(nats, cell));
+            let bus: Arc<dyn Bus> = Arc::new(NatsBus::of_guests(nats, line));
             Ok(bus)
         })
     }

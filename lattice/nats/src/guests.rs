@@ -2,6 +2,9 @@
 //! node: their traffic waits for itself alone, shows under the workload's name in the server's list of connections, and gets
 //! replies under a prefix that no other connection listens on.
 
+mod away;
+mod list;
+
 use crate::{
     connect::{ConnectOptions, Nats, connect},
     store::is_deletion,
@@ -9,17 +12,17 @@ use crate::{
 use async_nats::{
     HeaderMap,
     jetstream::{
-        consumer::{AckPolicy, DeliverPolicy, pull},
         context::{GetStreamErrorKind, PublishErrorKind},
         stream::{LastRawMessageErrorKind, Stream},
     },
 };
+use away::Away;
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use lattice::{
     Fut,
-    bucket::{BucketError, Buckets, KeyValue, Keys, Value, decode_key, encode_key},
+    bucket::{BucketError, Buckets, KeyValue, Keys, Value, encode_key},
     id::{Revision, WorkloadName},
+    limits::NATS_PAYLOAD_BYTES_DEFAULT,
     spec::BucketName,
     store::Connection,
 };
@@ -27,19 +30,18 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, PoisonError, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 
 const EXPECTED_SEQUENCE: &str = "Nats-Expected-Last-Subject-Sequence";
 const OPERATION: &str = "KV-Operation";
 /// Of one operation, but for a list of keys.
 const TIMEOUT: Duration = Duration::from_secs(5);
 const LIST_TIMEOUT: Duration = Duration::from_secs(10);
-/// Keys that the server sends at a time for a list.
-const FETCH: usize = 512;
-/// A list whose reader is gone leaves its consumer to the server for so long.
-const CONSUMER_IDLE: Duration = Duration::from_secs(15);
+/// Lists that the guests of one workload read at a time on this node, those included that the server has yet to forget. One
+/// more waits.
+const LISTS_MAX: usize = 16;
 
 /// Opens buckets for the guests of one node. Clones share their connections.
 #[derive(Clone)]
@@ -47,38 +49,60 @@ pub struct GuestBuckets(Arc<Guests>);
 
 struct Guests {
     options: ConnectOptions,
-    workloads: Mutex<BTreeMap<WorkloadName, Weak<OnceCell<Nats>>>>,
+    workloads: Mutex<BTreeMap<WorkloadName, Weak<Line>>>,
+    /// Of all workloads: they are connected in the same way.
+    away: Away,
+}
+
+/// What the guests of one workload have on this node.
+pub(crate) struct Line {
+    nats: OnceCell<Nats>,
+    lists: Arc<Semaphore>,
+}
+
+impl Line {
+    fn new() -> Self {
+        Self { nats: OnceCell::new(), lists: Arc::new(Semaphore::new(LISTS_MAX)) }
+    }
 }
 
 impl GuestBuckets {
     /// Connect in this way when a guest first opens something. The name is the front of the connections' names.
     pub fn new(options: ConnectOptions) -> Self {
-        Self(Arc::new(Guests { options, workloads: Mutex::default() }))
+        Self(Arc::new(Guests { options, workloads: Mutex::default(), away: Away::default() }))
     }
 
     /// The connection of a workload's guests, kept as long as one of them has something open.
-    pub(crate) fn cell(&self, workload: &WorkloadName) -> Arc<OnceCell<Nats>> {
+    pub(crate) fn line(&self, workload: &WorkloadName) -> Arc<Line> {
         let mut workloads = self.0.workloads.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(cell) = workloads.get(workload).and_then(Weak::upgrade) {
-            return cell;
+        if let Some(line) = workloads.get(workload).and_then(Weak::upgrade) {
+            return line;
         }
-        workloads.retain(|_, cell| cell.strong_count() > 0);
-        let cell = Arc::default();
-        workloads.insert(workload.clone(), Arc::downgrade(&cell));
-        cell
+        workloads.retain(|_, line| line.strong_count() > 0);
+        let line = Arc::new(Line::new());
+        workloads.insert(workload.clone(), Arc::downgrade(&line));
+        line
     }
 
-    pub(crate) async fn connected(&self, cell: &OnceCell<Nats>, workload: &WorkloadName) -> Result<Nats, BucketError> {
+    async fn connect(&self, workload: &WorkloadName) -> Result<Nats, BucketError> {
+        // The error names servers, and what is in their URLs: nothing for a guest.
+        let unreachable = || BucketError::Unreachable("not connected to NATS".into());
+        // Those who waited for the try that failed find it here.
+        if self.0.away.is_known(Instant::now()) {
+            return Err(unreachable());
+        }
         let name = format!("{} guests of {workload}", self.0.options.name);
         let options = ConnectOptions { name, retry_first: false, own_inbox: true, ..self.0.options.clone() };
-        match cell.get_or_try_init(|| connect(options)).await {
-            Ok(nats) => Ok(nats.clone()),
-            // The error names servers, and what is in their URLs: nothing for a guest.
-            Err(error) => {
-                tracing::warn!(%workload, %error, "no connection for the guests of a workload");
-                Err(BucketError::Unreachable("not connected to NATS".into()))
+        connect(options).await.map_err(|error| {
+            if let Some(suppressed) = self.0.away.note(Instant::now()) {
+                tracing::warn!(%workload, %error, suppressed, "no connection for the guests of a workload");
             }
-        }
+            unreachable()
+        })
+    }
+
+    pub(crate) async fn connected(&self, line: &Line, workload: &WorkloadName) -> Result<Nats, BucketError> {
+        line.nats.get_or_try_init(|| self.connect(workload)).await.cloned()
     }
 }
 
@@ -90,10 +114,10 @@ impl fmt::Debug for GuestBuckets {
 
 impl Buckets for GuestBuckets {
     fn open(&self, workload: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn KeyValue>, BucketError>> {
-        let (cell, workload, bucket) = (self.cell(workload), workload.clone(), bucket.clone());
+        let (line, workload, bucket) = (self.line(workload), workload.clone(), bucket.clone());
         Box::pin(async move {
-            let nats = self.connected(&cell, &workload).await?;
-            let opened: Arc<dyn KeyValue> = Arc::new(NatsBucket::open(nats, &bucket, Some(cell)).await?);
+            let nats = self.connected(&line, &workload).await?;
+            let opened: Arc<dyn KeyValue> = Arc::new(NatsBucket::open(nats, &bucket, line).await?);
             Ok(opened)
         })
     }
@@ -113,7 +137,8 @@ impl Buckets for NodeBuckets {
     fn open(&self, _: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn KeyValue>, BucketError>> {
         let bucket = bucket.clone();
         Box::pin(async move {
-            let opened: Arc<dyn KeyValue> = Arc::new(NatsBucket::open(self.0.clone(), &bucket, None).await?);
+            let opened: Arc<dyn KeyValue> =
+                Arc::new(NatsBucket::open(self.0.clone(), &bucket, Arc::new(Line::new())).await?);
             Ok(opened)
         })
     }
@@ -124,10 +149,8 @@ struct NatsBucket {
     stream: Stream,
     /// `$KV.BUCKET.`
     prefix: String,
-    /// Each message is the last one of its key.
-    keeps_one: bool,
-    /// Keeps the connection.
-    _cell: Option<Arc<OnceCell<Nats>>>,
+    /// Keeps the connection that is its workload's.
+    line: Arc<Line>,
 }
 
 /// The last message of a key.
@@ -138,11 +161,7 @@ struct Last {
 }
 
 impl NatsBucket {
-    async fn open(
-        nats: Nats,
-        bucket: &BucketName,
-        cell: Option<Arc<OnceCell<Nats>>>,
-    ) -> Result<NatsBucket, BucketError> {
+    async fn open(nats: Nats, bucket: &BucketName, line: Arc<Line>) -> Result<NatsBucket, BucketError> {
         reachable(&nats)?;
         let stream = match nats.jetstream.get_stream(format!("KV_{bucket}")).await {
             Ok(stream) => stream,
@@ -165,8 +184,7 @@ impl NatsBucket {
         if config.mirror.is_some() {
             return Err(unfit("is a mirror; name the bucket that it copies"));
         }
-        let keeps_one = config.max_messages_per_subject == 1;
-        Ok(NatsBucket { nats, stream, prefix: format!("$KV.{bucket}."), keeps_one, _cell: cell })
+        Ok(NatsBucket { nats, stream, prefix: format!("$KV.{bucket}."), line })
     }
 
     /// From the stream's leader.
@@ -213,58 +231,6 @@ impl NatsBucket {
         headers.insert(EXPECTED_SEQUENCE, at.0.to_string().as_str());
         self.publish(key, headers, value).await
     }
-
-    async fn page(&self, after: Option<Revision>, most: usize) -> Result<Keys, BucketError> {
-        reachable(&self.nats)?;
-        let lost = |error: &dyn fmt::Display| BucketError::Unreachable(error.to_string());
-        // Where a key has one message, those that follow are all that must be looked at. Else the server goes through the
-        // last message of each key from the beginning, for each page.
-        let deliver_policy = match after {
-            Some(after) if self.keeps_one => DeliverPolicy::ByStartSequence { start_sequence: after.0 + 1 },
-            _ => DeliverPolicy::LastPerSubject,
-        };
-        let config = pull::Config {
-            deliver_policy,
-            ack_policy: AckPolicy::None,
-            filter_subject: format!("{}>", self.prefix),
-            headers_only: true,
-            num_replicas: 1,
-            memory_storage: true,
-            inactive_threshold: CONSUMER_IDLE,
-            ..Default::default()
-        };
-        let consumer = self.stream.create_consumer(config).await.map_err(|error| lost(&error))?;
-        let mut left = consumer.cached_info().num_pending;
-        let mut page = Keys::default();
-        let mut last = Revision(0);
-        'pages: while left > 0 {
-            let mut messages = consumer.fetch().max_messages(FETCH).messages().await.map_err(|error| lost(&error))?;
-            let mut got = 0;
-            while let Some(message) = messages.next().await {
-                let message = message.map_err(|error| lost(&error))?;
-                let info = message.info().map_err(|error| lost(&error))?;
-                (left, got) = (info.pending, got + 1);
-                let revision = Revision(info.stream_sequence);
-                if after.is_some_and(|after| revision <= after) || message.headers.as_ref().is_some_and(is_deletion) {
-                    continue;
-                }
-                let Some(key) = message.subject.strip_prefix(&self.prefix).and_then(decode_key) else { continue };
-                if page.keys.len() == most {
-                    page.next = Some(last);
-                    break 'pages;
-                }
-                page.keys.push(key);
-                last = revision;
-            }
-            if got == 0 {
-                break; // what was pending is gone
-            }
-        }
-        // It would go by itself.
-        let name = consumer.cached_info().name.clone();
-        let _ = self.stream.delete_consumer(&name).await;
-        Ok(page)
-    }
 }
 
 fn reachable(nats: &Nats) -> Result<(), BucketError> {
@@ -275,6 +241,13 @@ fn reachable(nats: &Nats) -> Result<(), BucketError> {
 }
 
 impl KeyValue for NatsBucket {
+    fn value_bytes_max(&self) -> usize {
+        match self.nats.server().payload_bytes_max {
+            0 => NATS_PAYLOAD_BYTES_DEFAULT, // not connected yet
+            most => most,
+        }
+    }
+
     fn get(&self, key: &str) -> Fut<'_, Result<Option<Value>, BucketError>> {
         let key = key.to_owned();
         Box::pin(async move {
@@ -320,7 +293,13 @@ impl KeyValue for NatsBucket {
 
     fn keys(&self, after: Option<Revision>, most: usize) -> Fut<'_, Result<Keys, BucketError>> {
         Box::pin(async move {
-            let page = tokio::time::timeout(LIST_TIMEOUT, self.page(after, most)).await;
+            reachable(&self.nats)?;
+            let page = async {
+                let place = self.line.lists.clone().acquire_owned().await;
+                let place = place.map_err(|_| BucketError::Unreachable("the replica ends".into()))?;
+                list::page(self, place, after, most).await
+            };
+            let page = tokio::time::timeout(LIST_TIMEOUT, page).await;
             page.unwrap_or_else(|_| Err(BucketError::Unreachable("no list of the keys in time".into())))
         })
     }

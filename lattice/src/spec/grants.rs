@@ -30,7 +30,8 @@ pub struct Grants {
     #[schemars(length(max = 256))]
     pub connect: Vec<ConnectGrant>,
     /// Which KV buckets its guests open through `wasi:keyvalue`, by the name they open them by, which is `default` where an
-    /// interface leaves it open: `{default: {bucket: shop-kv}}`. Other names are no store to them.
+    /// interface leaves it open: `{default: {bucket: shop-kv}}`. Other names are no store to them. Not for a workload with
+    /// `reuse.concurrency` above 1; a part of it that is isolated or lazy can have one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 256))]
     pub keyvalue: BTreeMap<StoreName, KeyvalueGrant>,

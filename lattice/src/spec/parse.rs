@@ -171,6 +171,17 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
         let message = format!("{} is not between 1 and {CONCURRENCY_MAX}", reuse.concurrency);
         return Err(SpecError::new("reuse.concurrency", message));
     }
+    if reuse.concurrency > 1 && !spec.grants.keyvalue.is_empty() {
+        let message = format!(
+            "cannot be given to instances that have several requests at a time (reuse.concurrency: {}): an operation on a \
+             store holds up everything else in its instance",
+            reuse.concurrency
+        );
+        return Err(SpecError::new("grants.keyvalue", message).hint(
+            "leave reuse.concurrency out, or move what uses the store into a component of its own: {isolate: true, grants: \
+             {keyvalue: …}}",
+        ));
+    }
     if reuse.max_instances > INSTANCES_MAX {
         let message = format!("{} is more than {INSTANCES_MAX}", reuse.max_instances);
         return Err(SpecError::new("reuse.max-instances", message));
@@ -354,6 +365,15 @@ mod tests {
         refuse(&format!("name: a\n{c}\nreuse: {{max-instances: 1025}}"), "reuse.max-instances", "more than 1024");
         refuse(&format!("name: a\n{c}\nreuse: {{concurrency: 0}}"), "reuse.concurrency", "between 1 and 256");
         refuse(&format!("name: a\n{c}\nreuse: {{concurrency: 257}}"), "reuse.concurrency", "between 1 and 256");
+        let store = "keyvalue: {default: {bucket: shop}}";
+        let shared = format!("name: a\n{c}\nreuse: {{concurrency: 2}}\ngrants: {{{store}}}");
+        refuse(&shared, "grants.keyvalue", "several requests at a time (reuse.concurrency: 2)");
+        parse(shared.replace("concurrency: 2", "concurrency: 1").as_bytes()).unwrap();
+        let apart = format!("{c}\nreuse: {{concurrency: 2}}").replace(
+            "'file:a'}]",
+            &format!("'file:a'}}, {{name: b, source: 'file:b', isolate: true, grants: {{{store}}}}}]"),
+        );
+        parse(format!("name: a\n{apart}").as_bytes()).unwrap();
         refuse(&format!("name: a\n{c}\nlimits: {{queue: 65537}}"), "limits.queue", "more than");
         refuse(&format!("name: a\n{c}\nlimits: {{wall: 2h}}"), "limits.wall", "more than");
         let deep = format!("name: a\nx: {}{}", "[".repeat(40), "]".repeat(40));

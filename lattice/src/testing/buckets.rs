@@ -95,6 +95,10 @@ fn now<T: Send + 'static>(outcome: T) -> Fut<'static, T> {
 }
 
 impl KeyValue for MemoryBucket {
+    fn value_bytes_max(&self) -> usize {
+        NATS_PAYLOAD_BYTES_DEFAULT
+    }
+
     fn get(&self, key: &str) -> Fut<'_, Result<Option<Value>, BucketError>> {
         now(self.get_now(key))
     }

@@ -30,7 +30,7 @@ mod tls;
 pub(crate) use mesh::Polled;
 pub(crate) use messages::Outgoing;
 pub(crate) use sockets::Sockets;
-pub(crate) use stores::Store;
+pub(crate) use stores::{Store, VALUES_BYTES_MAX};
 
 pub use resolve::{Lookup, LookupError, Resolver, SystemResolver};
 
@@ -106,6 +106,7 @@ pub(crate) struct NodeNetwork {
     mesh: MeshPlace,
     buckets: Arc<dyn Buckets>,
     messaging: Arc<dyn Messaging>,
+    values: stores::NodeRoom,
     tracer: Tracer,
 }
 
@@ -122,6 +123,7 @@ impl NodeNetwork {
             mesh: MeshPlace::new(),
             buckets: options.buckets.clone(),
             messaging: options.messaging.clone(),
+            values: stores::NodeRoom::new(),
             tracer,
         }))
     }
@@ -200,7 +202,7 @@ impl Network {
             Connector::new(node.clone(), loopback.clone(), lookups.clone(), counters.clone(), denials.clone());
         let client = client::new(connector);
         let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
-        let (names, stores) = (sockets::Names::default(), stores::Stores::new(&grants.keyvalue));
+        let (names, stores) = (sockets::Names::default(), stores::Stores::new(&grants.keyvalue, &node.values));
         let messages = messages::Messages::new();
         Arc::new(Self {
             workload,
