@@ -453,13 +453,16 @@ pub struct ReuseSpec {
     /// Requests that run at a time in one instance; only for components that export `wasi:http/handler@0.3`. 1 to 256,
     /// default 1. More is for guests that wait a lot: many requests then wait in the memory of one instance. They see
     /// each other's global state, share `limits.memory`, and one that traps or spends its `limits.cpu` ends the instance
-    /// for all: those that can be are repeated, the others fail.
+    /// for all: those that can be are repeated, the others fail. Not together with `grants.keyvalue`, whose operations
+    /// would hold all of them up.
     #[schemars(range(min = 1, max = 256))]
     pub concurrency: u32,
     /// A path, perhaps with a query, that each instance which is made ahead (`min-warm`) is asked for by a `GET` before it
     /// counts as ready: for guests that load or compute much at their first request. It must answer with a status below
-    /// 400 within `limits.wall`; else a replica that starts has failed and says so, and an instance that replaces another
-    /// is dropped. One that is made because a request waits for it has that request instead. Default none.
+    /// 400 within `limits.wall`, and leave a quarter of `limits.memory`; else a replica that starts has failed and says so,
+    /// and an instance that replaces another is dropped, and made again after a pause that grows up to a minute. The first
+    /// instance on a node is asked twice, which shows whether instances can be reused before a client's request does. One
+    /// that is made because a request waits for it has that request instead. Default none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warm_up: Option<RequestPath>,
 }

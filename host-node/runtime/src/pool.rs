@@ -15,6 +15,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use wasmtime::Store;
 use wasmtime_wasi_http::{p2, p3};
 
@@ -35,8 +36,8 @@ pub struct Reuse {
     /// one at a time. They share its memory, its processor time (budgets of [`Limits::cpu`](crate::Limits::cpu) are
     /// charged by samples) and the fate of a trap. Default 1.
     pub concurrency: u32,
-    /// What a new instance is asked for, by a GET, before it is kept for requests. One that is made for a request that waits
-    /// has that request instead. Default nothing.
+    /// What a new instance is asked for, by a GET, before it is kept for requests; twice, as long as it is not known whether
+    /// instances can be reused. One that is made for a request that waits has that request instead. Default nothing.
     pub warm_up: Option<PathAndQuery>,
 }
 
@@ -104,8 +105,10 @@ impl Retirement {
 pub(crate) struct Instance {
     pub(crate) store: Store<Host>,
     pub(crate) guest: Guest,
-    /// Requests that it has served.
+    /// Requests that it has served, its warm-up not among them.
     pub(crate) uses: u32,
+    /// It has answered its warm-up, so the next request is not its first.
+    pub(crate) warmed: bool,
     pub(crate) idle_since: Instant,
     pub(crate) _alive: Alive,
     /// Its place on the node. Below the store, which must be gone before another instance takes the place.
@@ -118,6 +121,11 @@ pub(crate) enum Guest {
 }
 
 impl Instance {
+    /// It has been asked for nothing.
+    fn is_fresh(&self) -> bool {
+        self.uses == 0 && !self.warmed
+    }
+
     /// True if the guest still holds the body of a response, so that body has no end.
     pub(crate) fn holds_body(&mut self) -> bool {
         self.handles().any(|handle| handle.is::<p2::body::HostOutgoingBody>())
@@ -187,7 +195,7 @@ impl Pool {
         let mut idle = lock(&self.idle);
         let found = match may_try {
             true => idle.pop(),
-            false => idle.iter().position(|kept| kept.uses == 0).map(|at| idle.swap_remove(at)),
+            false => idle.iter().position(Instance::is_fresh).map(|at| idle.swap_remove(at)),
         };
         if found.is_none() && !idle.is_empty() && self.live() >= self.reuse.max_instances {
             let old = idle.pop();
@@ -204,7 +212,7 @@ impl Pool {
         if instance.uses > 1 {
             self.standing.reused();
         }
-        self.keep(instance);
+        let _ = self.keep(instance);
     }
 
     /// What is known of keeping instances of this component.
@@ -212,8 +220,8 @@ impl Pool {
         &self.standing
     }
 
-    /// Takes an instance back that has no work left.
-    pub(crate) fn keep(&self, mut instance: Instance) {
+    /// Takes an instance back that has no work left. Answers why, if it is dropped instead.
+    pub(crate) fn keep(&self, mut instance: Instance) -> Option<Retirement> {
         let leaks = instance.leaks();
         let host = instance.store.data_mut();
         host.books.settle(&mut host.table);
@@ -233,6 +241,7 @@ impl Pool {
                 lock(&self.idle).push(instance);
             }
         }
+        end
     }
 
     /// A new instance that has served nobody yet.
@@ -272,6 +281,13 @@ impl Pool {
         }
     }
 
+    /// When to look whether there are too many instances, or too few.
+    pub(crate) fn ticks(&self) -> Interval {
+        let mut ticks = interval((self.reuse.idle / 4).clamp(Duration::from_millis(20), Duration::from_secs(1)));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks
+    }
+
     /// When the instance was last used that has been idle for longest, and whether it is one to keep warm.
     pub(crate) fn oldest(&self) -> Option<(bool, Instant)> {
         let oldest = lock(&self.idle).iter().map(|kept| kept.idle_since).min()?;
@@ -308,9 +324,9 @@ impl Pool {
         }
     }
 
-    /// Drops those that have served somebody.
+    /// Drops those that have been asked for something.
     pub(crate) fn drop_used(&self) {
-        let used = lock(&self.idle).extract_if(.., |kept| kept.uses > 0).collect::<Vec<_>>();
+        let used = lock(&self.idle).extract_if(.., |kept| !kept.is_fresh()).collect::<Vec<_>>();
         for instance in used {
             self.retire(Retirement::Spent);
             drop(instance);

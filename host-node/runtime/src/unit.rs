@@ -18,6 +18,7 @@ use crate::{
     tally::{Tallied, Tally},
     volumes::{Volume, VolumeError, Volumes},
     waits::WaitStats,
+    warm,
     workers::{self, Workers},
 };
 use http_body::Body as _;
@@ -179,6 +180,9 @@ impl Unit {
         let idle: Weak<dyn HasIdle> = Arc::<Inner>::downgrade(&inner);
         runtime.register(idle);
         tokio::spawn(keep_house(inner.clone()));
+        if inner.blueprint.config.reuse.min_warm > 0 {
+            tokio::spawn(warm::keep_enough(inner.clone()));
+        }
         Ok(Self(inner))
     }
 
@@ -430,7 +434,7 @@ impl Inner {
         })?;
         store.data_mut().memory.started();
         let alive = self.pool.created();
-        Ok(Instance { store, guest, uses: 0, idle_since: Instant::now(), _alive: alive, _place: place })
+        Ok(Instance { store, guest, uses: 0, warmed: false, idle_since: Instant::now(), _alive: alive, _place: place })
     }
 
     fn start_error(&self, failure: &Failure) -> StartError {
@@ -470,26 +474,13 @@ impl Inner {
     }
 }
 
-/// Drops instances that nobody needs, makes those that are to be warm, tells what was not logged.
+/// Drops instances that nobody needs, tells what was not logged.
 async fn keep_house(unit: Arc<Inner>) {
-    let period = (unit.blueprint.config.reuse.idle / 4).clamp(Duration::from_millis(20), Duration::from_secs(1));
-    let mut period = tokio::time::interval(period);
-    period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while unit.stop.run_until_cancelled(period.tick()).await.is_some() {
+    let mut ticks = unit.pool.ticks();
+    while unit.stop.run_until_cancelled(ticks.tick()).await.is_some() {
         let now = Instant::now();
         unit.blueprint.logs.tell_dropped(now);
         unit.pool.expire(now);
-        for _ in 0..unit.pool.cold() {
-            match unit.stop.run_until_cancelled(unit.warm_if_room()).await {
-                Some(Ok(())) => {}
-                Some(Err(Failure::NoRoom(_))) => break, // another time
-                Some(Err(failure)) => {
-                    unit.note_failure(&failure);
-                    break;
-                }
-                None => return,
-            }
-        }
     }
     unit.pool.clear();
 }

@@ -6,25 +6,62 @@ use crate::{
     exchange::{self, Outcome, Shared},
     failure::Failure,
     limits::CpuMeter,
-    pool::Instance,
+    pool::{Instance, Retirement},
+    tally::Tally,
     unit::Inner,
 };
 use http::{StatusCode, header, uri::PathAndQuery};
 use http_body_util::BodyExt as _;
 use lattice::http::Body;
-use std::{future::poll_fn, sync::Arc, task::Poll};
+use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
+
+/// Pause after an instance that could not be kept warm, before the next one is made: at first, and at most, after many
+/// in a row. A guest that cannot be warmed up now must not compute for that all the time.
+const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// Makes the instances that are to be warm in the place of others. Apart from the housekeeping, which must not wait for
+/// guests.
+pub(crate) async fn keep_enough(unit: Arc<Inner>) {
+    let mut ticks = unit.pool.ticks();
+    let mut pause = PAUSE;
+    while unit.stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        for _ in 0..unit.pool.cold() {
+            match unit.stop.run_until_cancelled(unit.warm_if_room()).await {
+                Some(Ok(())) => pause = PAUSE,
+                Some(Err(Failure::NoRoom(_))) | None => break, // another time, or never
+                Some(Err(failure)) => {
+                    unit.note_failure(&failure);
+                    unit.stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                    break;
+                }
+            }
+        }
+    }
+    unit.pool.clear(); // the last one may have come after the others were dropped
+}
 
 impl Inner {
     /// One more instance that waits for a request. Its own start has the limits of a request, and so has its warm-up.
     pub(crate) async fn warm(self: &Arc<Self>) -> Result<(), Failure> {
-        let meter = Arc::<CpuMeter>::default();
-        let made = self.timely(meter.clone().measure(&self.blueprint.node.processors, self.instantiate(meter))).await;
-        self.keep_warm(made?).await
+        if !self.warm_up_and_keep(self.instance().await?).await? {
+            self.pool.add(self.instance().await?);
+        }
+        Ok(())
     }
 
     /// The same, if there is room. It takes nobody's place: units that keep instances warm would do so in turns.
-    pub(crate) async fn warm_if_room(self: &Arc<Self>) -> Result<(), Failure> {
-        self.keep_warm(self.instance_if_room().await?).await
+    async fn warm_if_room(self: &Arc<Self>) -> Result<(), Failure> {
+        if !self.warm_up_and_keep(self.instance_if_room().await?).await? {
+            self.pool.add(self.instance_if_room().await?);
+        }
+        Ok(())
+    }
+
+    async fn instance(&self) -> Result<Instance, Failure> {
+        let meter = Arc::<CpuMeter>::default();
+        self.timely(meter.clone().measure(&self.blueprint.node.processors, self.instantiate(meter))).await
     }
 
     /// An instance that has served nobody, if there is room.
@@ -38,28 +75,66 @@ impl Inner {
         tokio::time::timeout(wall, work).await.unwrap_or(Err(Failure::Wall { limit: wall }))
     }
 
-    async fn keep_warm(self: &Arc<Self>, instance: Instance) -> Result<(), Failure> {
+    /// False if that showed that an instance survives one request only: it is gone, and one that was asked for nothing can
+    /// be kept in its place.
+    async fn warm_up_and_keep(self: &Arc<Self>, instance: Instance) -> Result<bool, Failure> {
         // Without reuse it may serve one request, and that is to be a client's.
         let Some(path) = self.blueprint.config.reuse.warm_up.as_ref().filter(|_| self.pool.is_on()) else {
             self.pool.add(instance);
-            return Ok(());
+            return Ok(true);
         };
-        let failed = |why: &str| Failure::WarmUp(format!("GET {path} {why}"));
-        // Boxed: an exchange is large, and who waits for an instance need not be.
-        let warm_up = Box::pin(self.warm_up(instance, path));
-        let mut warmed = match self.timely(warm_up).await {
+        let failed = |why: &str| {
+            let failure = Failure::WarmUp(format!("GET {path} {why}"));
+            self.pool.retire(failure.retirement());
+            failure
+        };
+        let mut instance = match self.warm_up(instance, path).await {
             Ok((instance, status)) if status.as_u16() < 400 => instance,
             Ok((_, status)) => return Err(failed(&format!("was answered with the status {}", status.as_u16()))),
             Err(failure) => return Err(failed(&failure.message())),
         };
-        warmed.uses += 1;
-        self.pool.keep(warmed);
-        Ok(())
+        instance.warmed = true;
+        // Else a client's request would be the first to be a second one, and there are those that cannot be repeated.
+        if !self.pool.standing().is_proved() {
+            instance = match self.warm_up(instance, path).await {
+                Ok((instance, _)) => instance,
+                Err(failure) if failure.may_be_reuse(true) => {
+                    self.pool.retire(failure.retirement());
+                    self.strike(&failure);
+                    return Ok(false);
+                }
+                Err(failure) => return Err(failed(&format!("a second time {}", failure.message()))),
+            };
+            self.pool.standing().reused();
+        }
+        let used = instance.store.data().memory.used();
+        match self.pool.keep(instance) {
+            None => Ok(true),
+            Some(Retirement::Spent) => Ok(false), // another replica has found out meanwhile
+            Some(Retirement::Memory) => {
+                let limit = self.blueprint.limits.memory_bytes;
+                let why = format!("took {used} of {limit} bytes of memory, which leaves too few: raise limits.memory");
+                Err(Failure::WarmUp(format!("GET {path} {why}")))
+            }
+            Some(_) => Err(Failure::WarmUp(format!("GET {path} left too many handles behind"))),
+        }
     }
 
     async fn warm_up(
         self: &Arc<Self>,
         instance: Instance,
+        path: &PathAndQuery,
+    ) -> Result<(Instance, StatusCode), Failure> {
+        let meter = instance.store.data().meter.clone();
+        let _spent = Spent { meter: meter.clone(), tally: &self.blueprint.tally };
+        // Boxed: an exchange is large, and who waits for an instance need not be.
+        self.timely(Box::pin(self.exchange(instance, meter, path))).await
+    }
+
+    async fn exchange(
+        self: &Arc<Self>,
+        instance: Instance,
+        meter: Arc<CpuMeter>,
         path: &PathAndQuery,
     ) -> Result<(Instance, StatusCode), Failure> {
         let shared = Arc::<Shared>::default();
@@ -69,7 +144,6 @@ impl Inner {
         let host = header::HeaderValue::from_str(self.blueprint.config.workload.as_str());
         request.headers_mut().extend(host.ok().map(|host| (header::HOST, host)));
 
-        let meter = instance.store.data().meter.clone();
         let guest = async {
             let call = exchange::serve(self.clone(), Some(instance), meter.clone(), request, shared.clone());
             let Outcome { mut instance, result } = meter.measure(&self.blueprint.node.processors, call).await;
@@ -95,5 +169,17 @@ impl Inner {
         };
         let (guest, status) = futures_util::join!(guest, reader);
         Ok((guest?, status?))
+    }
+}
+
+/// Tells what a warm-up spent, however it ends.
+struct Spent<'a> {
+    meter: Arc<CpuMeter>,
+    tally: &'a Tally,
+}
+
+impl Drop for Spent<'_> {
+    fn drop(&mut self) {
+        self.tally.cpu(self.meter.spent());
     }
 }

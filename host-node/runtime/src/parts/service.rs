@@ -383,13 +383,11 @@ impl Held {
         // Its own, not the caller's: the call goes on without the caller.
         let meter = instance.store.data().meter.clone();
         meter.reset();
+        let _bill = payer.map(|payer| Bill { meter: meter.clone(), payer });
         instance.begin_call(meter.clone(), inherited);
         let Some(function) = instance.functions().get(function).copied() else { return Err(PartFault::Busy) };
         let share = &self.part.maker.blueprint.node.processors;
         let result = meter.clone().measure(share, values.call(&mut instance.store, function)).await;
-        if let Some(payer) = payer {
-            payer.pay(meter.spent());
-        }
         match result {
             Ok(()) => {
                 if let Some(serial) = self.part.service().and_then(Service::serial) {
@@ -415,6 +413,18 @@ impl Held {
             *lock(&serial.failure) = Some(failure);
             serial.ended.notify_one();
         }
+    }
+}
+
+/// Paid when the call is over, however it ends: one that is cut short by the time was not free.
+struct Bill {
+    meter: Arc<CpuMeter>,
+    payer: Arc<CpuMeter>,
+}
+
+impl Drop for Bill {
+    fn drop(&mut self) {
+        self.payer.pay(self.meter.spent());
     }
 }
 
@@ -465,5 +475,23 @@ impl Drop for Finished {
         }
         let stop = self.stop.clone();
         runtime.spawn(async move { stop.run_until_cancelled(AssertUnwindSafe(call).catch_unwind()).await.map(drop) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_call_that_is_cut_short_is_paid_for() {
+        let (meter, payer) = (Arc::<CpuMeter>::default(), Arc::<CpuMeter>::default());
+        let call = async {
+            let _bill = Bill { meter: meter.clone(), payer: payer.clone() };
+            meter.pay(Duration::from_millis(7));
+            pending::<()>().await;
+        };
+        assert!(tokio::time::timeout(Duration::from_millis(1), call).await.is_err());
+        assert_eq!(payer.spent(), Duration::from_millis(7));
     }
 }

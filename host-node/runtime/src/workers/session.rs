@@ -94,7 +94,7 @@ impl Session<'_> {
         match (instance, retiring) {
             (Some(mut instance), None | Some(Retirement::Idle)) => {
                 instance.uses += entered;
-                self.unit.pool.keep(instance);
+                let _ = self.unit.pool.keep(instance);
             }
             (_, Some(reason)) => self.unit.pool.retire(reason),
             (None, None) => {}

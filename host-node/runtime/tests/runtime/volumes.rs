@@ -15,7 +15,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::LazyLock,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tempfile::TempDir;
 
@@ -172,7 +172,7 @@ async fn an_instance_that_fails_its_warm_up_later_is_not_kept() {
     let component = node.runtime.load(Digest::of(&bytes), bytes).await.unwrap();
     let reuse = Reuse {
         warm_up: Some("/site/index".parse().unwrap()),
-        requests: 2,
+        requests: 1,
         idle: Duration::from_millis(200),
         ..Reuse::default()
     };
@@ -184,11 +184,37 @@ async fn an_instance_that_fails_its_warm_up_later_is_not_kept() {
     let failed = || unit.stats().tally.failures.get(&FailureKind::WarmUp).copied().unwrap_or_default();
     assert_eq!((unit.stats().instances_idle, failed()), (1, 0));
     assert_eq!(ask(&unit, "GET", "/site").await.0, 200, "the one that was warm, and its last request");
+    until("another one is tried", || failed() >= 1).await;
+    let first = Instant::now();
     until("others are tried", || failed() >= 2).await;
+    assert!(first.elapsed() > Duration::from_millis(800), "not all the time: {:?}", first.elapsed());
     assert_eq!(unit.stats().instances_idle, 0);
     let why = unit.stats().tally.last_failure.unwrap().message;
     assert_eq!(why, "failed its warm-up: GET /site/index was answered with the status 404");
     assert_eq!(ask(&unit, "GET", "/site").await.0, 200);
+}
+
+/// What would be dropped after its warm-up is not made again and again.
+#[tokio::test]
+async fn a_warm_up_that_takes_nearly_all_memory_has_failed() {
+    let node = Node::new();
+    let site = node.path("allowed");
+    fs::write(site.join("table"), vec![b'x'; 300_000]).unwrap();
+    let bytes = guest("files");
+    let component = node.runtime.load(Digest::of(&bytes), bytes).await.unwrap();
+    let start = async |limit: Option<u64>, path: &str| {
+        let mut config = config();
+        config.volumes = vec![volume("/site", VolumeContent::Host { path: site.clone(), read_only: true })];
+        config.reuse.warm_up = Some(path.parse().unwrap());
+        config.limits.memory_bytes = limit.unwrap_or(config.limits.memory_bytes);
+        Unit::start(&node.runtime, alone(&node.runtime, component.clone()), config).await
+    };
+    let idle = start(None, "/site").await.unwrap().stats().tally.memory_peak;
+    assert_eq!(start(None, "/site/table").await.unwrap().stats().instances_idle, 1);
+    let limit = idle + 11 * 65_536;
+    let error = start(Some(limit), "/site/table").await.unwrap_err().to_string();
+    let expect = format!("of {limit} bytes of memory, which leaves too few: raise limits.memory");
+    assert!(error.contains("failed its warm-up: GET /site/table took ") && error.contains(&expect), "{error}");
 }
 
 #[tokio::test]

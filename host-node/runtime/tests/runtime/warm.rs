@@ -20,15 +20,52 @@ async fn an_instance_answers_its_warm_up_before_anybody_else() {
         for n in 2..=4 {
             assert!(text(&unit, get("/")).await.unwrap().1.contains(&format!("request {n} ")), "{version}");
         }
-        // Those that come in the place of others as well.
+        // Those that come in the place of others as well. It is none of the requests that an instance may serve.
         let short = |config: &mut UnitConfig| {
-            (config.reuse.requests, config.reuse.idle) = (2, Duration::from_millis(80));
+            (config.reuse.requests, config.reuse.idle) = (1, Duration::from_millis(80));
         };
         let unit = warmed(&hello(version), "/warm", short).await.unwrap();
-        for _ in 0..3 {
-            assert!(text(&unit, get("/")).await.unwrap().1.contains("request 2 "), "{version}");
+        for n in [3, 2, 2] {
+            assert!(text(&unit, get("/")).await.unwrap().1.contains(&format!("request {n} ")), "{version}");
             until("there is another one", || unit.stats().instances_idle == 1).await;
         }
+        assert_eq!(unit.stats().instances_created, 4, "{version}");
+    }
+}
+
+/// The first instance is asked twice, so that nobody's request has to find out what a second one comes to.
+#[tokio::test]
+async fn who_only_posts_gets_the_instance_that_was_warmed_up() {
+    for version in BOTH {
+        let unit = warmed(&hello(version), "/warm", |_| ()).await.unwrap();
+        for n in 3..=6 {
+            let body = text(&unit, request("POST", "/", lattice::http::full("x"))).await.unwrap().1;
+            assert!(body.contains(&format!("request {n} ")), "{version}: {body}");
+        }
+        let stats = unit.stats();
+        assert_eq!((stats.instances_created, stats.strikes, stats.failures), (1, 0, 0), "{version}");
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_cannot_be_reused_is_found_out_by_its_warm_up() {
+    let unit = warmed("hello-js-fetch", "/", |_| ()).await.unwrap();
+    let stats = unit.stats();
+    assert!(stats.reuse_disabled.unwrap().contains("without a response"));
+    assert_eq!((stats.instances_idle, stats.instances_created, stats.strikes), (1, 2, 1));
+    for _ in 0..3 {
+        assert_eq!(text(&unit, request("POST", "/", lattice::http::full("x"))).await.unwrap().0, 200);
+    }
+    let stats = unit.stats();
+    assert_eq!((stats.failures, stats.retries, stats.reuse_hits), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn what_a_warm_up_computes_shows() {
+    for version in BOTH {
+        let unit = warmed(faults(version), "/compute/300", |_| ()).await.unwrap();
+        let stats = unit.stats();
+        assert!(stats.requests == 0 && stats.tally.cpu_peak >= Duration::from_millis(20), "{version}: {stats:?}");
     }
 }
 
