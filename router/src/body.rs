@@ -10,7 +10,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
 };
@@ -55,6 +55,7 @@ pub(crate) enum Source {
 pub(crate) struct Stream {
     kept: Arc<Mutex<Option<Body>>>,
     hint: SizeHint,
+    owed: Arc<AtomicBool>,
     /// Its sender waits until somebody wants it.
     on_demand: bool,
 }
@@ -74,7 +75,7 @@ impl Source {
             return Source::Whole(Whole::default());
         }
         let hint = body.size_hint();
-        Source::Stream(Stream { kept: Arc::new(Mutex::new(Some(body))), hint, on_demand })
+        Source::Stream(Stream { kept: Arc::new(Mutex::new(Some(body))), hint, owed: Arc::default(), on_demand })
     }
 
     /// True if [`Source::body`] would give the body from its beginning.
@@ -85,13 +86,21 @@ impl Source {
         }
     }
 
+    /// True if whoever read it last had to wait for its sender: what takes long then may be the sender's doing.
+    pub(crate) fn is_owed(&self) -> bool {
+        match self {
+            Source::Whole(_) => false,
+            Source::Stream(stream) => stream.owed.load(Relaxed),
+        }
+    }
+
     /// The body, for one attempt.
     pub(crate) fn body(&self) -> Body {
         match self {
             Source::Whole(whole) if whole.is_end_stream() => empty(),
             Source::Whole(whole) => whole.clone().boxed_unsync(),
-            Source::Stream(Stream { kept, hint, .. }) => {
-                Borrowed { kept: kept.clone(), taken: None, hint: *hint }.boxed_unsync()
+            Source::Stream(Stream { kept, hint, owed, .. }) => {
+                Borrowed { kept: kept.clone(), taken: None, hint: *hint, owed: owed.clone() }.boxed_unsync()
             }
         }
     }
@@ -115,6 +124,8 @@ struct Borrowed {
     kept: Arc<Mutex<Option<Body>>>,
     taken: Option<Body>,
     hint: SizeHint,
+    /// As [`Source::is_owed`] has it. Left as it is when this is dropped, since the end of a request drops it as well.
+    owed: Arc<AtomicBool>,
 }
 
 impl http_body::Body for Borrowed {
@@ -127,7 +138,11 @@ impl http_body::Body for Borrowed {
             self.taken = body;
         }
         match &mut self.taken {
-            Some(body) => Pin::new(body).poll_frame(cx),
+            Some(body) => {
+                let polled = Pin::new(body).poll_frame(cx);
+                self.owed.store(polled.is_pending(), Relaxed);
+                polled
+            }
             None => Poll::Ready(Some(Err(BodyError::Aborted("the body was read by another attempt".into())))),
         }
     }

@@ -466,6 +466,7 @@ impl Inner {
             let policy = Policy::of(route.rule.as_deref());
             let deadline = started.saturating_add(request.timeout.unwrap_or_else(|| route.time_limit()));
             let mut tried = Vec::new();
+            let mut asked = false;
             let mut last = RouteError::NotReady;
             // Held while another attempt is made although there was a response.
             let mut repeat = None;
@@ -474,12 +475,23 @@ impl Inner {
                 .pick(route, request.bound, &tried)
                 .or_else(|| repeat.as_ref().and_then(|_| self.pick(route, None, &[])))
             {
+                let is_here = *endpoint == self.options.node;
+                // Before its body is read, so that nobody is asked for one in vain. Nothing is sent, and so nothing repeated.
+                if !is_here && self.bus.connection() == Connection::Down {
+                    last = RouteError::Unreachable;
+                    tried.push(endpoint.clone());
+                    match request.body.is_intact() {
+                        true if tried.len() < ATTEMPTS_MAX => continue,
+                        true => break,
+                        false => return Err(last),
+                    }
+                }
                 // What the place bounds is waiting, not what an instance does with a request.
                 waiting = None;
-                if !tried.is_empty() {
+                if std::mem::replace(&mut asked, true) {
                     account.retried();
                 }
-                let path = if *endpoint == self.options.node { Path::Local } else { Path::Remote };
+                let path = if is_here { Path::Local } else { Path::Remote };
                 account.goes(|| self.clock.now(), path);
                 let unanswered = match self.attempt(endpoint, Callee::of(route), policy, &mut request, deadline).await {
                     Ok(response) => {
@@ -540,7 +552,7 @@ impl Inner {
             let mut give_up = deadline.min(started.saturating_add(self.options.start_wait));
             let mut pause = ROUND_AFTER;
             if last == RouteError::Unreachable {
-                give_up = give_up.min(unreachable.get_or_insert(round).saturating_add(UNREACHABLE_WAIT));
+                give_up = give_up.min(unreachable.get_or_insert(self.clock.now()).saturating_add(UNREACHABLE_WAIT));
                 pause = ROUND_PAUSE;
             } else {
                 unreachable = None;
@@ -596,10 +608,6 @@ impl Inner {
     ) -> Result<Response, Unanswered> {
         let is_here = *endpoint == self.options.node;
         let workload = callee.workload;
-        // Before its body is read, so that nobody is asked for one in vain.
-        if !is_here && self.bus.connection() == Connection::Down {
-            return Err(Unanswered::nothing_ran(RouteError::Unreachable));
-        }
         if !is_here || policy.keeps_body(&request.method) {
             let collected = until(&*self.clock, deadline, request.body.collect_small(SMALL_BODY_BYTES_MAX)).await;
             match collected {
@@ -609,10 +617,12 @@ impl Inner {
             }
         }
         if is_here {
-            let request = request.to_request().ok_or_else(bad_target)?;
+            let to_send = request.to_request().ok_or_else(bad_target)?;
             let trial = self.peers.begin_here(workload, || self.clock.now());
-            let answer = local::send(&*self.instances, &*self.clock, callee, request, deadline, &self.failures).await;
-            self.peers.learn_here(workload, || self.clock.now(), &answer);
+            let answer = local::send(&*self.instances, &*self.clock, callee, to_send, deadline, &self.failures).await;
+            if !is_clients_doing(&answer, &request.body) {
+                self.peers.learn_here(workload, || self.clock.now(), &answer);
+            }
             drop(trial);
             return answer;
         }
@@ -638,7 +648,9 @@ impl Inner {
         if let (Err(unanswered), Some(hop)) = (&answer, &mut hop) {
             hop.fail(unanswered.error.code());
         }
-        under_way.learn(self.clock.now(), &answer);
+        if !is_clients_doing(&answer, &request.body) {
+            under_way.learn(self.clock.now(), &answer);
+        }
         answer.map(|response| response.map(|body| Holding::new(body, Some(under_way)).boxed_unsync()))
     }
 
@@ -687,6 +699,11 @@ impl Outbound {
         *request.headers_mut() = self.headers.clone();
         Some(request)
     }
+}
+
+/// Whether the time ran out while a guest waited for the rest of the request: that says nothing of who was asked.
+fn is_clients_doing<T>(answer: &Result<T, Unanswered>, body: &Source) -> bool {
+    matches!(answer, Err(Unanswered { error: RouteError::Timeout, .. })) && body.is_owed()
 }
 
 fn bad_target() -> Unanswered {

@@ -94,7 +94,7 @@ pub enum Outcome {
 
 impl Balancer {
     /// Here while there is room, else another node that has some, else here in line, else anybody. Where the instances here
-    /// only fail, others come first for a while, as long as there is one that does not.
+    /// only fail, others come first for a while. A node that only fails itself never comes before this one.
     pub fn choose<'a>(&mut self, route: &'a RouteEntry, ask: Ask<'_>, here: Option<Here<'a>>) -> Option<&'a NodeId> {
         let is_out = self.here.standing(ask.now) == Standing::Out;
         if let Some(here) = here.filter(|here| here.has_room && !is_out) {
@@ -102,7 +102,7 @@ impl Balancer {
         }
         let Some(picked) = self.pick(route, ask) else { return here.map(|here| here.node) };
         let Some(here) = here else { return Some(picked.node) };
-        let goes = picked.has_room || (is_out && picked.is_well);
+        let goes = picked.is_well && (picked.has_room || is_out);
         Some(if goes { picked.node } else { here.node })
     }
 
@@ -149,7 +149,8 @@ impl Balancer {
         sticky::highest(key, others.chain(me))
     }
 
-    /// In this zone or in the others, by the share that this zone can carry; in the other part where that has no room.
+    /// In this zone or in the others, by the share that this zone can carry; in the other part where that has no room, or
+    /// only fails.
     fn pick_good<'a>(
         &self,
         route: &'a RouteEntry,
@@ -158,13 +159,15 @@ impl Balancer {
     ) -> Option<&'a Endpoint> {
         let stays = (ask.random >> 48) % 1000 < u64::from(route.spread.near_permille);
         let in_zone = |near: bool| self.better_of_two(route, ask, |endpoint| endpoint.near == near && good(endpoint));
+        let is_able =
+            |endpoint: &Endpoint| self.has_room(route, endpoint, ask.now) && !self.is_failing(endpoint, ask.now);
         let first = in_zone(stays);
-        if first.is_some_and(|endpoint| self.has_room(route, endpoint, ask.now)) {
+        if first.is_some_and(is_able) {
             return first;
         }
         let second = in_zone(!stays);
         match (first, second) {
-            (Some(_), Some(second)) if self.has_room(route, second, ask.now) => Some(second),
+            (Some(_), Some(second)) if is_able(second) => Some(second),
             (first, second) => first.or(second),
         }
     }

@@ -1,6 +1,9 @@
 //! Instances that only fail: who is asked in their place, for how long, and what is told of it.
 
 use crate::{table_knows, world::*};
+use bytes::Bytes;
+use http_body::Frame;
+use http_body_util::BodyExt as _;
 use lattice::http::{CallError, full};
 use std::{
     sync::{
@@ -98,4 +101,40 @@ async fn another_node_that_only_fails_is_counted() {
     for _ in 0..20 {
         assert_eq!(post(&a).await, (200, "c".into()));
     }
+}
+
+/// A guest that waits for the rest of a request until its time is up has done nothing wrong.
+#[tokio::test]
+async fn a_slow_client_ejects_nobody() {
+    let world = World::new();
+    let (a, b) = (world.node("a").await, world.node("b").await);
+    for (workload, node, id) in [("here", &a, "a"), ("there", &b, "b")] {
+        node.guests.run(workload, |request| async move {
+            let read = request.into_body().collect();
+            match tokio::time::timeout(Duration::from_millis(30), read).await {
+                Ok(read) => ok(read?.to_bytes()),
+                Err(_) => Err(CallError::Timeout { limit: Duration::from_millis(30) }),
+            }
+        });
+        world.ready(workload, &[id, "c"]);
+        table_knows(&a, workload).await;
+    }
+    let c = world.node("c").await;
+    for workload in ["here", "there"] {
+        c.guests.run(workload, |_| std::future::ready(ok("c")));
+    }
+    for workload in ["here", "there"] {
+        let mut timeouts = 0;
+        for _ in 0..40 {
+            let (frames, body) = written();
+            frames.send(Ok(Frame::data(Bytes::from_static(b"half")))).await.unwrap();
+            let response = a.send(request("POST", &format!("http://{workload}.test/"), body)).await;
+            timeouts += usize::from(response.status() == 504);
+            drop(frames);
+        }
+        assert!(timeouts >= 6, "{workload}: {timeouts}");
+    }
+    assert!(!a.metrics().contains("lattice_router_ejections_total{"), "{}", a.metrics());
+    let whole = a.send(request("POST", "http://here.test/", full("whole"))).await;
+    assert_eq!(text(whole).await, "whole", "here first");
 }

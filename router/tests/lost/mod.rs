@@ -96,3 +96,59 @@ async fn who_does_not_read_holds_up_nobody_else() {
     }
     assert_eq!(text(a.send(request("GET", "http://quick.test/", empty())).await).await, "");
 }
+
+/// What this node's router counts of a workload's route, by the beginning of the metric's name.
+fn counted(node: &Node, name: &str) -> String {
+    let metrics = node.metrics();
+    let line = metrics.lines().find(|line| line.starts_with(&format!("lattice_router_{name}{{workload=\"there\"")));
+    line.and_then(|line| line.rsplit(' ').next()).unwrap_or_else(|| panic!("no {name} in {metrics}")).to_owned()
+}
+
+#[tokio::test]
+async fn without_nats_nothing_is_sent_and_so_nothing_counted_as_repeated() {
+    let world = World::new();
+    let (a, b, c) = (world.node("a").await, world.node("b").await, world.node("c").await);
+    world.ready("there", &["b", "c"]);
+    for node in [&b, &c] {
+        node.guests.run("there", |_| std::future::ready(ok("there")));
+    }
+    table_knows(&a, "there").await;
+    a.faults.down.store(true, Ordering::SeqCst);
+    let refused = a.get("http://there.test/").await;
+    assert_eq!((refused.status().as_u16(), header(&refused, "lattice-error")), (503, Some("unreachable")));
+    assert_eq!((counted(&a, "retries_total"), counted(&a, "wait_seconds_count")), ("0".into(), "0".into()));
+    let (response, ()) = tokio::join!(a.get("http://there.test/"), async {
+        eventually("a waiting request", || a.router.in_flight() == 1).await;
+        tokio::time::sleep(Duration::from_millis(300)).await; // some rounds
+        a.faults.down.store(false, Ordering::SeqCst);
+    });
+    assert_eq!(text(response).await, "there");
+    assert_eq!((counted(&a, "retries_total"), counted(&a, "wait_seconds_count")), ("0".into(), "1".into()));
+}
+
+/// The time that a request has for NATS to come back begins when it is missed.
+#[tokio::test]
+async fn a_request_that_was_elsewhere_before_nats_went_away_waits_for_it_as_long_as_others() {
+    let world = World::new();
+    let (a, b, c) = (world.node("a").await, world.node("b").await, world.node("c").await);
+    world.ready("there", &["b"]);
+    let begun = Arc::new(Notify::new());
+    let tell = begun.clone();
+    b.guests.run("there", move |_| {
+        tell.notify_one();
+        async {
+            tokio::time::sleep(Duration::from_millis(1_300)).await;
+            Err(lattice::http::CallError::NotHere)
+        }
+    });
+    c.guests.run("there", |_| std::future::ready(ok("there")));
+    table_knows(&a, "there").await;
+    let (response, ()) = tokio::join!(a.get("http://there.test/"), async {
+        begun.notified().await;
+        a.faults.down.store(true, Ordering::SeqCst);
+        world.ready("there", &["b", "c"]);
+        tokio::time::sleep(Duration::from_millis(1_800)).await;
+        a.faults.down.store(false, Ordering::SeqCst);
+    });
+    assert_eq!((response.status().as_u16(), header(&response, "lattice-error")), (200, None));
+}

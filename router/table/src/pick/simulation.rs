@@ -367,3 +367,42 @@ fn what_others_do_there_counts_for_a_while() {
     balancer.retain(&[], false);
     assert!(balancer.nodes.is_empty(), "what is forgotten takes no room");
 }
+
+/// Two nodes, of which this one is full or left out and the other one only fails.
+#[test]
+fn a_node_that_only_fails_is_not_asked_before_this_one() {
+    let route = route(1, 0, 0);
+    let here = node(9);
+    let at = |secs| Duration::from_secs(secs);
+    let ask = |now| Ask { now, random: 7, tried: &[], suspects: &[] };
+    let chosen = |balancer: &mut Balancer, now, has_room| {
+        balancer.choose(&route, ask(now), Some(Here { node: &here, has_room })).unwrap().clone()
+    };
+    let mut balancer = Balancer::default();
+    assert_eq!(chosen(&mut balancer, at(0), false), node(0), "there is room there");
+    for _ in 0..5 {
+        balancer.begin(&node(0), at(0));
+        balancer.learn(&node(0), at(0), Outcome::Failed(ms(1)));
+        balancer.end(&node(0), false);
+    }
+    assert_eq!(balancer.ejected(), 0, "it is the only other one");
+    assert_eq!(chosen(&mut balancer, at(1), false), here, "in line");
+    for _ in 0..5 {
+        balancer.learn_here(at(1), false);
+    }
+    assert!(balancer.is_ejected_here());
+    assert_eq!(chosen(&mut balancer, at(2), true), here, "nobody is better");
+    assert_eq!(chosen(&mut balancer, at(5), true), node(0), "after a while it is thought of as well again");
+}
+
+/// Those of this zone only fail, and are too many to be left out.
+#[test]
+fn another_zone_is_better_than_one_that_only_fails() {
+    let route = route(2, 1, 1000);
+    let now = Duration::from_secs(1);
+    let mut balancer = Balancer::default();
+    let known = balancer.nodes.entry(node(0)).or_default();
+    (0..5).for_each(|_| known.outlier.fail(now, false));
+    let picked = balancer.pick(&route, Ask { now, random: 0, tried: &[], suspects: &[] }).unwrap();
+    assert_eq!(picked.node, &node(1));
+}
