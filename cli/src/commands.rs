@@ -19,6 +19,7 @@ mod list;
 mod logs;
 mod node;
 mod nodes;
+mod rebalance;
 mod rollback;
 mod rollout;
 mod routes;
@@ -62,6 +63,7 @@ pub enum Command {
     Uncordon(cordon::UncordonArgs),
     Drain(drain::DrainArgs),
     Undrain(drain::UndrainArgs),
+    Rebalance(rebalance::Args),
     Routes(routes::Args),
     Events(events::Args),
     Doctor(doctor::Args),
@@ -114,6 +116,7 @@ async fn run_client(command: Command, context: &Context) -> anyhow::Result<Exit>
         Command::Uncordon(args) => cordon::run(args.node(), false, context).await,
         Command::Drain(args) => drain::run(args, context).await,
         Command::Undrain(args) => drain::undrain(args, context).await,
+        Command::Rebalance(args) => rebalance::run(args, context).await,
         Command::Routes(args) => routes::run(args, context).await,
         Command::Events(args) => events::run(args, context).await,
         Command::Doctor(args) => doctor::run(args, context).await,

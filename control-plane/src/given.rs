@@ -101,7 +101,7 @@ impl Given {
             }
             let key = (slot.workload.clone(), assignment.generation);
             let found = found.entry(key).or_insert_with(|| {
-                let Resolved { spec, versions } = view.resolve(&assignment.spec).ok()?;
+                let Resolved { spec, versions } = view.resolve_at(&assignment.spec, &assignment.configs).ok()?;
                 Some((Arc::new(spec), Arc::new(versions)))
             });
             match found {
@@ -215,7 +215,7 @@ pub(crate) fn outdated<'a>(view: &'a LatticeView, me: &NodeId) -> Vec<&'a Versio
     let is_mine = |name: &WorkloadName| lattice_planner::deputy(view, name) == Some(me);
     let is_outdated = |record: &SpecRecord| {
         // What is missing changes nothing: what runs goes on with what it has.
-        view.resolve(&record.spec).is_ok_and(|resolved| resolved.versions != record.configs)
+        view.resolve(&record.spec).is_ok_and(|resolved| record.is_outdated_by(&resolved.versions))
     };
     let all = view.specs.values().filter(rolls);
     all.filter(|spec| is_outdated(&spec.record) && is_mine(&spec.record.spec.name)).map(|spec| &**spec).collect()
@@ -253,7 +253,7 @@ mod tests {
             let name: ConfigName = "c".parse().unwrap();
             let stamp = ConfigStamp { uid: uuid::Uuid::nil(), version: Generation(version) };
             let entries = [("version".to_owned(), version.to_string())].into();
-            let record = ConfigRecord { name: name.clone(), stamp, entries, changed_at: 0 };
+            let record = ConfigRecord { name: name.clone(), stamp, entries, earlier: Vec::new(), changed_at: 0 };
             self.view.configs.insert(name, Arc::new(Versioned { record, revision: Revision(version) }));
         }
 

@@ -6,9 +6,10 @@
 //!
 //! Start at [`ControlPlane::run`]; then `feed.rs` (how the view is kept), `session.rs` (being alive), `reconcile.rs`
 //! (claims), `rollouts.rs` (changes of what replicas run), `given.rs` and `roller.rs` (configuration by name),
-//! `scheduler.rs` (ticks), `autoscaler.rs` (how many replicas), `admission/` (what people ask), `reports.rs` (what nodes
-//! observe).
+//! `rebalancer.rs` (better places), `scheduler.rs` (ticks), `autoscaler.rs` (how many replicas), `admission/` (what people ask),
+//! `reports.rs` (what nodes observe).
 
+mod abort;
 mod admission;
 mod autoscaler;
 mod demand;
@@ -17,6 +18,7 @@ mod feed;
 mod given;
 mod memory;
 mod notices;
+mod rebalancer;
 mod reconcile;
 mod reports;
 mod roller;
@@ -42,6 +44,7 @@ use lattice::{
     view::LatticeView,
 };
 use memory::Memory;
+use rebalancer::Rebalancer;
 use reconcile::Reconciler;
 use reports::{Reporter, Reports};
 use roller::Roller;
@@ -239,6 +242,8 @@ impl ControlPlane {
         let rollouts =
             Rollouts::new(options.clone(), platform.clone(), events.clone(), member.clone(), view.subscribe());
         let roller = Roller::new(options.clone(), platform.clone(), events.clone(), member.clone(), view.subscribe());
+        let rebalancer =
+            Rebalancer::new(options.clone(), platform.clone(), events.clone(), member.clone(), view.subscribe());
         let reconciler = Reconciler::new(
             options.clone(),
             platform.clone(),
@@ -257,6 +262,7 @@ impl ControlPlane {
                 () = admission.run() => Ok(()),
                 () = reporter.run() => Ok(()),
                 () = Box::pin(roller.run()) => Ok(()),
+                () = Box::pin(rebalancer.run()) => Ok(()),
                 () = report_health(&platform, &member, view.subscribe(), &health) => Ok(()),
                 ((), (), (), ()) = async {
                     tokio::join!(

@@ -121,6 +121,11 @@ fn is_inherited(view: &LatticeView, action: &Action, me: &NodeId) -> bool {
     left.is_some_and(|holder| holder.node != *me && view.live(holder).is_none())
 }
 
+/// Whether somebody asked for a better place for a replica.
+fn is_moved(view: &LatticeView, slot: &SlotId) -> bool {
+    view.rebalance.iter().flat_map(|rebalance| &rebalance.record.moving).any(|moving| moving.slot == *slot)
+}
+
 /// A write to one slot, decided.
 enum Write {
     Put { slot: SlotId, record: Slot, expect: Precondition, is_claim: bool, event: Option<(EventKind, String)> },
@@ -473,6 +478,7 @@ impl Reconciler {
                 let text = match displaced_by {
                     Some(by) => format!("makes room for {by}, which has a higher priority"),
                     None if view.drain(&self.options.node).is_some() => "this node is drained".into(),
+                    None if is_moved(view, &slot) => "moves to a better place".into(),
                     None => "no longer wanted here".into(),
                 };
                 let event = Some((EventKind::SlotReleased, text));

@@ -3,13 +3,13 @@
 //! rollout, so that it loses to whoever ends it or steers it at the same moment, and then one to the spec, so that it loses to
 //! a person who puts another one.
 
-use crate::{NodeOptions, events::Events, session::Member};
+use crate::{NodeOptions, abort, events::Events, session::Member};
 use futures_util::{StreamExt as _, stream};
 use lattice::{
     event::EventKind,
     id::{Revision, WorkloadName},
     record::{Key, Record as _, Rollout, RolloutState, SpecRecord},
-    store::{Bucket, Connection, Platform, Precondition, StoreError},
+    store::{Bucket, Connection, Platform, StoreError},
     view::{LatticeView, Versioned},
 };
 use lattice_planner::{RolloutObserver, Step, advance, is_at_rest, open_rollouts, rollout_rank};
@@ -134,12 +134,14 @@ impl Rollouts {
                 (written, told(&record))
             }
             Step::Abort { expect, reason } => {
-                let Some(aborted) = spec.and_then(|spec| spec.record.abort(&reason, now)) else { return };
-                let given_up = aborted.aborted.as_ref().map_or(aborted.generation, |aborted| aborted.generation);
-                let text = format!("generation {given_up} is given up: {reason}");
-                let (key, expect) = (Key::Spec(name.clone()).to_string(), Precondition::At(expect));
-                let written = store.write(Bucket::Specs, &key, aborted.encode(), expect).await;
-                (written, Some((EventKind::RolloutAborted, text)))
+                let view = self.view.borrow().clone();
+                let Some(back) = spec.and_then(|spec| abort::back(&view, &spec.record, &reason, now)) else { return };
+                match abort::write(&self.platform, self.view.clone(), back, expect).await {
+                    Ok((back, revision)) => {
+                        (Ok(revision), abort::told(&back).map(|text| (EventKind::RolloutAborted, text)))
+                    }
+                    Err(error) => (Err(error), None),
+                }
             }
             Step::Forget { expect } => (store.delete(Bucket::State, &key, expect).await, None),
         };

@@ -194,12 +194,15 @@ impl Driver {
         }
         let slots: Vec<SlotId> = self.slots.keys().cloned().collect();
         for slot in slots {
-            let wanted = self.slots.get(&slot).and_then(|state| state.wanted.as_ref());
-            let event = wanted.map_or(Event::Unwanted, |assignment| {
+            let Some(state) = self.slots.get(&slot) else { continue };
+            let serves = state.machine.serving().and_then(|unit| state.units.get(&unit)).map(|unit| unit.spec.class);
+            let event = state.wanted.as_ref().map_or(Event::Unwanted, |assignment| {
                 Event::Wanted(Target {
                     uid: assignment.uid,
                     generation: assignment.generation,
                     exclusive: assignment.stop_first || assignment.spec.class == Class::Strict,
+                    // Whether it may run without a session follows from the class of what is wanted.
+                    waits: assignment.waits && serves == Some(assignment.spec.class),
                     gated: assignment.spec.probes.ready.is_some(),
                     configs: reaches_running(assignment),
                 })

@@ -117,6 +117,7 @@ impl Running {
             uid: uuid::Uuid::from_u128(1),
             generation: Generation::FIRST,
             stop_first: false,
+            waits: false,
             configs: Arc::default(),
         };
         self.host.apply((0..replicas).map(|index| (SlotId::new(workload(), index), assignment.clone())).collect());

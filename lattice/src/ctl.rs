@@ -7,6 +7,7 @@ mod conditions;
 mod config;
 mod maintenance;
 mod placement;
+mod rebalance;
 mod rollout;
 mod routes;
 
@@ -16,6 +17,7 @@ pub use conditions::{Condition, ConditionKind, Reason, Standing, conditions};
 pub use config::{ConfigDeleteReply, ConfigDeleteRequest, ConfigItem, ConfigList, ConfigPutRequest, ConfigReply};
 pub use maintenance::{CordonReply, DrainReply, DrainRequest, DrainStatus, LeavingSlot};
 pub use placement::{ExplainReply, ExplainRequest, NodeScore, NodeStanding};
+pub use rebalance::{PlannedMove, RebalanceReply, RebalanceRequest, RebalanceState, RebalanceStatus};
 pub use rollout::{GenerationState, RolloutAction, RolloutReply, RolloutRequest, RolloutStatus};
 pub use routes::{RouteItem, RouteList, RouteShare};
 
@@ -521,6 +523,9 @@ pub fn json_schema() -> serde_json::Value {
         config_deleted: Reply<ConfigDeleteReply>,
         drain: DrainRequest,
         drained: Reply<DrainReply>,
+        rebalance: RebalanceRequest,
+        rebalanced: Reply<RebalanceReply>,
+        rebalancing: Reply<RebalanceState>,
         event: CloudEvent,
         log: LogLine,
         report: NodeReport,

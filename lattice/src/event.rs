@@ -26,6 +26,9 @@ pub enum EventKind {
     NodeDrained,
     /// An operator does not want it empty any more.
     NodeUndrained,
+    /// Somebody asked for replicas to be moved to better places; and that is over, or was cancelled.
+    RebalanceBegun,
+    RebalanceEnded,
     WorkloadAdmitted,
     WorkloadDeleted,
     /// It is decided that a workload which scales itself has more or fewer replicas.
@@ -80,6 +83,8 @@ impl EventKind {
             EventKind::NodeUncordoned => "node-uncordoned",
             EventKind::NodeDrained => "node-drained",
             EventKind::NodeUndrained => "node-undrained",
+            EventKind::RebalanceBegun => "rebalance-begun",
+            EventKind::RebalanceEnded => "rebalance-ended",
             EventKind::WorkloadAdmitted => "workload-admitted",
             EventKind::WorkloadDeleted => "workload-deleted",
             EventKind::WorkloadScaled => "workload-scaled",

@@ -27,7 +27,11 @@ pub struct Assignment {
     pub generation: Generation,
     /// What serves in the slot stops before this starts. What is of class `strict` does so in any case.
     pub stop_first: bool,
-    /// Versions of the configuration that is written out in `spec`, by the names that a person used.
+    /// What serves in the slot goes on, whatever it runs: it is not this replica's turn to change. This starts where nothing
+    /// serves.
+    pub waits: bool,
+    /// Versions of the configuration that is written out in `spec`, by the names that a person used; before it is written
+    /// out, those that the record was made for.
     pub configs: Configs,
 }
 
@@ -39,7 +43,8 @@ impl Assignment {
             uid: record.uid,
             generation: record.template(),
             stop_first: false,
-            configs: Configs::default(),
+            waits: false,
+            configs: Arc::new(record.configs.clone()),
         }
     }
 }

@@ -3,13 +3,15 @@
 //! does not parse is *corrupt*, which is not the same as absent: see [`crate::view`].
 
 mod config;
+mod rebalance;
 mod rollout;
 mod scale;
 mod ticks;
 mod weights;
 
-pub use config::{ConfigRecord, ConfigStamp, check_entries};
-pub use rollout::{Aborted, Left, Rollout, RolloutState, failure};
+pub use config::{ConfigRecord, ConfigStamp, EarlierConfig, check_entries};
+pub use rebalance::{MOVES_MAX, Move, Rebalance};
+pub use rollout::{Aborted, Left, LostRoute, Rollout, RolloutState, failure};
 pub use scale::Scale;
 pub use ticks::{Firing, Outcome, Settled, Ticks};
 pub use weights::{Among, Weighed};
@@ -83,13 +85,17 @@ pub enum Key {
     Cron(WorkloadName),
     Rollout(WorkloadName),
     Scale(WorkloadName),
+    /// One in the lattice.
+    Rebalance,
 }
 
 impl Key {
     pub fn bucket(&self) -> Bucket {
         match self {
             Key::Spec(_) | Key::Node(_) | Key::Config(_) => Bucket::Specs,
-            Key::Session(_) | Key::Slot(_) | Key::Cron(_) | Key::Rollout(_) | Key::Scale(_) => Bucket::State,
+            Key::Session(_) | Key::Slot(_) | Key::Cron(_) | Key::Rollout(_) | Key::Scale(_) | Key::Rebalance => {
+                Bucket::State
+            }
         }
     }
 
@@ -107,6 +113,7 @@ impl Key {
                 ("cron", rest) => WorkloadName::new(rest).ok().map(Key::Cron),
                 ("rollout", rest) => WorkloadName::new(rest).ok().map(Key::Rollout),
                 ("scale", rest) => WorkloadName::new(rest).ok().map(Key::Scale),
+                ("rebalance", "moves") => Some(Key::Rebalance),
                 _ => None,
             },
         }
@@ -124,6 +131,7 @@ impl std::fmt::Display for Key {
             Key::Cron(name) => write!(f, "cron.{name}"),
             Key::Rollout(name) => write!(f, "rollout.{name}"),
             Key::Scale(name) => write!(f, "scale.{name}"),
+            Key::Rebalance => f.write_str("rebalance.moves"),
         }
     }
 }
@@ -154,9 +162,13 @@ pub struct SpecRecord {
     /// What was given up for this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aborted: Option<Aborted>,
-    /// Of a spec with `config-update: roll`: the configuration that this generation was made for.
+    /// Of a spec with `config-update: roll`: the configuration that this generation was made for, and that its replicas are
+    /// given whenever they start.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub configs: BTreeMap<ConfigName, ConfigStamp>,
+    /// Of those names the versions that were given up with a generation before: no other generation is made for them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub declined: BTreeMap<ConfigName, ConfigStamp>,
     /// What replicas may run still that is neither this template nor the stable one, the oldest first. Use
     /// [`SpecRecord::left`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -169,7 +181,12 @@ impl Record for SpecRecord {
     /// nothing of templates would write the record again without them.
     fn schema(&self) -> u32 {
         let stable = self.stable.as_ref().map_or(1, |stable| stable.spec.schema());
-        let templates = if self.template.is_some() || self.stable.is_some() { 4 } else { 1 };
+        let templates = match (self.declined.is_empty(), self.template.is_some() || self.stable.is_some()) {
+            // Whoever does not know what was declined would roll it out again.
+            (false, _) => 5,
+            (true, true) => 4,
+            (true, false) => 1,
+        };
         self.spec.schema().max(stable).max(templates)
     }
 }
@@ -187,6 +204,7 @@ impl SpecRecord {
             stable: None,
             aborted: None,
             configs: BTreeMap::new(),
+            declined: BTreeMap::new(),
             left: Vec::new(),
             spec,
         }
@@ -596,10 +614,13 @@ mod tests {
             Key::Cron(WorkloadName::new("hello").unwrap()),
             Key::Rollout(WorkloadName::new("hello").unwrap()),
             Key::Scale(WorkloadName::new("hello").unwrap()),
+            Key::Rebalance,
         ] {
             assert_eq!(Key::parse(key.bucket(), &key.to_string()), Some(key));
         }
-        for bad in ["slot.hello", "slot.Hello.1", "cron.hello.0", "session.a.b", "other.x", "", "slot.hello.01"] {
+        for bad in
+            ["slot.hello", "slot.Hello.1", "cron.hello.0", "session.a.b", "rebalance.x", "other.x", "", "slot.hello.01"]
+        {
             assert_eq!(Key::parse(Bucket::State, bad), None, "{bad}");
         }
     }

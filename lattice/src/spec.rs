@@ -28,7 +28,7 @@ mod volumes;
 mod wording;
 
 pub use autoscale::{AutoscaleSpec, ScaleTarget};
-pub use config::{ConfigError, ConfigUpdate, Resolved};
+pub use config::{ConfigError, ConfigUpdate, Found, Resolved};
 pub use cron::{Cron, Zone};
 pub use disruption::DisruptionSpec;
 pub use grants::Grants;

@@ -8,6 +8,7 @@
 //! | `lattice.{L}.ctl.workload.logs.{W}` | request, every node answers | empty |
 //! | `lattice.{L}.ctl.node.list`, `….node.{get,cordon,uncordon,undrain}.{N}` | request, queue | empty |
 //! | `lattice.{L}.ctl.node.drain.{N}` | request, queue | [`crate::ctl::DrainRequest`] |
+//! | `lattice.{L}.ctl.rebalance.{start,get,cancel}` | request, queue | see [`crate::ctl`] |
 //! | `lattice.{L}.ctl.route.list` | request, queue | empty |
 //! | `lattice.{L}.ctl.config.{put,get,delete}.{C}`, `lattice.{L}.ctl.config.list` | request, queue | see [`crate::ctl`] |
 //! | `lattice.{L}.http.{N}` | request, framed | [`crate::frame`] |
@@ -104,6 +105,9 @@ pub enum Topic {
     NodeUncordon(NodeId),
     NodeDrain(NodeId),
     NodeUndrain(NodeId),
+    RebalanceStart,
+    RebalanceGet,
+    RebalanceCancel,
     RouteList,
     ConfigList,
     Config(ConfigVerb, ConfigName),
@@ -126,6 +130,9 @@ impl Topic {
             Topic::NodeUncordon(node) => format!("lattice.{lattice}.ctl.node.uncordon.{node}"),
             Topic::NodeDrain(node) => format!("lattice.{lattice}.ctl.node.drain.{node}"),
             Topic::NodeUndrain(node) => format!("lattice.{lattice}.ctl.node.undrain.{node}"),
+            Topic::RebalanceStart => format!("lattice.{lattice}.ctl.rebalance.start"),
+            Topic::RebalanceGet => format!("lattice.{lattice}.ctl.rebalance.get"),
+            Topic::RebalanceCancel => format!("lattice.{lattice}.ctl.rebalance.cancel"),
             Topic::RouteList => format!("lattice.{lattice}.ctl.route.list"),
             Topic::ConfigList => format!("lattice.{lattice}.ctl.config.list"),
             Topic::Config(verb, name) => format!("lattice.{lattice}.ctl.config.{}.{name}", verb.as_str()),
@@ -144,6 +151,9 @@ impl Topic {
             ("ctl", "workload.list") => Topic::WorkloadList,
             ("ctl", "workload.schema" | "schema") => Topic::WorkloadSchema,
             ("ctl", "node.list") => Topic::NodeList,
+            ("ctl", "rebalance.start") => Topic::RebalanceStart,
+            ("ctl", "rebalance.get") => Topic::RebalanceGet,
+            ("ctl", "rebalance.cancel") => Topic::RebalanceCancel,
             ("ctl", "route.list") => Topic::RouteList,
             ("ctl", "config.list") => Topic::ConfigList,
             ("ctl", rest) => match rest.split_once('.')? {
@@ -252,6 +262,9 @@ mod tests {
             Just(Topic::WorkloadList),
             Just(Topic::WorkloadSchema),
             Just(Topic::NodeList),
+            Just(Topic::RebalanceStart),
+            Just(Topic::RebalanceGet),
+            Just(Topic::RebalanceCancel),
             Just(Topic::RouteList),
             Just(Topic::ConfigList),
             (proptest::sample::select(ConfigVerb::ALL.to_vec()), id())

@@ -9,8 +9,8 @@ pub use slots::Slots;
 use crate::{
     id::{ConfigName, NodeId, Revision, SlotId, WorkloadName},
     record::{
-        ConfigRecord, DecodeError, DrainOrder, Holder, Key, NodeOrder, Record, Rollout, Scale, Session, Slot,
-        SpecRecord, Ticks,
+        ConfigRecord, ConfigStamp, DecodeError, DrainOrder, Holder, Key, NodeOrder, Rebalance, Record, Rollout, Scale,
+        Session, Slot, SpecRecord, Ticks,
     },
     spec::{ConfigError, Resolved, WorkloadSpec},
     store::{Bucket, Change, Snapshot},
@@ -61,6 +61,8 @@ pub struct LatticeView {
     pub rollouts: BTreeMap<WorkloadName, Versioned<Rollout>>,
     /// Of workloads that scale themselves. Use [`LatticeView::replicas`].
     pub scales: BTreeMap<WorkloadName, Versioned<Scale>>,
+    /// Replicas that move to better places, while somebody asked for it.
+    pub rebalance: Option<Versioned<Rebalance>>,
     /// Keys (as text) whose record does not parse.
     pub corrupt: BTreeMap<String, Corrupt>,
     pub seen: BTreeMap<Bucket, Seen>,
@@ -95,6 +97,7 @@ impl LatticeView {
                 self.ticks.retain(|name, _| is_there(Key::Cron(name.clone())));
                 self.rollouts.retain(|name, _| is_there(Key::Rollout(name.clone())));
                 self.scales.retain(|name, _| is_there(Key::Scale(name.clone())));
+                self.rebalance = self.rebalance.take().filter(|_| is_there(Key::Rebalance));
             }
         }
         self.corrupt.retain(|_, corrupt| corrupt.bucket != bucket);
@@ -188,6 +191,13 @@ impl LatticeView {
             (Key::Rollout(name), Some(bytes)) => Rollout::decode(bytes).map(|record| {
                 self.rollouts.insert(name, Versioned { record, revision });
             }),
+            (Key::Rebalance, None) => {
+                self.rebalance = None;
+                Ok(())
+            }
+            (Key::Rebalance, Some(bytes)) => Rebalance::decode(bytes).map(|record| {
+                self.rebalance = Some(Versioned { record, revision });
+            }),
             (Key::Scale(name), None) => {
                 self.scales.remove(&name);
                 Ok(())
@@ -254,9 +264,22 @@ impl LatticeView {
         self.orders.get(node).is_some_and(|order| order.record.cordoned)
     }
 
-    /// A spec with the values of what it names.
+    /// A spec with the values of what it names, as they are now.
     pub fn resolve(&self, spec: &WorkloadSpec) -> Result<Resolved, ConfigError> {
-        spec.resolve(|name| self.configs.get(name).map(|config| &config.record))
+        self.resolve_at(spec, &BTreeMap::new())
+    }
+
+    /// The same, of some names with the values of another version, as long as that is kept.
+    pub fn resolve_at(
+        &self,
+        spec: &WorkloadSpec,
+        pinned: &BTreeMap<ConfigName, ConfigStamp>,
+    ) -> Result<Resolved, ConfigError> {
+        spec.resolve(|name| {
+            let config = &self.configs.get(name)?.record;
+            let pinned = pinned.get(name).and_then(|stamp| Some((*stamp, config.entries_at(stamp)?)));
+            Some(pinned.unwrap_or((config.stamp, &config.entries)))
+        })
     }
 
     /// How a node is to be emptied, if it is, and since which revision of what is wanted of it.

@@ -133,7 +133,9 @@ impl StubHost {
                     let longest = if unit.class == Class::Strict { 100 } else { 2_000 };
                     unit.due = Some(now + self.rng.millis(0, longest));
                 }
-                (Some(target), UnitPhase::Ready) if target.generation != unit.generation && unit.due.is_none() => {
+                (Some(target), UnitPhase::Ready)
+                    if target.generation != unit.generation && unit.due.is_none() && !target.waits =>
+                {
                     unit.due = Some(now + self.rng.millis(20, 800));
                     if target.stop_first {
                         is_changed = true;

@@ -46,7 +46,8 @@ pub struct DrainArgs {
 
 /// Let replicas stay on a node again
 ///
-/// Nothing moves back by itself: the node is taken into account again when a replica needs one. A cordon stays.
+/// Nothing moves back by itself: the node is taken into account again when a replica needs one, or when somebody asks for
+/// `lattice rebalance`. A cordon stays.
 #[derive(Debug, clap::Args)]
 #[command(before_help = "Examples:
   lattice undrain n1

@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(note(Some(&one), &two), "config shop is at version 2");
         assert_eq!(note(Some(&two), &reply(3, 2)), "");
         let back = SpecReply {
-            aborted: Some(Aborted { generation: Generation(2), reason: "replica 0 failed".into() }),
+            aborted: Some(Aborted { generation: Generation(2), reason: "replica 0 failed".into(), lost: Vec::new() }),
             ..reply(3, 2)
         };
         assert_eq!(note(Some(&two), &back), "put back for 2: replica 0 failed");

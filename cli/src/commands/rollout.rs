@@ -430,7 +430,8 @@ mod tests {
         }
         let none = StatusReply { rollout: Some(of(RolloutState::Progressing)), ..status(2, 0, vec![]) };
         assert_eq!(judge(&none, Generation(2)), Verdict::Ready);
-        let aborted = |generation| Some(Aborted { generation: Generation(generation), reason: "no".into() });
+        let aborted =
+            |generation| Some(Aborted { generation: Generation(generation), reason: "no".into(), lost: Vec::new() });
         let back = StatusReply { aborted: aborted(2), template: Some(Generation(1)), ..status(3, 1, vec![]) };
         assert_eq!(judge(&back, Generation(2)), Verdict::Aborted);
         assert_eq!(

@@ -255,8 +255,10 @@ fn rollout(status: &StatusReply) -> Option<String> {
             "rollout {state}: {updated} of {replicas} run generation {template}, not {stable}{share}{why}"
         ));
     }
-    let Aborted { generation, reason } = status.aborted.as_ref()?;
-    Some(format!("generation {generation} was rolled back: {reason}"))
+    let aborted = status.aborted.as_ref()?;
+    let Aborted { generation, reason, .. } = aborted;
+    let loss = aborted.loss().map_or_else(String::new, |loss| format!("; what was before it is back {loss}"));
+    Some(format!("generation {generation} was rolled back: {reason}{loss}"))
 }
 
 fn replicas_table(slots: &[SlotStatus]) -> Table {

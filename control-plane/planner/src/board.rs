@@ -6,13 +6,15 @@ use crate::{
     ledger::{Ledger, Need, Room},
     nodes::{Nodes, Place},
     placement::Vacancy,
+    rebalance::moving,
+    retreat::{Retreat, Way},
     rules,
     templates::reserved,
 };
 use lattice::{
     id::{NodeId, Revision, SlotId, WorkloadName},
     limits::REPLICAS_MAX,
-    record::{Holder, Key, Phase, Rollout, Session, Slot, SpecRecord},
+    record::{DecodeError, Holder, Key, Phase, Rollout, Session, Slot, SpecRecord},
     spec::Class,
     view::{Corrupt, LatticeView, Versioned, changed},
 };
@@ -42,6 +44,8 @@ pub(crate) struct Board {
     /// How many workloads that hold something have a priority.
     priorities: BTreeMap<i32, usize>,
     corrupt: BTreeMap<String, Corrupt>,
+    /// Replicas that are moved away from a node.
+    moving: BTreeMap<SlotId, NodeId>,
 }
 
 /// One workload.
@@ -51,6 +55,8 @@ pub(crate) struct Entry {
     pub(crate) wanted: Wanted,
     pub(crate) bookings: Vec<Booking>,
     pub(crate) vacancies: Vec<Vacancy>,
+    /// How replicas that serve what is given up come back, by index.
+    pub(crate) ways: BTreeMap<u32, Way>,
     /// Nodes that its records name.
     mentions: BTreeSet<Place>,
     has_strays: bool,
@@ -126,7 +132,7 @@ fn says_the_same(one: &Session, two: &Session) -> bool {
 
 impl Board {
     pub(crate) fn of(view: &LatticeView) -> Self {
-        let mut board = Board { corrupt: view.corrupt.clone(), ..Board::default() };
+        let mut board = Board { corrupt: view.corrupt.clone(), moving: moving(view), ..Board::default() };
         for node in view.sessions.keys() {
             board.draw_node(view, node);
         }
@@ -165,6 +171,11 @@ impl Board {
         names.extend(view.slots.changed(&before.slots).into_iter().cloned());
         let same_rollout = |one: &Versioned<Rollout>, two: &Versioned<Rollout>| one.revision == two.revision;
         names.extend(changed(&view.rollouts, &before.rollouts, same_rollout).into_iter().cloned());
+        let revision = |view: &LatticeView| view.rebalance.as_ref().map(|rebalance| rebalance.revision);
+        if revision(before) != revision(view) {
+            let moved = std::mem::replace(&mut self.moving, moving(view));
+            names.extend(moved.keys().chain(self.moving.keys()).map(|slot| slot.workload.clone()));
+        }
         for name in &names {
             self.draw_workload(view, name);
         }
@@ -220,6 +231,11 @@ impl Board {
             }
             Some(_) | None => Occupancy::Dead,
         }
+    }
+
+    /// Whether somebody wants a replica away from a node, to a better place.
+    pub(crate) fn is_moved(&self, slot: &SlotId, from: &NodeId) -> bool {
+        self.moving.get(slot) == Some(from)
     }
 
     pub(crate) fn is_corrupt(&self, slot: &SlotId) -> bool {
@@ -302,6 +318,7 @@ impl Board {
         let spec = view.specs.get(name).map(|spec| &spec.record);
         let mut entry = Entry { priority: spec.map_or(0, |spec| spec.spec.placement.priority), ..Entry::default() };
         let rollout = view.rollout(name);
+        entry.ways = spec.map(|spec| Retreat::of(view, spec, rollout).ways).unwrap_or_default();
         for (slot, versioned) in view.slots.of(name) {
             self.read_slot(&mut entry, spec, rollout, slot, &versioned.record);
         }
@@ -315,6 +332,10 @@ impl Board {
             None if self.corrupt.contains_key(&Key::Spec(name.clone()).to_string()) => Wanted::Unknown,
             None => Wanted::First(0),
         };
+        // Who can't read the newest spec does not know what new replicas are to run. Those who can take them.
+        if is_unread(&self.corrupt, name) {
+            entry.vacancies.clear();
+        }
         entry.has_strays = view.slots.of(name).any(|(slot, _)| !entry.wanted.contains(slot.index));
         if let Some(spec) = spec {
             let hard = spec.spec.placement.apart.iter().filter(|apart| apart.hard && apart.workload != *name);
@@ -342,7 +363,8 @@ impl Board {
             };
             // How much a workload that is gone had reserved is not known any more: until the holder has given it up,
             // which it does at once, nothing more fits there.
-            let needed = spec.map_or(Room::of(session).most, |spec| reserved(spec, rollout, slot.index, record));
+            let way = entry.ways.get(&slot.index).copied();
+            let needed = spec.map_or(Room::of(session).most, |spec| reserved(spec, rollout, slot.index, record, way));
             let wanted = spec.map(|spec| spec.wanted(rollout, slot.index, Some(record)).template());
             let is_new = wanted == Some(record.generation);
             let has_failed = is_holder && is_new && record.phase == Phase::Failed;
@@ -362,13 +384,19 @@ impl Board {
             while slots.next_if(|(slot, _)| slot.index < index).is_some() {}
             let kept = slots.next_if(|(slot, _)| slot.index == index).map(|(_, slot)| &slot.record);
             let wanted = spec.wanted(rollout, index, kept);
-            let is_vacant = kept.is_none_or(|kept| self.is_vacant(wanted, kept));
+            let barred = match self.moving.is_empty() {
+                true => None,
+                false => self.moving.get(&SlotId::new(spec.spec.name.clone(), index)),
+            };
+            let moves = |kept: &Slot| barred == Some(&kept.holder.node) && self.may_be_taken(wanted, kept);
+            let is_vacant = kept.is_none_or(|kept| self.is_vacant(wanted, kept) || moves(kept));
             if !is_vacant || !self.corrupt.is_empty() && self.is_corrupt(&SlotId::new(spec.spec.name.clone(), index)) {
                 continue;
             }
             let incumbent = kept.and_then(|kept| self.incumbent(spec, kept));
             let is_stable = wanted.template() != spec.template();
-            vacancies.push(Vacancy { index, incumbent, pinned: None, is_stable });
+            let barred = barred.filter(|_| incumbent.is_none()).and_then(|node| self.nodes.find(node));
+            vacancies.push(Vacancy { index, incumbent, pinned: None, is_stable, barred });
         }
     }
 
@@ -386,6 +414,15 @@ impl Board {
                     && self.is_leaving(&record.holder, spec)
             }
         }
+    }
+
+    /// Whether another node may take what a living holder serves, which goes on until then.
+    fn may_be_taken(&self, spec: &SpecRecord, record: &Slot) -> bool {
+        self.occupancy(&record.holder) == Occupancy::Live
+            && record.uid == spec.uid
+            && record.generation <= spec.generation
+            && record.phase == Phase::Ready
+            && spec.spec.class == Class::Available
     }
 
     /// What is reserved on a node beyond what it declared.
@@ -456,7 +493,13 @@ impl Board {
             {
                 wanted.insert(slot.index);
                 let is_stable = is_stable(slot.index, Some(record));
-                vacancies.push(Vacancy { index: slot.index, incumbent: Some(place), pinned: Some(place), is_stable });
+                vacancies.push(Vacancy {
+                    index: slot.index,
+                    incumbent: Some(place),
+                    pinned: Some(place),
+                    is_stable,
+                    barred: None,
+                });
             }
         }
         let is_taken = |index: &u32| {
@@ -471,11 +514,17 @@ impl Board {
             let Some(index) = free.next() else { break };
             wanted.insert(index);
             let is_stable = is_stable(index, None);
-            vacancies.push(Vacancy { index, incumbent: None, pinned: Some(place), is_stable });
+            vacancies.push(Vacancy { index, incumbent: None, pinned: Some(place), is_stable, barred: None });
         }
         vacancies.sort_by_key(|vacancy| vacancy.index);
         Wanted::Each(wanted)
     }
+}
+
+/// Whether the newest spec of a workload is one that only later versions read. What runs goes on; all else is theirs.
+pub(crate) fn is_unread(corrupt: &BTreeMap<String, Corrupt>, workload: &WorkloadName) -> bool {
+    let found = if corrupt.is_empty() { None } else { corrupt.get(&Key::Spec(workload.clone()).to_string()) };
+    found.is_some_and(|corrupt| matches!(corrupt.error, DecodeError::Newer(_)))
 }
 
 fn set(names: &mut BTreeSet<WorkloadName>, name: &WorkloadName, is_in: bool) {

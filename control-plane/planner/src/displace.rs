@@ -28,12 +28,16 @@ pub(crate) struct Displacer {
     /// Nodes on which something is displaced. One vacancy a node and plan.
     nodes: BTreeSet<Place>,
     found: usize,
+    /// How many replicas of a workload may go before more are out of service than its disruption limit lets be.
+    spare: BTreeMap<WorkloadName, u32>,
 }
 
 /// A replica that may be displaced, in the order in which they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Victim<'b> {
     priority: i32,
+    /// Its workload has as many out of service as it allows, or more.
+    is_beyond: bool,
     /// One large one rather than several small ones.
     needed: Reverse<Need>,
     workload: &'b WorkloadName,
@@ -41,7 +45,8 @@ struct Victim<'b> {
 }
 
 impl Displacer {
-    /// The node where the least is displaced for a slot that fits nowhere, if any. It is noted who has to go.
+    /// The node where the least is displaced for a slot that fits nowhere, if any. It is noted who has to go. Disruption limits
+    /// are kept where it can be done, which comes before all else.
     pub(crate) fn find(
         &mut self,
         board: &Board,
@@ -54,20 +59,43 @@ impl Displacer {
         if board.lowest_priority().is_none_or(|lowest| lowest >= entry.priority) || self.found >= AT_ONCE {
             return None;
         }
-        let candidates = ranking.without_room().filter(|(place, _)| !self.nodes.contains(place));
+        let Self { nodes, spare, .. } = self;
+        let candidates = ranking.without_room().filter(|(place, _)| !nodes.contains(place));
         let costs = candidates.filter_map(|(place, score)| {
-            let victims = victims(board, view, ranking, place, needed, entry.priority)?;
+            let victims = victims(board, view, ranking, place, needed, entry.priority, spare)?;
             let highest = victims.iter().map(|victim| victim.priority).max()?;
-            Some(((highest, victims.len(), score, board.nodes.id(place)), place, victims))
+            let cost = (beyond(&victims, spare), highest, victims.len(), score, board.nodes.id(place));
+            Some((cost, place, victims))
         });
         let (_, place, victims) = costs.min_by(|(one, ..), (two, ..)| one.cmp(two))?;
         self.found += 1;
         self.nodes.insert(place);
         for Victim { workload, index, .. } in victims {
+            self.spare.entry(workload.clone()).and_modify(|spare| *spare = spare.saturating_sub(1));
             self.victims.insert(SlotId::new(workload.clone(), index.0), slot());
         }
         Some(place)
     }
+}
+
+/// How many of them are more than their workloads let be out of service.
+fn beyond(victims: &[Victim<'_>], spare: &BTreeMap<WorkloadName, u32>) -> u32 {
+    let mut of: BTreeMap<&WorkloadName, u32> = BTreeMap::new();
+    victims.iter().for_each(|victim| *of.entry(victim.workload).or_default() += 1);
+    of.iter().map(|(name, count)| count.saturating_sub(spare.get(*name).copied().unwrap_or_default())).sum()
+}
+
+/// How many more replicas of a workload may be out of service.
+fn spare_of(view: &LatticeView, name: &WorkloadName, entry: &Entry) -> u32 {
+    let Some(spec) = view.specs.get(name).map(|spec| &spec.record) else { return 0 };
+    let wanted = entry.wanted.indexes();
+    let serves = |index: &&u32| {
+        let held = view.slots.get(&SlotId::new(name.clone(), **index)).map(|held| &held.record);
+        held.and_then(|held| held.serving()).is_some_and(|holder| view.live(holder).is_some())
+    };
+    let out = wanted.len().saturating_sub(wanted.iter().filter(serves).count());
+    let most = spec.spec.disruption.most(u32::try_from(wanted.len()).unwrap_or(u32::MAX));
+    most.saturating_sub(u32::try_from(out).unwrap_or(u32::MAX))
 }
 
 /// The least important replicas on a node without which there is room; none where all of them are not enough. What the
@@ -80,6 +108,7 @@ fn victims<'b>(
     place: Place,
     needed: Need,
     priority: i32,
+    spare: &mut BTreeMap<WorkloadName, u32>,
 ) -> Option<Vec<Victim<'b>>> {
     let load = ranking.load(place);
     let room = load.capacity?;
@@ -89,11 +118,15 @@ fn victims<'b>(
         if entry.priority >= priority || !view.specs.contains_key(workload) || ranking.must_be_near(workload) {
             continue;
         }
+        if !spare.contains_key(workload) {
+            spare.insert(workload.clone(), spare_of(view, workload, entry));
+        }
+        let is_beyond = spare.get(workload) == Some(&0);
         let here = |booking: &&Booking| booking.place == place && booking.is_holder;
         for Booking { needed, index, .. } in entry.bookings.iter().filter(here) {
             if entry.wanted.contains(*index) {
                 let (needed, index) = (Reverse(*needed), Reverse(*index));
-                all.push(Victim { priority: entry.priority, needed, workload, index });
+                all.push(Victim { priority: entry.priority, is_beyond, needed, workload, index });
             }
         }
     }

@@ -69,7 +69,7 @@ fn strict<'v>(view: &'v LatticeView, slot: &SlotId) -> Option<&'v SpecRecord> {
     (spec.spec.class == Class::Strict && !spec.spec.placement.daemon).then_some(spec)
 }
 
-fn serves(view: &LatticeView, board: &Board, spec: &SpecRecord, index: u32) -> bool {
+pub(crate) fn serves(view: &LatticeView, board: &Board, spec: &SpecRecord, index: u32) -> bool {
     let held = view.slots.get(&SlotId::new(spec.spec.name.clone(), index)).map(|slot| &slot.record);
     held.is_some_and(|held| {
         held.uid == spec.uid && held.phase == Phase::Ready && board.occupancy(&held.holder) == Occupancy::Live

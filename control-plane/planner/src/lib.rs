@@ -5,7 +5,7 @@
 //! drawn up in `board.rs`; the walk over vacant slots that all answers share is in `placement.rs`; the rules are in `rules.rs`
 //! (a node alone) and `contest.rs` (a node among others). [`Observer`] decides when a session counts as dead, [`conflict`]
 //! which routes clash, [`turn`] who takes which tick of a schedule, [`advance`] how a change of what replicas run goes on,
-//! [`Scaler`] how many replicas there are to be.
+//! [`Scaler`] how many replicas there are to be, [`better_places`] what would be better off elsewhere.
 
 mod autoscale;
 mod board;
@@ -18,6 +18,8 @@ mod ledger;
 mod liveness;
 mod nodes;
 mod placement;
+mod rebalance;
+mod retreat;
 mod rollout;
 mod routes;
 mod rules;
@@ -31,8 +33,9 @@ pub use autoscale::{Decision, FOLLOWERS, Heard, Replica, Reported, Scaler, await
 pub use contest::Score;
 pub use explain::{Explanation, Standing, claimable, explain, explain_vacant, explain_vacant_of, preview, wanted};
 pub use liveness::Observer;
+pub use rebalance::{Better, RebalanceStep, better_places, rebalance_step};
 pub use rollout::{Elapsed, RolloutObserver, Step, advance, is_at_rest, open_rollouts, rollout_rank};
-pub use routes::conflict;
+pub use routes::{conflict, leave_taken};
 pub use rules::Reason;
 pub use schedule::{LATE_MS, MISSED_COUNTED_MAX, Missed, TicksWrite, Turn, turn};
 pub use weights::{replicas_of as step_replicas, told as step_told};
@@ -48,6 +51,7 @@ use lattice::{
 };
 use ledger::Need;
 use placement::Walk;
+use retreat::Way;
 use std::{cell::LazyCell, collections::BTreeMap, sync::Arc};
 
 /// The node that does for a workload what only one need do: one of those that live and stay, the same for each view. It
@@ -220,14 +224,21 @@ fn assignments(
         if wanted.spec.class == Class::Strict && (!is_member || leaves_now()) {
             continue;
         }
-        let stop_first = wanted.template() == spec.template() && templates::stops_first(spec, rollout, slot.index);
+        let way =
+            board.entry(&slot.workload).and_then(|entry| entry.ways.get(&slot.index)).filter(|_| record.holder == life);
+        let waits = way == Some(&Way::Waits);
+        let is_newest = || wanted.template() == spec.template();
+        let stop_first = match way {
+            Some(way) => *way == Way::StopFirst,
+            None => is_newest() && templates::stops_first(spec, rollout, slot.index),
+        };
         if let Some(stable) = without_room.get(slot) {
             wanted = stable;
         }
         // The slots of a workload come together.
         let is_it = |shared: &Assignment| shared.spec.name == slot.workload && shared.generation == wanted.template();
         let assignment = shared.take().filter(is_it).unwrap_or_else(|| Assignment::new(wanted));
-        assignments.insert((*slot).clone(), Assignment { stop_first, ..assignment.clone() });
+        assignments.insert((*slot).clone(), Assignment { stop_first, waits, ..assignment.clone() });
         shared = Some(assignment);
     }
     assignments
@@ -310,7 +321,10 @@ fn must_release(
         Some(_) if spec.spec.placement.daemon => None,
         Some(_) if is_strict => may_go(slot).then_some(true),
         Some(_) => situation.drain_is_over.then_some(false),
-        None => (is_strict && board.is_leaving(&record.holder, spec)).then_some(true),
+        None => {
+            let leaves = board.is_leaving(&record.holder, spec) || board.is_moved(slot, &record.holder.node);
+            (is_strict && leaves).then_some(true)
+        }
     }
 }
 

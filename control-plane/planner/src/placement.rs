@@ -27,6 +27,8 @@ pub(crate) struct Vacancy {
     pub(crate) pinned: Option<Place>,
     /// It is to run the stable template, not the newest.
     pub(crate) is_stable: bool,
+    /// The node that it is moved away from.
+    pub(crate) barred: Option<Place>,
 }
 
 /// What a walk books.
@@ -114,13 +116,15 @@ impl<'b> Walk<'b> {
             let vacancy = Vacancy { incumbent, ..*vacancy };
             let weight = weights.weight(vacancy.index);
             let ranking = Ranking::new(&self.ledger, &contest, weight, incumbent, vacancy.pinned);
+            let ranking = ranking.without(vacancy.barred);
             let first = ranking.first();
             let visited = Visit { spec, vacancy, ranking, first };
             visit(&visited);
             let place = match first {
                 Some(place) if incumbent.is_none() => Some((place, false)),
                 Some(_) => None, // booked already
-                None if is_hopeless => None,
+                // It has a place, if not the best one.
+                None if is_hopeless || vacancy.barred.is_some() => None,
                 None => {
                     let slot = || SlotId::new(spec.spec.name.clone(), vacancy.index);
                     let found =

@@ -4,7 +4,15 @@
 //!
 //! Start at [`advance`]. What one replica is to run follows from the records alone: [`SpecRecord::wanted`].
 
-use crate::{Me, board::Board, explain::wanted, hash, ledger::Need, templates, weights};
+use crate::{
+    Me,
+    board::{Board, is_unread},
+    explain::wanted,
+    hash,
+    ledger::Need,
+    retreat::{Retreat, Way},
+    templates, weights,
+};
 use lattice::{
     id::{Generation, Revision, SlotId, WorkloadName},
     record::{DecodeError, Holder, Key, Phase, Rollout, RolloutState, Slot, SpecRecord},
@@ -205,7 +213,9 @@ pub fn advance(view: &LatticeView, workload: &WorkloadName, elapsed: &Elapsed) -
         return there.filter(|_| !is_corrupt).map(|there| Step::Forget { expect: there.revision });
     };
     let (at, spec) = (spec.revision, &spec.record);
-    spec.stable.as_ref()?;
+    if spec.stable.is_none() || is_unread(&view.corrupt, workload) {
+        return None;
+    }
     let expect = match view.corrupt.get(&Key::Rollout(workload.clone()).to_string()) {
         Some(corrupt) if matches!(corrupt.error, DecodeError::Malformed(_)) => Precondition::At(corrupt.revision),
         Some(_) => return None,
@@ -394,9 +404,22 @@ impl Progress {
         let is_strict =
             [Some(spec), spec.stable.as_deref()].into_iter().flatten().any(|record| record.spec.class == Class::Strict);
         let mut room = Room { view, board: None, taken: BTreeMap::new() };
-        let (mut surging, mut unavailable) = (self.surging, self.unavailable);
+        // Others may be on their way back from what was given up before.
+        let back = match spec.left.is_empty() {
+            true => Retreat::default(),
+            false => Retreat::of(view, spec, Some(rollout)),
+        };
+        let (doubled, stopped) = back.under_way();
+        let (mut surging, mut unavailable) =
+            (self.surging.saturating_add(doubled), self.unavailable.saturating_add(stopped));
         let until = self.until_stop(spec, rollout.step).unwrap_or(usize::MAX).saturating_sub(self.changed());
         for index in self.left.iter().take(until) {
+            // It comes to what is newest instead.
+            match back.ways.get(index).filter(|_| back.turn.contains(index)) {
+                Some(Way::Beside) => surging = surging.saturating_sub(1),
+                Some(Way::StopFirst) => unavailable = unavailable.saturating_sub(1),
+                Some(Way::Waits) | None => {}
+            }
             if !self.serving.contains(index) {
                 // There is nothing to lose.
             } else if is_strict {

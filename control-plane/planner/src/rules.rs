@@ -16,6 +16,8 @@ pub enum Reason {
     Draining,
     /// Only what was there comes back.
     Cordoned,
+    /// It has the replica, which is to move to a better place.
+    Moves,
     Tainted {
         taint: Taint,
     },
@@ -78,6 +80,7 @@ impl Reason {
         match self {
             Reason::Draining => "drain",
             Reason::Cordoned => "cordon",
+            Reason::Moves => "rebalance",
             Reason::Tainted { .. } => "taint",
             Reason::Label { .. } => "require",
             Reason::Pinned { .. } => "node",
@@ -101,6 +104,7 @@ impl fmt::Display for Reason {
         match self {
             Reason::Draining => f.write_str("is draining"),
             Reason::Cordoned => f.write_str("is cordoned"),
+            Reason::Moves => f.write_str("is what it moves away from"),
             Reason::Tainted { taint } => write!(f, "has the taint {taint}, which is not tolerated"),
             Reason::Label { requirement, value: Some(value) } => {
                 write!(f, "its label {} is {value:?}; required: {requirement}", requirement.key())

@@ -1,6 +1,6 @@
 //! What a replica reserves while it changes from one template to the next, and when it has to wait for room.
 
-use crate::ledger::Need;
+use crate::{ledger::Need, retreat::Way};
 use lattice::{
     id::SlotId,
     record::{Phase, Rollout, Slot, SpecRecord},
@@ -8,8 +8,15 @@ use lattice::{
     view::LatticeView,
 };
 
-/// What a replica reserves on its node: while one template serves and the next comes up beside it, what both do.
-pub(crate) fn reserved(spec: &SpecRecord, rollout: Option<&Rollout>, index: u32, record: &Slot) -> Need {
+/// What a replica reserves on its node: while one template serves and the next comes up beside it, what both do. `way` is how
+/// it comes back, where it serves what is given up.
+pub(crate) fn reserved(
+    spec: &SpecRecord,
+    rollout: Option<&Rollout>,
+    index: u32,
+    record: &Slot,
+    way: Option<Way>,
+) -> Need {
     let wanted = spec.wanted(rollout, index, Some(record));
     let needed = Need::of(&wanted.spec);
     let runs = match spec.of_template(record.generation) {
@@ -17,6 +24,7 @@ pub(crate) fn reserved(spec: &SpecRecord, rollout: Option<&Rollout>, index: u32,
         None => spec.left(record.generation).map(|left| Need { memory: left.memory, disk: left.volumes }),
     };
     match runs {
+        Some(runs) if matches!(way, Some(Way::Waits | Way::StopFirst)) => needed.or_more(runs),
         Some(runs) if doubles(spec, rollout, index, record) => needed.plus(runs),
         Some(runs) => needed.or_more(runs),
         None => needed,
@@ -38,7 +46,7 @@ pub(crate) fn stops_first(spec: &SpecRecord, rollout: Option<&Rollout>, index: u
 }
 
 /// What a replica goes on with, and what this leaves free, where the newest template has to wait until there is
-/// room for both. The way back to what is stable waits for nothing.
+/// room for both. The way back to what is stable waits for its turn, and not for room.
 pub(crate) fn can_wait<'v>(view: &'v LatticeView, slot: &SlotId, record: &Slot) -> Option<(&'v SpecRecord, Need)> {
     let spec = view.specs.get(&slot.workload).map(|spec| &spec.record).filter(|spec| spec.uid == record.uid)?;
     let stable = spec.stable.as_deref().filter(|stable| stable.template() == record.generation)?;

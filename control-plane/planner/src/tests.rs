@@ -1,6 +1,7 @@
 //! Rules one by one in [`check`], and properties of many nodes that plan and act on one store.
 
 mod drain;
+mod rebalance;
 mod rollouts;
 mod rules;
 

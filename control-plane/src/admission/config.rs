@@ -10,7 +10,8 @@ use lattice::{
     event::{EventKind, rfc3339},
     id::{ConfigName, Generation, Revision, WorkloadName},
     limits::CONFIGS_MAX,
-    record::{ConfigRecord, ConfigStamp, DecodeError, Key, Record as _, check_entries},
+    record::{ConfigRecord, ConfigStamp, DecodeError, Key, Record as _, SpecRecord, check_entries},
+    spec::ConfigUpdate,
     store::{Bucket, Message, Precondition, StoreError},
     view::LatticeView,
 };
@@ -50,12 +51,14 @@ impl Admission {
                     CtlError::new(ErrorCode::Invalid, text).hint("delete what nobody uses: `lattice config list`")
                 );
             }
-            let stamp = match &current.record {
-                Some(record) => ConfigStamp { version: record.stamp.version.next(), ..record.stamp },
-                None => ConfigStamp { uid: self.platform.rng.uuid(), version: Generation::FIRST },
+            let (entries, changed_at) = (entries.clone(), self.platform.clock.unix_ms());
+            let record = match &current.record {
+                Some(record) => record.next(entries, changed_at, |stamp| is_asked_for(&view, name, record, stamp)),
+                None => {
+                    let stamp = ConfigStamp { uid: self.platform.rng.uuid(), version: Generation::FIRST };
+                    ConfigRecord { name: name.clone(), stamp, entries, earlier: Vec::new(), changed_at }
+                }
             };
-            let changed_at = self.platform.clock.unix_ms();
-            let record = ConfigRecord { name: name.clone(), stamp, entries: entries.clone(), changed_at };
             let key = Key::Config(name.clone()).to_string();
             let precondition = current.revision.map_or(Precondition::Absent, Precondition::At);
             match self.platform.store.write(Bucket::Specs, &key, record.encode(), precondition).await {
@@ -156,8 +159,20 @@ fn users(view: &LatticeView, name: &ConfigName) -> Vec<WorkloadName> {
     view.specs.values().filter(|spec| names(&spec.record.spec)).map(|spec| spec.record.spec.name.clone()).collect()
 }
 
+/// Whether replicas may be started with a version again: a generation was made for it, or is being made while it is in force.
+fn is_asked_for(view: &LatticeView, name: &ConfigName, now: &ConfigRecord, stamp: &ConfigStamp) -> bool {
+    let records = view.specs.values().flat_map(|spec| [Some(&spec.record), spec.record.stable.as_deref()]).flatten();
+    let asks = |record: &SpecRecord| {
+        record.configs.get(name) == Some(stamp)
+            || now.stamp == *stamp
+                && record.spec.config_update() == ConfigUpdate::Roll
+                && record.spec.configs().contains(name)
+    };
+    records.into_iter().any(asks)
+}
+
 fn item(record: &ConfigRecord, revision: Revision, view: &LatticeView) -> ConfigItem {
-    let ConfigRecord { name, stamp, entries, changed_at } = record;
+    let ConfigRecord { name, stamp, entries, earlier: _, changed_at } = record;
     ConfigItem {
         name: name.clone(),
         version: stamp.version,
@@ -205,6 +220,7 @@ mod tests {
                 name: format!("c{i}").parse().unwrap(),
                 stamp: ConfigStamp { uid: uuid::Uuid::nil(), version: Generation::FIRST },
                 entries: entries.clone(),
+                earlier: Vec::new(),
                 changed_at: 0,
             };
             view.configs.insert(record.name.clone(), std::sync::Arc::new(Versioned { record, revision: Revision(1) }));

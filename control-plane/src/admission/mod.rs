@@ -11,6 +11,7 @@ mod maintenance;
 mod placement;
 mod put;
 mod read;
+mod rebalance;
 mod rollout;
 mod routes;
 mod schedules;
@@ -153,6 +154,9 @@ impl Admission {
             Topic::NodeUncordon(node) => ok(self.cordon(&node, false).await?),
             Topic::NodeDrain(node) => ok(self.drain(&node, message).await?),
             Topic::NodeUndrain(node) => ok(self.undrain(&node).await?),
+            Topic::RebalanceStart => ok(self.rebalance(message).await?),
+            Topic::RebalanceGet => ok(self.rebalance_state().await?),
+            Topic::RebalanceCancel => ok(self.cancel_rebalance().await?),
             Topic::RouteList => ok(routes::list(&*self.view()?)),
             Topic::ConfigList => ok(self.list_configs()?),
             Topic::Config(verb, name) => match verb {

@@ -267,6 +267,7 @@ fn status(
         template,
         rollout: rollout.as_ref(),
         admitted_at: *admitted_at,
+        aborted: spec.record.aborted.as_ref(),
         corrupt: corrupt.as_deref(),
         config: config.as_ref(),
         slots: &slots,

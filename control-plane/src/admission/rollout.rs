@@ -5,12 +5,15 @@ use super::{
     put::{ATTEMPTS, not_found},
     steps, unavailable,
 };
-use crate::stored::{self, Unread};
+use crate::{
+    abort,
+    stored::{self, Unread},
+};
 use lattice::{
     ctl::{CtlError, ErrorCode, RolloutAction, RolloutReply, RolloutRequest},
     event::EventKind,
     id::{Generation, Revision, WorkloadName},
-    record::{Aborted, Key, Record as _, Rollout, RolloutState, SpecRecord},
+    record::{Key, Record as _, Rollout, RolloutState, SpecRecord},
     store::{Bucket, Message, Precondition, StoreError},
 };
 use std::time::Duration;
@@ -84,7 +87,6 @@ impl Admission {
         name: &WorkloadName,
         expected: Option<Revision>,
     ) -> Result<(SpecRecord, Revision), CtlError> {
-        let key = Key::Spec(name.clone()).to_string();
         let mut unanswered: Option<SpecRecord> = None;
         // The template that this request gave up.
         let mut given_up: Option<Generation> = None;
@@ -105,7 +107,7 @@ impl Admission {
                 Some((Rollout { state: RolloutState::GivingUp, message: Some(why), .. }, _)) => why.clone(),
                 _ => "somebody asked for it".to_owned(),
             };
-            let back = spec.abort(&reason, self.platform.clock.unix_ms());
+            let back = abort::back(&*self.view()?, spec, &reason, self.platform.clock.unix_ms());
             let Some(record) = back.filter(|_| !is_settled) else { return Err(nothing_under_way(name)) };
             // Nobody else ends it from now on, or goes on with it.
             match self.give_up(spec, rollout, reason).await {
@@ -113,8 +115,8 @@ impl Admission {
                 Err(StoreError::Conflict { .. } | StoreError::OutcomeUnknown { .. }) => continue,
                 Err(error) => return Err(unavailable(&error)),
             }
-            match self.platform.store.write(Bucket::Specs, &key, record.encode(), Precondition::At(revision)).await {
-                Ok(revision) => {
+            match abort::write(&self.platform, self.view.clone(), record.clone(), revision).await {
+                Ok((record, revision)) => {
                     self.tell_of_abort(&record).await;
                     return Ok((record, revision));
                 }
@@ -147,8 +149,7 @@ impl Admission {
     }
 
     async fn tell_of_abort(&self, record: &SpecRecord) {
-        let Some(Aborted { generation, reason }) = &record.aborted else { return };
-        let text = format!("generation {generation} is given up: {reason}");
+        let Some(text) = abort::told(record) else { return };
         self.events.send(EventKind::RolloutAborted, &record.spec.name, text).await;
     }
 
@@ -290,7 +291,9 @@ mod tests {
         let reply = rollback(&admission).await.unwrap();
         assert_eq!((reply.changed, reply.generation), (true, Generation(3)));
         let current = admission.current(&name()).await.unwrap().record.unwrap();
-        assert_eq!((current.template(), &current.configs), (Generation(1), &rolled.configs));
+        let before = &rolled.stable.as_ref().unwrap().configs;
+        assert_eq!((current.template(), &current.configs), (Generation(1), before), "with the values from before");
+        assert_eq!(current.declined, rolled.configs);
     }
 
     #[tokio::test]

@@ -29,6 +29,8 @@ pub struct Target {
     /// and compiled beside the one that serves, so a component that can't be compiled stops nothing. It matters on the way
     /// up only.
     pub exclusive: bool,
+    /// It is not to take the place of what serves, as long as that does.
+    pub waits: bool,
     /// It has a readiness probe, which must pass before it serves.
     pub gated: bool,
     /// What tells configuration of one generation apart that is to reach running replicas; the same for all that is not.
@@ -250,6 +252,10 @@ impl Slot {
         }
         self.retire(|unit| unit.phase.is_coming(), effects);
         if has(self.in_phase(|phase| matches!(phase, Phase::Ready | Phase::Unready))) {
+            return;
+        }
+        let serves = self.in_phase(|phase| phase == Phase::Ready);
+        if target.waits && serves.is_some_and(|serving| serving.target.uid == target.uid) {
             return;
         }
         let id = self.new_id();

@@ -79,7 +79,7 @@ fn the_table() {
 
 fn target(generation: u64) -> Target {
     let (uid, generation) = (uuid::Uuid::nil(), Generation(generation));
-    Target { uid, generation, exclusive: false, gated: false, configs: None }
+    Target { uid, generation, exclusive: false, waits: false, gated: false, configs: None }
 }
 
 fn failed(unit: UnitId) -> Event {
@@ -121,6 +121,27 @@ fn one_life() {
     assert_eq!(slot.on(Event::Drained(unit)), [Effect::Discard(unit)]);
     assert_eq!(slot.observed(), None);
     assert_eq!(slot.on(Event::Drained(unit)), [Effect::Ignored(unit)]);
+}
+
+#[test]
+fn what_waits_for_its_turn_leaves_what_serves_alone() {
+    let mut slot = Slot::default();
+    let (old, _) = bring_up(&mut slot, target(2));
+    let waiting = Target { waits: true, ..target(1) };
+    assert_eq!(slot.on(Event::Wanted(waiting)), []);
+    assert_eq!((report(&slot), slot.serving()), ((2, record::Phase::Ready, None), Some(old)));
+    // Its turn has come.
+    let (new, _) = bring_up(&mut slot, target(1));
+    assert_eq!((report(&slot).0, slot.serving()), (1, Some(new)));
+    // Where nothing serves there is nothing to wait for.
+    let mut slot = Slot::default();
+    assert!(!slot.on(Event::Wanted(waiting)).is_empty());
+    // What came up beside is not what is wanted any more.
+    let mut slot = Slot::default();
+    bring_up(&mut slot, target(2));
+    slot.on(Event::Wanted(target(3)));
+    let coming = slot.phases().last().unwrap().0;
+    assert_eq!(slot.on(Event::Wanted(waiting)), [Effect::Discard(coming)]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::{
     event::rfc3339,
     id::Generation,
     limits::{MESSAGE_BYTES_MAX, one_line},
-    record::{Phase, RolloutState},
+    record::{Aborted, Phase, RolloutState},
     spec::ConfigError,
 };
 use schemars::JsonSchema;
@@ -79,6 +79,8 @@ pub enum Reason {
     /// and others don't start.
     ConfigMissing,
     ConfigConflict,
+    /// A change was given up, and routes from before it are another workload's now.
+    RoutesTaken,
     /// Every replica answers, at the newest generation.
     AllReady,
     /// Nothing stands in the way.
@@ -106,6 +108,7 @@ impl Reason {
             Reason::ReplicaCrashing => "ReplicaCrashing",
             Reason::ConfigMissing => "ConfigMissing",
             Reason::ConfigConflict => "ConfigConflict",
+            Reason::RoutesTaken => "RoutesTaken",
             Reason::AllReady => "AllReady",
             Reason::AsAsked => "AsAsked",
             Reason::Other => "Other",
@@ -139,6 +142,8 @@ pub struct Standing<'a> {
     pub rollout: Option<&'a RolloutStatus>,
     /// Milliseconds since 1970.
     pub admitted_at: u64,
+    /// What was given up for this generation.
+    pub aborted: Option<&'a Aborted>,
     /// Why the newest record of the spec does not parse, if it does not.
     pub corrupt: Option<&'a str>,
     /// Why the configuration that the spec names can't be used, if it can't.
@@ -181,7 +186,8 @@ pub fn conditions(standing: Standing<'_>) -> Vec<Condition> {
     };
     use Reason::{
         Accepted, AllPlaced, AllReady, AsAsked, Claiming, ConfigConflict, ConfigMissing, NoNodeFits, NothingWanted,
-        RecordCorrupt, ReplicaCrashing, ReplicaFailed, RolloutPaused, RolloutStalled, Starting, UpdateFailed, Updating,
+        RecordCorrupt, ReplicaCrashing, ReplicaFailed, RolloutPaused, RolloutStalled, RoutesTaken, Starting,
+        UpdateFailed, Updating,
     };
     let settled = |all: Reason| if slots.is_empty() { NothingWanted } else { all };
     let is_open = !slots.is_empty();
@@ -195,7 +201,8 @@ pub fn conditions(standing: Standing<'_>) -> Vec<Condition> {
     let lacking = bad.or(moving).or(paused);
     // What is ready at the moment, and will not stay so, or not come back as it is.
     let crashing = slots.iter().any(|slot| slot.crashing.is_some()).then_some(ReplicaCrashing);
-    let wrong = bad.or(crashing).or(blocked);
+    let has_lost = standing.aborted.is_some_and(|aborted| !aborted.lost.is_empty());
+    let wrong = bad.or(crashing).or(blocked).or(has_lost.then_some(RoutesTaken));
     let found = [
         (ConditionKind::Admitted, corrupt.is_none(), if corrupt.is_none() { Accepted } else { RecordCorrupt }),
         (ConditionKind::Placed, homeless.is_none(), homeless.unwrap_or(settled(AllPlaced))),
@@ -295,6 +302,12 @@ fn message(standing: Standing<'_>, matters: &[(&SlotStatus, Matter)], reason: Re
             let of = standing.slots.iter().filter_map(|slot| Some((slot.replica, slot.crashing.as_deref()?)));
             of.take(NAMED).map(|(replica, why)| format!("replica {replica}: {why}")).collect::<Vec<_>>().join("; ")
         }
+        Reason::RoutesTaken => {
+            let loss = standing.aborted.and_then(Aborted::loss).unwrap_or_default();
+            format!(
+                "generation {generation} is what ran before, {loss}; put it with other routes, or again once they are free"
+            )
+        }
         Reason::Other => String::new(),
     }
 }
@@ -327,6 +340,7 @@ fn since(standing: Standing<'_>, matters: &[(&SlotStatus, Matter)], reason: Reas
         | Reason::ReplicaCrashing
         | Reason::ConfigMissing
         | Reason::ConfigConflict
+        | Reason::RoutesTaken
         | Reason::AsAsked
         | Reason::Other => None,
     }

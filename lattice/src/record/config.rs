@@ -3,7 +3,7 @@
 use super::Record;
 use crate::{
     id::{ConfigName, Generation},
-    limits::{CONFIG_BYTES_MAX, CONFIG_KEY_BYTES_MAX, CONFIG_VALUE_BYTES_MAX, ENTRIES_MAX},
+    limits::{CONFIG_BYTES_MAX, CONFIG_KEY_BYTES_MAX, CONFIG_VALUE_BYTES_MAX, ENTRIES_MAX, NATS_PAYLOAD_BYTES_DEFAULT},
     store::Bucket,
 };
 use serde::{Deserialize, Serialize};
@@ -25,11 +25,58 @@ pub struct ConfigRecord {
     #[serde(flatten)]
     pub stamp: ConfigStamp,
     pub entries: BTreeMap<String, String>,
+    /// What it said before, as far as some generation of a workload was made for it. The newest first, three at
+    /// most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<EarlierConfig>,
     /// Milliseconds since 1970, by the clock of the node that admitted it. For people only.
     pub changed_at: u64,
 }
 impl Record for ConfigRecord {
     const BUCKET: Bucket = Bucket::Specs;
+}
+
+/// A version before the one that is in force, in the same life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct EarlierConfig {
+    pub version: Generation,
+    pub entries: BTreeMap<String, String>,
+}
+
+/// Versions that a record keeps beside the one in force.
+const EARLIER_MAX: usize = 3;
+/// A record with earlier versions is not longer than this: it has to fit a message.
+const RECORD_BYTES_MAX: usize = NATS_PAYLOAD_BYTES_DEFAULT / 2;
+
+impl ConfigRecord {
+    /// What a version of it says, if that is kept.
+    pub fn entries_at(&self, stamp: &ConfigStamp) -> Option<&BTreeMap<String, String>> {
+        if self.stamp == *stamp {
+            return Some(&self.entries);
+        }
+        let mut earlier = self.earlier.iter().filter(|_| self.stamp.uid == stamp.uid);
+        earlier.find(|earlier| earlier.version == stamp.version).map(|earlier| &earlier.entries)
+    }
+
+    /// The version after this one. `is_asked_for` says which of those before somebody may still run with.
+    pub fn next(
+        &self,
+        entries: BTreeMap<String, String>,
+        changed_at: u64,
+        is_asked_for: impl Fn(&ConfigStamp) -> bool,
+    ) -> Self {
+        let this = EarlierConfig { version: self.stamp.version, entries: self.entries.clone() };
+        let is_kept = |earlier: &EarlierConfig| is_asked_for(&ConfigStamp { version: earlier.version, ..self.stamp });
+        let all = std::iter::once(this).chain(self.earlier.iter().cloned());
+        let earlier = all.filter(is_kept).take(EARLIER_MAX).collect();
+        let stamp = ConfigStamp { version: self.stamp.version.next(), ..self.stamp };
+        let mut next = Self { name: self.name.clone(), stamp, entries, earlier, changed_at };
+        while !next.earlier.is_empty() && next.encode().len() > RECORD_BYTES_MAX {
+            next.earlier.pop();
+        }
+        next
+    }
 }
 
 /// Why entries can't be kept, naming the key.
@@ -65,6 +112,33 @@ pub fn check_entries(entries: &BTreeMap<String, String>) -> Result<(), (String, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn versions_are_kept_as_long_as_somebody_may_run_with_them() {
+        let entries = |value: &str| BTreeMap::from([("a".to_owned(), value.to_owned())]);
+        let stamp = |version| ConfigStamp { uid: uuid::Uuid::nil(), version: Generation(version) };
+        let first = ConfigRecord {
+            name: "c".parse().unwrap(),
+            stamp: stamp(1),
+            entries: entries("1"),
+            earlier: Vec::new(),
+            changed_at: 0,
+        };
+        let second = first.next(entries("2"), 0, |_| true);
+        let third = second.next(entries("3"), 0, |asked| *asked == stamp(1));
+        assert_eq!(third.stamp, stamp(3));
+        let found = |version| third.entries_at(&stamp(version)).map(|entries| entries["a"].as_str());
+        assert_eq!([found(1), found(2), found(3)], [Some("1"), None, Some("3")]);
+        let other_life = ConfigStamp { uid: uuid::Uuid::from_u128(1), ..stamp(1) };
+        assert_eq!(third.entries_at(&other_life), None);
+        assert_eq!(ConfigRecord::decode(&third.encode()).unwrap(), third);
+        let many = (0..10).fold(first.clone(), |record, _| record.next(entries("x"), 0, |_| true));
+        assert_eq!(many.earlier.iter().map(|earlier| earlier.version.0).collect::<Vec<_>>(), [10, 9, 8]);
+        // What has to be written with many bytes does not keep a new version from being put.
+        let long = "\u{1}".repeat(CONFIG_BYTES_MAX - 1);
+        let many = (0..5).fold(first, |record, _| record.next(entries(&long), 0, |_| true));
+        assert!(many.encode().len() <= RECORD_BYTES_MAX && many.earlier.len() < 2, "{}", many.encode().len());
+    }
 
     #[test]
     fn what_can_be_kept_is_bounded() {

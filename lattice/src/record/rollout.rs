@@ -3,10 +3,10 @@
 
 use super::{ConfigStamp, FAILURES_TOLD, Phase, Record, Slot, SpecRecord};
 use crate::{
-    id::{ConfigName, Generation},
+    id::{ConfigName, Generation, WorkloadName},
     limits::{MESSAGE_BYTES_MAX, one_line},
     recipe::Recipe,
-    spec::{ConfigUpdate, WorkloadSpec, empty_bytes},
+    spec::{ConfigUpdate, Route, WorkloadSpec, empty_bytes},
     store::Bucket,
 };
 use schemars::JsonSchema;
@@ -77,6 +77,30 @@ pub struct Aborted {
     pub generation: Generation,
     /// Why, in one sentence.
     pub reason: String,
+    /// Routes that were not put back with the rest, since another workload has taken them meanwhile. The first ones of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<LostRoute>,
+}
+
+/// A route that is another workload's now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct LostRoute {
+    /// As a spec's error names it: `shop.test/api`.
+    pub route: String,
+    pub holder: WorkloadName,
+}
+
+/// Routes that a record names as lost.
+const LOST_MAX: usize = 16;
+
+impl Aborted {
+    /// What was lost, if anything: `without shop.test/, which other has taken`.
+    pub fn loss(&self) -> Option<String> {
+        let lost = self.lost.iter().map(|LostRoute { route, holder }| format!("{route}, which {holder} has taken"));
+        let lost: Vec<String> = lost.collect();
+        (!lost.is_empty()).then(|| format!("without {}", lost.join(", ")))
+    }
 }
 
 /// Templates that a record remembers of those that were left. With more, two are remembered as one that reserves what the
@@ -178,7 +202,10 @@ impl SpecRecord {
     ) -> Self {
         let hash = spec.content_hash();
         let (uid, generation) = (self.uid, self.generation.next());
-        let next = Self { recipe, hash, configs, admitted_at, ..Self::new(spec, uid, generation) };
+        let mut next = Self { recipe, hash, configs, admitted_at, ..Self::new(spec, uid, generation) };
+        if next.asks_like(self) {
+            next.decline(self);
+        }
         if next.runs_like(self) {
             return Self {
                 template: Some(self.template()),
@@ -213,13 +240,55 @@ impl SpecRecord {
             spec,
             generation: self.generation.next(),
             template: Some(stable.template()),
-            aborted: Some(Aborted { generation: self.generation, reason: one_line(reason, MESSAGE_BYTES_MAX) }),
+            aborted: Some(Aborted {
+                generation: self.generation,
+                reason: one_line(reason, MESSAGE_BYTES_MAX),
+                lost: Vec::new(),
+            }),
             stable: None,
             left: self.leave(stable),
-            configs: self.configs_for(stable),
+            declined: self.declined_for(stable),
             admitted_at,
             ..stable.clone()
         })
+    }
+
+    /// Keep to what another record declined, as long as nobody asks for something else.
+    fn decline(&mut self, before: &Self) {
+        for (name, stamp) in &mut self.configs {
+            if before.declined.get(name) == Some(stamp)
+                && let Some(own) = before.configs.get(name)
+            {
+                *stamp = *own;
+                self.declined.extend(before.declined.get_key_value(name).map(|(name, stamp)| (name.clone(), *stamp)));
+            }
+        }
+    }
+
+    /// Whether another generation is to be made for configuration that is there now, by `versions`.
+    pub fn is_outdated_by(&self, versions: &BTreeMap<ConfigName, ConfigStamp>) -> bool {
+        let is_known = |name: &ConfigName, stamp: &ConfigStamp| {
+            [&self.configs, &self.declined].iter().any(|known| known.get(name) == Some(stamp))
+        };
+        versions.iter().any(|(name, stamp)| !is_known(name, stamp))
+    }
+
+    /// Leave out the routes of a record that gave a rollout up which are another workload's now, by `taken`. Whether there were
+    /// some.
+    pub fn lose_routes(&mut self, mut taken: impl FnMut(&Route) -> Option<WorkloadName>) -> bool {
+        let mut lost = Vec::new();
+        self.spec.http.routes.retain(|route| {
+            let holder = taken(route);
+            lost.extend(holder.iter().map(|holder| LostRoute { route: route.to_string(), holder: holder.clone() }));
+            holder.is_none()
+        });
+        let is_any = !lost.is_empty();
+        self.hash = self.spec.content_hash();
+        if let Some(aborted) = &mut self.aborted {
+            aborted.lost.extend(lost);
+            aborted.lost.truncate(LOST_MAX);
+        }
+        is_any
     }
 
     /// The record that takes `taken` back, which came after this one and was never to be: this one again, as the generation
@@ -257,14 +326,15 @@ impl SpecRecord {
         left
     }
 
-    /// What a spec that is put back for this one was made for. Of what this one names too it is what is there now: else it
-    /// would be rolled out again and again.
-    fn configs_for(&self, stable: &SpecRecord) -> BTreeMap<ConfigName, ConfigStamp> {
+    /// What a spec that is put back for this one is not made for again: else it would be rolled out again and again.
+    fn declined_for(&self, stable: &SpecRecord) -> BTreeMap<ConfigName, ConfigStamp> {
         if stable.spec.config_update() == ConfigUpdate::Watch {
             return BTreeMap::new();
         }
-        let stamp = |name: &ConfigName| self.configs.get(name).or_else(|| stable.configs.get(name)).copied();
-        stable.spec.configs().into_iter().filter_map(|name| Some((name.clone(), stamp(name)?))).collect()
+        let is_other =
+            |name: &ConfigName, stamp: &ConfigStamp| stable.configs.get(name).is_some_and(|own| own != stamp);
+        let given_up = self.configs.iter().filter(|(name, stamp)| is_other(name, stamp));
+        stable.declined.iter().chain(given_up).map(|(name, stamp)| (name.clone(), *stamp)).collect()
     }
 }
 
@@ -365,7 +435,31 @@ mod tests {
         let new = spec(", config-from: [b, c]}]\nconfig-update: roll");
         let before = SpecRecord { configs: stamps(&[("a", 1), ("b", 1)]), ..first(old) };
         let after = before.next(None, new, Recipe::default(), stamps(&[("b", 2), ("c", 1)]), 0);
-        assert_eq!(after.abort("no", 0).unwrap().configs, stamps(&[("a", 1), ("b", 2)]));
+        let back = after.abort("no", 0).unwrap();
+        assert_eq!((&back.configs, &back.declined), (&before.configs, &stamps(&[("b", 2)])));
+        assert_eq!((back.schema(), before.schema()), (5, 4));
+        // It is not rolled out again by itself, nor because of something else; what comes after it is.
+        assert!(!back.is_outdated_by(&stamps(&[("a", 1), ("b", 2)])));
+        assert!(
+            back.is_outdated_by(&stamps(&[("a", 1), ("b", 3)])) && back.is_outdated_by(&stamps(&[("a", 2), ("b", 2)]))
+        );
+        let of_now = |record: &SpecRecord, spec: WorkloadSpec, b: u64| {
+            record.next(None, spec, Recipe::default(), stamps(&[("a", 1), ("b", b)]), 0)
+        };
+        let scaled = of_now(&back, WorkloadSpec { replicas: 3, ..back.spec.clone() }, 2);
+        assert_eq!(
+            (scaled.template(), &scaled.configs, &scaled.declined),
+            (back.template(), &back.configs, &back.declined)
+        );
+        let later = of_now(&back, back.spec.clone(), 3);
+        assert_eq!(
+            (later.template(), &later.configs, later.declined.len()),
+            (later.generation, &stamps(&[("a", 1), ("b", 3)]), 0)
+        );
+        // Who asks for something else asks for what is there.
+        let mut asked = back.spec.clone();
+        asked.components[0].env.insert("A".into(), "b".into());
+        assert_eq!(of_now(&back, asked, 2).configs, stamps(&[("a", 1), ("b", 2)]));
         let watches = first(spec(", config-from: [b]}]"));
         let after = watches.next(None, after.spec, Recipe::default(), stamps(&[("b", 2), ("c", 1)]), 0);
         assert_eq!(after.abort("no", 0).unwrap().configs, BTreeMap::new());

@@ -1,11 +1,7 @@
 //! Configuration by reference: what a spec names, and what becomes of it with the values of the moment.
 
 use super::{Class, SpecError, WorkloadSpec};
-use crate::{
-    id::ConfigName,
-    limits::CONFIGS_NAMED_MAX,
-    record::{ConfigRecord, ConfigStamp},
-};
+use crate::{id::ConfigName, limits::CONFIGS_NAMED_MAX, record::ConfigStamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +35,9 @@ pub enum ConfigError {
     #[error("components {one} and {other} are composed, and what they name gives {key} two values")]
     Conflict { one: String, other: String, key: String },
 }
+
+/// A version of configuration, and what it says.
+pub type Found<'a> = (ConfigStamp, &'a BTreeMap<String, String>);
 
 impl WorkloadSpec {
     /// All configuration that it names.
@@ -74,12 +73,12 @@ impl WorkloadSpec {
 
     /// The spec with the values that `find` has for what it names: later names win over earlier ones, and what is written
     /// in the spec itself over all.
-    pub fn resolve<'a>(&self, find: impl Fn(&ConfigName) -> Option<&'a ConfigRecord>) -> Result<Resolved, ConfigError> {
+    pub fn resolve<'a>(&self, find: impl Fn(&ConfigName) -> Option<Found<'a>>) -> Result<Resolved, ConfigError> {
         let mut versions = BTreeMap::new();
         let mut missing = BTreeSet::new();
         for name in self.configs() {
             match find(name) {
-                Some(record) => drop(versions.insert(name.clone(), record.stamp)),
+                Some((stamp, _)) => drop(versions.insert(name.clone(), stamp)),
                 None => drop(missing.insert(name.clone())),
             }
         }
@@ -87,7 +86,7 @@ impl WorkloadSpec {
             return Err(ConfigError::Missing(missing));
         }
         let fill = |names: &mut Vec<ConfigName>, entries: &mut BTreeMap<String, String>| {
-            let named = names.drain(..).filter_map(|name| find(&name)).flat_map(|record| record.entries.clone());
+            let named = names.drain(..).filter_map(|name| find(&name)).flat_map(|(_, entries)| entries.clone());
             let written = std::mem::take(entries);
             *entries = named.chain(written).collect();
         };
@@ -159,13 +158,14 @@ pub(super) fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::Generation;
+    use crate::{id::Generation, record::ConfigRecord};
 
     fn config(name: &str, version: u64, entries: &[(&str, &str)]) -> ConfigRecord {
         ConfigRecord {
             name: name.parse().unwrap(),
             stamp: ConfigStamp { uid: uuid::Uuid::nil(), version: Generation(version) },
             entries: entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            earlier: Vec::new(),
             changed_at: 0,
         }
     }
@@ -175,7 +175,8 @@ mod tests {
     }
 
     fn resolve(spec: &WorkloadSpec, configs: &[ConfigRecord]) -> Result<Resolved, ConfigError> {
-        spec.resolve(|name| configs.iter().find(|config| config.name == *name))
+        let found = |name: &ConfigName| configs.iter().find(|config| config.name == *name);
+        spec.resolve(|name| found(name).map(|config| (config.stamp, &config.entries)))
     }
 
     #[test]

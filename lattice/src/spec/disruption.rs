@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 /// What holds while replicas are moved though nothing is wrong with them, as when a node is drained. Those of class
 /// `available` are never out of service for that: the new one is ready before the old one stops. Those of class `strict`
-/// stop first.
+/// stop first. It is kept as far as that can be done where replicas make room for ones of a higher priority. A change of the
+/// spec has bounds of its own, `rollout.max-unavailable`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct DisruptionSpec {

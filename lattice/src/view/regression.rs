@@ -30,6 +30,7 @@ impl LatticeView {
             Key::Slot(slot) => self.slots.get(slot).map(|slot| slot.revision),
             Key::Cron(name) => self.ticks.get(name).map(|ticks| ticks.revision),
             Key::Rollout(name) => self.rollouts.get(name).map(|rollout| rollout.revision),
+            Key::Rebalance => self.rebalance.as_ref().map(|rebalance| rebalance.revision),
             Key::Scale(name) => self.scales.get(name).map(|scale| scale.revision),
             Key::Config(name) => self.configs.get(name).map(|config| config.revision),
         })

@@ -29,8 +29,13 @@ impl<'h> SlotWrite<'h> {
 }
 
 /// Invariant 1: who holds a slot keeps it. Another node writes over it only when the holder's session is gone, or when the
-/// holder is leaving and its replica may run twice. `asked` is what the workload ever asked of nodes.
-pub(super) fn owner_is_respected(write: &SlotWrite<'_>, asked: &[Requirement]) -> Verdict {
+/// holder is leaving, or somebody wants the replica in a better place, and it may run twice. `asked` is what the workload ever asked of
+/// nodes.
+pub(super) fn owner_is_respected(
+    write: &SlotWrite<'_>,
+    asked: &[Requirement],
+    is_moved: impl Fn(&NodeId) -> bool,
+) -> Verdict {
     let SlotWrite { slot, was, .. } = write;
     let (Some(before), Some(after)) = (write.before, write.after) else { return Ok(()) };
     if before.holder.node == after.holder.node {
@@ -39,7 +44,7 @@ pub(super) fn owner_is_respected(write: &SlotWrite<'_>, asked: &[Requirement]) -
     let Some(session) = was.live(&before.holder) else { return Ok(()) };
     let class = was.specs.get(&slot.workload).map(|spec| spec.record.spec.class);
     let is_leaving = session.draining || asked.iter().any(|requirement| !requirement.holds(&session.labels));
-    if class != Some(Class::Strict) && is_leaving {
+    if class != Some(Class::Strict) && (is_leaving || is_moved(&before.holder.node)) {
         return Ok(());
     }
     Err(format!("{} took {slot} from {}, which lives and is not leaving", after.holder.node, before.holder.node))

@@ -8,14 +8,17 @@ use super::{
 use crate::{network::Sky, trace::Trace};
 use futures_util::{FutureExt as _, StreamExt as _};
 use lattice::{
-    id::{Revision, SlotId, WorkloadName},
-    record::{Key, Rollout, Slot},
+    id::{NodeId, Revision, SlotId, WorkloadName},
+    record::{Key, Move, Rollout, Slot},
     spec::Requirement,
     store::{Bucket, Change, FeedItem, Items, Store as _},
     testing::{MemoryLattice, MemoryStore},
     view::{Applied, LatticeView},
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// After the store went back in time, for so long what it says is not what nodes decided on: one that was out of reach
@@ -31,6 +34,8 @@ pub(crate) struct History {
     memory: BTreeMap<WorkloadName, u64>,
     /// What each workload ever asked of nodes: a claim can be made on a view of specs that is older than the claim.
     requirements: BTreeMap<WorkloadName, Vec<Requirement>>,
+    /// Replicas that were ever to be moved away from a node: a claim can land when that is over.
+    moved: BTreeSet<(SlotId, NodeId)>,
     /// When the store went back in time.
     regressed: Option<Instant>,
     /// Writes to slots so far, deletions included.
@@ -49,6 +54,7 @@ impl History {
             view: LatticeView::default(),
             memory: BTreeMap::new(),
             requirements: BTreeMap::new(),
+            moved: BTreeSet::new(),
             regressed: None,
             slot_writes: 0,
             claims: 0,
@@ -134,6 +140,12 @@ impl History {
                     rollout_goes_on(was.rollout(&name), self.view.rollout(&name))?;
                 }
             }
+            Some(Key::Rebalance) => {
+                let moving = self.view.rebalance.iter().flat_map(|rebalance| rebalance.record.moving.clone());
+                let moving: Vec<Move> = moving.collect();
+                trace.note(format!("#{} moving {moving:?}", change.revision));
+                self.moved.extend(moving.into_iter().map(|Move { slot, from }| (slot, from)));
+            }
             Some(Key::Scale(name)) => trace.note(scale_line(&self.view, &name, change.revision)),
             None => return Err(format!("a node wrote to {}", change.key)),
         }
@@ -154,7 +166,8 @@ impl History {
         }
         if self.is_settled() {
             let asked = self.requirements.get(&slot.workload).map_or(&[][..], Vec::as_slice);
-            claims::owner_is_respected(&write, asked)?;
+            let is_moved = |from: &NodeId| self.moved.contains(&(slot.clone(), from.clone()));
+            claims::owner_is_respected(&write, asked, is_moved)?;
         }
         claims::taints_are_respected(&write)
     }

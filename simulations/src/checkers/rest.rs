@@ -41,6 +41,9 @@ pub(crate) fn is_converged(view: &LatticeView, nodes: &[SimNode]) -> Verdict {
             ready.insert((record.holder.clone(), slot), (spec.uid, spec.template()));
         }
     }
+    if let Some(rebalance) = &view.rebalance {
+        return Err(format!("replicas are being moved: {:?}", rebalance.record));
+    }
     for name in view.specs.keys() {
         let vacant = explain_vacant(view, name);
         if let Some(explained) = vacant.values().find(|explained| !explained.displaces.is_empty()) {

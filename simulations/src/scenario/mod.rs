@@ -114,6 +114,12 @@ impl Stage {
                 let topic = Topic::Workload(WorkloadVerb::Rollout, workload.clone());
                 self.world.answer(topic, format!("{{\"action\": \"{action}\"}}").into()).await?;
             }
+            Command::Rebalance { at_once } => {
+                let payload = format!("{{\"at-once\": {at_once}}}").into();
+                let reply = self.world.answer(Topic::RebalanceStart, payload).await?;
+                let moves = reply.get("moves").and_then(serde_json::Value::as_array).map_or(0, Vec::len);
+                self.say(format!("to move: {moves}"));
+            }
             Command::Cordon { node, is_cordoned: true } => {
                 self.world.answer(Topic::NodeCordon(node.clone()), Bytes::new()).await?;
             }

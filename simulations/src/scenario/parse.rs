@@ -7,6 +7,7 @@
 //! put W {FIELDS}                          a spec, without its name and component
 //! refused put W {FIELDS}                  one that must be refused
 //! scale W N      delete W      cordon ID      uncordon ID
+//! rebalance [N]                           move replicas to better places, N at a time [default: 1]
 //! kill WHO       start WHO                kill -9; WHO is ids, or `all`
 //! suspend WHO    resume WHO               SIGSTOP, SIGCONT
 //! leave WHO                               SIGTERM
@@ -78,6 +79,9 @@ pub(super) enum Command {
     Steer {
         workload: WorkloadName,
         action: String,
+    },
+    Rebalance {
+        at_once: u32,
     },
     Cordon {
         node: NodeId,
@@ -215,6 +219,8 @@ fn command(text: &str, words: &[&str]) -> Result<Command, String> {
         ["scale", workload, replicas] => Ok(Command::Scale { workload: read(workload)?, replicas: read(replicas)? }),
         ["delete", workload] => Ok(Command::Delete(read(workload)?)),
         ["steer", workload, action] => Ok(Command::Steer { workload: read(workload)?, action: (*action).to_owned() }),
+        ["rebalance"] => Ok(Command::Rebalance { at_once: 1 }),
+        ["rebalance", at_once] => Ok(Command::Rebalance { at_once: read(at_once)? }),
         ["cordon", node] => Ok(Command::Cordon { node: read(node)?, is_cordoned: true }),
         ["uncordon", node] => Ok(Command::Cordon { node: read(node)?, is_cordoned: false }),
         ["kill", who @ ..] => befalls(Befalls::Kill, who),

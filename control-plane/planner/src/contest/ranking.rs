@@ -40,6 +40,8 @@ pub(crate) struct Ranking<'l, 'n, 'a> {
     incumbent: Option<Place>,
     /// The only one that may take it.
     pinned: Option<Place>,
+    /// One that may not.
+    barred: Option<Place>,
     extremes: OnceCell<Vec<Extremes>>,
     /// Of each group.
     costs: OnceCell<Vec<Option<Cost>>>,
@@ -53,7 +55,13 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
         incumbent: Option<Place>,
         pinned: Option<Place>,
     ) -> Self {
-        Ranking { ledger, contest, slot, incumbent, pinned, extremes: OnceCell::new(), costs: OnceCell::new() }
+        let (extremes, costs) = (OnceCell::new(), OnceCell::new());
+        Ranking { ledger, contest, slot, incumbent, pinned, barred: None, extremes, costs }
+    }
+
+    /// The same without one of the nodes.
+    pub(crate) fn without(self, barred: Option<Place>) -> Self {
+        Ranking { barred, ..self }
     }
 
     fn extremes(&self) -> &[Extremes] {
@@ -98,6 +106,7 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
                     for seat in level {
                         let hash = meet(self.slot, seat.weight);
                         if hash <= least
+                            && Some(seat.place) != self.barred
                             && contest.entrants.is_in.get(seat.place) == Some(&true)
                             && contest.replicas.get(seat.place) == Some(&replicas)
                             && contest.failed.contains(&seat.place) == failed
@@ -111,13 +120,14 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
                         return best;
                     }
                 }
-                if !failed {
+                // Where one was left out, nothing follows for others.
+                if !failed && self.barred.is_none() {
                     contest.least.set(replicas + 1);
                 }
             }
             contest.least.set(contest.least.get().min(contest.most));
         }
-        contest.over.set(true);
+        contest.over.set(self.barred.is_none());
         None
     }
 
@@ -137,7 +147,8 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
                 let load = self.ledger.load(*place);
                 let replicas = contest.replicas.get(*place).copied().unwrap_or(0);
                 let so_far = (contest.failed.contains(place), replicas, load.fullness());
-                if !load.has_room(contest.needed) || best.is_some_and(|best| best.0 < so_far) {
+                let is_out = !load.has_room(contest.needed) || Some(*place) == self.barred;
+                if is_out || best.is_some_and(|best| best.0 < so_far) {
                     continue;
                 }
                 let hash = meet(self.slot, load.weight);
@@ -153,7 +164,7 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
                 return Some(place);
             }
         }
-        contest.over.set(true);
+        contest.over.set(self.barred.is_none());
         None
     }
 
@@ -170,7 +181,8 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
 
     fn score_if_there_were_room(&self, place: Place, load: Load) -> Option<Score> {
         let contest = self.contest;
-        if contest.entrants.is_in.get(place) != Some(&true) || self.pinned.is_some_and(|pinned| pinned != place) {
+        let is_another = self.pinned.is_some_and(|pinned| pinned != place) || self.barred == Some(place);
+        if contest.entrants.is_in.get(place) != Some(&true) || is_another {
             return None;
         }
         let (spread, missed) = match contest.grouping.group_of.get(place) {
@@ -248,6 +260,9 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
         }
         if let Some(reason) = rules::refuses(account, session, contest.spec).or_else(|| contest.estranged(place)) {
             return Some(reason);
+        }
+        if self.barred == Some(place) {
+            return Some(Reason::Moves);
         }
         if let Some(pinned) = self.pinned.filter(|pinned| *pinned != place) {
             return Some(Reason::Pinned { node: contest.nodes.id(pinned)?.clone() });

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{Elapsed, RolloutObserver, Step, advance, is_at_rest, open_rollouts, rollout_rank};
 use lattice::{
-    record::{Rollout, RolloutState, failure},
+    record::{DecodeError, Rollout, RolloutState, failure},
     spec::{Portion, Rollback, RolloutSpec, RolloutStep},
     units::Millis,
 };
@@ -95,6 +95,7 @@ impl Rolling {
                 let failures = record.failures.unwrap_or_default() + 1;
                 let next = match record.phase {
                     Phase::Ready if !is_new && record.message.is_none() => continue,
+                    Phase::Ready if is_new && assignment.waits => continue,
                     _ if !chance() => continue,
                     Phase::Ready if is_new && assignment.stop_first => record.observed(at, Phase::Starting, None, 0, 0),
                     Phase::Ready if is_new && is_bad => {
@@ -144,6 +145,16 @@ impl Rolling {
         let revision = self.world.next();
         let record = Rollout { state: RolloutState::Progressing, message: None, ..self.rollout().unwrap().clone() };
         self.world.view.rollouts.insert(name("w"), Versioned { record, revision });
+    }
+
+    /// Replicas that serve something else than they are to run, and may change now.
+    fn returning(&self) -> usize {
+        let plans = self.world.members().into_iter().map(|me| plan(&self.world.view, &me, SETTLED).assignments);
+        let returns = |(id, assignment): &(SlotId, lattice::host::Assignment)| {
+            let held = &self.world.view.slots.get(id).unwrap().record;
+            held.phase == Phase::Ready && held.generation != assignment.generation && !assignment.waits
+        };
+        plans.flatten().filter(returns).count()
     }
 
     /// Nothing of two templates is started where there is no room for both.
@@ -255,7 +266,7 @@ fn what_was_given_up_has_its_room_as_long_as_it_runs() {
     assert_eq!(rolling.runs(), [2]);
     let reserved = |rolling: &Rolling| {
         let held = &rolling.world.view.slots.get(&slot("w.0")).unwrap().record;
-        crate::templates::reserved(rolling.spec(), rolling.rollout(), 0, held).memory
+        crate::templates::reserved(rolling.spec(), rolling.rollout(), 0, held, None).memory
     };
     let mib = |number: u64| number << 20;
     assert_eq!(reserved(&rolling), mib(500));
@@ -484,6 +495,69 @@ fn strict_replicas_stop_first_one_at_a_time() {
     assert_eq!(rolling.runs(), [2, 2, 2]);
 }
 
+/// All of what is new is there when it is given up.
+#[test]
+fn the_way_back_keeps_to_the_budgets_too() {
+    let step = vec![RolloutStep { replicas: Some(Portion::Percent(100)), weight: None, pause: None }];
+    let (strict, available) = (Class::Strict, Class::Available);
+    for (class, budget, at_once, least) in [
+        (strict, budgets(1, 0), 1, 5),
+        (strict, budgets(1, 2), 2, 4),
+        (available, budgets(0, 2), 2, 4),
+        (available, budgets(2, 0), 2, 6),
+    ] {
+        let rollout = RolloutSpec { steps: step.clone(), ..budget };
+        let asked = |version: &str| WorkloadSpec { class, ..asked(6, version, rollout.clone()) };
+        let mut rolling = Rolling::new(6, 10, &rollout);
+        rolling.world.put_record(SpecRecord::new(asked("1"), life(7), Generation::FIRST));
+        rolling.put(asked("2"));
+        for _ in 0..20 {
+            rolling.advance();
+            rolling.hosts(&mut || true);
+        }
+        assert_eq!((rolling.runs(), rolling.rollout().unwrap().state), (vec![2; 6], RolloutState::Paused));
+        // One is down anyway: it has nothing to lose.
+        let down = &mut rolling.world.view.slots.get_mut(&slot("w.5")).unwrap().record;
+        *down = down.observed(Generation(2), Phase::Starting, None, 0, 0);
+        rolling.world.put_record(rolling.spec().abort("no", 0).unwrap());
+        rolling.hosts(&mut || true);
+        assert_eq!(rolling.runs()[5], 1, "{class:?}");
+        let mut turns = 0;
+        while rolling.runs() != [1; 6] {
+            let turn = rolling.returning();
+            assert!((0..=at_once).contains(&turn), "{turn} at a time: {:?}", rolling.runs());
+            rolling.hosts(&mut || true);
+            assert!(rolling.serving() >= least, "{class:?}: {} of {least}", rolling.serving());
+            turns += 1;
+            assert!(turns < 20, "it does not end: {:?}", rolling.runs());
+        }
+    }
+}
+
+/// What was stable does not start any more in one of the replicas: the others go back all the same, and what comes next comes.
+#[test]
+fn one_that_does_not_come_back_keeps_nobody_else_from_it() {
+    let strict = |version: &str| WorkloadSpec { class: Class::Strict, ..asked(3, version, RolloutSpec::default()) };
+    let mut rolling = Rolling::new(3, 10, &RolloutSpec::default());
+    rolling.world.put_record(SpecRecord::new(strict("1"), life(7), Generation::FIRST));
+    rolling.put(strict("2"));
+    while rolling.runs() != [2; 3] || rolling.serving() < 3 {
+        rolling.advance();
+        rolling.hosts(&mut || true);
+    }
+    rolling.broken.insert(0);
+    rolling.world.put_record(rolling.spec().abort("no", 0).unwrap());
+    for turn in 0..20 {
+        rolling.hosts(&mut || true);
+        let failures = rolling.world.view.slots.get(&slot("w.0")).unwrap().record.failures;
+        assert!(failures == Some(3) || rolling.serving() == 2, "{turn}: {:?}", rolling.runs());
+    }
+    assert_eq!((rolling.runs(), rolling.serving()), (vec![1; 3], 2));
+    rolling.put(strict("3"));
+    assert_eq!(rolling.run(|| true, |_| {}), None);
+    assert_eq!((rolling.runs(), rolling.serving()), (vec![4; 3], 3));
+}
+
 #[test]
 fn a_record_that_was_lost_sends_nobody_back() {
     let mut rolling = Rolling::new(4, 10, &RolloutSpec::default());
@@ -503,6 +577,32 @@ fn a_record_that_was_lost_sends_nobody_back() {
     rolling.put(asked(4, "3", RolloutSpec::default()));
     rolling.world.view.rollouts.get_mut(&name("w")).unwrap().record = newer;
     assert_eq!(advance(&rolling.world.view, &name("w"), &Elapsed::default()), None);
+}
+
+/// While nodes are upgraded, some may not be able to read what was put.
+#[test]
+fn who_can_not_read_the_newest_spec_changes_nothing_of_the_workload() {
+    let mut rolling = Rolling::new(3, 10, &RolloutSpec::default());
+    rolling.put(asked(3, "2", RolloutSpec::default()));
+    rolling.advance();
+    rolling.world.view.slots.remove(&slot("w.2"));
+    let claims = |world: &World| {
+        let plans = world.members().into_iter().flat_map(|me| plan(&world.view, &me, SETTLED).actions);
+        plans.filter(|action| matches!(action, Action::Claim { .. })).count()
+    };
+    assert!(claims(&rolling.world) > 0);
+    let held = |world: &World| -> Vec<usize> {
+        world.members().iter().map(|me| plan(&world.view, me, SETTLED).assignments.len()).collect()
+    };
+    let before = held(&rolling.world);
+    for (error, is_left_alone) in [(DecodeError::Newer(9), true), (DecodeError::Malformed(String::new()), false)] {
+        rolling.world.corrupt("spec.w");
+        rolling.world.view.corrupt.get_mut("spec.w").unwrap().error = error;
+        assert_eq!(claims(&rolling.world) == 0, is_left_alone);
+        assert_eq!(held(&rolling.world), before, "what runs goes on");
+        let late = Elapsed { without_progress: Duration::from_secs(1000), ..Elapsed::default() };
+        assert_eq!(advance(&rolling.world.view, &name("w"), &late).is_none(), is_left_alone);
+    }
 }
 
 #[test]
@@ -655,8 +755,9 @@ proptest! {
             rolling.check_room();
         });
         prop_assert_eq!(reason.is_some(), is_bad, "{:?}", reason);
-        for _ in 0..200 {
+        for _ in 0..600 {
             rolling.hosts(&mut chance);
+            assert!(rolling.serving() >= least, "{} of {least} serve on the way back", rolling.serving());
         }
         let expected = if is_bad { 1 } else { template.0 };
         prop_assert_eq!(rolling.runs(), vec![expected; replicas as usize]);

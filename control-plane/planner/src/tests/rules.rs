@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::{Planner, Standing, claimable, wanted};
-use lattice::{record::NodeOrder, spec::Placement};
+use lattice::{
+    record::NodeOrder,
+    spec::{DisruptionSpec, Placement, Portion},
+};
 
 /// A spec with a placement in YAML.
 fn placed(workload: &str, replicas: u32, placement: &str) -> WorkloadSpec {
@@ -302,6 +305,25 @@ fn what_is_more_important_displaces_as_little_as_it_can() {
     check("strict", SETTLED, &world, &["stop, release w.0 for high.0", "run w.0 g2"]);
     world.settle(None);
     assert_eq!(world.holders().into_keys().collect::<Vec<_>>(), [slot("high.0")]);
+}
+
+#[test]
+fn what_may_not_be_missed_is_displaced_only_where_nothing_else_can_be() {
+    let guarded = |text: &str, most: u32| {
+        let disruption = DisruptionSpec { max_unavailable: Portion::Count(most) };
+        WorkloadSpec { disruption, ..placed("first", 1, text) }
+    };
+    for (most, node, victim) in [(1, "", "first.0"), (0, "", "second.0"), (0, ", node: n1", "first.0")] {
+        let mut world = World::new();
+        for number in 1..=2 {
+            world.node(&format!("n{number}"), number).capacity.slots = 1;
+        }
+        world.put(guarded("{priority: -2, node: n1}", most));
+        world.put(placed("second", 1, "{priority: -1, node: n2}"));
+        world.settle(None);
+        world.put(placed("high", 1, &format!("{{priority: 1{node}}}")));
+        assert_eq!(explain(&world.view, &slot("high.0")).displaces, [slot(victim)], "{most} {node}");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What is so follows from the replicas, and is told in words.
 
 use super::*;
-use crate::{ctl::Refusal, id::NodeId};
+use crate::{ctl::Refusal, id::NodeId, record::LostRoute};
 
 const NEWEST: Generation = Generation(3);
 
@@ -29,6 +29,7 @@ fn check(slots: &[SlotStatus], expect: &str) -> Vec<Condition> {
         template: NEWEST,
         rollout: None,
         admitted_at: 500,
+        aborted: None,
         corrupt: None,
         config: None,
         slots,
@@ -99,6 +100,7 @@ fn a_rollout_waits_for_replicas_to_be_wanted_without_being_told_as_one_under_way
             template: NEWEST,
             rollout: Some(&rollout),
             admitted_at: 500,
+            aborted: None,
             corrupt: None,
             config: None,
             slots,
@@ -127,6 +129,7 @@ fn a_rollout_that_waits_for_people_is_not_on_its_way() {
             template: NEWEST,
             rollout: Some(rollout),
             admitted_at: 500,
+            aborted: None,
             corrupt: None,
             config: None,
             slots,
@@ -171,6 +174,7 @@ fn configuration_that_is_missing_is_told_and_takes_nothing_from_what_runs() {
             template: NEWEST,
             rollout: None,
             admitted_at: 500,
+            aborted: None,
             corrupt: None,
             config: Some(&missing),
             slots,
@@ -192,6 +196,7 @@ fn messages_name_replicas_and_times_come_from_the_records() {
         template: NEWEST,
         rollout: None,
         admitted_at: 500,
+        aborted: None,
         corrupt: None,
         config: None,
         slots: &[held(0, Ready, 3, None), held(1, Ready, 3, None)],
@@ -205,6 +210,7 @@ fn messages_name_replicas_and_times_come_from_the_records() {
         template: NEWEST,
         rollout: None,
         admitted_at: 500,
+        aborted: None,
         corrupt: None,
         config: None,
         slots: &failed,
@@ -216,6 +222,7 @@ fn messages_name_replicas_and_times_come_from_the_records() {
         template: NEWEST,
         rollout: None,
         admitted_at: 500,
+        aborted: None,
         corrupt: Some("no name"),
         config: None,
         slots: &[refused(7)],
@@ -233,6 +240,7 @@ fn names_are_those_of_the_wire_and_newer_ones_are_read() {
             template: NEWEST,
             rollout: None,
             admitted_at: 1,
+            aborted: None,
             corrupt: None,
             config: None,
             slots: &slots,
@@ -248,4 +256,25 @@ fn names_are_those_of_the_wire_and_newer_ones_are_read() {
     let newer = r#"{"type": "Sunny", "status": true, "reason": "NoClouds", "message": "x"}"#;
     let read: Condition = serde_json::from_str(newer).unwrap();
     assert_eq!((read.kind, read.reason), (ConditionKind::Other, Reason::Other));
+}
+
+#[test]
+fn routes_that_did_not_come_back_are_told_of_though_all_is_ready() {
+    let lost = ["a.test/", "b.test/"].map(|route| LostRoute { route: route.into(), holder: "other".parse().unwrap() });
+    let aborted = Aborted { generation: Generation(2), reason: "no luck".into(), lost: lost.into() };
+    let found = conditions(Standing {
+        generation: NEWEST,
+        template: Generation(1),
+        rollout: None,
+        admitted_at: 500,
+        aborted: Some(&aborted),
+        corrupt: None,
+        config: None,
+        slots: &[held(0, Phase::Ready, 1, None)],
+    });
+    let degraded = found.last().unwrap();
+    assert_eq!((found[2].status, degraded.status, degraded.reason), (true, true, Reason::RoutesTaken));
+    let expect =
+        "generation 3 is what ran before, without a.test/, which other has taken, b.test/, which other has taken";
+    assert!(degraded.message.starts_with(expect), "{}", degraded.message);
 }
