@@ -295,6 +295,11 @@ enum Turn {
     Interrupted,
 }
 
+/// Whether a guest that this thread polls met an epoch, and is to give way.
+pub(crate) fn is_interrupted() -> bool {
+    TURN.get() == Turn::Interrupted
+}
+
 /// Polls the outermost guest of this thread. Answers whether it was interrupted as well.
 fn in_turn<T>(share: &Share, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> (Poll<T>, bool) {
     struct Over;

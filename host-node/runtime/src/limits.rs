@@ -261,6 +261,14 @@ impl CpuMeter {
         }
     }
 
+    /// From inside a poll: what `work` takes is not the request's.
+    pub(crate) fn pause<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.leave();
+        let result = work();
+        self.enter();
+        result
+    }
+
     /// From inside a poll: so much was spent by another store for this one's request, and measured there. Where this is on
     /// it counts that as well, as part of the poll.
     pub(crate) fn pay(&self, spent: Duration) {

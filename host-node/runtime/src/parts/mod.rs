@@ -6,6 +6,7 @@
 //! `service.rs`, of which `supervision.rs` decides when one is started again.
 
 mod assemble;
+mod driven;
 mod notice;
 mod pool;
 mod running;

@@ -396,6 +396,8 @@ pub(crate) struct PartCall {
     meter: Option<Arc<CpuMeter>>,
     /// Of the request that the caller answers.
     inherited: Inherited,
+    /// The caller waits outside of the loop of its store, so that of a service may run meanwhile.
+    may_drive: bool,
 }
 
 impl PartCall {
@@ -413,7 +415,7 @@ impl PartCall {
         if meter.as_ref().is_some_and(|meter| meter.spent() > host.limits.cpu) {
             return Err(CpuSpent.into());
         }
-        Ok(Self { part: part.clone(), function: target.function, meter, inherited })
+        Ok(Self { part: part.clone(), function: target.function, meter, inherited, may_drive: true })
     }
 
     pub(crate) fn new(accessor: &Accessor<Host>, target: Target) -> wasmtime::Result<Self> {
@@ -433,7 +435,8 @@ impl PartCall {
             Kind::ByCall(idle) => self.by_call(idle, values).await,
             Kind::Service(service) => {
                 part.calls.fetch_add(1, Relaxed);
-                service::call(&part, service, (self.function, values), self.inherited, self.meter).await
+                let payer = (self.meter, self.may_drive);
+                service::call(&part, service, (self.function, values), self.inherited, payer).await
             }
         };
         if let (Some(mut span), Err(fault)) = (span, &result) {
@@ -445,6 +448,7 @@ impl PartCall {
     /// The same from a caller that goes on meanwhile: the callee's loop must not run within the caller's.
     pub(crate) async fn run_apart(mut self, values: Box<dyn Values>) -> wasmtime::Result<Box<dyn Values>> {
         if let Kind::Service(_) = &self.part.kind {
+            self.may_drive = false;
             return self.run(values).await; // it has a task of its own
         }
         // Moved into the task: what it spends counts however it ends.

@@ -3,7 +3,7 @@
 //! How it takes calls depends on what it is made of. A component of WASI 0.2 does one thing at a time: calls take turns
 //! and run on their callers' tasks, without a wake-up ([`Serial`]); where it has a `run`, it does nothing else
 //! ([`Kind::Program`]). A component of WASI 0.3 has a task of its own, which runs its `run` and many calls at a time
-//! ([`Concurrent`]).
+//! ([`Concurrent`]); who calls it drives it for a moment (`driven.rs`), so that a call need not wait for that task.
 //!
 //! Hazard: a service has state, which a caller that goes away must not destroy. A call that has entered the guest is
 //! finished, by somebody else if need be. It has the wall limit from its entry on; beyond it the service is started again.
@@ -11,17 +11,17 @@
 use super::{
     PartState, Restart, StopNotice,
     assemble::AssembledPart,
+    driven::Driven,
     pool::PartInstance,
     running::{PartFault, Running},
     supervision::{Action, Input, Phase, Supervision},
 };
 use crate::{
     bridge::Values, computing::in_slices, failure::Failure, host::Host, inherited::Inherited, limits::CpuMeter, lock,
-    unit::Blueprint,
 };
 use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use std::{
-    future::pending,
+    future::{pending, poll_fn},
     panic::AssertUnwindSafe,
     pin::{Pin, pin},
     sync::{
@@ -29,9 +29,13 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{
+    Notify, mpsc,
+    oneshot::{self, error::TryRecvError},
+    watch,
+};
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::{Accessor, Func};
 
@@ -67,12 +71,15 @@ struct Serial {
     ended: Notify,
 }
 
-/// Calls are sent to the task that runs the instance.
+/// Calls are sent to the loop of the instance.
 struct Concurrent {
     jobs: mpsc::Sender<Job>,
-    /// For that task.
-    received: Mutex<Option<mpsc::Receiver<Job>>>,
+    /// For that loop, in each life.
+    received: Received,
+    work: Driven<Result<(), Failure>>,
 }
+
+type Received = Arc<Mutex<mpsc::Receiver<Job>>>;
 
 type Job = Box<dyn for<'a> FnOnce(&'a Accessor<Host>, &'a [Func]) -> Working<'a> + Send>;
 /// Ends with an error if the instance cannot go on.
@@ -82,7 +89,7 @@ impl Service {
     pub(crate) fn new(assembled: &AssembledPart, restart: Restart) -> Self {
         let kind = if assembled.part.component.inspection().needs_concurrency {
             let (jobs, received) = mpsc::channel(CALLS_MAX as usize);
-            Kind::Concurrent(Concurrent { jobs, received: Mutex::new(Some(received)) })
+            Kind::Concurrent(Concurrent { jobs, received: Arc::new(Mutex::new(received)), work: Driven::default() })
         } else if assembled.run.is_some() {
             Kind::Program
         } else {
@@ -139,13 +146,12 @@ impl Service {
     }
 
     /// A life is over: nobody may wait for what was in it.
-    fn end_life(&self, state: PartState, jobs: Option<&mut mpsc::Receiver<Job>>) {
+    fn end_life(&self, state: PartState) {
         self.status.send_modify(|status| *status = Status { state, lives: status.lives + 1 });
-        if let Some(jobs) = jobs {
-            while jobs.try_recv().is_ok() {}
-        }
-        if let Kind::Serial(serial) = &self.kind {
-            drop(lock(&serial.instance).take());
+        match &self.kind {
+            Kind::Concurrent(concurrent) => while lock(&concurrent.received).try_recv().is_ok() {},
+            Kind::Serial(serial) => drop(lock(&serial.instance).take()),
+            Kind::Program => {}
         }
     }
 }
@@ -153,10 +159,6 @@ impl Service {
 /// Lives of the service, one after the other, until it is given up or its unit ends.
 async fn supervise(part: Arc<Running>, started: oneshot::Sender<Result<(), Failure>>) {
     let Some(service) = part.service() else { return };
-    let mut jobs = match &service.kind {
-        Kind::Concurrent(concurrent) => lock(&concurrent.received).take(),
-        Kind::Serial(_) | Kind::Program => None,
-    };
     let mut table = Supervision::new(service.restart.clone());
     let mut started = Some(started);
     let began = Instant::now();
@@ -168,7 +170,7 @@ async fn supervise(part: Arc<Running>, started: oneshot::Sender<Result<(), Failu
                 let _ = started.send(Ok(()));
             }
         };
-        let life = AssertUnwindSafe(live(&part, service, jobs.as_mut(), has_started)).catch_unwind();
+        let life = AssertUnwindSafe(live(&part, service, has_started)).catch_unwind();
         let Some(ended) = part.stop.run_until_cancelled(life).await else { break };
         let ended = ended.unwrap_or(Err(Failure::Panic));
         if part.maker.blueprint.stdin.as_ref().is_some_and(StopNotice::is_told) {
@@ -177,13 +179,13 @@ async fn supervise(part: Arc<Running>, started: oneshot::Sender<Result<(), Failu
         if let Err(failure) = &ended {
             part.note_failure(failure);
             if let Some(started) = started.take() {
-                service.end_life(PartState::GivenUp, jobs.as_mut());
+                service.end_life(PartState::GivenUp);
                 let _ = started.send(Err(failure.clone()));
                 return;
             }
         }
         let action = table.on(Input::Ended { well: ended.is_ok(), at: began.elapsed(), random: rand::random() });
-        service.end_life(state_in(table.phase()), jobs.as_mut());
+        service.end_life(state_in(table.phase()));
         let Action::Wait(delay) = action else {
             if table.phase() == Phase::GivenUp {
                 part.give_up();
@@ -197,7 +199,7 @@ async fn supervise(part: Arc<Running>, started: oneshot::Sender<Result<(), Failu
         service.restarts.fetch_add(1, Relaxed);
     }
     table.on(Input::Stop);
-    service.end_life(state_in(table.phase()), jobs.as_mut());
+    service.end_life(state_in(table.phase()));
 }
 
 fn state_in(phase: Phase) -> PartState {
@@ -212,32 +214,40 @@ fn state_in(phase: Phase) -> PartState {
 }
 
 /// One life, from the instance's start to its end. `Ok` is an end as it should be.
-async fn live(
-    part: &Running,
-    service: &Service,
-    jobs: Option<&mut mpsc::Receiver<Job>>,
-    started: impl FnOnce(),
-) -> Result<(), Failure> {
+async fn live(part: &Running, service: &Service, started: impl FnOnce()) -> Result<(), Failure> {
     let mut instance = part.maker.warm().await?;
     // What it does from here on by itself is no request. A call that it answers alone brings a meter.
     instance.store.data_mut().lends_meter = false;
-    let result = match (&service.kind, jobs) {
-        (Kind::Serial(serial), _) => {
+    let share = &part.maker.blueprint.node.processors;
+    match &service.kind {
+        Kind::Serial(serial) => {
             *lock(&serial.instance) = Some(instance);
             started();
             serial.ended.notified().await;
-            return Err(lock(&serial.failure).take().unwrap_or(Failure::Panic));
+            Err(lock(&serial.failure).take().unwrap_or(Failure::Panic))
         }
-        (Kind::Program, _) | (_, None) => {
+        Kind::Program => {
             started();
-            in_slices(&part.maker.blueprint.node.processors, run_alone(&mut instance)).await
+            let result = in_slices(share, run_alone(&mut instance)).await;
+            end_of_life(result, &instance)
         }
-        (Kind::Concurrent(_), Some(jobs)) => {
+        Kind::Concurrent(concurrent) => {
+            let blueprint = &part.maker.blueprint;
+            let (wall, notice) = (blueprint.limits.wall, blueprint.stdin.clone());
+            let jobs = concurrent.received.clone();
+            let life = async move {
+                let result = run_with_calls(&mut instance, &jobs, wall, notice).await;
+                end_of_life(result, &instance)
+            };
+            // Caught within, since it may be a caller that polls it.
+            let life = AssertUnwindSafe(life).catch_unwind().map(|ended| ended.unwrap_or(Err(Failure::Panic)));
             started();
-            let calls = run_with_calls(&mut instance, jobs, &part.maker.blueprint);
-            in_slices(&part.maker.blueprint.node.processors, calls).await
+            in_slices(share, concurrent.work.at_home(life)).await
         }
-    };
+    }
+}
+
+fn end_of_life(result: wasmtime::Result<Result<(), Failure>>, instance: &PartInstance) -> Result<(), Failure> {
     match result {
         Ok(end) => end,
         Err(error) => match Failure::of(&error, instance.store.data()) {
@@ -263,17 +273,17 @@ async fn run_alone(instance: &mut PartInstance) -> wasmtime::Result<Result<(), F
 /// is told to end.
 async fn run_with_calls(
     instance: &mut PartInstance,
-    jobs: &mut mpsc::Receiver<Job>,
-    blueprint: &Blueprint,
+    jobs: &Mutex<mpsc::Receiver<Job>>,
+    wall: Duration,
+    notice: Option<StopNotice>,
 ) -> wasmtime::Result<Result<(), Failure>> {
-    let wall = blueprint.limits.wall;
     let (run, functions) = (instance.run, instance.functions().clone());
     let serve = async |accessor: &Accessor<Host>| -> wasmtime::Result<Result<(), Failure>> {
         let mut run = pin!(async {
             let Some(run) = run else { return pending().await };
             let run = accessor.with(|store| run.typed::<(), Run>(store))?;
             match end_of_run(run.call_concurrent(accessor, ()).await?) {
-                Ok(()) if !functions.is_empty() => match &blueprint.stdin {
+                Ok(()) if !functions.is_empty() => match &notice {
                     Some(notice) => {
                         notice.told().await;
                         Ok(Ok(()))
@@ -296,7 +306,7 @@ async fn run_with_calls(
             tokio::select! {
                 end = &mut run => return end,
                 Some(ended) = calls.next(), if !calls.is_empty() => ended?,
-                Some(job) = jobs.recv(), if !is_full => calls.push(job(accessor, &functions)),
+                Some(job) = poll_fn(|cx| lock(jobs).poll_recv(cx)), if !is_full => calls.push(job(accessor, &functions)),
                 () = wedged => return Ok(Err(Failure::Wall { limit: wall })),
             }
         }
@@ -305,13 +315,14 @@ async fn run_with_calls(
 }
 
 /// One call, from its turn to its answer. Where it is measured, `payer` is charged for it, the request that calls. Where
-/// many calls share a store, nobody's request is: what they compute is the workload's.
+/// many calls share a store, nobody's request is: what they compute is the workload's. `may_drive` must be false within
+/// another store's loop: what the service calls in turn could not have a loop of its own there.
 pub(crate) async fn call(
     part: &Arc<Running>,
     service: &Service,
     (function, mut values): (usize, Box<dyn Values>),
     inherited: Inherited,
-    payer: Option<Arc<CpuMeter>>,
+    (payer, may_drive): (Option<Arc<CpuMeter>>, bool),
 ) -> Result<Box<dyn Values>, PartFault> {
     let status = *service.status.borrow();
     if status.state != PartState::Ready {
@@ -332,7 +343,7 @@ pub(crate) async fn call(
             Finished { call: Some(Box::pin(call)), stop }.await
         }
         Kind::Concurrent(concurrent) => {
-            let (reply, answer) = oneshot::channel();
+            let (reply, mut answer) = oneshot::channel();
             let job: Job = Box::new(move |accessor, functions| {
                 let function = functions.get(function).copied();
                 Box::pin(async move {
@@ -344,15 +355,28 @@ pub(crate) async fn call(
                 })
             });
             // Its turn is its place in the channel.
-            if concurrent.jobs.send(job).await.is_err() {
+            let send = || concurrent.jobs.try_send(job).is_ok();
+            let is_sent = match payer {
+                // What is computed in there may be others' work. Where a caller is not measured apart from others, that could
+                // not be told from its own.
+                Some(payer) if may_drive => payer.pause(|| concurrent.work.drive(send)),
+                _ => send(),
+            };
+            if !is_sent {
                 return Err(down(part, service));
             }
-            // Who calls may have no deadline: a service.
-            let limit = part.maker.blueprint.limits.wall;
-            match tokio::time::timeout(limit, answer).await {
-                Ok(Ok(values)) => return Ok(values),
-                Ok(Err(_)) => {}
-                Err(_) => return Err(PartFault::Failed(Box::new(Failure::Wall { limit }))),
+            match answer.try_recv() {
+                Ok(values) => return Ok(values),
+                Err(TryRecvError::Closed) => {}
+                Err(TryRecvError::Empty) => {
+                    // Who calls may have no deadline: a service.
+                    let limit = part.maker.blueprint.limits.wall;
+                    match tokio::time::timeout(limit, answer).await {
+                        Ok(Ok(values)) => return Ok(values),
+                        Ok(Err(_)) => {}
+                        Err(_) => return Err(PartFault::Failed(Box::new(Failure::Wall { limit }))),
+                    }
+                }
             }
             // The life that the call was in is over. Why is known in a moment.
             let _ = service.status.subscribe().wait_for(|now| now.lives > status.lives).await;

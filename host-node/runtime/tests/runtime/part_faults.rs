@@ -260,6 +260,24 @@ async fn a_service_of_0_3_runs_and_is_called_meanwhile() {
     assert_eq!(part(&unit).restarts, 1);
 }
 
+/// Callers drive the service's loop, on several threads: none may be forgotten, nor keep its unit from ending.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_call_a_service_of_0_3_at_a_time() {
+    let unit = both03(service()).await;
+    let calls: Vec<_> = (0..16).map(|_| tokio::spawn(unit.call(get("/loop/add/100")))).collect();
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap().status(), 200);
+    }
+    let after = part(&unit);
+    assert_eq!((after.calls, after.failures, after.restarts, after.in_flight), (1600, 0, 0, 0));
+    let calls: Vec<_> = (0..4).map(|_| tokio::spawn(unit.call(get("/loop/add/100000000")))).collect();
+    until("they call", || part(&unit).calls > 1700).await;
+    drop(unit);
+    for call in calls {
+        assert!(call.await.unwrap().is_err());
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_be_linked_is_refused_with_the_reason() {
     let part_of = |component: Component, role| Part::new(name("part"), component, role);
