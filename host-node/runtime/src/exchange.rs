@@ -12,7 +12,7 @@ use crate::{
     computing::Claim,
     exchange02, exchange03,
     failure::Failure,
-    limits::{self, CpuMeter},
+    limits::{self, CpuMeter, Limits},
     lock,
     pool::{Guest, Instance},
     spans,
@@ -23,7 +23,7 @@ use futures_util::{FutureExt as _, task::AtomicWaker};
 use http::{Method, StatusCode, header};
 use http_body_util::BodyExt as _;
 use lattice::{
-    http::{Body, BodyError, Request, Response},
+    http::{Body, BodyError, CallError, Request, Response},
     trace::OpenSpan,
 };
 use std::{
@@ -685,12 +685,38 @@ pub(crate) fn replay(request: &Request) -> Option<Request> {
     if !request.method().is_idempotent() || !request.body().is_end_stream() {
         return None;
     }
-    let mut again = http::Request::new(Body::new(lattice::http::empty()));
+    Some(with_head_of(request, lattice::http::empty()))
+}
+
+fn with_head_of(request: &http::Request<impl Sized>, body: Body) -> Request {
+    let mut again = http::Request::new(body);
     *again.method_mut() = request.method().clone();
     *again.uri_mut() = request.uri().clone();
     *again.headers_mut() = request.headers().clone();
     *again.version_mut() = request.version();
-    Some(again)
+    again
+}
+
+/// The request, and the same once more. Its body is read to its end first, so this is for short ones.
+pub(crate) async fn twice(
+    request: Request,
+    deadline: Instant,
+    limits: &Limits,
+) -> Result<(Request, Option<Request>), CallError> {
+    let (head, body) = request.into_parts();
+    let body = match tokio::time::timeout_at(deadline, body.collect()).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(error)) => return Err(CallError::Body(error)),
+        Err(_) => return Err(CallError::Timeout { limit: limits.wall }),
+    };
+    if body.trailers().is_some() {
+        let body = Body::new(body.map_err(|never| match never {}));
+        return Ok((http::Request::from_parts(head, body), None));
+    }
+    let bytes = body.to_bytes();
+    let request = http::Request::from_parts(head, lattice::http::full(bytes.clone()));
+    let again = with_head_of(&request, lattice::http::full(bytes));
+    Ok((request, Some(again)))
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Instances between two requests: which are kept, for whom, and for how long.
 //!
-//! Some guests survive one request only: a second one on the same instance fails without a trap. So a kept instance is
-//! given to GET and HEAD alone until a second use has succeeded, and failures of kept instances count as strikes, which
-//! end keeping: see `standing.rs`.
+//! Some guests survive one request only: a second one on the same instance fails without a trap. So until a second use has
+//! succeeded a kept instance is given to GET and HEAD alone, and to what can be asked again without harm
+//! (`Inner::tries_reuse_with`); and failures of kept instances count as strikes, which end keeping: see
+//! `standing.rs`.
 
 use crate::{host::Host, ledger::One, lock, standing::Standing};
 use http::{Method, uri::PathAndQuery};
@@ -187,11 +188,11 @@ impl Pool {
         }
     }
 
-    /// An instance for a request of that method, or `None` for a fresh one. The last one used comes first: its memory is
-    /// in the caches, and those at the bottom get old.
-    pub(crate) fn take(&self, method: &Method) -> Option<Instance> {
-        let may_try =
-            !self.standing.is_off() && (self.standing.is_proved() || matches!(*method, Method::GET | Method::HEAD));
+    /// An instance for a request of that method, or `None` for a fresh one; `harmless` if the request can be asked again
+    /// whatever its method. The last one used comes first: its memory is in the caches, and those at the bottom get old.
+    pub(crate) fn take(&self, method: &Method, harmless: bool) -> Option<Instance> {
+        let may_try = !self.standing.is_off()
+            && (self.standing.is_proved() || harmless || matches!(*method, Method::GET | Method::HEAD));
         let mut idle = lock(&self.idle);
         let found = match may_try {
             true => idle.pop(),

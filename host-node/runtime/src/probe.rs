@@ -98,7 +98,7 @@ async fn ask(
     deadline: Instant,
     begun: &AtomicBool,
 ) -> Result<Response, Failure> {
-    let kept = unit.pool.take(&http::Method::GET);
+    let kept = unit.pool.take(&http::Method::GET, false);
     let instance = match kept {
         Some(kept) => kept,
         None => unit.instance_if_room().await?,

@@ -21,6 +21,7 @@ use crate::{
     warm,
     workers::{self, Workers},
 };
+use http::Method;
 use http_body::Body as _;
 use lattice::{
     http::{BodyError, CallError, Request, Response},
@@ -381,10 +382,14 @@ impl Inner {
         if self.workers.share() && self.pool.is_on() {
             return workers::call(&self, turn, request, deadline).await;
         }
-        let instance = self.pool.take(request.method());
+        let (request, again) = match self.tries_reuse_with(&request) {
+            true => exchange::twice(request, deadline, &self.blueprint.limits).await?,
+            false => (request, None),
+        };
+        let instance = self.pool.take(request.method(), again.is_some());
         // Only a kept instance's failure can be the fault of reuse, so only then a copy may be needed.
         let replay = match &instance {
-            Some(instance) if instance.uses > 0 => exchange::replay(&request),
+            Some(instance) if instance.uses > 0 => again.or_else(|| exchange::replay(&request)),
             _ => None,
         };
         let failed = match exchange::begin(&self, turn, instance, request, deadline).await {
@@ -404,6 +409,23 @@ impl Inner {
             self.strike(&failed.failure);
         }
         again.map_err(|failed| failed.failure.call_error())
+    }
+
+    /// Whether a kept instance can be tried with this request before a second use has succeeded, though its method says that
+    /// it is not to be repeated: the guest reaches nothing outside, so nobody can tell that it was asked twice. Else a
+    /// workload that is only ever asked to POST would have a fresh instance for each request, for ever.
+    fn tries_reuse_with(&self, request: &Request) -> bool {
+        /// It is read before the guest sees the request.
+        const BODY_BYTES_MAX: u64 = 64 << 10;
+        let standing = self.pool.standing();
+        if standing.is_proved() || standing.is_off() || matches!(*request.method(), Method::GET | Method::HEAD) {
+            return false;
+        }
+        let UnitConfig { grants, volumes, .. } = &self.blueprint.config;
+        let reaches_nothing = grants.is_empty() && volumes.is_empty() && self.parts.is_empty();
+        reaches_nothing
+            && self.pool.idle() > 0
+            && request.body().size_hint().exact().is_some_and(|bytes| bytes <= BODY_BYTES_MAX)
     }
 
     pub(crate) fn tracer(&self) -> &Tracer {

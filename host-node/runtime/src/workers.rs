@@ -86,7 +86,7 @@ impl Workers {
         if let Some(worker) = join(&all, false) {
             return Some(Place::Joined(worker));
         }
-        let kept = pool.take(&ticket.method);
+        let kept = pool.take(&ticket.method, false);
         // Those on their way out do not count, within bounds.
         let serving = all.iter().filter(|worker| worker.is_serving()).count() + pool.idle() as usize;
         let most = self.instances_max as usize;

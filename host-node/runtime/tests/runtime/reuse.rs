@@ -43,7 +43,8 @@ async fn an_instance_serves_so_many_requests() {
 #[tokio::test]
 async fn a_post_is_never_the_first_second_use() {
     for version in BOTH {
-        let unit = start(&hello(version), |_| ()).await;
+        // Who asks another may have asked for something that is not to be done twice.
+        let unit = start(&hello(version), |config| config.grants = network::grants(&["http://a.test"])).await;
         let post = || request("POST", "/", lattice::http::full("x"));
         for _ in 0..3 {
             assert!(text(&unit, post()).await.unwrap().1.contains("request 1 "), "{version}");
@@ -51,6 +52,34 @@ async fn a_post_is_never_the_first_second_use() {
         assert!(text(&unit, get("/")).await.unwrap().1.contains("request 2 "), "{version}");
         assert!(text(&unit, post()).await.unwrap().1.contains("request 3 "), "{version}");
     }
+}
+
+#[tokio::test]
+async fn a_guest_that_reaches_nothing_is_reused_though_it_is_only_asked_to_post() {
+    for version in BOTH {
+        let unit = start(&hello(version), |_| ()).await;
+        for n in 1..=4 {
+            let (status, body) = text(&unit, request("POST", "/", lattice::http::full("x"))).await.unwrap();
+            assert_eq!(
+                (status, body),
+                (200, format!("Hello from lattice, request {n} on this instance\n")),
+                "{version}"
+            );
+        }
+        assert_eq!((unit.stats().instances_created, unit.stats().retries), (1, 0), "{version}");
+        let unit = start(echo(version), |_| ()).await;
+        for _ in 0..3 {
+            let (status, body) = text(&unit, request("POST", "/", lattice::http::full("as it was"))).await.unwrap();
+            assert_eq!((status, body.as_str()), (200, "as it was"), "{version}");
+        }
+        assert_eq!(unit.stats().instances_created, 1, "{version}");
+    }
+    // What cannot be reused is found out by them as well, unharmed.
+    let unit = start("hello-js-fetch", |_| ()).await;
+    for _ in 0..4 {
+        assert_eq!(text(&unit, request("POST", "/", lattice::http::full("x"))).await.unwrap().0, 200);
+    }
+    assert_eq!((unit.stats().retries, unit.stats().strikes), (1, 1));
 }
 
 #[tokio::test]
