@@ -51,6 +51,15 @@ const PATHS: &[(&str, Walk)] = &[
     ("runtime/0.2-sampling-off", |iterations| runtime::call("hello-http02", iterations, unsampled())),
     #[cfg(feature = "runtime")]
     ("runtime/0.3-reused", |iterations| runtime::call("hello-http03", iterations, Tracer::default())),
+    // A request that makes a hundred calls of a part: little else is in it.
+    #[cfg(feature = "runtime")]
+    ("parts/0.2-service-100", |iterations| {
+        runtime::call_service(("part-caller", "part"), "/loop/add/0/100", iterations)
+    }),
+    #[cfg(feature = "runtime")]
+    ("parts/0.3-service-100", |iterations| {
+        runtime::call_service(("part-caller03", "part03"), "/loop/add/100", iterations)
+    }),
 ];
 
 fn main() -> ExitCode {
@@ -256,36 +265,27 @@ mod runtime {
 
     use super::{page_request, read, repeat};
     use futures_util::FutureExt as _;
+    use http_body_util::BodyExt as _;
     use lattice::{
-        id::Digest,
+        id::{ComponentName, Digest},
         spec::Grants,
         trace::{TraceContext, Tracer},
     };
-    use lattice_runtime::{Limits, LogSink, LogStream, Reuse, Runtime, RuntimeOptions, Unit, UnitConfig};
+    use lattice_runtime::{
+        Assembly, Component, Edge, Limits, LogSink, LogStream, Part, PartRole, Restart, Reuse, Runtime, RuntimeOptions,
+        Unit, UnitConfig,
+    };
     use std::{collections::BTreeMap, path::Path, sync::Arc};
 
     pub(crate) fn call(guest: &str, iterations: u64, tracer: Tracer) {
-        let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/guests");
-        let bytes = std::fs::read(guests.join(format!("{guest}.wasm"))).expect("run `cargo xtask guests --rust-only`");
-        let cache = tempfile::tempdir().expect("a temporary directory");
         let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let cache = tempfile::tempdir().expect("a temporary directory");
         tokio.block_on(async {
             let options = RuntimeOptions { tracer, ..RuntimeOptions::new(cache.path().join("code")) };
             let runtime = Runtime::new(options).expect("a runtime");
-            let component = runtime.load(Digest::of(&bytes), bytes.into()).await.expect("a good component");
-            let config = UnitConfig {
-                workload: "bench".parse().expect("a good name"),
-                replica: 0,
-                env: BTreeMap::new(),
-                config: BTreeMap::new(),
-                reuse: Reuse { requests: u32::MAX, ..Reuse::default() },
-                limits: Limits::default(),
-                grants: Grants::default(),
-                volumes: Vec::new(),
-                logs: Arc::new(NoLogs),
-            };
+            let component = load(&runtime, guest).await;
             let assembly = runtime.assemble(component, Vec::new(), Vec::new()).expect("it needs nothing");
-            let unit = Unit::start(&runtime, assembly, config).await.expect("the guest starts");
+            let unit = start(&runtime, assembly).await;
             repeat(iterations, || {
                 let mut request = page_request();
                 *request.uri_mut() = http::Uri::from_static("/quiet");
@@ -294,6 +294,52 @@ mod runtime {
                 assert!(!read(response.into_body()).is_empty());
             });
         });
+    }
+
+    pub(crate) fn call_service((caller, part): (&str, &str), path: &'static str, iterations: u64) {
+        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let cache = tempfile::tempdir().expect("a temporary directory");
+        let unit = tokio.block_on(async {
+            let runtime = Runtime::new(RuntimeOptions::new(cache.path().join("code"))).expect("a runtime");
+            let (caller, callee) = (load(&runtime, caller).await, load(&runtime, part).await);
+            let name = ComponentName::new(part).expect("a good name");
+            let edge =
+                |import: &String| Edge { from: None, import: import.clone(), to: name.clone(), export: import.clone() };
+            let edges = callee.inspection().exports.iter().map(edge).collect();
+            let role = PartRole::Service { restart: Restart::default() };
+            let parts = vec![Part::new(name.clone(), callee, role)];
+            start(&runtime, runtime.assemble(caller, parts, edges).expect("they fit")).await
+        });
+        repeat(iterations, || {
+            let mut request = page_request();
+            *request.uri_mut() = http::Uri::from_static(path);
+            tokio.block_on(async {
+                let response = unit.call(request).await.expect("it answers");
+                assert!(response.status().is_success());
+                assert!(!response.into_body().collect().await.expect("it is whole").to_bytes().is_empty());
+            });
+        });
+    }
+
+    async fn load(runtime: &Runtime, guest: &str) -> Component {
+        let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/guests");
+        let bytes = std::fs::read(guests.join(format!("{guest}.wasm"))).expect("run `cargo xtask guests --rust-only`");
+        runtime.load(Digest::of(&bytes), bytes.into()).await.expect("a good component")
+    }
+
+    async fn start(runtime: &Runtime, assembly: Assembly) -> Unit {
+        let config = UnitConfig {
+            workload: "bench".parse().expect("a good name"),
+            replica: 0,
+            env: BTreeMap::new(),
+            config: BTreeMap::new(),
+            reuse: Reuse { requests: u32::MAX, ..Reuse::default() },
+            limits: Limits::default(),
+            grants: Grants::default(),
+            volumes: Vec::new(),
+            logs: Arc::new(NoLogs),
+        };
+        Unit::start(runtime, assembly, config).await.expect("the guest starts")
     }
 
     struct NoLogs;

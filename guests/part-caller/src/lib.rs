@@ -9,11 +9,15 @@
 //! | `/values`           | `values.turn` with a value of every type, and says whether it came back whole |
 //! | `/trap`, `/spin`, `/devour`, `/sleep/N` | `faults`                                                 |
 //! | `/loop/WHAT/SIZE/N` | N times `add`, `same`, `flip` or `count`, with SIZE bytes, for benchmarks    |
+//! | `/post/HOST/SIZE/N` | the same by HTTP: N POSTs of SIZE bytes to HOST; answers how many came back  |
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
 use wasip2::exports::http::incoming_handler::Guest;
-use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
+use wasip2::http::outgoing_handler;
+use wasip2::http::types::{
+    Fields, IncomingRequest, Method, OutgoingBody, OutgoingRequest, OutgoingResponse, ResponseOutparam, Scheme,
+};
 
 use crate::example::parts::values::{self, Color, Everything, Rights, Shape};
 use crate::example::parts::{counter, faults, text};
@@ -42,6 +46,11 @@ impl Guest for Caller {
             ["devour"] => did(faults::devour()),
             ["sleep", millis] => faults::sleep(number(millis)).to_string(),
             ["loop", what, size, times] => repeat(what, number(size) as usize, number(times)),
+            ["post", host, size, times] => {
+                let body = vec![7; number(size) as usize];
+                let echoed = (0..number(times)).map(|_| post(host, &body).unwrap_or(0));
+                echoed.sum::<usize>().to_string()
+            }
             _ => "ok".into(),
         };
         let response = OutgoingResponse::new(Fields::new());
@@ -93,4 +102,24 @@ fn repeat(what: &str, size: usize, times: u32) -> String {
         });
     }
     sum.to_string()
+}
+
+/// Bytes of the answer; nothing where there is none.
+fn post(host: &str, body: &[u8]) -> Option<usize> {
+    let fields = Fields::new();
+    fields.set("content-length", &[body.len().to_string().into_bytes()]).ok()?;
+    let request = OutgoingRequest::new(fields);
+    request.set_method(&Method::Post).ok()?;
+    request.set_scheme(Some(&Scheme::Http)).ok()?;
+    request.set_authority(Some(host)).ok()?;
+    request.set_path_with_query(Some("/")).ok()?;
+    let outgoing = request.body().ok()?;
+    let response = outgoing_handler::handle(request, None).ok()?;
+    outgoing.write().ok()?.write_all(body).ok()?;
+    OutgoingBody::finish(outgoing, None).ok()?;
+    response.subscribe().block();
+    let incoming = response.get()?.ok()?.ok()?.consume().ok()?;
+    let mut echoed = Vec::new();
+    incoming.stream().ok()?.read_to_end(&mut echoed).ok()?;
+    Some(echoed.len())
 }

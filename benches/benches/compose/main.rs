@@ -1,14 +1,21 @@
-//! What does a call from one component to another cost: composed into one, and linked by the host as an isolated part, a
-//! service, or a lazy part that is made for each call? The peer of each is the composed call.
+//! What does a call from one component to another cost: composed into one; linked by the host as an isolated part, a
+//! service, or a lazy part that is made for each call; and as a workload on another node, over NATS (`over_nats.rs`)? The
+//! peer of each is the composed call.
 //!
-//! The guest calls in a loop, so that a request is one of very many calls. Needs `cargo xtask guests --rust-only`.
+//! The guest calls in a loop, so that a request is one of very many calls. Needs `cargo xtask guests --rust-only`, and
+//! `cargo xtask nats` for the last.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a bench that fails has nothing to measure")]
 
+mod over_nats;
+
+use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use http_body_util::BodyExt as _;
 use lattice::{
     http::Request,
     id::{ComponentName, Digest, WorkloadName},
+    spec::Grants,
     trace::TraceContext,
 };
 use lattice_benches::Pairs;
@@ -49,19 +56,23 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Self {
-        // As in a node, but for the one thread: the callee never wakes another one.
-        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(8).build();
+    /// As in a node, but for the one thread: the callee never wakes another one.
+    fn on_one_thread() -> Self {
+        Self::new(tokio::runtime::Builder::new_current_thread())
+    }
+
+    fn new(mut tokio: tokio::runtime::Builder) -> Self {
+        let tokio = tokio.enable_all().event_interval(8).build();
         let cache = tempfile::tempdir().expect("a directory for compiled code");
         let runtime = Runtime::new(RuntimeOptions::new(cache.path().join("code"))).expect("a runtime");
         Self { tokio: tokio.expect("a tokio runtime"), runtime, _cache: cache }
     }
 
-    fn load(&self, bytes: bytes::Bytes) -> lattice_runtime::Component {
+    fn load(&self, bytes: Bytes) -> lattice_runtime::Component {
         self.tokio.block_on(self.runtime.load(Digest::of(&bytes), bytes)).expect("a component")
     }
 
-    fn start(&self, assembly: Assembly) -> Unit {
+    fn start(&self, assembly: Assembly, grants: Grants) -> Unit {
         let limits = Limits { wall: Duration::from_secs(3600), cpu: Duration::from_secs(3600), ..Limits::default() };
         let config = UnitConfig {
             workload: WorkloadName::new("bench").expect("a name"),
@@ -70,7 +81,7 @@ impl Bench {
             config: [].into(),
             reuse: Reuse::default(),
             limits,
-            grants: Default::default(),
+            grants,
             volumes: Vec::new(),
             logs: Arc::new(Silent),
         };
@@ -80,8 +91,13 @@ impl Bench {
     fn composed(&self) -> Unit {
         let part = |name| lattice_composer::Part { name: component_name(name), bytes: guest(name), role: None };
         let whole = lattice_composer::compose(&[part("part-caller"), part("part")], &[]).expect("a composition");
-        let main = self.load(whole.bytes);
-        self.start(self.runtime.assemble(main, Vec::new(), Vec::new()).expect("an assembly"))
+        self.alone(whole.bytes, Grants::default())
+    }
+
+    /// Without parts.
+    fn alone(&self, component: Bytes, grants: Grants) -> Unit {
+        let main = self.load(component);
+        self.start(self.runtime.assemble(main, Vec::new(), Vec::new()).expect("an assembly"), grants)
     }
 
     fn linked(&self, caller: &str, part: &str, interfaces: &[&str], role: PartRole) -> Unit {
@@ -91,17 +107,26 @@ impl Bench {
         };
         let parts = vec![Part::new(component_name(part), self.load(guest(part)), role)];
         let edges = interfaces.iter().map(edge).collect();
-        self.start(self.runtime.assemble(self.load(guest(caller)), parts, edges).expect("an assembly"))
+        let assembly = self.runtime.assemble(self.load(guest(caller)), parts, edges).expect("an assembly");
+        self.start(assembly, Grants::default())
     }
 
     /// That many calls.
     fn time(&self, unit: &Unit, path: &str, times: u64) -> Duration {
+        let began = Instant::now();
+        self.answer(unit, path, times);
+        began.elapsed()
+    }
+
+    /// What came of that many calls, as the guest sums it up.
+    fn answer(&self, unit: &Unit, path: &str, times: u64) -> Bytes {
         let request = http::Request::builder().uri(format!("{path}/{times}")).header("host", "bench.test");
         let request: Request = request.body(lattice::http::empty()).expect("a request");
-        let began = Instant::now();
-        let response = self.tokio.block_on(unit.call(request)).expect("a response");
-        assert_eq!(response.status(), 200);
-        began.elapsed()
+        self.tokio.block_on(async {
+            let response = unit.call(request).await.expect("a response");
+            assert_eq!(response.status(), 200);
+            response.into_body().collect().await.expect("it is whole").to_bytes()
+        })
     }
 }
 
@@ -109,13 +134,13 @@ fn component_name(name: &str) -> ComponentName {
     ComponentName::new(name).expect("a name")
 }
 
-fn guest(name: &str) -> bytes::Bytes {
+fn guest(name: &str) -> Bytes {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../target/guests/{name}.wasm"));
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; run `cargo xtask guests`", path.display())).into()
 }
 
 fn bench(criterion: &mut Criterion) {
-    let bench = Bench::new();
+    let bench = Bench::on_one_thread();
     let composed = bench.composed();
     let linked = |role| bench.linked("part-caller", "part", &["counter", "text", "values", "faults"], role);
     let service = || PartRole::Service { restart: Restart::default() };
@@ -150,6 +175,17 @@ fn bench(criterion: &mut Criterion) {
         });
         pairs.print(&name, "add, service of 0.2", 1.0, "calls");
     }
+    let over_nats = over_nats::World::start();
+    for size in [64, 1 << 10, 64 << 10] {
+        let name = format!("echo {size} B, over NATS");
+        let mut pairs = Pairs::default();
+        group.bench_function(BenchmarkId::from_parameter(&name), |bencher| {
+            let composed = |times| bench.time(&composed, &format!("/loop/same/{size}"), times);
+            pairs.measure(bencher, |times| over_nats.time(size, times), composed);
+        });
+        pairs.print(&name, "same, composed", 1.0, "calls");
+    }
+    over_nats.stop();
     group.finish();
 }
 
