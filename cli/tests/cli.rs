@@ -34,7 +34,7 @@ fn err(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-const COMMANDS: [&str; 28] = [
+const COMMANDS: [&str; 29] = [
     "up",
     "node",
     "deploy",
@@ -58,6 +58,7 @@ const COMMANDS: [&str; 28] = [
     "uncordon",
     "drain",
     "undrain",
+    "rebalance",
     "routes",
     "events",
     "doctor",
