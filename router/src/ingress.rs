@@ -3,10 +3,10 @@
 
 mod activity;
 mod bodies;
-mod framing;
+pub(crate) mod framing;
 mod preface;
 mod rarely;
-mod refusals;
+pub(crate) mod refusals;
 mod socket;
 mod unheard;
 

@@ -16,6 +16,8 @@ mod ingress;
 mod limits;
 mod mesh;
 mod metrics;
+#[cfg(any(test, feature = "testing"))]
+pub mod parsers;
 mod redirect;
 mod retry;
 mod rewrite;

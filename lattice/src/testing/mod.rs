@@ -1,18 +1,23 @@
 //! A lattice without NATS: a store, an object store and a bus in memory, with the semantics of a real server, and the
-//! suite that holds both to them. Without faults of its own: a simulator wraps the traits and adds them.
+//! suite that holds both to them. Without faults of its own: a simulator wraps the traits and adds them. And input that no
+//! honest sender writes, with what must hold for it.
 //!
-//! Start at [`MemoryLattice`]; [`conformance`] says what "the semantics of a real server" means.
+//! Start at [`MemoryLattice`]; [`conformance`] says what "the semantics of a real server" means; [`parsers`]
+//! what holds whatever comes in.
 
 mod artifacts;
 mod buckets;
 mod bus;
 pub mod conformance;
+mod mutate;
+pub mod parsers;
 mod poll;
 mod store;
 
 pub use artifacts::MemoryArtifacts;
 pub use buckets::{MemoryBucket, MemoryBuckets};
 pub use bus::MemoryBus;
+pub use mutate::Mutations;
 pub use store::{Checkpoint, MemoryStore};
 
 use crate::store::{Clock, Platform, Rng};

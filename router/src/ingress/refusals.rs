@@ -40,7 +40,7 @@ const STREAM_MAX: u32 = (1 << 31) - 1;
 
 /// One frame, as far as it is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Seen {
+pub(crate) struct Seen {
     kind: u8,
     flags: u8,
     stream: u32,
@@ -61,7 +61,7 @@ impl Seen {
 }
 
 /// The frames of one direction. Told of each byte in order.
-struct Frames {
+pub(crate) struct Frames {
     /// Bytes that are passed over: the preface, and the rest of payloads.
     skip: usize,
     /// The head of a frame and the beginning of its payload.
@@ -70,11 +70,11 @@ struct Frames {
 }
 
 impl Frames {
-    fn new(skip: usize) -> Self {
+    pub(crate) fn new(skip: usize) -> Self {
         Self { skip, kept: [0; HEAD_BYTES + PAYLOAD_BYTES], filled: 0 }
     }
 
-    fn read(&mut self, mut bytes: &[u8], mut each: impl FnMut(Seen)) {
+    pub(crate) fn read(&mut self, mut bytes: &[u8], mut each: impl FnMut(Seen)) {
         loop {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;

@@ -1,0 +1,4 @@
+//! Subjects, keys and names. What must hold is in `lattice/src/testing/parsers.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| lattice::testing::parsers::check("name", input));

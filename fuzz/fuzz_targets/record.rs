@@ -1,0 +1,4 @@
+//! Records, which whoever has the account may write. What must hold is in `lattice/src/testing/parsers.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| lattice::testing::parsers::check("record", input));
