@@ -59,6 +59,7 @@ impl Bench {
         let config = UnitConfig {
             workload: WorkloadName::new("bench").expect("a name"),
             replica: 0,
+            generation: lattice::id::Generation::FIRST,
             env: [].into(),
             config: [].into(),
             // None waits for its request: it would be made beside the measurement.

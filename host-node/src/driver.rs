@@ -283,7 +283,7 @@ impl Driver {
             Effect::Warm(id) => {
                 let Some(unit) = state.units.get(&id) else { return };
                 let Some(assembly) = unit.assembly.clone() else { return };
-                let config = unit_config(slot, &unit.spec, self.logs.sink(slot.clone()));
+                let config = unit_config(slot, unit.of.1, &unit.spec, self.logs.sink(slot.clone()));
                 let runtime = self.runtime.clone();
                 let work = self.spawn(slot, id, async move {
                     match Unit::start(&runtime, assembly, config).await {
@@ -430,12 +430,13 @@ fn reaches_running(assignment: &Assignment) -> Option<Digest> {
 }
 
 /// The unit that a spec asks for.
-fn unit_config(slot: &SlotId, spec: &WorkloadSpec, logs: Arc<dyn LogSink>) -> UnitConfig {
+fn unit_config(slot: &SlotId, generation: Generation, spec: &WorkloadSpec, logs: Arc<dyn LogSink>) -> UnitConfig {
     let reuse = spec.reuse.settings();
     let settings = reuse.clone().unwrap_or_default();
     UnitConfig {
         workload: slot.workload.clone(),
         replica: slot.index,
+        generation,
         env: spec.env(),
         config: spec.config(),
         reuse: Reuse {

@@ -1,6 +1,6 @@
 //! The access log: what is written down of each request that a router answered. What becomes of a line is its writer's.
 
-use crate::id::{NodeId, WorkloadName};
+use crate::id::{Generation, NodeId, WorkloadName};
 use core::net::IpAddr;
 use http::{Method, Version};
 use std::{fmt, time::Duration};
@@ -32,6 +32,10 @@ pub struct Access {
     pub route: Option<std::sync::Arc<str>>,
     /// The node whose instance answered.
     pub node: Option<NodeId>,
+    /// Of the spec that the instance ran, and whether it had answered others before. None where the answering node does not
+    /// say.
+    pub generation: Option<Generation>,
+    pub reused: Option<bool>,
     /// `local`, `remote`, or `none` where the router answered by itself.
     pub via: &'static str,
     /// A code of the header `lattice-error`; or `cancelled` and `broken`, where the client or the response ended early.

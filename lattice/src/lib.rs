@@ -21,6 +21,7 @@ pub mod messaging;
 pub mod recipe;
 pub mod record;
 pub mod report;
+pub mod served;
 pub mod spec;
 pub mod store;
 pub mod subject;

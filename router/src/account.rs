@@ -17,6 +17,7 @@ use lattice::{
     access::{Access, AccessLog},
     http::{BodyError, Request},
     id::NodeId,
+    served::Served,
     store::{Clock, Rng},
     trace::{OpenSpan, SpanKind, TraceContext, Tracer},
 };
@@ -101,6 +102,8 @@ impl Account {
                 workload: None,
                 route: None,
                 node: None,
+                generation: None,
+                reused: None,
                 via: Path::None.label(),
                 error: None,
                 trace: TraceContext::of(request.headers()).map(|context| context.trace),
@@ -178,13 +181,18 @@ impl Account {
         }
     }
 
-    pub(crate) fn answered_by(&mut self, node: &NodeId) {
+    pub(crate) fn answered_by(&mut self, node: &NodeId, served: Option<Served>) {
         let Some(told) = &mut self.told else { return };
         if let Some(span) = &mut told.span {
             span.set("lattice.node", node.to_string());
+            if let Some(served) = served {
+                span.set("lattice.generation", served.generation.0);
+            }
         }
         if let Some((_, line)) = &mut told.line {
             line.node = Some(node.clone());
+            line.generation = served.map(|served| served.generation);
+            line.reused = served.map(|served| served.reused);
         }
     }
 
@@ -268,6 +276,8 @@ pub(crate) fn note_unheard(
         workload: None,
         route: None,
         node: None,
+        generation: None,
+        reused: None,
         via: Path::None.label(),
         error: Some(error.code()),
         trace: None,

@@ -68,6 +68,7 @@ use lattice::{
     http::{Instances, Request, Response},
     id::{LatticeId, NodeId},
     report::Reports,
+    served::Served,
     store::{Bus, BusError, Clock, Connection, Rng},
     trace::Tracer,
     view::LatticeView,
@@ -496,12 +497,14 @@ impl Inner {
                 let path = if is_here { Path::Local } else { Path::Remote };
                 account.goes(|| self.clock.now(), path);
                 let unanswered = match self.attempt(endpoint, Callee::of(route), policy, &mut request, deadline).await {
-                    Ok(response) => {
+                    Ok(mut response) => {
+                        // Always: no client is to see it.
+                        let served = Served::take(response.headers_mut());
                         let (seen, intact) = (maybe_ran + 1, request.body.is_intact());
                         let is_due = policy.may_repeat(response.status(), &request.method, intact, seen);
                         repeat = if is_due { self.repeats.take(self.places.taken()) } else { None };
                         if repeat.is_none() {
-                            account.answered_by(endpoint);
+                            account.answered_by(endpoint, served);
                             return self.finish(response, endpoint);
                         }
                         // First: the next attempt may need the instance that this one holds.

@@ -77,6 +77,7 @@ impl Bench {
         let config = UnitConfig {
             workload: WorkloadName::new("bench").expect("a name"),
             replica: 0,
+            generation: lattice::id::Generation::FIRST,
             env: [].into(),
             config: [].into(),
             reuse: Reuse::default(),

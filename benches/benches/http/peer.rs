@@ -143,6 +143,7 @@ async fn runtime_alone(address: SocketAddr, wasm: PathBuf) {
     let config = UnitConfig {
         workload: "bench".parse().expect("a good name"),
         replica: 0,
+        generation: lattice::id::Generation::FIRST,
         env: BTreeMap::new(),
         config: BTreeMap::new(),
         reuse: Reuse { max_instances: INSTANCES_MAX, ..Reuse::default() },

@@ -331,6 +331,7 @@ mod runtime {
         let config = UnitConfig {
             workload: "bench".parse().expect("a good name"),
             replica: 0,
+            generation: lattice::id::Generation::FIRST,
             env: BTreeMap::new(),
             config: BTreeMap::new(),
             reuse: Reuse { requests: u32::MAX, ..Reuse::default() },

@@ -232,6 +232,53 @@ async fn metrics_and_logs_arrive_as_they_are_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_access_log_says_which_instance_answered() {
+    let mut lattice = Lattice::start_on(Server::start().await, "default", 0).await;
+    let access = tempfile::tempdir().unwrap();
+    let access = access.path().join("access.log");
+    let log = ["--label", "pin=a", "--access-log", "json", "--access-log-file", access.to_str().unwrap()];
+    lattice.launch_node_with("n1", &log, &[]);
+    lattice.launch_node_with("n2", &["--label", "pin=b"], &[]);
+    lattice.all_ready().await;
+    let api = lattice.api().await;
+    let n1 = lattice.node("n1");
+    let digest = api.upload("hello-http02").await;
+    // What the log says of one request, once the client has its answer.
+    let number = std::sync::atomic::AtomicU64::new(100);
+    let ask = async |host: &str| -> Value {
+        let number = number.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let (trace, answer) = traced(n1, host, number, false, &[]).await;
+        assert!(!answer.headers.contains_key("lattice-served"), "{answer:?}");
+        eventually("the line is there", PATIENCE, async || {
+            let text = std::fs::read_to_string(&access).unwrap_or_default();
+            let line = text.lines().find(|line| line.contains(&trace)).ok_or(text.clone())?;
+            serde_json::from_str(line).map_err(|error| error.to_string())
+        })
+        .await
+    };
+    for (pin, name, via) in [("a", "here", "local"), ("b", "there", "remote")] {
+        let host = format!("{name}.test");
+        let mut asked = spec(name, digest, 1);
+        asked["placement"] = json!({ "require": [format!("pin == {pin}")] });
+        api.put(&asked).await.unwrap();
+        n1.answers(&host, "/", (200, "")).await;
+        let line = ask(&host).await;
+        let told = (&line["via"], &line["generation"], &line["reused"]);
+        assert_eq!(told, (&json!(via), &json!(1), &json!(true)), "{line}");
+        asked["reuse"] = "off".into();
+        api.put(&asked).await.unwrap();
+        eventually("the next generation answers", PATIENCE, async || {
+            let line = ask(&host).await;
+            let is_new = line["generation"] == json!(2) && line["reused"] == json!(false);
+            if is_new { Ok(()) } else { Err(line.to_string()) }
+        })
+        .await;
+    }
+    let line = ask("nobody.test").await;
+    assert_eq!((&line["generation"], &line["reused"]), (&Value::Null, &Value::Null), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_guest_prints_and_the_parts_that_it_calls_are_in_the_trace() {
     let receiver = Receiver::start().await;
     let environment = environment(&receiver.url());

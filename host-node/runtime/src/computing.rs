@@ -466,6 +466,7 @@ mod tests {
         let config = crate::UnitConfig {
             workload: lattice::id::WorkloadName::new("waits").unwrap(),
             replica: 0,
+            generation: lattice::id::Generation::FIRST,
             env: BTreeMap::new(),
             config: BTreeMap::new(),
             reuse: crate::Reuse::default(),

@@ -21,11 +21,12 @@ use crate::{
     warm,
     workers::{self, Workers},
 };
-use http::Method;
+use http::{HeaderValue, Method};
 use http_body::Body as _;
 use lattice::{
     http::{BodyError, CallError, Request, Response},
-    id::{ComponentName, Digest, WorkloadName},
+    id::{ComponentName, Digest, Generation, WorkloadName},
+    served::{HEADER_SERVED, Served},
     spec::Grants,
     trace::Tracer,
 };
@@ -46,6 +47,8 @@ use tokio_util::sync::CancellationToken;
 pub struct UnitConfig {
     pub workload: WorkloadName,
     pub replica: u32,
+    /// Of the spec that it runs.
+    pub generation: Generation,
     /// The guest's environment variables; it sees no others.
     pub env: BTreeMap<String, String>,
     /// What the guest reads through `wasi:config/store`.
@@ -150,6 +153,8 @@ impl Unit {
         let logs = LogGate::new(config.logs.clone(), tally.clone());
         let seats = if component.is_http03() && config.reuse.enabled { config.reuse.concurrency.max(1) } else { 1 };
         let turns = config.limits.concurrency.min(config.reuse.max_instances.saturating_mul(seats));
+        let generation = config.generation;
+        let served = [false, true].map(|reused| Served { generation, reused }.to_value());
         let inner = Arc::new(Inner {
             admission: Admission::new(turns, config.limits.queue),
             pool: Pool::new(config.reuse.clone(), runtime.standing(&config.workload, component.digest())),
@@ -170,6 +175,7 @@ impl Unit {
                 ordinals: AtomicU64::new(0),
                 stdin: None,
             },
+            served,
             assembly,
             parts,
             runtime: runtime.clone(),
@@ -322,6 +328,8 @@ pub(crate) struct Inner {
     /// Turns of probes, which stand in no line.
     pub(crate) probes: Arc<Semaphore>,
     admission: Admission,
+    /// What answers say of who gave them: a fresh instance, a kept one.
+    served: [HeaderValue; 2],
     assembly: Assembly,
     parts: Arc<Parts>,
     /// Its ticker must go on for as long as there are guests to interrupt.
@@ -392,8 +400,9 @@ impl Inner {
             Some(instance) if instance.uses > 0 => again.or_else(|| exchange::replay(&request)),
             _ => None,
         };
+        let reused = instance.as_ref().is_some_and(|instance| instance.uses > 0);
         let failed = match exchange::begin(&self, turn, instance, request, deadline).await {
-            Ok(response) => return Ok(response),
+            Ok(response) => return Ok(self.served(response, reused)),
             Err(failed) => failed,
         };
         let (Some(request), Some(turn), true) = (replay, failed.turn, failed.failure.may_retry()) else {
@@ -408,7 +417,14 @@ impl Inner {
         if again.is_ok() && failed.may_be_reuse {
             self.strike(&failed.failure);
         }
-        again.map_err(|failed| failed.failure.call_error())
+        again.map(|response| self.served(response, false)).map_err(|failed| failed.failure.call_error())
+    }
+
+    /// An answer, with who gave it.
+    pub(crate) fn served(&self, mut response: Response, reused: bool) -> Response {
+        let [fresh, kept] = &self.served;
+        response.headers_mut().insert(HEADER_SERVED, if reused { kept } else { fresh }.clone());
+        response
     }
 
     /// Whether a kept instance can be tried with this request before a second use has succeeded, though its method says that

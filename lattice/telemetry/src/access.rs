@@ -213,6 +213,8 @@ struct Line<'a> {
     workload: Option<&'a str>,
     route: Option<&'a str>,
     node: Option<&'a str>,
+    generation: Option<u64>,
+    reused: Option<bool>,
     via: &'static str,
     error: Option<&'static str>,
     trace: Option<String>,
@@ -239,6 +241,8 @@ fn line(access: &Access, format: Format) -> String {
         workload: access.workload.as_ref().map(lattice::id::WorkloadName::as_str),
         route: access.route.as_deref(),
         node: access.node.as_ref().map(lattice::id::NodeId::as_str),
+        generation: access.generation.map(|generation| generation.0),
+        reused: access.reused,
         via: access.via,
         error: access.error,
         trace: access.trace.map(|trace| format!("{trace:032x}")),
@@ -268,6 +272,12 @@ impl Line<'_> {
         let _ = write!(text, "\" {status} in={} out={}", self.request_bytes, self.response_bytes);
         let _ = write!(text, " ms={} via={}", self.duration_ms, self.via);
         let rest = [("workload", self.workload), ("route", self.route), ("node", self.node), ("error", self.error)];
+        if let Some(generation) = self.generation {
+            let _ = write!(text, " generation={generation}");
+        }
+        if let Some(reused) = self.reused {
+            let _ = write!(text, " reused={reused}");
+        }
         for (name, value) in rest.into_iter().chain([("trace", self.trace.as_deref())]) {
             if let Some(value) = value {
                 let _ = write!(text, " {name}=");
@@ -312,6 +322,8 @@ mod tests {
             workload: Some("shop".parse().unwrap()),
             route: Some("shop.test/".into()),
             node: Some("n1".parse().unwrap()),
+            generation: Some(lattice::id::Generation(3)),
+            reused: Some(true),
             via: "local",
             error: None,
             trace: Some(0xabc),

@@ -173,3 +173,34 @@ async fn streams_beyond_the_limit_are_known_of() {
     assert_eq!(told, vec![(None, Some("overloaded")); 10]);
     go.notify_waiters();
 }
+
+#[tokio::test]
+async fn who_answered_is_for_the_log_alone() {
+    let (_world, a, b, lines) = logging().await;
+    for node in [&a, &b] {
+        for workload in ["here", "there"] {
+            // As a host says it.
+            node.guests.run(workload, |request| async move {
+                let said = request.headers().get("x-said").cloned();
+                let mut response = ok("")?;
+                if let Some(said) = said {
+                    response.headers_mut().insert("lattice-served", said);
+                }
+                Ok(response)
+            });
+        }
+    }
+    for host in ["here", "there"] {
+        for (said, expect) in [("7;reused", Some((7, true))), ("8;fresh", Some((8, false))), ("x", None)] {
+            let mut asked = request("GET", &format!("http://{host}.test/"), empty());
+            asked.headers_mut().insert("x-said", said.parse().unwrap());
+            let answer = a.send(asked).await;
+            assert_eq!((answer.status().as_u16(), header(&answer, "lattice-served")), (200, None), "{host} {said}");
+            drop(answer);
+            let mut lines = lines.0.lock().unwrap();
+            let line = lines.pop().unwrap();
+            let told = line.generation.map(|generation| generation.0).zip(line.reused);
+            assert_eq!(told, expect, "{host} {said}");
+        }
+    }
+}

@@ -44,7 +44,7 @@ pub(crate) async fn call(
         abandoned: false.into(),
     });
     let failure = match serve(unit, &ticket).await {
-        Ok(response) => return Ok(response),
+        Ok(response) => return Ok(unit.served(response, ticket.reused.load(Relaxed))),
         Err(failure) => failure,
     };
     let may_be_reuse = ticket.may_be_reuse(&failure);
@@ -61,7 +61,7 @@ pub(crate) async fn call(
     if again.is_ok() && may_be_reuse {
         unit.strike(&failure);
     }
-    again.map_err(|Failed { failure, .. }| failure.call_error())
+    again.map(|response| unit.served(response, false)).map_err(|Failed { failure, .. }| failure.call_error())
 }
 
 /// Instances that one request begins without a way into one of them. A guest that lets nobody in makes each of them turn

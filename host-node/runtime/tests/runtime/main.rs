@@ -92,6 +92,7 @@ fn config() -> UnitConfig {
     UnitConfig {
         workload: WorkloadName::new(workload).unwrap(),
         replica: 0,
+        generation: lattice::id::Generation::FIRST,
         env: [("GREETING".to_owned(), "moin".to_owned())].into(),
         config: [("currency".to_owned(), "eur".to_owned())].into(),
         reuse: Reuse::default(),
