@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn all_kinds_of_routes_are_met() {
-        assert!(TABLE.conflicts().is_empty() && TABLE.routes().len() == 9, "{:?}", TABLE.routes());
+        assert!(TABLE.conflicts().is_empty() && TABLE.routes().len() == 10, "{:?}", TABLE.routes());
         let taken = |head: &&str| {
             let (method, uri, headers) = read(head.as_bytes()).unwrap();
             Target::parse(&method, &uri, Version::HTTP_11, &headers).is_ok()

@@ -6,8 +6,8 @@ use super::{
     probes, rollout, schedule, volumes, wording,
 };
 use crate::limits::{
-    CONCURRENCY_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, QUEUE_MAX, REPLICAS_MAX,
-    SCRIPT_BYTES_MAX, SPEC_BYTES_MAX, SPEC_DEPTH_MAX, WALL_MAX,
+    CONCURRENCY_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, MESSAGE_BYTES_MAX,
+    QUEUE_MAX, REPLICAS_MAX, SCRIPT_BYTES_MAX, SPEC_BYTES_MAX, SPEC_DEPTH_MAX, WALL_MAX,
 };
 use serde_json::Value;
 
@@ -39,14 +39,17 @@ pub fn parse(text: &[u8]) -> Result<WorkloadSpec, SpecError> {
     read(text).map_err(or_reference)
 }
 
-/// Where nothing better is known, say where the fields are described.
+/// Where nothing better is known, say where the fields are described. A text of the document that is told again can't move
+/// a terminal's cursor, and is as short as a message may be.
 fn or_reference(error: SpecError) -> SpecError {
     const REFERENCE: &str = "every field with its form: `lattice schema`, or the request ctl.workload.schema";
-    let hint = error.hint.or_else(|| match wording::about(&super::json_schema(), &error.field) {
-        Some(about) => Some(format!("{about} ({REFERENCE})")),
-        None => Some(REFERENCE.to_owned()),
+    let SpecError { field, message, hint } = error;
+    let hint = hint.unwrap_or_else(|| match wording::about(&super::json_schema(), &field) {
+        Some(about) => format!("{about} ({REFERENCE})"),
+        None => REFERENCE.to_owned(),
     });
-    SpecError { hint, ..error }
+    let [field, message, hint] = [field, message, hint].map(|text| crate::limits::one_line(&text, MESSAGE_BYTES_MAX));
+    SpecError { field, message, hint: Some(hint) }
 }
 
 fn read(text: &[u8]) -> Result<WorkloadSpec, SpecError> {
