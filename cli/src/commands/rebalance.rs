@@ -46,7 +46,7 @@ pub struct Args {
     /// Wait until it is over, and say how far it is
     #[arg(long, conflicts_with_all = ["status", "cancel"])]
     wait: bool,
-    /// How long to wait; the moves go on afterwards
+    /// How long to wait; then the exit code is 6, and the moves go on
     #[arg(long, requires = "wait", default_value = "30m", value_name = "DURATION")]
     timeout: Millis,
     /// Show how far it is
@@ -136,9 +136,12 @@ async fn until_over(client: &Client, context: &Context, timeout: Duration) -> an
         }
         if Instant::now() >= end {
             let line = told.unwrap_or_default();
-            return Err(Failure::failed(format!("it is not over after {} s: {line}", timeout.as_secs()))
-                .hint("it goes on; `lattice rebalance --cancel` ends it")
-                .into());
+            return Err(Failure::new(
+                Exit::InProgress,
+                format!("it is not over after {} s, and goes on: {line}", timeout.as_secs()),
+            )
+            .hint("it goes on; `lattice rebalance --cancel` ends it")
+            .into());
         }
         tokio::time::sleep(ASK_EVERY).await;
     }
