@@ -227,7 +227,7 @@ impl ControlPlane {
             events.clone(),
             member.clone(),
             view.subscribe(),
-            reports,
+            reports.clone(),
             awaited.clone(),
         );
         let scheduler = Scheduler::new(
@@ -240,7 +240,7 @@ impl ControlPlane {
             awaited,
         );
         let rollouts =
-            Rollouts::new(options.clone(), platform.clone(), events.clone(), member.clone(), view.subscribe());
+            Rollouts::new(options.clone(), platform.clone(), events.clone(), member.clone(), view.subscribe(), reports);
         let roller = Roller::new(options.clone(), platform.clone(), events.clone(), member.clone(), view.subscribe());
         let rebalancer =
             Rebalancer::new(options.clone(), platform.clone(), events.clone(), member.clone(), view.subscribe());

@@ -7,6 +7,7 @@ use futures_util::StreamExt as _;
 use lattice::{
     host::Host,
     id::{NodeId, SlotId, WorkloadName},
+    record::SpecRecord,
     report::{AWAITED_MAX, HostReport, NodeReport, SlotReport},
     store::{Clock, Message, Platform},
     subject::{self, Topic},
@@ -161,8 +162,11 @@ impl Reporter {
             let host = self.host.report();
             let events = notices.due(&host, clock.now());
             let awaited: BTreeSet<WorkloadName> = self.awaited.now().into_iter().take(AWAITED_MAX).collect();
-            is_news |=
-                !events.is_empty() || told.moved(&host) || told.failed(&host) || !awaited.is_subset(&told.awaited);
+            is_news |= !events.is_empty()
+                || told.moved(&host)
+                || told.failed(&host)
+                || self.is_analysed(&host)
+                || !awaited.is_subset(&told.awaited);
             for event in events {
                 self.events.tell(event).await;
             }
@@ -185,6 +189,20 @@ impl Reporter {
             }
             self.reports.keep(report, 0);
         }
+    }
+
+    /// Whether somebody decides by what replicas here answer whether it is given up. Then a second counts.
+    fn is_analysed(&self, host: &HostReport) -> bool {
+        let mut counting = host.slots.iter().filter(|(_, said)| said.answers.is_some()).peekable();
+        if counting.peek().is_none() {
+            return false;
+        }
+        let view = self.view.borrow();
+        counting.any(|(slot, said)| {
+            let is_new = |spec: &SpecRecord| (said.uid, said.generation) == (spec.uid, spec.template());
+            let is_open = |spec: &SpecRecord| !spec.is_settled(view.rollout(&slot.workload));
+            view.specs.get(&slot.workload).is_some_and(|spec| is_new(&spec.record) && is_open(&spec.record))
+        })
     }
 
     async fn listen(&self) {

@@ -3,17 +3,24 @@
 //! rollout, so that it loses to whoever ends it or steers it at the same moment, and then one to the spec, so that it loses to
 //! a person who puts another one.
 
-use crate::{NodeOptions, abort, events::Events, session::Member};
+use crate::{NodeOptions, abort, events::Events, reports::Reports, session::Member};
 use futures_util::{StreamExt as _, stream};
 use lattice::{
     event::EventKind,
     id::{Revision, WorkloadName},
     record::{Key, Record as _, Rollout, RolloutState, SpecRecord},
+    report::Reports as _,
     store::{Bucket, Connection, Platform, StoreError},
     view::{LatticeView, Versioned},
 };
-use lattice_planner::{RolloutObserver, Step, advance, is_at_rest, open_rollouts, rollout_rank};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use lattice_planner::{
+    AnalysisObserver, Elapsed, RolloutObserver, Step, advance, is_at_rest, open_rollouts, rollout_rank,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +40,8 @@ pub(crate) struct Rollouts {
     member: Member,
     view: watch::Receiver<Arc<LatticeView>>,
     observer: RolloutObserver,
+    analysis: AnalysisObserver,
+    reports: Reports,
     due: BTreeMap<WorkloadName, Due>,
 }
 
@@ -51,9 +60,10 @@ impl Rollouts {
         events: Events,
         member: Member,
         view: watch::Receiver<Arc<LatticeView>>,
+        reports: Reports,
     ) -> Self {
-        let (observer, due) = (RolloutObserver::default(), BTreeMap::new());
-        Self { options, platform, events, member, view, observer, due }
+        let (observer, analysis) = (RolloutObserver::default(), AnalysisObserver::default());
+        Self { options, platform, events, member, view, observer, analysis, reports, due: BTreeMap::new() }
     }
 
     /// Take steps until `stop`: a node that leaves begins nothing.
@@ -80,15 +90,17 @@ impl Rollouts {
         let is_up = self.platform.bus.connection() == Connection::Up && self.member.is_current(now);
         if !view.is_loaded() || !is_up || self.member.is_draining() {
             self.observer.reset();
+            self.analysis.reset();
             self.due.clear();
             return IDLE;
         }
         let open = open_rollouts(&view);
         self.due.retain(|name, _| open.contains(name));
         let elapsed = self.observer.observe(now, &view, &open);
+        let mut beyond = self.analyse(now, &view, &open);
         let mut steps = Vec::new();
         for name in &open {
-            let elapsed = elapsed.get(name).cloned().unwrap_or_default();
+            let elapsed = Elapsed { beyond: beyond.remove(name), ..elapsed.get(name).cloned().unwrap_or_default() };
             match advance(&view, name, &elapsed) {
                 Some(step) if self.is_my_turn(&view, name, now) => {
                     steps.push((name.clone(), step, view.specs.get(name).cloned()));
@@ -103,6 +115,22 @@ impl Rollouts {
         // What is due is this node's turn, or to be tried again, after a while.
         let is_soon = |name: &WorkloadName| self.due.contains_key(name) || !is_at_rest(&view, name);
         if open.iter().any(is_soon) { LOOK } else { IDLE }
+    }
+
+    /// Workloads whose newest template is beyond a bound that it must keep, and what was found.
+    fn analyse(
+        &mut self,
+        now: Duration,
+        view: &LatticeView,
+        open: &BTreeSet<WorkloadName>,
+    ) -> BTreeMap<WorkloadName, String> {
+        let has_bounds = |name: &&WorkloadName| {
+            view.specs.get(*name).is_some_and(|spec| spec.record.spec.rollout.analysis.is_some())
+        };
+        let bounded: BTreeSet<WorkloadName> = open.iter().filter(has_bounds).cloned().collect();
+        // Nobody looks at what all nodes said as long as nothing depends on it.
+        let reports = if bounded.is_empty() { Vec::new() } else { self.reports.latest() };
+        self.analysis.observe(now, view, &bounded, &reports)
     }
 
     /// Whether those who come first had their time, and this node has not just tried.

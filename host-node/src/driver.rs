@@ -1,6 +1,7 @@
 //! Carries out what the supervisor says, one task a piece of work. All state is in one task; work answers with events.
 
 use crate::{
+    answers::Answers,
     health::{self, Crashes, Kind, News},
     instances::ReadyUnits,
     kit::{self, Fetched},
@@ -65,6 +66,7 @@ struct UnitState {
     fetched: Option<Fetched>,
     assembly: Option<Assembly>,
     unit: Option<Arc<Unit>>,
+    answers: Option<Arc<Answers>>,
     work: Option<Work>,
     probes: Vec<Work>,
     /// Lines that the slot's guests had printed when this one's first instance was to be made.
@@ -82,6 +84,7 @@ impl UnitState {
     ) -> Self {
         Self {
             of,
+            answers: Answers::of(&spec),
             spec,
             configs,
             recipe,
@@ -297,8 +300,10 @@ impl Driver {
             }
             Effect::Watch(id) => self.watch(slot, id),
             Effect::Serve(id) => {
-                let Some(UnitState { of: (_, template), unit: Some(unit), .. }) = state.units.get(&id) else { return };
-                self.ready.set(slot, Some((*template, unit)));
+                let Some(UnitState { of: (_, template), unit: Some(unit), answers, .. }) = state.units.get(&id) else {
+                    return;
+                };
+                self.ready.set(slot, Some((*template, (unit.clone(), answers.clone()))));
                 let now = self.platform.clock.now();
                 self.change(slot, id, |state| state.ready_since = state.ready_since.or(Some(now)));
                 self.watch(slot, id);

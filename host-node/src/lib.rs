@@ -4,6 +4,7 @@
 //!
 //! Start at [`HostNode`]; `driver.rs` carries out what the supervisor says.
 
+mod answers;
 mod driver;
 mod health;
 mod inspect;
@@ -18,7 +19,7 @@ mod report;
 use driver::Driver;
 use health::Crashes;
 pub use inspect::inspect;
-use instances::ReadyUnits;
+use instances::{Picked, ReadyUnits};
 use kept::{Copies, KeptArtifacts};
 use lattice::{
     Fut,
@@ -210,11 +211,11 @@ impl Instances for HostNode {
     }
 
     fn has_room(&self, workload: &WorkloadName) -> bool {
-        self.units.pick(workload, None).is_some_and(|unit| unit.has_room())
+        self.units.pick(workload, None).is_some_and(|(unit, _)| unit.has_room())
     }
 
     fn call(&self, workload: &WorkloadName, request: Request) -> Fut<'static, Result<Response, CallError>> {
-        call(self.units.pick(workload, None), request)
+        self.call_one(self.units.pick(workload, None), request)
     }
 
     fn is_ready_among(&self, workload: &WorkloadName, among: Among) -> bool {
@@ -222,7 +223,7 @@ impl Instances for HostNode {
     }
 
     fn has_room_among(&self, workload: &WorkloadName, among: Among) -> bool {
-        self.units.pick(workload, Some(among)).is_some_and(|unit| unit.has_room())
+        self.units.pick(workload, Some(among)).is_some_and(|(unit, _)| unit.has_room())
     }
 
     fn call_among(
@@ -231,13 +232,25 @@ impl Instances for HostNode {
         among: Among,
         request: Request,
     ) -> Fut<'static, Result<Response, CallError>> {
-        call(self.units.pick(workload, Some(among)), request)
+        self.call_one(self.units.pick(workload, Some(among)), request)
     }
 }
 
-fn call(unit: Option<Arc<lattice_runtime::Unit>>, request: Request) -> Fut<'static, Result<Response, CallError>> {
-    match unit {
-        Some(unit) => Box::pin(unit.call(request)),
-        None => Box::pin(std::future::ready(Err(CallError::NotHere))),
+impl HostNode {
+    fn call_one(&self, picked: Option<Picked>, request: Request) -> Fut<'static, Result<Response, CallError>> {
+        match picked {
+            Some((unit, None)) => Box::pin(unit.call(request)),
+            Some((unit, Some(answers))) => {
+                let clock = self.platform.clock.clone();
+                let began = clock.now();
+                let call = unit.call(request);
+                Box::pin(async move {
+                    let answer = call.await;
+                    answers.note(clock.now().saturating_sub(began), &answer);
+                    answer
+                })
+            }
+            None => Box::pin(std::future::ready(Err(CallError::NotHere))),
+        }
     }
 }

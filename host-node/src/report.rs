@@ -27,8 +27,12 @@ pub(crate) fn report(
     crashes: &Crashes,
     meter: &LoadMeter,
 ) -> HostReport {
+    let answers = units.answers();
     let serving = units.all().into_iter().filter_map(|(slot, unit)| {
-        let report = SlotReport { load: meter.of(&slot), ..of_unit(observed.get(&slot)?, &unit) };
+        let observed = observed.get(&slot)?;
+        let of_generation = answers.get(&slot).filter(|(generation, _)| *generation == observed.generation);
+        let answers = of_generation.map(|(_, answers)| *answers);
+        let report = SlotReport { load: meter.of(&slot), answers, ..of_unit(observed, &unit) };
         Some((slot, report))
     });
     let mut slots: BTreeMap<SlotId, SlotReport> = serving.collect();

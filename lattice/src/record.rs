@@ -553,6 +553,7 @@ mod tests {
         assert_eq!(schema("", "rollout: {max-surge: 1}"), 4);
         assert_eq!(schema("", "rollout: {steps: [{replicas: 1}]}"), 4);
         assert_eq!(schema("", "replicas: 2\nrollout: {steps: [{weight: 5}]}"), 5);
+        assert_eq!(schema("", "rollout: {analysis: {max-p95: 1s}}"), 5);
         assert_eq!(schema("", "replicas: 2\nrollout: {steps: [{replicas: 1, weight: 5}]}"), 5);
         for placement in ["require: [cores > 8]", "daemon: true", "priority: 1", "spread: [{over: zone}]"] {
             assert_eq!(schema("", &format!("placement: {{{placement}}}")), 3, "{placement}");

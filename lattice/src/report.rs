@@ -5,9 +5,11 @@
 //! A peer's report is read by [`NodeReport::decode`] only: fields that this version does not know are ignored, texts and
 //! numbers of entries are cut to their bounds, control characters are gone.
 
+mod answers;
 mod crash;
 mod load;
 
+pub use answers::{AnswersReport, Slow};
 pub use crash::{CRASH_LINE_BYTES_MAX, CRASH_LINES_MAX, CrashReport};
 pub use load::LoadReport;
 
@@ -118,6 +120,9 @@ pub struct SlotReport {
     /// Only where the number of replicas follows from it. None from a node of an older version: not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load: Option<LoadReport>,
+    /// Only where the spec sets bounds that what is new must keep.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<AnswersReport>,
     #[serde(default)]
     pub instances: InstancesReport,
     /// Linear memory of one instance, in bytes.
@@ -272,6 +277,7 @@ impl SlotReport {
             in_flight: 0,
             waiting: 0,
             load: None,
+            answers: None,
             instances: InstancesReport::default(),
             memory: Peak::default(),
             cpu: Peak::default(),

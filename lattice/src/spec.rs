@@ -3,6 +3,7 @@
 //!
 //! The field docs below are the reference that people read: `docs/workload-spec.schema.json` is generated from them.
 
+mod analysis;
 mod autoscale;
 mod callers;
 mod canary;
@@ -17,6 +18,7 @@ mod optimize;
 mod parse;
 mod parts;
 mod placement;
+mod preview;
 mod probes;
 mod rollout;
 mod schedule;
@@ -27,6 +29,7 @@ mod taint;
 mod volumes;
 mod wording;
 
+pub use analysis::{AnalysisSpec, ErrorRate};
 pub use autoscale::{AutoscaleSpec, ScaleTarget};
 pub use config::{ConfigError, ConfigUpdate, Found, Resolved};
 pub use cron::{Cron, Zone};
@@ -46,6 +49,7 @@ pub use placement::{
     Comparison, LABEL_NODE, Placement, Preference, Relation, Requirement, RequirementError, Spread, is_label_key,
     is_label_value,
 };
+pub use preview::PreviewSpec;
 pub use probes::{ProbeSpec, ProbesSpec};
 pub use rollout::{Portion, Rollback, RolloutSpec, RolloutStep};
 pub use schedule::{RequestPath, ScheduleSpec};

@@ -462,7 +462,8 @@ impl Inner {
             if shared.weights.is_some() && request.lot.is_none() {
                 request.lot = Some(request.bound.unwrap_or_else(|| self.rng.u64()));
             }
-            let route = shared.weigh(request.lot.unwrap_or_default(), &parts_in_vain);
+            let previewed = shared.previewed(&request.headers);
+            let route = previewed.unwrap_or_else(|| shared.weigh(request.lot.unwrap_or_default(), &parts_in_vain));
             if !held.shares.is_empty() {
                 account.routed(&self.metrics, route);
             }
@@ -541,7 +542,7 @@ impl Inner {
             if failed || matches!(last, RouteError::Overloaded { .. }) {
                 return Err(last);
             }
-            if let Some(part) = route.among.filter(|part| !parts_in_vain.contains(part)) {
+            if let Some(part) = route.among.filter(|part| previewed.is_none() && !parts_in_vain.contains(part)) {
                 parts_in_vain.push(part);
                 continue;
             }

@@ -4,10 +4,10 @@ use crate::{chance::SimRng, traffic::Traffic};
 use lattice::{
     Fut,
     host::{Assignment, Host, Observed},
-    id::{Generation, SlotId},
+    id::{Generation, SlotId, WorkloadName},
     record::{Phase, failure},
-    report::HostReport,
-    spec::Class,
+    report::{AnswersReport, HostReport, SlotReport, Slow},
+    spec::{AnalysisSpec, Class},
 };
 use std::{
     collections::BTreeMap,
@@ -17,6 +17,9 @@ use tokio::{
     sync::Notify,
     time::{Instant, sleep_until},
 };
+
+/// Requests that a replica answers in a second.
+const RATE: u64 = 20;
 
 pub(crate) struct StubHost {
     state: Mutex<State>,
@@ -35,6 +38,8 @@ struct State {
     units: BTreeMap<SlotId, Unit>,
     /// Nothing fails to start any more.
     fair: bool,
+    /// What answers half of its requests with errors, by workload, and since when.
+    sour: BTreeMap<WorkloadName, (Generation, Instant)>,
 }
 
 struct Unit {
@@ -49,6 +54,22 @@ struct Unit {
     serves_since: Option<Instant>,
     /// Failures in a row.
     failures: u32,
+}
+
+impl State {
+    /// Where a spec has bounds for what is new, each of its replicas answers [`RATE`] requests in a second.
+    fn answers(&self, slot: &SlotId, unit: &Unit, since: Instant, analysis: &AnalysisSpec) -> AnswersReport {
+        let now = Instant::now();
+        let since_then = |then: Instant| now.saturating_duration_since(then.max(since)).as_secs() * RATE;
+        let sour = self.sour.get(&slot.workload).filter(|(template, _)| *template == unit.generation);
+        let none = |bound| Slow { bound, requests: 0 };
+        AnswersReport {
+            requests: since_then(since),
+            errors: sour.map_or(0, |(_, then)| since_then(*then) / 2),
+            p95: analysis.max_p95.map(none),
+            p99: analysis.max_p99.map(none),
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -75,6 +96,11 @@ impl StubHost {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on this template of a workload answers half of its requests with errors.
+    pub(crate) fn sour(&self, workload: &WorkloadName, template: Generation) {
+        self.state().sour.insert(workload.clone(), (template, Instant::now()));
     }
 
     /// From now on everything starts at its first try.
@@ -117,7 +143,7 @@ impl StubHost {
     fn advance(&self) -> Option<Instant> {
         let now = Instant::now();
         let mut state = self.state();
-        let State { wanted, units, fair } = &mut *state;
+        let State { wanted, units, fair, .. } = &mut *state;
         let mut is_changed = false;
         units.retain(|slot, unit| {
             let target = wanted.get(slot).filter(|target| target.uid == unit.uid);
@@ -228,11 +254,16 @@ impl Host for StubHost {
 
     fn report(&self) -> HostReport {
         let state = self.state();
-        let scales = |slot: &SlotId| state.wanted.get(slot).is_some_and(|target| target.spec.autoscale.is_some());
-        let ready = state.units.iter().filter(|(slot, unit)| unit.phase == UnitPhase::Ready && scales(slot));
+        let ready = state.units.iter().filter(|(_, unit)| unit.phase == UnitPhase::Ready);
         let report = |(slot, unit): (&SlotId, &Unit)| {
-            let report = self.traffic.report(slot, (unit.uid, unit.generation), unit.serves_since?);
-            Some((slot.clone(), report))
+            let (spec, since) = (&state.wanted.get(slot)?.spec, unit.serves_since?);
+            let answers = spec.rollout.analysis.as_ref().map(|analysis| state.answers(slot, unit, since, analysis));
+            let report = match (&spec.autoscale, answers) {
+                (Some(_), _) => self.traffic.report(slot, (unit.uid, unit.generation), since),
+                (None, Some(_)) => SlotReport::new(unit.uid, unit.generation),
+                (None, None) => return None,
+            };
+            Some((slot.clone(), SlotReport { answers, ..report }))
         };
         HostReport { slots: ready.filter_map(report).collect(), ..HostReport::default() }
     }

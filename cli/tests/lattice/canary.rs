@@ -149,3 +149,93 @@ async fn settled(lattice: &Lattice) -> Vec<bool> {
     })
     .await
 }
+
+/// What is new answers badly on a path on which what is there answers well: it is given up by itself, with the figure, the
+/// bound and a node, and from then on requests go well.
+async fn given_up(name: &str, path: &str, analysis: Value, expected: &[&str]) {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    let mut asked = versioned(&api, name, 4, &json!([{ "weight": 30 }])).await;
+    asked["rollout"]["analysis"] = analysis;
+    api.put(&asked).await.unwrap();
+    api.ready(name).await;
+    lattice.serving(&format!("{name}.test"), "/quiet").await;
+    let host = format!("{name}.test");
+    let load = Load::start(lattice.nodes.iter().map(Node::http), &host, path);
+    asked["components"] = json!([{ "name": "main", "source": api.upload("faults").await.to_string() }]);
+    let put = api.put(&asked).await.unwrap();
+    let back = when(&api, name, "given up", |status| status.aborted.is_some()).await;
+    let aborted = back.aborted.unwrap();
+    assert_eq!(aborted.generation, put.generation);
+    for text in expected {
+        assert!(aborted.reason.contains(text), "{}", aborted.reason);
+    }
+    println!("{name}: {}; {}", aborted.reason, load.stop().await.report());
+    assert_eq!(api.ready(name).await.template, Some(Generation(1)));
+    assert!(lattice.cli_ok(&["status", name]).await.contains("most of them on n"));
+    let after = Load::start(lattice.nodes.iter().map(Node::http), &host, path);
+    for node in &lattice.nodes {
+        for _ in 0..50 {
+            assert_eq!(http::get(&node.http(), &host, path).await.status, 200);
+        }
+    }
+    after.stop().await.assert_none_failed();
+    // The next one that answers well goes to the end.
+    let mut better = versioned(&api, name, 4, &json!([{ "weight": 30, "pause": "1s" }])).await;
+    better["rollout"]["analysis"] = asked["rollout"]["analysis"].clone();
+    better["components"][0]["env"] = json!({ "VERSION": "2" });
+    let load = Load::start(lattice.nodes.iter().map(Node::http), &host, path);
+    api.put(&better).await.unwrap();
+    assert_eq!(api.ready(name).await.aborted, None);
+    load.stop().await.assert_none_failed();
+    api.delete(name).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_canary_that_traps_is_given_up_by_itself() {
+    let analysis = json!({ "max-error-rate": "5%", "min-requests": 20, "window": "10s" });
+    given_up("trapped", "/trap", analysis, &["requests failed", "on n", "max-error-rate is 5%"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_canary_that_is_slow_is_given_up_by_itself() {
+    let analysis = json!({ "max-p95": "200ms", "min-requests": 20, "window": "10s" });
+    given_up("slowed", "/sleep/400", analysis, &["took longer than 200ms", "max-p95 lets 5 %"]).await;
+}
+
+/// Half of the replicas run what is new, and those who ask for it reach it; then all requests go over at once, and back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_requests_go_over_at_once_and_back_and_none_fails() {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    let steps = json!([{ "replicas": "50%", "weight": 0 }, { "replicas": "50%", "weight": 100 }]);
+    let mut asked = versioned(&api, "switched", 4, &steps).await;
+    asked["rollout"]["preview"] = json!({ "header": "x-preview", "value": "orange" });
+    api.put(&asked).await.unwrap();
+    api.ready("switched").await;
+    lattice.serving("switched.test", "/quiet").await;
+    let load = load(&lattice, "switched");
+    asked["components"][0]["env"] = json!({ "VERSION": "2" });
+    for is_kept in [false, true] {
+        api.put(&asked).await.unwrap();
+        when(&api, "switched", "to be looked at", stopped_at(0)).await;
+        for node in &lattice.nodes {
+            assert_eq!(to_new(node, "switched", 30).await, 0, "through {}", node.id);
+            for _ in 0..30 {
+                let (address, headers) = (node.http(), [("x-preview", "orange")]);
+                let sent = http::send(&address, Method::GET, "switched.test", "/env/VERSION", &headers, http::empty());
+                let answer = http::whole(sent.await.unwrap()).await.unwrap().ok();
+                assert_eq!(answer.text().trim(), "2", "through {}", node.id);
+            }
+        }
+        lattice.cli_ok(&["rollout", "resume", "switched"]).await;
+        let status = when(&api, "switched", "switched", stopped_at(100)).await;
+        assert_eq!(status.rollout.unwrap().updated, 2, "the others still run what was there before");
+        shares(&lattice, "switched", 100).await;
+        let end = if is_kept { "resume" } else { "abort" };
+        lattice.cli_ok(&["rollout", end, "switched"]).await;
+        shares(&lattice, "switched", if is_kept { 100 } else { 0 }).await;
+        api.ready("switched").await;
+    }
+    load.stop().await.assert_none_failed();
+}

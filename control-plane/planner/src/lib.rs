@@ -7,6 +7,7 @@
 //! which routes clash, [`turn`] who takes which tick of a schedule, [`advance`] how a change of what replicas run goes on,
 //! [`Scaler`] how many replicas there are to be, [`better_places`] what would be better off elsewhere.
 
+mod analysis;
 mod autoscale;
 mod board;
 mod contest;
@@ -29,6 +30,7 @@ mod templates;
 mod tests;
 mod weights;
 
+pub use analysis::AnalysisObserver;
 pub use autoscale::{Decision, FOLLOWERS, Heard, Replica, Reported, Scaler, awaited, heard_of, scale_rank};
 pub use contest::Score;
 pub use explain::{Explanation, Standing, claimable, explain, explain_vacant, explain_vacant_of, preview, wanted};

@@ -56,6 +56,8 @@ pub struct Elapsed {
     pub ready: BTreeMap<u32, Duration>,
     /// Of those that fail to get there.
     pub failing: BTreeMap<u32, Duration>,
+    /// What is new is beyond a bound that it must keep ([`crate::AnalysisObserver`]).
+    pub beyond: Option<String>,
 }
 
 /// Watches the workloads that are being changed.
@@ -142,6 +144,7 @@ impl RolloutObserver {
             without_progress: since_progress,
             ready: lasted(&seen.ready),
             failing: lasted(&seen.failing),
+            beyond: None,
         };
         let record = view.rollout(name).filter(|rollout| rollout.is_of(spec));
         if record.is_some_and(|record| Progress::of(view, spec, record, &elapsed).is_at_stop(spec)) {
@@ -228,14 +231,26 @@ pub fn advance(view: &LatticeView, workload: &WorkloadName, elapsed: &Elapsed) -
     }
     let before = known.cloned().unwrap_or_else(|| begin(view, spec));
     let progress = Progress::of(view, spec, &before, elapsed);
-    let mut next = Rollout { message: None, ..before.clone() };
+    let mut next = Rollout { message: None, beyond: false, ..before.clone() };
     next.stop_first.retain(|index| progress.pending.contains(index));
+    // Whatever else is so, also while people are to decide whether it goes on.
+    if let Some(reason) = &elapsed.beyond
+        && matches!(before.state, RolloutState::Progressing | RolloutState::Paused)
+    {
+        (next.state, next.beyond) = match spec.spec.rollout.rollback {
+            Rollback::Automatic => (RolloutState::GivingUp, false),
+            Rollback::Manual => (RolloutState::Stalled, true),
+        };
+        next.message = Some(reason.clone());
+        return Some(Step::Put { record: next, expect });
+    }
     match before.state {
         RolloutState::Done | RolloutState::Paused => return None,
         RolloutState::GivingUp => {
             let reason = before.message.unwrap_or_else(|| "no reason is known".into());
             return Some(Step::Abort { expect: at, reason });
         }
+        RolloutState::Stalled if before.beyond => return None,
         _ if progress.is_complete(spec, elapsed) => (next.state, next.weight) = (RolloutState::Done, None),
         RolloutState::Stalled if !progress.pending.is_empty() => return None,
         RolloutState::Progressing | RolloutState::Stalled => {

@@ -3,6 +3,7 @@
 use super::{Admission, blocking, body, expected_revision, unavailable, warnings};
 use crate::given::stamps;
 use lattice::{
+    Fut,
     ctl::{CtlError, DeleteReply, ErrorCode, HEADER_DRY_RUN, PutReply, RollbackRequest, ScaleRequest},
     event::EventKind,
     host::Role,
@@ -29,7 +30,12 @@ pub(super) struct Current {
 }
 
 impl Admission {
-    pub(super) async fn put(&self, message: &Message) -> Result<PutReply, CtlError> {
+    /// Boxed: it holds several specs, and all other requests would carry the room for them.
+    pub(super) fn put<'a>(&'a self, message: &'a Message) -> Fut<'a, Result<PutReply, CtlError>> {
+        Box::pin(self.put_spec(message))
+    }
+
+    async fn put_spec(&self, message: &Message) -> Result<PutReply, CtlError> {
         let spec = spec::parse(&message.payload)?;
         let dry_run = match message.headers.get(HEADER_DRY_RUN).map(String::as_str) {
             None | Some("false") => false,

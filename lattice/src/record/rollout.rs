@@ -35,6 +35,9 @@ pub struct Rollout {
     /// [`SpecRecord::weighed`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u32>,
+    /// It is stalled since what is new is beyond a bound: it goes on when somebody says so, and not by itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub beyond: bool,
     /// Why it does not go on, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -130,6 +133,7 @@ impl Rollout {
             step: 0,
             // Nothing goes to what is new before as many replicas run it as the first step asks for.
             weight: spec.spec.rollout.steps.first().and_then(|step| step.weight).map(|_| 0),
+            beyond: false,
             message: None,
             changed_at: 0,
         }

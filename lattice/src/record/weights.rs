@@ -60,6 +60,7 @@ impl SpecRecord {
         match rollout {
             Some(rollout) if rollout.is_of(self) => {
                 let percent = rollout.weight.filter(|_| !self.is_settled(Some(rollout)))?;
+                let percent = if rollout.state == RolloutState::GivingUp { 0 } else { percent };
                 Some(Weighed { template: rollout.template, percent: percent.min(100) })
             }
             Some(rollout) if self.aborted.is_some() && rollout.template > self.template() => {
@@ -102,6 +103,8 @@ mod tests {
         assert_eq!(two.weighed(Some(&rollout)), of(2, 0));
         rollout.weight = Some(5);
         assert_eq!(two.weighed(Some(&rollout)), of(2, 5));
+        let giving_up = Rollout { state: RolloutState::GivingUp, ..rollout.clone() };
+        assert_eq!(two.weighed(Some(&giving_up)), of(2, 0));
         assert_eq!(two.abort("no", 0).unwrap().weighed(Some(&rollout)), of(2, 0));
         // Another one begins: replicas may run what was given up still, and are like any that are not new.
         let three = put(&two.abort("no", 0).unwrap(), spec(3, "{weight: 5}"));

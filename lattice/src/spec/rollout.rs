@@ -1,6 +1,6 @@
 //! `rollout`: how replicas come from what they run to what a changed spec asks for.
 
-use super::{SpecError, canary};
+use super::{AnalysisSpec, PreviewSpec, SpecError, analysis, canary};
 use crate::units::Millis;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,13 @@ pub struct RolloutSpec {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub steps: Vec<RolloutStep>,
+    /// Requests that go to what is new before others do, as long as its weight says how many of all go there. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preview: Option<PreviewSpec>,
+    /// Bounds that what is new must keep, or it is given up: how many of its requests may fail, and what they may take.
+    /// Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub analysis: Option<AnalysisSpec>,
 }
 
 /// A stop on the way from one template to the next.
@@ -61,6 +68,8 @@ impl Default for RolloutSpec {
             deadline: Millis::from_secs(300),
             rollback: Rollback::Automatic,
             steps: Vec::new(),
+            preview: None,
+            analysis: None,
         }
     }
 }
@@ -178,7 +187,8 @@ const STEPS_MAX: usize = 16;
 
 /// What types cannot say.
 pub(super) fn check(rollout: &RolloutSpec) -> Result<(), SpecError> {
-    let RolloutSpec { max_surge, max_unavailable, min_ready, deadline, rollback: _, steps } = rollout;
+    let RolloutSpec { max_surge, max_unavailable, min_ready, deadline, rollback: _, steps, preview: _, analysis } =
+        rollout;
     if max_surge.is_zero() && max_unavailable.is_zero() {
         return Err(SpecError::new("rollout.max-surge", "with max-unavailable 0 as well, nothing could ever change")
             .hint("set one of them to at least 1"));
@@ -200,6 +210,7 @@ pub(super) fn check(rollout: &RolloutSpec) -> Result<(), SpecError> {
                 .hint("leave it out to wait until somebody resumes the rollout"));
         }
     }
+    analysis.as_ref().map_or(Ok(()), analysis::check)?;
     if min_ready >= deadline {
         let message = format!("{min_ready} is not shorter than rollout.deadline ({deadline})");
         return Err(SpecError::new("rollout.min-ready", message)

@@ -23,7 +23,7 @@ impl WorkloadSpec {
             self.has_configs(),
             self.config_update.is_some(),
         ];
-        if self.rollout.steps.iter().any(RolloutStep::is_of_schema_5) {
+        if self.rollout.analysis.is_some() || self.rollout.steps.iter().any(RolloutStep::is_of_schema_5) {
             5
         } else if is_of_schema_4.contains(&true) {
             4

@@ -3,9 +3,11 @@
 //! routers see, so that they agree without a word.
 
 use crate::{Endpoint, RouteEntry, Spread, endpoints, sticky::mix, zone};
+use http::HeaderMap;
 use lattice::{
     id::{Generation, NodeId},
     record::{Among, SpecRecord, Weighed},
+    spec::PreviewSpec,
     view::LatticeView,
 };
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use std::sync::Arc;
 pub struct Weights {
     percent: u32,
     salt: u64,
+    preview: Option<PreviewSpec>,
     with: Arc<RouteEntry>,
     without: Arc<RouteEntry>,
 }
@@ -25,7 +28,7 @@ impl RouteEntry {
     /// over to it and none comes back. A part where nobody is, or among those that were asked in vain, leaves its requests to
     /// the other one.
     pub fn weigh(self: &Arc<Self>, lot: u64, in_vain: &[Among]) -> &Arc<RouteEntry> {
-        let Some(Weights { percent, salt, with, without }) = self.weights.as_deref() else { return self };
+        let Some(Weights { percent, salt, with, without, .. }) = self.weights.as_deref() else { return self };
         let is_with = mix(lot ^ salt) % 100 < u64::from(*percent);
         let (drawn, other) = if is_with { (with, without) } else { (without, with) };
         let is_new = |part: &RouteEntry| part.among.is_none_or(|among| !in_vain.contains(&among));
@@ -38,11 +41,20 @@ impl RouteEntry {
             .unwrap_or(drawn)
     }
 
+    /// Where a request goes that asks for what is new: there, or nowhere.
+    pub fn previewed(&self, headers: &HeaderMap) -> Option<&Arc<RouteEntry>> {
+        let weights = self.weights.as_deref()?;
+        let preview = weights.preview.as_ref()?;
+        let value = headers.get(preview.header.name())?;
+        (value.as_bytes() == preview.value.as_bytes()).then_some(&weights.with)
+    }
+
     /// The same where the parts of its weights say of label, limits and rule what it says itself.
     pub(crate) fn with_own_weights(self) -> Self {
         let Some(weights) = self.weights.as_deref() else { return self };
         let own = |part: &RouteEntry| part_of(&self, part.among, part.local_slots, part.endpoints.clone(), part.spread);
-        let weights = Weights { with: own(&weights.with), without: own(&weights.without), ..*weights };
+        let (with, without) = (own(&weights.with), own(&weights.without));
+        let weights = Weights { with, without, ..weights.clone() };
         Self { weights: Some(Arc::new(weights)), ..self }
     }
 }
@@ -58,7 +70,9 @@ pub(crate) fn of(view: &LatticeView, record: &SpecRecord, me: &NodeId, entry: &R
     let (with, without) = (part(Among::With(template)), part(Among::Without(template)));
     // What was given up, and no replica runs any more, is nothing that requests must be kept from.
     let is_over = record.stable.is_none() && with.local_slots == 0 && with.endpoints.is_empty();
-    (!is_over).then(|| Arc::new(Weights { percent, salt: salt(template), with, without }))
+    // Nobody asks for what was given up.
+    let preview = record.spec.rollout.preview.clone().filter(|_| template == record.template());
+    (!is_over).then(|| Arc::new(Weights { percent, salt: salt(template), preview, with, without }))
 }
 
 fn part_of(

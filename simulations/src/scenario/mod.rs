@@ -120,6 +120,12 @@ impl Stage {
                 let moves = reply.get("moves").and_then(serde_json::Value::as_array).map_or(0, Vec::len);
                 self.say(format!("to move: {moves}"));
             }
+            Command::Sour(workload) => {
+                let spec = self.world.history.view.specs.get(workload).ok_or("there is no such workload")?;
+                let template = spec.record.template();
+                let hosts = self.world.nodes.iter().filter_map(SimNode::host);
+                hosts.for_each(|host| host.sour(workload, template));
+            }
             Command::Cordon { node, is_cordoned: true } => {
                 self.world.answer(Topic::NodeCordon(node.clone()), Bytes::new()).await?;
             }

@@ -25,6 +25,7 @@
 //! keep W N                                from now on at least N replicas answer at every moment
 //! kept W                                  up to here; says how few did
 //! steer W pause|resume|promote|abort      a rollout
+//! sour W                                  what the newest spec of W runs answers half of its requests with errors
 //! expect share W N                        of a hundred requests at each node, those that go to what the newest spec runs
 //! expect answering W N    expect runs ID SLOT…    expect generation W N    expect fired N
 //! ```
@@ -83,6 +84,7 @@ pub(super) enum Command {
     Rebalance {
         at_once: u32,
     },
+    Sour(WorkloadName),
     Cordon {
         node: NodeId,
         is_cordoned: bool,
@@ -221,6 +223,7 @@ fn command(text: &str, words: &[&str]) -> Result<Command, String> {
         ["steer", workload, action] => Ok(Command::Steer { workload: read(workload)?, action: (*action).to_owned() }),
         ["rebalance"] => Ok(Command::Rebalance { at_once: 1 }),
         ["rebalance", at_once] => Ok(Command::Rebalance { at_once: read(at_once)? }),
+        ["sour", workload] => Ok(Command::Sour(read(workload)?)),
         ["cordon", node] => Ok(Command::Cordon { node: read(node)?, is_cordoned: true }),
         ["uncordon", node] => Ok(Command::Cordon { node: read(node)?, is_cordoned: false }),
         ["kill", who @ ..] => befalls(Befalls::Kill, who),

@@ -1,14 +1,16 @@
 //! Changes of what replicas run, step by step: nodes that start what they are assigned, and some that can't.
 
 use super::*;
-use crate::{Elapsed, RolloutObserver, Step, advance, is_at_rest, open_rollouts, rollout_rank};
+use crate::{AnalysisObserver, Elapsed, RolloutObserver, Step, advance, is_at_rest, open_rollouts, rollout_rank};
 use lattice::{
     record::{DecodeError, Rollout, RolloutState, failure},
+    report::{AnswersReport, HostReport, NodeReport, SlotReport},
     spec::{Portion, Rollback, RolloutSpec, RolloutStep},
     units::Millis,
 };
 use std::time::Duration;
 
+mod analysis;
 mod weights;
 
 /// A workload `w` on three nodes, each of whose replicas serves generation 1.
@@ -20,6 +22,11 @@ struct Rolling {
     bad: Option<Generation>,
     /// Replicas that do not run what was there before.
     broken: BTreeSet<u32>,
+    analysis: AnalysisObserver,
+    /// What replicas of each template answered.
+    answers: BTreeMap<(u32, Generation), AnswersReport>,
+    /// Nodes report as if they had been started again since.
+    is_other_life: bool,
 }
 
 fn asked(replicas: u32, version: &str, rollout: RolloutSpec) -> WorkloadSpec {
@@ -51,6 +58,9 @@ impl Rolling {
             now: Duration::from_secs(1),
             bad: None,
             broken: BTreeSet::new(),
+            analysis: AnalysisObserver::default(),
+            answers: BTreeMap::new(),
+            is_other_life: false,
         }
     }
 
@@ -115,7 +125,22 @@ impl Rolling {
 
     fn elapsed(&mut self) -> Elapsed {
         let open = open_rollouts(&self.world.view);
-        self.observer.observe(self.now, &self.world.view, &open).remove(&name("w")).unwrap_or_default()
+        let mut beyond = self.analysis.observe(self.now, &self.world.view, &open, &self.reports());
+        let elapsed = self.observer.observe(self.now, &self.world.view, &open).remove(&name("w")).unwrap_or_default();
+        Elapsed { beyond: beyond.remove(&name("w")), ..elapsed }
+    }
+
+    fn reports(&self) -> Vec<Arc<NodeReport>> {
+        let mut reports = BTreeMap::<NodeId, NodeReport>::new();
+        for (slot, held) in self.world.view.slots_of(&name("w")) {
+            let Slot { holder, uid, generation, .. } = &held.record;
+            let mut said = SlotReport::new(*uid, *generation);
+            said.answers = self.answers.get(&(slot.index, *generation)).copied();
+            let life = if self.is_other_life { uuid::Uuid::nil() } else { holder.incarnation };
+            let new = || NodeReport::new(holder.node.clone(), life, HostReport::default());
+            reports.entry(holder.node.clone()).or_insert_with(new).host.slots.insert(slot.clone(), said);
+        }
+        reports.into_values().map(Arc::new).collect()
     }
 
     /// What a node would do, done. Answers why the change was given up.

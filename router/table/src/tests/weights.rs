@@ -155,6 +155,29 @@ fn replicas_count_again_where_there_is_no_weight_and_what_was_given_up_gets_noth
 }
 
 #[test]
+fn who_asks_for_what_is_new_gets_that_or_nothing() {
+    let held = [("n1", OLD), ("n2", NEW)];
+    let mut view = rolling(Some(0), &held);
+    let headers = |value: &'static str| {
+        HeaderMap::from_iter([(HeaderName::from_static("x-preview"), HeaderValue::from_static(value))])
+    };
+    let among =
+        |view: &LatticeView, value| entry_of(view, "n1").previewed(&headers(value)).map(|part| part.among.unwrap());
+    assert_eq!(among(&view, "orange"), None, "the spec names no header");
+    let spec = Arc::make_mut(view.specs.get_mut(&name("w")).unwrap());
+    let preview = lattice::spec::PreviewSpec { header: "x-preview".parse().unwrap(), value: "orange".into() };
+    spec.record.spec.rollout.preview = Some(preview);
+    assert_eq!(among(&view, "orange"), Some(Among::With(NEW)));
+    assert_eq!(among(&view, "Orange"), None);
+    assert_eq!(entry_of(&view, "n1").previewed(&HeaderMap::new()), None);
+    // Not over to what was there before.
+    view.slots.remove(&"w.1".parse().unwrap());
+    assert_eq!(among(&view, "orange"), Some(Among::With(NEW)));
+    view.rollouts.get_mut(&name("w")).unwrap().record.weight = None;
+    assert_eq!(among(&view, "orange"), None);
+}
+
+#[test]
 fn nodes_of_all_versions_agree_on_who_gets_what_is_new() {
     let entry = entry_of(&rolling(Some(50), &[("n1", OLD), ("n2", NEW)]), "n1");
     let picked: Vec<bool> =
