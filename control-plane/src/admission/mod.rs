@@ -134,7 +134,7 @@ impl Admission {
         };
         let (_, topic) = Topic::parse(&message.subject).ok_or_else(unknown)?;
         match topic {
-            Topic::WorkloadPut => ok(self.put(message).await?),
+            Topic::WorkloadPut => ok(Box::pin(self.put(message)).await?),
             Topic::WorkloadList => ok(self.list()?),
             Topic::WorkloadSchema => ok(lattice::spec::json_schema()),
             Topic::Workload(verb, name) => match verb {
