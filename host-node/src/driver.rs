@@ -6,6 +6,7 @@ use crate::{
     instances::ReadyUnits,
     kit::{self, Fetched},
     logs::Logs,
+    messages::{Receivers, Receiving},
 };
 use lattice::{
     host::{Assignment, Configs, Observed},
@@ -47,6 +48,7 @@ pub(crate) struct Driver {
     reports: mpsc::Sender<Report>,
     reported: mpsc::Receiver<Report>,
     fetches: Arc<Semaphore>,
+    receivers: Receivers,
 }
 
 #[derive(Default)]
@@ -69,6 +71,8 @@ struct UnitState {
     answers: Option<Arc<Answers>>,
     work: Option<Work>,
     probes: Vec<Work>,
+    /// While it is ready.
+    receiving: Option<Receiving>,
     /// Lines that the slot's guests had printed when this one's first instance was to be made.
     lines_before: Option<u64>,
     /// When it was ready for the first time.
@@ -93,6 +97,7 @@ impl UnitState {
             unit: None,
             work: Some(work),
             probes: Vec::new(),
+            receiving: None,
             lines_before: None,
             ready_since: None,
         }
@@ -139,7 +144,7 @@ impl Driver {
         platform: Platform,
         runtime: Runtime,
         logs: Arc<Logs>,
-        ready: Arc<ReadyUnits>,
+        (ready, receivers): (Arc<ReadyUnits>, Receivers),
         (observed, crashes): (Arc<Mutex<BTreeMap<SlotId, Observed>>>, Crashes),
         changed: Arc<Notify>,
     ) -> Self {
@@ -159,6 +164,7 @@ impl Driver {
             reports,
             reported,
             fetches: Arc::new(Semaphore::new(FETCHES)),
+            receivers,
         }
     }
 
@@ -300,15 +306,23 @@ impl Driver {
             }
             Effect::Watch(id) => self.watch(slot, id),
             Effect::Serve(id) => {
-                let Some(UnitState { of: (_, template), unit: Some(unit), answers, .. }) = state.units.get(&id) else {
-                    return;
-                };
+                let Some(state) = state.units.get_mut(&id) else { return };
+                let UnitState { of: (_, template), unit: Some(unit), answers, spec, receiving, .. } = state else { return };
                 self.ready.set(slot, Some((*template, (unit.clone(), answers.clone()))));
+                if receiving.is_none() {
+                    *receiving = self.receivers.start(slot, spec, unit, self.logs.sink(slot.clone()));
+                }
                 let now = self.platform.clock.now();
                 self.change(slot, id, |state| state.ready_since = state.ready_since.or(Some(now)));
                 self.watch(slot, id);
             }
-            Effect::Withdraw(_) => self.ready.set(slot, None),
+            Effect::Withdraw(id) => {
+                self.ready.set(slot, None);
+                // What has come is done by a unit that is alive.
+                if let Some(receiving) = state.units.get_mut(&id).and_then(|unit| unit.receiving.take()) {
+                    tokio::spawn(receiving.drain(self.platform.clock.clone(), self.drain));
+                }
+            }
             Effect::Drain(id) => {
                 let Some(unit) = state.units.get(&id).and_then(|state| state.unit.clone()) else { return };
                 if state.machine.serving().is_none() {
@@ -316,9 +330,19 @@ impl Driver {
                 }
                 let is_strict = state.units.get(&id).is_some_and(|unit| unit.spec.class == Class::Strict);
                 let limit = if is_strict { self.drain.min(self.strict_drain) } else { self.drain };
-                self.change(slot, id, |state| state.probes.clear());
+                let mut receiving = None;
+                self.change(slot, id, |state| {
+                    state.probes.clear();
+                    receiving = state.receiving.take();
+                });
+                let clock = self.platform.clock.clone();
                 let work = self.spawn(slot, id, async move {
-                    if !unit.drain(limit).await {
+                    let until = clock.now() + limit;
+                    // Before the door closes: they are still to come in.
+                    if let Some(receiving) = receiving {
+                        receiving.drain(clock.clone(), limit).await;
+                    }
+                    if !unit.drain(until.saturating_sub(clock.now())).await {
                         tracing::warn!("requests were still running at the drain limit");
                     }
                     Done::Drained

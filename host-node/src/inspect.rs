@@ -19,7 +19,7 @@ pub fn inspect(bytes: &[u8], role: Role, linked: &[Linked]) -> Result<(), Unfit>
     }
     inspection.missing.retain(|import| !linked.iter().any(|linked| linked.import == *import));
     match role {
-        Role::Whole => admissible(&inspection).map_err(unfit),
+        Role::Whole | Role::Handler | Role::WholeAndHandler => admissible(&inspection, role).map_err(unfit),
         Role::Concurrent => match inspection.kind {
             Kind::Http03 => Ok(()),
             _ => Err(unfit(LoadError::OneAtATime)),

@@ -13,6 +13,7 @@ mod kept;
 mod kit;
 mod load;
 mod logs;
+mod messages;
 mod metrics;
 mod report;
 
@@ -36,6 +37,7 @@ pub use lattice_runtime::{NetworkOptions, VolumeOptions};
 use lattice_runtime::{Runtime, RuntimeError, RuntimeOptions};
 use load::LoadMeter;
 use logs::Logs;
+use messages::Receivers;
 use prometheus_client::registry::Registry;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -158,12 +160,17 @@ impl HostNode {
         let copies = Copies::new(components_dir.clone(), *components_bytes_max);
         let artifacts = KeptArtifacts { copies: copies.clone(), store: self.platform.artifacts.clone() };
         let platform = Platform { artifacts: Arc::new(artifacts), ..self.platform.clone() };
+        let receivers = Receivers {
+            lattice: self.options.lattice.clone(),
+            messaging: self.options.network.messaging.clone(),
+            clock: self.platform.clock.clone(),
+        };
         let driver = Driver::new(
             (self.options.drain, self.options.strict_drain),
             platform,
             self.runtime.clone(),
             self.logs.clone(),
-            self.units.clone(),
+            (self.units.clone(), receivers),
             (self.observed.clone(), self.crashes.clone()),
             self.changed.clone(),
         );

@@ -28,12 +28,15 @@ impl std::fmt::Debug for Units {
 
 /// A counter of each unit: name, help, value.
 type Sum = (&'static str, &'static str, fn(&UnitStats) -> u64);
-const SUMS: [Sum; 10] = [
+const SUMS: [Sum; 13] = [
     ("lattice_unit_requests", "Calls of a replica, refused ones too", |stats| stats.requests),
     ("lattice_unit_refused", "Calls refused before any guest code ran", |stats| stats.refused),
     ("lattice_unit_collateral", "Calls that were in an instance which another call ended", |stats| stats.collateral),
     ("lattice_unit_reuse_hits", "Calls that found an instance that had served before", |stats| stats.reuse_hits),
     ("lattice_unit_instances_created", "Instances made", |stats| stats.instances_created),
+    ("lattice_unit_messages", "Messages handed to a replica", |stats| stats.messages),
+    ("lattice_unit_messages_failed", "Those that were not handled", |stats| stats.messages_failed),
+    ("lattice_unit_messages_dropped", "Messages dropped since too many waited", |stats| stats.messages_dropped),
     ("lattice_unit_outgoing_requests", "HTTP requests that guests sent, denied ones too", |stats| {
         stats.network.requests
     }),

@@ -57,6 +57,10 @@ pub type Configs = Arc<BTreeMap<ConfigName, ConfigStamp>>;
 pub enum Role {
     /// It runs: it must answer HTTP and import only what nodes offer.
     Whole,
+    /// It runs and takes messages: it must export `wasmcloud:messaging/handler@0.2` and import only what nodes offer.
+    Handler,
+    /// Both of these.
+    WholeAndHandler,
     /// It answers the requests of a workload with `reuse.concurrency` above 1, so it must export
     /// `wasi:http/handler@0.3`. What else it must is asked by the other roles.
     Concurrent,
@@ -68,6 +72,19 @@ pub enum Role {
         /// Another part calls it.
         is_called: bool,
     },
+}
+
+impl Role {
+    /// What the whole of a workload is to be used as. One that is asked nothing over HTTP need not answer any.
+    pub fn of_whole(spec: &WorkloadSpec) -> Self {
+        let warms_up = spec.reuse.settings().is_some_and(|reuse| reuse.warm_up.is_some());
+        let is_asked = !spec.http.routes.is_empty() || !spec.schedule.is_empty() || !spec.probes.is_empty() || warms_up;
+        match (spec.messages.is_empty(), is_asked) {
+            (true, _) => Role::Whole,
+            (false, true) => Role::WholeAndHandler,
+            (false, false) => Role::Handler,
+        }
+    }
 }
 
 /// An import that the host links to another part.

@@ -38,6 +38,8 @@ pub const CALLERS_MAX: usize = 256;
 pub const GRANTS_MAX: usize = 256;
 /// Schedules of one workload.
 pub const SCHEDULES_MAX: usize = 16;
+/// Subscriptions of one workload.
+pub const MESSAGES_MAX: usize = 16;
 /// Volumes of one workload.
 pub const VOLUMES_MAX: usize = 16;
 /// Files of one volume whose text is in the spec.

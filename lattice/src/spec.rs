@@ -41,7 +41,9 @@ pub use http::{
     is_idempotent,
 };
 pub use keyvalue::{Access, BucketName, KeyvalueGrant, StoreName};
-pub use messaging::{MessagingGrants, SUBJECT_BYTES_MAX, Subject, SubjectError, SubjectPattern};
+pub use messaging::{
+    MessageSpec, MessagingGrants, QueueGroup, SUBJECT_BYTES_MAX, Subject, SubjectError, SubjectPattern, is_answerable,
+};
 pub use optimize::Optimize;
 pub use parse::{SpecError, parse, parse_value, unresolved};
 pub use parts::{PartRole, PartSpec, RestartSpec, ServiceLimits, ServiceSpec};
@@ -100,6 +102,10 @@ pub struct WorkloadSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub schedule: Vec<ScheduleSpec>,
+    /// Messages of NATS that its component handles, which exports `wasmcloud:messaging/handler@0.2` for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub messages: Vec<MessageSpec>,
     /// Reuse of instances over requests. `off` gives each request a fresh instance.
     #[serde(default, skip_serializing_if = "is_default")]
     pub reuse: Reuse,
@@ -156,6 +162,7 @@ impl WorkloadSpec {
             compose: ComposeSpec::default(),
             http: HttpSpec::default(),
             schedule: Vec::new(),
+            messages: Vec::new(),
             reuse: Reuse::default(),
             limits: Limits::default(),
             grants: Grants::default(),

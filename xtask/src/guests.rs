@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 36] = [
+const RUST: [&str; 37] = [
     "asker",
     "asker03",
     "border",
@@ -74,6 +74,7 @@ const RUST: [&str; 36] = [
     "sockets",
     "sockets03",
     "tally",
+    "tasks",
     "ticker",
     "visits",
     "whoami",

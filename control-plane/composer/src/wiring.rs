@@ -135,12 +135,16 @@ impl<'a> Wiring<'a> {
         }
     }
 
-    /// The composed part that exports an HTTP handler and whose exports no other composed part uses.
+    /// The composed part that exports an HTTP handler and whose exports no other composed part uses. Where none exports one,
+    /// the same of a handler of messages.
     fn entry(&self) -> Result<&'a ComponentName, ComposeError> {
+        let some = |part: &Known, is: fn(&str) -> bool| part.surface.exports.iter().any(|export| is(export));
+        let answers = self.parts.values().any(|part| some(part, is_http_handler));
+        let is_handler: fn(&str) -> bool = if answers { is_http_handler } else { is_message_handler };
         let (hosted, handlers): (Vec<&ComponentName>, Vec<_>) = self
             .parts
             .iter()
-            .filter(|(_, part)| part.surface.exports.iter().any(|export| is_http_handler(export)))
+            .filter(|(_, part)| some(part, is_handler))
             .map(|(name, _)| *name)
             .partition(|name| self.is_hosted(name));
         match (handlers.as_slice(), hosted.as_slice()) {
@@ -324,6 +328,10 @@ fn later<'a>(a: &'a str, b: &'a str) -> &'a str {
 
 fn few(names: &[String]) -> Vec<String> {
     names.iter().take(NEAR_MAX).cloned().collect()
+}
+
+fn is_message_handler(export: &str) -> bool {
+    is_released(export, "wasmcloud:messaging/handler", 2)
 }
 
 pub(crate) fn is_http_handler(export: &str) -> bool {

@@ -94,7 +94,7 @@ impl Admission {
             }
             parts.push(Part { name: name.clone(), bytes, role });
         }
-        let (how, inspect) = (spec.compose.clone(), self.inspect.clone());
+        let (how, inspect, role) = (spec.compose.clone(), self.inspect.clone(), Role::of_whole(spec));
         // Megabytes must not hold up what else this thread does, and a panic in it costs this request only.
         let composing = blocking(move || {
             let composition = match how.script() {
@@ -102,7 +102,7 @@ impl Admission {
                 None => lattice_composer::compose(&parts, &how.links),
             };
             let composition = composition.map_err(|error| Refused::Compose(Box::new(error)))?;
-            match check(&parts, &composition, &inspect) {
+            match check(role, &parts, &composition, &inspect) {
                 Ok(()) => Ok(composition),
                 Err((part, unfit)) => Err(Refused::Unfit(Box::new(composition), part, unfit)),
             }
@@ -123,14 +123,19 @@ impl Admission {
 }
 
 /// Whether nodes can run the whole (`None`) and what is linked to it.
-fn check(parts: &[Part], composition: &Composition, inspect: &Inspector) -> Result<(), (Option<ComponentName>, Unfit)> {
+fn check(
+    role: Role,
+    parts: &[Part],
+    composition: &Composition,
+    inspect: &Inspector,
+) -> Result<(), (Option<ComponentName>, Unfit)> {
     let linked = |from: Option<&ComponentName>| -> Vec<Linked> {
         let edges = composition.host_edges.iter().filter(|edge| edge.from.as_ref() == from);
         let role = |to: &ComponentName| parts.iter().find(|part| part.name == *to).and_then(|part| part.role);
         // What has no role is composed, and no edge leads there.
         edges.filter_map(|edge| Some(Linked { import: edge.import.clone(), to: role(&edge.to)? })).collect()
     };
-    inspect(&composition.bytes, Role::Whole, &linked(None)).map_err(|unfit| (None, unfit))?;
+    inspect(&composition.bytes, role, &linked(None)).map_err(|unfit| (None, unfit))?;
     for part in parts.iter().filter(|part| composition.hosted.contains(&part.name)) {
         let Some(role) = part.role else { continue };
         let is_called = composition.host_edges.iter().any(|edge| edge.to == part.name);

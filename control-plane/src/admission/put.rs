@@ -65,7 +65,7 @@ impl Admission {
         if let Some(error) = spec::unresolved(spec) {
             return Err(error.into());
         }
-        let role = if spec.only().is_some() { Role::Whole } else { Role::Part };
+        let role = if spec.only().is_some() { Role::of_whole(spec) } else { Role::Part };
         for part in spec.parts() {
             let Source::Stored(digest) = part.source else { continue };
             let field = format!("{}.source", part.field);
@@ -94,6 +94,11 @@ impl Admission {
             let hint = match role {
                 Role::Whole | Role::Concurrent => {
                     "deploy a WebAssembly component that exports wasi:http/incoming-handler@0.2 or wasi:http/handler@0.3"
+                }
+                Role::Handler | Role::WholeAndHandler => {
+                    "take `messages` out of the spec, or deploy a WebAssembly component that exports \
+                     wasmcloud:messaging/handler@0.2, and one of wasi:http/incoming-handler@0.2 and wasi:http/handler@0.3 where \
+                     routes, schedules or probes ask it over HTTP"
                 }
                 Role::Part | Role::Hosted { .. } => {
                     "build it as a WebAssembly component, for example for the target wasm32-wasip2"

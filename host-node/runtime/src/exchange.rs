@@ -14,6 +14,7 @@ use crate::{
     failure::Failure,
     limits::{self, CpuMeter, Limits},
     lock,
+    messaging::{self, Incoming},
     pool::{Guest, Instance},
     spans,
     tally::FailureKind,
@@ -347,11 +348,18 @@ pub(crate) async fn serve(
     if instance.uses > 0 {
         unit.counters.reuse_hits.fetch_add(1, Relaxed);
     }
-    let Instance { store, guest, .. } = &mut instance;
+    let Instance { store, guest, handler, .. } = &mut instance;
     let call = async {
-        match guest {
-            Guest::Http02(guest) => exchange02::run(store, guest, request, shared).await,
-            Guest::Http03(guest) => exchange03::run(store, guest, request, shared).await,
+        match (Incoming::of(&request), handler, guest) {
+            (Some(message), Some(handler), _) => {
+                messaging::handle(store, handler, message, request.headers(), shared).await
+            }
+            (None, _, Guest::Http02(guest)) => exchange02::run(store, guest, request, shared).await,
+            (None, _, Guest::Http03(guest)) => exchange03::run(store, guest, request, shared).await,
+            (Some(_), None, _) | (None, _, Guest::NoHttp) => {
+                shared.answer(Err("it has no handler for that".into()));
+                Ok(())
+            }
         }
     };
     // A panic of a host function costs this exchange, not the connection's other streams.

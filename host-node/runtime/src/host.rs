@@ -14,6 +14,7 @@ use crate::{
     unit::Blueprint,
     volumes::Descriptors,
 };
+use lattice::store::Message;
 use lattice::trace::TRACEPARENT;
 use std::sync::{Arc, LazyLock, Weak, atomic::Ordering::Relaxed};
 use wasmtime::{
@@ -150,6 +151,12 @@ impl Host {
         if let Some(inherited) = self.inherited(headers, exchange) {
             self.hooks.answering.one(inherited);
         }
+    }
+
+    /// The same of a message, to whose sender it may reply.
+    pub(crate) fn handling(&mut self, message: &Message, headers: &http::HeaderMap, exchange: &Arc<Shared>) {
+        let inherited = Inherited::of(headers, exchange, self.limits.wall);
+        self.hooks.answering.one(inherited.replying_to(message.reply.as_deref(), exchange));
     }
 
     /// The same for what this task sends.

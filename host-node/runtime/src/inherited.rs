@@ -8,6 +8,7 @@ use crate::exchange::Shared;
 use http::{HeaderMap, HeaderValue};
 use lattice::{
     mesh::HEADER_HOPS,
+    spec::is_answerable,
     store::Headers,
     trace::{OpenSpan, TRACEPARENT, TRACESTATE},
 };
@@ -27,6 +28,8 @@ pub(crate) struct Inherited {
     /// Calls from workload to workload that led to it.
     pub(crate) hops: u8,
     time: Option<Time>,
+    /// Where a reply to the message that is handled may go, until it is.
+    reply: Option<(Arc<str>, Weak<Shared>)>,
 }
 
 /// Until when there must be an answer. From its head on the limit is one on silence, so a call may take as long again.
@@ -45,7 +48,19 @@ impl Inherited {
             trace_state: headers.get(TRACESTATE).cloned(),
             hops: hops.unwrap_or(0),
             time: Some(Time { limit, deadline: Instant::now().checked_add(limit), exchange: Arc::downgrade(exchange) }),
+            reply: None,
         }
+    }
+
+    /// Of a message that says where a reply goes.
+    pub(crate) fn replying_to(self, reply: Option<&str>, exchange: &Arc<Shared>) -> Self {
+        let reply = reply.filter(|reply| is_answerable(reply)).map(|reply| (reply.into(), Arc::downgrade(exchange)));
+        Self { reply, ..self }
+    }
+
+    pub(crate) fn may_reply_to(&self, subject: &str) -> bool {
+        let Some((reply, exchange)) = &self.reply else { return false };
+        **reply == *subject && exchange.upgrade().is_some_and(|exchange| exchange.end().is_none())
     }
 
     /// Which trace it belongs to, and below which span.
@@ -158,6 +173,18 @@ mod tests {
         let (head, ()) = http::Response::new(()).into_parts();
         exchange.answer_bodiless(head);
         assert_eq!((inherited.left(Duration::MAX), inherited.left(Duration::ZERO)), (limit, Duration::ZERO));
+    }
+
+    #[test]
+    fn a_reply_goes_to_who_asked_and_only_until_the_message_is_handled() {
+        let exchange = Arc::<Shared>::default();
+        let of = |reply| Inherited::of(&HeaderMap::new(), &exchange, Duration::ZERO).replying_to(reply, &exchange);
+        let inherited = of(Some("_INBOX.a.b"));
+        assert!(inherited.may_reply_to("_INBOX.a.b") && !inherited.may_reply_to("_INBOX.a.c"));
+        assert!(!of(None).may_reply_to("_INBOX.a.b"));
+        assert!(!of(Some("$JS.API.INFO")).may_reply_to("$JS.API.INFO"), "whoever sent the message");
+        let _ = exchange.conclude(Ok(()));
+        assert!(!inherited.may_reply_to("_INBOX.a.b"));
     }
 
     #[test]

@@ -25,6 +25,16 @@ pub struct Inspection {
 }
 
 impl Inspection {
+    /// Whether it can be given messages, whatever else it does.
+    pub fn handles_messages(&self) -> bool {
+        self.exports.iter().any(|export| linker::split(export) == HANDLER)
+    }
+
+    /// Whether it can be given requests.
+    pub fn answers_http(&self) -> bool {
+        matches!(self.kind, Kind::Http02 | Kind::Http03)
+    }
+
     /// The same, read from compiled code.
     pub(crate) fn of_code(code: &wasmtime::component::Component, needs_concurrency: bool) -> Self {
         let (ty, engine) = (code.component_type(), code.engine());
@@ -43,6 +53,8 @@ impl Inspection {
     }
 }
 
+const HANDLER: (&str, &str) = ("wasmcloud:messaging/handler", "0.2");
+
 /// What can be done with a component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -50,6 +62,8 @@ pub enum Kind {
     Http02,
     /// Exports `wasi:http/handler@0.3`. One that exports both handlers is of this kind.
     Http03,
+    /// Exports `wasmcloud:messaging/handler@0.2`, and neither of these.
+    Messages,
     /// Exports `wasi:cli/run`: a program with a beginning and an end.
     Command,
     /// None of these; it may be a part of a composition.
@@ -63,6 +77,8 @@ impl Kind {
             Self::Http03
         } else if has("wasi:http/incoming-handler", "0.2") {
             Self::Http02
+        } else if has(HANDLER.0, HANDLER.1) {
+            Self::Messages
         } else if has("wasi:cli/run", "0.2") || has("wasi:cli/run", "0.3") {
             Self::Command
         } else {

@@ -20,6 +20,7 @@ use crate::{
 };
 use bytes::Bytes;
 use lattice::{
+    host::Role,
     id::{ComponentName, Digest, WorkloadName},
     mesh::Mesh,
     spec::Optimize,
@@ -34,7 +35,10 @@ use std::{
     },
 };
 use tokio::{sync::Semaphore, task};
-use wasmtime::{Engine, component::Linker};
+use wasmtime::{
+    Engine,
+    component::{InstancePre, Linker},
+};
 use wasmtime_wasi_http::{p2, p3};
 
 /// Engines, compiled code and the epoch: one a process. Cheap to clone; it ends with its last clone and last unit.
@@ -98,6 +102,12 @@ pub enum LoadError {
         list(exports)
     )]
     NoHttpHandler { exports: Vec<String> },
+    #[error(
+        "the component does not export wasmcloud:messaging/handler@0.2, so it cannot be given the `messages` of the spec; it \
+         exports {}",
+        list(exports)
+    )]
+    NoMessageHandler { exports: Vec<String> },
     /// It was asked to.
     #[error("the component does not export wasi:http/handler@0.3, so its instances run one request at a time")]
     OneAtATime,
@@ -147,6 +157,8 @@ enum Checked {
 pub(crate) enum Pre {
     Http02(p2::bindings::ProxyPre<Host>),
     Http03(p3::bindings::ServicePre<Host>),
+    /// It answers no HTTP.
+    Messages(InstancePre<Host>),
 }
 
 impl Runtime {
@@ -406,9 +418,21 @@ impl RuntimeInner {
     }
 }
 
-/// Whether a component with this structure can serve HTTP here.
-pub fn admissible(inspection: &Inspection) -> Result<(), LoadError> {
-    if !matches!(inspection.kind, Kind::Http02 | Kind::Http03) {
+/// Whether a component with this structure can be the whole of a workload, in one of the roles of a whole.
+pub fn admissible(inspection: &Inspection, role: Role) -> Result<(), LoadError> {
+    let exports = || inspection.exports.clone();
+    if matches!(role, Role::Whole | Role::WholeAndHandler) && !inspection.answers_http() {
+        return Err(LoadError::NoHttpHandler { exports: exports() });
+    }
+    if matches!(role, Role::Handler | Role::WholeAndHandler) && !inspection.handles_messages() {
+        return Err(LoadError::NoMessageHandler { exports: exports() });
+    }
+    runnable(inspection)
+}
+
+/// The same where its role is not known.
+pub(crate) fn runnable(inspection: &Inspection) -> Result<(), LoadError> {
+    if !inspection.answers_http() && !inspection.handles_messages() {
         return Err(LoadError::NoHttpHandler { exports: inspection.exports.clone() });
     }
     match inspection.missing.first() {
@@ -452,9 +476,10 @@ impl Component {
     pub(crate) fn link(&self, linker: &Linker<Host>) -> Result<Pre, LoadError> {
         let link = |error: wasmtime::Error| LoadError::Link(format!("{error:#}"));
         let pre = linker.instantiate_pre(self.code()).map_err(link)?;
-        Ok(match self.is_http03() {
-            true => Pre::Http03(p3::bindings::ServicePre::new(pre).map_err(link)?),
-            false => Pre::Http02(p2::bindings::ProxyPre::new(pre).map_err(link)?),
+        Ok(match self.0.inspection.kind {
+            Kind::Http03 => Pre::Http03(p3::bindings::ServicePre::new(pre).map_err(link)?),
+            Kind::Messages => Pre::Messages(pre),
+            _ => Pre::Http02(p2::bindings::ProxyPre::new(pre).map_err(link)?),
         })
     }
 

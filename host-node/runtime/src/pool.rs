@@ -5,7 +5,7 @@
 //! (`Inner::tries_reuse_with`); and failures of kept instances count as strikes, which end keeping: see
 //! `standing.rs`.
 
-use crate::{host::Host, ledger::One, lock, standing::Standing};
+use crate::{host::Host, ledger::One, lock, messaging::MessageGuest, standing::Standing};
 use http::{Method, uri::PathAndQuery};
 use std::{
     any::Any,
@@ -106,6 +106,8 @@ impl Retirement {
 pub(crate) struct Instance {
     pub(crate) store: Store<Host>,
     pub(crate) guest: Guest,
+    /// Where it takes messages.
+    pub(crate) handler: Option<MessageGuest>,
     /// Requests that it has served, its warm-up not among them.
     pub(crate) uses: u32,
     /// It has answered its warm-up, so the next request is not its first.
@@ -119,6 +121,8 @@ pub(crate) struct Instance {
 pub(crate) enum Guest {
     Http02(p2::bindings::Proxy),
     Http03(p3::bindings::Service),
+    /// It answers none.
+    NoHttp,
 }
 
 impl Instance {

@@ -10,6 +10,7 @@ use crate::{
     limits::{CpuMeter, Limits},
     load::{Component, Pre, Runtime},
     logs::{LogGate, LogSink},
+    messaging::{self, Incoming},
     network::{Network, NetworkStats},
     parts::{Assembly, PartStats, Parts, StopNotice},
     pool::{Guest, Instance, Pool, Retirement, Reuse},
@@ -28,6 +29,7 @@ use lattice::{
     id::{ComponentName, Digest, Generation, WorkloadName},
     served::{HEADER_SERVED, Served},
     spec::Grants,
+    store::Message,
     trace::Tracer,
 };
 use std::{
@@ -94,6 +96,11 @@ pub struct UnitStats {
     pub in_flight: u32,
     /// Requests that wait for their turn.
     pub queued: u32,
+    /// Messages that were handed to it, those that were not handled, and those dropped before. The first two are among the
+    /// requests as well.
+    pub messages: u64,
+    pub messages_failed: u64,
+    pub messages_dropped: u64,
     /// How long those that waited did so.
     pub waits: WaitStats,
     pub instances_live: u32,
@@ -200,6 +207,29 @@ impl Unit {
         async move { inner.call(request).await }
     }
 
+    /// Give a message to an instance and wait until it is handled: like [`Unit::call`], through the same door, within the
+    /// same limits. While it is, the guest may publish to the message's subject for replies. Never tried a second time.
+    pub fn handle(&self, message: Message) -> impl Future<Output = Result<(), CallError>> + Send + 'static {
+        let inner = self.0.clone();
+        async move {
+            inner.counters.messages.fetch_add(1, Relaxed);
+            let limit = inner.blueprint.limits.body_bytes;
+            let handled = match message.payload.len() as u64 > limit {
+                true => Err(CallError::Body(BodyError::TooLarge { limit })),
+                false => inner.clone().call(Incoming::request(message)).await.map(drop),
+            };
+            if handled.is_err() {
+                inner.counters.messages_failed.fetch_add(1, Relaxed);
+            }
+            handled
+        }
+    }
+
+    /// A message for it was dropped before it could be handed over.
+    pub fn note_dropped_message(&self) {
+        self.0.counters.messages_dropped.fetch_add(1, Relaxed);
+    }
+
     /// Resolves when the unit can't go on as it should: a service of it ended too often, and is not started again. The
     /// text says which and why. Does not keep the unit alive.
     pub fn broken(&self) -> impl Future<Output = String> + Send + 'static {
@@ -248,6 +278,9 @@ impl Unit {
             reuse_hits: counters.reuse_hits.load(Relaxed),
             in_flight: admission.inside(),
             queued: admission.waiting(),
+            messages: counters.messages.load(Relaxed),
+            messages_failed: counters.messages_failed.load(Relaxed),
+            messages_dropped: counters.messages_dropped.load(Relaxed),
             waits: admission.waits(),
             instances_live: pool.live(),
             instances_idle: pool.idle(),
@@ -358,6 +391,9 @@ pub(crate) struct Counters {
     /// Heads of answers to clients' requests, and parts of bodies that passed in either direction.
     pub(crate) progress: Arc<AtomicU64>,
     pub(crate) retries: AtomicU64,
+    messages: AtomicU64,
+    messages_failed: AtomicU64,
+    messages_dropped: AtomicU64,
     strikes: AtomicU64,
     pub(crate) reuse_hits: AtomicU64,
     pub(crate) collateral: AtomicU64,
@@ -387,14 +423,17 @@ impl Inner {
                 return Err(refusal);
             }
         };
-        if self.workers.share() && self.pool.is_on() {
+        let is_message = Incoming::of(&request).is_some();
+        if self.workers.share() && self.pool.is_on() && !is_message {
             return workers::call(&self, turn, request, deadline).await;
         }
-        let (request, again) = match self.tries_reuse_with(&request) {
+        // A message is at most tried once.
+        let (request, again) = match !is_message && self.tries_reuse_with(&request) {
             true => exchange::twice(request, deadline, &self.blueprint.limits).await?,
             false => (request, None),
         };
-        let instance = self.pool.take(request.method(), again.is_some());
+        // A handler that was called answers or traps: it can't come to nothing unnoticed, as a request's can.
+        let instance = self.pool.take(if is_message { &Method::GET } else { request.method() }, again.is_some());
         // Only a kept instance's failure can be the fault of reuse, so only then a copy may be needed.
         let replay = match &instance {
             Some(instance) if instance.uses > 0 => again.or_else(|| exchange::replay(&request)),
@@ -463,16 +502,21 @@ impl Inner {
         let store = host::store(&self.blueprint, meter);
         let mut store = store.map_err(|error| Failure::Trap(format!("has lost a volume: {error:#}")))?;
         let guest = match self.assembly.pre() {
-            Pre::Http02(pre) => pre.instantiate_async(&mut store).await.map(Guest::Http02),
-            Pre::Http03(pre) => pre.instantiate_async(&mut store).await.map(Guest::Http03),
+            pre if self.blueprint.component.inspection().handles_messages() => {
+                messaging::instantiate(pre, &mut store).await
+            }
+            Pre::Http02(pre) => pre.instantiate_async(&mut store).await.map(|guest| (Guest::Http02(guest), None)),
+            Pre::Http03(pre) => pre.instantiate_async(&mut store).await.map(|guest| (Guest::Http03(guest), None)),
+            Pre::Messages(pre) => pre.instantiate_async(&mut store).await.map(|_| (Guest::NoHttp, None)),
         };
-        let guest = guest.map_err(|error| match Failure::of(&error, store.data()) {
+        let (guest, handler) = guest.map_err(|error| match Failure::of(&error, store.data()) {
             Failure::NodeMemory => Failure::NoRoom(NoRoom::Memory), // no request had begun
             failure => failure,
         })?;
         store.data_mut().memory.started();
         let alive = self.pool.created();
-        Ok(Instance { store, guest, uses: 0, warmed: false, idle_since: Instant::now(), _alive: alive, _place: place })
+        let (uses, warmed, idle_since) = (0, false, Instant::now());
+        Ok(Instance { store, guest, handler, uses, warmed, idle_since, _alive: alive, _place: place })
     }
 
     fn start_error(&self, failure: &Failure) -> StartError {

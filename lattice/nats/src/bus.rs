@@ -92,7 +92,7 @@ fn to_nats(headers: Headers) -> Result<HeaderMap, BusError> {
     })
 }
 
-fn from_nats(message: async_nats::Message) -> Message {
+pub(crate) fn from_nats(message: async_nats::Message) -> Message {
     let headers = message.headers.iter().flat_map(|headers| headers.iter());
     let first = |(name, values): (&async_nats::HeaderName, &Vec<async_nats::HeaderValue>)| {
         Some((name.to_string(), values.first()?.to_string()))

@@ -1,7 +1,11 @@
 //! Subjects of core NATS in a spec: what they may look like, which of them are nobody's to have, and whether one covers
 //! another. Pure, and the only place where subjects of guests are compared.
 use super::{SpecError, WorkloadSpec, is_default};
-use crate::limits::{GRANTS_MAX, clip};
+use crate::{
+    id::{LatticeId, WorkloadName},
+    limits::{GRANTS_MAX, MESSAGES_MAX, clip},
+    subject::is_reply_subject,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{borrow::Cow, fmt, str::FromStr};
@@ -39,6 +43,93 @@ pub(super) fn check(field: &str, grants: &MessagingGrants) -> Result<(), SpecErr
         return Err(SpecError::new(format!("{field}.publish"), format!("at most {GRANTS_MAX} grants are allowed")));
     }
     Ok(())
+}
+
+/// Messages that a workload gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct MessageSpec {
+    /// What it subscribes to: `tasks.new`, `tasks.*` (one token), `tasks.>` (one or more). No grant is needed. It begins
+    /// with a word, and not with a reserved one: `$…`, `_INBOX`, `_R_`, `lattice`.
+    pub subject: SubjectPattern,
+    /// The queue group: of all who subscribe with the same one, one gets each message. Default `lattice-LATTICE-WORKLOAD`, so
+    /// that each message goes to one replica.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<QueueGroup>,
+    /// Messages that one replica is at, at a time; with 1 it takes one after the other. At most, and by default,
+    /// `limits.concurrency`. As many as `limits.queue` wait, 16 MiB of them; more are dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub concurrency: Option<u32>,
+}
+
+impl MessageSpec {
+    /// The name of the queue group.
+    pub fn group_of(&self, lattice: &LatticeId, workload: &WorkloadName) -> String {
+        match &self.group {
+            Some(group) => group.0.clone(),
+            None => format!("lattice-{lattice}-{workload}"),
+        }
+    }
+}
+
+/// A queue group of NATS.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
+#[schemars(extend("pattern" = "^[a-zA-Z0-9_.-]{1,64}$"))]
+pub struct QueueGroup(String);
+
+impl TryFrom<String> for QueueGroup {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let is_good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        match (1..=64).contains(&text.len()) && text.bytes().all(is_good) {
+            true => Ok(Self(text)),
+            false => {
+                Err(format!("{:?} is not a queue group: 1 to 64 of a-z, A-Z, 0-9, '-', '_' and '.'", shown(&text)))
+            }
+        }
+    }
+}
+
+pub(super) fn check_messages(spec: &WorkloadSpec) -> Result<(), SpecError> {
+    let WorkloadSpec { messages, limits, .. } = spec;
+    if messages.len() > MESSAGES_MAX {
+        return Err(SpecError::new("messages", format!("at most {MESSAGES_MAX} subscriptions are allowed")));
+    }
+    for (i, message) in messages.iter().enumerate() {
+        let field = |name: &str| format!("messages[{i}].{name}");
+        let subject = &message.subject;
+        if matches!(subject.as_str().split('.').next(), Some("*" | ">")) {
+            let text = format!("{subject} begins with a wildcard, and so takes in subjects that are reserved");
+            return Err(SpecError::new(field("subject"), text).hint("begin with a word: tasks.> instead of >"));
+        }
+        let same = |other: &&MessageSpec| other.group == message.group && other.subject.overlaps(subject);
+        if let Some(other) = messages.iter().take(i).find(same) {
+            let text =
+                format!("{subject} and {} have subjects in common, whose messages would come twice", other.subject);
+            return Err(SpecError::new(field("subject"), text).hint("keep one of them, or give one another group"));
+        }
+        if message.concurrency.is_some_and(|concurrency| !(1..=limits.concurrency).contains(&concurrency)) {
+            let text = format!("is not between 1 and limits.concurrency ({})", limits.concurrency);
+            return Err(SpecError::new(field("concurrency"), text));
+        }
+    }
+    let concurrency = spec.reuse.settings().map_or(1, |reuse| reuse.concurrency);
+    if concurrency > 1 && !messages.is_empty() {
+        let text = format!(
+            "cannot be given to instances that have several requests at a time (reuse.concurrency: {concurrency}): a handler \
+             of this interface holds up everything else in its instance"
+        );
+        return Err(SpecError::new("messages", text).hint("leave reuse.concurrency out"));
+    }
+    Ok(())
+}
+
+/// Whether an answer may go there, on behalf of a guest or of its node: an inbox, or a subject that guests can have. A client
+/// that names another one would have a node publish where the client itself may not.
+pub fn is_answerable(reply: &str) -> bool {
+    is_reply_subject(reply) || reply.parse::<Subject>().is_ok()
 }
 
 /// A request over the published interface is a plain function, and an instance that waits in one does nothing else.
@@ -123,6 +214,18 @@ impl SubjectPattern {
     /// Whether the subject is one of its set.
     pub fn matches(&self, subject: &Subject) -> bool {
         includes(&self.0, &subject.0)
+    }
+
+    /// Whether some subject is in both sets.
+    pub fn overlaps(&self, other: &SubjectPattern) -> bool {
+        let (mut one, mut other) = (self.0.split('.'), other.0.split('.'));
+        loop {
+            match (one.next(), other.next()) {
+                (None, None) | (Some(">"), Some(_)) | (Some(_), Some(">")) => return true,
+                (Some(one), Some(other)) if one == "*" || other == "*" || one == other => {}
+                _ => return false,
+            }
+        }
     }
 
     /// Whether all subjects of the other's set are in its own.
@@ -244,6 +347,8 @@ mod tests {
             let universe = universe();
             let all = universe.iter().filter(|subject| is_in(&other, subject)).all(|subject| is_in(&one, subject));
             prop_assert_eq!(one.covers(&other), all, "{} {}", one, other);
+            let any = universe.iter().any(|subject| is_in(&one, subject) && is_in(&other, subject));
+            prop_assert_eq!(one.overlaps(&other), any, "{} {}", one, other);
         }
 
         #[test]
@@ -253,6 +358,18 @@ mod tests {
                 prop_assert!(text.parse::<SubjectPattern>().unwrap().matches(&subject));
                 prop_assert!(!text.starts_with('$') && !text.contains(char::is_whitespace));
             }
+        }
+    }
+
+    #[test]
+    fn answers_go_to_inboxes_and_to_what_guests_can_have() {
+        for good in ["_INBOX.a.b", "_R_.x.y", "replies.one"] {
+            assert!(is_answerable(good), "{good}");
+        }
+        for bad in
+            ["", "_INBOX.*", "$KV.lattice-default-state.slot.a.0", "$JS.ACK.x", "lattice.default.ctl.a", "a.*", "a b"]
+        {
+            assert!(!is_answerable(bad), "{bad}");
         }
     }
 

@@ -214,6 +214,7 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
     }
     grants::check("grants", &spec.grants)?;
     messaging::check_concurrency(spec)?;
+    messaging::check_messages(spec)?;
     autoscale::check(spec)?;
     placement::check(&spec.placement, spec.replicas)?;
     rollout::check(&spec.rollout)?;
@@ -480,6 +481,30 @@ mod tests {
         refuse(&parts("{}", false), "components[1].grants", "isolated");
         refuse(&parts("{connect: [x]}", true), "components[1].grants.connect[0]", "not a grant to connect");
         refuse(&parts(&format!("{{http-out: [{many}]}}"), true), "components[1].grants.http-out", "at most");
+    }
+
+    #[test]
+    fn a_bad_subscription_is_named() {
+        let with = |messages: &str| format!("{SMALLEST}messages: [{messages}]\n");
+        let spec = parse(with("{subject: 'a.*'}, {subject: 'b.>', group: g-1, concurrency: 1}").as_bytes()).unwrap();
+        assert_eq!(parse(&serde_json::to_vec(&spec).unwrap()).unwrap(), spec);
+        let groups: Vec<String> =
+            spec.messages.iter().map(|message| message.group_of(&"default".parse().unwrap(), &spec.name)).collect();
+        assert_eq!(groups, ["lattice-default-hello", "g-1"]);
+        refuse(&with("{subject: '*.a'}"), "messages[0].subject", "begins with a wildcard");
+        refuse(&with("{subject: '$JS.>'}"), "messages[0].subject", "reserved");
+        refuse(&with("{subject: 'a.*'}, {subject: 'a.b'}"), "messages[1].subject", "in common");
+        parse(with("{subject: 'a.*'}, {subject: 'a.b', group: other}").as_bytes()).unwrap();
+        refuse(&with("{subject: a, group: 'a b'}"), "messages[0].group", "not a queue group");
+        for concurrency in [0, 257] {
+            let text = with(&format!("{{subject: a, concurrency: {concurrency}}}"));
+            refuse(&text, "messages[0].concurrency", "limits.concurrency (256)");
+        }
+        refuse(&with("{subjects: a}"), "messages[0].subjects", "unknown field");
+        let many: Vec<String> = (0..17).map(|i| format!("{{subject: a{i}}}")).collect();
+        refuse(&with(&many.join(", ")), "messages", "at most 16");
+        let shared = format!("{}reuse: {{concurrency: 2}}\n", with("{subject: a}"));
+        refuse(&shared, "messages", "several requests at a time (reuse.concurrency: 2)");
     }
 
     #[test]

@@ -22,6 +22,7 @@ impl WorkloadSpec {
             self.all_grants().any(|grants| !grants.keyvalue.is_empty() || !grants.messaging.is_empty()),
             self.has_configs(),
             self.config_update.is_some(),
+            !self.messages.is_empty(),
         ];
         if self.rollout.analysis.is_some() || self.rollout.steps.iter().any(RolloutStep::is_of_schema_5) {
             5
@@ -55,6 +56,7 @@ impl WorkloadSpec {
             compose: ComposeSpec { links: _, wac, optimize },
             http: HttpSpec { routes: _, callers: _ },
             schedule,
+            messages: _,
             reuse,
             limits: Limits { memory: _, cpu: _, wall: _, concurrency: _, queue: _, body: _ },
             grants,

@@ -177,6 +177,8 @@ pub enum WholeKind {
     Http02,
     #[serde(rename = "wasi:http@0.3")]
     Http03,
+    #[serde(rename = "wasmcloud:messaging@0.2")]
+    Messages,
     #[serde(rename = "wasi:cli/run")]
     Command,
     #[serde(rename = "library")]
@@ -188,6 +190,7 @@ impl WholeKind {
         match self {
             WholeKind::Http02 => "answers HTTP by wasi:http 0.2",
             WholeKind::Http03 => "answers HTTP by wasi:http 0.3",
+            WholeKind::Messages => "handles messages by wasmcloud:messaging 0.2",
             WholeKind::Command => "a program with a beginning and an end",
             WholeKind::Library => "a part for others",
         }
@@ -318,6 +321,7 @@ fn describe(
         kind: match whole.kind {
             Kind::Http02 => WholeKind::Http02,
             Kind::Http03 => WholeKind::Http03,
+            Kind::Messages => WholeKind::Messages,
             Kind::Command => WholeKind::Command,
             Kind::Other => WholeKind::Library,
         },
@@ -326,7 +330,7 @@ fn describe(
     let is_linked =
         |import: &String| composition.host_edges.iter().any(|edge| edge.from.is_none() && edge.import == *import);
     whole.missing.retain(|import| !is_linked(import));
-    report.problem = lattice_runtime::admissible(&whole).err().map(|error| {
+    report.problem = lattice_runtime::admissible(&whole, lattice::host::Role::of_whole(spec)).err().map(|error| {
         let missing = report.bindings.iter().find(|binding| binding.to == BoundTo::Nothing);
         let near = missing.and_then(|missing| composition.open.iter().find(|open| open.import == missing.import));
         let near: Vec<String> = near.into_iter().flat_map(|open| &open.near).map(ToString::to_string).collect();

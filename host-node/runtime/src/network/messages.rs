@@ -80,7 +80,7 @@ pub(crate) enum MessageError {
 impl Network {
     /// Answers once the message was written to the connection: a server may still lose it.
     pub(crate) async fn publish(&self, message: Outgoing, inherited: &Inherited) -> Result<(), MessageError> {
-        let (subject, reply) = self.judge_message(&message)?;
+        let (subject, reply) = self.judge_message(&message, inherited)?;
         let _place = self.messages.place(message.body.len()).await?;
         let bus = self.bus().await?;
         let headers = inherited.trace_of_message();
@@ -99,7 +99,7 @@ impl Network {
         timeout: Duration,
         inherited: &Inherited,
     ) -> Result<Message, MessageError> {
-        let (subject, _) = self.judge_message(&message)?;
+        let (subject, _) = self.judge_message(&message, inherited)?;
         if timeout.is_zero() {
             return Err(MessageError::NoTime);
         }
@@ -124,7 +124,11 @@ impl Network {
 
     /// Who may answer is told where to: that, too, must be a subject on which the guest could publish itself, or it would
     /// have others publish there.
-    fn judge_message(&self, message: &Outgoing) -> Result<(String, Option<String>), MessageError> {
+    fn judge_message(
+        &self,
+        message: &Outgoing,
+        inherited: &Inherited,
+    ) -> Result<(String, Option<String>), MessageError> {
         let judge = |subject: &str| {
             let parsed: Result<Subject, SubjectError> = subject.parse();
             match parsed {
@@ -144,7 +148,12 @@ impl Network {
             }
         };
         let reply = message.reply_to.as_deref().map(judge).transpose()?;
-        Ok((judge(&message.subject)?, reply))
+        // Who asked is answered without a grant.
+        let subject = match inherited.may_reply_to(&message.subject) {
+            true => message.subject.clone(),
+            false => judge(&message.subject)?,
+        };
+        Ok((subject, reply))
     }
 
     async fn bus(&self) -> Result<&Arc<dyn Bus>, MessageError> {

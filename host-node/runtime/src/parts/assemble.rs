@@ -12,7 +12,7 @@ use crate::{
     host::Host,
     inspect::Inspection,
     linker,
-    load::{Component, LoadError, Pre, Runtime, admissible},
+    load::{Component, LoadError, Pre, Runtime, runnable},
 };
 use lattice::id::ComponentName;
 use std::{
@@ -106,7 +106,7 @@ impl Runtime {
     /// edge does not name must be on offer here. Blocks for some tens of microseconds a part.
     pub fn assemble(&self, main: Component, parts: Vec<Part>, edges: Vec<Edge>) -> Result<Assembly, LoadError> {
         if parts.is_empty() && edges.is_empty() {
-            admissible(main.inspection())?;
+            runnable(main.inspection())?;
             let pre = main.alone(self.linker(&main))?;
             return Ok(Assembly(Arc::new(Assembled { main, pre, parts: Vec::new(), start_order: Vec::new() })));
         }
@@ -115,7 +115,7 @@ impl Runtime {
         let main_linker = plan.linker(self, None, &main)?;
         let mut given = main.inspection().clone();
         given.missing.retain(|missing| !edges.iter().any(|edge| edge.from.is_none() && edge.import == *missing));
-        admissible(&given)?;
+        runnable(&given)?;
         let pre = main.link(&main_linker)?;
 
         let mut linked = Vec::new();

@@ -1,0 +1,237 @@
+//! Messages for workloads: subscriptions of a replica that is ready, and what becomes of what they bring. A message goes
+//! through the same door as a request, to the same instances, under the same limits.
+//!
+//! Core NATS knows no backpressure: what a server sends must be taken. So what comes beyond a replica's concurrency waits
+//! here, within bounds, and what is beyond these is dropped, counted and told; who waits for an answer hears of it.
+
+use lattice::{
+    http::CallError,
+    id::{LatticeId, SlotId},
+    limits::one_line,
+    messaging::{Messaging, Subscription},
+    spec::{MessageSpec, WorkloadSpec, is_answerable},
+    store::{Bus, BusError, Clock, Headers, Message},
+};
+use lattice_runtime::{LogSink, LogStream, Unit};
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+/// Payloads that wait in one subscription of a replica.
+const WAITING_BYTES_MAX: usize = 16 << 20;
+/// Until the next try to subscribe.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Between two lines about what failed in one subscription.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+/// Headers of an answer that says that there is none, as NATS micro services have them (ADR-32).
+const ERROR: &str = "Nats-Service-Error";
+const ERROR_CODE: &str = "Nats-Service-Error-Code";
+
+/// What subscriptions are made with.
+pub(crate) struct Receivers {
+    pub(crate) lattice: LatticeId,
+    pub(crate) messaging: Arc<dyn Messaging>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Receivers {
+    /// From now on the unit gets its workload's messages, if its spec names some.
+    pub(crate) fn start(
+        &self,
+        slot: &SlotId,
+        spec: &WorkloadSpec,
+        unit: &Arc<Unit>,
+        lines: Arc<dyn LogSink>,
+    ) -> Option<Receiving> {
+        let stop = CancellationToken::new();
+        let receiver = |of: &MessageSpec| Receiver {
+            of: of.clone(),
+            group: of.group_of(&self.lattice, &spec.name),
+            concurrency: of.concurrency.unwrap_or(spec.limits.concurrency).max(1) as usize,
+            waiting_max: spec.limits.queue as usize,
+            slot: slot.clone(),
+            unit: unit.clone(),
+            messaging: self.messaging.clone(),
+            clock: self.clock.clone(),
+            stop: stop.clone(),
+            lines: lines.clone(),
+            told: Mutex::default(),
+        };
+        let start = |of| tokio::spawn(receive(Arc::new(receiver(of))));
+        let work: Vec<JoinHandle<()>> = spec.messages.iter().map(start).collect();
+        (!work.is_empty()).then_some(Receiving { stop, work })
+    }
+}
+
+/// The subscriptions of one unit. Dropping it ends them, and what they are at.
+pub(crate) struct Receiving {
+    stop: CancellationToken,
+    work: Vec<JoinHandle<()>>,
+}
+
+impl Receiving {
+    /// Unsubscribe, and wait until what has come by then is done; after so long the rest is dropped.
+    pub(crate) async fn drain(mut self, clock: Arc<dyn Clock>, limit: Duration) {
+        self.stop.cancel();
+        let done = async {
+            for work in &mut self.work {
+                // One that panicked is done, too.
+                let _ = work.await;
+            }
+        };
+        tokio::select! { // either ends it
+            biased;
+            () = done => {}
+            () = clock.sleep(limit) => tracing::warn!("messages still waited at the drain limit"),
+        }
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.work.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// One subscription of one unit.
+struct Receiver {
+    of: MessageSpec,
+    group: String,
+    concurrency: usize,
+    waiting_max: usize,
+    slot: SlotId,
+    unit: Arc<Unit>,
+    messaging: Arc<dyn Messaging>,
+    clock: Arc<dyn Clock>,
+    stop: CancellationToken,
+    lines: Arc<dyn LogSink>,
+    told: Mutex<Told>,
+}
+
+#[derive(Default)]
+struct Told {
+    last: Option<Duration>,
+    /// What was not told since then.
+    more: u64,
+}
+
+type Opened = (Arc<dyn Bus>, Box<dyn Subscription>);
+
+async fn receive(receiver: Arc<Receiver>) {
+    // Once more only where the connection was closed for good.
+    while let Some((bus, mut subscription)) = receiver.subscribe().await {
+        let (mut waiting, mut bytes) = (VecDeque::<Message>::new(), 0_usize);
+        let mut handled = JoinSet::new();
+        let (mut is_draining, mut is_over) = (false, false);
+        loop {
+            while handled.len() < receiver.concurrency
+                && let Some(message) = waiting.pop_front()
+            {
+                bytes = bytes.saturating_sub(message.payload.len());
+                handled.spawn(receiver.clone().handle(bus.clone(), message));
+            }
+            if is_over && handled.is_empty() {
+                break; // and then nothing waits either
+            }
+            tokio::select! { // cancel-safe: each arm takes one thing whole, or nothing
+                biased;
+                () = receiver.stop.cancelled(), if !is_draining => {
+                    is_draining = true;
+                    subscription.drain().await;
+                }
+                Some(_) = handled.join_next(), if !handled.is_empty() => {}
+                message = subscription.next(), if !is_over => match message {
+                    None => is_over = true,
+                    Some(message) => {
+                        let size = message.payload.len();
+                        let is_full =
+                            waiting.len() >= receiver.waiting_max.max(1) || bytes.saturating_add(size) > WAITING_BYTES_MAX;
+                        // One that is larger than all the room there is has it for itself.
+                        if is_full && !waiting.is_empty() {
+                            receiver.drop_one(&bus, message).await;
+                        } else {
+                            bytes = bytes.saturating_add(size);
+                            waiting.push_back(message);
+                        }
+                    }
+                },
+            }
+        }
+        if is_draining {
+            return;
+        }
+        receiver.clock.sleep(AGAIN).await;
+    }
+}
+
+impl Receiver {
+    /// Until it is subscribed. `None`: it is not to be any more.
+    async fn subscribe(&self) -> Option<Opened> {
+        loop {
+            let error = match self.stop.run_until_cancelled(self.try_subscribe()).await? {
+                Ok(opened) => return Some(opened),
+                Err(error) => error,
+            };
+            self.tell(format_args!("is not subscribed to {}: {error}", self.of.subject));
+            self.stop.run_until_cancelled(self.clock.sleep(AGAIN)).await?;
+        }
+    }
+
+    async fn try_subscribe(&self) -> Result<Opened, BusError> {
+        let workload = &self.slot.workload;
+        let bus = self.messaging.open(workload).await?;
+        let subscription = self.messaging.subscribe(workload, self.of.subject.as_str(), &self.group).await?;
+        Ok((bus, subscription))
+    }
+
+    async fn handle(self: Arc<Self>, bus: Arc<dyn Bus>, message: Message) {
+        let (subject, reply) = (message.subject.clone(), message.reply.clone());
+        let Err(error) = self.unit.handle(message).await else { return };
+        self.tell(format_args!("failed on a message on {}: {error}", one_line(&subject, 128)));
+        let (code, text) = match error.nothing_ran() {
+            true => ("503", "overloaded"),
+            // What it is about is for the operator's eyes.
+            false if matches!(error, CallError::Timeout { .. }) => ("500", "no answer in time"),
+            false => ("500", "the message was not handled"),
+        };
+        answer(&bus, reply, code, text).await;
+    }
+
+    async fn drop_one(&self, bus: &Arc<dyn Bus>, message: Message) {
+        self.unit.note_dropped_message();
+        let subject = one_line(&message.subject, 128);
+        self.tell(format_args!("dropped a message on {subject}: too many wait for it"));
+        answer(bus, message.reply, "503", "overloaded").await;
+    }
+
+    /// In the node's log and in the workload's, seldom however often it happens.
+    fn tell(&self, what: fmt::Arguments<'_>) {
+        let now = self.clock.now();
+        let more = {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.last.is_some_and(|last| now.saturating_sub(last) < TOLD_EVERY) {
+                told.more += 1;
+                return;
+            }
+            told.last = Some(now);
+            std::mem::take(&mut told.more)
+        };
+        let rest = if more > 0 { format!(" ({more} more such things since the last line)") } else { String::new() };
+        let slot = &self.slot;
+        tracing::warn!(%slot, "a replica {what}{rest}");
+        self.lines.line(None, LogStream::Stderr, None, &format!("lattice: {slot} {what}{rest}"));
+    }
+}
+
+/// Says to who waits for an answer that there is none.
+async fn answer(bus: &Arc<dyn Bus>, reply: Option<String>, code: &str, text: &str) {
+    let Some(subject) = reply.filter(|reply| is_answerable(reply)) else { return };
+    let headers = Headers::from([(ERROR.to_owned(), text.to_owned()), (ERROR_CODE.to_owned(), code.to_owned())]);
+    // Who waits gives up in time.
+    let _ = bus.publish(Message { subject, headers, ..Message::default() }).await;
+}
