@@ -26,12 +26,15 @@ async fn post(address: &str, path: &str, headers: &[(&str, &str)], body: impl In
 async fn responder(api: &Api, subject: &str) -> tokio::task::JoinHandle<()> {
     let bus = api.bus().clone();
     let mut requests = bus.subscribe(subject.into(), None).await.unwrap();
-    bus.flush().await.unwrap();
-    tokio::spawn(async move {
+    let answers = tokio::spawn(async move {
         while let Some(Message { reply: Some(subject), payload, .. }) = requests.next().await {
             bus.publish(Message { subject, payload, ..Default::default() }).await.unwrap();
         }
-    })
+    });
+    // That it was written to the server is not yet that the server knows of it.
+    let ask = || api.request(&subject.replace('*', "x"), Headers::new(), b"");
+    eventually("it answers", PATIENCE, async || ask().await.map(drop).map_err(|error| error.to_string())).await;
+    answers
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
