@@ -307,7 +307,9 @@ impl Driver {
             Effect::Watch(id) => self.watch(slot, id),
             Effect::Serve(id) => {
                 let Some(state) = state.units.get_mut(&id) else { return };
-                let UnitState { of: (_, template), unit: Some(unit), answers, spec, receiving, .. } = state else { return };
+                let UnitState { of: (_, template), unit: Some(unit), answers, spec, receiving, .. } = state else {
+                    return;
+                };
                 self.ready.set(slot, Some((*template, (unit.clone(), answers.clone()))));
                 if receiving.is_none() {
                     *receiving = self.receivers.start(slot, spec, unit, self.logs.sink(slot.clone()));

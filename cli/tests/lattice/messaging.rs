@@ -3,7 +3,10 @@
 use crate::harness::{Api, Lattice, PATIENCE, api::spec, eventually, http};
 use futures_util::StreamExt as _;
 use hyper::Method;
-use lattice::{ctl::ErrorCode, store::Message};
+use lattice::{
+    ctl::ErrorCode,
+    store::{Headers, Message},
+};
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -32,8 +35,12 @@ async fn responder(api: &Api, subject: &str) -> tokio::task::JoinHandle<()> {
         }
     });
     // That it was written to the server is not yet that the server knows of it.
-    let ask = || api.request(&subject.replace('*', "x"), Headers::new(), b"");
-    eventually("it answers", PATIENCE, async || ask().await.map(drop).map_err(|error| error.to_string())).await;
+    let one = subject.replace('*', "x");
+    eventually("it answers", PATIENCE, async || {
+        let answer = api.request(&one, Headers::new(), b"").await;
+        answer.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
     answers
 }
 

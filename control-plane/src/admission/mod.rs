@@ -121,8 +121,7 @@ impl Admission {
             let text = format!("the request carries the JetStream header {header}: it was not sent by a client");
             return Some(error_answer(&CtlError::new(ErrorCode::Refused, text)));
         }
-        // Boxed: it is as large as what it may have to answer.
-        Some(match Box::pin(self.dispatch(&message)).await {
+        Some(match self.dispatch(&message).await {
             Ok(answer) => answer,
             Err(error) => error_answer(&error),
         })

@@ -55,7 +55,7 @@ impl Admission {
         let reply = if dry_run {
             self.preview(spec, &recipe, expected).await?
         } else {
-            self.admit(spec, recipe, expected).await?
+            Box::pin(self.admit(spec, recipe, expected)).await?
         };
         Ok(PutReply { composition: made.map(|made| made.brief), warnings, ..reply })
     }
