@@ -11,6 +11,7 @@ use crate::harness::{
 use lattice::{
     ctl::{ConditionKind, ConfigItem, CtlError, ErrorCode, Reason, StatusReply},
     id::{ConfigName, Generation},
+    record::RolloutState,
     subject::{ConfigVerb, Topic},
 };
 use serde_json::{Value, json};
@@ -121,6 +122,35 @@ async fn rolled_configuration_is_a_new_generation() {
     let shown = lattice.cli_ok(&["config", "list"]).await;
     assert!(shown.contains("rolled-more"), "{shown}");
     lattice.cli_ok(&["wait", "rolled", "--for", "settled"]).await;
+
+    // What is given up is given up with its values.
+    let mut stepwise = asked(&api, "rolled", 2, "roll").await;
+    stepwise["rollout"] = json!({ "steps": [{ "replicas": 1 }] });
+    api.put(&stepwise).await.unwrap();
+    lattice.cli_ok(&["config", "put", "rolled-more", "--merge", "a=3"]).await;
+    eventually("a step of it is over", PATIENCE, async || {
+        let rollout = api.status("rolled").await.map_err(|error| error.to_string())?.rollout;
+        match rollout.as_ref().is_some_and(|rollout| rollout.state == RolloutState::Paused) {
+            true => Ok(()),
+            false => Err(format!("{rollout:?}")),
+        }
+    })
+    .await;
+    lattice.cli_ok(&["rollout", "abort", "rolled"]).await;
+    api.ready("rolled").await;
+    all_answer(&lattice, "rolled.test", "/a", "2\n").await;
+    api.scale("rolled", 3).await.unwrap();
+    api.ready("rolled").await;
+    all_answer(&lattice, "rolled.test", "/a", "2\n").await;
+    lattice.cli_ok(&["config", "put", "rolled-more", "--merge", "a=4"]).await;
+    eventually("what comes next is rolled out", PATIENCE, async || {
+        let rollout = api.status("rolled").await.map_err(|error| error.to_string())?.rollout;
+        if rollout.is_some() { Ok(()) } else { Err("it is not".to_owned()) }
+    })
+    .await;
+    lattice.cli_ok(&["rollout", "promote", "rolled"]).await;
+    api.ready("rolled").await;
+    all_answer(&lattice, "rolled.test", "/a", "4\n").await;
     api.delete("rolled").await.unwrap();
 }
 

@@ -36,6 +36,7 @@ mod routes;
 mod scaling;
 mod schedules;
 mod security;
+mod servers;
 mod serving;
 mod stores;
 mod streaming;

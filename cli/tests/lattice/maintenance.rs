@@ -108,3 +108,35 @@ async fn what_has_no_other_place_stays_until_the_deadline() {
     lattice.cli_ok(&["undrain", "n1"]).await;
     api.ready("picky").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_drain_moved_away_comes_back_when_somebody_asks_for_it() {
+    let lattice = Lattice::start(3).await;
+    let api = lattice.api().await;
+    api.deploy("web", "hello-http02", 6).await;
+    lattice.serving("web.test", "/").await;
+    lattice.cli_ok(&["drain", "n1", "--wait", "--timeout", "60s"]).await;
+    lattice.cli_ok(&["undrain", "n1"]).await;
+    let on_n1 = async || holders(&api.ready("web").await).iter().filter(|node| node.as_str() == "n1").count();
+    assert_eq!(on_n1().await, 0, "nothing comes back by itself");
+    let shown = eventually("the node is there again", PATIENCE, async || {
+        let shown = lattice.cli_ok(&["rebalance", "--dry-run"]).await;
+        if shown.contains("2 replicas would move") { Ok(shown) } else { Err(shown) }
+    })
+    .await;
+    assert!(shown.contains("web.") && shown.contains("n1  replicas"), "{shown}");
+    assert_eq!(on_n1().await, 0, "it was only asked");
+    assert_eq!(lattice.cli_ok(&["rebalance", "--status"]).await, "nothing is being moved\n");
+
+    let load = Load::start(lattice.nodes.iter().map(|node| node.http()), "web.test", "/");
+    lattice.cli_ok(&["rebalance", "--wait", "--timeout", "60s"]).await;
+    assert_eq!(on_n1().await, 2);
+    load.stop().await.assert_none_failed();
+    assert!(lattice.cli_ok(&["rebalance"]).await.contains("every replica is in the best place"));
+    eventually("it tells that it is over", PATIENCE, async || {
+        let events = lattice.cli_ok(&["events", "--last", "200"]).await;
+        if events.contains("rebalance-ended") && events.contains("over: 2 moved") { Ok(()) } else { Err(events) }
+    })
+    .await;
+    assert_eq!(lattice.cli_ok(&["rebalance", "--cancel"]).await, "nothing is being moved\n");
+}

@@ -66,7 +66,7 @@ mod tests {
             ("{header: x-preview, value: 'a b'}", weight, "rollout.preview.value"),
             ("{header: lattice-among, value: a}", weight, "rollout.preview.header"),
             ("{header: 'x y', value: a}", weight, "rollout.preview.header"),
-            ("{header: x-preview}", weight, "rollout.preview.value"),
+            ("{header: x-preview}", weight, "rollout.preview"),
             ("{header: x-preview, value: a, host: b}", weight, "rollout.preview.host"),
         ] {
             assert_eq!(parse(preview, step).map(drop), Err(field.into()), "{preview} {step}");

@@ -132,7 +132,11 @@ impl Api {
 
     /// As one of the nodes sees it, which may be late.
     pub async fn nodes(&self) -> Vec<NodeReply> {
-        self.ask(Topic::NodeList, Headers::new(), b"").await.unwrap()
+        self.try_nodes().await.unwrap()
+    }
+
+    pub async fn try_nodes(&self) -> Result<Vec<NodeReply>, CtlError> {
+        self.ask(Topic::NodeList, Headers::new(), b"").await
     }
 
     /// Wait until every replica is ready at the newest generation. Which one that is comes from the store: a node that has
@@ -163,7 +167,8 @@ impl Api {
 }
 
 pub async fn connect(url: &str) -> Nats {
-    let options = ConnectOptions { servers: vec![url.to_owned()], name: "lattice tests".into(), ..Default::default() };
+    let servers = url.split(',').map(str::to_owned).collect();
+    let options = ConnectOptions { servers, name: "lattice tests".into(), ..Default::default() };
     lattice_nats::connect(options).await.unwrap()
 }
 

@@ -178,7 +178,7 @@ impl Lattice {
         eventually(&format!("{expected} nodes are listed"), PATIENCE, async || {
             // Any node answers: agreement several times in a row is no proof that all agree, but close to it.
             for _ in 0..2 * expected {
-                let seen = api.nodes().await.len();
+                let seen = api.try_nodes().await.map_err(|error| error.to_string())?.len();
                 if seen != expected {
                     return Err(format!("{seen} of {expected}"));
                 }
