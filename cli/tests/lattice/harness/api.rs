@@ -142,7 +142,10 @@ impl Api {
     /// Wait until every replica is ready at the newest generation. Which one that is comes from the store: a node that has
     /// not heard of it yet calls the one before ready.
     pub async fn ready(&self, name: &str) -> StatusReply {
-        let newest = self.get(name).await.unwrap().generation;
+        let newest = eventually(&format!("{name} is read from the store"), PATIENCE, async || {
+            self.get(name).await.map(|reply| reply.generation).map_err(|error| error.to_string())
+        })
+        .await;
         eventually(&format!("{name} is ready"), PATIENCE, async || {
             let status = self.status(name).await.map_err(|error| error.to_string())?;
             let is_so = |condition: &Condition| condition.kind == ConditionKind::Ready && condition.status;
