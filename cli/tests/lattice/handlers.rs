@@ -84,7 +84,7 @@ async fn each_message_is_handled_once_over_three_nodes_whoever_is_killed() {
             let answer = answer.map_err(|error| error.to_string())?;
             assert!(answer.payload.starts_with(b"AFTER "), "{answer:?}");
         }
-        Ok(())
+        Ok::<_, String>(())
     })
     .await;
 }
