@@ -61,6 +61,10 @@ use unheard::Unheard;
 
 /// Pause after a failed accept. The usual cause is that the process has no file descriptor left.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(50);
+/// Bytes of an HTTP/1 connection that are read, or held to be written, at a time. The next piece of a body waits for the
+/// one before, so the number of pieces is what a large body costs; a connection has a buffer of this size only while
+/// its client fills it. Heads have a limit of their own.
+const H1_BUFFER_BYTES: usize = 128 * 1024;
 /// Streams of one HTTP/2 connection at a time.
 const H2_STREAMS_MAX: u32 = 100;
 /// Bytes of request body that one HTTP/2 stream may have under way, unread.
@@ -160,7 +164,7 @@ fn http1(options: &RouterOptions) -> http1::Builder {
         .max_headers(options.headers_max)
         // The buffer alone is no limit of a head: what it has room for beyond that is used too.
         .max_header_size(header_bytes(options))
-        .max_buf_size(header_bytes(options));
+        .max_buf_size(H1_BUFFER_BYTES.max(header_bytes(options)));
     builder
 }
 
