@@ -89,10 +89,10 @@ impl Bench {
         self.tokio.block_on(Unit::start(&self.runtime, assembly, config)).expect("a unit")
     }
 
-    fn composed(&self) -> Unit {
+    fn composed(&self, grants: Grants) -> Unit {
         let part = |name| lattice_composer::Part { name: component_name(name), bytes: guest(name), role: None };
         let whole = lattice_composer::compose(&[part("part-caller"), part("part")], &[]).expect("a composition");
-        self.alone(whole.bytes, Grants::default())
+        self.alone(whole.bytes, grants)
     }
 
     /// Without parts.
@@ -142,7 +142,7 @@ fn guest(name: &str) -> Bytes {
 
 fn bench(criterion: &mut Criterion) {
     let bench = Bench::on_one_thread();
-    let composed = bench.composed();
+    let composed = bench.composed(Grants::default());
     let linked = |role| bench.linked("part-caller", "part", &["counter", "text", "values", "faults"], role);
     let service = || PartRole::Service { restart: Restart::default() };
     let modes = [

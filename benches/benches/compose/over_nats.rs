@@ -48,7 +48,7 @@ impl World {
         world::place_all(&mut view, FAR, 1);
         let view = Arc::new(view);
         let grant = format!("http://{callee}.lattice").parse().expect("a good grant");
-        let caller = bench.alone(guest("part-caller"), Grants { http_out: vec![grant], ..Grants::default() });
+        let caller = bench.composed(Grants { http_out: vec![grant], ..Grants::default() });
         let echo = Arc::new(bench.alone(guest("echo02"), Grants::default()));
 
         let stop = CancellationToken::new();
