@@ -172,6 +172,10 @@ impl Rollouts {
                 }
             }
             Step::Forget { expect } => (store.delete(Bucket::State, &key, expect).await, None),
+        RolloutState::Done if beside.is_some() => {
+            let text = format!("generation {template} has all requests; the replicas before it start again with it");
+            (EventKind::RolloutProgressed, text)
+        }
         };
         match (result, event) {
             (Ok(_), Some((kind, text))) => self.events.send(kind, &name, text).await,
@@ -183,7 +187,7 @@ impl Rollouts {
 }
 
 fn told(rollout: &Rollout) -> Option<(EventKind, String)> {
-    let Rollout { template, below, weight, message, .. } = rollout;
+    let Rollout { template, below, beside, weight, message, .. } = rollout;
     Some(match rollout.state {
         RolloutState::Done => (EventKind::RolloutDone, format!("every replica runs generation {template}")),
         RolloutState::Stalled => {
@@ -192,7 +196,11 @@ fn told(rollout: &Rollout) -> Option<(EventKind, String)> {
         }
         RolloutState::Progressing | RolloutState::Paused => {
             let share = weight.map_or_else(String::new, |weight| format!(", and it gets {weight} % of the requests"));
-            (EventKind::RolloutProgressed, format!("replicas below {below} may run generation {template}{share}"))
+            let which = match beside {
+                Some(first) => format!("replicas {first} to {} run", first.saturating_mul(2).saturating_sub(1)),
+                None => format!("replicas below {below} may run"),
+            };
+            (EventKind::RolloutProgressed, format!("{which} generation {template}{share}"))
         }
         // That the spec was put back is told when it is.
         RolloutState::GivingUp => return None,

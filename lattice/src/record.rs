@@ -3,6 +3,7 @@
 //! does not parse is *corrupt*, which is not the same as absent: see [`crate::view`].
 
 mod config;
+mod generations;
 mod rebalance;
 mod rollout;
 mod scale;
@@ -10,8 +11,9 @@ mod ticks;
 mod weights;
 
 pub use config::{ConfigRecord, ConfigStamp, EarlierConfig, check_entries};
+pub use generations::{Aborted, Left, LostRoute};
 pub use rebalance::{MOVES_MAX, Move, Rebalance};
-pub use rollout::{Aborted, Left, LostRoute, Rollout, RolloutState, failure};
+pub use rollout::{Rollout, RolloutState, failure};
 pub use scale::Scale;
 pub use ticks::{Firing, Outcome, Settled, Ticks};
 pub use weights::{Among, Weighed};
@@ -31,7 +33,7 @@ use std::collections::BTreeMap;
 
 /// The newest schema that this version reads, with all before. Nodes of several versions share a store while they are
 /// upgraded, so a record says the least schema that reads it, not the newest that its writer knows.
-pub const SCHEMA: u32 = 5;
+pub const SCHEMA: u32 = 6;
 
 /// Why bytes are not a record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -25,6 +25,7 @@ mod schedule;
 mod schema;
 mod script;
 mod sticky;
+mod strategy;
 mod taint;
 mod volumes;
 mod wording;
@@ -57,6 +58,7 @@ pub use rollout::{Portion, Rollback, RolloutSpec, RolloutStep};
 pub use schedule::{RequestPath, ScheduleSpec};
 pub use script::Script;
 pub use sticky::Sticky;
+pub use strategy::Strategy;
 pub use taint::{Effect, Taint, Toleration};
 pub use volumes::{EmptyVolume, HostVolume, MountPath, VolumeSpec, empty_bytes};
 

@@ -246,7 +246,16 @@ impl LatticeView {
     ///
     /// Of one that scales itself it is what was decided last. Where nothing was, or the store lost it, it is as many as are
     /// recorded: nothing that serves is stopped because nobody knows how many there are to be.
+    ///
+    /// While a second set is beside the first one, there are twice as many as there were when it came: their number stands
+    /// still, unless none is to be there at all.
     pub fn replicas(&self, spec: &SpecRecord) -> u32 {
+        let asked = self.asked_replicas(spec);
+        let beside = spec.stable.as_ref().and_then(|_| spec.beside(self.rollout(&spec.spec.name)));
+        beside.filter(|_| asked > 0).map_or(asked, |first| first.saturating_mul(2))
+    }
+
+    fn asked_replicas(&self, spec: &SpecRecord) -> u32 {
         let Some(autoscale) = &spec.spec.autoscale else { return spec.spec.replicas };
         let decided = self.scales.get(&spec.spec.name).filter(|scale| scale.record.uid == spec.uid);
         match decided {

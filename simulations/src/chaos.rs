@@ -12,8 +12,8 @@ use lattice::{
     id::{NodeId, WorkloadName},
     record::Capacity,
     spec::{
-        Class, ComponentSpec, HttpSpec, Limits, PathPrefix, Placement, RequestPath, RolloutSpec, RolloutStep, Route,
-        ScheduleSpec, Source, WorkloadSpec, Zone,
+        AnalysisSpec, Class, ComponentSpec, HttpSpec, Limits, PathPrefix, Placement, RequestPath, RolloutSpec,
+        RolloutStep, Route, ScheduleSpec, Source, Strategy, WorkloadSpec, Zone,
     },
     store::Bucket,
     subject::{Topic, WorkloadVerb},
@@ -140,8 +140,9 @@ impl Chaos {
             }
             64..70 => drop(world.inflict(Fault::Leave(node))),
             70..77 => drop(world.inflict(Fault::Stall(world.rng.millis(500, 9_000)))),
-            77..80 => self.cordon(node),
-            80..84 => {
+            77..79 => self.cordon(node),
+            79..81 => self.sour(w),
+            81..84 => {
                 let millis = i64::try_from(world.rng.between(0, 7_200_000)).unwrap_or_default() - 3_600_000;
                 world.inflict(Fault::Clock(node, millis));
                 world.cure_after(world.rng.millis(500, 20_000), Cure::Clock(node));
@@ -213,13 +214,16 @@ impl Chaos {
             placement.require = vec![requirement.parse().expect("it is a requirement")];
         }
         let most = if *class == Class::Strict { 2 } else { 6 };
+        let replicas = if placement.daemon { 1 } else { u32::try_from(rng.between(0, most)).unwrap_or(1) };
+        let may_be_twice = *class == Class::Available && !placement.daemon;
+        let rollout = self.rollout(replicas > 1, may_be_twice);
         let spec = WorkloadSpec {
-            replicas: if placement.daemon { 1 } else { u32::try_from(rng.between(0, most)).unwrap_or(1) },
+            replicas,
             class: *class,
             limits: Limits { memory: *memory, ..Limits::default() },
             placement,
             http: self.http(i),
-            rollout: self.rollout(),
+            rollout,
             schedule: self.schedule(),
             ..WorkloadSpec::new(name.clone(), main)
         };
@@ -246,27 +250,52 @@ impl Chaos {
         all.into_iter().filter(|_| self.world.rng.happens(400)).map(of).collect()
     }
 
-    /// Budgets of all kinds, and little patience: what finds no room is given up before the lattice must have come to rest.
-    fn rollout(&self) -> RolloutSpec {
+    /// Budgets, steps and bounds of all kinds, and little patience: what finds no room is given up before the lattice must have
+    /// come to rest.
+    fn rollout(&self, may_split: bool, may_be_twice: bool) -> RolloutSpec {
         let rng = &self.world.rng;
         let budgets = [("25%", "0"), ("2", "1"), ("0", "2"), ("100%", "50%")];
         let (surge, unavailable) = *rng.pick(&budgets).expect("there is one");
         let portion = |text: &str| text.parse().expect("it is a portion");
+        let step = |replicas: Option<&str>, weight, millis| RolloutStep {
+            replicas: replicas.map(portion),
+            weight,
+            pause: Some(units::Millis(millis)),
+        };
+        let is_twice = may_be_twice && rng.happens(250);
+        let steps = match rng.between(0, 99) {
+            _ if is_twice => match rng.between(0, 2) {
+                0 => vec![step(None, Some(100), 3_000)],
+                1 => vec![step(None, Some(0), 1_000), step(None, Some(100), 0)],
+                _ => vec![step(None, Some(20), 1_000), step(None, Some(60), 1_000), step(None, Some(100), 1_000)],
+            },
+            0..30 => vec![step(Some("50%"), None, 3_000)],
+            30..45 if may_split => vec![step(None, Some(30), 2_000), step(None, Some(70), 2_000)],
+            45..55 if may_split => vec![step(Some("1"), Some(0), 1_000), step(Some("50%"), Some(100), 2_000)],
+            _ => Vec::new(),
+        };
         RolloutSpec {
             max_surge: portion(surge),
             max_unavailable: portion(unavailable),
             min_ready: units::Millis(rng.between(0, 2) * 500),
             deadline: units::Millis(20_000),
-            steps: match rng.happens(300) {
-                true => vec![RolloutStep {
-                    replicas: Some(portion("50%")),
-                    weight: None,
-                    pause: Some(units::Millis(3_000)),
-                }],
-                false => Vec::new(),
-            },
+            strategy: if is_twice { Strategy::BlueGreen } else { Strategy::Rolling },
+            steps,
+            analysis: rng.happens(300).then(|| AnalysisSpec {
+                max_error_rate: Some("5%".parse().expect("it is a rate")),
+                max_p95: None,
+                max_p99: None,
+                min_requests: 20,
+                window: units::Millis(5_000),
+            }),
             ..RolloutSpec::default()
         }
+    }
+
+    /// What is new answers badly from now on, where that is looked at.
+    fn sour(&mut self, i: usize) {
+        let Some(Workload { name, .. }) = self.workloads.get(i) else { return };
+        self.world.sour(name);
     }
 
     /// Rules of all kinds. The last workload alone comes to nodes with a taint, whatever is put.

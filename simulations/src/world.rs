@@ -18,7 +18,7 @@ use crate::{
 use bytes::Bytes;
 use lattice::{
     ctl::{CtlError, Reply},
-    id::Digest,
+    id::{Digest, WorkloadName},
     store::{Bucket, Headers, Platform},
     subject::Topic,
     testing::MemoryLattice,
@@ -161,6 +161,16 @@ impl World {
             compared: 0,
             faults: BTreeMap::new(),
         }
+    }
+
+    /// What the newest spec of a workload runs answers half of its requests with errors from now on, on all nodes that live.
+    /// Answers whether there is such a workload.
+    pub(crate) fn sour(&mut self, workload: &WorkloadName) -> bool {
+        let Some(spec) = self.history.view.specs.get(workload) else { return false };
+        let template = spec.record.template();
+        self.nodes.iter().filter_map(SimNode::host).for_each(|host| host.sour(workload, template));
+        self.trace.note(format!("generation {template} of {workload} answers badly"));
+        true
     }
 
     /// Add a node and start it. It is fair if nothing that it starts fails.

@@ -69,37 +69,37 @@ async fn a_canary_gets_its_share_at_every_node_and_no_request_fails() {
     let lattice = shared().await;
     let api = lattice.api().await;
     let steps = json!([{ "replicas": 1, "weight": 0 }, { "weight": 20 }, { "weight": 60 }]);
-    let mut asked = versioned(&api, "canary", 4, &steps).await;
+    let mut asked = versioned(&api, "weighed", 4, &steps).await;
     api.put(&asked).await.unwrap();
-    api.ready("canary").await;
-    lattice.serving("canary.test", "/quiet").await;
-    let load = load(&lattice, "canary");
+    api.ready("weighed").await;
+    lattice.serving("weighed.test", "/quiet").await;
+    let load = load(&lattice, "weighed");
     asked["components"][0]["env"] = json!({ "VERSION": "2" });
     api.put(&asked).await.unwrap();
-    let dark = when(&api, "canary", "dark", stopped_at(0)).await;
+    let dark = when(&api, "weighed", "dark", stopped_at(0)).await;
     assert_eq!(dark.rollout.unwrap().updated, 1);
     for node in &lattice.nodes {
-        assert_eq!(to_new(node, "canary", 50).await, 0, "through {}", node.id);
+        assert_eq!(to_new(node, "weighed", 50).await, 0, "through {}", node.id);
     }
     for (weight, replicas) in [(20, 1), (60, 3)] {
-        lattice.cli_ok(&["rollout", "resume", "canary"]).await;
-        let status = when(&api, "canary", "at the next step", stopped_at(weight)).await;
+        lattice.cli_ok(&["rollout", "resume", "weighed"]).await;
+        let status = when(&api, "weighed", "at the next step", stopped_at(weight)).await;
         assert_eq!(status.rollout.unwrap().updated, replicas);
-        let told = lattice.cli_ok(&["status", "canary"]).await;
+        let told = lattice.cli_ok(&["status", "weighed"]).await;
         assert!(told.contains(&format!("it gets {weight} % of the requests")), "{told}");
-        shares(&lattice, "canary", weight).await;
+        shares(&lattice, "weighed", weight).await;
     }
     // All at once it gets nothing, and its replicas go back.
-    lattice.cli_ok(&["rollout", "abort", "canary"]).await;
-    let back = api.ready("canary").await;
+    lattice.cli_ok(&["rollout", "abort", "weighed"]).await;
+    let back = api.ready("weighed").await;
     assert_eq!(back.template, Some(Generation(1)));
-    shares(&lattice, "canary", 0).await;
+    shares(&lattice, "weighed", 0).await;
     // Another try goes to the end.
     asked["rollout"]["steps"] = json!([{ "weight": 50, "pause": "100ms" }]);
     api.put(&asked).await.unwrap();
-    let status = api.ready("canary").await;
+    let status = api.ready("weighed").await;
     assert_eq!((status.rollout, status.aborted), (None, None));
-    shares(&lattice, "canary", 100).await;
+    shares(&lattice, "weighed", 100).await;
     load.stop().await.assert_none_failed();
 }
 
@@ -203,13 +203,14 @@ async fn a_canary_that_is_slow_is_given_up_by_itself() {
     given_up("slowed", "/sleep/400", analysis, &["took longer than 200ms", "max-p95 lets 5 %"]).await;
 }
 
-/// Half of the replicas run what is new, and those who ask for it reach it; then all requests go over at once, and back.
+/// All of what is new comes up beside what is there, and those who ask for it reach it; then all requests go over at once, and
+/// back, and none fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_requests_go_over_at_once_and_back_and_none_fails() {
     let lattice = shared().await;
     let api = lattice.api().await;
-    let steps = json!([{ "replicas": "50%", "weight": 0 }, { "replicas": "50%", "weight": 100 }]);
-    let mut asked = versioned(&api, "switched", 4, &steps).await;
+    let mut asked = versioned(&api, "switched", 2, &json!([{ "weight": 0 }, { "weight": 100 }])).await;
+    asked["rollout"]["strategy"] = json!("blue-green");
     asked["rollout"]["preview"] = json!({ "header": "x-preview", "value": "orange" });
     api.put(&asked).await.unwrap();
     api.ready("switched").await;
@@ -218,7 +219,8 @@ async fn all_requests_go_over_at_once_and_back_and_none_fails() {
     asked["components"][0]["env"] = json!({ "VERSION": "2" });
     for is_kept in [false, true] {
         api.put(&asked).await.unwrap();
-        when(&api, "switched", "to be looked at", stopped_at(0)).await;
+        let dark = when(&api, "switched", "to be looked at", stopped_at(0)).await;
+        assert_eq!((dark.replicas, dark.ready, dark.rollout.unwrap().updated), (4, 4, 2), "two sets are ready");
         for node in &lattice.nodes {
             assert_eq!(to_new(node, "switched", 30).await, 0, "through {}", node.id);
             for _ in 0..30 {
@@ -235,7 +237,40 @@ async fn all_requests_go_over_at_once_and_back_and_none_fails() {
         let end = if is_kept { "resume" } else { "abort" };
         lattice.cli_ok(&["rollout", end, "switched"]).await;
         shares(&lattice, "switched", if is_kept { 100 } else { 0 }).await;
-        api.ready("switched").await;
+        let after = when(&api, "switched", "with one set", |status| {
+            status.rollout.is_none() && status.replicas == 2 && status.ready == 2
+        })
+        .await;
+        assert_eq!(after.aborted.is_some(), !is_kept);
     }
+    api.ready("switched").await;
+    shares(&lattice, "switched", 100).await;
     load.stop().await.assert_none_failed();
+    api.delete("switched").await.unwrap();
+}
+
+/// Without steps of its own it goes over by itself, and what answers badly is sent back by itself while the first set is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_set_that_answers_badly_is_sent_back_by_itself() {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    let mut asked = versioned(&api, "reverted", 2, &json!([])).await;
+    asked["rollout"] = json!({
+        "strategy": "blue-green",
+        "analysis": { "max-error-rate": "5%", "min-requests": 20, "window": "10s" },
+    });
+    api.put(&asked).await.unwrap();
+    api.ready("reverted").await;
+    lattice.serving("reverted.test", "/trap").await;
+    let load = Load::start(lattice.nodes.iter().map(Node::http), "reverted.test", "/trap");
+    asked["components"] = json!([{ "name": "main", "source": api.upload("faults").await.to_string() }]);
+    api.put(&asked).await.unwrap();
+    let back = when(&api, "reverted", "sent back", |status| status.aborted.is_some()).await;
+    println!("reverted: {}; {}", back.aborted.unwrap().reason, load.stop().await.report());
+    let after = Load::start(lattice.nodes.iter().map(Node::http), "reverted.test", "/trap");
+    let back = api.ready("reverted").await;
+    assert_eq!((back.replicas, back.template), (2, Some(Generation(1))), "the first set never stopped");
+    assert!(back.slots.iter().all(|slot| slot.generation == Some(Generation(1))));
+    after.stop().await.assert_none_failed();
+    api.delete("reverted").await.unwrap();
 }

@@ -9,6 +9,7 @@
 
 mod analysis;
 mod autoscale;
+mod beside;
 mod board;
 mod contest;
 mod displace;

@@ -5,7 +5,7 @@
 //! Start at [`advance`]. What one replica is to run follows from the records alone: [`SpecRecord::wanted`].
 
 use crate::{
-    Me,
+    Me, beside,
     board::{Board, is_unread},
     explain::wanted,
     hash,
@@ -29,7 +29,7 @@ use std::{
 const FAILING_MAX: Duration = Duration::from_secs(30);
 /// Replicas that no living node holds are not waited for longer than this, or half the deadline, once the rest is there: they
 /// fit nowhere, or their node is gone for good. Within it a lattice that was restarted is back.
-const HOMELESS_MAX: Duration = Duration::from_secs(30);
+pub(crate) const HOMELESS_MAX: Duration = Duration::from_secs(30);
 /// After a gap of so long nothing that was measured counts: this process was suspended, say, and did not see what happened.
 const GAP: Duration = Duration::from_secs(5);
 
@@ -169,7 +169,7 @@ fn note<'v>(since: &mut Since, held: impl Iterator<Item = (&'v SlotId, &'v Versi
 }
 
 /// Whether a living node serves the slot, with this template if one is named.
-fn is_ready(view: &LatticeView, slot: &Slot, template: Option<Generation>) -> bool {
+pub(crate) fn is_ready(view: &LatticeView, slot: &Slot, template: Option<Generation>) -> bool {
     slot.phase == Phase::Ready
         && template.is_none_or(|template| slot.generation == template)
         && view.live(&slot.holder).is_some()
@@ -177,7 +177,10 @@ fn is_ready(view: &LatticeView, slot: &Slot, template: Option<Generation>) -> bo
 
 /// The workloads of which there is something to watch.
 pub fn open_rollouts(view: &LatticeView) -> BTreeSet<WorkloadName> {
-    let is_open = |spec: &SpecRecord| spec.stable.is_some() && !spec.is_settled(view.rollout(&spec.spec.name));
+    let is_open = |spec: &SpecRecord| {
+        let rollout = view.rollout(&spec.spec.name);
+        spec.stable.is_some() && (!spec.is_settled(rollout) || spec.beside(rollout).is_some())
+    };
     let open = view.specs.iter().filter(|(_, spec)| is_open(&spec.record)).map(|(name, _)| name);
     let left_behind = view.rollouts.keys().filter(|name| !view.specs.contains_key(*name));
     open.chain(left_behind).cloned().collect()
@@ -229,7 +232,16 @@ pub fn advance(view: &LatticeView, workload: &WorkloadName, elapsed: &Elapsed) -
     if there.is_some_and(|there| there.record.uid == spec.uid && there.record.template > spec.template()) {
         return None;
     }
+    if let (Some(stable), Some(there)) = (spec.stable.as_deref(), there)
+        && beside::is_of_the_one_before(spec, &there.record)
+    {
+        return beside::end(view, stable, &there.record, elapsed, expect);
+    }
     let before = known.cloned().unwrap_or_else(|| begin(view, spec));
+    // What there is of a second set shows only once there is to be one.
+    if known.is_none() && before.beside.is_some() {
+        return Some(Step::Put { record: before, expect });
+    }
     let progress = Progress::of(view, spec, &before, elapsed);
     let mut next = Rollout { message: None, beyond: false, ..before.clone() };
     next.stop_first.retain(|index| progress.pending.contains(index));
@@ -245,13 +257,17 @@ pub fn advance(view: &LatticeView, workload: &WorkloadName, elapsed: &Elapsed) -
         return Some(Step::Put { record: next, expect });
     }
     match before.state {
+        RolloutState::Done if before.beside.is_some() => return beside::end(view, spec, &before, elapsed, expect),
         RolloutState::Done | RolloutState::Paused => return None,
         RolloutState::GivingUp => {
             let reason = before.message.unwrap_or_else(|| "no reason is known".into());
             return Some(Step::Abort { expect: at, reason });
         }
         RolloutState::Stalled if before.beyond => return None,
-        _ if progress.is_complete(spec, elapsed) => (next.state, next.weight) = (RolloutState::Done, None),
+        _ if progress.is_complete(spec, elapsed) => {
+            (next.state, next.weight) = (RolloutState::Done, None);
+            beside::take_over(&mut next);
+        }
         RolloutState::Stalled if !progress.pending.is_empty() => return None,
         RolloutState::Progressing | RolloutState::Stalled => {
             if let Some(reason) = progress.failure(view, spec, elapsed) {
@@ -275,6 +291,9 @@ pub fn advance(view: &LatticeView, workload: &WorkloadName, elapsed: &Elapsed) -
 
 /// What is there already stays: a store that lost the record must not send replicas back.
 fn begin(view: &LatticeView, spec: &SpecRecord) -> Rollout {
+    if let Some(beside) = beside::begin(view, spec) {
+        return beside;
+    }
     let is_new = |slot: &Slot| slot.uid == spec.uid && slot.generation == spec.template();
     let newest = view.slots_of(&spec.spec.name).filter(|(_, slot)| is_new(&slot.record)).last();
     Rollout { below: newest.map_or(0, |(slot, _)| slot.index.saturating_add(1)), ..Rollout::new(spec) }
@@ -300,6 +319,8 @@ struct Progress {
     unavailable: u32,
     /// Steps that are over.
     step: u32,
+    /// Of a second set all are waited for, wherever they are.
+    is_beside: bool,
 }
 
 impl Progress {
@@ -307,14 +328,16 @@ impl Progress {
         let min_ready: Duration = spec.spec.rollout.min_ready.into();
         let (mut pending, mut left, mut serving) = (BTreeSet::new(), Vec::new(), BTreeSet::new());
         let (mut homeless, mut arrived, mut surging, mut unavailable) = (BTreeSet::new(), 0, 0, 0);
-        let wanted = wanted(view, &spec.spec.name);
+        let mut wanted = wanted(view, &spec.spec.name);
+        // What was there before stays as it is beside a second set.
+        wanted.retain(|index| rollout.beside.is_none_or(|first| *index >= first));
         for index in &wanted {
             let slot = slot(view, spec, *index).filter(|slot| view.live(&slot.holder).is_some());
             let is_serving = slot.is_some_and(|slot| is_ready(view, slot, None));
             if is_serving {
                 serving.insert(*index);
             }
-            if *index >= rollout.below {
+            if !rollout.lets(*index) {
                 left.push(*index);
                 continue;
             }
@@ -339,7 +362,8 @@ impl Progress {
             let gone = of_life.filter(|(_, slot)| view.live(&slot.record.holder).is_none());
             homeless.extend(gone.map(|(slot, _)| slot.index));
         }
-        Self { wanted, pending, homeless, arrived, left, serving, surging, unavailable, step: rollout.step }
+        let (step, is_beside) = (rollout.step, rollout.beside.is_some());
+        Self { wanted, pending, homeless, arrived, left, serving, surging, unavailable, step, is_beside }
     }
 
     /// Whether it is over: never before one replica has shown that it runs, nor while a step holds.
@@ -347,7 +371,9 @@ impl Progress {
         let deadline: Duration = spec.spec.rollout.deadline.into();
         let is_rest_there = self.pending.is_empty() && self.left.is_empty() && self.arrived > 0;
         let is_waited = elapsed.without_progress >= HOMELESS_MAX.min(deadline / 2);
-        is_rest_there && (self.homeless.is_empty() || is_waited) && self.until_stop(spec, self.step).is_none()
+        // A second set is to answer alone.
+        let is_enough = self.homeless.is_empty() || is_waited && !self.is_beside;
+        is_rest_there && is_enough && self.until_stop(spec, self.step).is_none()
     }
 
     /// Why it is not to go on.
@@ -360,21 +386,22 @@ impl Progress {
         };
         let failing = self.pending.iter().find(fails);
         let is_late = elapsed.without_progress >= deadline && !self.is_at_stop(spec);
-        let homeless = || self.homeless.first().filter(|_| self.arrived == 0);
+        let homeless = || self.homeless.first().filter(|_| self.arrived == 0 || self.is_beside);
         let late = || self.pending.first().or_else(|| self.left.first()).or_else(homeless).filter(|_| is_late);
         failing.or_else(late).map(|index| why(view, spec, *index))
     }
 
     /// How many replicas may change before the next stop.
     fn until_stop(&self, spec: &SpecRecord, step: u32) -> Option<usize> {
-        let step = spec.spec.rollout.steps.get(step as usize)?;
+        let step = spec.spec.rollout.stops().get(step as usize)?;
         let replicas = u32::try_from(self.wanted.len()).unwrap_or(u32::MAX);
-        Some(weights::replicas_of(step, replicas) as usize)
+        let until = if self.is_beside { replicas } else { weights::replicas_of(step, replicas) };
+        Some(until as usize)
     }
 
     fn is_at_stop(&self, spec: &SpecRecord) -> bool {
         // A step of as many replicas as there are, or more, holds as well.
-        let is_reached = |until: usize| self.changed() >= until || self.left.is_empty();
+        let is_reached = |until: usize| self.changed() >= until || self.left.is_empty() && !self.is_beside;
         self.pending.is_empty() && self.arrived > 0 && self.until_stop(spec, self.step).is_some_and(is_reached)
     }
 
@@ -388,7 +415,7 @@ impl Progress {
         if !self.is_at_stop(spec) {
             return;
         }
-        let steps = &spec.spec.rollout.steps;
+        let steps = spec.spec.rollout.stops();
         let Some(step) = steps.get(rollout.step as usize) else { return };
         if weights::take_hold(step, rollout) {
             return; // the pause counts from then
@@ -410,7 +437,7 @@ impl Progress {
         let settings = &spec.spec.rollout;
         // Nobody is there to lose anything: the first replica that comes runs what is newest.
         if self.wanted.is_empty() {
-            rollout.below = rollout.below.max(1);
+            (rollout.below, rollout.beside) = (rollout.below.max(1), None);
         }
         let surge_max = settings.max_surge.of_up(replicas);
         // A percentage that is less than one of them must not keep everything from changing.
@@ -483,7 +510,7 @@ impl<'v> Room<'v> {
     }
 }
 
-fn slot<'v>(view: &'v LatticeView, spec: &SpecRecord, index: u32) -> Option<&'v Slot> {
+pub(crate) fn slot<'v>(view: &'v LatticeView, spec: &SpecRecord, index: u32) -> Option<&'v Slot> {
     let slot = &view.slots.get(&SlotId::new(spec.spec.name.clone(), index))?.record;
     (slot.uid == spec.uid).then_some(slot)
 }

@@ -27,7 +27,8 @@ pub(crate) fn take_hold(step: &RolloutStep, rollout: &mut Rollout) -> bool {
 /// All steps are over, and the rest follows: each replica gets its part of the requests, whatever it runs. With a fixed
 /// share for those that are left to change, the last of them would have to answer more and more.
 pub(crate) fn let_go(spec: &SpecRecord, rollout: &mut Rollout) {
-    if rollout.step as usize >= spec.spec.rollout.steps.len() {
+    // A second set answers for all until the first one does.
+    if rollout.step as usize >= spec.spec.rollout.stops().len() && rollout.beside.is_none() {
         rollout.weight = None;
     }
 }

@@ -303,7 +303,8 @@ fn status(
 /// How far a change is; nothing where none is under way.
 fn rollout(view: &LatticeView, spec: &SpecRecord, updated: u32) -> Option<RolloutStatus> {
     let known = view.rollout(&spec.spec.name).filter(|rollout| rollout.is_of(spec));
-    let stable = spec.stable.as_ref().filter(|_| !spec.is_settled(known))?;
+    let is_over = spec.is_settled(known) && spec.beside(known).is_none();
+    let stable = spec.stable.as_ref().filter(|_| !is_over)?;
     let held = || Some(steps::hold(view, spec, known?)?.text());
     Some(RolloutStatus {
         state: known.map_or(RolloutState::Progressing, |rollout| rollout.state),

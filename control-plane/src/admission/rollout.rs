@@ -59,7 +59,7 @@ impl Admission {
                 (RolloutAction::Pause, Some(rollout)) => self.set(&spec, rollout, RolloutState::Paused).await,
                 (RolloutAction::Resume, Some(rollout)) => self.set(&spec, rollout, RolloutState::Progressing).await,
                 (RolloutAction::Promote, Some((rollout, revision))) => {
-                    let step = u32::try_from(spec.spec.rollout.steps.len()).unwrap_or(u32::MAX);
+                    let step = u32::try_from(spec.spec.rollout.stops().len()).unwrap_or(u32::MAX);
                     self.set(&spec, (Rollout { step, ..rollout }, revision), RolloutState::Progressing).await
                 }
                 (RolloutAction::Pause | RolloutAction::Resume | RolloutAction::Promote, None) => {

@@ -39,11 +39,14 @@ pub(super) fn hold(view: &LatticeView, spec: &SpecRecord, rollout: &Rollout) -> 
         return None;
     }
     let settings = &spec.spec.rollout;
-    let step = settings.steps.get(rollout.step as usize)?;
+    let step = settings.stops().get(rollout.step as usize)?;
     let pause = step.pause?;
     let wanted = lattice_planner::wanted(view, &spec.spec.name);
-    let changed: Vec<u32> = wanted.iter().copied().filter(|index| *index < rollout.below).collect();
-    let until = step_replicas(step, u32::try_from(wanted.len()).unwrap_or(u32::MAX)) as usize;
+    let changed: Vec<u32> = wanted.iter().copied().filter(|index| rollout.lets(*index)).collect();
+    let until = match rollout.beside {
+        Some(first) => first as usize,
+        None => step_replicas(step, u32::try_from(wanted.len()).unwrap_or(u32::MAX)) as usize,
+    };
     if changed.is_empty() || changed.len() < until.min(wanted.len()) || rollout.weight != step.weight {
         return None;
     }
@@ -58,7 +61,7 @@ pub(super) fn hold(view: &LatticeView, spec: &SpecRecord, rollout: &Rollout) -> 
         since = since.max(held.since);
     }
     let end = since.saturating_add(settings.min_ready.0).saturating_add(pause.0);
-    let (of, asks) = (settings.steps.len(), step_told(step));
+    let (of, asks) = (settings.stops().len(), step_told(step));
     Some(Hold { step: rollout.step, of, asks, pause, until: (since > 0).then_some(end) })
 }
 

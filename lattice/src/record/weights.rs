@@ -59,8 +59,13 @@ impl SpecRecord {
         let rollout = rollout.filter(|rollout| rollout.uid == self.uid);
         match rollout {
             Some(rollout) if rollout.is_of(self) => {
-                let percent = rollout.weight.filter(|_| !self.is_settled(Some(rollout)))?;
-                let percent = if rollout.state == RolloutState::GivingUp { 0 } else { percent };
+                let percent = match rollout.state {
+                    // What was there before has had its time; it goes on until it stops.
+                    RolloutState::Done => self.beside(Some(rollout)).map(|_| 100)?,
+                    RolloutState::GivingUp => rollout.weight.map(|_| 0)?,
+                    _ => rollout.weight?,
+                };
+                self.stable.as_ref()?;
                 Some(Weighed { template: rollout.template, percent: percent.min(100) })
             }
             Some(rollout) if self.aborted.is_some() && rollout.template > self.template() => {
@@ -113,6 +118,9 @@ mod tests {
         assert_eq!(two.weighed(Some(&done)), None);
         rollout.weight = None;
         assert_eq!(two.weighed(Some(&rollout)), None);
+        // The second set answers until the first one runs it as well.
+        let taken_over = Rollout { beside: Some(4), ..done };
+        assert_eq!((two.weighed(Some(&taken_over)), two.beside(Some(&taken_over))), (of(2, 100), Some(4)));
         assert_eq!(put(&one, spec(2, "{replicas: 1}")).weighed(None), None);
         // Another life of the name.
         let other = SpecRecord { uid: uuid::Uuid::from_u128(8), ..one.clone() };

@@ -1,16 +1,16 @@
 //! Steps of a rollout that say how many requests go to what is new: which of them can be meant.
 
-use super::{RolloutStep, SpecError, WorkloadSpec};
+use super::{RolloutStep, SpecError, Strategy, WorkloadSpec};
 
-/// What one step can't be.
-pub(super) fn check_step(i: usize, step: &RolloutStep) -> Result<(), SpecError> {
+/// What one step can't be. `has_all`: the replicas that run what is new are there whatever the step says.
+pub(super) fn check_step(i: usize, step: &RolloutStep, has_all: bool) -> Result<(), SpecError> {
     let field = |name: &str| format!("rollout.steps[{i}].{name}");
     match (step.replicas, step.weight) {
         (None, None) => Err(SpecError::new(format!("rollout.steps[{i}]"), "has neither replicas nor weight")
             .hint("write {weight: 5, pause: 10m} for 5 of 100 requests, or {replicas: 1, pause: 10m}")),
         (_, Some(weight)) if weight > 100 => Err(SpecError::new(field("weight"), format!("{weight} is more than 100"))
             .hint("it is the number of requests, of a hundred, that go to what is new")),
-        (None, Some(0)) => Err(SpecError::new(field("weight"), "is 0, and no replicas are named")
+        (None, Some(0)) if !has_all => Err(SpecError::new(field("weight"), "is 0, and no replicas are named")
             .hint("write {replicas: 1, weight: 0} for a replica that runs and gets no requests")),
         _ => Ok(()),
     }
@@ -23,7 +23,7 @@ pub(super) fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
     let Some(i) = steps.iter().position(splits) else { return Ok(()) };
     // One is still a number that it may have for a while; then there is nothing to split, as docs/rollouts.md says.
     let most = spec.autoscale.as_ref().map_or(spec.replicas, |autoscale| autoscale.max);
-    if most == 1 && !spec.placement.daemon {
+    if most == 1 && !spec.placement.daemon && spec.rollout.strategy == Strategy::Rolling {
         let message = "there is one replica, and it runs either what is new or what was there before";
         return Err(
             SpecError::new(format!("rollout.steps[{i}].weight"), message).hint("have at least two: replicas: 2")

@@ -3,7 +3,7 @@
 
 use super::{
     Reuse, Script, Source, WorkloadSpec, autoscale, callers, canary, config, grants, http, messaging, parts, placement,
-    preview, probes, rollout, schedule, volumes, wording,
+    preview, probes, rollout, schedule, strategy, volumes, wording,
 };
 use crate::limits::{
     CONCURRENCY_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, MESSAGE_BYTES_MAX,
@@ -220,6 +220,7 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
     rollout::check(&spec.rollout)?;
     canary::check(spec)?;
     preview::check(spec)?;
+    strategy::check(spec)?;
     config::check(spec)?;
     Ok(())
 }

@@ -22,7 +22,7 @@ const VALUE_BYTES_MAX: usize = 128;
 /// What types cannot say.
 pub(super) fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
     let Some(preview) = &spec.rollout.preview else { return Ok(()) };
-    if !spec.rollout.steps.iter().any(|step| step.weight.is_some()) {
+    if !spec.rollout.stops().iter().any(|step| step.weight.is_some()) {
         return Err(SpecError::new("rollout.preview", "no step has a weight: requests go to what is new anyway")
             .hint("write steps: [{replicas: 1, weight: 0}] for one replica that these requests alone reach"));
     }

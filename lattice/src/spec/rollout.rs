@@ -1,6 +1,6 @@
 //! `rollout`: how replicas come from what they run to what a changed spec asks for.
 
-use super::{AnalysisSpec, PreviewSpec, SpecError, analysis, canary};
+use super::{AnalysisSpec, PreviewSpec, SpecError, Strategy, analysis, canary, strategy};
 use crate::units::Millis;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,10 @@ use std::{borrow::Cow, fmt, str::FromStr};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct RolloutSpec {
+    /// Whether what is new takes the place of what is there a few replicas at a time, or comes up beside all of it. Default
+    /// `rolling`.
+    #[serde(skip_serializing_if = "is_rolling")]
+    pub strategy: Strategy,
     /// Replicas that may be doubled at a time: the new one comes up on the same node beside the old one, which serves until
     /// then. A number, or a percentage of the replicas, rounded up. Where a node has no memory to reserve for both, the
     /// replica waits, or is stopped first as far as `max-unavailable` allows. Default `25%`.
@@ -62,6 +66,7 @@ pub struct RolloutStep {
 impl Default for RolloutSpec {
     fn default() -> Self {
         Self {
+            strategy: Strategy::Rolling,
             max_surge: Portion::Percent(25),
             max_unavailable: Portion::Count(0),
             min_ready: Millis(0),
@@ -72,6 +77,11 @@ impl Default for RolloutSpec {
             analysis: None,
         }
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_rolling(strategy: &Strategy) -> bool {
+    *strategy == Strategy::Rolling
 }
 
 /// What follows when a change does not succeed.
@@ -187,8 +197,17 @@ const STEPS_MAX: usize = 16;
 
 /// What types cannot say.
 pub(super) fn check(rollout: &RolloutSpec) -> Result<(), SpecError> {
-    let RolloutSpec { max_surge, max_unavailable, min_ready, deadline, rollback: _, steps, preview: _, analysis } =
-        rollout;
+    let RolloutSpec {
+        strategy: _,
+        max_surge,
+        max_unavailable,
+        min_ready,
+        deadline,
+        rollback: _,
+        steps,
+        preview: _,
+        analysis,
+    } = rollout;
     if max_surge.is_zero() && max_unavailable.is_zero() {
         return Err(SpecError::new("rollout.max-surge", "with max-unavailable 0 as well, nothing could ever change")
             .hint("set one of them to at least 1"));
@@ -204,7 +223,7 @@ pub(super) fn check(rollout: &RolloutSpec) -> Result<(), SpecError> {
         if replicas.is_some_and(Portion::is_zero) {
             return Err(SpecError::new(format!("rollout.steps[{i}].replicas"), "must be at least 1 or 1%"));
         }
-        canary::check_step(i, step)?;
+        canary::check_step(i, step, strategy::has_all_at_each_step(rollout))?;
         if let Some(pause) = pause.filter(|pause| *pause > LONGEST) {
             return Err(SpecError::new(format!("rollout.steps[{i}].pause"), format!("{pause} is more than {LONGEST}"))
                 .hint("leave it out to wait until somebody resumes the rollout"));

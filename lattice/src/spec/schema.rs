@@ -2,7 +2,7 @@
 
 use super::{
     ComponentSpec, ComposeSpec, DisruptionSpec, HttpSpec, Limits, Optimize, Reuse, RolloutSpec, RolloutStep, Route,
-    WorkloadSpec,
+    Strategy, WorkloadSpec,
 };
 use crate::spec::Grants;
 
@@ -24,7 +24,9 @@ impl WorkloadSpec {
             self.config_update.is_some(),
             !self.messages.is_empty(),
         ];
-        if self.rollout.analysis.is_some() || self.rollout.steps.iter().any(RolloutStep::is_of_schema_5) {
+        if self.rollout.strategy != Strategy::default() {
+            6
+        } else if self.rollout.analysis.is_some() || self.rollout.steps.iter().any(RolloutStep::is_of_schema_5) {
             5
         } else if is_of_schema_4.contains(&true) {
             4

@@ -121,10 +121,9 @@ impl Stage {
                 self.say(format!("to move: {moves}"));
             }
             Command::Sour(workload) => {
-                let spec = self.world.history.view.specs.get(workload).ok_or("there is no such workload")?;
-                let template = spec.record.template();
-                let hosts = self.world.nodes.iter().filter_map(SimNode::host);
-                hosts.for_each(|host| host.sour(workload, template));
+                if !self.world.sour(workload) {
+                    return Err("there is no such workload".into());
+                }
             }
             Command::Cordon { node, is_cordoned: true } => {
                 self.world.answer(Topic::NodeCordon(node.clone()), Bytes::new()).await?;

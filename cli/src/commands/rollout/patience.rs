@@ -41,7 +41,7 @@ impl Prospects {
         Self {
             deadline: rollout.deadline.into(),
             rollback: rollout.rollback,
-            pauses: rollout.steps.iter().map(|step| step.pause.map_or(Duration::ZERO, Duration::from)).collect(),
+            pauses: rollout.stops().iter().map(|step| step.pause.map_or(Duration::ZERO, Duration::from)).collect(),
             has_services,
         }
     }

@@ -11,6 +11,7 @@ use lattice::{
 use std::time::Duration;
 
 mod analysis;
+mod beside;
 mod weights;
 
 /// A workload `w` on three nodes, each of whose replicas serves generation 1.
