@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use lattice::{
-    ctl::{CtlError, Reply},
+    ctl::{CtlError, HEADER_OMITTED, Reply},
     id::LatticeId,
     limits::CTL_TIMEOUT,
     store::{Artifacts, Bus, BusError, Headers, Message},
@@ -63,11 +63,26 @@ impl Client {
 
     /// One request of the control interface.
     pub async fn request<T: DeserializeOwned>(&self, topic: Topic, headers: Headers, body: Bytes) -> anyhow::Result<T> {
+        decode(&self.exchange(topic, headers, body).await?)
+    }
+
+    /// A part of a list, and how many items more there are.
+    pub async fn ask_for_part<B: Serialize, T: DeserializeOwned>(
+        &self,
+        topic: Topic,
+        body: &B,
+    ) -> anyhow::Result<(T, u64)> {
+        let body = serde_json::to_vec(body).context("can't write the request")?;
+        let reply = self.exchange(topic, Headers::new(), body.into()).await?;
+        let omitted = reply.headers.get(HEADER_OMITTED).and_then(|count| count.parse().ok()).unwrap_or(0);
+        Ok((decode(&reply)?, omitted))
+    }
+
+    async fn exchange(&self, topic: Topic, headers: Headers, body: Bytes) -> anyhow::Result<Message> {
         let changes = changes_something(&topic);
         let subject = topic.subject(&self.lattice);
         let reply = self.bus.request(subject, headers, body, CTL_TIMEOUT).await;
-        let reply = reply.map_err(|error| explain(error, &self.lattice, changes))?;
-        decode(&reply)
+        reply.map_err(|error| explain(error, &self.lattice, changes))
     }
 
     /// Ask every node and collect the answers that come within a short time.

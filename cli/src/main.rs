@@ -7,6 +7,7 @@ mod client;
 mod commands;
 mod connection;
 mod error;
+mod lists;
 mod output;
 mod screen;
 

@@ -6,6 +6,7 @@ mod composed;
 mod conditions;
 mod config;
 mod maintenance;
+mod pages;
 mod placement;
 mod rebalance;
 mod rollout;
@@ -16,6 +17,7 @@ pub use composed::{Composed, ComposedEdge};
 pub use conditions::{Condition, ConditionKind, Reason, Standing, conditions};
 pub use config::{ConfigDeleteReply, ConfigDeleteRequest, ConfigItem, ConfigList, ConfigPutRequest, ConfigReply};
 pub use maintenance::{CordonReply, DrainReply, DrainRequest, DrainStatus, LeavingSlot};
+pub use pages::{HistoryRequest, NodeListRequest, StatusRequest, WorkloadListRequest};
 pub use placement::{ExplainReply, ExplainRequest, NodeScore, NodeStanding};
 pub use rebalance::{PlannedMove, RebalanceReply, RebalanceRequest, RebalanceState, RebalanceStatus};
 pub use rollout::{GenerationState, RolloutAction, RolloutReply, RolloutRequest, RolloutStatus};
@@ -37,6 +39,9 @@ use std::collections::BTreeMap;
 pub const HEADER_EXPECTED_REVISION: &str = "Lattice-Expected-Revision";
 /// Request header of `workload.put`: `true` answers with the plan and changes nothing.
 pub const HEADER_DRY_RUN: &str = "Lattice-Dry-Run";
+/// Reply header of `workload.list`, `.history` and `node.list`: how many items more there are than fit the message. Absent
+/// where there are none. The next request names the last one that came.
+pub const HEADER_OMITTED: &str = "Lattice-Omitted";
 /// Headers of an error reply (ADR-32).
 pub const HEADER_ERROR: &str = "Nats-Service-Error";
 pub const HEADER_ERROR_CODE: &str = "Nats-Service-Error-Code";
@@ -170,9 +175,13 @@ pub struct PutReply {
     pub hash: Digest,
     /// False where the spec was the one in force already: nothing was written.
     pub changed: bool,
-    /// With a dry run only: where each replica would run.
+    /// With a dry run only: where each replica would run. Where not all fit the message, those without a node come before
+    /// others, and then those that start anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<Vec<PlannedSlot>>,
+    /// How many more replicas there are than fit the message.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub plan_omitted: u32,
     /// Of `workload.put` only, where the workload has several components: what they were composed into.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub composition: Option<Composed>,
@@ -197,9 +206,17 @@ pub struct PlannedSlot {
     pub node: Option<NodeId>,
     /// True where it runs there already.
     pub stays: bool,
-    /// For a replica without a node: what each node lacks.
+    /// For a replica without a node: what each node lacks. At most 32 of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<Refusal>,
+    /// How many more nodes there are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub refused_omitted: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// Why a node can't take a replica.
@@ -273,7 +290,12 @@ pub struct StatusReply {
     /// What is so of the workload as a whole, and why: one of each kind. Empty from a node of an older version.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
+    /// Of each replica, by its number. Where not all fit the message, those that are not as they are to be come before others,
+    /// unless the request says from which on.
     pub slots: Vec<SlotStatus>,
+    /// How many more replicas there are than fit the message; counts and conditions are about all of them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub slots_omitted: u32,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub schedules: Vec<ScheduleStatus>,
     /// While a change of what replicas run is under way.
@@ -337,8 +359,12 @@ pub struct SlotStatus {
     /// When it came to this phase and generation, as `claimed-at`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
+    /// Where no node takes it: what they lack. At most 32 of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<Refusal>,
+    /// How many more nodes there are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub refused_omitted: u32,
     /// What the holder said last of the replica. None from a node of an older version, from one that was not heard of for
     /// long, and where a workload has so many replicas that there is no room for all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -361,6 +387,7 @@ impl SlotStatus {
             claimed_at: None,
             since: None,
             refused: Vec::new(),
+            refused_omitted: 0,
             report: None,
             report_age: None,
         }
@@ -378,7 +405,11 @@ pub struct WorkloadSummary {
     pub ready: u32,
     /// `host/path` of each route.
     pub routes: Vec<String>,
+    /// Those that hold replicas, by id. At most 256.
     pub nodes: Vec<NodeId>,
+    /// How many more of them there are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub nodes_omitted: u32,
     /// Of the replicas whose nodes reported.
     #[serde(default)]
     pub totals: Totals,
@@ -448,8 +479,11 @@ pub struct NodeReply {
     /// Set while an operator wants the node empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<DrainStatus>,
-    /// Slots that it holds, such as `hello.0`.
+    /// Slots that it holds, such as `hello.0`. At most 1000.
     pub slots: Vec<String>,
+    /// How many more of them there are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub slots_omitted: u32,
     /// Memory that they reserve, in bytes.
     pub memory_reserved: u64,
     /// What its replicas use, as the node said last. None from a node of an older version, or one that was not heard of
@@ -500,8 +534,11 @@ pub fn json_schema() -> serde_json::Value {
     struct Messages {
         put: Reply<PutReply>,
         get: Reply<SpecReply>,
+        history_asked: HistoryRequest,
         history: Reply<Vec<HistoryItem>>,
+        status_asked: StatusRequest,
         status: Reply<StatusReply>,
+        list_asked: WorkloadListRequest,
         list: Reply<Vec<WorkloadSummary>>,
         routes: Reply<RouteList>,
         delete: Reply<DeleteReply>,
@@ -511,6 +548,7 @@ pub fn json_schema() -> serde_json::Value {
         steered: Reply<RolloutReply>,
         logs: Reply<Vec<LogLine>>,
         node: Reply<NodeReply>,
+        nodes_asked: NodeListRequest,
         nodes: Reply<Vec<NodeReply>>,
         explain: ExplainRequest,
         explained: Reply<ExplainReply>,

@@ -201,7 +201,7 @@ fn read(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
 
 fn table(items: &[ConfigItem]) -> Table {
     let mut table = Table::new(&["CONFIG", "VERSION", "ENTRIES", "SIZE", "CHANGED", "USED BY"]);
-    for ConfigItem { name, version, sizes, changed_at, used_by, .. } in items {
+    for ConfigItem { name, version, sizes, changed_at, used_by, used_by_omitted, .. } in items {
         let used_by: Vec<&str> = used_by.iter().map(|workload| workload.as_str()).collect();
         table.row([
             name.as_str().into(),
@@ -209,7 +209,10 @@ fn table(items: &[ConfigItem]) -> Table {
             sizes.len().into(),
             size(sizes.values().sum()).into(),
             changed_at.as_str().into(),
-            used_by.join(",").into(),
+            match used_by_omitted {
+                0 => used_by.join(",").into(),
+                more => format!("{} and {more} more", used_by.join(",")).into(),
+            },
         ]);
     }
     table
@@ -248,6 +251,7 @@ mod tests {
             sizes: [("currency".to_owned(), 3), ("motd".to_owned(), 1533)].into(),
             changed_at: "2026-11-22T11:00:00.000Z".into(),
             used_by: vec!["web".parse().unwrap(), "pay".parse().unwrap()],
+            used_by_omitted: 0,
             changed: None,
         };
         assert_eq!(

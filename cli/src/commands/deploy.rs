@@ -150,6 +150,9 @@ fn note_composition(context: &Context, reply: &PutReply) {
 fn show_plan(context: &Context, reply: &PutReply) -> anyhow::Result<()> {
     let plan = reply.plan.as_deref().unwrap_or_default();
     let nodes = || plan.iter().filter_map(|slot| slot.node.as_ref().map(ToString::to_string)).collect();
+    if reply.plan_omitted > 0 {
+        context.out.note(format!("and {} more replicas, for which there is no room here", reply.plan_omitted));
+    }
     context.out.show(reply, |paint| plan_table(plan).render(paint), nodes)
 }
 
@@ -210,7 +213,7 @@ fn plan_table(plan: &[PlannedSlot]) -> Table {
         let (node, note) = match &slot.node {
             Some(node) if slot.stays => (node.as_str().into(), Cell::new("stays", Tone::Dim)),
             Some(node) => (node.as_str().into(), "new".into()),
-            None => (Cell::new("none", Tone::Bad), refusals(&slot.refused).into()),
+            None => (Cell::new("none", Tone::Bad), refusals(&slot.refused, slot.refused_omitted).into()),
         };
         table.row([slot.replica.into(), node, note]);
     }
@@ -228,9 +231,9 @@ mod tests {
         let node = |name: &str| NodeId::new(name).unwrap();
         let refused = vec![Refusal { node: node("n1"), reason: "memory is full".into(), rule: String::new() }];
         let plan = [
-            PlannedSlot { replica: 0, node: Some(node("n1")), stays: true, refused: vec![] },
-            PlannedSlot { replica: 1, node: Some(node("n2")), stays: false, refused: vec![] },
-            PlannedSlot { replica: 2, node: None, stays: false, refused },
+            PlannedSlot { replica: 0, node: Some(node("n1")), stays: true, refused: vec![], refused_omitted: 0 },
+            PlannedSlot { replica: 1, node: Some(node("n2")), stays: false, refused: vec![], refused_omitted: 0 },
+            PlannedSlot { replica: 2, node: None, stays: false, refused, refused_omitted: 0 },
         ];
         assert_eq!(
             plan_table(&plan).render(Paint::off()),

@@ -3,12 +3,12 @@
 use crate::{
     Context,
     error::{Exit, Failure},
+    lists,
     output::{Paint, plain},
 };
 use lattice::{
     ctl::{GenerationState, HistoryItem, SpecReply},
     id::{ConfigName, Generation, WorkloadName},
-    subject::{Topic, WorkloadVerb},
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -44,7 +44,7 @@ struct Difference {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let Args { workload, from, to } = args;
     let client = context.client().await?;
-    let items: Vec<HistoryItem> = client.ask(Topic::Workload(WorkloadVerb::History, workload.clone())).await?;
+    let items = lists::history(&client, workload.clone()).await?;
     let specs = of_this_life(&items);
     let find = |generation: u64| {
         specs.iter().copied().find(|spec| spec.generation == Generation(generation)).ok_or_else(|| {

@@ -11,15 +11,15 @@ use crate::{
     client::Client,
     connection::{self, Surroundings},
     error::{Exit, exit_of},
+    lists,
     output::{Paint, size},
 };
 use bytes::Bytes;
 use lattice::{
-    ctl::NodeReply,
     frame::FRAME_BYTES_MIN,
     limits::CTL_TIMEOUT,
     store::{Bucket, Headers},
-    subject::{self, Topic},
+    subject,
 };
 use lattice_nats::ConnectError;
 use serde::Serialize;
@@ -258,7 +258,7 @@ async fn buckets(client: &Client) -> Check {
 
 async fn nodes(client: &Client) -> Check {
     let lattice = &client.lattice;
-    match client.ask::<Vec<NodeReply>>(Topic::NodeList).await {
+    match lists::nodes(client).await {
         Ok(nodes) if nodes.is_empty() => {
             Check::bad("nodes", "none", format!("start one: `lattice node --lattice {lattice}`"))
         }

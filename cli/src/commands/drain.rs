@@ -125,9 +125,9 @@ async fn until_empty(client: &Client, context: &Context, node: &NodeId, timeout:
 }
 
 /// `3 left: web.0 starts on n2, db.1 waits for a place`.
-fn progress(DrainStatus { left, .. }: &DrainStatus) -> String {
+fn progress(status: &DrainStatus) -> String {
     let mut to: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for LeavingSlot { slot, to: node } in left {
+    for LeavingSlot { slot, to: node } in &status.left {
         let where_ = node.as_ref().map_or("waiting for a place".to_owned(), |node| format!("starting on {node}"));
         to.entry(where_).or_default().push(slot);
     }
@@ -139,7 +139,11 @@ fn progress(DrainStatus { left, .. }: &DrainStatus) -> String {
         }
         format!("{named} {where_}")
     });
-    format!("{} left: {}", left.len(), groups.collect::<Vec<_>>().join("; "))
+    let named = groups.collect::<Vec<_>>().join("; ");
+    match status.left_omitted {
+        0 => format!("{} left: {named}", status.count()),
+        more => format!("{} left: {named}; and {more} more", status.count()),
+    }
 }
 
 #[cfg(test)]
@@ -147,16 +151,18 @@ mod tests {
     use super::*;
 
     #[test]
+        let more = DrainStatus { left: vec![slot("db.0", None)], left_omitted: 7, ..many };
+        assert_eq!(progress(&more), "8 left: db.0 waiting for a place; and 7 more");
     fn what_is_left_is_said_in_one_line() {
         let slot = |slot: &str, to: Option<&str>| LeavingSlot {
             slot: slot.into(),
             to: to.map(|node| NodeId::new(node).unwrap()),
         };
         let left = vec![slot("db.0", None), slot("web.0", Some("n2")), slot("web.1", Some("n2"))];
-        let status = DrainStatus { deadline: None, left };
+        let status = DrainStatus { deadline: None, left, left_omitted: 0 };
         assert_eq!(progress(&status), "3 left: web.0, web.1 starting on n2; db.0 waiting for a place");
         let left = (0..6).map(|index| slot(&format!("web.{index}"), None)).collect();
-        let many = DrainStatus { deadline: None, left };
+        let many = DrainStatus { deadline: None, left, left_omitted: 0 };
         assert_eq!(progress(&many), "6 left: web.0, web.1, web.2, web.3 and 2 more waiting for a place");
     }
 

@@ -67,11 +67,18 @@ fn render(reply: &ExplainReply, paint: Paint) -> String {
             reason.into(),
         ]);
     }
-    format!("{}\n\n{}", headline(reply), table.render(paint))
+    let omitted = match reply.omitted.values().sum::<u64>() {
+        0 => String::new(),
+        more => {
+            let by: Vec<String> = reply.omitted.iter().map(|(rule, count)| format!("{rule} {count}")).collect();
+            format!("and {more} more nodes, by what keeps them from it: {}\n", plain(&by.join(", ")))
+        }
+    };
+    format!("{}\n\n{}{omitted}", headline(reply), table.render(paint))
 }
 
 fn headline(reply: &ExplainReply) -> String {
-    let ExplainReply { workload, replica, holder, vacant, blocked, displaces, nodes } = reply;
+    let ExplainReply { workload, replica, holder, vacant, blocked, displaces, nodes, omitted: _ } = reply;
     let slot = format!("{workload}.{replica}");
     if let Some(blocked) = blocked {
         return format!("{slot} can't be touched: {}", plain(blocked));
@@ -117,6 +124,7 @@ mod tests {
                 NodeStanding { rank: Some(1), score: Some(score), ..node("n1") },
                 NodeStanding { rule: Some("cordon".into()), reason: Some("is cordoned".into()), ..node("n3") },
             ],
+            omitted: [("memory".to_owned(), 7), ("require".to_owned(), 2)].into(),
         };
         assert_eq!(
             render(&reply, Paint::off()),
@@ -124,7 +132,8 @@ mod tests {
              NODE  RANK  SPREAD  MISSED  FAILED  REPLICAS  FULL  RULE    REASON\n\
              n2    0     -       -       -       -         -             held it before\n\
              n1    1     0       10      no      2         3/8\n\
-             n3    -     -       -       -       -         -     cordon  is cordoned\n"
+             n3    -     -       -       -       -         -     cordon  is cordoned\n\
+             and 9 more nodes, by what keeps them from it: memory 7, require 2\n"
         );
         reply.holder = Some(NodeId::new("n1").unwrap());
         reply.vacant = false;

@@ -3,13 +3,13 @@
 use crate::{
     Context,
     error::Exit,
+    lists,
     output::{Cell, Table, Tone},
 };
 use lattice::{
     ctl::{GenerationState, HistoryItem, SpecReply},
     id::WorkloadName,
     spec::WorkloadSpec,
-    subject::{Topic, WorkloadVerb},
 };
 
 /// List the specs that a workload had, oldest first
@@ -24,7 +24,7 @@ pub struct Args {
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let client = context.client().await?;
-    let items: Vec<HistoryItem> = client.ask(Topic::Workload(WorkloadVerb::History, args.workload)).await?;
+    let items = lists::history(&client, args.workload).await?;
     let generations = || {
         let generation = |item: &HistoryItem| match item {
             HistoryItem::Put(reply) => Some(reply.generation.to_string()),

@@ -4,9 +4,10 @@ use super::status::state_cell;
 use crate::{
     Context,
     error::Exit,
+    lists,
     output::{Cell, Table, Tone},
 };
-use lattice::{ctl::WorkloadSummary, subject::Topic};
+use lattice::ctl::WorkloadSummary;
 
 /// List the workloads
 #[derive(Debug, clap::Args)]
@@ -18,7 +19,7 @@ pub struct Args {}
 
 pub async fn run(context: &Context) -> anyhow::Result<Exit> {
     let client = context.client().await?;
-    let workloads: Vec<WorkloadSummary> = client.ask(Topic::WorkloadList).await?;
+    let workloads = lists::workloads(&client).await?;
     if workloads.is_empty() {
         context.out.note("no workloads yet; `lattice deploy hello.yaml` makes one");
     }
@@ -37,6 +38,10 @@ pub fn table(workloads: &[WorkloadSummary]) -> Table {
         let ready = format!("{}/{}", workload.ready, workload.replicas);
         let tone = if workload.ready == workload.replicas { Tone::Plain } else { Tone::Warn };
         let nodes: Vec<&str> = workload.nodes.iter().map(|node| node.as_str()).collect();
+        let more = match workload.nodes_omitted {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
         table.row([
             workload.workload.as_str().into(),
             state_cell(workload.state),
@@ -46,7 +51,7 @@ pub fn table(workloads: &[WorkloadSummary]) -> Table {
                 0 => Cell::new("-", Tone::Dim),
                 _ => workload.totals.requests.into(),
             },
-            nodes.join(",").into(),
+            (nodes.join(",") + &more).into(),
             workload.routes.join(" ").into(),
         ]);
     }
@@ -72,6 +77,7 @@ mod tests {
             ready: 2,
             routes: vec!["hello.test/".into()],
             nodes: vec![NodeId::new("n1").unwrap(), NodeId::new("n2").unwrap()],
+            nodes_omitted: 0,
             totals: Totals { reported: 2, requests: 1042, ..Totals::default() },
         };
         assert_eq!(

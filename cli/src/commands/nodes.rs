@@ -3,6 +3,7 @@
 use crate::{
     Context,
     error::Exit,
+    lists,
     output::{Cell, Table, Tone, age, size},
 };
 use lattice::{ctl::NodeReply, id::NodeId, report::NodeUsage, subject::Topic};
@@ -29,7 +30,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
             context.out.show(&reply, table, || vec![node.to_string()])?;
         }
         None => {
-            let nodes: Vec<NodeReply> = client.ask(Topic::NodeList).await?;
+            let nodes = lists::nodes(&client).await?;
             let names = || nodes.iter().map(|node| node.session.node.to_string()).collect();
             context.out.show(&nodes, |paint| table(&nodes, now).render(paint), names)?;
         }
@@ -51,7 +52,7 @@ fn table(nodes: &[NodeReply], now: Duration) -> Table {
         "VERSION",
         "LABELS",
     ]);
-    for NodeReply { session, cordoned, drain, slots, memory_reserved, usage, .. } in nodes {
+    for NodeReply { session, cordoned, drain, slots, slots_omitted, memory_reserved, usage, .. } in nodes {
         let labels = session.labels.iter().map(|(key, value)| format!("{key}={value}"));
         let taints = session.taints.iter().map(|taint| format!("!{taint}"));
         let labels: Vec<String> = labels.chain(taints).collect();
@@ -60,12 +61,12 @@ fn table(nodes: &[NodeReply], now: Duration) -> Table {
             match (session.draining, drain, cordoned) {
                 (true, ..) => Cell::new("leaving", Tone::Warn),
                 (false, Some(drain), _) if drain.left.is_empty() => Cell::new("drained", Tone::Warn),
-                (false, Some(drain), _) => Cell::new(format!("draining, {} left", drain.left.len()), Tone::Warn),
+                (false, Some(drain), _) => Cell::new(format!("draining, {} left", drain.count()), Tone::Warn),
                 (false, None, true) => Cell::new("cordoned", Tone::Warn),
                 (false, None, false) => Cell::new("alive", Tone::Good),
             },
             session.http.as_deref().unwrap_or("-").into(),
-            format!("{}/{}", slots.len(), session.capacity.slots).into(),
+            format!("{}/{}", slots.len() + *slots_omitted as usize, session.capacity.slots).into(),
             format!("{}/{}", size(*memory_reserved), size(session.capacity.memory)).into(),
             used(*usage, |usage| format!("{}/{}", size(usage.memory), size(usage.memory_limit))),
             used(*usage, |usage| format!("{}/{}", usage.instances, usage.instances_limit)),
@@ -108,6 +109,7 @@ mod tests {
             cordoned: false,
             drain: None,
             slots: vec!["hello.0".into()],
+            slots_omitted: 0,
             memory_reserved: 128 << 20,
             usage: Some(NodeUsage {
                 memory: 3 << 20,

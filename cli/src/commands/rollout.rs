@@ -87,10 +87,13 @@ fn judge(status: &StatusReply, put: Generation) -> Verdict {
         return Verdict::Blocked;
     }
     let is_ready = |slot: &&SlotStatus| slot.phase == Some(Phase::Ready) && status.is_newest(slot);
-    let ready = status.slots.iter().filter(is_ready).count();
+    let shown = status.slots.iter().filter(is_ready).count();
+    // What is left out is ready where something that is shown is: all else comes first.
+    let omitted = status.slots_omitted as usize;
+    let ready = if shown > 0 { shown + omitted } else { shown };
     let failed = status.slots.iter().filter(|slot| slot.phase == Some(Phase::Failed)).count();
     let wanted = status.replicas as usize;
-    if ready == wanted && status.slots.len() == wanted {
+    if ready == wanted && status.slots.len() + omitted == wanted {
         if status.slots.iter().any(|slot| slot.crashing.is_some()) { Verdict::Crashing } else { Verdict::Ready }
     } else if failed > 0 && ready + failed == wanted {
         Verdict::Failed
@@ -111,7 +114,7 @@ fn describe(status: &StatusReply, slot: &SlotStatus, paint: Paint) -> String {
         Some(Phase::Starting) => format!("starting{node}{}", message(": ")),
         Some(Phase::Failed) => format!("{}{node}{}", paint.bad("failed"), message(": ")),
         None if slot.refused.is_empty() => "waiting for a node".to_owned(),
-        None => format!("{}: {}", paint.warn("no node can take it"), refusals(&slot.refused)),
+        None => format!("{}: {}", paint.warn("no node can take it"), refusals(&slot.refused, slot.refused_omitted)),
     }
 }
 
@@ -380,6 +383,7 @@ mod tests {
             ready: 0,
             conditions: vec![],
             slots,
+            slots_omitted: 0,
             schedules: vec![],
             template: None,
             rollout: None,
@@ -472,6 +476,7 @@ mod tests {
             hash: lattice::id::Digest::of(b""),
             changed: true,
             plan: None,
+            plan_omitted: 0,
             composition: None,
             warnings: vec![],
         };

@@ -4,6 +4,7 @@ use crate::{
     Context,
     client::Client,
     error::Exit,
+    lists,
     output::{Cell, Format, Paint, Table, Tone, plain, size},
     screen::Screen,
 };
@@ -33,6 +34,7 @@ const REPORT_IS_OLD: u64 = 15_000;
 #[derive(Debug, clap::Args)]
 #[command(before_help = "Examples:
   lattice status hello
+  lattice status hello --all              each replica, where there are thousands
   lattice status hello --watch            drawn anew until Ctrl-C; in a pipe, a line for each change
   lattice status --watch                  all workloads
   lattice status hello -o json | jq .ready")]
@@ -42,6 +44,9 @@ pub struct Args {
     /// Go on showing it until Ctrl-C
     #[arg(short, long)]
     watch: bool,
+    /// Show every replica, also where they do not fit one message
+    #[arg(long, requires = "workload", conflicts_with = "watch")]
+    all: bool,
 }
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
@@ -49,8 +54,11 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let Some(workload) = args.workload else {
         return if args.watch { watch_all(&client, context).await } else { super::list::run(context).await };
     };
-    let topic = Topic::Workload(WorkloadVerb::Status, workload);
-    let status: StatusReply = client.ask(topic.clone()).await?;
+    let topic = Topic::Workload(WorkloadVerb::Status, workload.clone());
+    let status: StatusReply = match args.all {
+        true => lists::status(&client, workload).await?,
+        false => client.ask(topic.clone()).await?,
+    };
     if !args.watch {
         context.out.show(&status, |paint| render(&status, paint), || vec![status.workload.to_string()])?;
         return Ok(Exit::Ok);
@@ -83,7 +91,7 @@ async fn watch_all(client: &Client, context: &Context) -> anyhow::Result<Exit> {
     let mut screen = Screen::of_stdout().filter(|_| context.out.format == Format::Table);
     let mut shown: BTreeMap<WorkloadName, WorkloadSummary> = BTreeMap::new();
     loop {
-        let workloads: Vec<WorkloadSummary> = client.ask(Topic::WorkloadList).await?;
+        let workloads = lists::workloads(client).await?;
         if let Some(screen) = &mut screen {
             screen.draw(&context.out, &super::list::table(&workloads).render(context.out.paint))?;
         } else {
@@ -147,11 +155,12 @@ fn phase_cell(slot: &SlotStatus) -> Cell {
     }
 }
 
-/// What nodes lack, in one line.
-pub fn refusals(refused: &[Refusal]) -> String {
+/// What nodes lack, in one line; `omitted`: how many more of them there are.
+pub fn refusals(refused: &[Refusal], omitted: u32) -> String {
     let mut shown: Vec<String> =
         refused.iter().take(REFUSALS_SHOWN).map(|refusal| format!("{}: {}", refusal.node, refusal.reason)).collect();
-    if let Some(more) = refused.len().checked_sub(REFUSALS_SHOWN).filter(|more| *more > 0) {
+    let more = refused.len().saturating_sub(REFUSALS_SHOWN).saturating_add(omitted as usize);
+    if more > 0 {
         shown.push(format!("and {more} more nodes"));
     }
     shown.join("; ")
@@ -167,6 +176,7 @@ fn render(status: &StatusReply, paint: Paint) -> String {
         ready,
         conditions,
         slots,
+        slots_omitted,
         schedules,
         autoscale,
         ..
@@ -197,6 +207,9 @@ fn render(status: &StatusReply, paint: Paint) -> String {
     if !slots.is_empty() {
         text.push('\n');
         text += &replicas_table(slots).render(paint);
+        if *slots_omitted > 0 {
+            text += &format!("and {slots_omitted} more replicas: `lattice status {workload} --all`\n");
+        }
     }
     let remarks: Vec<String> = slots.iter().flat_map(remarks).collect();
     if !remarks.is_empty() {
@@ -365,7 +378,7 @@ fn place(slot: &SlotStatus) -> [Cell; 4] {
 fn note(slot: &SlotStatus) -> String {
     let mut notes: Vec<String> = slot.message.iter().chain(&slot.crashing).cloned().collect();
     if !slot.refused.is_empty() {
-        notes.push(refusals(&slot.refused));
+        notes.push(refusals(&slot.refused, slot.refused_omitted));
     }
     if let Some(report) = &slot.report {
         if !report.failures.is_empty() {
@@ -473,6 +486,7 @@ mod tests {
                 },
                 SlotStatus { refused: vec![refusal("n1"), refusal("n2")], ..SlotStatus::vacant(1) },
             ],
+            slots_omitted: 0,
             conditions: vec![Condition {
                 kind: ConditionKind::Degraded,
                 status: true,
@@ -498,7 +512,7 @@ mod tests {
              0        n1    ready    3\n\
              1        -     no node  -           n1: zone is us-1; n2: zone is us-1\n"
         );
-        assert!(refusals(&vec![refusal("n1"); 7]).ends_with("and 2 more nodes"));
+        assert!(refusals(&vec![refusal("n1"); 7], 3).ends_with("and 5 more nodes"));
     }
 
     #[test]
@@ -517,6 +531,7 @@ mod tests {
             replicas: 0,
             ready: 0,
             slots: vec![],
+            slots_omitted: 0,
             conditions: vec![],
             schedules: vec![],
             template: None,
@@ -565,6 +580,7 @@ mod tests {
                 SlotStatus { report: Some(Box::new(report)), report_age: Some(20_000), ..slot(0) },
                 SlotStatus { crashing: Some("pool ended 3 times".into()), ..slot(1) },
             ],
+            slots_omitted: 0,
             schedules: vec![],
             template: None,
             rollout: None,

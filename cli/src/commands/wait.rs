@@ -162,6 +162,7 @@ mod tests {
                 condition(ConditionKind::Degraded, false),
             ],
             slots: vec![],
+            slots_omitted: 0,
             schedules: vec![],
             template: None,
             rollout: None,

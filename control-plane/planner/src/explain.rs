@@ -4,6 +4,7 @@ use crate::{
     board::{Board, Occupancy, Wanted},
     contest::{Ranking, Score},
     hash::SlotWeights,
+    nodes::Place,
     placement::Walk,
     rules::Reason,
 };
@@ -18,6 +19,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
+
+/// Nodes that are named as those that can't take a slot, where many slots are told of at once.
+const REFUSED_MAX: usize = 32;
+/// Names of nodes, and why, in all that is told at once. Beyond it each slot has one.
+const REFUSED_IN_ALL_MAX: usize = 16 * 1024;
 
 /// How the nodes stand to one slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +40,17 @@ pub struct Explanation {
     pub nodes: BTreeMap<NodeId, Standing>,
 }
 
+/// What becomes of one vacant slot, in short.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outlook {
+    /// The node that takes it next.
+    pub first: Option<NodeId>,
+    /// Where nobody does: nodes that can't, some of them, with the reason in words.
+    pub refused: Vec<Refusal>,
+    /// How many more there are.
+    pub refused_omitted: u32,
+}
+
 /// How one node stands to a slot. Of one that is held, as if it were not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
@@ -43,17 +60,6 @@ pub enum Standing {
 }
 
 impl Explanation {
-    /// Nodes that can't take the slot, with the reason in words.
-    pub fn refused(&self) -> Vec<Refusal> {
-        let refused = self.nodes.iter().filter_map(|(node, standing)| match standing {
-            Standing::Refused(reason) => {
-                Some(Refusal { node: node.clone(), reason: reason.to_string(), rule: reason.rule().into() })
-            }
-            Standing::Rank(..) => None,
-        });
-        refused.collect()
-    }
-
     /// The node that takes the slot next, where it is vacant.
     pub fn first(&self) -> Option<&NodeId> {
         let is_first = |standing: &Standing| self.is_vacant && matches!(standing, Standing::Rank(0, _));
@@ -80,20 +86,20 @@ pub fn claimable(view: &LatticeView) -> BTreeSet<SlotId> {
     slots
 }
 
-/// How every node stands to each vacant slot of a workload.
+/// How every node stands to each vacant slot of a workload. As long as there are slots times nodes: [`outlook`] is bounded.
 pub fn explain_vacant(view: &LatticeView, workload: &WorkloadName) -> BTreeMap<SlotId, Explanation> {
-    explain_vacant_of(view, &BTreeSet::from([workload]))
+    explain_vacant_where(view, |slot| slot.workload == *workload)
 }
 
-/// The same of several workloads: one walk for all of them.
-pub fn explain_vacant_of(view: &LatticeView, workloads: &BTreeSet<&WorkloadName>) -> BTreeMap<SlotId, Explanation> {
+fn explain_vacant_where(view: &LatticeView, is_asked: impl Fn(&SlotId) -> bool) -> BTreeMap<SlotId, Explanation> {
     let board = Board::of(view);
     let mut explanations = BTreeMap::new();
     let mut walk = Walk::new(view, &board);
     walk.run(|turn| {
-        if workloads.contains(&turn.spec.spec.name) {
-            let explanation = Explanation { is_vacant: true, ..about(view, &board, turn.slot(), &turn.ranking) };
-            explanations.insert(turn.slot(), explanation);
+        let slot = turn.slot();
+        if is_asked(&slot) {
+            let explanation = Explanation { is_vacant: true, ..about(view, &board, slot.clone(), &turn.ranking) };
+            explanations.insert(slot, explanation);
         }
     });
     for (victim, slot) in &walk.displacer.victims {
@@ -102,10 +108,42 @@ pub fn explain_vacant_of(view: &LatticeView, workloads: &BTreeSet<&WorkloadName>
     explanations
 }
 
+/// What becomes of each vacant slot of some workloads: one walk for all of them.
+pub fn outlook(view: &LatticeView, workloads: &BTreeSet<&WorkloadName>) -> BTreeMap<SlotId, Outlook> {
+    let board = Board::of(view);
+    let (mut outlooks, mut told) = (BTreeMap::new(), 0);
+    Walk::new(view, &board).run(|turn| {
+        if workloads.contains(&turn.spec.spec.name) {
+            let most = if told < REFUSED_IN_ALL_MAX { REFUSED_MAX } else { 1 };
+            let outlook = in_short(&board, turn.first, &turn.ranking, most);
+            told += outlook.refused.len();
+            outlooks.insert(turn.slot(), outlook);
+        }
+    });
+    outlooks
+}
+
+/// With so many of those that refuse at most.
+fn in_short(board: &Board, first: Option<Place>, ranking: &Ranking<'_, '_, '_>, most: usize) -> Outlook {
+    if let Some(first) = first {
+        return Outlook { first: board.nodes.id(first).cloned(), ..Outlook::default() };
+    }
+    let mut outlook = Outlook::default();
+    for (place, account, _) in board.nodes.live() {
+        if outlook.refused.len() >= most {
+            outlook.refused_omitted = outlook.refused_omitted.saturating_add(1);
+        } else if let Some(reason) = ranking.refusal(place) {
+            let (node, rule) = (account.node.clone(), reason.rule().into());
+            outlook.refused.push(Refusal { node, reason: reason.to_string(), rule });
+        }
+    }
+    outlook
+}
+
 /// How every node stands to a slot: as it is now for a vacant one, and as if nobody held it for one that is held. Nothing
 /// for a slot that no spec wants.
 pub fn explain(view: &LatticeView, slot: &SlotId) -> Option<Explanation> {
-    if let Some(vacant) = explain_vacant(view, &slot.workload).remove(slot) {
+    if let Some(vacant) = explain_vacant_where(view, |vacant| vacant == slot).remove(slot) {
         return Some(vacant);
     }
     let board = Board::of(view);
@@ -131,15 +169,15 @@ pub fn preview(view: &LatticeView, spec: &WorkloadSpec) -> Vec<PlannedSlot> {
     let generation = before.map_or(Generation::FIRST, |before| before.record.generation.next());
     let record = SpecRecord::new(spec.clone(), uid, generation);
     after.specs.insert(spec.name.clone(), Arc::new(Versioned { record, revision: Revision(0) }));
-    let mut vacant = explain_vacant(&after, &spec.name);
+    let mut vacant = outlook(&after, &BTreeSet::from([&spec.name]));
     let planned = wanted(&after, &spec.name).into_iter().map(|replica| {
         let slot = SlotId::new(spec.name.clone(), replica);
         let holder = holder_of(&after, &slot);
-        let explanation = vacant.remove(&slot);
+        let Outlook { first, refused, refused_omitted } = vacant.remove(&slot).unwrap_or_default();
         // A holder that is leaving counts as one that stays where nobody else can take the slot.
-        let node = explanation.as_ref().and_then(Explanation::first).cloned().or_else(|| holder.clone());
-        let refused = explanation.filter(|_| node.is_none()).map(|explanation| explanation.refused());
-        PlannedSlot { replica, stays: node.is_some() && node == holder, refused: refused.unwrap_or_default(), node }
+        let node = first.or_else(|| holder.clone());
+        let (refused, refused_omitted) = if node.is_none() { (refused, refused_omitted) } else { Default::default() };
+        PlannedSlot { replica, stays: node.is_some() && node == holder, refused, refused_omitted, node }
     });
     planned.collect()
 }

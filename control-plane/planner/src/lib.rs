@@ -34,7 +34,7 @@ mod weights;
 pub use analysis::AnalysisObserver;
 pub use autoscale::{Decision, FOLLOWERS, Heard, Replica, Reported, Scaler, awaited, heard_of, scale_rank};
 pub use contest::Score;
-pub use explain::{Explanation, Standing, claimable, explain, explain_vacant, explain_vacant_of, preview, wanted};
+pub use explain::{Explanation, Outlook, Standing, claimable, explain, explain_vacant, outlook, preview, wanted};
 pub use liveness::Observer;
 pub use rebalance::{Better, RebalanceStep, better_places, rebalance_step};
 pub use rollout::{Elapsed, RolloutObserver, Step, advance, is_at_rest, open_rollouts, rollout_rank};

@@ -217,7 +217,13 @@ impl World {
     /// At rest who was to make room has made it.
     fn check_nothing_displaces(&self) {
         for workload in self.view.specs.keys() {
+            let mut outlooks = crate::outlook(&self.view, &BTreeSet::from([workload]));
             for explained in crate::explain_vacant(&self.view, workload).values() {
+                // In short is the same in short.
+                let outlook = outlooks.remove(&explained.slot).unwrap();
+                assert_eq!(outlook.first.as_ref(), explained.first());
+                let refused = |node: &NodeId| matches!(explained.nodes.get(node), Some(crate::Standing::Refused(_)));
+                assert!(outlook.refused.iter().all(|refusal| refused(&refusal.node)));
                 assert!(
                     explained.displaces.is_empty(),
                     "{} displaces at rest: {:?}",
@@ -287,6 +293,15 @@ impl World {
 
 fn explain(view: &LatticeView, slot: &SlotId) -> Explanation {
     crate::explain(view, slot).expect("it is wanted")
+}
+
+/// Nodes that can't take a slot, and the reasons.
+fn refused(explanation: &Explanation) -> Vec<(&NodeId, &crate::Reason)> {
+    let refused = explanation.nodes.iter().filter_map(|(node, standing)| match standing {
+        crate::Standing::Refused(reason) => Some((node, reason)),
+        crate::Standing::Rank(..) => None,
+    });
+    refused.collect()
 }
 
 /// Plan for node n1 in its life 1 and compare with one line an action, then the slots that are assigned.
@@ -495,10 +510,11 @@ fn room_for_volumes_is_counted() {
     world.hold("c.0", "n1", 1, Phase::Ready);
     world.hold("c.1", "n1", 1, Phase::Ready);
     check("and no more", SETTLED, &world, &["run c.0 g1", "run c.1 g1"]);
-    let refused = explain(&world.view, &slot("c.2")).refused();
+    let explained = explain(&world.view, &slot("c.2"));
+    let refused = refused(&explained);
     let why = "has too little room for volumes left: 80MiB of 100MiB are reserved, 40MiB are needed";
-    assert_eq!(refused.iter().map(|refusal| refusal.reason.as_str()).collect::<Vec<_>>(), [why]);
-    assert_eq!(refused[0].rule, "volume");
+    assert_eq!(refused.iter().map(|(_, reason)| reason.to_string()).collect::<Vec<_>>(), [why]);
+    assert_eq!(refused[0].1.rule(), "volume");
     // Who has no volumes does not mind, even where more is given away than there is.
     world.session("n1").volumes.bytes = 50 << 20;
     world.put(spec("w", 1));
@@ -529,8 +545,7 @@ fn reasons_are_in_words_with_numbers() {
     world.node("n6", 6).draining = true;
     let explanation = explain(&world.view, &slot("w.0"));
     assert_eq!(explanation.first(), Some(&id("n1")));
-    let reasons: Vec<String> =
-        explanation.refused().iter().map(|refusal| format!("{}: {}", refusal.node, refusal.reason)).collect();
+    let reasons: Vec<String> = refused(&explanation).iter().map(|(node, reason)| format!("{node}: {reason}")).collect();
     let expected = [
         "n2: has no label zone; required: zone == a",
         "n3: its label zone is \"b\"; required: zone == a",

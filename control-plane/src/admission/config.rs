@@ -1,7 +1,11 @@
 //! Requests about configuration by name. Each change is one compare-and-set on one key, answered after the store
 //! acknowledged it. Workloads may name what is not there yet, so the order in which things are put is free.
 
-use super::{Admission, body, cut_to_fit, expected_revision, unavailable};
+use super::{
+    Admission,
+    answers::{NAMES_MAX, cut, cut_to_fit},
+    body, expected_revision, unavailable,
+};
 use lattice::{
     ctl::{
         ConfigDeleteReply, ConfigDeleteRequest, ConfigItem, ConfigList, ConfigPutRequest, ConfigReply, CtlError,
@@ -18,6 +22,8 @@ use lattice::{
 
 /// Tries of one request against other writers.
 const ATTEMPTS: usize = 8;
+/// Workloads that one sentence names.
+const NAMED: usize = 16;
 
 /// What is in force under a name.
 struct Current {
@@ -82,7 +88,7 @@ impl Admission {
     }
 
     pub(super) fn list_configs(&self) -> Result<ConfigList, CtlError> {
-        Ok(list(&*self.view()?))
+        Ok(list(&*self.view()?, self.room()))
     }
 
     pub(super) async fn delete_config(
@@ -102,8 +108,7 @@ impl Admission {
             expect(&current, name, expected)?;
             let users = users(&view, name);
             if !force && !users.is_empty() {
-                let named: Vec<&str> = users.iter().map(WorkloadName::as_str).collect();
-                let text = format!("config {name} is named by {}", named.join(", "));
+                let text = format!("config {name} is named by {}", in_words(&users, 0));
                 return Err(CtlError::new(ErrorCode::Conflict, text).hint(
                     "deploy them without it first, or delete it by force: what runs keeps its values, and nothing new starts",
                 ));
@@ -140,18 +145,28 @@ impl Admission {
 
     async fn config_changed(&self, record: &ConfigRecord, revision: Revision, view: &LatticeView) -> ConfigItem {
         let item = ConfigItem { changed: Some(true), ..item(record, revision, view) };
-        let users: Vec<&str> = item.used_by.iter().map(WorkloadName::as_str).collect();
-        let by = if users.is_empty() { String::new() } else { format!(", for {}", users.join(", ")) };
+        let users = &item.used_by;
+        let by =
+            if users.is_empty() { String::new() } else { format!(", for {}", in_words(users, item.used_by_omitted)) };
         let text = format!("version {}, {} entries{by}", item.version, item.sizes.len());
         self.events.send(EventKind::ConfigChanged, &item.name, text).await;
         item
     }
 }
 
-fn list(view: &LatticeView) -> ConfigList {
+fn list(view: &LatticeView, room: usize) -> ConfigList {
     let mut configs: Vec<_> = view.configs.values().map(|config| item(&config.record, config.revision, view)).collect();
-    let omitted = cut_to_fit(&mut configs);
+    let omitted = cut_to_fit(&mut configs, room);
     ConfigList { configs, omitted }
+}
+
+/// Some of the names, and how many there are beside them and `more`.
+fn in_words(users: &[WorkloadName], more: usize) -> String {
+    let named: Vec<&str> = users.iter().take(NAMED).map(WorkloadName::as_str).collect();
+    match users.len().saturating_sub(NAMED).saturating_add(more) {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
+    }
 }
 
 fn users(view: &LatticeView, name: &ConfigName) -> Vec<WorkloadName> {
@@ -173,13 +188,16 @@ fn is_asked_for(view: &LatticeView, name: &ConfigName, now: &ConfigRecord, stamp
 
 fn item(record: &ConfigRecord, revision: Revision, view: &LatticeView) -> ConfigItem {
     let ConfigRecord { name, stamp, entries, earlier: _, changed_at } = record;
+    let mut used_by = users(view, name);
+    let used_by_omitted = cut(&mut used_by, NAMES_MAX);
     ConfigItem {
         name: name.clone(),
         version: stamp.version,
         revision,
         sizes: entries.iter().map(|(key, value)| (key.clone(), value.len() as u64)).collect(),
         changed_at: rfc3339(*changed_at),
-        used_by: users(view, name),
+        used_by,
+        used_by_omitted,
         changed: None,
     }
 }
@@ -225,7 +243,7 @@ mod tests {
             };
             view.configs.insert(record.name.clone(), std::sync::Arc::new(Versioned { record, revision: Revision(1) }));
         }
-        let list = list(&view);
+        let list = list(&view, 512 * 1024);
         assert!(serde_json::to_vec(&list).unwrap().len() < 1024 * 1024, "the least that servers let pass");
         assert!(!list.configs.is_empty());
         assert_eq!(list.configs.len() + list.omitted, CONFIGS_MAX);

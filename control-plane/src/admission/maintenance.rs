@@ -1,6 +1,10 @@
 //! Requests that say what an operator wants of a node: one record for each node, which outlives its restarts.
 
-use super::{Admission, body, unavailable};
+use super::{
+    Admission,
+    answers::{SLOTS_NAMED_MAX, count, cut},
+    body, unavailable,
+};
 use lattice::{
     ctl::{CordonReply, CtlError, DrainReply, DrainRequest, DrainStatus, ErrorCode, LeavingSlot},
     event::EventKind,
@@ -135,5 +139,7 @@ pub(super) fn drain_status(view: &LatticeView, node: &NodeId) -> Option<DrainSta
         };
         (!is_daemon).then(|| LeavingSlot { slot: slot.to_string(), to })
     });
-    Some(DrainStatus { deadline, left: leaving.collect() })
+    let mut left: Vec<LeavingSlot> = leaving.collect();
+    let left_omitted = count(cut(&mut left, SLOTS_NAMED_MAX));
+    Some(DrainStatus { deadline, left, left_omitted })
 }

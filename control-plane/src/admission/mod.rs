@@ -3,6 +3,7 @@
 //! A request that changes something must come from a client that waits for the answer, and the answer goes to inboxes
 //! only: with a reply subject of its own choice a client could make a node publish where the client itself may not.
 
+mod answers;
 mod compose;
 mod concurrency;
 mod config;
@@ -22,6 +23,7 @@ pub(crate) mod testing;
 mod warnings;
 
 use crate::{Inspector, NodeOptions, events::Events, reports::Reports};
+use answers::ok;
 use bytes::Bytes;
 use lattice::{
     ctl::{CtlError, ErrorCode, HEADER_ERROR, HEADER_ERROR_CODE, Reply},
@@ -32,7 +34,7 @@ use lattice::{
     subject::{CTL_QUEUE, CTL_SERVICE, ConfigVerb, Topic, WorkloadVerb},
     view::LatticeView,
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
@@ -41,9 +43,6 @@ use std::{
 use tokio::{runtime::RuntimeFlavor, sync::watch};
 
 const RETRY: Duration = Duration::from_secs(1);
-
-/// Bytes of the items in one answer, so that it fits a message however many there are.
-const LIST_BYTES_MAX: usize = 512 * 1024;
 
 /// Headers that JetStream puts on what it delivers. A request that has them was not sent by a client.
 const JETSTREAM_HEADERS: [&str; 3] = ["Nats-Stream", "Nats-Sequence", "Nats-Time-Stamp"];
@@ -122,7 +121,7 @@ impl Admission {
             return Some(error_answer(&CtlError::new(ErrorCode::Refused, text)));
         }
         Some(match self.dispatch(&message).await {
-            Ok(answer) => answer,
+            Ok(answer) => self.sendable(answer),
             Err(error) => error_answer(&error),
         })
     }
@@ -135,12 +134,12 @@ impl Admission {
         let (_, topic) = Topic::parse(&message.subject).ok_or_else(unknown)?;
         match topic {
             Topic::WorkloadPut => ok(Box::pin(self.put(message)).await?),
-            Topic::WorkloadList => ok(self.list()?),
+            Topic::WorkloadList => self.list(message)?.answer(),
             Topic::WorkloadSchema => ok(lattice::spec::json_schema()),
             Topic::Workload(verb, name) => match verb {
                 WorkloadVerb::Get => ok(self.get(&name).await?),
-                WorkloadVerb::Status => ok(self.status(&name)?),
-                WorkloadVerb::History => ok(self.history(&name).await?),
+                WorkloadVerb::Status => ok(self.status(&name, message)?),
+                WorkloadVerb::History => self.history(&name, message).await?.answer(),
                 WorkloadVerb::Delete => ok(self.delete(&name, message).await?),
                 WorkloadVerb::Rollback => ok(self.rollback(&name, message).await?),
                 WorkloadVerb::Rollout => ok(self.steer(&name, message).await?),
@@ -148,7 +147,7 @@ impl Admission {
                 WorkloadVerb::Explain => ok(self.explain(&name, message)?),
                 WorkloadVerb::Logs => Err(unknown()),
             },
-            Topic::NodeList => ok(self.nodes()?),
+            Topic::NodeList => self.nodes(message)?.answer(),
             Topic::NodeGet(node) => ok(self.node(&node)?),
             Topic::NodeCordon(node) => ok(self.cordon(&node, true).await?),
             Topic::NodeUncordon(node) => ok(self.cordon(&node, false).await?),
@@ -157,7 +156,7 @@ impl Admission {
             Topic::RebalanceStart => ok(self.rebalance(message).await?),
             Topic::RebalanceGet => ok(self.rebalance_state().await?),
             Topic::RebalanceCancel => ok(self.cancel_rebalance().await?),
-            Topic::RouteList => ok(routes::list(&*self.view()?)),
+            Topic::RouteList => ok(routes::list(&*self.view()?, self.room())),
             Topic::ConfigList => ok(self.list_configs()?),
             Topic::Config(verb, name) => match verb {
                 ConfigVerb::Put => ok(self.put_config(&name, message).await?),
@@ -186,27 +185,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
         RuntimeFlavor::CurrentThread => Some(work()),
         _ => tokio::task::spawn_blocking(work).await.ok(),
     }
-}
-
-fn ok<T: Serialize>(value: T) -> Result<Answer, CtlError> {
-    let payload = serde_json::to_vec(&Reply::Ok(value))
-        .map_err(|error| CtlError::new(ErrorCode::Unavailable, format!("the answer can't be written: {error}")))?;
-    Ok(Answer { headers: Headers::new(), payload: payload.into() })
-}
-
-/// Leaves what fits an answer, from the first; how many items that leaves out.
-fn cut_to_fit<T: Serialize>(items: &mut Vec<T>) -> usize {
-    let mut room = LIST_BYTES_MAX;
-    let fits = |item: &&T| {
-        let length = serde_json::to_vec(item).map_or(usize::MAX, |json| json.len());
-        let left = room.checked_sub(length);
-        room = left.unwrap_or(0);
-        left.is_some()
-    };
-    let shown = items.iter().take_while(fits).count();
-    let omitted = items.len() - shown;
-    items.truncate(shown);
-    omitted
 }
 
 fn error_answer(error: &CtlError) -> Answer {

@@ -1,6 +1,10 @@
 //! Requests that change a spec. Each is one compare-and-set on one key, answered after the store acknowledged it.
 
-use super::{Admission, blocking, body, expected_revision, unavailable, warnings};
+use super::{
+    Admission,
+    answers::{count, cut_by_rank},
+    blocking, body, expected_revision, unavailable, warnings,
+};
 use crate::given::stamps;
 use lattice::{
     Fut,
@@ -182,13 +186,16 @@ impl Admission {
             .record
             .as_ref()
             .map_or(Generation::FIRST, |record| if changed { record.generation.next() } else { record.generation });
+        let mut plan = lattice_planner::preview(&*self.view()?, &spec);
+        let omitted = cut_by_rank(&mut plan, self.room(), |slot| (slot.node.is_some(), slot.stays));
         Ok(PutReply {
             workload: spec.name.clone(),
             generation,
             revision: current.revision.unwrap_or(Revision(0)),
             hash,
             changed,
-            plan: Some(lattice_planner::preview(&*self.view()?, &spec)),
+            plan: Some(plan),
+            plan_omitted: count(omitted),
             composition: None,
             warnings: Vec::new(),
         })
@@ -289,6 +296,7 @@ impl Admission {
                     hash,
                     changed: false,
                     plan,
+                    plan_omitted: 0,
                     composition,
                     warnings,
                 });
@@ -456,6 +464,7 @@ fn put_reply(record: &SpecRecord, revision: Revision) -> PutReply {
         hash: record.hash,
         changed: true,
         plan: None,
+        plan_omitted: 0,
         composition: None,
         warnings: Vec::new(),
     }

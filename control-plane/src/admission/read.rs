@@ -1,25 +1,31 @@
 //! Requests that only look. Specs are read from the store's leader; what is placed where comes from the view.
 
-use super::{Admission, put::not_found, steps, unavailable};
+use super::{
+    Admission,
+    answers::{NAMES_MAX, Page, SLOTS_NAMED_MAX, count, cut, cut_by_rank, cut_to_fit},
+    body,
+    put::not_found,
+    steps, unavailable,
+};
 use crate::reports::Reported;
 use lattice::{
     ctl::{
-        AutoscaleStatus, ConditionKind, CtlError, ErrorCode, GenerationState, HistoryItem, LastScaling, NodeReply,
-        RolloutStatus, SlotStatus, SpecReply, Standing, StatusReply, Totals, WorkloadState, WorkloadSummary,
-        conditions,
+        AutoscaleStatus, ConditionKind, CtlError, ErrorCode, GenerationState, HistoryItem, HistoryRequest, LastScaling,
+        NodeListRequest, NodeReply, RolloutStatus, SlotStatus, SpecReply, Standing, StatusReply, StatusRequest, Totals,
+        WorkloadListRequest, WorkloadState, WorkloadSummary, conditions,
     },
     event::rfc3339,
     id::{Generation, NodeId, Revision, SlotId, WorkloadName},
     record::{Key, Phase, Record as _, RolloutState, Slot, SpecRecord},
     report::SlotReport,
-    store::{Bucket, Change},
+    store::{Bucket, Change, Message},
     view::{LatticeView, Versioned},
 };
-use lattice_planner::Explanation;
-use std::collections::{BTreeMap, BTreeSet};
-
-/// Bytes of the reports in one answer, so that it fits a message however many replicas there are.
-const REPLY_REPORT_BYTES_MAX: usize = 256 * 1024;
+use lattice_planner::Outlook;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
 
 fn spec_reply(record: SpecRecord, revision: Revision) -> SpecReply {
     let SpecRecord { spec, generation, hash, admitted_at, aborted, configs, .. } = record;
@@ -63,7 +69,9 @@ impl Admission {
         Ok(of_this_life(&self.changes(name).await?))
     }
 
-    pub(super) async fn history(&self, name: &WorkloadName) -> Result<Vec<HistoryItem>, CtlError> {
+    /// The newest items that fit, oldest first.
+    pub(super) async fn history(&self, name: &WorkloadName, message: &Message) -> Result<Page<HistoryItem>, CtlError> {
+        let HistoryRequest { before } = body(&message.payload, r#"{"before": 12}, or nothing"#)?;
         let changes = self.changes(name).await?;
         if changes.is_empty() {
             return Err(not_found(name));
@@ -86,24 +94,47 @@ impl Admission {
                 HistoryItem::Deleted { .. } => break,
             }
         }
-        Ok(items)
+        let revision = |item: &HistoryItem| match item {
+            HistoryItem::Put(spec) => spec.revision,
+            HistoryItem::Deleted { revision } => *revision,
+        };
+        items.retain(|item| before.is_none_or(|before| revision(item) < before));
+        let mut page = Page::fill(items.into_iter().rev(), self.room(), Some);
+        page.items.reverse();
+        Ok(page)
     }
 
-    pub(super) fn status(&self, name: &WorkloadName) -> Result<StatusReply, CtlError> {
+    pub(super) fn status(&self, name: &WorkloadName, message: &Message) -> Result<StatusReply, CtlError> {
+        let StatusRequest { from } = body(&message.payload, r#"{"from": 1000}, or nothing"#)?;
         let view = self.view()?;
         let spec = view.specs.get(name).ok_or_else(|| not_found(name))?;
-        let told =
-            Told { reported: &self.reports.now(), room: REPLY_REPORT_BYTES_MAX, now: self.platform.clock.unix_ms() };
-        let status = status(&view, spec, lattice_planner::explain_vacant(&view, name), told);
+        let (room, first) = (self.room() / 2, from.unwrap_or(0));
+        let told = Told { reported: &self.reports.now(), room, first, now: self.platform.clock.unix_ms() };
+        let mut status = status(&view, spec, lattice_planner::outlook(&view, &BTreeSet::from([name])), told);
+        // Reports have their own room, and beside both there is enough for the rest.
+        let room = self.room().saturating_add(room);
+        let omitted = match from {
+            Some(from) => {
+                status.slots.retain(|slot| slot.replica >= from);
+                cut_to_fit(&mut status.slots, room)
+            }
+            None => {
+                let template = status.template;
+                cut_by_rank(&mut status.slots, room, |slot| rank(slot, template))
+            }
+        };
         Ok(StatusReply {
+            slots_omitted: count(omitted),
             schedules: self.schedules(&view, &spec.record),
             autoscale: autoscale(&view, &spec.record),
             ..status
         })
     }
 
-    pub(super) fn list(&self) -> Result<Vec<WorkloadSummary>, CtlError> {
+    pub(super) fn list(&self, message: &Message) -> Result<Page<WorkloadSummary>, CtlError> {
+        let WorkloadListRequest { after } = body(&message.payload, r#"{"after": "shop"}, or nothing"#)?;
         let view = self.view()?;
+        let after = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         let reported = self.reports.now();
         let now = self.platform.clock.unix_ms();
         let lacks = |name: &&WorkloadName| {
@@ -111,19 +142,20 @@ impl Admission {
             held < lattice_planner::wanted(&view, name).len()
         };
         // Explaining walks the whole plan: once for all, and only where there is something to explain.
-        let lacking: BTreeSet<&WorkloadName> = view.specs.keys().filter(lacks).collect();
-        let mut explained: BTreeMap<&WorkloadName, BTreeMap<SlotId, Explanation>> = BTreeMap::new();
+        let names = || view.specs.range::<WorkloadName, _>((after, Bound::Unbounded)).map(|(name, _)| name);
+        let lacking: BTreeSet<&WorkloadName> = names().filter(lacks).collect();
+        let mut outlooks: BTreeMap<&WorkloadName, BTreeMap<SlotId, Outlook>> = BTreeMap::new();
         if !lacking.is_empty() {
-            for (slot, explanation) in lattice_planner::explain_vacant_of(&view, &lacking) {
+            for (slot, outlook) in lattice_planner::outlook(&view, &lacking) {
                 if let Some(name) = lacking.get(&slot.workload) {
-                    explained.entry(name).or_default().insert(slot, explanation);
+                    outlooks.entry(name).or_default().insert(slot, outlook);
                 }
             }
         }
-        let mut summary = |spec: &Versioned<SpecRecord>| {
-            let name = &spec.record.spec.name;
-            let explanations = explained.remove(name).unwrap_or_default();
-            let status = status(&view, spec, explanations, Told { reported: &reported, room: 0, now });
+        let summary = |name: &WorkloadName| {
+            let spec = view.specs.get(name)?;
+            let outlooks = outlooks.get(name).cloned().unwrap_or_default();
+            let status = status(&view, spec, outlooks, Told { reported: &reported, room: 0, first: 0, now });
             let mut totals = Totals::default();
             for (slot, held) in view.slots_of(name) {
                 if let Some((report, age)) = of_slot(&reported, slot, &held.record) {
@@ -132,23 +164,29 @@ impl Admission {
             }
             let routes = spec.record.spec.http.routes.iter();
             let nodes: BTreeSet<NodeId> = status.slots.iter().filter_map(|slot| slot.node.clone()).collect();
-            WorkloadSummary {
+            let mut nodes: Vec<NodeId> = nodes.into_iter().collect();
+            let nodes_omitted = count(cut(&mut nodes, NAMES_MAX));
+            Some(WorkloadSummary {
                 workload: status.workload,
                 state: status.state,
                 generation: status.generation,
                 replicas: status.replicas,
                 ready: status.ready,
                 routes: routes.map(ToString::to_string).collect(),
-                nodes: nodes.into_iter().collect(),
+                nodes,
+                nodes_omitted,
                 totals,
-            }
+            })
         };
-        Ok(view.specs.values().map(|spec| summary(spec)).collect())
+        Ok(Page::fill(names(), self.room(), summary))
     }
 
-    pub(super) fn nodes(&self) -> Result<Vec<NodeReply>, CtlError> {
+    pub(super) fn nodes(&self, message: &Message) -> Result<Page<NodeReply>, CtlError> {
+        let NodeListRequest { after } = body(&message.payload, r#"{"after": "n1"}, or nothing"#)?;
         let (view, reported) = (self.view()?, self.reports.now());
-        Ok(view.sessions.keys().filter_map(|node| node_reply(&view, node, &reported)).collect())
+        let after = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let ids = view.sessions.range::<NodeId, _>((after, Bound::Unbounded)).map(|(node, _)| node);
+        Ok(Page::fill(ids, self.room(), |node| node_reply(&view, node, &reported)))
     }
 
     pub(super) fn node(&self, node: &NodeId) -> Result<NodeReply, CtlError> {
@@ -183,7 +221,7 @@ fn of_slot<'a>(reported: &'a Reported, slot: &SlotId, record: &Slot) -> Option<(
 fn node_reply(view: &LatticeView, node: &NodeId, reported: &Reported) -> Option<NodeReply> {
     let session = view.sessions.get(node)?.record.clone();
     let held = view.slots.iter().filter(|(_, slot)| slot.record.holder.node == *node);
-    let (slots, memory): (Vec<String>, Vec<u64>) = held
+    let (mut slots, memory): (Vec<String>, Vec<u64>) = held
         .map(|(slot, _)| {
             let spec = view.specs.get(&slot.workload);
             (slot.to_string(), spec.map_or(0, |spec| spec.record.spec.memory_reserved()))
@@ -192,7 +230,8 @@ fn node_reply(view: &LatticeView, node: &NodeId, reported: &Reported) -> Option<
     let said = reported.get(node).filter(|(report, _)| report.incarnation == session.incarnation);
     let (usage, usage_age) = said.map(|(report, age)| (report.host.usage, *age)).unzip();
     let (cordoned, drain) = (view.is_cordoned(node), super::maintenance::drain_status(view, node));
-    Some(NodeReply { session, cordoned, drain, slots, memory_reserved: memory.iter().sum(), usage, usage_age })
+    let (slots_omitted, memory_reserved) = (count(cut(&mut slots, SLOTS_NAMED_MAX)), memory.iter().sum());
+    Some(NodeReply { session, cordoned, drain, slots, slots_omitted, memory_reserved, usage, usage_age })
 }
 
 /// What nodes said of their replicas.
@@ -201,16 +240,24 @@ struct Told<'a> {
     reported: &'a Reported,
     /// Bytes of it that the answer has room for.
     room: usize,
+    /// The first replica whose report is of interest.
+    first: u32,
     /// Milliseconds since 1970.
     now: u64,
 }
 
-/// `explanations` are for slots that nobody holds.
+/// Less is more telling. Where one that is ready at the newest generation is shown, all that are left out are as well.
+fn rank(slot: &SlotStatus, template: Option<Generation>) -> (bool, bool) {
+    let is_newest = slot.phase == Some(Phase::Ready) && slot.generation == template;
+    (is_newest, slot.message.is_none() && slot.crashing.is_none())
+}
+
+/// `outlooks` are those of slots that nobody holds.
 fn status(
     view: &LatticeView,
     spec: &Versioned<SpecRecord>,
-    mut explanations: BTreeMap<SlotId, Explanation>,
-    Told { reported, mut room, now }: Told<'_>,
+    mut outlooks: BTreeMap<SlotId, Outlook>,
+    Told { reported, mut room, first, now }: Told<'_>,
 ) -> StatusReply {
     let SpecRecord { spec: asked, generation, uid, admitted_at, .. } = &spec.record;
     // Who wrote no time down is of an older version.
@@ -225,7 +272,7 @@ fn status(
                     let told = of_slot(reported, &slot, record);
                     let crashing = told.and_then(|(report, _)| report.crashing(now));
                     let report = told.filter(|(report, _)| {
-                        if room == 0 {
+                        if room == 0 || replica < first {
                             return false;
                         }
                         let length = serde_json::to_vec(report).map_or(usize::MAX, |json| json.len());
@@ -248,9 +295,8 @@ fn status(
                     }
                 }
                 None => {
-                    let explanation = explanations.remove(&slot).filter(|explanation| explanation.first().is_none());
-                    let refused = explanation.map(|explanation| explanation.refused()).unwrap_or_default();
-                    SlotStatus { refused, ..SlotStatus::vacant(replica) }
+                    let Outlook { first: _, refused, refused_omitted } = outlooks.remove(&slot).unwrap_or_default();
+                    SlotStatus { refused, refused_omitted, ..SlotStatus::vacant(replica) }
                 }
             }
         })
@@ -292,6 +338,7 @@ fn status(
         ready: u32::try_from(ready).unwrap_or(u32::MAX),
         conditions,
         slots,
+        slots_omitted: 0,
         schedules: Vec::new(),
         template: Some(template),
         rollout,

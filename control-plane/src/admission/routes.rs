@@ -1,6 +1,6 @@
 //! Which routes there are, and who answers them. Derived from the view.
 
-use super::cut_to_fit;
+use super::answers::cut_to_fit;
 use lattice::{
     ctl::{RouteItem, RouteList, RouteShare},
     id::WorkloadName,
@@ -10,14 +10,15 @@ use lattice::{
 };
 use std::cmp::Reverse;
 
-pub(super) fn list(view: &LatticeView) -> RouteList {
+/// `room`: bytes of the routes.
+pub(super) fn list(view: &LatticeView, room: usize) -> RouteList {
     let of = |record: &SpecRecord| -> Vec<RouteItem> {
         record.spec.http.routes.iter().map(|route| item(view, &record.spec.name, route)).collect()
     };
     let mut routes: Vec<RouteItem> = view.specs.values().flat_map(|spec| of(&spec.record)).collect();
     // Stable: of routes that are as telling the first of a spec stays the first.
     routes.sort_by(|one, other| key(&one.route).cmp(&key(&other.route)));
-    let omitted = cut_to_fit(&mut routes);
+    let omitted = cut_to_fit(&mut routes, room);
     RouteList { routes, omitted }
 }
 
@@ -62,6 +63,8 @@ mod tests {
     };
     use std::sync::Arc;
 
+    const ROOM: usize = 512 * 1024;
+
     fn view(workloads: &[(&str, &str)]) -> LatticeView {
         let mut view = LatticeView::default();
         for (name, routes) in workloads {
@@ -76,15 +79,18 @@ mod tests {
 
     #[test]
     fn routes_are_listed_in_the_order_in_which_they_are_tried() {
-        let routes = list(&view(&[
-            ("a", "{host: b.test}, {host: '*.test'}, {host: a.test, path: /x}, {host: a.test}"),
-            ("b", "{host: a.test, path: {exact: /}}, {host: a.test, path: /x, methods: [GET]}, {host: '*'}"),
-            (
-                "c",
-                "{host: a.test, path: /x, headers: {a: b}, split: [{workload: gone, percent: 10}, {workload: d, percent: 1}]}",
-            ),
-            ("d", "], callers: [e"),
-        ]));
+        let routes = list(
+            &view(&[
+                ("a", "{host: b.test}, {host: '*.test'}, {host: a.test, path: /x}, {host: a.test}"),
+                ("b", "{host: a.test, path: {exact: /}}, {host: a.test, path: /x, methods: [GET]}, {host: '*'}"),
+                (
+                    "c",
+                    "{host: a.test, path: /x, headers: {a: b}, split: [{workload: gone, percent: 10}, {workload: d, percent: 1}]}",
+                ),
+                ("d", "], callers: [e"),
+            ]),
+            ROOM,
+        );
         let shown: Vec<String> = routes.routes.iter().map(|item| item.route.to_string()).collect();
         let expect =
             ["*/", "*.test/", "a.test/{exact}", "a.test/x{GET}", "a.test/x{a=b}", "a.test/x", "a.test/", "b.test/"];
@@ -101,8 +107,8 @@ mod tests {
         let many = many.join(", ");
         let names: Vec<String> = (0..4).map(|i| format!("w{i}")).collect();
         let all: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), many.as_str())).collect();
-        let routes = list(&view(&all));
+        let routes = list(&view(&all), ROOM);
         assert_eq!(routes.routes.len() + routes.omitted, 4 * 256);
-        assert!(routes.omitted > 0 && serde_json::to_vec(&routes).unwrap().len() < 2 * super::super::LIST_BYTES_MAX);
+        assert!(routes.omitted > 0 && serde_json::to_vec(&routes).unwrap().len() < 2 * ROOM);
     }
 }

@@ -56,9 +56,13 @@ pub(crate) fn platform(lattice: &MemoryLattice) -> Platform {
 
 /// Admission on a node that is alone, with a view that stays empty.
 pub(super) fn admission() -> (Admission, Platform) {
+    admission_that_sees(LatticeView::default())
+}
+
+/// The same with a view that stays as it is.
+pub(super) fn admission_that_sees(mut view: LatticeView) -> (Admission, Platform) {
     let platform = platform(&MemoryLattice::new());
     let options = Arc::new(options());
-    let mut view = LatticeView::default();
     view.seen.extend(Bucket::ALL.map(|bucket| (bucket, Seen::default())));
     let view = tokio::sync::watch::channel(Arc::new(view)).1;
     let events = Events::new(&options, &platform);

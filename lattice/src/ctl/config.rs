@@ -35,8 +35,11 @@ pub struct ConfigItem {
     pub sizes: Counts,
     /// RFC 3339.
     pub changed_at: String,
-    /// Workloads that name it.
+    /// Workloads that name it. At most 256.
     pub used_by: Vec<WorkloadName>,
+    /// How many more of them there are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub used_by_omitted: usize,
     /// Of a put: false where it was so already, and nothing was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed: Option<bool>,

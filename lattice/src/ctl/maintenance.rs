@@ -42,8 +42,18 @@ pub struct DrainReply {
 pub struct DrainStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Millis>,
-    /// Replicas that are to leave and still run there.
+    /// Replicas that are to leave and still run there. At most 1000.
     pub left: Vec<LeavingSlot>,
+    /// How many more of them there are.
+    #[serde(default, skip_serializing_if = "super::is_zero")]
+    pub left_omitted: u32,
+}
+
+impl DrainStatus {
+    /// Replicas that are to leave and still run there.
+    pub fn count(&self) -> usize {
+        self.left.len().saturating_add(self.left_omitted as usize)
+    }
 }
 
 /// A replica on a node that is drained.

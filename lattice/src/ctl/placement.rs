@@ -1,6 +1,9 @@
 //! Messages about where replicas are and may be.
 
-use crate::id::{NodeId, SlotId, WorkloadName};
+use crate::{
+    id::{NodeId, SlotId, WorkloadName},
+    report::Counts,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -27,11 +30,14 @@ pub struct ExplainReply {
     /// Why nobody may touch it, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocked: Option<String>,
-    /// Replicas of a lower priority that make room for it.
+    /// Replicas of a lower priority that make room for it. At most 256 are named.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub displaces: Vec<SlotId>,
-    /// Those that can take it, best first, then those that can't, by id.
+    /// Those that can take it, best first, then those that can't, by id. As many as fit the message, its holder among them.
     pub nodes: Vec<NodeStanding>,
+    /// How many of each there are that are not named, by what stands in their way; `none` where nothing does.
+    #[serde(default, skip_serializing_if = "Counts::is_empty")]
+    pub omitted: Counts,
 }
 
 /// How one node stands to a replica.
