@@ -28,6 +28,7 @@ mod schema;
 mod source;
 mod status;
 mod steer;
+mod until;
 mod up;
 mod wait;
 mod with_parent;

@@ -4,24 +4,22 @@
 //!
 //! A workload that has none is brought back by whichever node hears of a request first: none of the three is waited for.
 
-use crate::{NodeOptions, demand::Awaited, events::Events, reports::Reports, session::Member};
+use crate::{demand::Awaited, reports::Reports, this_node::ThisNode};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use lattice::{
     Fut,
     event::EventKind,
     id::{NodeId, Revision, WorkloadName},
     record::{DecodeError, Key, Record as _, Scale, SpecRecord},
-    store::{Bucket, Connection, Platform, Precondition, StoreError},
+    store::{Bucket, Precondition, StoreError},
     view::{LatticeView, Versioned},
 };
 use lattice_planner::{Decision, FOLLOWERS, Reported, Scaler, awaited, heard_of, scale_rank};
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Bound::{Excluded, Unbounded},
-    sync::Arc,
     time::Duration,
 };
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Between two looks at what is reported.
@@ -34,11 +32,7 @@ const WRITES_AT_ONCE: usize = 32;
 const WAKES_A_SECOND: u32 = 16;
 
 pub(crate) struct Autoscaler {
-    options: Arc<NodeOptions>,
-    platform: Platform,
-    events: Events,
-    member: Member,
-    view: watch::Receiver<Arc<LatticeView>>,
+    node: ThisNode,
     reports: Reports,
     awaited: Awaited,
     /// How many more may be brought back until the next look.
@@ -68,21 +62,9 @@ struct Done {
 }
 
 impl Autoscaler {
-    pub(crate) fn new(
-        options: Arc<NodeOptions>,
-        platform: Platform,
-        events: Events,
-        member: Member,
-        view: watch::Receiver<Arc<LatticeView>>,
-        reports: Reports,
-        awaited: Awaited,
-    ) -> Self {
+    pub(crate) fn new(node: ThisNode, reports: Reports, awaited: Awaited) -> Self {
         Self {
-            options,
-            platform,
-            events,
-            member,
-            view,
+            node,
             reports,
             awaited,
             wakes: 0,
@@ -98,16 +80,16 @@ impl Autoscaler {
 
     /// Decide until `stop`. What is being written then may land; the next node goes by what did.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        let mut due = self.platform.clock.now() + LOOK;
+        let mut due = self.node.platform.clock.now() + LOOK;
         while !stop.is_cancelled() {
-            let now = self.platform.clock.now();
+            let now = self.node.platform.clock.now();
             if now >= due {
                 due = now + LOOK;
                 self.wakes = WAKES_A_SECOND;
                 self.look(now);
             }
             self.wake();
-            let wait = self.platform.clock.sleep(due.saturating_sub(now));
+            let wait = self.node.platform.clock.sleep(due.saturating_sub(now));
             tokio::select! { // cancel-safe: `next` of a set of futures loses nothing
                 biased;
                 () = stop.cancelled() => {}
@@ -120,15 +102,14 @@ impl Autoscaler {
 
     /// Whether this node may decide anything now.
     fn can_write(&self, view: &LatticeView, now: Duration) -> bool {
-        let is_connected = self.platform.bus.connection() == Connection::Up;
-        view.is_loaded() && is_connected && self.member.is_current(now) && !self.member.is_draining()
+        self.node.may_write(view, now) && !self.node.member.is_draining()
     }
 
     /// Bring back what requests of this node wait for and what rests.
     fn wake(&mut self) {
         let awaited = self.awaited.now();
-        let view = self.view.borrow().clone();
-        if awaited.is_empty() || !self.can_write(&view, self.platform.clock.now()) {
+        let view = self.node.view.borrow().clone();
+        if awaited.is_empty() || !self.can_write(&view, self.node.platform.clock.now()) {
             return;
         }
         self.forget_seen(&view);
@@ -146,7 +127,7 @@ impl Autoscaler {
     }
 
     fn look(&mut self, now: Duration) {
-        let view = self.view.borrow_and_update().clone();
+        let view = self.node.view.borrow_and_update().clone();
         self.forget_seen(&view);
         if !self.can_write(&view, now) {
             // What happens meanwhile is not seen here.
@@ -191,7 +172,7 @@ impl Autoscaler {
         if let Some(rank) = self.ranks.get(name) {
             return *rank;
         }
-        let rank = scale_rank(view, name, &self.member.me());
+        let rank = scale_rank(view, name, &self.node.member.me());
         self.ranks.insert(name.clone(), rank);
         rank
     }
@@ -238,10 +219,10 @@ impl Autoscaler {
     fn write(&mut self, spec: &SpecRecord, current: u32, decision: Decision, expect: Precondition) {
         let Decision { replicas, why } = decision;
         let workload = spec.spec.name.clone();
-        let since = self.platform.clock.unix_ms();
+        let since = self.node.platform.clock.unix_ms();
         let record = Scale::new(spec.uid, (current, replicas), since, &why);
         let event = (replicas != current).then(|| format!("{current} → {replicas} replicas: {why}"));
-        let store = self.platform.store.clone();
+        let store = self.node.platform.store.clone();
         let key = Key::Scale(workload.clone()).to_string();
         self.writing.insert(workload.clone());
         self.under_way.push(Box::pin(async move {
@@ -251,7 +232,7 @@ impl Autoscaler {
     }
 
     fn delete(&mut self, workload: WorkloadName, expect: Revision) {
-        let store = self.platform.store.clone();
+        let store = self.node.platform.store.clone();
         let key = Key::Scale(workload.clone()).to_string();
         self.writing.insert(workload.clone());
         self.under_way.push(Box::pin(async move {
@@ -269,12 +250,14 @@ impl Autoscaler {
                     followed.overdue = None;
                 }
                 if let Some(event) = event {
-                    self.events.send(EventKind::WorkloadScaled, &workload, event).await;
+                    self.node.events.send(EventKind::WorkloadScaled, &workload, event).await;
                 }
             }
             Err(StoreError::Conflict { .. }) => tracing::debug!(%workload, "another node decided first"),
             // It may have landed: the next look begins with what the view shows.
-            Err(error) => tracing::debug!(node = %self.options.node, %workload, %error, "replicas were not decided"),
+            Err(error) => {
+                tracing::debug!(node = %self.node.options.node, %workload, %error, "replicas were not decided")
+            }
         }
     }
 }

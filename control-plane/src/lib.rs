@@ -26,6 +26,7 @@ mod rollouts;
 mod scheduler;
 mod session;
 mod stored;
+mod this_node;
 
 use admission::Admission;
 use autoscaler::Autoscaler;
@@ -52,6 +53,7 @@ use rollouts::Rollouts;
 use scheduler::Scheduler;
 use session::Member;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use this_node::ThisNode;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -221,29 +223,18 @@ impl ControlPlane {
             view.subscribe(),
             (reports.clone(), awaited.clone()),
         );
-        let autoscaler = Autoscaler::new(
-            options.clone(),
-            platform.clone(),
-            events.clone(),
-            member.clone(),
-            view.subscribe(),
-            reports.clone(),
-            awaited.clone(),
-        );
-        let scheduler = Scheduler::new(
-            options.clone(),
-            platform.clone(),
-            events.clone(),
-            member.clone(),
-            view.subscribe(),
-            trigger,
-            awaited,
-        );
-        let rollouts =
-            Rollouts::new(options.clone(), platform.clone(), events.clone(), member.clone(), view.subscribe(), reports);
-        let roller = Roller::new(options.clone(), platform.clone(), events.clone(), member.clone(), view.subscribe());
-        let rebalancer =
-            Rebalancer::new(options.clone(), platform.clone(), events.clone(), member.clone(), view.subscribe());
+        let node = ThisNode {
+            options: options.clone(),
+            platform: platform.clone(),
+            events: events.clone(),
+            member: member.clone(),
+            view: view.subscribe(),
+        };
+        let autoscaler = Autoscaler::new(node.clone(), reports.clone(), awaited.clone());
+        let scheduler = Scheduler::new(node.clone(), trigger, awaited);
+        let rollouts = Rollouts::new(node.clone(), reports);
+        let roller = Roller::new(node.clone());
+        let rebalancer = Rebalancer::new(node);
         let reconciler = Reconciler::new(
             options.clone(),
             platform.clone(),

@@ -3,14 +3,14 @@
 //! rollout, so that it loses to whoever ends it or steers it at the same moment, and then one to the spec, so that it loses to
 //! a person who puts another one.
 
-use crate::{NodeOptions, abort, events::Events, reports::Reports, session::Member};
+use crate::{abort, reports::Reports, this_node::ThisNode};
 use futures_util::{StreamExt as _, stream};
 use lattice::{
     event::EventKind,
     id::{Revision, WorkloadName},
     record::{Key, Record as _, Rollout, RolloutState, SpecRecord},
     report::Reports as _,
-    store::{Bucket, Connection, Platform, StoreError},
+    store::{Bucket, StoreError},
     view::{LatticeView, Versioned},
 };
 use lattice_planner::{
@@ -21,7 +21,6 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Between two looks while something is being changed, though no record changed: times pass by themselves.
@@ -34,11 +33,7 @@ const WRITES_AT_ONCE: usize = 16;
 const ECHO: Duration = Duration::from_secs(1);
 
 pub(crate) struct Rollouts {
-    options: Arc<NodeOptions>,
-    platform: Platform,
-    events: Events,
-    member: Member,
-    view: watch::Receiver<Arc<LatticeView>>,
+    node: ThisNode,
     observer: RolloutObserver,
     analysis: AnalysisObserver,
     reports: Reports,
@@ -54,27 +49,20 @@ struct Due {
 }
 
 impl Rollouts {
-    pub(crate) fn new(
-        options: Arc<NodeOptions>,
-        platform: Platform,
-        events: Events,
-        member: Member,
-        view: watch::Receiver<Arc<LatticeView>>,
-        reports: Reports,
-    ) -> Self {
+    pub(crate) fn new(node: ThisNode, reports: Reports) -> Self {
         let (observer, analysis) = (RolloutObserver::default(), AnalysisObserver::default());
-        Self { options, platform, events, member, view, observer, analysis, reports, due: BTreeMap::new() }
+        Self { node, observer, analysis, reports, due: BTreeMap::new() }
     }
 
     /// Take steps until `stop`: a node that leaves begins nothing.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             let wait = self.pass().await;
-            let wait = self.platform.clock.sleep(wait);
+            let wait = self.node.platform.clock.sleep(wait);
             tokio::select! { // cancel-safe: each arm only waits
                 biased;
                 () = stop.cancelled() => {}
-                changed = self.view.changed() => {
+                changed = self.node.view.changed() => {
                     if changed.is_err() {
                         return;
                     }
@@ -85,10 +73,9 @@ impl Rollouts {
     }
 
     async fn pass(&mut self) -> Duration {
-        let view = self.view.borrow_and_update().clone();
-        let now = self.platform.clock.now();
-        let is_up = self.platform.bus.connection() == Connection::Up && self.member.is_current(now);
-        if !view.is_loaded() || !is_up || self.member.is_draining() {
+        let view = self.node.view.borrow_and_update().clone();
+        let now = self.node.platform.clock.now();
+        if !self.node.may_write(&view, now) || self.node.member.is_draining() {
             self.observer.reset();
             self.analysis.reset();
             self.due.clear();
@@ -135,7 +122,7 @@ impl Rollouts {
 
     /// Whether those who come first had their time, and this node has not just tried.
     fn is_my_turn(&mut self, view: &LatticeView, name: &WorkloadName, now: Duration) -> bool {
-        let Some(rank) = rollout_rank(view, name, &self.member.me()) else { return false };
+        let Some(rank) = rollout_rank(view, name, &self.node.member.me()) else { return false };
         let on =
             (view.specs.get(name).map(|spec| spec.revision), view.rollouts.get(name).map(|rollout| rollout.revision));
         let new = || Due { on, since: now, tried: None };
@@ -143,7 +130,7 @@ impl Rollouts {
         if due.on != on {
             *due = new();
         }
-        let is_time = now >= due.since + self.options.timing.claim_delay * rank;
+        let is_time = now >= due.since + self.node.options.timing.claim_delay * rank;
         let is_open = due.tried.is_some_and(|tried| now.saturating_sub(tried) < ECHO);
         if is_time && !is_open {
             due.tried = Some(now);
@@ -152,9 +139,9 @@ impl Rollouts {
     }
 
     async fn take(&self, name: WorkloadName, step: Step, spec: Option<Arc<Versioned<SpecRecord>>>) {
-        let store = &self.platform.store;
+        let store = &self.node.platform.store;
         let key = Key::Rollout(name.clone()).to_string();
-        let now = self.platform.clock.unix_ms();
+        let now = self.node.platform.clock.unix_ms();
         let (result, event) = match step {
             Step::Put { record, expect } => {
                 let record = Rollout { changed_at: now, ..record };
@@ -162,9 +149,9 @@ impl Rollouts {
                 (written, told(&record))
             }
             Step::Abort { expect, reason } => {
-                let view = self.view.borrow().clone();
+                let view = self.node.view.borrow().clone();
                 let Some(back) = spec.and_then(|spec| abort::back(&view, &spec.record, &reason, now)) else { return };
-                match abort::write(&self.platform, self.view.clone(), back, expect).await {
+                match abort::write(&self.node.platform, self.node.view.clone(), back, expect).await {
                     Ok((back, revision)) => {
                         (Ok(revision), abort::told(&back).map(|text| (EventKind::RolloutAborted, text)))
                     }
@@ -172,13 +159,9 @@ impl Rollouts {
                 }
             }
             Step::Forget { expect } => (store.delete(Bucket::State, &key, expect).await, None),
-        RolloutState::Done if beside.is_some() => {
-            let text = format!("generation {template} has all requests; the replicas before it start again with it");
-            (EventKind::RolloutProgressed, text)
-        }
         };
         match (result, event) {
-            (Ok(_), Some((kind, text))) => self.events.send(kind, &name, text).await,
+            (Ok(_), Some((kind, text))) => self.node.events.send(kind, &name, text).await,
             (Ok(_), None) => {}
             (Err(StoreError::Conflict { .. }), _) => tracing::debug!(workload = %name, "another node was first"),
             (Err(error), _) => tracing::warn!(workload = %name, %error, "a step of a rollout was not written"),
@@ -189,6 +172,10 @@ impl Rollouts {
 fn told(rollout: &Rollout) -> Option<(EventKind, String)> {
     let Rollout { template, below, beside, weight, message, .. } = rollout;
     Some(match rollout.state {
+        RolloutState::Done if beside.is_some() => {
+            let text = format!("generation {template} has all requests; the replicas before it start again with it");
+            (EventKind::RolloutProgressed, text)
+        }
         RolloutState::Done => (EventKind::RolloutDone, format!("every replica runs generation {template}")),
         RolloutState::Stalled => {
             let why = message.as_deref().unwrap_or("no reason is known");

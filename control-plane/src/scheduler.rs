@@ -1,7 +1,7 @@
 //! Fires the ticks of schedules that this node takes. Who takes which tick is decided by [`lattice_planner::turn`]; a
 //! tick fires only after the write that takes it has landed, and only by the life of the node that wrote it.
 
-use crate::{NodeOptions, demand::Awaited, events::Events, session::Member};
+use crate::{demand::Awaited, this_node::ThisNode};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use lattice::{
     Fut,
@@ -19,7 +19,6 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Firings of one node that are under way at a time. A node that has so many takes no more ticks.
@@ -30,11 +29,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 const RETRY: Duration = Duration::from_millis(100);
 
 pub(crate) struct Scheduler {
-    options: Arc<NodeOptions>,
-    platform: Platform,
-    events: Events,
-    member: Member,
-    view: watch::Receiver<Arc<LatticeView>>,
+    node: ThisNode,
     trigger: Arc<dyn Trigger>,
     awaited: Awaited,
     /// Writes, one a workload, and firings.
@@ -70,21 +65,9 @@ enum Done {
 }
 
 impl Scheduler {
-    pub(crate) fn new(
-        options: Arc<NodeOptions>,
-        platform: Platform,
-        events: Events,
-        member: Member,
-        view: watch::Receiver<Arc<LatticeView>>,
-        trigger: Arc<dyn Trigger>,
-        awaited: Awaited,
-    ) -> Self {
+    pub(crate) fn new(node: ThisNode, trigger: Arc<dyn Trigger>, awaited: Awaited) -> Self {
         Self {
-            options,
-            platform,
-            events,
-            member,
-            view,
+            node,
             trigger,
             awaited,
             under_way: FuturesUnordered::new(),
@@ -99,12 +82,12 @@ impl Scheduler {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             let wait = self.pass();
-            let wait = self.platform.clock.sleep(wait);
+            let wait = self.node.platform.clock.sleep(wait);
             tokio::select! { // cancel-safe: `next` of a set of futures loses nothing
                 biased;
                 () = stop.cancelled() => {}
                 Some(done) = self.under_way.next() => self.settle(done).await,
-                changed = self.view.changed() => {
+                changed = self.node.view.changed() => {
                     if changed.is_err() {
                         return;
                     }
@@ -112,7 +95,7 @@ impl Scheduler {
                 () = wait => {}
             }
         }
-        let timeout = self.platform.clock.sleep(self.options.drain);
+        let timeout = self.node.platform.clock.sleep(self.node.options.drain);
         tokio::pin!(timeout);
         loop {
             self.finish();
@@ -129,18 +112,17 @@ impl Scheduler {
 
     /// Look at every workload that is due. Answers how long to wait at most.
     fn pass(&mut self) -> Duration {
-        let view = self.view.borrow_and_update().clone();
-        let now = self.platform.clock.now();
+        let view = self.node.view.borrow_and_update().clone();
+        let now = self.node.platform.clock.now();
         if !view.is_loaded() {
             return PAUSE_MAX;
         }
         let seen = view.seen.get(&Bucket::State).map_or(0, |seen| seen.head);
         self.wrote.retain(|_, wrote| wrote.revision.0 > seen);
-        let can_write = self.platform.bus.connection() == Connection::Up && self.member.is_current(now);
-        if !can_write || self.member.is_draining() {
+        if !self.node.may_write(&view, now) || self.node.member.is_draining() {
             return PAUSE_MAX;
         }
-        let now_ms = self.platform.clock.unix_ms();
+        let now_ms = self.node.platform.clock.unix_ms();
         let scheduled = view.specs.iter().filter(|(_, spec)| !spec.record.spec.schedule.is_empty());
         let workloads: BTreeSet<&WorkloadName> =
             scheduled.map(|(name, _)| name).chain(view.ticks.keys()).chain(self.wrote.keys()).collect();
@@ -176,9 +158,9 @@ impl Scheduler {
             return look.due;
         }
         let known = known.map(|known| self.with_outcomes(workload, known));
-        let delay = u64::try_from(self.options.timing.claim_delay.as_millis()).unwrap_or(u64::MAX);
+        let delay = u64::try_from(self.node.options.timing.claim_delay.as_millis()).unwrap_or(u64::MAX);
         let room = FIRINGS_MAX.saturating_sub(self.under_way.len());
-        let turn = turn(view, workload, known.as_ref(), &self.member.me(), (now_ms, delay), room);
+        let turn = turn(view, workload, known.as_ref(), &self.node.member.me(), (now_ms, delay), room);
         self.looked.insert(workload.clone(), Look { spec, record, due: turn.wake });
         if turn.is_awaited {
             self.awaited.awaited(workload);
@@ -195,7 +177,7 @@ impl Scheduler {
     /// Begin what this life of the node has taken and not begun. It wrote the record itself, so nobody else does.
     fn begin(&mut self, view: &LatticeView, workload: &WorkloadName, now_ms: u64) {
         let Some(spec) = view.specs.get(workload).map(|spec| &spec.record) else { return };
-        let me = self.member.me().holder();
+        let me = self.node.member.me().holder();
         let is_open = |firing: &Firing| firing.outcome.is_none() && firing.holder == me;
         let Some(record) = self.record(view, workload).map(|known| &known.record) else { return };
         let mut firings = record.schedules.values().filter_map(|settled| settled.last.as_ref());
@@ -261,8 +243,8 @@ impl Scheduler {
 
     /// On the way out: begin what was taken just before, and say what became of the last firings.
     fn finish(&mut self) {
-        let view = self.view.borrow().clone();
-        let now_ms = self.platform.clock.unix_ms();
+        let view = self.node.view.borrow().clone();
+        let now_ms = self.node.platform.clock.unix_ms();
         let taken: Vec<WorkloadName> = self.wrote.keys().cloned().collect();
         for workload in &taken {
             self.begin(&view, workload, now_ms);
@@ -272,7 +254,7 @@ impl Scheduler {
             let known = self.record(&view, &workload).filter(|known| self.has_news(&workload, &known.record));
             if let Some(known) = known.map(|known| self.with_outcomes(&workload, known))
                 && !self.writing.contains(&workload)
-                && self.platform.bus.connection() == Connection::Up
+                && self.node.platform.bus.connection() == Connection::Up
             {
                 self.write_outcomes(workload, known);
             }
@@ -286,7 +268,7 @@ impl Scheduler {
 
     fn write(&mut self, workload: WorkloadName, write: TicksWrite, missed: Vec<Missed>) {
         self.writing.insert(workload.clone());
-        let Platform { store, clock, .. } = self.platform.clone();
+        let Platform { store, clock, .. } = self.node.platform.clone();
         let key = Key::Cron(workload.clone()).to_string();
         self.under_way.push(Box::pin(async move {
             let (record, result) = match write {
@@ -317,13 +299,13 @@ impl Scheduler {
                     (Err(error), _) => return tracing::debug!(%workload, %error, "ticks were not taken"),
                 }
                 for missed in missed {
-                    self.events.send(EventKind::ScheduleMissed, &workload, sentence(missed)).await;
+                    self.node.events.send(EventKind::ScheduleMissed, &workload, sentence(missed)).await;
                 }
             }
             Done::Fired { firing, outcome } => {
                 let kind = if outcome.is_good() { EventKind::ScheduleFired } else { EventKind::ScheduleFailed };
                 let text = format!("{} at {}: {outcome}", firing.schedule, rfc3339(firing.tick));
-                self.events.send(kind, &firing.workload, text).await;
+                self.node.events.send(kind, &firing.workload, text).await;
                 self.began.insert(firing, Some(outcome));
             }
         }

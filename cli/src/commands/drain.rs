@@ -1,5 +1,6 @@
 //! `lattice drain` and `lattice undrain`: move what runs on a node to others, and let it stay again.
 
+use super::until::{self, Look};
 use crate::{
     Context,
     client::Client,
@@ -12,10 +13,8 @@ use lattice::{
     subject::Topic,
     units::Millis,
 };
-use std::{collections::BTreeMap, time::Duration};
-use tokio::time::Instant;
+use std::collections::BTreeMap;
 
-const ASK_EVERY: Duration = Duration::from_millis(200);
 /// Replicas named in one line.
 const NAMED: usize = 4;
 
@@ -96,32 +95,22 @@ fn sentence(DrainReply { node, draining, changed }: &DrainReply) -> String {
     }
 }
 
-/// A line whenever something has moved, until nothing is left.
 async fn until_empty(client: &Client, context: &Context, node: &NodeId, timeout: Millis) -> anyhow::Result<()> {
-    let end = Instant::now() + Duration::from(timeout);
-    let mut told = None;
-    loop {
+    let look = async || {
         let reply: NodeReply = client.ask(Topic::NodeGet(node.clone())).await?;
-        // The node that answered may not have heard of the order yet.
-        if let Some(drain) = reply.drain {
-            if drain.left.is_empty() {
-                return Ok(());
-            }
-            let line = progress(&drain);
-            if told.as_ref() != Some(&line) {
-                context.out.note(format!("{node}: {line}"));
-                told = Some(line);
-            }
-        }
-        if Instant::now() >= end {
-            let left = told.unwrap_or_else(|| "nobody has heard of the order yet".into());
-            let message = format!("{node} is not empty after {}, and the drain goes on: {left}", timeout);
-            return Err(Failure::new(Exit::InProgress, message)
-                .hint("`lattice explain WORKLOAD` says why a replica has no other place; --deadline stops what is left")
-                .into());
-        }
-        tokio::time::sleep(ASK_EVERY).await;
-    }
+        Ok(match reply.drain {
+            // The node that answered may not have heard of the order yet.
+            None => Look::Unheard,
+            Some(drain) if drain.left.is_empty() => Look::Over,
+            Some(drain) => Look::Goes(format!("{node}: {}", progress(&drain))),
+        })
+    };
+    let too_late = |told: Option<String>| {
+        let left = told.unwrap_or_else(|| format!("{node}: nobody has heard of the order yet"));
+        let message = format!("not empty after {timeout}, and the drain goes on: {left}");
+        (message, "`lattice explain WORKLOAD` says why a replica has no other place; --deadline stops what is left")
+    };
+    until::until_over(context, timeout, look, too_late).await
 }
 
 /// `3 left: web.0 starts on n2, db.1 waits for a place`.
@@ -151,8 +140,6 @@ mod tests {
     use super::*;
 
     #[test]
-        let more = DrainStatus { left: vec![slot("db.0", None)], left_omitted: 7, ..many };
-        assert_eq!(progress(&more), "8 left: db.0 waiting for a place; and 7 more");
     fn what_is_left_is_said_in_one_line() {
         let slot = |slot: &str, to: Option<&str>| LeavingSlot {
             slot: slot.into(),
@@ -164,6 +151,8 @@ mod tests {
         let left = (0..6).map(|index| slot(&format!("web.{index}"), None)).collect();
         let many = DrainStatus { deadline: None, left, left_omitted: 0 };
         assert_eq!(progress(&many), "6 left: web.0, web.1, web.2, web.3 and 2 more waiting for a place");
+        let more = DrainStatus { left: vec![slot("db.0", None)], left_omitted: 7, ..many };
+        assert_eq!(progress(&more), "8 left: db.0 waiting for a place; and 7 more");
     }
 
     #[test]

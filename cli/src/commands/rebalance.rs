@@ -1,5 +1,6 @@
 //! `lattice rebalance`: move replicas to better places.
 
+use super::until::{self, Look};
 use crate::{
     Context,
     client::Client,
@@ -13,10 +14,7 @@ use lattice::{
     subject::Topic,
     units::Millis,
 };
-use std::time::Duration;
-use tokio::time::Instant;
 
-const ASK_EVERY: Duration = Duration::from_millis(200);
 /// Replicas named in one line.
 const NAMED: usize = 4;
 
@@ -77,7 +75,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     context.out.show(&reply, |paint| told(&reply, dry_run, paint), names)?;
     if wait && reply.started {
         tokio::select! {
-            waited = until_over(&client, context, timeout.into()) => waited?,
+            waited = until_over(&client, context, timeout) => waited?,
             _ = tokio::signal::ctrl_c() => {
                 return Err(Failure::new(Exit::Interrupted, "replicas are still being moved".to_owned())
                     .hint("`lattice rebalance --status` shows how far it is, `--cancel` ends it")
@@ -119,32 +117,18 @@ fn progress(status: &RebalanceStatus) -> String {
     parts.join(", ")
 }
 
-/// A line whenever something has moved, until it is over.
-async fn until_over(client: &Client, context: &Context, timeout: Duration) -> anyhow::Result<()> {
-    let end = Instant::now() + timeout;
-    let mut told = None;
-    loop {
+async fn until_over(client: &Client, context: &Context, timeout: Millis) -> anyhow::Result<()> {
+    let look = async || {
         let RebalanceState { under_way } = client.ask(Topic::RebalanceGet).await?;
-        let Some(status) = under_way else {
-            context.out.note("it is over; `lattice events` says how it ended");
-            return Ok(());
-        };
-        let line = progress(&status);
-        if told.as_ref() != Some(&line) {
-            context.out.note(&line);
-            told = Some(line);
-        }
-        if Instant::now() >= end {
-            let line = told.unwrap_or_default();
-            return Err(Failure::new(
-                Exit::InProgress,
-                format!("it is not over after {} s, and goes on: {line}", timeout.as_secs()),
-            )
-            .hint("it goes on; `lattice rebalance --cancel` ends it")
-            .into());
-        }
-        tokio::time::sleep(ASK_EVERY).await;
-    }
+        Ok(under_way.map_or(Look::Over, |status| Look::Goes(progress(&status))))
+    };
+    let too_late = |told: Option<String>| {
+        let message = format!("it is not over after {timeout}, and goes on: {}", told.unwrap_or_default());
+        (message, "it goes on; `lattice rebalance --cancel` ends it")
+    };
+    until::until_over(context, timeout, look, too_late).await?;
+    context.out.note("it is over; `lattice events` says how it ended");
+    Ok(())
 }
 
 #[cfg(test)]

@@ -97,7 +97,7 @@ async fn what_has_no_other_place_stays_until_the_deadline() {
     let out = lattice.cli(&["drain", "n1", "--wait", "--timeout", "1s"]).await;
     let notes = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(6), "{notes}");
-    assert!(notes.contains("the drain goes on: 1 left: picky.0 waiting for a place"), "{notes}");
+    assert!(notes.contains("the drain goes on: n1: 1 left: picky.0 waiting for a place"), "{notes}");
     assert_eq!(api.status("picky").await.unwrap().slots[0].phase, Some(Phase::Ready), "it serves meanwhile");
     lattice.node("n2").answers("picky.test", "/", (200, "")).await;
 
