@@ -80,9 +80,11 @@ impl<T> Driven<T> {
 
     /// For a caller: gives the loop something to do with `order`, and drives it for a moment, unless somebody else does.
     pub(super) fn drive<R>(&self, order: impl FnOnce() -> R) -> R {
-        let Some(mut place) = self.try_lock().filter(|place| matches!(**place, Work::UnderWay(_))) else {
+        let Some(mut place) = self.try_lock() else { return order() };
+        if !matches!(*place, Work::UnderWay(_)) {
+            self.leave(place, false);
             return order();
-        };
+        }
         self.bell.held.store(true, SeqCst);
         let result = order();
         for _ in 0..POLLS_MAX {
@@ -95,11 +97,16 @@ impl<T> Driven<T> {
         }
         self.bell.held.store(false, SeqCst);
         let is_over = matches!(*place, Work::Over(_));
+        self.leave(place, is_over);
+        result
+    }
+
+    /// A caller is done. The home may have come meanwhile, be it only to begin, and nobody else would tell it.
+    fn leave(&self, place: MutexGuard<'_, Work<T>>, is_over: bool) {
         drop(place);
         if self.bell.missed.swap(false, SeqCst) || is_over || self.bell.rung.load(SeqCst) {
             self.bell.home.wake();
         }
-        result
     }
 
     fn poll(&self, place: &mut Work<T>) {
@@ -258,6 +265,30 @@ mod tests {
         assert_eq!(home.await.unwrap(), "over");
         assert_eq!(counted.load(SeqCst), CALLERS * ORDERS);
         assert!(driven.at_home(async {}.map(|()| "again")).await == "again");
+    }
+
+    /// Whoever calls in the moment in which the home begins.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn a_home_that_begins_among_callers_is_not_forgotten() {
+        for _ in 0..2000 {
+            let (driven, counted) = (Arc::new(Driven::default()), Arc::default());
+            let (tell, work) = counts(&counted);
+            let home = tokio::spawn({
+                let driven = driven.clone();
+                async move { driven.at_home(work).await }
+            });
+            let callers = (0..3).map(|_| {
+                let (driven, tell) = (driven.clone(), tell.clone());
+                tokio::spawn(async move { driven.drive(|| tell.send(1).unwrap()) })
+            });
+            futures_util::future::join_all(callers.collect::<Vec<_>>())
+                .await
+                .into_iter()
+                .for_each(|done| done.unwrap());
+            drop(tell);
+            let over = tokio::time::timeout(std::time::Duration::from_secs(30), home).await;
+            assert_eq!((over.unwrap().unwrap(), counted.load(SeqCst)), ("over", 3));
+        }
     }
 
     #[derive(Default)]
