@@ -18,6 +18,7 @@ use crate::{
     pool::{Guest, Instance},
     spans,
     tally::FailureKind,
+    terms::Terms,
     unit::Inner,
 };
 use futures_util::{FutureExt as _, task::AtomicWaker};
@@ -62,6 +63,7 @@ pub(crate) struct Failed {
 /// Send `request` to `instance`, or to a fresh one, and wait for the head of the response.
 pub(crate) async fn begin(
     unit: &Arc<Inner>,
+    terms: Terms,
     turn: OwnedSemaphorePermit,
     instance: Option<Instance>,
     request: Request,
@@ -69,7 +71,7 @@ pub(crate) async fn begin(
 ) -> Result<Response, Failed> {
     let has_no_body = request.method() == Method::HEAD;
     let grace = if unit.blueprint.component.is_http03() { GRACE_POLLS } else { 0 };
-    let mut run = GuestRun::new(unit, turn, instance, request);
+    let mut run = GuestRun::new(unit, terms, turn, instance, request);
     let shared = run.shared.clone();
     let ended = head(&mut run, grace, deadline).await;
     // The place is emptied before anything else may run the guest.
@@ -217,6 +219,7 @@ struct GuestRun {
     shared: Arc<Shared>,
     meter: Arc<CpuMeter>,
     unit: Arc<Inner>,
+    terms: Terms,
     /// The place in the unit; given back when this is dropped.
     turn: Option<OwnedSemaphorePermit>,
     claim: Claim,
@@ -232,9 +235,14 @@ pub(crate) struct Outcome {
 }
 
 impl GuestRun {
-    fn new(unit: &Arc<Inner>, turn: OwnedSemaphorePermit, instance: Option<Instance>, mut request: Request) -> Self {
-        let is_probe = Arc::ptr_eq(turn.semaphore(), &unit.probes);
-        let shared = if is_probe { Arc::default() } else { Shared::of_client(unit) };
+    fn new(
+        unit: &Arc<Inner>,
+        terms: Terms,
+        turn: OwnedSemaphorePermit,
+        instance: Option<Instance>,
+        mut request: Request,
+    ) -> Self {
+        let shared = if terms.counts { Shared::of_client(unit) } else { Arc::default() };
         let reused = instance.as_ref().is_some_and(|instance| instance.uses > 0);
         if let Some(mut span) = spans::guest(unit, &mut request) {
             span.set("lattice.instance.reused", reused);
@@ -245,8 +253,8 @@ impl GuestRun {
         let request = request.map(|body| RequestBody::new(body, limit, shared.clone()));
         let call = Box::pin(serve(unit.clone(), instance, meter.clone(), request, shared.clone()));
         unit.blueprint.node.processors.count_request();
-        let claim = Claim::default();
-        Self { call, shared, meter, unit: unit.clone(), turn: Some(turn), claim, reused, begun: false, finished: false }
+        let (unit, turn, claim) = (unit.clone(), Some(turn), Claim::default());
+        Self { call, shared, meter, unit, terms, turn, claim, reused, begun: false, finished: false }
     }
 
     /// End the guest for a reason from outside. The reader of the body learns it.
@@ -288,18 +296,13 @@ impl GuestRun {
             (Ok(()), Some(instance)) => self.unit.pool.give_back(instance),
             (Ok(()), None) => {}
             (Err(failure), _instance) => {
-                if !self.is_probe() {
+                if self.terms.counts {
                     self.unit.note_failure(failure);
                 }
                 self.unit.pool.retire(failure.retirement());
             }
         }
         result
-    }
-
-    /// True for a request of the node's own, which is told by the kind of its turn.
-    fn is_probe(&self) -> bool {
-        self.turn.as_ref().is_some_and(|turn| Arc::ptr_eq(turn.semaphore(), &self.unit.probes))
     }
 }
 
@@ -687,10 +690,10 @@ impl Shared {
     }
 }
 
-/// The same request once more, where that can do no harm: nothing to read, and a method that says so.
-pub(crate) fn replay(request: &Request) -> Option<Request> {
+/// The same request once more, where that can do no harm: it has nothing to read, and may be repeated.
+pub(crate) fn replay(terms: Terms, request: &Request) -> Option<Request> {
     use http_body::Body as _;
-    if !request.method().is_idempotent() || !request.body().is_end_stream() {
+    if !terms.repeats || !request.body().is_end_stream() {
         return None;
     }
     Some(with_head_of(request, lattice::http::empty()))

@@ -50,6 +50,7 @@ mod signature;
 mod spans;
 mod standing;
 mod tally;
+mod terms;
 mod unit;
 mod volumes;
 mod waits;

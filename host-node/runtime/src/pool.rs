@@ -1,12 +1,11 @@
 //! Instances between two requests: which are kept, for whom, and for how long.
 //!
 //! Some guests survive one request only: a second one on the same instance fails without a trap. So until a second use has
-//! succeeded a kept instance is given to GET and HEAD alone, and to what can be asked again without harm
-//! (`Inner::tries_reuse_with`); and failures of kept instances count as strikes, which end keeping: see
+//! succeeded a kept instance is given to what may find that out alone ([`Terms::tries`](crate::terms::Terms)); and failures of kept instances count as strikes, which end keeping: see
 //! `standing.rs`.
 
 use crate::{host::Host, ledger::One, lock, messaging::MessageGuest, standing::Standing};
-use http::{Method, uri::PathAndQuery};
+use http::uri::PathAndQuery;
 use std::{
     any::Any,
     collections::BTreeMap,
@@ -192,13 +191,12 @@ impl Pool {
         }
     }
 
-    /// An instance for a request of that method, or `None` for a fresh one; `harmless` if the request can be asked again
-    /// whatever its method. The last one used comes first: its memory is in the caches, and those at the bottom get old.
-    pub(crate) fn take(&self, method: &Method, harmless: bool) -> Option<Instance> {
-        let may_try = !self.standing.is_off()
-            && (self.standing.is_proved() || harmless || matches!(*method, Method::GET | Method::HEAD));
+    /// An instance for a call, or `None` for a fresh one; `tries` if the call may be the second use of one before another
+    /// has succeeded. The last one used comes first: its memory is in the caches, and those at the bottom get old.
+    pub(crate) fn take(&self, tries: bool) -> Option<Instance> {
+        let takes_used = !self.standing.is_off() && (self.standing.is_proved() || tries);
         let mut idle = lock(&self.idle);
-        let found = match may_try {
+        let found = match takes_used {
             true => idle.pop(),
             false => idle.iter().position(Instance::is_fresh).map(|at| idle.swap_remove(at)),
         };

@@ -7,6 +7,7 @@
 use crate::{
     exchange,
     failure::Failure,
+    terms::Terms,
     unit::{Inner, Unit},
 };
 use bytes::Bytes;
@@ -98,12 +99,12 @@ async fn ask(
     deadline: Instant,
     begun: &AtomicBool,
 ) -> Result<Response, Failure> {
-    let kept = unit.pool.take(&http::Method::GET, false);
+    let kept = unit.pool.take(Terms::PROBE.tries);
     let instance = match kept {
         Some(kept) => kept,
         None => unit.instance_if_room().await?,
     };
-    let failed = match exchange::begin(unit, turn, Some(instance), request(), deadline).await {
+    let failed = match exchange::begin(unit, Terms::PROBE, turn, Some(instance), request(), deadline).await {
         Ok(response) => return Ok(response),
         Err(failed) => failed,
     };
@@ -112,7 +113,7 @@ async fn ask(
         return Err(failed.failure);
     };
     let instance = unit.instance_if_room().await?;
-    let again = exchange::begin(unit, turn, Some(instance), request(), deadline).await;
+    let again = exchange::begin(unit, Terms::PROBE, turn, Some(instance), request(), deadline).await;
     if again.is_ok() {
         unit.strike(&failed.failure);
     }

@@ -17,12 +17,13 @@ use crate::{
     probe::PROBES_AT_ONCE,
     spans,
     tally::{Tallied, Tally},
+    terms::Terms,
     volumes::{Volume, VolumeError, Volumes},
     waits::WaitStats,
     warm,
     workers::{self, Workers},
 };
-use http::{HeaderValue, Method};
+use http::HeaderValue;
 use http_body::Body as _;
 use lattice::{
     http::{BodyError, CallError, Request, Response},
@@ -204,7 +205,7 @@ impl Unit {
     /// Dropping the future, or the response's body before its end, stops the guest. Needs a tokio runtime.
     pub fn call(&self, request: Request) -> impl Future<Output = Result<Response, CallError>> + Send + 'static {
         let inner = self.0.clone();
-        async move { inner.call(request).await }
+        async move { inner.call(Terms::of(&request), request).await }
     }
 
     /// Give a message to an instance and wait until it is handled: like [`Unit::call`], through the same door, within the
@@ -216,7 +217,7 @@ impl Unit {
             let limit = inner.blueprint.limits.body_bytes;
             let handled = match message.payload.len() as u64 > limit {
                 true => Err(CallError::Body(BodyError::TooLarge { limit })),
-                false => inner.clone().call(Incoming::request(message)).await.map(drop),
+                false => inner.clone().call(Terms::MESSAGE, Incoming::request(message)).await.map(drop),
             };
             if handled.is_err() {
                 inner.counters.messages_failed.fetch_add(1, Relaxed);
@@ -400,7 +401,7 @@ pub(crate) struct Counters {
 }
 
 impl Inner {
-    async fn call(self: Arc<Self>, request: Request) -> Result<Response, CallError> {
+    async fn call(self: Arc<Self>, terms: Terms, request: Request) -> Result<Response, CallError> {
         self.counters.requests.fetch_add(1, Relaxed);
         let deadline = tokio::time::Instant::now() + self.blueprint.limits.wall;
         let limit = self.blueprint.limits.body_bytes;
@@ -423,24 +424,21 @@ impl Inner {
                 return Err(refusal);
             }
         };
-        let is_message = Incoming::of(&request).is_some();
-        if self.workers.share() && self.pool.is_on() && !is_message {
-            return workers::call(&self, turn, request, deadline).await;
+        if terms.shares && self.workers.share() && self.pool.is_on() {
+            return workers::call(&self, terms, turn, request, deadline).await;
         }
-        // A message is at most tried once.
-        let (request, again) = match !is_message && self.tries_reuse_with(&request) {
+        let (request, again) = match terms.copies && self.may_copy(&request) {
             true => exchange::twice(request, deadline, &self.blueprint.limits).await?,
             false => (request, None),
         };
-        // A handler that was called answers or traps: it can't come to nothing unnoticed, as a request's can.
-        let instance = self.pool.take(if is_message { &Method::GET } else { request.method() }, again.is_some());
+        let instance = self.pool.take(terms.tries || again.is_some());
         // Only a kept instance's failure can be the fault of reuse, so only then a copy may be needed.
         let replay = match &instance {
-            Some(instance) if instance.uses > 0 => again.or_else(|| exchange::replay(&request)),
+            Some(instance) if instance.uses > 0 => again.or_else(|| exchange::replay(terms, &request)),
             _ => None,
         };
         let reused = instance.as_ref().is_some_and(|instance| instance.uses > 0);
-        let failed = match exchange::begin(&self, turn, instance, request, deadline).await {
+        let failed = match exchange::begin(&self, terms, turn, instance, request, deadline).await {
             Ok(response) => return Ok(self.served(response, reused)),
             Err(failed) => failed,
         };
@@ -451,7 +449,7 @@ impl Inner {
             return Err(failed.failure.call_error());
         };
         self.counters.retries.fetch_add(1, Relaxed);
-        let again = exchange::begin(&self, turn, None, request, deadline).await;
+        let again = exchange::begin(&self, terms, turn, None, request, deadline).await;
         // A fresh instance that fails as well says that it is the request, not reuse.
         if again.is_ok() && failed.may_be_reuse {
             self.strike(&failed.failure);
@@ -469,11 +467,11 @@ impl Inner {
     /// Whether a kept instance can be tried with this request before a second use has succeeded, though its method says that
     /// it is not to be repeated: the guest reaches nothing outside, so nobody can tell that it was asked twice. Else a
     /// workload that is only ever asked to POST would have a fresh instance for each request, for ever.
-    fn tries_reuse_with(&self, request: &Request) -> bool {
+    pub(crate) fn may_copy(&self, request: &Request) -> bool {
         /// It is read before the guest sees the request.
         const BODY_BYTES_MAX: u64 = 64 << 10;
         let standing = self.pool.standing();
-        if standing.is_proved() || standing.is_off() || matches!(*request.method(), Method::GET | Method::HEAD) {
+        if standing.is_proved() || standing.is_off() {
             return false;
         }
         let UnitConfig { grants, volumes, .. } = &self.blueprint.config;

@@ -22,9 +22,10 @@ use crate::{
     failure::{Failure, NoRoom},
     lock,
     pool::{Instance, Pool, Retirement},
+    terms::Terms,
     unit::Inner,
 };
-use http::{Method, StatusCode};
+use http::StatusCode;
 use std::{
     mem,
     sync::{
@@ -86,7 +87,7 @@ impl Workers {
         if let Some(worker) = join(&all, false) {
             return Some(Place::Joined(worker));
         }
-        let kept = pool.take(&ticket.method, false);
+        let kept = pool.take(ticket.terms.tries);
         // Those on their way out do not count, within bounds.
         let serving = all.iter().filter(|worker| worker.is_serving()).count() + pool.idle() as usize;
         let most = self.instances_max as usize;
@@ -120,8 +121,10 @@ impl Workers {
 
 /// A request on its way through a worker.
 struct Ticket {
+    terms: Terms,
     exchange: Arc<Shared>,
-    method: Method,
+    /// No body is to be answered, whatever the status.
+    is_head: bool,
     deadline: Instant,
     /// Until it enters the guest.
     request: Mutex<Option<http::Request<RequestBody>>>,
@@ -137,7 +140,7 @@ struct Ticket {
 
 impl Ticket {
     fn has_no_body(&self, status: StatusCode) -> bool {
-        self.method == Method::HEAD || has_no_body_by_status(status)
+        self.is_head || has_no_body_by_status(status)
     }
 
     fn bounce(&self) {
@@ -217,7 +220,7 @@ impl Worker {
     fn join(&self, ticket: &Arc<Ticket>, in_line: bool, proved: bool) -> bool {
         let mut state = lock(&self.state);
         let is_first = self.uses_before + state.entered == 0 && state.line.is_empty();
-        let fits = in_line || is_first || may_try(ticket, proved);
+        let fits = in_line || is_first || proved || ticket.terms.tries;
         if !fits || state.retiring.is_some() {
             return false;
         }
@@ -265,7 +268,7 @@ impl Worker {
         let mut state = lock(&self.state);
         loop {
             let (ticket, _) = state.line.first()?;
-            if !may_try(ticket, proved) && self.uses_before + state.entered > 0 {
+            if !proved && !ticket.terms.tries && self.uses_before + state.entered > 0 {
                 return None;
             }
             let ticket = ticket.clone();
@@ -341,11 +344,6 @@ impl Worker {
             session.wake();
         }
     }
-}
-
-/// True if it does no harm to find out with this request whether an instance can be used again.
-fn may_try(ticket: &Ticket, proved: bool) -> bool {
-    proved || matches!(ticket.method, Method::GET | Method::HEAD)
 }
 
 /// What the session does about time. All of it from outside of the guest, which may compute.

@@ -7,8 +7,10 @@ use crate::{
     exchange::{self, Failed, Progress, Shared},
     failure::{Failure, NoRoom},
     lock, spans,
+    terms::Terms,
     unit::Inner,
 };
+use http::Method;
 use lattice::http::{Body, CallError, Request, Response};
 use std::{
     pin::{Pin, pin},
@@ -20,17 +22,19 @@ use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 /// Send `request` to an instance that may have others, and wait for the head of the response.
 pub(crate) async fn call(
     unit: &Arc<Inner>,
+    terms: Terms,
     turn: OwnedSemaphorePermit,
     mut request: Request,
     deadline: Instant,
 ) -> Result<Response, CallError> {
-    let replay = exchange::replay(&request);
+    let replay = exchange::replay(terms, &request);
     let exchange = Shared::of_client(unit);
     if let Some(span) = spans::guest(unit, &mut request) {
         exchange.tell(span);
     }
     let ticket = Arc::new(Ticket {
-        method: request.method().clone(),
+        terms,
+        is_head: request.method() == Method::HEAD,
         deadline,
         request: {
             let limit = unit.blueprint.limits.body_bytes;
@@ -57,7 +61,7 @@ pub(crate) async fn call(
     };
     // An instance of its own, so that one who ends instances ends no third one's request.
     unit.counters.retries.fetch_add(1, Relaxed);
-    let again = exchange::begin(unit, turn, None, request, deadline).await;
+    let again = exchange::begin(unit, terms, turn, None, request, deadline).await;
     if again.is_ok() && may_be_reuse {
         unit.strike(&failure);
     }
