@@ -36,7 +36,7 @@ use feed::Feed;
 use lattice::{
     demand::Demand,
     event::EventKind,
-    host::{Host, Linked, Role, Unfit},
+    host::{Host, Linked, Role, SlowCall, Unfit},
     id::{LatticeId, NodeId},
     record::{Capacity, VolumeOffer},
     spec::Taint,
@@ -57,8 +57,9 @@ use this_node::ThisNode;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Says whether bytes are a component that some node could use in this role, where other parts satisfy these imports.
-pub type Inspector = Arc<dyn Fn(&[u8], Role, &[Linked]) -> Result<(), Unfit> + Send + Sync>;
+/// Says whether bytes are a component that some node could use in this role, where other parts satisfy these imports, and
+/// which calls of those are slow.
+pub type Inspector = Arc<dyn Fn(&[u8], Role, &[Linked]) -> Result<Vec<SlowCall>, Unfit> + Send + Sync>;
 
 /// How fast a lattice notices and how much it writes at rest. All nodes of a lattice use the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,24 +1,27 @@
 //! Whether a component can be used at all, asked when a spec is put: nothing is compiled, nothing is written.
 
 use lattice::{
-    host::{Linked, Role, Unfit},
+    host::{Linked, Role, SlowCall, Unfit},
     spec::PartRole,
 };
 use lattice_runtime::{Kind, LoadError, admissible, crossing};
 
 /// Whether bytes are a component that a node of this version can use in this role, where other parts satisfy the imports
-/// `linked` by calls through the host.
-pub fn inspect(bytes: &[u8], role: Role, linked: &[Linked]) -> Result<(), Unfit> {
+/// `linked` by calls through the host. Answers which of those are slow.
+pub fn inspect(bytes: &[u8], role: Role, linked: &[Linked]) -> Result<Vec<SlowCall>, Unfit> {
     let mut inspection = lattice_runtime::inspect(bytes).map_err(unfit)?;
+    let mut slow = Vec::new();
     for Linked { import, to } in linked {
-        crossing(bytes, import, *to == PartRole::Service).map_err(unfit)?.map_err(|why| Unfit {
+        let crossing = crossing(bytes, import, *to == PartRole::Service).map_err(unfit)?;
+        let functions = crossing.map_err(|why| Unfit {
             message: why.to_string(),
             missing: None,
             uncrossable: Some(import.clone()),
         })?;
+        slow.extend(functions.into_iter().map(|function| SlowCall { import: import.clone(), function }));
     }
     inspection.missing.retain(|import| !linked.iter().any(|linked| linked.import == *import));
-    match role {
+    let fits = match role {
         Role::Whole | Role::Handler | Role::WholeAndHandler => admissible(&inspection, role).map_err(unfit),
         Role::Concurrent => match inspection.kind {
             Kind::Http03 => Ok(()),
@@ -34,7 +37,8 @@ pub fn inspect(bytes: &[u8], role: Role, linked: &[Linked]) -> Result<(), Unfit>
             Some(name) => Err(unfit(LoadError::MissingImport { name, near: Vec::new() })),
             None => Ok(()),
         },
-    }
+    };
+    fits.map(|()| slow)
 }
 
 fn unfit(error: LoadError) -> Unfit {

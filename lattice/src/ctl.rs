@@ -185,12 +185,13 @@ pub struct PutReply {
     /// Of `workload.put` only, where the workload has several components: what they were composed into.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub composition: Option<Composed>,
-    /// Of `workload.put` only: what is no error, since it may come right later, and has no effect as things are.
+    /// Of `workload.put` only: what is no error, and not as one may expect: it has no effect as things are and may come right
+    /// later, or it is slow.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<PutWarning>,
 }
 
-/// A field of a spec that has no effect as things are.
+/// A field of a spec that has no effect as things are, or a slow one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct PutWarning {

@@ -96,6 +96,15 @@ pub struct Linked {
     pub to: PartRole,
 }
 
+/// A function that is called through the host and passes lists of bytes one by one, since what they are in has a shape that
+/// is not passed as a whole: it can be used, and is a thousand times slower than it need be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlowCall {
+    /// As [`Linked::import`].
+    pub import: String,
+    pub function: String,
+}
+
 /// Why no node can use a component. For the person who sent it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]

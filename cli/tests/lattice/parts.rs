@@ -141,7 +141,10 @@ async fn lazy_and_isolated_components_are_called_like_others_and_fail_alone() {
     let api = lattice.api().await;
     for (name, settings) in [("lazy", json!({ "lazy": true, "idle": "1s" })), ("apart", json!({ "isolate": true }))] {
         let host = format!("{name}.test");
-        api.put(&caller(&api, name, settings).await).await.unwrap();
+        let reply = api.put(&caller(&api, name, settings).await).await.unwrap();
+        let [warning] = reply.warnings.as_slice() else { panic!("{reply:?}") };
+        assert!(warning.field.starts_with("components[1]."), "{warning:?}");
+        assert!(warning.message.contains("main calls turn of example:parts/values@0.1.0 in part"), "{warning:?}");
         api.ready(name).await;
         lattice.serving(&host, "/").await;
         for node in &lattice.nodes {

@@ -63,6 +63,15 @@ pub struct Composition {
     pub open: Vec<OpenImport>,
 }
 
+impl Composition {
+    /// Who imports what the host joins there; one of them, where it is the whole that does.
+    pub fn caller<'a>(&'a self, edge: &'a HostEdge) -> &'a ComponentName {
+        let is_of_the_whole = |from: &ComponentName| edge.from.is_none() && self.used.contains(from);
+        let caller = self.graph.iter().find(|inner| inner.to == edge.to && is_of_the_whole(&inner.from));
+        edge.from.as_ref().or(caller.map(|inner| &inner.from)).unwrap_or(&self.entry)
+    }
+}
+
 /// An import that is satisfied by a sibling.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Edge {

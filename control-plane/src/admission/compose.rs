@@ -7,7 +7,7 @@ use super::{Admission, blocking, unavailable};
 use crate::Inspector;
 use lattice::{
     ctl::{Composed, ComposedEdge, CtlError, ErrorCode},
-    host::{Linked, Role, Unfit},
+    host::{Linked, Role, SlowCall, Unfit},
     id::{ComponentName, Digest},
     limits::COMPONENT_BYTES_MAX,
     recipe::{HostedPart, Recipe},
@@ -25,6 +25,16 @@ pub(super) struct Made {
     pub(super) recipe: Recipe,
     /// For whoever put the spec.
     pub(super) brief: Composed,
+    /// The same, of calls through the host.
+    pub(super) slow: Vec<Slow>,
+}
+
+/// A call through the host that is slow, and who makes it to whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Slow {
+    pub(super) from: ComponentName,
+    pub(super) to: ComponentName,
+    pub(super) call: SlowCall,
 }
 
 /// Why parts make no unit.
@@ -49,12 +59,12 @@ impl Admission {
         {
             return Ok(Some(made));
         }
-        let composition = self.compose(spec).await?;
+        let (composition, slow) = self.compose(spec).await?;
         tracing::info!(
             workload = %spec.name, artifact = %composition.digest, entry = %composition.entry,
             used = ?composition.used, hosted = ?composition.hosted, unused = ?composition.dropped, "composed"
         );
-        let made = Made { recipe: recipe(spec, &composition), brief: brief(&composition) };
+        let made = Made { recipe: recipe(spec, &composition), brief: brief(&composition), slow };
         // A single part may be all that is composed, and that one is there.
         if store && !self.are_stored(&made.recipe).await? {
             self.platform.artifacts.put(composition.bytes).await.map_err(|error| unavailable(&error))?;
@@ -78,7 +88,7 @@ impl Admission {
         Ok(true)
     }
 
-    async fn compose(&self, spec: &WorkloadSpec) -> Result<Composition, CtlError> {
+    async fn compose(&self, spec: &WorkloadSpec) -> Result<(Composition, Vec<Slow>), CtlError> {
         let bad = |text: String| CtlError::new(ErrorCode::BadComponent, text).field("components");
         let mut parts = Vec::new();
         let mut total = 0;
@@ -103,15 +113,15 @@ impl Admission {
             };
             let composition = composition.map_err(|error| Refused::Compose(Box::new(error)))?;
             match check(role, &parts, &composition, &inspect) {
-                Ok(()) => Ok(composition),
+                Ok(slow) => Ok((composition, slow)),
                 Err((part, unfit)) => Err(Refused::Unfit(Box::new(composition), part, unfit)),
             }
         });
         match composing.await {
-            Some(Ok(composition)) if composition.bytes.len() as u64 > COMPONENT_BYTES_MAX => {
+            Some(Ok((composition, _))) if composition.bytes.len() as u64 > COMPONENT_BYTES_MAX => {
                 Err(bad(format!("the composition has more than {COMPONENT_BYTES_MAX} bytes")))
             }
-            Some(Ok(composition)) => Ok(composition),
+            Some(Ok(made)) => Ok(made),
             Some(Err(Refused::Compose(error))) => Err(explain(spec, &error)),
             Some(Err(Refused::Unfit(composition, part, unfit))) => {
                 Err(explain_unfit(spec, &composition, part.as_ref(), unfit))
@@ -122,27 +132,40 @@ impl Admission {
     }
 }
 
-/// Whether nodes can run the whole (`None`) and what is linked to it.
+/// Whether nodes can run the whole (`None`) and what is linked to it. Answers what is slow about it.
 fn check(
     role: Role,
     parts: &[Part],
     composition: &Composition,
     inspect: &Inspector,
-) -> Result<(), (Option<ComponentName>, Unfit)> {
+) -> Result<Vec<Slow>, (Option<ComponentName>, Unfit)> {
     let linked = |from: Option<&ComponentName>| -> Vec<Linked> {
         let edges = composition.host_edges.iter().filter(|edge| edge.from.as_ref() == from);
         let role = |to: &ComponentName| parts.iter().find(|part| part.name == *to).and_then(|part| part.role);
         // What has no role is composed, and no edge leads there.
         edges.filter_map(|edge| Some(Linked { import: edge.import.clone(), to: role(&edge.to)? })).collect()
     };
-    inspect(&composition.bytes, role, &linked(None)).map_err(|unfit| (None, unfit))?;
+    let found = |from: Option<&ComponentName>, calls: Vec<SlowCall>| -> Vec<Slow> {
+        let edge = |call: &SlowCall| {
+            let mut edges = composition.host_edges.iter();
+            edges.find(|edge| edge.from.as_ref() == from && edge.import == call.import)
+        };
+        let named = |call: SlowCall| {
+            let edge = edge(&call)?;
+            Some(Slow { from: composition.caller(edge).clone(), to: edge.to.clone(), call })
+        };
+        calls.into_iter().filter_map(named).collect()
+    };
+    let calls = inspect(&composition.bytes, role, &linked(None)).map_err(|unfit| (None, unfit))?;
+    let mut slow = found(None, calls);
     for part in parts.iter().filter(|part| composition.hosted.contains(&part.name)) {
         let Some(role) = part.role else { continue };
         let is_called = composition.host_edges.iter().any(|edge| edge.to == part.name);
-        inspect(&part.bytes, Role::Hosted { role, is_called }, &linked(Some(&part.name)))
+        let calls = inspect(&part.bytes, Role::Hosted { role, is_called }, &linked(Some(&part.name)))
             .map_err(|unfit| (Some(part.name.clone()), unfit))?;
+        slow.extend(found(Some(&part.name), calls));
     }
-    Ok(())
+    Ok(slow)
 }
 
 /// What nodes are told.
@@ -331,7 +354,7 @@ mod tests {
                     missing: None,
                     uncrossable: Some(linked.import.clone()),
                 }),
-                None => Ok(()),
+                None => Ok(Vec::new()),
             }
         });
         let error = admission.put(&message(&text)).await.unwrap_err();
@@ -346,8 +369,15 @@ mod tests {
             ]
         );
 
-        admission.inspect = Arc::new(|_, _, _| Ok(()));
+        admission.inspect = Arc::new(|_, _, linked| {
+            let slow = |linked: &Linked| SlowCall { import: linked.import.clone(), function: "f".into() };
+            Ok(linked.iter().map(slow).collect())
+        });
         let reply = admission.put(&message(&text)).await.unwrap();
+        let told: Vec<_> = reply.warnings.iter().map(|warning| (&*warning.field, &*warning.message)).collect();
+        let [("services[0]", first), ("components[1].lazy", second)] = *told else { panic!("{told:?}") };
+        assert!(first.starts_with("front calls f of x:y/z@1.0.0 in back, which is a service, and passes"), "{first}");
+        assert!(second.starts_with("back calls f of x:y/w@1.0.0 in deep, which is lazy, and passes"), "{second}");
         assert_eq!(reply.composition.map(|brief| brief.edges.len()), Some(2));
         let name = |text: &str| ComponentName::new(text).unwrap();
         let edge = |from: Option<&str>, import: &str, to: &str, export: &str| HostEdge {

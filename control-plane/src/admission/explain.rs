@@ -10,7 +10,7 @@ use lattice::{
 use lattice_composer::{ComposeError, Composition};
 
 /// The field of a part that is to blame.
-fn field_of(spec: &WorkloadSpec, part: &ComponentName, blame: Blame) -> Option<String> {
+pub(super) fn field_of(spec: &WorkloadSpec, part: &ComponentName, blame: Blame) -> Option<String> {
     let part = spec.parts().find(|other| other.name == part)?;
     Some(match (blame, part.role) {
         (Blame::Role, Some(PartRole::Lazy)) => format!("{}.lazy", part.field),
@@ -22,7 +22,7 @@ fn field_of(spec: &WorkloadSpec, part: &ComponentName, blame: Blame) -> Option<S
 
 /// What about a part is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Blame {
+pub(super) enum Blame {
     /// Its bytes.
     Source,
     /// That it is hosted.
@@ -81,22 +81,32 @@ pub(super) fn explain_unfit(
 /// What passes over an edge can't leave its store.
 fn explain_crossing(spec: &WorkloadSpec, composition: &Composition, edge: &HostEdge, why: &str) -> CtlError {
     let HostEdge { import, to, .. } = edge;
-    let is_of_the_whole = |from: &ComponentName| edge.from.is_none() && composition.used.contains(from);
-    let caller = composition.graph.iter().find(|inner| inner.to == *to && is_of_the_whole(&inner.from));
-    let from = edge.from.as_ref().or(caller.map(|inner| &inner.from)).unwrap_or(&composition.entry);
-    let role = spec.parts().find(|part| part.name == to).and_then(|part| part.role);
-    let (kind, hint) = match role {
-        Some(PartRole::Lazy) => ("is lazy", "leave `lazy` out, so that both are composed, or pass plain values"),
-        Some(PartRole::Isolated) => {
-            ("is isolated", "leave `isolate` out, so that both are composed, or pass plain values")
-        }
+    let from = composition.caller(edge);
+    let hint = match role_of(spec, to) {
+        Some(PartRole::Lazy) => "leave `lazy` out, so that both are composed, or pass plain values",
+        Some(PartRole::Isolated) => "leave `isolate` out, so that both are composed, or pass plain values",
         Some(PartRole::Service) | None => {
-            ("is a service", "pass plain values (numbers, strings, lists, records, …) or `stream<u8>`")
+            "pass plain values (numbers, strings, lists, records, …), `stream<u8>`, or futures of plain values; a service is \
+             given futures of results alone"
         }
     };
+    let kind = kind_of(spec, to);
     CtlError::new(ErrorCode::BadComponent, format!("{from} can't call {to}, which {kind}: {import}: {why}"))
         .field(field_of(spec, to, Blame::Role).unwrap_or_else(|| "components".into()))
         .hint(hint)
+}
+
+fn role_of(spec: &WorkloadSpec, part: &ComponentName) -> Option<PartRole> {
+    spec.parts().find(|other| other.name == part)?.role
+}
+
+/// What a part is that the host links, after "which".
+pub(super) fn kind_of(spec: &WorkloadSpec, part: &ComponentName) -> &'static str {
+    match role_of(spec, part) {
+        Some(PartRole::Lazy) => "is lazy",
+        Some(PartRole::Isolated) => "is isolated",
+        Some(PartRole::Service) | None => "is a service",
+    }
 }
 
 #[cfg(test)]

@@ -55,7 +55,8 @@ impl Admission {
         let made = self.made_of(&spec, !dry_run).await?;
         self.check_concurrency(&spec, made.as_ref().map(|made| &made.brief.entry)).await?;
         let recipe = made.as_ref().map(|made| made.recipe.clone()).unwrap_or_default();
-        let warnings = warnings::of(&*self.view()?, &spec);
+        let mut warnings = warnings::of(&*self.view()?, &spec);
+        warnings.extend(made.iter().flat_map(|made| warnings::of_slow_calls(&spec, &made.slow)));
         let reply = if dry_run {
             self.preview(spec, &recipe, expected).await?
         } else {
@@ -92,7 +93,7 @@ impl Admission {
             let bytes = self.platform.artifacts.get(*digest).await.map_err(|error| unavailable(&error))?;
             let bytes = bytes.ok_or_else(|| bad(format!("{digest} vanished from the object store")))?;
             let inspect = self.inspect.clone();
-            let verdict = blocking(move || inspect(&bytes, role, &[]).map_err(|unfit| unfit.message))
+            let verdict = blocking(move || inspect(&bytes, role, &[]).map(drop).map_err(|unfit| unfit.message))
                 .await
                 .unwrap_or_else(|| Err("its structure made the check fail".into()));
             let hint = match role {

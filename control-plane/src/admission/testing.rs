@@ -67,7 +67,7 @@ pub(super) fn admission_that_sees(mut view: LatticeView) -> (Admission, Platform
     let view = tokio::sync::watch::channel(Arc::new(view)).1;
     let events = Events::new(&options, &platform);
     let reports = crate::reports::Reports::new(&platform);
-    (Admission::new(options, platform.clone(), events, Arc::new(|_, _, _| Ok(())), view, reports), platform)
+    (Admission::new(options, platform.clone(), events, Arc::new(|_, _, _| Ok(Vec::new())), view, reports), platform)
 }
 
 pub(super) fn message(payload: &str) -> Message {

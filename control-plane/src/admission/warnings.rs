@@ -1,7 +1,13 @@
-//! What in a spec has no effect as things are. No error: workloads may be put in any order, and the other one may come.
+//! What in a spec is not as one may expect, and no error. What has no effect as things are: workloads may be put in any
+//! order, and the other one may come. What is slow.
 
+use super::{
+    compose::Slow,
+    explain::{Blame, field_of, kind_of},
+};
 use lattice::{
     ctl::PutWarning,
+    host::SlowCall,
     spec::{Share, WorkloadSpec},
     view::LatticeView,
 };
@@ -25,6 +31,19 @@ fn of_share(view: &LatticeView, spec: &WorkloadSpec, Share { workload, percent }
             "{workload} does not let {name} call it (http.callers): until it does, its {percent} % go to the others"
         )
     })
+}
+
+/// Calls through the host that pass each byte of a list apart.
+pub(super) fn of_slow_calls(spec: &WorkloadSpec, slow: &[Slow]) -> Vec<PutWarning> {
+    let warning = |Slow { from, to, call: SlowCall { import, function } }: &Slow| PutWarning {
+        field: field_of(spec, to, Blame::Role).unwrap_or_else(|| "components".into()),
+        message: format!(
+            "{from} calls {function} of {import} in {to}, which {}, and passes bytes within other values, one by one: that is \
+             a thousand times slower than a `list<u8>` of its own, as a parameter or a result",
+            kind_of(spec, to)
+        ),
+    };
+    slow.iter().map(warning).collect()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Exchanges streams of bytes with its service, `flow`. wasi:http 0.3.
+//! Exchanges streams of bytes and futures with its service, `flow`. wasi:http 0.3.
 //!
 //! | path               | answer                                                                                     |
 //! |--------------------|--------------------------------------------------------------------------------------------|
@@ -11,6 +11,16 @@
 //! | `/hoard/COUNT/MS`  | has the service make so many streams, and keeps them for so long; answers how many          |
 //! | `/push/COUNT/MS`   | the same with streams that the service reads                                               |
 //! | `/upper/TEXT`      | sends the text letter by letter; the body is what comes back, as it comes                  |
+//! | `/later/N/TURNS`   | N, which the service has after so many turns                                               |
+//! | `/unread/N`        | the same, which is dropped unread                                                          |
+//! | `/settled`         | of how many of them the service knows that they were read or dropped                       |
+//! | `/never/TURNS`     | has a value promised; the service traps first                                              |
+//! | `/parcel/SIZE`     | how many bytes there are in a future of so many, which is in a record                       |
+//! | `/hear/N`          | gives a future of N, and answers what the service heard                                    |
+//! | `/default`         | the same of one whose writer is dropped                                                    |
+//! | `/desert/MS`       | the same of one that is not written for so long                                            |
+//! | `/heard`           | what the service heard last                                                                |
+//! | `/pass/WORD`       | gives a future of the word, and reads the one that the service makes of it                 |
 
 use wasip3::clocks::monotonic_clock::wait_for;
 use wasip3::exports::http::handler::Guest;
@@ -18,7 +28,7 @@ use wasip3::http::types::{ErrorCode, Fields, Request, Response};
 use wasip3::wit_bindgen::{StreamReader, StreamResult};
 use wasip3::{spawn_local, wit_future, wit_stream};
 
-use crate::bindings::example::flow::streams;
+use crate::bindings::example::flow::{futures, streams};
 
 mod bindings {
     wasip3::wit_bindgen::generate!({
@@ -108,6 +118,51 @@ impl Guest for Caller {
                     Ok(data) => return Ok(answer(data)),
                     Err(error) => error,
                 }
+            }
+            ["later", value, turns] => futures::later(number(value), number(turns)).await.await.to_string(),
+            ["unread", value] => {
+                drop(futures::later(number(value), 0).await);
+                "dropped".to_owned()
+            }
+            ["settled"] => futures::settled().to_string(),
+            ["never", turns] => futures::never(number(turns)).await.await,
+            ["parcel", size] => match futures::pack(7, number(size)).await {
+                None => "none".to_owned(),
+                Some(parcel) => match parcel.content.await {
+                    Ok(content) => format!("{}: {} bytes", parcel.id, content.len()),
+                    Err(error) => error,
+                },
+            },
+            ["hear", value] => {
+                let (writer, reader) = bindings::wit_future::new(|| Err("nothing".to_owned()));
+                let value = number(value);
+                spawn_local(async move {
+                    let _ = writer.write(Ok(value)).await;
+                });
+                futures::hear(reader).await
+            }
+            ["default"] => {
+                let (writer, reader) = bindings::wit_future::new(|| Err("the default".to_owned()));
+                drop(writer); // that writes the default
+                futures::hear(reader).await
+            }
+            ["desert", millis] => {
+                let (writer, reader) = bindings::wit_future::new(|| Err("nothing".to_owned()));
+                let millis = u64::from(number(millis));
+                spawn_local(async move {
+                    wait_for(millis * MILLI).await;
+                    drop(writer);
+                });
+                futures::hear(reader).await
+            }
+            ["heard"] => futures::heard(),
+            ["pass", word] => {
+                let (writer, reader) = bindings::wit_future::new(|| Err("nothing".to_owned()));
+                let word = word.to_owned();
+                spawn_local(async move {
+                    let _ = writer.write(Ok(word)).await;
+                });
+                futures::pass(reader).await.await.unwrap_or_else(|error| error)
             }
             _ => "see the source".to_owned(),
         };

@@ -1,10 +1,13 @@
-//! A service of WASI 0.3 that makes, takes and turns streams of bytes.
+//! A service of WASI 0.3 that makes, takes and turns streams of bytes, and futures of other values.
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{
+    Mutex,
+    atomic::{AtomicU32, Ordering::Relaxed},
+};
 
-use wit_bindgen::{StreamReader, StreamResult};
+use wit_bindgen::{FutureReader, StreamReader, StreamResult, yield_async};
 
-use crate::exports::example::flow::streams::Guest;
+use crate::exports::example::flow::{futures, streams::Guest};
 
 wit_bindgen::generate!({ path: "wit", world: "flow" });
 export!(Flow);
@@ -71,6 +74,67 @@ impl Guest for Flow {
             }
         });
         Ok(reader)
+    }
+}
+
+static SETTLED: AtomicU32 = AtomicU32::new(0);
+static HEARD: Mutex<String> = Mutex::new(String::new());
+
+impl futures::Guest for Flow {
+    async fn later(number: u32, turns: u32) -> FutureReader<u32> {
+        let (writer, reader) = wit_future::new(|| 0);
+        wit_bindgen::spawn_local(async move {
+            for _ in 0..turns {
+                yield_async().await;
+            }
+            let _ = writer.write(number).await; // an error: nobody reads it
+            SETTLED.fetch_add(1, Relaxed);
+        });
+        reader
+    }
+
+    async fn never(turns: u32) -> FutureReader<String> {
+        let (writer, reader) = wit_future::new(String::new);
+        wit_bindgen::spawn_local(async move {
+            let _writer = writer;
+            for _ in 0..turns {
+                yield_async().await;
+            }
+            panic!("asked to trap before a value is there");
+        });
+        reader
+    }
+
+    async fn pack(id: u32, size: u32) -> Option<futures::Parcel> {
+        if size == 0 {
+            return None;
+        }
+        let (writer, content) = wit_future::new(|| Err("dropped".to_owned()));
+        wit_bindgen::spawn_local(async move {
+            let _ = writer.write(Ok(vec![1; size as usize])).await;
+        });
+        Some(futures::Parcel { id, content })
+    }
+
+    async fn hear(number: FutureReader<Result<u32, String>>) -> String {
+        let heard = match number.await {
+            Ok(number) => format!("number {number}"),
+            Err(error) => format!("error: {error}"),
+        };
+        HEARD.lock().unwrap().clone_from(&heard);
+        heard
+    }
+
+    fn heard() -> String {
+        HEARD.lock().unwrap().clone()
+    }
+
+    async fn pass(word: FutureReader<Result<String, String>>) -> FutureReader<Result<String, String>> {
+        word
+    }
+
+    fn settled() -> u32 {
+        SETTLED.load(Relaxed)
     }
 }
 

@@ -52,8 +52,8 @@ impl Default for Limits {
     }
 }
 
-/// Streams between the stores of one unit that are open at a time. What is on its way in each is some chunks of 64 KiB on
-/// the host's side, in no guest's memory, so all of them take some 16 MiB.
+/// Streams and futures between the stores of one unit that are open at a time. What is on its way in each is some chunks of
+/// 64 KiB on the host's side, or a value of 256 KiB, in no guest's memory, so all of them take some 16 MiB.
 pub(crate) const PIPES_MAX: usize = 64;
 /// Elements of all tables of one instance together.
 const TABLE_ELEMENTS_MAX: usize = 400_000;

@@ -1,11 +1,14 @@
 //! How a call crosses from one store to another: the functions that stand in a caller's linker for those of a part.
 //!
 //! Values are copied. Functions of a shape that is often met go through typed closures (`shapes.rs`), all others through
-//! dynamic values, which take 40 bytes for each of theirs, for each byte of a `list<u8>` too. What is in a stream of bytes
-//! crosses chunk by chunk (`streams.rs`). Start at [`define`].
+//! dynamic values, which take 40 bytes for each of theirs, for each byte of a `list<u8>` too. What is in streams of bytes and
+//! in futures crosses when it is there (`ends.rs`). Start at [`define`].
 
 pub(crate) mod crossing;
+mod ends;
+mod futures;
 mod shapes;
+mod spelling;
 pub(crate) mod streams;
 
 use crate::{
@@ -44,7 +47,7 @@ pub(crate) fn define(
     caller: &types::Component,
     target: Target,
 ) -> wasmtime::Result<()> {
-    if shapes::define(linker, name, ty, caller, target)? || streams::define(linker, name, ty, target)? {
+    if shapes::define(linker, name, ty, caller, target)? || ends::define(linker, name, ty, target)? {
         return Ok(());
     }
     if ty.async_() {

@@ -1,7 +1,7 @@
 //! Functions whose types are known at compile time: the same values as Rust types. A `list<u8>` is copied as a whole,
 //! which is a thousand times faster than as dynamic values; small calls save about half a microsecond.
 
-use super::{Called, Values, back};
+use super::{Called, Values, back, spelling::SpelledList as _};
 use crate::{
     host::Host,
     inherited::Inherited,
@@ -14,7 +14,37 @@ use wasmtime::{
 
 type Bytes = Vec<u8>;
 
-/// Define `name` if its type is one of those below; answers whether it is.
+/// Does the same for each shape: what is small and called often, and what passes bytes. Each is compiled, so the list is
+/// short.
+macro_rules! each_shape {
+    ($do:ident) => {
+        $do! {
+            () => (), (u32,), (u64,), (String,), (Bytes,);
+            (u32,) => (), (u32,), (String,), (Bytes,);
+            (u64,) => (u64,), (Bytes,);
+            (u32, u32) => (u32,);
+            (u32, Bytes) => (), (Bytes,);
+            (String,) => (), (bool,), (u32,), (String,), (Bytes,), (Option<String>,), (Option<Bytes>,),
+                (Result<(), String>,), (Result<String, String>,), (Result<Bytes, String>,),
+                (Result<Option<Bytes>, String>,), (Vec<(String, Bytes)>,);
+            (Bytes,) => (), (bool,), (u32,), (String,), (Bytes,), (Option<Bytes>,), (Result<(), String>,),
+                (Result<String, String>,), (Result<Bytes, String>,);
+            (String, String) => (), (Option<Bytes>,), (Result<(), String>,), (Result<Bytes, String>,),
+                (Result<Option<Bytes>, String>,);
+            (String, u64) => (Result<Bytes, String>,);
+            (String, u64, u64) => (Result<Bytes, String>,);
+            (String, Bytes) => (), (bool,), (Bytes,), (Option<Bytes>,), (Result<(), String>,), (Result<Bytes, String>,);
+            (String, Option<Bytes>) => (), (Result<(), String>,);
+            (Bytes, Bytes) => (bool,), (Bytes,), (Result<Bytes, String>,);
+            (String, String, Bytes) => (), (Result<(), String>,), (Result<Bytes, String>,);
+            (Vec<String>,) => (Vec<Option<Bytes>>,);
+            (Vec<Bytes>,) => (Bytes,), (Vec<Bytes>,);
+            (Vec<(String, Bytes)>,) => (), (Result<(), String>,);
+        }
+    };
+}
+
+/// Define `name` if its type is one of those; answers whether it is.
 pub(super) fn define(
     linker: &mut LinkerInstance<'_, Host>,
     name: &str,
@@ -22,26 +52,28 @@ pub(super) fn define(
     caller: &types::Component,
     target: Target,
 ) -> wasmtime::Result<bool> {
-    /// Each is compiled, so the list is short: what is small and called often, and bytes.
-    macro_rules! shapes {
+    macro_rules! define {
         ($($params:ty => $($result:ty),+;)*) => { $( $(
             if Typed::<$params, $result>::define(linker, name, ty, caller, target)? {
                 return Ok(true);
             }
         )+ )* };
     }
-    shapes! {
-        () => (), (u32,), (u64,), (String,), (Bytes,);
-        (u32,) => (), (u32,), (String,);
-        (u64,) => (u64,);
-        (u32, u32) => (u32,);
-        (String,) => (), (bool,), (u32,), (String,), (Bytes,), (Option<String>,), (Option<Bytes>,),
-            (Result<(), String>,), (Result<String, String>,), (Result<Bytes, String>,);
-        (Bytes,) => (), (u32,), (String,), (Bytes,), (Result<(), String>,), (Result<Bytes, String>,);
-        (String, String) => (), (Result<(), String>,);
-        (String, Bytes) => (), (Bytes,), (Result<(), String>,), (Result<Bytes, String>,);
-    }
+    each_shape!(define);
     Ok(false)
+}
+
+/// Whether functions of these types are among them.
+pub(super) fn is_typed(params: &[String], results: &[String]) -> bool {
+    macro_rules! compare {
+        ($($params:ty => $($result:ty),+;)*) => { $( $(
+            if <$params>::spellings() == params && <$result>::spellings() == results {
+                return true;
+            }
+        )+ )* };
+    }
+    each_shape!(compare);
+    false
 }
 
 /// The values of a function from `P` to `R`.

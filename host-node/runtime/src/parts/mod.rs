@@ -16,7 +16,7 @@ mod supervision;
 pub(crate) use assemble::Target;
 pub use assemble::{Assembly, EdgeError};
 pub(crate) use notice::StopNotice;
-pub(crate) use running::{PartCall, PartError, PartFault, PartStreams, Parts, Running};
+pub(crate) use running::{Counterpart, PartCall, PartError, PartFault, Parts, Running};
 pub use supervision::Restart;
 
 use crate::load::Component;

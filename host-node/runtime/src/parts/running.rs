@@ -57,7 +57,7 @@ pub(crate) enum PartFault {
     Failed(Box<Failure>),
     /// Its queue is full, or moved too slowly.
     Busy,
-    /// The unit has as many streams to and from services open as it may.
+    /// The unit has as many streams and futures to and from services open as it may.
     Streams,
     /// A service that is not there now.
     Down { state: PartState, last_error: Option<String> },
@@ -84,7 +84,7 @@ impl PartError {
             PartFault::Busy => format!("its part {part} is busy: too many calls wait for it"),
             PartFault::Streams => {
                 format!(
-                    "got no stream to or from its part {part}: this replica has {PIPES_MAX} open, and may have no more"
+                    "got no stream or future to or from its part {part}: this replica has {PIPES_MAX} open, and may have no more"
                 )
             }
             PartFault::Down { state, last_error } => {
@@ -114,7 +114,7 @@ pub(crate) struct Parts {
     parts: Vec<Arc<Running>>,
     stop: CancellationToken,
     given_up: watch::Sender<Option<ComponentName>>,
-    /// Places for streams between their stores and that of the main component.
+    /// Places for streams and futures between their stores and that of the main component.
     pipes: Arc<Semaphore>,
 }
 
@@ -176,7 +176,7 @@ impl Parts {
         (name, why)
     }
 
-    /// A place for one more stream between two stores, if there is one.
+    /// A place for one more stream or future between two stores, if there is one.
     pub(crate) fn pipe(&self) -> Option<OwnedSemaphorePermit> {
         self.pipes.clone().try_acquire_owned().ok()
     }
@@ -422,9 +422,9 @@ impl PartCall {
         accessor.with(|store| Self::of(store, target))
     }
 
-    /// For the streams that it is given and answers with.
-    pub(crate) fn streams(&self) -> PartStreams {
-        PartStreams(self.part.clone())
+    /// For the streams and futures that it is given and answers with.
+    pub(crate) fn counterpart(&self) -> Counterpart {
+        Counterpart(self.part.clone())
     }
 
     /// On the caller's own task, which waits for it. Answers with the values, now those of the results.
@@ -514,11 +514,11 @@ impl PartCall {
     }
 }
 
-/// With whom a caller exchanges streams.
+/// With whom a caller exchanges streams and futures.
 #[derive(Clone)]
-pub(crate) struct PartStreams(Arc<Running>);
+pub(crate) struct Counterpart(Arc<Running>);
 
-impl PartStreams {
+impl Counterpart {
     /// There is no place for one more.
     pub(crate) fn refuse(&self) -> PartError {
         self.0.refused.fetch_add(1, Relaxed);

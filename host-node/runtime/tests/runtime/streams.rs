@@ -1,4 +1,4 @@
-//! Streams of bytes between a component and a service, each in a store of its own.
+//! Streams of bytes and futures between a component and a service, each in a store of its own.
 
 use super::{
     parts::{body, lazy, name, part},
@@ -6,17 +6,18 @@ use super::{
 };
 use lattice_runtime::{EdgeError, Limit, LoadError, Part, PartRole, PartState, Restart, Uncrossable, crossing};
 
-const INTERFACE: &str = "example:flow/streams@0.1.0";
+const STREAMS: &str = "example:flow/streams@0.1.0";
+const FUTURES: &str = "example:flow/futures@0.1.0";
 
 async fn assembled(role: PartRole) -> Result<Assembly, LoadError> {
-    let edge = lattice_runtime::Edge {
+    let edge = |interface: &str| lattice_runtime::Edge {
         from: None,
-        import: INTERFACE.to_owned(),
+        import: interface.to_owned(),
         to: name("flow"),
-        export: INTERFACE.to_owned(),
+        export: interface.to_owned(),
     };
     let part = Part::new(name("flow"), component("flow").await, role);
-    RUNTIME.assemble(component("flow-caller").await, vec![part], vec![edge])
+    RUNTIME.assemble(component("flow-caller").await, vec![part], [STREAMS, FUTURES].map(edge).to_vec())
 }
 
 async fn unit() -> Arc<Unit> {
@@ -153,6 +154,110 @@ async fn streams_pass_to_services_alone() {
         assert_eq!(source.what, Uncrossable::Stream);
     }
     let bytes = guest("flow-caller");
-    assert_eq!(crossing(&bytes, INTERFACE, true).unwrap(), Ok(()));
-    assert_eq!(crossing(&bytes, INTERFACE, false).unwrap().unwrap_err().what, Uncrossable::Stream);
+    for (interface, what) in [(STREAMS, Uncrossable::Stream), (FUTURES, Uncrossable::Future)] {
+        assert_eq!(crossing(&bytes, interface, true).unwrap(), Ok(Vec::new()));
+        assert_eq!(crossing(&bytes, interface, false).unwrap().unwrap_err().what, what);
+    }
+}
+
+#[tokio::test]
+async fn futures_pass_both_ways() {
+    let unit = unit().await;
+    // More than there are places: each is given back when its value was read.
+    for turn in 0..100 {
+        assert_eq!(body(&unit, &format!("/later/{turn}/{}", turn % 3)).await, turn.to_string());
+    }
+    assert_eq!(body(&unit, "/hear/42").await, "number 42");
+    assert_eq!(body(&unit, "/default").await, "error: the default");
+    assert_eq!(body(&unit, "/desert/1").await, "error: nothing");
+    assert_eq!(body(&unit, "/pass/word").await, "word");
+    assert_eq!(body(&unit, "/parcel/0").await, "none");
+    assert_eq!(body(&unit, "/parcel/200000").await, "7: 200000 bytes");
+    assert_eq!((unit.stats().failures, part(&unit).failures, part(&unit).restarts), (0, 0, 0));
+}
+
+/// Its writer learns that it need not wait.
+#[tokio::test]
+async fn a_future_that_nobody_reads_is_settled() {
+    let unit = unit().await;
+    for dropped in 1..=100 {
+        assert_eq!(body(&unit, "/unread/7").await, "dropped");
+        for _ in 0..3000 {
+            if body(&unit, "/settled").await == dropped.to_string() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await; // the service has not tried to write since
+        }
+        assert_eq!(body(&unit, "/settled").await, dropped.to_string());
+    }
+}
+
+/// What was promised and will not come is not waited for.
+#[tokio::test]
+async fn a_service_that_traps_before_a_future_is_written_fails_who_reads_it() {
+    let unit = unit().await;
+    for turns in [0, 1, 20] {
+        let error = text(&unit, get(&format!("/never/{turns}"))).await.unwrap_err().to_string();
+        assert!(error.contains("its part flow"), "{turns}: {error}");
+        until("it is there again", || part(&unit).state == PartState::Ready).await;
+    }
+    assert_eq!(part(&unit).restarts, 3);
+    assert_eq!(body(&unit, "/later/1/1").await, "1");
+}
+
+/// It has an error for a future that its caller did not live to write, and goes on. As often as it takes calls at a time.
+#[tokio::test]
+async fn a_service_goes_on_when_a_caller_ends_before_a_future_is_written() {
+    let unit = unit().await;
+    for _ in 0..70 {
+        let calling = tokio::spawn(unit.call(get("/desert/60000")));
+        until("it is called", || part(&unit).in_flight > 0).await;
+        calling.abort();
+        until("the call is over", || part(&unit).in_flight == 0).await;
+    }
+    assert_eq!(body(&unit, "/heard").await, "error: its writer has ended");
+    assert_eq!(body(&unit, "/hear/1").await, "number 1");
+    assert_eq!((part(&unit).restarts, part(&unit).instances_created), (0, 1));
+}
+
+/// A value on its way is in no guest's memory.
+#[tokio::test]
+async fn the_value_of_a_future_is_bounded() {
+    let unit = unit().await;
+    let error = text(&unit, get("/parcel/300000")).await.unwrap_err().to_string();
+    assert!(error.contains("its part flow") && error.contains("at most 256 KiB"), "{error}");
+}
+
+/// Which function, and why.
+#[test]
+fn futures_that_can_not_be_carried_are_refused() {
+    let refused = |function: &str, to_service: bool| {
+        let text = format!(
+            r#"(component (import "t:t/x" (instance
+                (type $point' (record (field "x" u32)))
+                (export "point" (type $point (eq $point')))
+                (type $word (future string))
+                (type $f {function})
+                (export "f" (func (type $f))))))"#
+        );
+        let bytes = wat::parse_str(text).unwrap();
+        crossing(&bytes, "t:t/x", to_service).unwrap().map(drop).map_err(|refusal| {
+            assert_eq!(refusal.item, "f");
+            refusal.what
+        })
+    };
+    for (function, to_service, expect) in [
+        ("(func (result (future)))", true, Ok(())),
+        ("(func (result (future string)))", true, Ok(())),
+        ("(func (result (option (tuple u8 (future (result (list u8) (error string)))))))", true, Ok(())),
+        (r#"(func (param "p" (future (result))))"#, true, Ok(())),
+        (r#"(func (param "p" (future (result (error string)))))"#, true, Ok(())),
+        (r#"(func (param "p" (future string)))"#, true, Err(Uncrossable::FutureWithoutEnd)),
+        ("(func (result (future $point)))", true, Err(Uncrossable::FutureOfOther)),
+        ("(func (result (future $word)))", true, Err(Uncrossable::FutureOfOther)),
+        ("(func (result (list (future string))))", true, Err(Uncrossable::Future)),
+        ("(func (result (future string)))", false, Err(Uncrossable::Future)),
+    ] {
+        assert_eq!(refused(function, to_service), expect, "{function}");
+    }
 }
