@@ -486,6 +486,7 @@ fn unit_config(slot: &SlotId, generation: Generation, spec: &WorkloadSpec, logs:
             concurrency: spec.limits.concurrency,
             queue: spec.limits.queue,
             body_bytes: spec.limits.body.0,
+            ..Limits::default()
         },
         grants: spec.grants.clone(),
         volumes: spec.volumes.iter().filter_map(volume).collect(),

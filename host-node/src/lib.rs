@@ -33,7 +33,7 @@ use lattice::{
     store::Platform,
     trace::Tracer,
 };
-pub use lattice_runtime::{NetworkOptions, VolumeOptions};
+pub use lattice_runtime::{GpuSelector, Gpus, GpusError, NetworkOptions, VolumeOptions};
 use lattice_runtime::{Runtime, RuntimeError, RuntimeOptions};
 use load::LoadMeter;
 use logs::Logs;
@@ -74,6 +74,8 @@ pub struct HostOptions {
     pub network: NetworkOptions,
     /// Directories that guests may be given. Default none.
     pub volumes: VolumeOptions,
+    /// GPUs that guests may use. Default none.
+    pub gpus: Arc<Gpus>,
     /// Who records what becomes of requests. Default nobody.
     pub tracer: Tracer,
     /// Who is given what guests print, beside the lattice. Default nobody.
@@ -94,6 +96,7 @@ impl HostOptions {
             strict_drain: Duration::from_millis(500),
             network: NetworkOptions::default(),
             volumes: VolumeOptions::default(),
+            gpus: Gpus::none(),
             tracer: Tracer::default(),
             guest_lines: None,
         }
@@ -130,6 +133,7 @@ impl HostNode {
         runtime.memory_bytes_total = options.memory_bytes_total;
         runtime.volumes = options.volumes.clone();
         runtime.network = options.network.clone();
+        runtime.gpus = options.gpus.clone();
         runtime.tracer = options.tracer.clone();
         let runtime = Runtime::new(runtime)?;
         let units = Arc::<ReadyUnits>::default();

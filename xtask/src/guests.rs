@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 37] = [
+const RUST: [&str; 38] = [
     "asker",
     "asker03",
     "border",
@@ -60,6 +60,7 @@ const RUST: [&str; 37] = [
     "files03",
     "flow",
     "flow-caller",
+    "gpu-double",
     "greeter",
     "grpc-echo",
     "hello-composed",

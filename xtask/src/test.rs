@@ -17,6 +17,8 @@ const RECOMMENDED_SERVER_VARIABLE: &str = "LATTICE_NATS_SERVER_RECOMMENDED";
 const LEAST_SERVER_VARIABLE: &str = "LATTICE_NATS_SERVER_LEAST";
 /// A server that nodes must refuse.
 const TOO_OLD_SERVER_VARIABLE: &str = "LATTICE_NATS_SERVER_TOO_OLD";
+/// Tests of GPUs are skipped where it is set.
+const WITHOUT_GPU_VARIABLE: &str = "LATTICE_WITHOUT_GPU";
 /// The folder of the built guests.
 const GUESTS_VARIABLE: &str = "LATTICE_GUESTS";
 
@@ -43,12 +45,19 @@ pub(crate) fn run() -> ExitCode {
         ])
     });
     let clients = report.check("clients", clients::run);
+    let has_gpu = has_vulkan_driver();
+    if !has_gpu {
+        report.skip("GPUs", "no Vulkan driver: apt-get install mesa-vulkan-drivers libvulkan1");
+    }
     match (guests, servers, clients) {
         (Some(()), Some(servers), Some(pythons)) => report.tests(|| {
             let mut cargo = workspace::cargo();
             cargo.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
             cargo.envs(servers).envs(pythons);
             cargo.env(GUESTS_VARIABLE, workspace::root().join("target/guests"));
+            if !has_gpu {
+                cargo.env(WITHOUT_GPU_VARIABLE, "1");
+            }
             count_tests(&mut cargo, &mut std::io::stdout())
         }),
         _ => report.skip("tests", "they need the guests, the servers and the clients"),
@@ -72,6 +81,14 @@ pub(crate) fn run() -> ExitCode {
         report.skip("dependencies", "cargo-deny is not installed: cargo install --locked cargo-deny");
     }
     report.print()
+}
+
+/// Whether the loader of Vulkan finds a driver: in its folders, or in a variable.
+fn has_vulkan_driver() -> bool {
+    let named = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].iter().any(|name| env::var_os(name).is_some());
+    let is_driver = |entry: fs::DirEntry| entry.path().extension().is_some_and(|extension| extension == "json");
+    let folders = ["/usr/share/vulkan/icd.d", "/usr/local/share/vulkan/icd.d", "/etc/vulkan/icd.d"];
+    named || folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten().any(is_driver)
 }
 
 /// What was run so far, in order.

@@ -27,7 +27,7 @@ use lattice::{
     units::{Bytes, Millis},
 };
 use lattice_control_plane::{ControlPlane, ControlPlaneError, NodeOptions, Timing};
-use lattice_host_node::{HostNode, HostOptions, NetworkOptions, VolumeOptions};
+use lattice_host_node::{GpuSelector, Gpus, HostNode, HostOptions, NetworkOptions, VolumeOptions};
 use lattice_nats::GuestBuckets;
 use lattice_router::{Network, Router, RouterOptions, Tls};
 use lattice_telemetry::Telemetry;
@@ -115,6 +115,10 @@ pub struct Args {
     /// Room on the disk, below --data, for all empty volumes of guests together
     #[arg(long, default_value = "10GiB", value_name = "SIZE")]
     volume_space: Bytes,
+    /// GPUs that guests may use: off, auto for all real ones, cpu for drivers that compute on the processor, or a part of an
+    /// adapter's name, or its PCI address
+    #[arg(long, env = "LATTICE_GPU", default_value_t, value_name = "SELECTOR")]
+    gpu: GpuSelector,
     /// How fast failures are noticed; the same on all nodes of a lattice
     #[arg(long, value_enum, default_value_t, value_name = "PRESET")]
     timing: TimingPreset,
@@ -297,6 +301,13 @@ async fn serve(
     };
     let admin_listener = listen(args.admin, "--admin").await?;
     let mut signals = Signals::new()?;
+    let gpus = tokio::select! {
+        biased;
+        () = signals.next() => return Ok(Exit::Ok),
+        gpus = Gpus::detect(args.gpu.clone()) => gpus.map_err(|error| {
+            Failure::failed(error.to_string()).hint("name another one with --gpu, or write --gpu off")
+        })?,
+    };
 
     let node = data.node().clone();
     let admin = Arc::new(Admin::new(node.clone(), context.lattice.clone()));
@@ -351,6 +362,7 @@ async fn serve(
     host.drain = host.drain.min(leave);
     host.memory_bytes_total = options.capacity.memory;
     host.network = network;
+    host.gpus = gpus;
     host.tracer = telemetry.tracer();
     host.guest_lines = telemetry.guest_lines();
     host.volumes = VolumeOptions {

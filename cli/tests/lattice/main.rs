@@ -20,6 +20,7 @@ mod control;
 mod egress;
 mod exchanges;
 mod faults;
+mod gpu;
 mod handlers;
 mod health;
 mod http_clients;

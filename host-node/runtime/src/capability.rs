@@ -56,6 +56,7 @@ pub fn capability(import: &str) -> Option<Capability> {
         ("wasi:io", _) => always("streams and polling"),
         ("wasi:keyvalue", _) => Capability { from: Source::Keyvalue, what: "no store at all" },
         ("wasi:random", _) => always("the node's randomness"),
+        ("wasi:webgpu", _) => always("a GPU of the node; one that has none does not run the component"),
         ("wasmcloud:messaging", _) => Capability { from: Source::Messaging, what: "what is refused" },
         ("wasi:sockets", _) => Capability { from: Source::Connect, what: "the replica's private loopback" },
         _ => always("offered by the node"),

@@ -1,7 +1,7 @@
 //! The engines and the thread that ticks them. What is switched on or off here is part of the compatibility hash,
 //! so a change makes all cached code be compiled again.
 
-use crate::{computing::Processors, network::NetworkOptions, volumes::VolumeOptions};
+use crate::{computing::Processors, gpu::Gpus, network::NetworkOptions, volumes::VolumeOptions};
 use lattice::spec::Optimize;
 use lattice::trace::Tracer;
 use std::{
@@ -41,6 +41,8 @@ pub struct RuntimeOptions {
     pub network: NetworkOptions,
     /// Directories that guests may be given. Default none.
     pub volumes: VolumeOptions,
+    /// GPUs that guests may use. Default none.
+    pub gpus: Arc<Gpus>,
     /// Who records what becomes of requests. Default nobody.
     pub tracer: Tracer,
 }
@@ -56,6 +58,7 @@ impl RuntimeOptions {
             component_bytes_max: 128 << 20,
             network: NetworkOptions::default(),
             volumes: VolumeOptions::default(),
+            gpus: Gpus::none(),
             tracer: Tracer::default(),
         }
     }

@@ -5,6 +5,7 @@
 use crate::{
     bridge::streams::Over,
     exchange::Shared,
+    gpu::GpuCtx,
     identity::Identity,
     inherited::{Answering, Inherited},
     limits::{CpuMeter, Limits, MemoryLimiter},
@@ -57,6 +58,7 @@ pub(crate) struct Host {
     pub(crate) over: Over,
     /// For its log.
     at: Arc<At>,
+    gpu: GpuCtx,
     wasi: WasiCtx,
     descriptors: Descriptors,
     http: WasiHttpCtx,
@@ -105,6 +107,7 @@ pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>) -> wasmtime::Re
         parts: blueprint.parts.clone(),
         over: Over::default(),
         at,
+        gpu: GpuCtx::new(blueprint.node.gpu.clone()),
         wasi: wasi.build(),
         descriptors: blueprint.volumes.descriptors(),
         http,
@@ -126,6 +129,12 @@ impl Host {
     /// What stores are opened with.
     pub(crate) fn table_and_network(&mut self) -> (&mut ResourceTable, &Arc<Network>) {
         (&mut self.table, &self.hooks.network)
+    }
+
+    /// What GPUs are used with.
+    #[cfg(feature = "webgpu")]
+    pub(crate) fn table_and_gpu(&mut self) -> (&mut ResourceTable, &mut GpuCtx) {
+        (&mut self.table, &mut self.gpu)
     }
 
     pub(crate) fn network(&self) -> &Arc<Network> {

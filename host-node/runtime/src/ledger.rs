@@ -2,7 +2,7 @@
 //! divided evenly among the units that run here and kept for them, the other half is for whoever comes first. So one unit
 //! that takes whatever it can get leaves the others room to go on, and one that is alone may have nearly everything.
 
-use crate::{computing::Share, limits::NodeMemory, lock};
+use crate::{computing::Share, gpu::Workspace, limits::NodeMemory, lock};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
@@ -15,6 +15,8 @@ pub(crate) struct NodeShare {
     /// Instances, those of its parts too.
     pub(crate) places: Arc<Account>,
     pub(crate) memory: NodeMemory,
+    /// `None`: nobody in it uses GPUs, or there are none.
+    pub(crate) gpu: Option<Arc<Workspace>>,
 }
 
 /// The amount, and its accounts.

@@ -1,5 +1,5 @@
 //! Runs HTTP components: compiles them, caches the code, keeps instances, and passes requests through, within limits.
-//! The only crate that names wasmtime. It knows nothing of slots, routes or NATS.
+//! With `lattice-gpu` the only crate that names wasmtime. It knows nothing of slots, routes or NATS.
 //!
 //! Start at [`Runtime`] (engines and compiled code, one a process), then [`Unit`] (the running instances of one
 //! replica). One request goes through `admission.rs`, `pool.rs` and `exchange.rs`, in that order.
@@ -29,6 +29,7 @@ mod exchange;
 mod exchange02;
 mod exchange03;
 mod failure;
+mod gpu;
 mod host;
 mod identity;
 mod inherited;
@@ -61,6 +62,9 @@ pub use bridge::crossing::{CannotCross, Uncrossable, crossing};
 pub use capability::{Capability, Source, capability};
 pub use engine::{RuntimeError, RuntimeOptions};
 pub use failure::NoRoom;
+#[cfg(feature = "webgpu")]
+pub use gpu::{GpuAdapter, GpuClass};
+pub use gpu::{GpuQuota, GpuSelector, GpuStats, Gpus, GpusError};
 pub use inspect::{Inspection, Kind, inspect};
 pub use limits::Limits;
 pub use load::{Component, LoadError, LoadStats, Runtime, admissible};

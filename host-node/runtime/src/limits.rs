@@ -3,6 +3,7 @@
 
 use crate::{
     computing::{self, Claim},
+    gpu::GpuQuota,
     ledger::Account,
     tally::{Limit, Tally},
 };
@@ -37,6 +38,8 @@ pub struct Limits {
     pub queue: u32,
     /// Largest request body. Default 16 MiB.
     pub body_bytes: u64,
+    /// What all instances of the unit may have of a GPU together.
+    pub gpu: GpuQuota,
 }
 
 impl Default for Limits {
@@ -48,6 +51,7 @@ impl Default for Limits {
             concurrency: 256,
             queue: 1024,
             body_bytes: 16 << 20,
+            gpu: GpuQuota::default(),
         }
     }
 }

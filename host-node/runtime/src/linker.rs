@@ -1,7 +1,7 @@
 //! What this node offers to components, twice: as the linkers that wasmtime asks, and as a list of names that can be
 //! compared with a component's imports before anything is compiled. The linker has the last word.
 
-use crate::{host::Host, network, volumes};
+use crate::{gpu, host::Host, network, volumes};
 use wasmtime::{Engine, component::Linker};
 use wasmtime_wasi_config::WasiConfig;
 
@@ -64,13 +64,15 @@ pub(crate) const OFFERED: &[(&str, &str)] = &[
     ("wasi:random/random", "0.3"),
     ("wasi:sockets/ip-name-lookup", "0.3"),
     ("wasi:sockets/types", "0.3"),
+    #[cfg(feature = "webgpu")]
+    ("wasi:webgpu/webgpu", "0.3.0-rc.2"),
     ("wasmcloud:messaging/consumer", "0.2"),
 ];
 
 /// Whether only the linker for concurrent components has it: all of WASI 0.3, also what there is no async in.
 pub(crate) fn needs_concurrency(import: &str) -> bool {
     let (interface, version) = split(import);
-    version == "0.3" && interface.starts_with("wasi:")
+    (version == "0.3" || version.starts_with("0.3.")) && interface.starts_with("wasi:")
 }
 
 /// Interfaces to name beside one that is not offered.
@@ -102,6 +104,7 @@ pub(crate) fn concurrent(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
     linker.allow_shadowing(false);
     wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     network::add_to_linker03(&mut linker)?;
+    gpu::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 

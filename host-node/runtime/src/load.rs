@@ -6,6 +6,7 @@ use crate::{
     engine::{RuntimeError, RuntimeOptions},
     evict::{HasIdle, Units},
     failure::NoRoom,
+    gpu::{self, Gpus},
     host::Host,
     inspect::{self, Inspection, Kind},
     lane::{Lane, Lanes},
@@ -63,6 +64,7 @@ struct RuntimeInner {
     units: Arc<Units>,
     standings: Standings,
     volumes: Arc<VolumeKeeper>,
+    gpus: Arc<Gpus>,
     tracer: Tracer,
     compiled: AtomicU64,
     from_disk: AtomicU64,
@@ -180,6 +182,7 @@ impl Runtime {
             units: Arc::default(),
             standings: Standings::default(),
             volumes: VolumeKeeper::open(options.volumes).map_err(RuntimeError::Volumes)?,
+            gpus: options.gpus,
             tracer: options.tracer,
             compiled: AtomicU64::new(0),
             from_disk: AtomicU64::new(0),
@@ -260,8 +263,13 @@ impl Runtime {
         &self.0.tracer
     }
 
+    /// Whether guests can be given a GPU here.
+    pub(crate) fn has_gpu(&self) -> bool {
+        !self.0.gpus.is_empty()
+    }
+
     /// What one more unit has of this node.
-    pub(crate) fn node_share(&self, config: &UnitConfig) -> Arc<NodeShare> {
+    pub(crate) fn node_share(&self, config: &UnitConfig, uses_gpu: bool) -> Arc<NodeShare> {
         let instances = u64::from(config.reuse.max_instances);
         let bytes_each = config.limits.memory_bytes.min(self.0.max_memory_bytes);
         let account = self.0.memory.open(bytes_each.saturating_mul(instances));
@@ -269,7 +277,9 @@ impl Runtime {
         let memory = NodeMemory::new(account, move |asking| {
             units.evict(|giving| giving.node.memory.account.may_give_to(asking))
         });
-        Arc::new(NodeShare { processors: self.share(&config.workload), places: self.0.places.open(instances), memory })
+        let gpu = uses_gpu.then(|| gpu::workspace(&self.0.gpus, &config.limits.gpu)).flatten();
+        let (processors, places) = (self.share(&config.workload), self.0.places.open(instances));
+        Arc::new(NodeShare { processors, places, memory, gpu })
     }
 
     /// What the guests of a workload have of the processors, all its units together.

@@ -5,6 +5,7 @@ use crate::{
     evict::HasIdle,
     exchange,
     failure::{Failure, NoRoom},
+    gpu::{GpuStats, is_gpu},
     host,
     ledger::NodeShare,
     limits::{CpuMeter, Limits},
@@ -75,6 +76,12 @@ pub enum StartError {
     /// The node has no room for one more instance, and no idle one could go.
     #[error("{workload}.{replica} does not start: no room for one more instance: {what}")]
     NoRoom { workload: WorkloadName, replica: u32, what: NoRoom },
+    /// This node has no GPU for guests.
+    #[error(
+        "{workload}.{replica} does not start: {component} imports {import}, and this node gives guests no GPU: start it with \
+         --gpu auto on a machine that has one, or with --gpu cpu where a driver such as Mesa's lavapipe is installed"
+    )]
+    NoGpu { workload: WorkloadName, replica: u32, component: String, import: String },
     /// A directory that the guest is to see is not there.
     #[error("{workload}.{replica} does not start: {error}")]
     Volume { workload: WorkloadName, replica: u32, error: VolumeError },
@@ -124,6 +131,8 @@ pub struct UnitStats {
     pub parts: Vec<PartStats>,
     /// When that was found, by the system's clock.
     pub reuse_disabled_at: Option<SystemTime>,
+    /// What guests did with the GPU, where they import `wasi:webgpu`.
+    pub gpu: Option<GpuStats>,
     /// Failures by kind, limits that were reached, peaks.
     pub tally: Tallied,
 }
@@ -138,7 +147,12 @@ impl Unit {
         let memory_bytes = config.limits.memory_bytes.min(runtime.max_memory_bytes());
         let limits = Arc::new(Limits { memory_bytes, ..config.limits.clone() });
         let network = runtime.network(&config);
-        let node = runtime.node_share(&config);
+        let uses_gpu = assembly.uses(is_gpu);
+        if let Some((component, import)) = uses_gpu.clone().filter(|_| !runtime.has_gpu()) {
+            let (workload, replica) = (config.workload.clone(), config.replica);
+            return Err(StartError::NoGpu { workload, replica, component, import });
+        }
+        let node = runtime.node_share(&config, uses_gpu.is_some());
         let unit = format!("{}.{}", config.workload, config.replica);
         let volumes = Volumes::prepare(runtime.volumes(), unit, config.volumes.clone()).await;
         let volumes = volumes.map_err(|error| {
@@ -293,6 +307,7 @@ impl Unit {
             network: self.0.blueprint.network.stats(),
             parts: parts.stats(),
             reuse_disabled_at,
+            gpu: blueprint.node.gpu.as_ref().map(|gpu| gpu.stats()),
             tally: blueprint.tally.read(),
         }
     }

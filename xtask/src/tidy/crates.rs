@@ -8,7 +8,8 @@ use crate::workspace::{Dependency, Package};
 /// The crates of the workspace from the bottom up. A crate may depend on those of lower layers only, so crates of one
 /// layer do not know each other.
 const LAYERS: [&[&str]; 4] = [
-    &["lattice"],
+    // What everybody speaks, and what drives a library and knows nothing of lattices.
+    &["lattice", "lattice-gpu"],
     // What decides without acting, and what drives one library.
     &[
         "lattice-composer",
@@ -26,11 +27,12 @@ const LAYERS: [&[&str]; 4] = [
 ];
 
 /// Libraries, by the start of their names, and the only crates that may name them.
-const OWNERS: [(&str, &[&str]); 4] = [
+const OWNERS: [(&str, &[&str]); 5] = [
     ("async-nats", &["lattice-nats"]),
     ("opentelemetry", &["lattice-telemetry"]),
     ("wac-", &["lattice-composer"]),
-    ("wasmtime", &["lattice-runtime", "lattice-webgpu"]),
+    ("wasmtime", &["lattice-runtime", "lattice-gpu"]),
+    ("wgpu", &["lattice-gpu"]),
 ];
 
 /// Crates that compute and do nothing else: same input, same answer, on every node. With the folders of their sources.

@@ -316,6 +316,16 @@ impl Assembly {
         &self.0.main
     }
 
+    /// The first import that is one of these, after the name of the component that has it.
+    pub(crate) fn uses(&self, is_one: fn(&str) -> bool) -> Option<(String, String)> {
+        let of = |name: &str, component: &Component| {
+            let import = component.inspection().imports.iter().find(|import| is_one(import))?;
+            Some((name.to_owned(), import.clone()))
+        };
+        let parts = self.parts().iter().map(|part| (part.part.name.as_str(), &part.part.component));
+        of("the component", self.main()).or_else(|| parts.into_iter().find_map(|(name, part)| of(name, part)))
+    }
+
     pub(crate) fn pre(&self) -> &Pre {
         &self.0.pre
     }

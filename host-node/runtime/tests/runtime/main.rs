@@ -8,6 +8,8 @@ mod concurrency;
 mod exchange;
 mod fairness;
 mod faults;
+#[cfg(feature = "webgpu")]
+mod gpu;
 mod load;
 mod mesh;
 mod network;
