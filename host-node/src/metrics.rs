@@ -2,7 +2,7 @@
 
 use crate::instances::ReadyUnits;
 use lattice::id::SlotId;
-use lattice_runtime::{Runtime, Unit, UnitStats, WAIT_BUCKETS, WaitStats};
+use lattice_runtime::{GpuStats, Runtime, Unit, UnitStats, WAIT_BUCKETS, WaitStats};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric as _, NoLabelSet},
@@ -83,6 +83,26 @@ const LEVELS: [Level; 7] = [
     ),
 ];
 
+/// Counters of each unit that uses GPUs.
+type GpuSum = (&'static str, &'static str, fn(&GpuStats) -> f64);
+const GPU_SUMS: [GpuSum; 7] = [
+    ("lattice_unit_gpu_seconds", "Time in which the GPU worked on what a replica submitted", |gpu| {
+        gpu.gpu_time.as_secs_f64()
+    }),
+    ("lattice_unit_gpu_compile_seconds", "Time in shader modules and pipelines", |gpu| gpu.compile_time.as_secs_f64()),
+    ("lattice_unit_gpu_submits", "Submits to the GPU", |gpu| gpu.submits as f64),
+    ("lattice_unit_gpu_bytes_up", "Bytes written to the GPU", |gpu| gpu.bytes_up as f64),
+    ("lattice_unit_gpu_bytes_down", "Bytes read back from the GPU", |gpu| gpu.bytes_down as f64),
+    ("lattice_unit_gpu_losses", "Devices that a fault or a deadline ended", |gpu| gpu.losses as f64),
+    ("lattice_unit_gpu_refused", "Allocations beyond the quota", |gpu| gpu.refused as f64),
+];
+/// Levels of the same.
+const GPU_LEVELS: [GpuSum; 3] = [
+    ("lattice_unit_gpu_memory_bytes", "Memory of the GPU that a replica has", |gpu| gpu.memory_bytes as f64),
+    ("lattice_unit_gpu_memory_peak_bytes", "The most that it had", |gpu| gpu.memory_peak_bytes as f64),
+    ("lattice_unit_gpu_devices", "Devices that are open", |gpu| gpu.devices as f64),
+];
+
 impl Collector for Units {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let units: Vec<(SlotId, Arc<Unit>)> = self.units.all();
@@ -115,6 +135,20 @@ impl Collector for Units {
             let mut family = encoder.encode_descriptor(name, help, None, kind)?;
             for (labels, stats) in &stats {
                 ConstGauge::new(value(stats)).encode(family.encode_family(labels)?)?;
+            }
+        }
+        for (name, help, value) in GPU_SUMS {
+            let kind = prometheus_client::metrics::MetricType::Counter;
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for (labels, gpu) in stats.iter().filter_map(|(labels, stats)| Some((labels, stats.gpu.as_ref()?))) {
+                ConstCounter::new(value(gpu)).encode(family.encode_family(labels)?)?;
+            }
+        }
+        for (name, help, value) in GPU_LEVELS {
+            let kind = prometheus_client::metrics::MetricType::Gauge;
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for (labels, gpu) in stats.iter().filter_map(|(labels, stats)| Some((labels, stats.gpu.as_ref()?))) {
+                ConstGauge::new(value(gpu)).encode(family.encode_family(labels)?)?;
             }
         }
         let (name, help) =

@@ -189,12 +189,23 @@ fn memory(pci: &str) -> Option<u64> {
 
 /// An adapter, in an instance of wgpu of its own.
 pub(crate) struct Opened {
-    /// Taken at the end only.
-    own: Option<(wgpu::Adapter, wgpu::Instance)>,
+    /// Taken at the end only. Behind a trait, since wgpu's types are so deep that whoever holds this would have to raise the
+    /// compiler's limit of recursion.
+    own: Option<Box<dyn Own>>,
     described: Adapter,
     pub(crate) info: wgpu::AdapterInfo,
     pub(crate) features: wgpu::Features,
     pub(crate) limits: wgpu::Limits,
+}
+
+trait Own: Send + Sync {
+    fn adapter(&self) -> wgpu::Adapter;
+}
+
+impl Own for (wgpu::Adapter, wgpu::Instance) {
+    fn adapter(&self) -> wgpu::Adapter {
+        self.0.clone()
+    }
 }
 
 impl Opened {
@@ -203,7 +214,7 @@ impl Opened {
     }
 
     pub(crate) fn adapter(&self) -> Option<wgpu::Adapter> {
-        self.own.as_ref().map(|(adapter, _)| adapter.clone())
+        self.own.as_ref().map(|own| own.adapter())
     }
 }
 
@@ -254,7 +265,7 @@ pub(crate) fn open(wanted: &Adapter) -> Result<Opened, String> {
         info: adapter.get_info(),
         features: adapter.features(),
         limits: adapter.limits(),
-        own: Some((adapter, instance)),
+        own: Some(Box::new((adapter, instance))),
     })
 }
 

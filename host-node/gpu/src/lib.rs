@@ -23,6 +23,8 @@ mod guard;
 mod host;
 mod inventory;
 mod selftest;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod workspace;
 
 pub use account::{GpuStats, Quota};

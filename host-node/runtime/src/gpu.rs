@@ -28,7 +28,7 @@ mod with {
 #[cfg(not(feature = "webgpu"))]
 mod with {
     use crate::host::Host;
-    use std::{fmt, str::FromStr, sync::Arc};
+    use std::{fmt, str::FromStr, sync::Arc, time::Duration};
     use wasmtime::component::Linker;
 
     /// None: this is built without.
@@ -39,8 +39,20 @@ mod with {
     #[derive(Debug, Clone, Default, PartialEq, Eq)]
     pub struct GpuSelector;
 
+    /// As where there are GPUs.
     #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-    pub struct GpuStats;
+    pub struct GpuStats {
+        pub memory_bytes: u64,
+        pub memory_peak_bytes: u64,
+        pub devices: u64,
+        pub gpu_time: Duration,
+        pub submits: u64,
+        pub bytes_up: u64,
+        pub bytes_down: u64,
+        pub compile_time: Duration,
+        pub losses: u64,
+        pub refused: u64,
+    }
 
     #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
     pub struct GpuQuota;

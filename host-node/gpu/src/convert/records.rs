@@ -75,7 +75,7 @@ pub(crate) fn view(descriptor: Option<w::GpuTextureViewDescriptor>) -> Result<Vi
         label: None,
         format: from.format.map(formats::texture),
         dimension: from.dimension.map(enums::view_dimension),
-        usage: from.usage.filter(|usage| !usage.is_empty()).map(enums::texture_usage),
+        usage: from.usage.map(enums::texture_usage).filter(|usage| !usage.is_empty()),
         aspect: from.aspect.map_or(wgpu::TextureAspect::All, enums::aspect),
         base_mip_level: from.base_mip_level.unwrap_or(0),
         mip_level_count: from.mip_level_count,

@@ -2,7 +2,7 @@
 
 use crate::{
     device::{
-        Fault, Gpu,
+        Fault, Gpu, Object,
         recording::{Command, Finished, Mark, RenderTargets, Step},
         thread::text,
     },
@@ -15,31 +15,22 @@ use std::{
 use wgpu::{BufferSlice, CommandEncoder, RenderBundleEncoder, RenderPass};
 
 pub(crate) fn pass(encoder: &mut CommandEncoder, targets: &RenderTargets, steps: Vec<Step>) -> Result<(), Fault> {
-    let get = |view: &crate::device::Object<wgpu::TextureView>| view.get("the attachment");
-    let mut views = Vec::with_capacity(targets.colors.len());
+    let get = |view: &Object<wgpu::TextureView>| view.get("the attachment");
+    let mut colors = Vec::with_capacity(targets.colors.len());
     for color in &targets.colors {
-        views.push(match color {
-            Some(color) => Some((get(&color.view)?, color.resolve.as_ref().map(get).transpose()?)),
+        colors.push(match color {
+            Some(color) => Some((color, get(&color.view)?, color.resolve.as_ref().map(get).transpose()?)),
             None => None,
         });
     }
-    let attachment = |(color, views): (_, &'_ _)| match (color, views) {
-        (Some(color), Some((view, resolve))) => {
-            let color: &crate::device::recording::ColorAttachment = color;
-            let resolve: &Option<wgpu::TextureView> = resolve;
-            Some((view, color.depth_slice, resolve.as_ref(), color.ops))
-        }
-        _ => None,
-    };
-    let colors: Vec<_> = targets.colors.iter().map(Option::as_ref).zip(&views).map(attachment).collect();
     let colors: Vec<_> = colors
-        .into_iter()
+        .iter()
         .map(|color| {
-            color.map(|(view, depth_slice, resolve_target, ops)| wgpu::RenderPassColorAttachment {
+            color.as_ref().map(|(color, view, resolve)| wgpu::RenderPassColorAttachment {
                 view,
-                depth_slice,
-                resolve_target,
-                ops,
+                depth_slice: color.depth_slice,
+                resolve_target: resolve.as_ref(),
+                ops: color.ops,
             })
         })
         .collect();

@@ -100,10 +100,9 @@ impl Shared {
     /// Until it is.
     pub(crate) async fn until_lost(&self) -> Lost {
         let mut lost = self.lost.subscribe();
-        match lost.wait_for(Option::is_some).await {
-            Ok(lost) => lost.clone().unwrap_or(Lost { destroyed: false, message: String::new() }),
-            Err(_) => std::future::pending().await, // not while `self` is there
-        }
+        // It can't end before `self` does.
+        let lost = lost.wait_for(Option::is_some).await.ok().and_then(|lost| lost.clone());
+        lost.unwrap_or(Lost { destroyed: false, message: "the device is gone".into() })
     }
 
     pub(crate) fn begin_job(&self) {

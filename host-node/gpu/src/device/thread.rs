@@ -46,7 +46,7 @@ pub(crate) async fn open(
     let on_thread = move || {
         let _charge = charge;
         shared.begin_job();
-        let made = catch_unwind(open).unwrap_or_else(|panic| Err(text(&*panic)));
+        let made = catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|panic| Err(text(&*panic)));
         shared.end_job();
         match made {
             Err(message) => {

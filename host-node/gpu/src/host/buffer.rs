@@ -146,7 +146,7 @@ impl HostGpuBuffer for GpuView<'_> {
             was
         };
         let (object, lane) = (buffer.object.clone(), buffer.lane.clone());
-        let is_empty = matches!(was, MapState::Mapped { range, .. } if range.is_empty());
+        let is_empty = matches!(&was, MapState::Mapped { range, .. } if range.is_empty());
         if was != MapState::Unmapped && !is_empty {
             lane.send(0, move |_| {
                 if let Ok(buffer) = object.get("the buffer") {

@@ -4,7 +4,7 @@ use crate::{
     bindings::webgpu::*,
     convert::{enums, records},
     device::{
-        Fault, Lane, Object,
+        Fault, Object,
         recording::{BufferAt, Command, Ended, Mark, Step, TextureAt, Timestamps},
         replay,
     },
@@ -261,10 +261,6 @@ impl Pass {
 
     pub(super) fn wrong(&self, why: &str) {
         lock(&self.recording).wrong(why);
-    }
-
-    pub(super) fn lane(&self) -> &Lane {
-        &self.lane
     }
 }
 
