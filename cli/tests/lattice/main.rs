@@ -20,6 +20,7 @@ mod control;
 mod egress;
 mod exchanges;
 mod faults;
+#[cfg(feature = "webgpu")]
 mod gpu;
 mod handlers;
 mod health;

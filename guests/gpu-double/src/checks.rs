@@ -315,15 +315,21 @@ async fn overrides() -> Result<String, String> {
 
 async fn async_pipeline() -> Result<String, String> {
     let work = Work::open().await?;
-    let pipeline = |module: &GpuShaderModule, entry: &str| {
-        work.device.create_compute_pipeline_async(GpuComputePipelineDescriptor {
-            compute: GpuProgrammableStage { module, entry_point: Some(entry.into()), constants: None },
-            layout: GpuLayoutMode::Auto,
-            label: None,
-        })
-    };
     let module = work.module(COUNT);
-    let good = pipeline(&module, "main").await.is_ok();
-    let bad = pipeline(&module, "nobody").await.is_err();
+    let good = pipeline_async(&work, &module, "main").await.is_ok();
+    let bad = pipeline_async(&work, &module, "nobody").await.is_err();
     Ok(format!("{good} {bad}"))
+}
+
+async fn pipeline_async(
+    work: &Work,
+    module: &GpuShaderModule,
+    entry: &str,
+) -> Result<GpuComputePipeline, CreatePipelineError> {
+    let descriptor = GpuComputePipelineDescriptor {
+        compute: GpuProgrammableStage { module, entry_point: Some(entry.into()), constants: None },
+        layout: GpuLayoutMode::Auto,
+        label: None,
+    };
+    work.device.create_compute_pipeline_async(descriptor).await
 }

@@ -12,6 +12,8 @@ use std::{
 /// Bounds of one replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quota {
+    /// Of which adapter, by its id. Default the one of which fewest other replicas have something.
+    pub adapter: Option<String>,
     /// Bytes of buffers and textures, all devices together. Beyond it there is WebGPU's out-of-memory error.
     /// Default 256 MiB.
     pub memory_bytes: u64,
@@ -32,6 +34,7 @@ pub struct Quota {
 impl Default for Quota {
     fn default() -> Self {
         Self {
+            adapter: None,
             memory_bytes: 256 << 20,
             devices: 4,
             submits: 16,
@@ -80,6 +83,8 @@ pub(crate) struct Account {
     down: AtomicU64,
     compile_ns: AtomicU64,
     losses: AtomicU64,
+    /// Of all replicas on the adapter.
+    losses_of_adapter: Arc<AtomicU64>,
     refused: AtomicU64,
 }
 
@@ -134,7 +139,7 @@ impl Drop for Charge {
 }
 
 impl Account {
-    pub(crate) fn new(quota: Quota) -> Arc<Self> {
+    pub(crate) fn new(quota: Quota, losses_of_adapter: Arc<AtomicU64>) -> Arc<Self> {
         Arc::new(Self {
             quota,
             memory: Pot::default(),
@@ -146,6 +151,7 @@ impl Account {
             down: AtomicU64::new(0),
             compile_ns: AtomicU64::new(0),
             losses: AtomicU64::new(0),
+            losses_of_adapter,
             refused: AtomicU64::new(0),
         })
     }
@@ -211,6 +217,7 @@ impl Account {
 
     pub(crate) fn lost(&self) {
         self.losses.fetch_add(1, Relaxed);
+        self.losses_of_adapter.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn stats(&self) -> GpuStats {
@@ -239,7 +246,7 @@ mod tests {
 
     #[test]
     fn what_is_charged_is_given_back_and_never_more_than_the_quota() {
-        let account = Account::new(Quota { memory_bytes: 100, ..Quota::default() });
+        let account = Account::new(Quota { memory_bytes: 100, ..Quota::default() }, Arc::default());
         let first = account.memory(60).unwrap();
         let refusal = account.memory(41).unwrap_err();
         assert!(refusal.contains("60 of 100"), "{refusal}");
@@ -254,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_charge_grows_until_the_quota() {
-        let account = Account::new(Quota { commands: 3, ..Quota::default() });
+        let account = Account::new(Quota { commands: 3, ..Quota::default() }, Arc::default());
         let mut charge = account.commands();
         assert!(charge.grow(2) && charge.grow(1) && !charge.grow(1));
         drop(charge);

@@ -14,7 +14,7 @@ use std::{
     str::FromStr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker},
     thread,
@@ -238,8 +238,9 @@ pub(crate) fn now<T>(future: impl Future<Output = T>) -> Result<T, String> {
 fn instance() -> wgpu::Instance {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
-    // Not what builds for debugging turn on; but indirect calls are a guest's, and must be looked at.
-    descriptor.flags = wgpu::InstanceFlags::VALIDATION_INDIRECT_CALL;
+    // Not what builds for debugging turn on; but indirect calls are a guest's, and must be looked at. Its labels are no
+    // driver's business.
+    descriptor.flags = wgpu::InstanceFlags::VALIDATION_INDIRECT_CALL | wgpu::InstanceFlags::DISCARD_HAL_LABELS;
     wgpu::Instance::new(descriptor)
 }
 
@@ -287,10 +288,12 @@ pub struct Gpus {
     pub(crate) watchdog: Watchdog,
 }
 
-struct Given {
-    adapter: Adapter,
+pub(crate) struct Given {
+    pub(crate) adapter: Adapter,
     /// Of how many workspaces it is.
-    workspaces: Arc<AtomicUsize>,
+    pub(crate) workspaces: Arc<AtomicUsize>,
+    /// Devices that a fault or a deadline ended.
+    pub(crate) losses: Arc<AtomicU64>,
 }
 
 impl Gpus {
@@ -300,7 +303,8 @@ impl Gpus {
     }
 
     fn of(adapters: Vec<Adapter>) -> Arc<Self> {
-        let given = adapters.into_iter().map(|adapter| Given { adapter, workspaces: Arc::default() });
+        let given =
+            adapters.into_iter().map(|adapter| Given { adapter, workspaces: Arc::default(), losses: Arc::default() });
         Arc::new(Self { adapters: given.collect(), watchdog: Watchdog::default() })
     }
 
@@ -336,10 +340,16 @@ impl Gpus {
         self.adapters.is_empty()
     }
 
-    /// What one replica has of the adapter of which fewest others have something. `None` where there is no adapter.
+    /// Devices on each adapter that a fault or a deadline ended, by the adapter's id.
+    pub fn losses(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.adapters.iter().map(|given| (given.adapter.id.as_str(), given.losses.load(Relaxed)))
+    }
+
+    /// What one replica has. `None` where there is no such adapter.
     pub fn workspace(self: &Arc<Self>, quota: Quota) -> Option<Arc<Workspace>> {
-        let given = self.adapters.iter().min_by_key(|given| given.workspaces.load(Relaxed))?;
-        Some(Workspace::new(self.clone(), given.adapter.clone(), given.workspaces.clone(), quota))
+        let is_meant = |given: &&Given| quota.adapter.as_ref().is_none_or(|id| given.adapter.id == *id);
+        let given = self.adapters.iter().filter(is_meant).min_by_key(|given| given.workspaces.load(Relaxed))?;
+        Some(Workspace::new(self.clone(), given, quota))
     }
 }
 
@@ -421,6 +431,9 @@ mod tests {
         all.remove(1);
         all.push(gpus.workspace(Quota::default()).unwrap());
         assert_eq!(names(&all), ["a", "a", "b", "b"]);
+        let one = |id: &str| gpus.workspace(Quota { adapter: Some(id.into()), ..Quota::default() });
+        assert_eq!(one("vulkan-b").unwrap().adapter().name, "b");
+        assert!(one("vulkan-c").is_none());
         assert!(Gpus::none().workspace(Quota::default()).is_none());
     }
 }

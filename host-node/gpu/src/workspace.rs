@@ -4,7 +4,7 @@
 use crate::{
     account::{Account, GpuStats, Quota},
     device::{Lane, Shared, thread},
-    inventory::{Adapter, Class, Gpus, Opened, now, open},
+    inventory::{Adapter, Class, Given, Gpus, Opened, now, open},
 };
 use std::{
     fmt,
@@ -31,9 +31,11 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    pub(crate) fn new(gpus: Arc<Gpus>, adapter: Adapter, workspaces: Arc<AtomicUsize>, quota: Quota) -> Arc<Self> {
-        workspaces.fetch_add(1, Relaxed);
-        Arc::new(Self { gpus, adapter, account: Account::new(quota), opened: OnceCell::new(), workspaces })
+    pub(crate) fn new(gpus: Arc<Gpus>, given: &Given, quota: Quota) -> Arc<Self> {
+        given.workspaces.fetch_add(1, Relaxed);
+        let (adapter, workspaces) = (given.adapter.clone(), given.workspaces.clone());
+        let account = Account::new(quota, given.losses.clone());
+        Arc::new(Self { gpus, adapter, account, opened: OnceCell::new(), workspaces })
     }
 
     pub fn adapter(&self) -> &Adapter {

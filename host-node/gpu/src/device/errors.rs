@@ -60,14 +60,14 @@ pub(crate) struct Errors {
     /// Opened beyond [`SCOPES_MAX`].
     beyond: u64,
     listeners: Vec<mpsc::Sender<Fault>>,
-    /// Errors of a call whose answer they are.
-    captured: Option<Option<Fault>>,
+    /// Errors of calls whose answer they are, one within the other.
+    captured: Vec<Option<Fault>>,
     uncaptured: u64,
 }
 
 impl Errors {
     pub(crate) fn report(&mut self, fault: Fault) {
-        if let Some(first) = &mut self.captured {
+        if let Some(first) = self.captured.last_mut() {
             first.get_or_insert(fault);
             return;
         }
@@ -105,12 +105,12 @@ impl Errors {
 
     /// From here on errors are kept for [`Errors::captured`].
     pub(crate) fn capture(&mut self) {
-        self.captured = Some(None);
+        self.captured.push(None);
     }
 
     /// The first one since [`Errors::capture`].
     pub(crate) fn captured(&mut self) -> Option<Fault> {
-        self.captured.take().flatten()
+        self.captured.pop().flatten()
     }
 
     /// `None` once there are too many.
@@ -174,6 +174,8 @@ mod tests {
         errors.push(FaultKind::Validation);
         errors.capture();
         errors.report(Fault::validation("mine"));
+        errors.capture();
+        assert_eq!(errors.captured(), None, "nothing within it");
         assert_eq!(errors.captured(), Some(Fault::validation("mine")));
         assert_eq!(errors.pop(), Some(None));
         errors.report(Fault::validation("theirs"));

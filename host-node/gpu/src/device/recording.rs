@@ -255,9 +255,10 @@ impl Recording {
 mod tests {
     use super::*;
     use crate::account::{Account, Quota};
+    use std::sync::Arc;
 
     fn recording(commands: u64) -> Recording {
-        Recording::new(Account::new(Quota { commands, ..Quota::default() }).commands())
+        Recording::new(Account::new(Quota { commands, ..Quota::default() }, Arc::default()).commands())
     }
 
     fn pass() -> Command {

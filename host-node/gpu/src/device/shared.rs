@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn a_submit_is_late_counted_from_when_it_is_the_oldest() {
         let quota = Quota { submit_deadline: Duration::from_secs(1), ..Quota::default() };
-        let shared = Shared::new(Account::new(quota));
+        let shared = Shared::new(Account::new(quota, Arc::default()));
         let now = Instant::now();
         assert_eq!(shared.overdue(now + Duration::from_secs(100)), None, "nothing is under way");
         shared.begin_submit();
@@ -183,7 +183,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_device_is_lost_once() {
-        let shared = Shared::new(Account::new(Quota::default()));
+        let shared = Shared::new(Account::new(Quota::default(), Arc::default()));
         shared.lose(Lost { destroyed: false, message: "a".into() });
         shared.lose(Lost { destroyed: true, message: "b".into() });
         assert_eq!(shared.until_lost().await.message, "a");

@@ -10,6 +10,7 @@ use crate::{
     lock,
 };
 use std::{
+    cell::Cell,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -25,6 +26,8 @@ use wgpu::PollType;
 const STACK_BYTES: usize = 64 << 20;
 /// How long the thread waits for the GPU before it looks for jobs.
 const POLL: Duration = Duration::from_micros(500);
+/// Bytes of copies for writes that wgpu may keep.
+const STAGED_BYTES_MAX: usize = 32 << 20;
 /// Jobs between two looks at what is done.
 const JOBS_MAX: u32 = 32;
 
@@ -33,6 +36,8 @@ pub(crate) struct Gpu {
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
     pub(crate) shared: Arc<Shared>,
+    /// Bytes that were written since the last submit: wgpu keeps copies of them until then.
+    pub(crate) staged: Cell<usize>,
 }
 
 /// Opens a device on a thread of its own. The charge goes with the thread.
@@ -53,7 +58,7 @@ pub(crate) async fn open(
                 let _ = sender.send(Err(message));
             }
             Ok((device, queue)) => {
-                let gpu = Gpu { device, queue, shared };
+                let gpu = Gpu { device, queue, shared, staged: Cell::new(0) };
                 gpu.listen();
                 let _ = sender.send(Ok(()));
                 gpu.run(&jobs);
@@ -139,6 +144,20 @@ impl Gpu {
                     });
                 }
             }
+        }
+    }
+
+    /// So many bytes are on their way. Where a guest writes and writes and submits nothing, this does, and waits.
+    pub(crate) fn stage(&self, bytes: usize) {
+        self.shared.account.uploaded(bytes);
+        self.staged.set(self.staged.get().saturating_add(bytes));
+        if self.staged.get() > STAGED_BYTES_MAX {
+            self.staged.set(0);
+            self.queue.submit([]);
+            self.poll(PollType::Wait {
+                submission_index: None,
+                timeout: Some(self.shared.account.quota.call_deadline),
+            });
         }
     }
 

@@ -40,6 +40,7 @@ impl HostGpuQueue for GpuView<'_> {
                 }
             }
             gpu.shared.begin_submit();
+            gpu.staged.set(0);
             let submitted = gpu.capturing(|| gpu.queue.submit(taken.into_iter().map(|recorded| recorded.buffer)));
             if let Err(fault) = submitted {
                 gpu.shared.report(fault);
@@ -82,8 +83,8 @@ impl HostGpuQueue for GpuView<'_> {
             Err(fault) => gpu.shared.report(fault),
             Ok(buffer) => {
                 let data = data.get(start..).unwrap_or_default();
-                gpu.shared.account.uploaded(data.len());
                 gpu.queue.write_buffer(&buffer.it, buffer_offset, data);
+                gpu.stage(data.len());
             }
         })
         .await;
@@ -106,8 +107,8 @@ impl HostGpuQueue for GpuView<'_> {
         lane.send(bytes, move |gpu| match at.get() {
             Err(fault) => gpu.shared.report(fault),
             Ok(texture) => {
-                gpu.shared.account.uploaded(bytes);
                 gpu.queue.write_texture(at.info(&texture), &data, layout, size);
+                gpu.stage(bytes);
             }
         })
         .await;
