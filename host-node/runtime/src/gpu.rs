@@ -55,16 +55,13 @@ mod with {
     }
 
     #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-    pub struct GpuQuota;
+    pub struct GpuQuota {}
 
     #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
     pub enum GpusError {}
 
     #[derive(Debug)]
     pub(crate) enum Workspace {}
-
-    #[derive(Debug)]
-    pub(crate) struct GpuCtx;
 
     impl FromStr for GpuSelector {
         type Err = String;
@@ -94,12 +91,6 @@ mod with {
 
         pub fn is_empty(&self) -> bool {
             true
-        }
-    }
-
-    impl GpuCtx {
-        pub(crate) fn new(_: Option<Arc<Workspace>>) -> Self {
-            Self
         }
     }
 

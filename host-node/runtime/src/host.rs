@@ -5,7 +5,6 @@
 use crate::{
     bridge::streams::Over,
     exchange::Shared,
-    gpu::GpuCtx,
     identity::Identity,
     inherited::{Answering, Inherited},
     limits::{CpuMeter, Limits, MemoryLimiter},
@@ -58,7 +57,8 @@ pub(crate) struct Host {
     pub(crate) over: Over,
     /// For its log.
     at: Arc<At>,
-    gpu: GpuCtx,
+    #[cfg(feature = "webgpu")]
+    gpu: crate::gpu::GpuCtx,
     wasi: WasiCtx,
     descriptors: Descriptors,
     http: WasiHttpCtx,
@@ -107,7 +107,8 @@ pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>) -> wasmtime::Re
         parts: blueprint.parts.clone(),
         over: Over::default(),
         at,
-        gpu: GpuCtx::new(blueprint.node.gpu.clone()),
+        #[cfg(feature = "webgpu")]
+        gpu: crate::gpu::GpuCtx::new(blueprint.node.gpu.clone()),
         wasi: wasi.build(),
         descriptors: blueprint.volumes.descriptors(),
         http,
@@ -133,7 +134,7 @@ impl Host {
 
     /// What GPUs are used with.
     #[cfg(feature = "webgpu")]
-    pub(crate) fn table_and_gpu(&mut self) -> (&mut ResourceTable, &mut GpuCtx) {
+    pub(crate) fn table_and_gpu(&mut self) -> (&mut ResourceTable, &mut crate::gpu::GpuCtx) {
         (&mut self.table, &mut self.gpu)
     }
 
