@@ -301,13 +301,6 @@ async fn serve(
     };
     let admin_listener = listen(args.admin, "--admin").await?;
     let mut signals = Signals::new()?;
-    let gpus = tokio::select! {
-        biased;
-        () = signals.next() => return Ok(Exit::Ok),
-        gpus = Gpus::detect(args.gpu.clone()) => gpus.map_err(|error| {
-            Failure::failed(error.to_string()).hint("name another one with --gpu, or write --gpu off")
-        })?,
-    };
 
     let node = data.node().clone();
     let admin = Arc::new(Admin::new(node.clone(), context.lattice.clone()));
@@ -333,11 +326,20 @@ async fn serve(
         let data = join::join(settings, lattice, format!("{name} data")).await?;
         anyhow::Ok((control, data))
     };
-    let ((_control_connection, platform), (_data_connection, data_platform)) = tokio::select! {
+    // Drivers take their time to say what there is.
+    let detecting = async {
+        Gpus::detect(args.gpu.clone()).await.map_err(|error| {
+            anyhow::Error::from(
+                Failure::failed(error.to_string()).hint("name another one with --gpu, or write --gpu off"),
+            )
+        })
+    };
+    let (connections, gpus) = tokio::select! {
         biased;
         () = signals.next() => return Ok(Exit::Ok),
-        joined = joining => joined?,
+        both = async { tokio::try_join!(joining, detecting) } => both?,
     };
+    let ((_control_connection, platform), (_data_connection, data_platform)) = connections;
 
     let (leave, drain) = divide(args.drain_timeout.into());
     let options = NodeOptions {
