@@ -165,6 +165,58 @@ async fn lazy_and_isolated_components_are_called_like_others_and_fail_alone() {
     assert_eq!(text(lattice.node("n1"), "lazy.test", "/upper/again").await, "AGAIN");
 }
 
+/// `flow-caller` with `flow` in that role.
+async fn flow(api: &Api, role: &str) -> Value {
+    let (main, called) = (api.upload("flow-caller").await, api.upload("flow").await);
+    let mut spec = json!({
+        "name": "flow",
+        "components": [{ "name": "main", "source": main.to_string() }],
+        "http": { "routes": [{ "host": "flow.test" }] },
+    });
+    let called = json!({ "name": "flow", "source": called.to_string() });
+    match role {
+        "service" => spec["services"] = json!([called]),
+        role => {
+            let components = spec["components"].as_array_mut().unwrap();
+            components.push(called);
+            components[1][role] = true.into();
+        }
+    }
+    spec
+}
+
+#[tokio::test]
+async fn streams_and_futures_cross_to_services_and_to_nothing_else() {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    for (role, field) in [("isolate", "components[1].isolate"), ("lazy", "components[1].lazy")] {
+        let error = api.put(&flow(&api, role).await).await.unwrap_err();
+        assert_eq!((error.code, error.field.as_deref()), (ErrorCode::BadComponent, Some(field)), "{error:?}");
+        let refusal = [": make passes a stream,", ": later passes a future,"];
+        assert!(refusal.iter().any(|refusal| error.message.contains(refusal)), "{error:?}");
+    }
+    let reply = api.put(&flow(&api, "service").await).await.unwrap();
+    assert!(reply.warnings.is_empty(), "bytes in a future go as a whole: {reply:?}");
+    api.ready("flow").await;
+    lattice.serving("flow.test", "/").await;
+    for node in &lattice.nodes {
+        for (path, answer) in [
+            ("/sum/200000", "200000"),
+            ("/upper/word", "WORD"),
+            ("/later/42/2", "42"),
+            ("/hear/42", "number 42"),
+            ("/pass/word", "word"),
+            ("/parcel/100000", "7: 100000 bytes"),
+        ] {
+            assert_eq!(text(node, "flow.test", path).await, answer, "{path}");
+        }
+    }
+    let answer = lattice.node("n1").get("flow.test", "/never/3").await;
+    assert_eq!((answer.status, answer.error()), (502, "component-failed"), "{answer:?}");
+    let report = part(&api, "flow", "flow", |part| part.restarts == 1).await;
+    assert!(report.last_error.is_some(), "{report:?}");
+}
+
 #[tokio::test]
 async fn what_can_not_be_linked_is_refused_with_field_and_function() {
     let lattice = shared().await;
