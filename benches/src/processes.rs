@@ -72,11 +72,20 @@ impl Program {
 
     /// Bytes of its memory that are in RAM and not in files.
     pub fn resident(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-        let kib: Option<u64> = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
-        kib.expect("a system that tells the memory of processes") << 10
+        resident(&self.0.id().to_string())
     }
+}
+
+/// The same of this process.
+pub fn resident_here() -> u64 {
+    resident("self")
+}
+
+fn resident(process: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib: Option<u64> = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+    kib.expect("a system that tells the memory of processes") << 10
 }
 
 impl Drop for Program {
