@@ -41,6 +41,7 @@ pub fn nodes(count: u32) -> LatticeView {
             http: None,
             draining: false,
             taints: Vec::new(),
+            gpus: Vec::new(),
             started_at: 0,
             renewals: 0,
         };
@@ -82,6 +83,8 @@ pub fn place_all(view: &mut LatticeView, first: u32, nodes: u32) {
                 message: None,
                 failures: None,
                 handover_from: None,
+                gpu: None,
+                handover_gpu: None,
                 nonce: Uuid::nil(),
                 claimed_at: 0,
                 since: 0,

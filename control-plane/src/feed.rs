@@ -399,7 +399,7 @@ mod tests {
         let options = Arc::new(NodeOptions { data_dir: Some(data_dir.to_owned()), ..testing::options() });
         let events = Events::new(&options, &platform);
         let memory = Memory::open(options.data_dir.as_deref()).await.unwrap();
-        let (member, _keeper) = session::new(options.clone(), platform.clone(), events.clone());
+        let (member, _keeper) = session::new(options.clone(), platform.clone(), events.clone(), Arc::new(Idle));
         let view = watch::Sender::new(Arc::default());
         let mut feed = Feed::new(&options, &platform, &events, memory, Arc::new(Idle), member, view);
         let mut view = LatticeView::default();

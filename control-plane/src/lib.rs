@@ -203,7 +203,7 @@ impl ControlPlane {
         let memory = Memory::open(options.data_dir.as_deref()).await?;
         // What runs until the very end, so that leaving is seen and answered.
         let ended = CancellationToken::new();
-        let (member, mut keeper) = session::new(options.clone(), platform.clone(), events.clone());
+        let (member, mut keeper) = session::new(options.clone(), platform.clone(), events.clone(), host.clone());
 
         let feed = Feed::new(&options, &platform, &events, memory, host.clone(), member.clone(), view.clone());
         let resync = feed.resync_requests();

@@ -465,6 +465,8 @@ impl Reconciler {
                     phase: running.map_or(Phase::Starting, |running| running.phase),
                     message: None,
                     failures: None,
+                    gpu: None,
+                    handover_gpu: None,
                     handover_from: handover_from
                         .filter(|_| running.is_none_or(|running| running.phase != Phase::Ready)),
                     nonce: self.platform.rng.uuid(),

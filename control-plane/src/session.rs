@@ -6,6 +6,8 @@
 use crate::{ControlPlaneError, NodeOptions, events::Events};
 use lattice::{
     event::EventKind,
+    gpu,
+    host::Host,
     id::{Incarnation, Revision},
     record::{Holder, Key, Record as _, Session},
     spec::Class,
@@ -95,6 +97,8 @@ pub(crate) struct Keeper {
     member: Member,
     platform: Platform,
     events: Events,
+    /// Who knows this node's GPUs.
+    host: Arc<dyn Host>,
     started_at: u64,
     /// A session of an earlier life of this node that may still run something strict.
     earlier: Option<Earlier>,
@@ -111,7 +115,12 @@ struct Earlier {
 /// Changes of an earlier life's session after which it counts as alive. One or two can be its last writes, landing late.
 const SIGNS_OF_LIFE: u32 = 3;
 
-pub(crate) fn new(options: Arc<NodeOptions>, platform: Platform, events: Events) -> (Member, Keeper) {
+pub(crate) fn new(
+    options: Arc<NodeOptions>,
+    platform: Platform,
+    events: Events,
+    host: Arc<dyn Host>,
+) -> (Member, Keeper) {
     let state = State {
         incarnation: platform.rng.uuid(),
         past: VecDeque::new(),
@@ -123,7 +132,7 @@ pub(crate) fn new(options: Arc<NodeOptions>, platform: Platform, events: Events)
     };
     let member = Member { options, state: Arc::new(Mutex::new(state)), changed: Arc::default() };
     let started_at = platform.clock.unix_ms();
-    (member.clone(), Keeper { member, platform, events, started_at, earlier: None })
+    (member.clone(), Keeper { member, platform, events, host, started_at, earlier: None })
 }
 
 impl Keeper {
@@ -303,6 +312,7 @@ impl Keeper {
             http: options.http.clone(),
             draining: state.draining,
             taints: options.taints.clone(),
+            gpus: gpu::bounded(self.host.gpus()),
             started_at: self.started_at,
             renewals: state.renewals,
         }

@@ -118,6 +118,7 @@ impl Running {
             generation: Generation::FIRST,
             stop_first: false,
             waits: false,
+            gpu: None,
             configs: Arc::default(),
         };
         self.host.apply((0..replicas).map(|index| (SlotId::new(workload(), index), assignment.clone())).collect());

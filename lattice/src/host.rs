@@ -4,6 +4,7 @@
 use crate::{
     Fut,
     ctl::LogLine,
+    gpu::{GpuGrant, Offer},
     id::{ConfigName, Digest, Generation, SlotId},
     recipe::Recipe,
     record::{ConfigStamp, Phase, SpecRecord},
@@ -30,6 +31,9 @@ pub struct Assignment {
     /// What serves in the slot goes on, whatever it runs: it is not this replica's turn to change. This starts where nothing
     /// serves.
     pub waits: bool,
+    /// What it may use of a GPU of this node; none where the spec asks for none. It is a claim that was booked: the host gives
+    /// the replica this offer and no more of it.
+    pub gpu: Option<GpuGrant>,
     /// Versions of the configuration that is written out in `spec`, by the names that a person used; before it is written
     /// out, those that the record was made for.
     pub configs: Configs,
@@ -44,6 +48,7 @@ impl Assignment {
             generation: record.template(),
             stop_first: false,
             waits: false,
+            gpu: None,
             configs: Arc::new(record.configs.clone()),
         }
     }
@@ -142,6 +147,11 @@ pub trait Host: Send + Sync + 'static {
     /// The object store should have these objects: put back those that it lost and this host has copies of. Said again and
     /// again; nothing new while it works on the same ones.
     fn restore(&self, _artifacts: BTreeSet<Digest>) {}
+    /// The GPUs of this node that replicas may use, as they are now. Asked for at every renewal of the session, so it must not
+    /// take long: what is found out about devices is found out elsewhere.
+    fn gpus(&self) -> Vec<Offer> {
+        Vec::new()
+    }
     /// What the replicas that take requests here did so far. Asked for every second or so.
     fn report(&self) -> HostReport {
         HostReport::default()

@@ -122,6 +122,10 @@ id!(
     /// Name of a stored piece of configuration.
     ConfigName
 );
+id!(
+    /// A GPU, unique on its node.
+    GpuId
+);
 
 /// One life of a node process: a restarted node has the same [`NodeId`] and a new incarnation.
 pub type Incarnation = uuid::Uuid;

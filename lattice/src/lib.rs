@@ -12,6 +12,7 @@ pub mod demand;
 pub mod event;
 pub mod exchange;
 pub mod frame;
+pub mod gpu;
 pub mod host;
 pub mod http;
 pub mod id;

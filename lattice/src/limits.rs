@@ -65,6 +65,21 @@ pub const CONFIGS_NAMED_MAX: usize = 16;
 pub const LABELS_MAX: usize = 64;
 /// Longest label value, in bytes.
 pub const LABEL_VALUE_BYTES_MAX: usize = 255;
+/// GPUs of one node.
+pub const GPUS_MAX: usize = 16;
+/// Features, limits and quirks that a node tells of one GPU.
+pub const GPU_FEATURES_MAX: usize = 64;
+pub const GPU_LIMITS_MAX: usize = 64;
+pub const GPU_QUIRKS_MAX: usize = 16;
+/// Longest name of one of them, and longest text about a GPU, in bytes.
+pub const GPU_NAME_BYTES_MAX: usize = 64;
+pub const GPU_TEXT_BYTES_MAX: usize = 256;
+/// Least and most memory of a GPU that a replica may claim, in bytes; and most slots.
+pub const GPU_MEMORY_BYTES_MIN: u64 = 1 << 20;
+pub const GPU_MEMORY_BYTES_MAX: u64 = 1 << 40;
+pub const GPU_SLOTS_MAX: u32 = 64;
+/// Claims of one workload, of which one counts.
+pub const GPU_ALTERNATIVES_MAX: usize = 8;
 /// Largest component, in bytes, that admission reads and nodes fetch.
 pub const COMPONENT_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// Largest payload of one NATS message where the server does not say otherwise.

@@ -19,6 +19,7 @@ pub use ticks::{Firing, Outcome, Settled, Ticks};
 pub use weights::{Among, Weighed};
 
 use crate::{
+    gpu::{GpuGrant, Offer},
     id::{ConfigName, Digest, Generation, Incarnation, NodeId, SlotId, WorkloadName},
     limits::{MESSAGE_BYTES_MAX, one_line},
     recipe::Recipe,
@@ -271,6 +272,9 @@ pub struct Session {
     /// What keeps workloads away that do not tolerate it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub taints: Vec<Taint>,
+    /// The GPUs that replicas may use. None from a node of an older version, which then has none to give.
+    #[serde(default, deserialize_with = "crate::gpu::deserialize", skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<Offer>,
     /// Milliseconds since 1970, by the node's clock. For people only.
     pub started_at: u64,
     /// Counts renewals, so that each is a change that observers see.
@@ -358,6 +362,12 @@ pub struct Slot {
     /// The draining node that goes on serving until the holder is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handover_from: Option<Holder>,
+    /// What the holder may use of a GPU of its node, where the spec that it was claimed for asks for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuGrant>,
+    /// The same of `handover-from`, which uses its own node's until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handover_gpu: Option<GpuGrant>,
     /// Makes each claim distinct, so that a claimer whose write timed out can see whether it landed.
     pub nonce: uuid::Uuid,
     /// When it was claimed: milliseconds since 1970, by the holder's clock; 0 where nobody wrote it down. For people only.
@@ -390,6 +400,7 @@ impl Slot {
             failures: Some(failures.min(FAILURES_TOLD)).filter(|failures| *failures > 0),
             // The old holder serves until we do.
             handover_from: self.handover_from.clone().filter(|_| phase != Phase::Ready),
+            handover_gpu: self.handover_gpu.clone().filter(|_| phase != Phase::Ready),
             ..self.clone()
         }
     }
@@ -421,6 +432,8 @@ mod tests {
             message: None,
             failures: None,
             handover_from: None,
+            gpu: None,
+            handover_gpu: None,
             nonce: uuid::Uuid::from_u128(4),
             claimed_at: 0,
             since: 0,

@@ -345,6 +345,7 @@ mod tests {
             http: None,
             draining: false,
             taints: Vec::new(),
+            gpus: Vec::new(),
             started_at: 0,
             renewals: 3,
         };

@@ -135,7 +135,8 @@ impl SimNode {
         }
         let clock: Arc<dyn Clock> = self.clock.clone();
         let platform = self.wire.platform(&self.lattice, clock, rng);
-        let control = ControlPlane::new(self.options.clone(), platform, host.clone(), Arc::new(|_, _, _| Ok(())));
+        let control =
+            ControlPlane::new(self.options.clone(), platform, host.clone(), Arc::new(|_, _, _| Ok(Vec::new())));
         let (view, demand) = (control.view(), control.demand());
         self.wire.watch(view.clone());
         let rng = SimRng::new(self.seed, stream + 2);

@@ -103,6 +103,7 @@ mod tests {
                 http: Some("127.0.0.1:8001".into()),
                 draining: false,
                 taints: Vec::new(),
+                gpus: Vec::new(),
                 started_at: 1_000,
                 renewals: 7,
             },

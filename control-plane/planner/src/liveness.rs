@@ -90,6 +90,7 @@ mod tests {
             http: None,
             draining: false,
             taints: Vec::new(),
+            gpus: Vec::new(),
             started_at: 0,
             renewals: 0,
         };

@@ -260,6 +260,7 @@ mod tests {
                     http: None,
                     draining: false,
                     taints: Vec::new(),
+                    gpus: Vec::new(),
                     started_at: 0,
                     renewals: 0,
                 };
@@ -292,6 +293,8 @@ mod tests {
                 message: None,
                 failures: None,
                 handover_from: None,
+                gpu: None,
+                handover_gpu: None,
                 nonce: uuid(0),
                 claimed_at: 0,
                 since: 0,

@@ -77,6 +77,7 @@ impl World {
             http: None,
             draining: false,
             taints: Vec::new(),
+            gpus: Vec::new(),
             started_at: 0,
             renewals: 0,
         };
@@ -111,6 +112,8 @@ impl World {
             message: None,
             failures: None,
             handover_from: None,
+            gpu: None,
+            handover_gpu: None,
             nonce: life(0),
             claimed_at: 0,
             since: 0,

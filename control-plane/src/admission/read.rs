@@ -398,6 +398,8 @@ mod tests {
             message: None,
             failures: None,
             handover_from: None,
+            gpu: None,
+            handover_gpu: None,
             nonce: uuid::Uuid::nil(),
             claimed_at: 0,
             since: 0,

@@ -65,6 +65,7 @@ fn session(view: &mut LatticeView, node: &str, incarnation: u128) {
         http: None,
         draining: false,
         taints: Vec::new(),
+        gpus: Vec::new(),
         started_at: 0,
         renewals: 0,
     };
@@ -81,6 +82,8 @@ fn hold<'a>(view: &'a mut LatticeView, slot: &str, node: &str, incarnation: u128
         message: None,
         failures: None,
         handover_from: None,
+        gpu: None,
+        handover_gpu: None,
         nonce: life(0),
         claimed_at: 0,
         since: 0,

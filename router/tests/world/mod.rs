@@ -274,6 +274,7 @@ impl World {
                     http: None,
                     draining: false,
                     taints: Vec::new(),
+                    gpus: Vec::new(),
                     started_at: 0,
                     renewals: 0,
                 };
@@ -285,6 +286,8 @@ impl World {
                     message: None,
                     failures: None,
                     handover_from: None,
+                    gpu: None,
+                    handover_gpu: None,
                     nonce: uuid::Uuid::nil(),
                     claimed_at: 0,
                     since: 0,

@@ -58,6 +58,7 @@ fn crowded() -> LatticeView {
             http: None,
             draining: false,
             taints: Vec::new(),
+            gpus: Vec::new(),
             started_at: 0,
             renewals: 0,
         };
@@ -81,6 +82,8 @@ fn crowded() -> LatticeView {
             message,
             failures: None,
             handover_from: None,
+            gpu: None,
+            handover_gpu: None,
             nonce: uuid::Uuid::nil(),
             claimed_at: 1,
             since: 1,
