@@ -19,6 +19,7 @@ pub mod id;
 pub mod limits;
 pub mod mesh;
 pub mod messaging;
+pub mod nats;
 pub mod recipe;
 pub mod record;
 pub mod report;

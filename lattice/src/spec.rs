@@ -14,6 +14,7 @@ pub mod grants;
 mod http;
 mod keyvalue;
 mod messaging;
+mod nats;
 mod optimize;
 mod parse;
 mod parts;
@@ -45,6 +46,7 @@ pub use keyvalue::{Access, BucketName, KeyvalueGrant, StoreName};
 pub use messaging::{
     MessageSpec, MessagingGrants, QueueGroup, SUBJECT_BYTES_MAX, Subject, SubjectError, SubjectPattern, is_answerable,
 };
+pub use nats::{NatsGrants, is_joinable};
 pub use optimize::Optimize;
 pub use parse::{SpecError, parse, parse_value, unresolved};
 pub use parts::{PartRole, PartSpec, RestartSpec, ServiceLimits, ServiceSpec};

@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 38] = [
+const RUST: [&str; 40] = [
     "asker",
     "asker03",
     "border",
@@ -49,6 +49,7 @@ const RUST: [&str; 38] = [
     "config",
     "config-view",
     "counter",
+    "courier",
     "echo",
     "echo02",
     "events",
@@ -74,6 +75,7 @@ const RUST: [&str; 38] = [
     "sender",
     "sockets",
     "sockets03",
+    "tail",
     "tally",
     "tasks",
     "ticker",

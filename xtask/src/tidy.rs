@@ -5,6 +5,7 @@
 mod crates;
 mod documents;
 mod sources;
+mod wit;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -46,6 +47,7 @@ pub(crate) fn run() -> Result<()> {
     let mut violations = crates::check(&metadata.packages, &files, workspace::root());
     violations.extend(sources::check(&files));
     violations.extend(documents::check(&files, &schema::generated()?));
+    violations.extend(wit::check(&files));
     violations.sort();
 
     for violation in &violations {

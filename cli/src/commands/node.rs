@@ -317,7 +317,8 @@ async fn serve(
     tracing::info!(%node, lattice = %context.lattice, http = %http_address, admin = %admin_address, data = %data.path().display(), "starting");
     let name = format!("lattice {} node {node}", context.lattice);
     let guests = GuestBuckets::new(settings.clone().into_options(&name)?);
-    (network.buckets, network.messaging) = (Arc::new(guests.clone()), Arc::new(guests));
+    (network.buckets, network.messaging) = (Arc::new(guests.clone()), Arc::new(guests.clone()));
+    network.nats = Arc::new(guests);
     // Two connections: a slow reader of bulk bytes may be cut off by the server, and must not take the session with it.
     let joining = async {
         let lattice = context.lattice.clone();

@@ -29,6 +29,7 @@ mod isolation;
 mod joining;
 mod maintenance;
 mod messaging;
+mod nats;
 mod observe;
 mod outages;
 mod parts;

@@ -13,17 +13,19 @@ impl Admission {
         let all: Vec<(String, Grants)> =
             [("grants".to_owned(), spec.grants.clone())].into_iter().chain(parts).collect();
         for (field, grants) in all {
-            for (name, grant) in &grants.keyvalue {
-                let Err(error) = self.platform.buckets.open(&spec.name, &grant.bucket).await else { continue };
+            let stores = grants.keyvalue.iter().map(|(name, grant)| ("keyvalue", name, &grant.bucket));
+            let buckets = grants.nats.buckets().map(|(name, bucket)| ("nats.buckets", name, bucket));
+            for (of, name, bucket) in stores.chain(buckets) {
+                let Err(error) = self.platform.buckets.open(&spec.name, bucket).await else { continue };
                 let error = match error {
                     BucketError::Unreachable(_) => {
                         CtlError::new(ErrorCode::Unavailable, error.to_string()).hint("look at NATS, then put it again")
                     }
                     BucketError::Absent(_) => CtlError::new(ErrorCode::Invalid, error.to_string())
-                        .hint(format!("make it first: nats kv add {}", grant.bucket)),
+                        .hint(format!("make it first: nats kv add {bucket}")),
                     _ => CtlError::new(ErrorCode::Invalid, error.to_string()),
                 };
-                return Err(error.field(format!("{field}.keyvalue.{name}.bucket")));
+                return Err(error.field(format!("{field}.{of}.{name}.bucket")));
             }
         }
         Ok(())

@@ -24,6 +24,8 @@ pub enum Source {
     Keyvalue,
     /// `grants.messaging` of the spec. Without it each use is refused.
     Messaging,
+    /// `grants.nats` of the spec. Without it each use is refused.
+    Nats,
     /// `volumes` of the spec. Without them there is no directory.
     Volumes,
 }
@@ -40,6 +42,8 @@ pub fn capability(import: &str) -> Option<Capability> {
     let (interface, _) = linker::split(import);
     let (package, name) = interface.split_once('/').unwrap_or((interface, ""));
     Some(match (package, name) {
+        ("lattice:nats", "limits") => always("the bounds of NATS, of its server and of the replica"),
+        ("lattice:nats", _) => Capability { from: Source::Nats, what: "what is refused" },
         ("lattice:node", _) => always("the workload's name and the replica's index"),
         ("wasi:cli", "environment") => always("the spec's env; the only argument is the workload's name"),
         ("wasi:cli", "stdin") => always("always at its end"),

@@ -3,6 +3,7 @@
 
 use crate::{
     host::Host,
+    increment::{self, AddError, Cell},
     network::{Network, Store, VALUES_BYTES_MAX},
 };
 use bindings::wasi::keyvalue::{atomics, batch, store};
@@ -13,7 +14,7 @@ use lattice::{
     id::Revision,
     spec::Access,
 };
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 use store::{Error, KeyResponse};
 use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit};
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
@@ -35,12 +36,6 @@ const BATCH_KEYS_MAX: usize = 1_000;
 const BATCH_AT_A_TIME: usize = 16;
 /// What one `get-many` may bring.
 const BATCH_BYTES_MAX: usize = 16 << 20;
-/// Between two tries to increment what another one incremented meanwhile: up to so long, and twice as long each time.
-const BACKOFF: Duration = Duration::from_millis(1);
-const BACKOFFS_MAX: u32 = 6;
-/// Tries to increment. The one whose write is taken is never late, so this is reached under attack only.
-const TRIES_MAX: u32 = 1_000;
-
 /// A store that a guest has open.
 #[expect(unreachable_pub, reason = "the generated bindings pass it on as theirs")]
 pub struct OpenStore {
@@ -150,30 +145,35 @@ impl Store {
     }
 }
 
-/// Add to the number under a key, written in decimal digits. Of any number of callers on any number of nodes each sees its own
-/// sum. An error after which it is not known whether the number was changed says so.
-async fn increment(bucket: &dyn KeyValue, key: &str, delta: u64) -> Result<u64, Error> {
-    let not_a_number = || Error::Other("the value is not a number of 64 bits in decimal digits".into());
-    let mut tries = 0;
-    loop {
-        let (number, at): (u64, Option<Revision>) = match bucket.get(key).await? {
-            None => (0, None),
-            Some(value) => {
-                let digits = std::str::from_utf8(&value.bytes).map_err(|_| not_a_number())?;
-                (digits.parse().map_err(|_| not_a_number())?, Some(value.revision))
-            }
-        };
-        let sum = number.checked_add(delta).ok_or_else(|| Error::Other("the sum has more than 64 bits".into()))?;
-        match bucket.update(key, Bytes::from(sum.to_string()), at).await {
-            Ok(_) => return Ok(sum),
-            Err(BucketError::Conflict) if tries < TRIES_MAX => {
-                let most = BACKOFF * (1 << tries.min(BACKOFFS_MAX));
-                tokio::time::sleep(most.mul_f64(rand::random())).await;
-                tries += 1;
-            }
-            Err(error) => return Err(error.into()),
+/// The number under a key.
+struct Number<'a> {
+    bucket: &'a dyn KeyValue,
+    key: &'a str,
+}
+
+impl Cell for Number<'_> {
+    type Error = BucketError;
+
+    async fn read(&self) -> Result<Option<(Bytes, Revision)>, BucketError> {
+        Ok(self.bucket.get(self.key).await?.map(|value| (value.bytes, value.revision)))
+    }
+
+    async fn write(&self, value: Bytes, at: Option<Revision>) -> Result<bool, BucketError> {
+        match self.bucket.update(self.key, value, at).await {
+            Ok(_) => Ok(true),
+            Err(BucketError::Conflict) => Ok(false),
+            Err(error) => Err(error),
         }
     }
+}
+
+/// An error after which it is not known whether the number was changed says so.
+async fn increment(bucket: &dyn KeyValue, key: &str, delta: u64) -> Result<u64, Error> {
+    increment::add(&Number { bucket, key }, delta).await.map_err(|error| match error {
+        AddError::Store(error) => error.into(),
+        AddError::Contended => BucketError::Conflict.into(),
+        error => Error::Other(error.to_string()),
+    })
 }
 
 impl store::Host for View<'_> {

@@ -8,6 +8,9 @@ use wasmtime_wasi_config::WasiConfig;
 /// Interfaces on offer, by name and version. Within 0.2 any patch version is served, as semver has it. Those of plain
 /// types alone (`wasi:cli/types@0.3`) are not asked of anybody.
 pub(crate) const OFFERED: &[(&str, &str)] = &[
+    ("lattice:nats/core", "0.1"),
+    ("lattice:nats/kv", "0.1"),
+    ("lattice:nats/limits", "0.1"),
     ("lattice:node/identity", "0.1"),
     ("wasi:cli/environment", "0.2"),
     ("wasi:cli/exit", "0.2"),
@@ -69,10 +72,12 @@ pub(crate) const OFFERED: &[(&str, &str)] = &[
     ("wasmcloud:messaging/consumer", "0.2"),
 ];
 
-/// Whether only the linker for concurrent components has it: all of WASI 0.3, also what there is no async in.
+/// Whether only the linker for concurrent components has it: all of WASI 0.3 and of `lattice:nats`, also what there is no async
+/// in.
 pub(crate) fn needs_concurrency(import: &str) -> bool {
     let (interface, version) = split(import);
     (version == "0.3" || version.starts_with("0.3.")) && interface.starts_with("wasi:")
+        || interface.starts_with("lattice:nats/")
 }
 
 /// Interfaces to name beside one that is not offered.
@@ -105,6 +110,7 @@ pub(crate) fn concurrent(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
     wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     network::add_to_linker03(&mut linker)?;
     gpu::add_to_linker(&mut linker)?;
+    crate::nats::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 

@@ -101,6 +101,8 @@ pub struct Nats {
     pub(crate) jetstream: jetstream::Context,
     /// Counts connections made, from 1; subscribers learn from a change that messages may have been missed.
     pub(crate) epochs: watch::Receiver<u64>,
+    /// Counts messages that the client dropped since a subscription of this connection was full.
+    pub(crate) drops: watch::Receiver<u64>,
 }
 
 /// Connect.
@@ -115,6 +117,7 @@ pub async fn connect(options: ConnectOptions) -> Result<Nats, ConnectError> {
         .map_err(|error| ConnectError::Option(format!("{servers} is not a NATS URL: {error}")))?;
 
     let (epoch, epochs) = watch::channel(0);
+    let (drop, drops) = watch::channel(0);
     let mut nats = async_nats::ConnectOptions::new()
         .name(&options.name)
         .connection_timeout(CONNECT_TIMEOUT)
@@ -136,6 +139,7 @@ pub async fn connect(options: ConnectOptions) -> Result<Nats, ConnectError> {
                     tracing::warn!("lost the connection to NATS; trying to reconnect");
                 }
                 async_nats::Event::SlowConsumer(subscription) => {
+                    drop.send_modify(|drops| *drops += 1);
                     tracing::warn!(subscription, "messages were dropped: this node reads slower than they arrive");
                 }
                 async_nats::Event::ServerError(error) => tracing::warn!(%error, "NATS server error"),
@@ -182,7 +186,7 @@ pub async fn connect(options: ConnectOptions) -> Result<Nats, ConnectError> {
         }
     })?;
     let jetstream = jetstream::context::ContextBuilder::new().timeout(Duration::from_secs(5)).build(client.clone());
-    Ok(Nats { client, jetstream, epochs })
+    Ok(Nats { client, jetstream, epochs, drops })
 }
 
 #[derive(Deserialize)]

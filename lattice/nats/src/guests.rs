@@ -2,8 +2,13 @@
 //! node: their traffic waits for itself alone, shows under the workload's name in the server's list of connections, and gets
 //! replies under a prefix that no other connection listens on.
 
+mod api;
 mod away;
+mod changes;
 mod list;
+mod native;
+mod passing;
+mod pull;
 
 use crate::{
     connect::{ConnectOptions, Nats, connect},
@@ -144,6 +149,7 @@ impl Buckets for NodeBuckets {
     }
 }
 
+#[derive(Clone)]
 struct NatsBucket {
     nats: Nats,
     stream: Stream,

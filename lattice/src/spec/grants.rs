@@ -1,7 +1,9 @@
 //! What a workload may reach outside: `grants` of a spec, how they are read, and whether one covers a target. Pure, and the
 //! only place where hosts of outgoing requests are compared: who sends asks here, so that a name is read in one way only.
 
-use super::{KeyvalueGrant, MessagingGrants, PathPrefix, SpecError, StoreName, http::is_host_name, messaging};
+use super::{
+    KeyvalueGrant, MessagingGrants, NatsGrants, PathPrefix, SpecError, StoreName, http::is_host_name, messaging, nats,
+};
 use crate::{
     limits::{GRANTS_MAX, clip},
     mesh,
@@ -38,11 +40,15 @@ pub struct Grants {
     /// What its guests send over NATS through `wasmcloud:messaging`: `{publish: ["orders.>"]}`.
     #[serde(default, skip_serializing_if = "MessagingGrants::is_empty")]
     pub messaging: MessagingGrants,
+    /// What its guests do with NATS through `lattice:nats`: `{publish: ["orders.>"], subscribe: ["orders.*"], buckets: {carts:
+    /// {bucket: shop-carts}}}`.
+    #[serde(default, skip_serializing_if = "NatsGrants::is_empty")]
+    pub nats: NatsGrants,
 }
 
 impl Grants {
     pub fn is_empty(&self) -> bool {
-        self.http_out.is_empty() && self.connect.is_empty() && self.keyvalue.is_empty() && self.messaging.is_empty()
+        self == &Self::default()
     }
 
     /// Whether a request to this target may be sent.
@@ -82,6 +88,7 @@ pub(super) fn check(field: &str, grants: &Grants) -> Result<(), SpecError> {
         }
     }
     messaging::check(&format!("{field}.messaging"), &grants.messaging)?;
+    nats::check(&format!("{field}.nats"), &grants.nats)?;
     let http_out = grants.http_out.iter().map(|grant| (grant.is_void(), grant.to_string())).enumerate();
     let connect = grants.connect.iter().map(|grant| (grant.is_void(), grant.to_string())).enumerate();
     for (name, i, (is_void, grant)) in

@@ -100,7 +100,7 @@ pub(super) fn check_messages(spec: &WorkloadSpec) -> Result<(), SpecError> {
     for (i, message) in messages.iter().enumerate() {
         let field = |name: &str| format!("messages[{i}].{name}");
         let subject = &message.subject;
-        if matches!(subject.as_str().split('.').next(), Some("*" | ">")) {
+        if subject.begins_with_wildcard() {
             let text = format!("{subject} begins with a wildcard, and so takes in subjects that are reserved");
             return Err(SpecError::new(field("subject"), text).hint("begin with a word: tasks.> instead of >"));
         }
@@ -226,6 +226,11 @@ impl SubjectPattern {
                 _ => return false,
             }
         }
+    }
+
+    /// Whether its first token is a wildcard, and so stands for reserved ones too.
+    pub fn begins_with_wildcard(&self) -> bool {
+        matches!(self.0.split('.').next(), Some("*" | ">"))
     }
 
     /// Whether all subjects of the other's set are in its own.

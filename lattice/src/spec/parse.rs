@@ -465,6 +465,15 @@ mod tests {
         refuse(&with("{messaging: {subscribe: [a]}}"), "grants.messaging.subscribe", "unknown field");
         let many = vec!["a"; crate::limits::GRANTS_MAX + 1].join(", ");
         refuse(&with(&format!("{{messaging: {{publish: [{many}]}}}}")), publish, "at most");
+        let nats =
+            "{nats: {publish: [a.b], subscribe: ['c.>', '>'], buckets: {carts: {bucket: b, access: read-only}}}}";
+        let spec = parse(with(nats).as_bytes()).unwrap();
+        assert_eq!(parse(&serde_json::to_vec(&spec).unwrap()).unwrap(), spec);
+        assert_eq!((spec.schema(), spec.grants.nats.bucket("carts").is_some()), (6, true));
+        refuse(&with("{nats: {subscribe: ['$JS.>']}}"), "grants.nats.subscribe[0]", "reserved");
+        refuse(&with(&format!("{{nats: {{subscribe: [{many}]}}}}")), "grants.nats.subscribe", "at most");
+        refuse(&with("{nats: {buckets: {a: {bucket: lattice-x}}}}"), "grants.nats.buckets.a.bucket", "lattice's own");
+        refuse(&with("{nats: {streams: {}}}"), "grants.nats.streams", "unknown field");
         let shared = format!("{}reuse: {{concurrency: 2}}\n", with("{messaging: {publish: [a]}}"));
         refuse(&shared, "grants.messaging", "several requests at a time (reuse.concurrency: 2)");
         let many = vec!["https://a.test"; crate::limits::GRANTS_MAX + 1].join(", ");

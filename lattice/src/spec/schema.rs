@@ -24,7 +24,11 @@ impl WorkloadSpec {
             self.config_update.is_some(),
             !self.messages.is_empty(),
         ];
-        if self.rollout.strategy != Strategy::default() {
+        let is_of_schema_6 = [
+            self.rollout.strategy != Strategy::default(),
+            self.all_grants().any(|grants| !grants.nats.is_empty()),
+        ];
+        if is_of_schema_6.contains(&true) {
             6
         } else if self.rollout.analysis.is_some() || self.rollout.steps.iter().any(RolloutStep::is_of_schema_5) {
             5

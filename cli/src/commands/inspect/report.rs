@@ -376,6 +376,13 @@ fn behind(spec: &WorkloadSpec, capability: Capability) -> (BoundTo, String) {
             ("grants.keyvalue", stores.collect())
         }
         Source::Messaging => ("grants.messaging.publish", list(&spec.grants.messaging.publish)),
+        Source::Nats => {
+            let nats = &spec.grants.nats;
+            let publish = nats.publish.iter().map(|subject| format!("publish {subject}"));
+            let subscribe = nats.subscribe.iter().map(|subject| format!("subscribe {subject}"));
+            let buckets = nats.buckets().map(|(name, bucket)| format!("{name} (bucket {bucket})"));
+            ("grants.nats", publish.chain(subscribe).chain(buckets).collect())
+        }
         Source::Volumes => ("volumes", list(spec.volumes.iter().map(|volume| &volume.mount))),
     };
     if granted.is_empty() {

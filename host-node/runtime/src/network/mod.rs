@@ -8,7 +8,7 @@
 //!
 //! Start at [`Network`], one for each replica and set of grants. `client.rs` sends HTTP requests, `connect.rs` opens their
 //! connections, `mesh.rs` hands those that are for another workload to the router; `sockets.rs` judges sockets,
-//! `stores.rs` opens buckets, `messages.rs` sends over NATS, `loopback.rs` is the private loopback.
+//! `stores.rs` opens buckets, `messages.rs` sends over NATS, `nats.rs` does all else there, `loopback.rs` is the private loopback.
 
 mod body;
 mod client;
@@ -19,6 +19,7 @@ mod failure;
 mod loopback;
 mod mesh;
 mod messages;
+pub(crate) mod nats;
 mod resolve;
 mod sockets;
 mod sockets02;
@@ -43,6 +44,7 @@ use lattice::{
     id::WorkloadName,
     mesh::Mesh,
     messaging::{Messaging, NoMessaging},
+    nats::{Links, NoLinks},
     spec::Grants,
     trace::Tracer,
 };
@@ -84,13 +86,15 @@ pub struct NetworkOptions {
     pub buckets: Arc<dyn Buckets>,
     /// The NATS over which guests with a grant send messages. Default none.
     pub messaging: Arc<dyn Messaging>,
+    /// The NATS that guests with a grant use as it is. Default none.
+    pub nats: Arc<dyn Links>,
 }
 
 impl Default for NetworkOptions {
     fn default() -> Self {
         let (resolver, buckets) = (Arc::new(SystemResolver), Arc::new(NoBuckets));
-        let messaging = Arc::new(NoMessaging);
-        Self { addresses: AddressPolicy::default(), authorities_pem: Vec::new(), resolver, buckets, messaging }
+        let (messaging, nats) = (Arc::new(NoMessaging), Arc::new(NoLinks));
+        Self { addresses: AddressPolicy::default(), authorities_pem: Vec::new(), resolver, buckets, messaging, nats }
     }
 }
 
@@ -106,6 +110,7 @@ pub(crate) struct NodeNetwork {
     mesh: MeshPlace,
     buckets: Arc<dyn Buckets>,
     messaging: Arc<dyn Messaging>,
+    nats: Arc<dyn Links>,
     values: stores::NodeRoom,
     tracer: Tracer,
 }
@@ -123,6 +128,7 @@ impl NodeNetwork {
             mesh: MeshPlace::new(),
             buckets: options.buckets.clone(),
             messaging: options.messaging.clone(),
+            nats: options.nats.clone(),
             values: stores::NodeRoom::new(),
             tracer,
         }))
@@ -167,6 +173,7 @@ pub(crate) struct Network {
     names: sockets::Names,
     stores: stores::Stores,
     messages: messages::Messages,
+    nats: nats::Nats,
     counters: Arc<Counters>,
     denials: Arc<Denials>,
 }
@@ -203,7 +210,7 @@ impl Network {
         let client = client::new(connector);
         let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
         let (names, stores) = (sockets::Names::default(), stores::Stores::new(&grants.keyvalue, &node.values));
-        let messages = messages::Messages::new();
+        let (messages, nats) = (messages::Messages::new(), nats::Nats::new(&grants.nats, &node.values));
         Arc::new(Self {
             workload,
             grants,
@@ -215,6 +222,7 @@ impl Network {
             names,
             stores,
             messages,
+            nats,
             counters,
             denials,
         })
@@ -222,7 +230,7 @@ impl Network {
 
     /// Whether any request or message may leave.
     pub(crate) fn sends(&self) -> bool {
-        !self.grants.http_out.is_empty() || !self.grants.messaging.is_empty()
+        !self.grants.http_out.is_empty() || !self.grants.messaging.is_empty() || !self.grants.nats.is_empty()
     }
 
     pub(crate) fn stats(&self) -> NetworkStats {

@@ -60,8 +60,7 @@ impl Opening {
 impl Stores {
     pub(super) fn new(grants: &BTreeMap<StoreName, KeyvalueGrant>, node: &NodeRoom) -> Self {
         let opened = grants.keys().map(|name| (name.clone(), Opening::default())).collect();
-        let room = Room { own: units(VALUES_BYTES_MAX), node: node.0.clone() };
-        Self { opened, operations: Arc::new(Semaphore::new(OPERATIONS_MAX)), room }
+        Self { opened, operations: Arc::new(Semaphore::new(OPERATIONS_MAX)), room: node.room() }
     }
 }
 
@@ -75,6 +74,11 @@ pub(super) struct NodeRoom(Arc<Semaphore>);
 impl NodeRoom {
     pub(super) fn new() -> Self {
         Self(units(NODE_VALUES_BYTES_MAX))
+    }
+
+    /// For one replica.
+    pub(super) fn room(&self) -> Room {
+        Room { own: units(VALUES_BYTES_MAX), node: self.0.clone() }
     }
 }
 

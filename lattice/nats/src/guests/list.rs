@@ -1,7 +1,7 @@
 //! One page of a bucket's keys, read by a consumer that is there for this page alone. What the server says is pending
 //! decides whether a page is whole: one that broke off is an error, never a shorter list.
 
-use super::NatsBucket;
+use super::{NatsBucket, passing::Passing};
 use crate::store::is_deletion;
 use async_nats::jetstream::{
     consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull},
@@ -49,7 +49,7 @@ pub(super) async fn page(
         ..Default::default()
     };
     // Before it is asked for: an answer that nobody waits for any more makes a consumer as well.
-    let passing = Passing { stream: bucket.stream.clone(), name, place: Some(place) };
+    let passing = Passing::new(bucket.stream.clone(), name, Some(place));
     collect(&mut Reading { passing, config, prefix: &bucket.prefix, consumer: None }, after, most).await
 }
 
@@ -60,24 +60,6 @@ fn lost(error: &dyn fmt::Display) -> BucketError {
 async fn keeps_one(stream: &Stream) -> Result<bool, BucketError> {
     let info = stream.get_info().await.map_err(|error| lost(&error))?;
     Ok(info.config.max_messages_per_subject == 1)
-}
-
-/// A consumer, removed whenever this is dropped.
-struct Passing {
-    stream: Stream,
-    name: String,
-    place: Option<OwnedSemaphorePermit>,
-}
-
-impl Drop for Passing {
-    fn drop(&mut self) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let (stream, name, place) = (self.stream.clone(), std::mem::take(&mut self.name), self.place.take());
-        runtime.spawn(async move {
-            let _ = stream.delete_consumer(&name).await; // else it goes by itself, later
-            drop(place);
-        });
-    }
 }
 
 /// The head of a message.
@@ -141,7 +123,7 @@ struct Reading<'a> {
 impl Heads for Reading<'_> {
     async fn pending(&mut self) -> Result<u64, BucketError> {
         // Of one that is there, the same request is answered with how it is now.
-        let made = self.passing.stream.create_consumer(self.config.clone()).await;
+        let made = self.passing.stream().create_consumer(self.config.clone()).await;
         let consumer = self.consumer.insert(made.map_err(|error| lost(&error))?);
         Ok(consumer.cached_info().num_pending)
     }

@@ -1,0 +1,117 @@
+//! What a workload's guests may do with NATS through `lattice:nats`.
+
+use super::{BucketName, KeyvalueGrant, SpecError, StoreName, Subject, SubjectPattern, is_default};
+use crate::limits::GRANTS_MAX;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Queue groups whose names begin like this are those of workloads that handle messages.
+const RESERVED_GROUPS: &str = "lattice-";
+
+/// What a guest may do through `lattice:nats`. Nothing, unless it is listed here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct NatsGrants {
+    /// Subjects on which it may publish and send requests: `orders.new`, `orders.*` (one token), `orders.>` (one or more).
+    /// Subjects that begin with `$`, `_INBOX`, `_R_` or `lattice` are refused whatever is granted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub publish: Vec<SubjectPattern>,
+    /// Subjects to which it may subscribe, in any queue group. One of these covers all that its filter can match; a filter begins
+    /// with a word, so that `>` here is every subject but those that are refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub subscribe: Vec<SubjectPattern>,
+    /// KV buckets, by the names that it opens them by: `{carts: {bucket: shop-carts, access: read-only}}`. Its keys are
+    /// NATS's own; `grants.keyvalue`, which is for `wasi:keyvalue`, writes keys of any text into the same buckets in NATS's letters.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 256))]
+    pub buckets: BTreeMap<StoreName, KeyvalueGrant>,
+}
+
+impl NatsGrants {
+    pub fn is_empty(&self) -> bool {
+        is_default(self)
+    }
+
+    pub fn allow_publish(&self, subject: &Subject) -> bool {
+        self.publish.iter().any(|granted| granted.matches(subject))
+    }
+
+    /// Whether all that the filter matches may be listened to. A filter that begins with a wildcard takes in what is
+    /// reserved.
+    pub fn allow_subscribe(&self, filter: &SubjectPattern) -> bool {
+        !filter.begins_with_wildcard() && self.subscribe.iter().any(|granted| granted.covers(filter))
+    }
+
+    pub fn bucket(&self, name: &str) -> Option<(StoreName, &KeyvalueGrant)> {
+        let name: StoreName = name.parse().ok()?;
+        let grant = self.buckets.get(&name)?;
+        Some((name, grant))
+    }
+
+    /// The buckets behind the names.
+    pub fn buckets(&self) -> impl Iterator<Item = (&StoreName, &BucketName)> {
+        self.buckets.iter().map(|(name, grant)| (name, &grant.bucket))
+    }
+}
+
+/// Whether a guest may join this queue group: a name, and not one by which a workload's replicas share its messages.
+pub fn is_joinable(group: &str) -> bool {
+    !group.get(..RESERVED_GROUPS.len()).is_some_and(|front| front.eq_ignore_ascii_case(RESERVED_GROUPS))
+}
+
+pub(super) fn check(field: &str, grants: &NatsGrants) -> Result<(), SpecError> {
+    let counts =
+        [("publish", grants.publish.len()), ("subscribe", grants.subscribe.len()), ("buckets", grants.buckets.len())];
+    for (name, count) in counts {
+        if count > GRANTS_MAX {
+            return Err(SpecError::new(format!("{field}.{name}"), format!("at most {GRANTS_MAX} grants are allowed")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grants(subscribe: &[&str]) -> NatsGrants {
+        let subscribe = subscribe.iter().map(|text| text.parse().unwrap()).collect();
+        NatsGrants { subscribe, ..Default::default() }
+    }
+
+    #[test]
+    fn a_filter_must_be_covered_whole() {
+        for (granted, filter, expect) in [
+            ("a.*", "a.b", true),
+            ("a.*", "a.*", true),
+            ("a.*", "a.>", false),
+            ("a.>", "a.>", true),
+            ("a.>", "a.*.c", true),
+            ("a.>", "a", false),
+            ("a.b", "a.*", false),
+            (">", "a.>", true),
+            (">", ">", false),
+            (">", "*.a", false),
+            ("*.a", "*.a", false),
+            ("*.a", "b.a", true),
+        ] {
+            let filter = filter.parse().unwrap();
+            assert_eq!(grants(&[granted]).allow_subscribe(&filter), expect, "{granted} {filter}");
+        }
+        // Two grants together are not one.
+        assert!(!grants(&["a.b", "a.c"]).allow_subscribe(&"a.*".parse().unwrap()));
+        assert!(!NatsGrants::default().allow_publish(&"a".parse().unwrap()));
+    }
+
+    #[test]
+    fn groups_of_workloads_are_not_joined() {
+        for (group, expect) in
+            [("workers", true), ("lattice-default-shop", false), ("LATTICE-x", false), ("lattice", true)]
+        {
+            assert_eq!(is_joinable(group), expect, "{group}");
+        }
+    }
+}
