@@ -175,7 +175,7 @@ async fn what_guests_publish_arrives_and_what_they_subscribe_to_comes() {
         assert_eq!(text, "what?", "{n}");
     }
     let text = done(&one, "/limits", &[], "").await;
-    assert!(text.contains("max_payload: 1048576") && text.contains("streams: 64"), "{text}");
+    assert!(text.contains("max-payload: 1048576") && text.contains("streams: 64"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -358,7 +358,7 @@ async fn keys_have_one_winner_a_history_and_a_time() {
     assert!(full.starts_with("storage-full definitely-not"), "{full}");
     let info = done(node, "/info", &[("bucket", "small")], "").await;
     assert!(
-        info.contains("history: 5") && info.contains("key_ttl: false") && info.contains("max_bytes: 2000"),
+        info.contains("history: 5") && info.contains("key-ttl: false") && info.contains("max-bytes: 2000"),
         "{info}"
     );
 }
