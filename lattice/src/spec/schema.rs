@@ -24,10 +24,8 @@ impl WorkloadSpec {
             self.config_update.is_some(),
             !self.messages.is_empty(),
         ];
-        let is_of_schema_6 = [
-            self.rollout.strategy != Strategy::default(),
-            self.all_grants().any(|grants| !grants.nats.is_empty()),
-        ];
+        let is_of_schema_6 =
+            [self.rollout.strategy != Strategy::default(), self.all_grants().any(|grants| !grants.nats.is_empty())];
         if is_of_schema_6.contains(&true) {
             6
         } else if self.rollout.analysis.is_some() || self.rollout.steps.iter().any(RolloutStep::is_of_schema_5) {
