@@ -2,6 +2,7 @@
 
 use crate::{
     answers::Answers,
+    gpus,
     health::{self, Crashes, Kind, News},
     instances::ReadyUnits,
     kit::{self, Fetched},
@@ -292,7 +293,9 @@ impl Driver {
             Effect::Warm(id) => {
                 let Some(unit) = state.units.get(&id) else { return };
                 let Some(assembly) = unit.assembly.clone() else { return };
-                let config = unit_config(slot, unit.of.1, &unit.spec, self.logs.sink(slot.clone()));
+                let mut config = unit_config(slot, unit.of.1, &unit.spec, self.logs.sink(slot.clone()));
+                let gpu = state.wanted.as_ref().and_then(|assignment| assignment.gpu.as_ref());
+                config.limits.gpu = gpus::quota(gpu);
                 let runtime = self.runtime.clone();
                 let work = self.spawn(slot, id, async move {
                     match Unit::start(&runtime, assembly, config).await {

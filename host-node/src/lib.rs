@@ -6,6 +6,7 @@
 
 mod answers;
 mod driver;
+mod gpus;
 mod health;
 mod inspect;
 mod instances;
@@ -24,6 +25,7 @@ use instances::{Picked, ReadyUnits};
 use kept::{Copies, KeptArtifacts};
 use lattice::{
     Fut,
+    gpu::Offer,
     host::{Assignment, GuestLines, Host, Observed},
     http::{CallError, Instances, Request, Response},
     id::{Digest, LatticeId, NodeId, SlotId, WorkloadName},
@@ -205,6 +207,10 @@ impl Host for HostNode {
 
     fn restore(&self, artifacts: BTreeSet<Digest>) {
         kept::need(&self.needed, artifacts);
+    }
+
+    fn gpus(&self) -> Vec<Offer> {
+        gpus::offers(&self.options.gpus)
     }
 
     fn report(&self) -> HostReport {
