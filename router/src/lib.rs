@@ -624,10 +624,10 @@ impl Inner {
         }
         if is_here {
             let to_send = request.to_request().ok_or_else(bad_target)?;
-            let trial = self.peers.begin_here(workload, || self.clock.now());
+            let trial = self.peers.begin_here(callee, || self.clock.now());
             let answer = local::send(&*self.instances, &*self.clock, callee, to_send, deadline, &self.failures).await;
             if !is_clients_doing(&answer, &request.body) {
-                self.peers.learn_here(workload, || self.clock.now(), &answer);
+                self.peers.learn_here(callee, || self.clock.now(), &answer);
             }
             drop(trial);
             return answer;
@@ -643,7 +643,7 @@ impl Inner {
             path_and_query: request.path_and_query().clone(),
             headers: headers.clone(),
         };
-        let under_way = self.peers.begin(workload, endpoint, self.clock.now());
+        let under_way = self.peers.begin(callee, endpoint, self.clock.now());
         let mut hop = trace::hop(&self.options.tracer, &mut head, &self.options.lattice, endpoint);
         // Boxed: most requests are answered here, and each would carry the room for this one.
         let answer = Box::pin(self.remote.send(endpoint, head, &request.body, deadline)).await;

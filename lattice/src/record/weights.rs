@@ -14,7 +14,7 @@ pub struct Weighed {
 }
 
 /// Which replicas of a workload may answer a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Among {
     /// Those that run this template.
     With(Generation),

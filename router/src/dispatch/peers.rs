@@ -4,12 +4,14 @@
 
 use crate::{
     body::lock,
+    callee::Callee,
     error::RouteError,
     metrics::{Metrics, Where},
     retry::Unanswered,
 };
 use lattice::{
     id::{NodeId, WorkloadName},
+    record::Among,
     report::NodeReport,
 };
 use lattice_route_table::{Ask, Balancer, Change, Here, Outcome, RouteEntry, RouteTable};
@@ -40,10 +42,37 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     suspects: BTreeMap<NodeId, Duration>,
-    workloads: BTreeMap<WorkloadName, Balancer>,
+    workloads: BTreeMap<WorkloadName, Parts>,
+}
+
+/// What is known of a workload's nodes, for each part of its replicas that requests are shared out to: while they are, a
+/// node may do well with what it had and badly with what is new. One as a rule; what no share leads to is forgotten with
+/// the next table.
+#[derive(Debug, Default)]
+struct Parts(BTreeMap<Option<Among>, Balancer>);
+
+impl Parts {
+    /// Times that instances are left out: of this node, of others.
+    fn ejected(&self) -> [usize; 2] {
+        let here = self.0.values().filter(|balancer| balancer.is_ejected_here()).count();
+        [here, self.0.values().map(Balancer::ejected).sum()]
+    }
+
+    /// Parts whose instances on this node failed last, or are left out.
+    fn failing_here(&self) -> usize {
+        self.0.values().filter(|balancer| !balancer.is_well_here()).count()
+    }
 }
 
 impl State {
+    fn get_mut(&mut self, callee: Callee<'_>) -> Option<&mut Balancer> {
+        self.workloads.get_mut(callee.workload)?.0.get_mut(&callee.among)
+    }
+
+    fn get_or_default(&mut self, callee: Callee<'_>) -> &mut Balancer {
+        self.workloads.entry(callee.workload.clone()).or_default().0.entry(callee.among).or_default()
+    }
+
     /// Empty as a rule, and then allocates nothing.
     fn suspects(&self, now: Duration) -> Vec<NodeId> {
         self.suspects.iter().filter(|(_, until)| **until > now).map(|(node, _)| node.clone()).collect()
@@ -55,6 +84,7 @@ impl State {
 pub(crate) struct InFlight {
     peers: Peers,
     workload: WorkloadName,
+    among: Option<Among>,
     node: NodeId,
     began: Duration,
     is_trial: bool,
@@ -65,6 +95,7 @@ pub(crate) struct InFlight {
 pub(crate) struct Trial {
     peers: Peers,
     workload: WorkloadName,
+    among: Option<Among>,
 }
 
 impl Peers {
@@ -84,10 +115,7 @@ impl Peers {
         let mut state = lock(&self.0.state);
         let suspects = state.suspects(now);
         let ask = Ask { now, random, tried, suspects: &suspects };
-        match state.workloads.get_mut(&route.workload) {
-            Some(balancer) => balancer.choose(route, ask, here),
-            None => state.workloads.entry(route.workload.clone()).or_default().choose(route, ask, here),
-        }
+        state.get_or_default(Callee::of(route)).choose(route, ask, here)
     }
 
     /// The node that a client is bound to by this key.
@@ -102,7 +130,7 @@ impl Peers {
         let mut state = lock(&self.0.state);
         let suspects = state.suspects(now);
         let ask = Ask { now, random: 0, tried, suspects: &suspects };
-        state.workloads.entry(route.workload.clone()).or_default().pick_bound(route, ask, key, me)
+        state.get_or_default(Callee::of(route)).pick_bound(route, ask, key, me)
     }
 
     /// Whether instances of some workload failed here lately. While none did, nothing speaks against those of this node.
@@ -111,18 +139,18 @@ impl Peers {
     }
 
     /// A request is given to an instance here. Something where it tries them after they were left out.
-    pub(crate) fn begin_here(&self, workload: &WorkloadName, now: impl FnOnce() -> Duration) -> Option<Trial> {
+    pub(crate) fn begin_here(&self, callee: Callee<'_>, now: impl FnOnce() -> Duration) -> Option<Trial> {
         if !self.know_of_failures_here() {
             return None;
         }
-        let is_trial = lock(&self.0.state).workloads.get_mut(workload)?.begin_here(now());
-        is_trial.then(|| Trial { peers: self.clone(), workload: workload.clone() })
+        let is_trial = lock(&self.0.state).get_mut(callee)?.begin_here(now());
+        is_trial.then(|| Trial { peers: self.clone(), workload: callee.workload.clone(), among: callee.among })
     }
 
     /// What came of a request to an instance here until the head of the response.
     pub(crate) fn learn_here<T>(
         &self,
-        workload: &WorkloadName,
+        callee: Callee<'_>,
         now: impl FnOnce() -> Duration,
         answer: &Result<T, Unanswered>,
     ) {
@@ -133,10 +161,10 @@ impl Peers {
             Err(_) => return,
         };
         let mut state = lock(&self.0.state);
-        if is_answered && !state.workloads.contains_key(workload) {
+        if is_answered && state.get_mut(callee).is_none() {
             return;
         }
-        let balancer = state.workloads.entry(workload.clone()).or_default();
+        let balancer = state.get_or_default(callee);
         let was_well = balancer.is_well_here();
         let change = balancer.learn_here(now(), is_answered);
         let failing = &self.0.failing_here;
@@ -145,21 +173,23 @@ impl Peers {
             (false, true) => failing.store(failing.load(Relaxed).saturating_sub(1), Relaxed),
             _ => {}
         }
-        let ejected = usize::from(balancer.is_ejected_here());
-        if let Some(change) = change {
-            self.0.metrics.note_ejection(workload, Where::Here, change, ejected);
-            match change {
-                Change::Ejected => {
-                    tracing::warn!(%workload, "instances of this node only fail: others are asked first")
-                }
-                Change::Returned => tracing::info!(%workload, "instances of this node answer again"),
+        let Some(change) = change else { return };
+        let Callee { workload, among } = callee;
+        let [ejected, _] = state.workloads.get(workload).map_or([0, 0], Parts::ejected);
+        self.0.metrics.note_ejection(workload, Where::Here, change, ejected);
+        let among = among.map(tracing::field::display);
+        match change {
+            Change::Ejected => {
+                tracing::warn!(%workload, among, "instances of this node only fail: others are asked first")
             }
+            Change::Returned => tracing::info!(%workload, among, "instances of this node answer again"),
         }
     }
 
-    pub(crate) fn begin(&self, workload: &WorkloadName, node: &NodeId, now: Duration) -> InFlight {
-        let is_trial = lock(&self.0.state).workloads.entry(workload.clone()).or_default().begin(node, now);
-        InFlight { peers: self.clone(), workload: workload.clone(), node: node.clone(), began: now, is_trial }
+    pub(crate) fn begin(&self, callee: Callee<'_>, node: &NodeId, now: Duration) -> InFlight {
+        let is_trial = lock(&self.0.state).get_or_default(callee).begin(node, now);
+        let Callee { workload, among } = callee;
+        InFlight { peers: self.clone(), workload: workload.clone(), among, node: node.clone(), began: now, is_trial }
     }
 
     pub(crate) fn suspect(&self, node: &NodeId, now: Duration) {
@@ -185,8 +215,8 @@ impl Peers {
         }
         let mut state = lock(&self.0.state);
         for (workload, busy) in busy {
-            // One that nobody here asks for is of no interest.
-            if let Some(balancer) = state.workloads.get_mut(workload) {
+            // One that nobody here asks for is of no interest. How busy a node is counts for whatever it runs of it.
+            for balancer in state.workloads.get_mut(workload).into_iter().flat_map(|parts| parts.0.values_mut()) {
                 balancer.report(&report.node, u32::try_from(busy).unwrap_or(u32::MAX), now);
             }
         }
@@ -196,14 +226,18 @@ impl Peers {
     pub(crate) fn retain(&self, table: &RouteTable) {
         let mut state = lock(&self.0.state);
         let mut failing_here = 0;
-        state.workloads.retain(|workload, balancer| {
-            let (endpoints, is_here) =
-                table.workload(workload).map_or((&[][..], false), |entry| (&*entry.endpoints, entry.local_slots > 0));
-            balancer.retain(endpoints, is_here);
-            failing_here += usize::from(!balancer.is_well_here());
-            let ejected = [usize::from(balancer.is_ejected_here()), balancer.ejected()];
-            self.0.metrics.set_ejected(workload, ejected);
-            !balancer.is_empty()
+        state.workloads.retain(|workload, parts| {
+            let entry = table.workload(workload);
+            parts.0.retain(|among, balancer| {
+                let part = entry.and_then(|entry| entry.part(*among));
+                let (endpoints, is_here) =
+                    part.map_or((&[][..], false), |part| (&*part.endpoints, part.local_slots > 0));
+                balancer.retain(endpoints, is_here);
+                !balancer.is_empty()
+            });
+            failing_here += parts.failing_here();
+            self.0.metrics.set_ejected(workload, parts.ejected());
+            !parts.0.is_empty()
         });
         self.0.failing_here.store(failing_here, Relaxed);
         self.0.metrics.retain_ejections(|workload| table.workload(workload).is_some());
@@ -225,20 +259,27 @@ impl InFlight {
         };
         let shared = &*self.peers.0;
         let mut state = lock(&shared.state);
-        let Some(balancer) = state.workloads.get_mut(&self.workload) else { return };
-        let Some(change) = balancer.learn(&self.node, now, outcome) else { return };
-        shared.metrics.note_ejection(&self.workload, Where::Elsewhere, change, balancer.ejected());
+        let Some(change) = state.get_mut(self.callee()).and_then(|known| known.learn(&self.node, now, outcome)) else {
+            return;
+        };
+        let [_, ejected] = state.workloads.get(&self.workload).map_or([0, 0], Parts::ejected);
+        shared.metrics.note_ejection(&self.workload, Where::Elsewhere, change, ejected);
         let Self { node, workload, .. } = self;
+        let among = self.among.map(tracing::field::display);
         match change {
-            Change::Ejected => tracing::warn!(%node, %workload, "a node is left out: its answers only fail"),
-            Change::Returned => tracing::info!(%node, %workload, "a node that was left out answers again"),
+            Change::Ejected => tracing::warn!(%node, %workload, among, "a node is left out: its answers only fail"),
+            Change::Returned => tracing::info!(%node, %workload, among, "a node that was left out answers again"),
         }
+    }
+
+    fn callee(&self) -> Callee<'_> {
+        Callee { workload: &self.workload, among: self.among }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if let Some(balancer) = lock(&self.peers.0.state).workloads.get_mut(&self.workload) {
+        if let Some(balancer) = lock(&self.peers.0.state).get_mut(self.callee()) {
             balancer.end(&self.node, self.is_trial);
         }
     }
@@ -246,7 +287,8 @@ impl Drop for InFlight {
 
 impl Drop for Trial {
     fn drop(&mut self) {
-        if let Some(balancer) = lock(&self.peers.0.state).workloads.get_mut(&self.workload) {
+        let callee = Callee { workload: &self.workload, among: self.among };
+        if let Some(balancer) = lock(&self.peers.0.state).get_mut(callee) {
             balancer.end_here();
         }
     }
@@ -255,14 +297,16 @@ impl Drop for Trial {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lattice::id::Generation;
 
     #[test]
     fn suspicion_passes_and_counts_return_to_nothing() {
         let peers = Peers::new(Metrics::register(&mut prometheus_client::registry::Registry::default()));
         let (node, workload) = (NodeId::new("n1").unwrap(), WorkloadName::new("w").unwrap());
+        let callee = Callee { workload: &workload, among: None };
         let suspects = |now| lock(&peers.0.state).suspects.values().filter(|until| **until > now).count();
-        let first = peers.begin(&workload, &node, Duration::ZERO);
-        let second = peers.begin(&workload, &node, Duration::ZERO);
+        let first = peers.begin(callee, &node, Duration::ZERO);
+        let second = peers.begin(callee, &node, Duration::ZERO);
         peers.suspect(&node, Duration::ZERO);
         assert_eq!((suspects(SUSPECT_FOR / 2), suspects(SUSPECT_FOR)), (1, 0));
         peers.answered(&node);
@@ -270,6 +314,27 @@ mod tests {
         peers.retain(&RouteTable::default());
         assert_eq!(lock(&peers.0.state).workloads.len(), 1, "two are under way");
         drop((first, second));
+        peers.retain(&RouteTable::default());
+        assert!(lock(&peers.0.state).workloads.is_empty());
+    }
+    #[test]
+    fn what_is_new_may_fail_at_a_node_that_does_well_with_what_it_had() {
+        let peers = Peers::new(Metrics::register(&mut prometheus_client::registry::Registry::default()));
+        let workload = WorkloadName::new("w").unwrap();
+        let of = |among| Callee { workload: &workload, among };
+        let (new, old) = (of(Some(Among::With(Generation(2)))), of(Some(Among::Without(Generation(2)))));
+        let failed: Result<(), _> = Err(Unanswered::maybe_ran(RouteError::Failed));
+        for seconds in 0..20 {
+            let now = Duration::from_secs(seconds);
+            peers.learn_here(new, || now, &failed);
+            peers.learn_here(old, || now, &Ok::<_, Unanswered>(()));
+        }
+        let mut state = lock(&peers.0.state);
+        let mut is_ejected = |callee| state.get_mut(callee).is_some_and(|balancer| balancer.is_ejected_here());
+        assert_eq!((is_ejected(new), is_ejected(old)), (true, false));
+        assert_eq!(state.workloads.get(&workload).unwrap().ejected(), [1, 0]);
+        assert_eq!(state.workloads.get(&workload).unwrap().failing_here(), 1);
+        drop(state);
         peers.retain(&RouteTable::default());
         assert!(lock(&peers.0.state).workloads.is_empty());
     }

@@ -41,6 +41,15 @@ impl RouteEntry {
             .unwrap_or(drawn)
     }
 
+    /// The replicas that are `among` these, where requests are shared out to them; all of them for `None`.
+    pub fn part(&self, among: Option<Among>) -> Option<&RouteEntry> {
+        if self.among == among {
+            return Some(self);
+        }
+        let weights = self.weights.as_deref()?;
+        [&weights.with, &weights.without].into_iter().find(|part| part.among == among).map(|part| &**part)
+    }
+
     /// Where a request goes that asks for what is new: there, or nowhere.
     pub fn previewed(&self, headers: &HeaderMap) -> Option<&Arc<RouteEntry>> {
         let weights = self.weights.as_deref()?;
