@@ -15,6 +15,7 @@ use std::{
     },
     time::{Duration, Instant, SystemTime},
 };
+use tokio::sync::{Notify, futures::Notified};
 
 /// Strikes within the last [`STRIKE_WINDOW`] reused requests that end reuse.
 const STRIKES_MAX: usize = 3;
@@ -32,6 +33,8 @@ pub(crate) struct Standing {
     reused: AtomicU64,
     /// A second use has succeeded.
     proved: AtomicBool,
+    /// That it is proved, for those who wait for it.
+    proof: Notify,
     strikes: Mutex<VecDeque<u64>>,
     /// True where `off` is there: read for each request.
     is_off: AtomicBool,
@@ -50,7 +53,14 @@ impl Standing {
     /// A request of a kept instance went well.
     pub(crate) fn reused(&self) {
         self.reused.fetch_add(1, Relaxed);
-        self.proved.store(true, Relaxed);
+        if !self.is_proved() && !self.proved.swap(true, Relaxed) {
+            self.proof.notify_waiters();
+        }
+    }
+
+    /// Resolves when a second use succeeds for the first time. Look at [`Self::is_proved`] once it is enabled.
+    pub(crate) fn until_proved(&self) -> Notified<'_> {
+        self.proof.notified()
     }
 
     pub(crate) fn is_proved(&self) -> bool {

@@ -50,8 +50,8 @@ pub(crate) struct Workers {
     seats: u32,
     instances_max: u32,
     all: Mutex<Vec<Arc<Worker>>>,
-    /// There is one worker less.
-    freed: Notify,
+    /// There is one worker less, or one less that counts.
+    freed: Arc<Notify>,
 }
 
 /// Where a request goes.
@@ -64,7 +64,7 @@ enum Place {
 
 impl Workers {
     pub(crate) fn new(seats: u32, instances_max: u32) -> Self {
-        Self { seats, instances_max, all: Mutex::default(), freed: Notify::new() }
+        Self { seats, instances_max, all: Mutex::default(), freed: Arc::default() }
     }
 
     /// True if instances serve more than one request at a time.
@@ -73,7 +73,8 @@ impl Workers {
     }
 
     /// A place for the request: beside others if there is one, so that instances which wait do so for many; else in a
-    /// kept instance, else in a fresh one, else in line before an instance that computes.
+    /// kept instance, else in a fresh one, else in line before an instance that computes. None for one that may enter
+    /// fresh instances only, where there are as many instances as may be.
     fn place(&self, pool: &Pool, ticket: &Arc<Ticket>) -> Option<Place> {
         let mut all = lock(&self.all);
         let proved = pool.standing().is_proved();
@@ -91,10 +92,12 @@ impl Workers {
         // Those on their way out do not count, within bounds.
         let serving = all.iter().filter(|worker| worker.is_serving()).count() + pool.idle() as usize;
         let most = self.instances_max as usize;
-        if kept.is_none() && (serving >= most || all.len() >= 2 * most) {
+        // What is idle then is of no use to this request, and makes room: nobody might ever tell it that it is gone.
+        if kept.is_none() && (all.len() >= 2 * most || serving >= most && !pool.evict()) {
             return join(&all, true).map(Place::Joined);
         }
-        let worker = Arc::new(Worker::new(kept.as_ref().map_or(0, |instance| instance.uses), pool.requests_max()));
+        let uses = kept.as_ref().map_or(0, |instance| instance.uses);
+        let worker = Arc::new(Worker::new(uses, pool.requests_max(), self.freed.clone()));
         worker.join(ticket, false, proved);
         all.push(worker.clone());
         Some(Place::Begun(worker, kept))
@@ -158,6 +161,8 @@ pub(crate) struct Worker {
     uses_before: u32,
     requests_max: u32,
     state: Mutex<State>,
+    /// To be told when it no longer counts among those that serve.
+    freed: Arc<Notify>,
 }
 
 struct State {
@@ -190,7 +195,7 @@ struct Inside {
 }
 
 impl Worker {
-    fn new(uses_before: u32, requests_max: u32) -> Self {
+    fn new(uses_before: u32, requests_max: u32, freed: Arc<Notify>) -> Self {
         let state = State {
             line: Vec::new(),
             inside: Vec::new(),
@@ -205,7 +210,7 @@ impl Worker {
             session: None,
         };
         let requests_max = requests_max.saturating_sub(uses_before).clamp(1, REQUESTS_BEFORE_REST);
-        Self { uses_before, requests_max, state: Mutex::new(state) }
+        Self { uses_before, requests_max, state: Mutex::new(state), freed }
     }
 
     /// Seats that are taken, if another one may be; `in_line` also where the guest computes.
@@ -217,10 +222,12 @@ impl Worker {
         (free && (in_line || state.is_open)).then_some(taken)
     }
 
+    /// False for one that may not enter, in line or not: it would wait until the guest has no work left, which takes as long
+    /// as the longest exchange of another, and nobody behind it could enter either.
     fn join(&self, ticket: &Arc<Ticket>, in_line: bool, proved: bool) -> bool {
         let mut state = lock(&self.state);
         let is_first = self.uses_before + state.entered == 0 && state.line.is_empty();
-        let fits = in_line || is_first || proved || ticket.terms.tries;
+        let fits = is_first || proved || ticket.terms.tries;
         if !fits || state.retiring.is_some() {
             return false;
         }
@@ -260,6 +267,7 @@ impl Worker {
             }
             mem::take(&mut state.line)
         };
+        self.freed.notify_waiters();
         line.iter().for_each(|(ticket, _)| ticket.bounce());
     }
 
@@ -278,6 +286,9 @@ impl Worker {
             state.entered += 1;
             state.last_turn = None;
             state.inside.push(Inside { deadline: ticket.deadline, ticket: ticket.clone() });
+            if state.entered == self.requests_max {
+                self.freed.notify_waiters();
+            }
             return Some((ticket, request));
         }
     }

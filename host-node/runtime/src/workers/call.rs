@@ -109,8 +109,9 @@ async fn serve(unit: &Arc<Inner>, ticket: &Arc<Ticket>) -> Result<Response, Fail
     }
 }
 
-/// A place in an instance. Where there are as many as may be and none takes a request, it waits until one is gone; there
-/// are never more who wait than the unit has turns.
+/// A place in an instance. Where there are as many as may be and none takes the request, it waits until one is gone, or
+/// until it is known that instances can be used again, if that is why; there are never more who wait than the unit has
+/// turns.
 async fn place(unit: &Arc<Inner>, ticket: &Arc<Ticket>) -> Result<Place, Failure> {
     loop {
         if let Some(place) = unit.workers.place(&unit.pool, ticket) {
@@ -118,6 +119,8 @@ async fn place(unit: &Arc<Inner>, ticket: &Arc<Ticket>) -> Result<Place, Failure
         }
         let mut freed = pin!(unit.workers.freed.notified());
         freed.as_mut().enable();
+        let mut proved = pin!(unit.pool.standing().until_proved());
+        proved.as_mut().enable();
         // Once more: one may have gone before it was listened for.
         if let Some(place) = unit.workers.place(&unit.pool, ticket) {
             return Ok(place);
@@ -126,6 +129,7 @@ async fn place(unit: &Arc<Inner>, ticket: &Arc<Ticket>) -> Result<Place, Failure
             biased;
             () = unit.stop.cancelled() => return Err(Failure::Stopped),
             () = freed => {}
+            () = proved => {}
             () = tokio::time::sleep_until(ticket.deadline) => return Err(Failure::NoRoom(NoRoom::Unit)),
         }
     }

@@ -10,6 +10,7 @@ mod fairness;
 mod faults;
 #[cfg(feature = "webgpu")]
 mod gpu;
+mod held_open;
 mod load;
 mod mesh;
 mod network;
