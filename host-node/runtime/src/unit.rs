@@ -439,14 +439,15 @@ impl Inner {
                 return Err(refusal);
             }
         };
-        if terms.shares && self.workers.share() && self.pool.is_on() {
-            return workers::call(&self, terms, turn, request, deadline).await;
-        }
         let (request, again) = match terms.copies && self.may_copy(&request) {
             true => exchange::twice(request, deadline, &self.blueprint.limits).await?,
             false => (request, None),
         };
-        let instance = self.pool.take(terms.tries || again.is_some());
+        let terms = Terms { tries: terms.tries || again.is_some(), ..terms };
+        if terms.shares && self.workers.share() && self.pool.is_on() {
+            return workers::call(&self, terms, turn, request, again, deadline).await;
+        }
+        let instance = self.pool.take(terms.tries);
         // Only a kept instance's failure can be the fault of reuse, so only then a copy may be needed.
         let replay = match &instance {
             Some(instance) if instance.uses > 0 => again.or_else(|| exchange::replay(terms, &request)),

@@ -19,15 +19,17 @@ use std::{
 };
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
-/// Send `request` to an instance that may have others, and wait for the head of the response.
+/// Send `request` to an instance that may have others, and wait for the head of the response. `again` is the same request
+/// once more, where a copy was made of it.
 pub(crate) async fn call(
     unit: &Arc<Inner>,
     terms: Terms,
     turn: OwnedSemaphorePermit,
     mut request: Request,
+    again: Option<Request>,
     deadline: Instant,
 ) -> Result<Response, CallError> {
-    let replay = exchange::replay(terms, &request);
+    let replay = again.or_else(|| exchange::replay(terms, &request));
     let exchange = Shared::of_client(unit);
     if let Some(span) = spans::guest(unit, &mut request) {
         exchange.tell(span);

@@ -17,6 +17,15 @@ fn open(method: &str, path: &str) -> (Pieces, Request) {
     (pieces, request(method, path, Body::new(http_body_util::StreamBody::new(frames))))
 }
 
+/// It may ask another, so nobody copies a POST to it to find out whether it can be used again.
+async fn start_small(instances: u32) -> Unit {
+    start("echo", |config| {
+        (config.reuse.concurrency, config.reuse.max_instances) = (16, instances);
+        config.grants = network::grants(&["http://a.test"]);
+    })
+    .await
+}
+
 async fn in_time<T>(what: &str, unit: &Unit, work: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, work).await {
         Ok(done) => done,
@@ -49,7 +58,7 @@ async fn small(unit: &Unit, method: &str, what: &str) {
 
 /// Fewer instances than there are small requests at a time, so that some have to wait for a place.
 async fn small_ones_beside_open_ones(method: &'static str, path: &str, is_proved: bool) {
-    let unit = Arc::new(start("echo", |config| (config.reuse.concurrency, config.reuse.max_instances) = (16, 8)).await);
+    let unit = Arc::new(start_small(8).await);
     for _ in 0..if is_proved { 3 } else { 0 } {
         small(&unit, "GET", "to prove it").await;
     }
@@ -95,7 +104,7 @@ async fn nobody_waits_for_the_end_of_another_exchange_on_threads() {
 /// The only instance has an exchange without an end, and a POST is never what shows that it can be used again.
 #[tokio::test]
 async fn one_that_waits_for_a_proof_is_told_of_it_and_is_in_nobodys_way() {
-    let unit = start("echo", |config| (config.reuse.concurrency, config.reuse.max_instances) = (16, 1)).await;
+    let unit = start_small(1).await;
     let held = hold_open(&unit, "POST", "/").await;
     let waits = small(&unit, "POST", "waits");
     let proves = async {

@@ -74,6 +74,14 @@ async fn a_guest_that_reaches_nothing_is_reused_though_it_is_only_asked_to_post(
         }
         assert_eq!(unit.stats().instances_created, 1, "{version}");
     }
+    // As well where instances have several requests at a time.
+    let unit = start("hello-http03", |config| config.reuse.concurrency = 16).await;
+    for n in 1..=4 {
+        until("the instance is idle", || unit.stats().instances_idle == 1).await;
+        let (_, body) = text(&unit, request("POST", "/", lattice::http::full("x"))).await.unwrap();
+        assert_eq!(body, format!("Hello from lattice, request {n} on this instance\n"));
+    }
+    assert_eq!((unit.stats().instances_created, unit.stats().retries), (1, 0));
     // What cannot be reused is found out by them as well, unharmed.
     let unit = start("hello-js-fetch", |_| ()).await;
     for _ in 0..4 {
