@@ -12,6 +12,7 @@ mod drain;
 mod events;
 mod explain;
 mod get;
+mod gpus;
 mod history;
 mod import;
 mod inspect;
@@ -60,6 +61,7 @@ pub enum Command {
     Config(config::Args),
     Import(import::Args),
     Nodes(nodes::Args),
+    Gpus(gpus::Args),
     Cordon(cordon::CordonArgs),
     Uncordon(cordon::UncordonArgs),
     Drain(drain::DrainArgs),
@@ -113,6 +115,7 @@ async fn run_client(command: Command, context: &Context) -> anyhow::Result<Exit>
         Command::Explain(args) => explain::run(args, context).await,
         Command::Config(args) => config::run(args, context).await,
         Command::Nodes(args) => nodes::run(args, context).await,
+        Command::Gpus(args) => gpus::run(args, context).await,
         Command::Cordon(args) => cordon::run(args.node(), true, context).await,
         Command::Uncordon(args) => cordon::run(args.node(), false, context).await,
         Command::Drain(args) => drain::run(args, context).await,

@@ -125,6 +125,17 @@ impl Table {
         self.rows.push(cells.into());
     }
 
+    /// Without these columns.
+    pub fn without(mut self, hidden: &[&str]) -> Self {
+        let shown: Vec<bool> = self.head.iter().map(|column| !hidden.contains(column)).collect();
+        for row in &mut self.rows {
+            let cells = std::mem::take(row).into_iter().zip(&shown).filter(|(_, shown)| **shown);
+            *row = cells.map(|(cell, _)| cell).collect();
+        }
+        self.head.retain(|column| !hidden.contains(column));
+        self
+    }
+
     /// Lines with a final newline; two spaces between columns, none behind the last.
     pub fn render(&self, paint: Paint) -> String {
         let head: Vec<Cell> = self.head.iter().map(Cell::from).collect();

@@ -350,6 +350,7 @@ mod tests {
             expect: Precondition::Absent,
             rank: 0,
             handover_from: None,
+            gpu: None,
         };
         for (spare, left) in [(0, 1), (63, 1), (64, 2)] {
             let mut actions = vec![claim("b.1"), claim("b.2")];

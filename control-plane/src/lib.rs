@@ -5,7 +5,7 @@
 //! host's, behind [`lattice::host::Host`]) nor how HTTP travels.
 //!
 //! Start at [`ControlPlane::run`]; then `feed.rs` (how the view is kept), `session.rs` (being alive), `reconcile.rs`
-//! (claims), `rollouts.rs` (changes of what replicas run), `given.rs` and `roller.rs` (configuration by name),
+//! (claims), `gpus.rs` (what runs here on GPUs), `rollouts.rs` (changes of what replicas run), `given.rs` and `roller.rs` (configuration by name),
 //! `rebalancer.rs` (better places), `scheduler.rs` (ticks), `autoscaler.rs` (how many replicas), `admission/` (what people ask),
 //! `reports.rs` (what nodes observe).
 
@@ -16,6 +16,7 @@ mod demand;
 mod events;
 mod feed;
 mod given;
+mod gpus;
 mod memory;
 mod notices;
 mod rebalancer;

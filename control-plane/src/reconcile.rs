@@ -1,7 +1,7 @@
 //! Makes this node's part of the lattice match the specs. Each pass reads the whole view, so why it began is of no
 //! interest to it; a compare-and-set that lost is not a failure, the next pass starts from its result.
 
-use crate::{NodeOptions, events::Events, given::Given, session::Member};
+use crate::{NodeOptions, events::Events, given::Given, gpus::Gate, session::Member};
 use futures_util::{StreamExt as _, stream};
 use lattice::{
     event::EventKind,
@@ -41,6 +41,8 @@ pub(crate) struct Reconciler {
     cautious: Planner,
     /// Configuration that replicas here were given.
     given: Given,
+    /// What runs here on GPUs.
+    gpus: Gate,
     /// Since when this node has been connected without a break; dead holders are left alone for the kill time after it.
     connected_since: Option<Duration>,
     /// When an action was first planned.
@@ -94,7 +96,9 @@ fn planned(action: &Action) -> Planned {
     let expectation = match action {
         Action::Claim { expect, .. } => Some(*expect),
         Action::Release { displaced_by: Some(_), .. } => None,
-        Action::Release { expect, .. } | Action::Collect { expect, .. } => Some(Precondition::At(*expect)),
+        Action::Regrant { expect, .. } | Action::Release { expect, .. } | Action::Collect { expect, .. } => {
+            Some(Precondition::At(*expect))
+        }
     };
     (action.slot().clone(), expectation)
 }
@@ -102,6 +106,7 @@ fn planned(action: &Action) -> Planned {
 fn rank(action: &Action) -> u32 {
     match action {
         Action::Claim { rank, .. } | Action::Collect { rank, .. } => *rank,
+        Action::Regrant { .. } => 0,
         // Room that is needed now may be there a moment later without that.
         Action::Release { displaced_by, .. } => {
             if displaced_by.is_some() {
@@ -185,6 +190,7 @@ impl Reconciler {
             planner: Planner::default(),
             cautious: Planner::default(),
             given: Given::default(),
+            gpus: Gate::default(),
             connected_since: None,
             planned: BTreeMap::new(),
             unsettled: BTreeMap::new(),
@@ -293,6 +299,7 @@ impl Reconciler {
         let mut wanted = self.wanted(&view, &plan, now);
         self.given.fill(&view, &mut wanted, &self.host.observed(), plan.spare_memory);
         self.given.hold_back(&view, &mut plan.actions, plan.spare_memory);
+        self.gpus.admit(&mut wanted, &self.host.observed(), || self.host.gpus());
         if self.connected_since.is_none() || !self.member.is_current(now) {
             self.host.apply(wanted);
             return TICK; // nothing can be written now
@@ -387,6 +394,7 @@ impl Reconciler {
             Action::Claim { slot, .. } => {
                 self.unsettled.contains_key(slot) || fits.iter().any(|action| claims(action, slot))
             }
+            Action::Regrant { slot, .. } => self.unsettled.contains_key(slot) || fits.contains(action),
             Action::Release { .. } | Action::Collect { .. } => true,
         });
         actions
@@ -418,7 +426,8 @@ impl Reconciler {
                 && template.spec.class == Class::Available
                 && (!is_member || takes_back(slot));
             if still_wanted {
-                wanted.entry(slot.clone()).or_insert_with(|| Assignment::new(template));
+                let gpu = record.record.gpu.clone();
+                wanted.entry(slot.clone()).or_insert_with(|| Assignment { gpu, ..Assignment::new(template) });
             }
         }
         wanted
@@ -448,7 +457,7 @@ impl Reconciler {
 
     fn decide(&self, view: &LatticeView, action: Action, observed: &BTreeMap<SlotId, Observed>) -> Option<Write> {
         match action {
-            Action::Claim { slot, expect, handover_from, .. } => {
+            Action::Claim { slot, expect, handover_from, gpu, .. } => {
                 let spec = view.wanted(&slot)?;
                 let text = match (&handover_from, view.slots.get(&slot)) {
                     (Some(from), _) => format!("taking over from {}", from.node),
@@ -458,6 +467,8 @@ impl Reconciler {
                 let now = self.platform.clock.unix_ms();
                 // An instance that this node kept running under an earlier life is ready already.
                 let running = observed.get(&slot).filter(|running| running.uid == spec.uid);
+                let handover_from =
+                    handover_from.filter(|_| running.is_none_or(|running| running.phase != Phase::Ready));
                 let record = Slot {
                     holder: self.member.me().holder(),
                     uid: spec.uid,
@@ -465,15 +476,24 @@ impl Reconciler {
                     phase: running.map_or(Phase::Starting, |running| running.phase),
                     message: None,
                     failures: None,
-                    gpu: None,
-                    handover_gpu: None,
-                    handover_from: handover_from
-                        .filter(|_| running.is_none_or(|running| running.phase != Phase::Ready)),
+                    gpu,
+                    handover_gpu: view.slots.get(&slot).and_then(|before| {
+                        let Slot { holder, gpu, handover_gpu, .. } = &before.record;
+                        let goes_on = handover_from.as_ref()?;
+                        if goes_on == holder { gpu.clone() } else { handover_gpu.clone() }
+                    }),
+                    handover_from,
                     nonce: self.platform.rng.uuid(),
                     claimed_at: now,
                     since: now,
                 };
                 Some(Write::Put { slot, record, expect, is_claim: true, event: Some((EventKind::SlotClaimed, text)) })
+            }
+            Action::Regrant { slot, expect, gpu } => {
+                let held = view.slots.get(&slot).filter(|held| held.revision == expect)?;
+                let record = Slot { gpu, nonce: self.platform.rng.uuid(), ..held.record.clone() };
+                // Like a claim, it uses up what it asks for until it is known not to have landed.
+                Some(Write::Put { slot, record, expect: Precondition::At(expect), is_claim: true, event: None })
             }
             Action::Release { slot, expect, stop_first, displaced_by } => {
                 let still_runs = observed.contains_key(&slot);

@@ -18,13 +18,14 @@ pub use conditions::{Condition, ConditionKind, Reason, Standing, conditions};
 pub use config::{ConfigDeleteReply, ConfigDeleteRequest, ConfigItem, ConfigList, ConfigPutRequest, ConfigReply};
 pub use maintenance::{CordonReply, DrainReply, DrainRequest, DrainStatus, LeavingSlot};
 pub use pages::{HistoryRequest, NodeListRequest, StatusRequest, WorkloadListRequest};
-pub use placement::{ExplainReply, ExplainRequest, NodeScore, NodeStanding};
+pub use placement::{ExplainReply, ExplainRequest, NodeGpu, NodeScore, NodeStanding};
 pub use rebalance::{PlannedMove, RebalanceReply, RebalanceRequest, RebalanceState, RebalanceStatus};
 pub use rollout::{GenerationState, RolloutAction, RolloutReply, RolloutRequest, RolloutStatus};
 pub use routes::{RouteItem, RouteList, RouteShare};
 
 use crate::{
     event::CloudEvent,
+    gpu::GpuGrant,
     id::{ConfigName, Digest, Generation, NodeId, Revision, WorkloadName},
     record::{Aborted, Outcome, Phase, Session},
     report::{NodeReport, NodeUsage, SlotReport},
@@ -360,6 +361,9 @@ pub struct SlotStatus {
     /// When it came to this phase and generation, as `claimed-at`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
+    /// What it may use of a GPU of its node, where its spec claims something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuGrant>,
     /// Where no node takes it: what they lack. At most 32 of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<Refusal>,
@@ -387,6 +391,7 @@ impl SlotStatus {
             crashing: None,
             claimed_at: None,
             since: None,
+            gpu: None,
             refused: Vec::new(),
             refused_omitted: 0,
             report: None,
@@ -487,6 +492,9 @@ pub struct NodeReply {
     pub slots_omitted: u32,
     /// Memory that they reserve, in bytes.
     pub memory_reserved: u64,
+    /// What replicas hold of its GPUs, by slot; of one that it hands over as well.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub gpus_held: BTreeMap<String, GpuGrant>,
     /// What its replicas use, as the node said last. None from a node of an older version, or one that was not heard of
     /// for long.
     #[serde(default, skip_serializing_if = "Option::is_none")]

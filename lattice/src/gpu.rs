@@ -1,6 +1,6 @@
 //! What nodes offer of their GPUs, and what replicas hold of it. A node says in its session what it has ([`Offer`]); the
 //! claimer of a slot writes into its record what the replica may use ([`GpuGrant`]), so what is taken of an offer follows from
-//! the records alone.
+//! the records alone. What a workload asks for is in [`crate::spec::gpu`].
 //!
 //! Nothing here knows a GPU library: who finds devices and computes on them is the host of a node
 //! ([`crate::host::Host::gpus`]).

@@ -585,6 +585,7 @@ mod tests {
             assert_eq!(schema("", &format!("services: [{{name: pool, source: '{source}', {named}}}]")), 4, "{named}");
         }
         assert_eq!(schema("", "config-update: roll"), 4);
+        assert_eq!(schema("", "gpu: {}"), 6);
     }
 
     /// Names below `.lattice` were once like any others. What was stored then is read, and grants nothing.

@@ -10,6 +10,7 @@ mod canary;
 mod config;
 mod cron;
 mod disruption;
+pub mod gpu;
 pub mod grants;
 mod http;
 mod keyvalue;
@@ -36,6 +37,7 @@ pub use autoscale::{AutoscaleSpec, ScaleTarget};
 pub use config::{ConfigError, ConfigUpdate, Found, Resolved};
 pub use cron::{Cron, Zone};
 pub use disruption::DisruptionSpec;
+pub use gpu::{CpuUse, GpuClaim, GpuMiss, GpuSpec, MinSpeed};
 pub use grants::Grants;
 pub use http::{
     ALLOWED_STATUSES, CorsHeader, CorsOrigin, CorsSpec, ExactPath, HeaderKey, HostPattern, HttpSpec, MethodName,
@@ -124,6 +126,9 @@ pub struct WorkloadSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub volumes: Vec<VolumeSpec>,
+    /// What each replica asks of a GPU. Default nothing, unless a component imports `wasi:webgpu`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuSpec>,
     /// Which nodes may run it, and which are better.
     #[serde(default, skip_serializing_if = "is_default")]
     pub placement: Placement,
@@ -138,7 +143,7 @@ pub struct WorkloadSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscale: Option<AutoscaleSpec>,
     /// How a change of what `config-from` and `env-from` name reaches its replicas. Default `watch`; of a workload of class
-    /// `strict`, and of one with `empty` volumes, `roll`, and `watch` is refused.
+    /// `strict`, of one with `empty` volumes, and of one with `gpu`, `roll`, and `watch` is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_update: Option<ConfigUpdate>,
     /// How many replicas may be out of service because of what an operator does.
@@ -171,6 +176,7 @@ impl WorkloadSpec {
             limits: Limits::default(),
             grants: Grants::default(),
             volumes: Vec::new(),
+            gpu: None,
             placement: Placement::default(),
             rollout: RolloutSpec::default(),
             probes: ProbesSpec::default(),

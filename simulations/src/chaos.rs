@@ -2,17 +2,19 @@
 
 use crate::{
     Facts, Options, Outcome,
+    chance::SimRng,
     checkers::Verdict,
     network::Link,
-    node::NodeSetup,
+    node::{NodeSetup, gpu},
     world::{Cure, Fault, World},
 };
 use bytes::Bytes;
 use lattice::{
+    gpu::{GpuClass, Offer},
     id::{NodeId, WorkloadName},
     record::Capacity,
     spec::{
-        AnalysisSpec, Class, ComponentSpec, HttpSpec, Limits, PathPrefix, Placement, RequestPath, RolloutSpec,
+        AnalysisSpec, Class, ComponentSpec, GpuSpec, HttpSpec, Limits, PathPrefix, Placement, RequestPath, RolloutSpec,
         RolloutStep, Route, ScheduleSpec, Source, Strategy, WorkloadSpec, Zone,
     },
     store::Bucket,
@@ -43,6 +45,18 @@ struct Chaos {
     calamity: Calamity,
     /// Reads may be answered from the past.
     is_stale: bool,
+    /// There are GPUs, and claims on them.
+    has_gpus: bool,
+}
+
+/// Of a node: none, one, or two.
+fn gpus(rng: &SimRng) -> Vec<Offer> {
+    let classes = [GpuClass::Discrete, GpuClass::Integrated, GpuClass::Cpu];
+    let offer = |number: usize| {
+        let class = *rng.pick(&classes).expect("there is one");
+        gpu(number, class, rng.between(1, 4) << 30, u32::try_from(rng.between(1, 4)).unwrap_or(1))
+    };
+    (0..usize::try_from(rng.between(0, 2)).unwrap_or(0)).map(offer).collect()
 }
 
 /// What does not change over the lives of a workload.
@@ -73,6 +87,8 @@ impl Chaos {
             _ => Calamity::None,
         };
         let is_stale = world.rng.happens(300);
+        // In every other seed some nodes have GPUs, and some workloads ask for them.
+        let has_gpus = seed.is_multiple_of(2);
         for number in 1..=world.rng.between(3, 5) {
             let slots = u32::try_from(world.rng.between(2, 5)).unwrap_or(2);
             let capacity = Capacity { slots, memory: (world.rng.between(2, 8) * 64) << 20 };
@@ -81,7 +97,8 @@ impl Chaos {
             // Of every third seed, one node takes only what tolerates it.
             let taint = || "gpu:no-place".parse().expect("it is a taint");
             let taints = (number == 1 && seed.is_multiple_of(3)).then(taint).into_iter().collect();
-            world.join(seed, NodeSetup { id, capacity, zone, taints, comes_back: true }, false);
+            let gpus = if has_gpus { gpus(&world.rng) } else { Vec::new() };
+            world.join(seed, NodeSetup { id, capacity, zone, taints, gpus, comes_back: true }, false);
         }
         let workloads = (0..WORKLOADS).map(|i| Workload {
             name: WorkloadName::new(format!("w{i}")).expect("it is a name"),
@@ -89,7 +106,7 @@ impl Chaos {
             memory: units::Bytes::mib(world.rng.between(1, 3) * 32),
         });
         let workloads = workloads.collect();
-        Chaos { world, workloads, calamity, is_stale }
+        Chaos { world, workloads, calamity, is_stale, has_gpus }
     }
 
     /// Answers how long the lattice took to come to rest.
@@ -222,6 +239,7 @@ impl Chaos {
             class: *class,
             limits: Limits { memory: *memory, ..Limits::default() },
             placement,
+            gpu: self.gpu(),
             http: self.http(i),
             rollout,
             schedule: self.schedule(),
@@ -229,6 +247,20 @@ impl Chaos {
         };
         let payload = serde_json::to_vec(&spec).expect("a spec has a JSON form");
         self.world.ask(Topic::WorkloadPut, payload.into());
+    }
+
+    /// Claims of all kinds, or none.
+    fn gpu(&self) -> Option<GpuSpec> {
+        let claims = [
+            "{}",
+            r#"{"memory": "1GiB", "cpu": "fallback"}"#,
+            r#"{"memory": "512MiB", "slots": 2}"#,
+            r#"{"exclusive": true, "cpu": "fallback"}"#,
+            r#"{"any": [{"memory": "3GiB", "class": ["discrete"]}, {"features": ["shader-f16"]}]}"#,
+        ];
+        let rng = &self.world.rng;
+        let claim = if self.has_gpus && rng.happens(600) { rng.pick(&claims) } else { None };
+        claim.map(|claim| serde_json::from_str(claim).expect("it is a claim"))
     }
 
     /// A route of its own, or one that others ask for as well.

@@ -3,6 +3,7 @@
 use crate::{chance::SimRng, traffic::Traffic};
 use lattice::{
     Fut,
+    gpu::{GpuGrant, Offer},
     host::{Assignment, Host, Observed},
     id::{Generation, SlotId, WorkloadName},
     record::{Phase, failure},
@@ -26,6 +27,7 @@ pub(crate) struct StubHost {
     rng: SimRng,
     /// What its replicas have to do.
     traffic: Traffic,
+    gpus: Vec<Offer>,
     /// For the control plane.
     changed: Notify,
     /// For [`StubHost::run`].
@@ -46,6 +48,8 @@ struct Unit {
     uid: uuid::Uuid,
     generation: Generation,
     class: Class,
+    /// What its code may use.
+    gpu: Option<GpuGrant>,
     phase: UnitPhase,
     /// When it is done with what it is at.
     due: Option<Instant>,
@@ -87,11 +91,12 @@ pub(crate) struct Running {
     pub(crate) generation: Generation,
     pub(crate) class: Class,
     pub(crate) is_ready: bool,
+    pub(crate) gpu: Option<GpuGrant>,
 }
 
 impl StubHost {
-    pub(crate) fn new(rng: SimRng, traffic: Traffic) -> Self {
-        Self { state: Mutex::default(), rng, traffic, changed: Notify::new(), assigned: Notify::new() }
+    pub(crate) fn new(rng: SimRng, traffic: Traffic, gpus: Vec<Offer>) -> Self {
+        Self { state: Mutex::default(), rng, traffic, gpus, changed: Notify::new(), assigned: Notify::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -117,6 +122,7 @@ impl StubHost {
             generation: unit.generation,
             class: unit.class,
             is_ready: unit.phase == UnitPhase::Ready,
+            gpu: unit.gpu.clone(),
         };
         live.map(|(slot, unit)| (slot.clone(), running(unit))).collect()
     }
@@ -166,6 +172,7 @@ impl StubHost {
                     if target.stop_first {
                         is_changed = true;
                         (unit.phase, unit.generation) = (UnitPhase::Starting, target.generation);
+                        unit.gpu = target.gpu.clone();
                     }
                 }
                 (Some(target), UnitPhase::Ready) if target.generation == unit.generation && unit.due.is_some() => {
@@ -202,7 +209,10 @@ impl StubHost {
                     unit.serves_since = Some(now);
                 }
             }
-            unit.generation = target.map_or(unit.generation, |target| target.generation);
+            if let Some(target) = target {
+                unit.generation = target.generation;
+                unit.gpu = target.gpu.clone();
+            }
             unit.failed = None;
             true
         });
@@ -213,6 +223,7 @@ impl StubHost {
                     uid: target.uid,
                     generation: target.generation,
                     class: target.spec.class,
+                    gpu: target.gpu.clone(),
                     phase: UnitPhase::Starting,
                     due: Some(now + self.rng.millis(20, 800)),
                     failed: None,
@@ -250,6 +261,10 @@ impl Host for StubHost {
             Observed { uid, generation, phase, message, failures, configs: Default::default() }
         };
         self.state().units.iter().map(|(slot, unit)| (slot.clone(), observed(unit))).collect()
+    }
+
+    fn gpus(&self) -> Vec<Offer> {
+        self.gpus.clone()
     }
 
     fn report(&self) -> HostReport {

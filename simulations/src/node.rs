@@ -10,7 +10,8 @@ use crate::{
 };
 use lattice::{
     demand::Demand,
-    id::{NodeId, WorkloadName},
+    gpu::{GpuClass, GpuSpeed, Offer, OfferMemory},
+    id::{GpuId, NodeId, WorkloadName},
     record::Capacity,
     spec::Taint,
     store::Clock,
@@ -37,8 +38,29 @@ pub(crate) struct NodeSetup {
     pub(crate) capacity: Capacity,
     pub(crate) zone: String,
     pub(crate) taints: Vec<Taint>,
+    pub(crate) gpus: Vec<Offer>,
     /// It is started again when it was asked to leave and has left.
     pub(crate) comes_back: bool,
+}
+
+/// A GPU that computes nothing.
+pub(crate) fn gpu(number: usize, class: GpuClass, memory: u64, slots: u32) -> Offer {
+    Offer {
+        id: GpuId::new(format!("gpu-{number}")).expect("it is a name"),
+        name: "a simulated one".into(),
+        class,
+        backend: "none".into(),
+        driver: String::new(),
+        pci: None,
+        memory: OfferMemory { total: memory, free: None },
+        slots,
+        features: ["shader-f16".to_owned()].into(),
+        limits: BTreeMap::new(),
+        quirks: Default::default(),
+        speed: GpuSpeed { gemm_gflops: if class == GpuClass::Discrete { 1_000 } else { 10 }, ..GpuSpeed::default() },
+        failing: None,
+        losses: 0,
+    }
 }
 
 pub(crate) struct SimNode {
@@ -46,6 +68,7 @@ pub(crate) struct SimNode {
     pub(crate) wire: Wire,
     pub(crate) clock: Arc<SimClock>,
     pub(crate) comes_back: bool,
+    pub(crate) gpus: Vec<Offer>,
     options: NodeOptions,
     lattice: MemoryLattice,
     gate: Arc<Gate>,
@@ -81,7 +104,7 @@ impl SimNode {
         fired: Fired,
     ) -> SimNode {
         let rng = SimRng::new(seed, 1000 * number);
-        let NodeSetup { id, capacity, zone, taints, comes_back } = setup;
+        let NodeSetup { id, capacity, zone, taints, gpus, comes_back } = setup;
         let options = NodeOptions {
             lattice: crate::lattice_id(),
             node: id.clone(),
@@ -100,6 +123,7 @@ impl SimNode {
             wire: Wire::new(sky, SimRng::new(seed, 1000 * number + 1)),
             clock: Arc::new(SimClock::new(&rng)),
             comes_back,
+            gpus,
             options,
             lattice: lattice.clone(),
             gate: Arc::default(),
@@ -129,7 +153,7 @@ impl SimNode {
         self.lives += 1;
         let stream = 1_000_000 * self.number + 10 * self.lives;
         let rng = Arc::new(SimRng::new(self.seed, stream));
-        let host = Arc::new(StubHost::new(SimRng::new(self.seed, stream + 1), self.traffic.clone()));
+        let host = Arc::new(StubHost::new(SimRng::new(self.seed, stream + 1), self.traffic.clone(), self.gpus.clone()));
         if fair {
             host.be_fair();
         }

@@ -93,6 +93,7 @@ impl World {
                 capacity: Capacity { slots: 8, memory: 1 << 30 },
                 zone: "a".to_owned(),
                 taints: Vec::new(),
+                gpus: Vec::new(),
                 comes_back: true,
             };
             let mut node = SimNode::new(seed, number, setup, sky.clone(), &lattice, Fired::default());

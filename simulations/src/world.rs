@@ -7,7 +7,8 @@ use crate::{
     Facts, Options,
     chance::{SimClock, SimRng},
     checkers::{
-        Floors, History, Verdict, is_converged, plans_agree, routes_have_one_holder, strict_runs_once, views_agree,
+        Floors, History, Verdict, gpus_are_shared, is_converged, plans_agree, routes_have_one_holder, strict_runs_once,
+        views_agree,
     },
     lattice_id,
     network::{Link, Sky},
@@ -231,6 +232,7 @@ impl World {
     fn check(&mut self) -> Verdict {
         self.history.follow(&mut self.trace)?;
         strict_runs_once(&self.nodes)?;
+        gpus_are_shared(&self.nodes)?;
         self.floors.are_kept(&self.nodes)?;
         // A store that forgets can bring back a workload that was deleted, and what had fired with it.
         if !self.history.went_back_once() {

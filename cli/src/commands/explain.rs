@@ -3,10 +3,10 @@
 use crate::{
     Context,
     error::Exit,
-    output::{Cell, Paint, Table, Tone, plain},
+    output::{Cell, Paint, Table, Tone, plain, size},
 };
 use lattice::{
-    ctl::{ExplainReply, ExplainRequest, NodeScore, NodeStanding},
+    ctl::{ExplainReply, ExplainRequest, NodeGpu, NodeScore, NodeStanding},
     id::WorkloadName,
     store::Headers,
     subject::{Topic, WorkloadVerb},
@@ -40,14 +40,16 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
 }
 
 fn render(reply: &ExplainReply, paint: Paint) -> String {
-    let mut table = Table::new(&["NODE", "RANK", "SPREAD", "MISSED", "FAILED", "REPLICAS", "FULL", "RULE", "REASON"]);
+    let mut table = Table::new(&[
+        "NODE", "RANK", "SPREAD", "MISSED", "FAILED", "CHOICE", "REPLICAS", "GPU", "FULL", "RULE", "REASON",
+    ]);
     for NodeStanding { node, rank, score, rule, reason } in &reply.nodes {
         let holds = reply.holder.as_ref() == Some(node);
         let rank = match rank {
             Some(rank) => Cell::new(rank.to_string(), if *rank == 0 { Tone::Good } else { Tone::Dim }),
             None => Cell::new("-", Tone::Bad),
         };
-        let figure = |figure: fn(&NodeScore) -> String| score.as_ref().map_or_else(|| "-".to_owned(), figure);
+        let figure = |figure: &dyn Fn(&NodeScore) -> String| score.as_ref().map_or_else(|| "-".to_owned(), figure);
         let reason = match reason {
             Some(reason) if holds => format!("holds it; {}", plain(reason)),
             Some(reason) => plain(reason),
@@ -55,18 +57,23 @@ fn render(reply: &ExplainReply, paint: Paint) -> String {
             None if score.is_none() => "held it before".into(),
             None => String::new(),
         };
+        let of_gpu = |score: &NodeScore, told: fn(&NodeGpu) -> String| score.gpu.as_ref().map_or("-".into(), told);
         table.row([
             node.as_str().into(),
             rank,
-            figure(|score| score.spread.to_string()).into(),
-            figure(|score| score.missed.to_string()).into(),
-            figure(|score| if score.failed { "yes" } else { "no" }.into()).into(),
-            figure(|score| score.replicas.to_string()).into(),
-            figure(|score| format!("{}/8", score.fullness)).into(),
+            figure(&|score| score.spread.to_string()).into(),
+            figure(&|score| score.missed.to_string()).into(),
+            figure(&|score| if score.failed { "yes" } else { "no" }.into()).into(),
+            figure(&|score| of_gpu(score, |gpu| gpu.choice.to_string())).into(),
+            figure(&|score| score.replicas.to_string()).into(),
+            figure(&|score| of_gpu(score, |gpu| format!("{}, {} left", gpu.slowness, size(gpu.left)))).into(),
+            figure(&|score| format!("{}/8", score.fullness)).into(),
             rule.as_deref().map(plain).unwrap_or_default().into(),
             reason.into(),
         ]);
     }
+    let asks_for_gpu = reply.nodes.iter().any(|node| node.score.is_some_and(|score| score.gpu.is_some()));
+    let table = if asks_for_gpu { table } else { table.without(&["CHOICE", "GPU"]) };
     let omitted = match reply.omitted.values().sum::<u64>() {
         0 => String::new(),
         more => {
@@ -111,7 +118,7 @@ mod tests {
             rule: None,
             reason: None,
         };
-        let score = NodeScore { spread: 0, missed: 10, failed: false, replicas: 2, fullness: 3 };
+        let score = NodeScore { spread: 0, missed: 10, failed: false, replicas: 2, gpu: None, fullness: 3 };
         let mut reply = ExplainReply {
             workload: WorkloadName::new("hello").unwrap(),
             replica: 1,

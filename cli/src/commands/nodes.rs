@@ -48,6 +48,7 @@ fn table(nodes: &[NodeReply], now: Duration) -> Table {
         "IN USE",
         "INSTANCES",
         "IN FLIGHT",
+        "GPUS",
         "AGE",
         "VERSION",
         "LABELS",
@@ -71,12 +72,16 @@ fn table(nodes: &[NodeReply], now: Duration) -> Table {
             used(*usage, |usage| format!("{}/{}", size(usage.memory), size(usage.memory_limit))),
             used(*usage, |usage| format!("{}/{}", usage.instances, usage.instances_limit)),
             used(*usage, |usage| usage.in_flight.saturating_add(usage.waiting).to_string()),
+            match session.gpus.iter().filter(|offer| offer.failing.is_some()).count() {
+                0 => session.gpus.len().into(),
+                failing => Cell::new(format!("{}, {failing} failing", session.gpus.len()), Tone::Bad),
+            },
             age(now.saturating_sub(Duration::from_millis(session.started_at))).into(),
             session.version.as_str().into(),
             labels.join(",").into(),
         ]);
     }
-    table
+    if nodes.iter().all(|node| node.session.gpus.is_empty()) { table.without(&["GPUS"]) } else { table }
 }
 
 /// Nothing is known of a node of an older version, or of one that has just come.
@@ -112,6 +117,7 @@ mod tests {
             slots: vec!["hello.0".into()],
             slots_omitted: 0,
             memory_reserved: 128 << 20,
+            gpus_held: Default::default(),
             usage: Some(NodeUsage {
                 memory: 3 << 20,
                 memory_limit: 1 << 30,

@@ -14,6 +14,7 @@ use lattice::{
         Totals, WorkloadState, WorkloadSummary,
     },
     event::rfc3339,
+    gpu::GpuGrant,
     id::WorkloadName,
     record::{Aborted, Phase, RolloutState},
     report::{Counts, CrashReport, PartState, ReuseOff, SlotReport},
@@ -283,18 +284,30 @@ fn replicas_table(slots: &[SlotStatus]) -> Table {
 
 /// Where replicas are: all that is known where no node reports.
 fn places(slots: &[SlotStatus]) -> Table {
-    let mut table = Table::new(&["REPLICA", "NODE", "PHASE", "GENERATION", "NOTE"]);
+    let mut table = Table::new(&["REPLICA", "NODE", "GPU", "PHASE", "GENERATION", "NOTE"]);
     for slot in slots {
         let [replica, node, phase, generation] = place(slot);
-        table.row([replica, node, phase, generation, note(slot).into()]);
+        table.row([replica, node, gpu(slot), phase, generation, note(slot).into()]);
     }
-    table
+    table.without(hidden(slots))
+}
+
+/// `vk-0, 256 MiB`.
+fn gpu(slot: &SlotStatus) -> Cell {
+    let Some(GpuGrant { offer, memory, slots: _ }) = &slot.gpu else { return Cell::new("-", Tone::Dim) };
+    format!("{offer}, {}", size(*memory)).into()
+}
+
+/// Columns that say nothing of any of them.
+fn hidden(slots: &[SlotStatus]) -> &'static [&'static str] {
+    if slots.iter().any(|slot| slot.gpu.is_some()) { &[] } else { &["GPU"] }
 }
 
 fn with_figures(slots: &[SlotStatus]) -> Table {
     let mut table = Table::new(&[
         "REPLICA",
         "NODE",
+        "GPU",
         "PHASE",
         "GENERATION",
         "REQUESTS",
@@ -312,6 +325,7 @@ fn with_figures(slots: &[SlotStatus]) -> Table {
         table.row([
             replica,
             node,
+            gpu(slot),
             phase,
             generation,
             figure(&|report| report.requests.to_string()),
@@ -324,7 +338,7 @@ fn with_figures(slots: &[SlotStatus]) -> Table {
             note(slot).into(),
         ]);
     }
-    table
+    table.without(hidden(slots))
 }
 
 fn autoscale_table(AutoscaleStatus { spec, last }: &AutoscaleStatus, replicas: u32) -> Table {

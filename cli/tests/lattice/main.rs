@@ -22,6 +22,7 @@ mod exchanges;
 mod faults;
 #[cfg(feature = "webgpu")]
 mod gpu;
+mod gpus;
 mod handlers;
 mod health;
 mod http_clients;

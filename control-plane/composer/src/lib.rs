@@ -272,6 +272,11 @@ fn or_nothing(names: &[String]) -> String {
     if names.is_empty() { "nothing".into() } else { names.join(", ") }
 }
 
+/// Names of the instances and functions that a component imports, in its own order. `Err` says what is wrong with it.
+pub fn imports(bytes: &[u8]) -> Result<Vec<String>, String> {
+    Ok(surface::read(bytes)?.imports)
+}
+
 /// Compose parts into one component.
 ///
 /// The entry is the part that exports an HTTP handler and whose exports no other part uses. An import is satisfied by the

@@ -13,6 +13,7 @@ use crate::{
     rules,
 };
 use lattice::{
+    gpu::GpuGrant,
     id::{NodeId, Revision, SlotId, WorkloadName},
     record::{DecodeError, Holder, Key, Rollout, Session, SpecRecord},
     view::{Corrupt, LatticeView, Versioned, changed},
@@ -38,6 +39,8 @@ pub(crate) struct Board {
     /// Workloads with records that nobody wants.
     stray: BTreeSet<WorkloadName>,
     daemons: BTreeSet<WorkloadName>,
+    /// Workloads that claim something of a GPU, or hold it.
+    claiming: BTreeSet<WorkloadName>,
     /// Who keeps a workload away, and what is close to it.
     repelled: BTreeMap<WorkloadName, BTreeSet<(WorkloadName, String)>>,
     /// How many workloads that hold something have a priority.
@@ -53,12 +56,16 @@ pub(crate) struct Entry {
     pub(crate) priority: i32,
     pub(crate) wanted: Wanted,
     pub(crate) bookings: Vec<Booking>,
+    /// What its replicas hold of GPUs.
+    pub(crate) gpus: Vec<GpuBooking>,
     pub(crate) vacancies: Vec<Vacancy>,
     /// How replicas that serve what is given up come back, by index.
     pub(crate) ways: BTreeMap<u32, Way>,
     /// Nodes that its records name.
     mentions: BTreeSet<Place>,
     has_strays: bool,
+    /// Its spec asks for something of a GPU.
+    claims: bool,
     repels: Vec<(WorkloadName, String)>,
 }
 
@@ -72,6 +79,16 @@ pub(crate) struct Booking {
     pub(crate) is_holder: bool,
     /// Its holder failed to start it.
     pub(crate) has_failed: bool,
+}
+
+/// What a replica holds of a GPU.
+#[derive(Debug, Clone)]
+pub(crate) struct GpuBooking {
+    pub(crate) place: Place,
+    pub(crate) index: u32,
+    pub(crate) grant: GpuGrant,
+    /// As in [`Booking`].
+    pub(crate) is_holder: bool,
 }
 
 /// Which slots a spec wants.
@@ -120,13 +137,17 @@ pub(crate) enum Occupancy {
 
 /// What of a session a plan depends on: not how often it was renewed.
 fn says_the_same(one: &Session, two: &Session) -> bool {
-    let Session { node: _, incarnation, labels, version: _, capacity, volumes, http: _, draining, taints, .. } = one;
+    let Session {
+        node: _, incarnation, labels, version: _, capacity, volumes, http: _, draining, taints, gpus, ..
+    } = one;
     *incarnation == two.incarnation
         && *labels == two.labels
         && *capacity == two.capacity
         && *volumes == two.volumes
         && *draining == two.draining
         && *taints == two.taints
+        && gpus.len() == two.gpus.len()
+        && gpus.iter().zip(&two.gpus).all(|(one, two)| one.plans_like(two))
 }
 
 impl Board {
@@ -206,6 +227,10 @@ impl Board {
         self.stray.iter()
     }
 
+    pub(crate) fn claiming(&self) -> impl Iterator<Item = &WorkloadName> {
+        self.claiming.iter()
+    }
+
     pub(crate) fn repelled(&self, name: &WorkloadName) -> impl Iterator<Item = &(WorkloadName, String)> {
         self.repelled.get(name).into_iter().flatten()
     }
@@ -251,6 +276,8 @@ impl Board {
         }
         if let Some(account) = self.nodes.get_mut(place) {
             self.ledger.declare(place, account.weight, session.as_ref().map(Room::of));
+            let offers = session.as_ref().map_or(&[][..], |session| session.gpus.as_slice());
+            self.ledger.gpus.declare(place, offers);
             account.session = session;
             account.cordoned = view.is_cordoned(node);
             account.drained_since = drained_since;
@@ -280,6 +307,7 @@ impl Board {
         }
         set(&mut self.stray, name, after.has_strays);
         set(&mut self.daemons, name, matches!(after.wanted, Wanted::Each(_)));
+        set(&mut self.claiming, name, after.claims || !after.gpus.is_empty());
         for (other, over) in &before.repels {
             if let Some(repelled) = self.repelled.get_mut(other) {
                 repelled.remove(&(name.clone(), over.clone()));
@@ -302,6 +330,13 @@ impl Board {
                 self.ledger.book(*place, *needed);
             } else {
                 self.ledger.unbook(*place, *needed);
+            }
+        }
+        for GpuBooking { place, grant, .. } in &entry.gpus {
+            if is_there {
+                self.ledger.gpus.book(*place, grant);
+            } else {
+                self.ledger.gpus.unbook(*place, grant);
             }
         }
         if !entry.bookings.is_empty() {

@@ -7,13 +7,14 @@ pub(crate) use ranking::Ranking;
 pub use ranking::Score;
 
 use crate::{
-    ledger::Need,
+    gpus::{Attempts, Fit},
+    ledger::{Ledger, Need},
     nodes::{Nodes, Place},
     rules::{self, Reason},
 };
 use lattice::{
     id::{NodeId, WorkloadName},
-    spec::{Placement, Relation, Requirement, Toleration, WorkloadSpec},
+    spec::{GpuClaim, GpuSpec, Placement, Relation, Requirement, Toleration, WorkloadSpec},
 };
 use std::{
     cell::Cell,
@@ -42,8 +43,8 @@ pub(crate) struct Shared<'a> {
 
 fn asked(spec: &WorkloadSpec) -> Option<Asked<'_>> {
     let Placement { require, tolerate, node, .. } = &spec.placement;
-    // Volumes are too seldom the same to be compared.
-    spec.volumes.is_empty().then_some((require, tolerate, node.as_ref()))
+    // Volumes and claims on GPUs are too seldom the same to be compared.
+    (spec.volumes.is_empty() && spec.gpu.is_none()).then_some((require, tolerate, node.as_ref()))
 }
 
 impl<'a> Shared<'a> {
@@ -121,6 +122,8 @@ pub(crate) struct Contest<'n, 'a> {
     nodes: &'n Nodes,
     spec: &'a WorkloadSpec,
     needed: Need,
+    /// What it asks of a GPU; nothing where it asks for none.
+    attempts: Vec<(GpuClaim, bool)>,
     entrants: Rc<Entrants>,
     failed: BTreeSet<Place>,
     /// Replicas of this workload, by place.
@@ -307,6 +310,7 @@ impl<'n, 'a> Contest<'n, 'a> {
             nodes,
             spec,
             needed: Need::of(spec),
+            attempts: spec.gpu.as_ref().map(GpuSpec::attempts).unwrap_or_default(),
             entrants,
             failed: neighbours.failed.clone(),
             replicas,
@@ -335,7 +339,9 @@ impl<'n, 'a> Contest<'n, 'a> {
     /// Put entrants that differ in nothing but fullness into one group; those that a relation keeps out, into none.
     fn divide(&self, shared: &mut Shared<'a>) -> Rc<Grouping> {
         let prefer = &self.spec.placement.prefer;
-        if self.relations.is_empty() && self.moving.is_empty() && prefer.is_empty() {
+        // What is left of GPUs differs from node to node, so nodes that are equally full are not equal.
+        let is_plain = self.attempts.is_empty();
+        if is_plain && self.relations.is_empty() && self.moving.is_empty() && prefer.is_empty() {
             return Rc::default();
         }
         // Where other workloads are, is another thing for each.
@@ -441,6 +447,15 @@ impl<'n, 'a> Contest<'n, 'a> {
 
     pub(crate) fn needed(&self) -> Need {
         self.needed
+    }
+
+    pub(crate) fn attempts(&self) -> &Attempts {
+        &self.attempts
+    }
+
+    /// What a replica would have of a node's GPU, where it asks for one.
+    pub(crate) fn fit(&self, ledger: &Ledger, place: Place) -> Option<Fit> {
+        if self.attempts.is_empty() { None } else { ledger.gpus.fit(place, &self.attempts) }
     }
 }
 

@@ -2,8 +2,9 @@
 //! as it can. Their holders give them up; the vacancy is claimed when the room is there.
 
 use crate::{
-    board::{Board, Booking, Entry},
+    board::{Board, Booking, Entry, GpuBooking},
     contest::Ranking,
+    gpus::{Attempts, NodeGpus},
     ledger::Need,
     nodes::Place,
 };
@@ -131,27 +132,46 @@ fn victims<'b>(
         }
     }
     all.sort_unstable();
-    let fits =
-        |slots: u32, freed: Need| room.fits(load.slots.saturating_sub(slots), load.reserved.minus(freed), needed);
+    // Only where a GPU is asked for does it matter what victims hold of one.
+    let mut gpus = ranking.gpus(place).map(|(gpus, attempts)| (gpus.clone(), attempts));
+    let fits = |slots: u32, freed: Need, gpus: &Option<(NodeGpus, &Attempts)>| {
+        room.fits(load.slots.saturating_sub(slots), load.reserved.minus(freed), needed)
+            && gpus.as_ref().is_none_or(|(gpus, attempts)| gpus.fit(attempts).is_some())
+    };
+    let grant = |victim: &Victim<'b>| {
+        let entry = board.entry(victim.workload)?;
+        let of_victim =
+            |booking: &&GpuBooking| booking.place == place && booking.is_holder && booking.index == victim.index.0;
+        entry.gpus.iter().find(of_victim).map(|booking| &booking.grant)
+    };
     let (mut slots, mut freed) = (0, Need::default());
     let mut chosen = Vec::new();
     for victim in all {
-        if fits(slots, freed) {
+        if fits(slots, freed, &gpus) {
             break;
         }
         (slots, freed) = (slots + 1, freed.plus(victim.needed.0));
+        if let (Some((gpus, _)), Some(grant)) = (&mut gpus, grant(&victim)) {
+            gpus.unbook(grant);
+        }
         chosen.push(victim);
     }
-    if !fits(slots, freed) || chosen.is_empty() {
+    if !fits(slots, freed, &gpus) || chosen.is_empty() {
         return None;
     }
     // The last ones may have made earlier ones unnecessary: the most important of those stay.
     for i in (0..chosen.len()).rev() {
-        let Some(victim) = chosen.get(i).filter(|victim| fits(slots - 1, freed.minus(victim.needed.0))) else {
-            continue;
-        };
-        (slots, freed) = (slots - 1, freed.minus(victim.needed.0));
-        chosen.remove(i);
+        let Some(victim) = chosen.get(i) else { continue };
+        let held = grant(victim);
+        if let (Some((gpus, _)), Some(grant)) = (&mut gpus, held) {
+            gpus.book(grant);
+        }
+        if fits(slots - 1, freed.minus(victim.needed.0), &gpus) {
+            (slots, freed) = (slots - 1, freed.minus(victim.needed.0));
+            chosen.remove(i);
+        } else if let (Some((gpus, _)), Some(grant)) = (&mut gpus, held) {
+            gpus.unbook(grant);
+        }
     }
     Some(chosen)
 }

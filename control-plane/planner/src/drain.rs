@@ -56,7 +56,8 @@ pub(crate) fn movers(view: &LatticeView, board: &Board) -> BTreeSet<SlotId> {
             let contest = walk.contest(wanted, Some(slot.index));
             let first = Ranking::new(&walk.ledger, &contest, weights.weight(slot.index), None, None).first();
             let Some(place) = first else { continue };
-            walk.take(&wanted.spec.name, place, contest.needed());
+            let gpu = contest.fit(&walk.ledger, place).map(|fit| fit.grant);
+            walk.take(&wanted.spec.name, place, contest.needed(), gpu.as_ref());
             movers.insert(slot.clone());
         }
     }

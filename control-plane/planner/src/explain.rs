@@ -153,6 +153,9 @@ pub fn explain(view: &LatticeView, slot: &SlotId) -> Option<Explanation> {
     for booking in entry.bookings.iter().filter(|booking| booking.index == slot.index) {
         walk.ledger.unbook(booking.place, booking.needed);
     }
+    for booking in entry.gpus.iter().filter(|booking| booking.index == slot.index) {
+        walk.ledger.gpus.unbook(booking.place, &booking.grant);
+    }
     let contest = walk.contest(spec, Some(slot.index));
     let weight = SlotWeights::of(&slot.workload).weight(slot.index);
     let holder = view.slots.get(slot).and_then(|held| board.node(&held.record.holder.node));

@@ -1,6 +1,6 @@
 //! How much of each node is given away, and which nodes are equally full.
 
-use crate::nodes::Place;
+use crate::{gpus::Gpus, nodes::Place};
 use lattice::{
     record::Session,
     spec::{WorkloadSpec, empty_bytes},
@@ -17,6 +17,8 @@ pub(crate) struct Ledger {
     loads: Vec<Load>,
     /// The living nodes by how full they are, in no order.
     levels: [Vec<Seat>; LEVELS],
+    /// Apart from all else: few nodes have some, and few workloads ask for one.
+    pub(crate) gpus: Gpus,
 }
 
 /// What one replica takes of its node, beside a slot.

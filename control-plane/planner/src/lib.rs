@@ -3,7 +3,7 @@
 //!
 //! Start at [`plan`], which says what a plan is; [`Planner`] makes the same ones faster, view after view. What a view says is
 //! drawn up in `board.rs`; the walk over vacant slots that all answers share is in `placement.rs`; the rules are in `rules.rs`
-//! (a node alone) and `contest.rs` (a node among others). [`Observer`] decides when a session counts as dead, [`conflict`]
+//! (a node alone) and `contest.rs` (a node among others); what replicas hold of GPUs is in `gpus.rs`. [`Observer`] decides when a session counts as dead, [`conflict`]
 //! which routes clash, [`turn`] who takes which tick of a schedule, [`advance`] how a change of what replicas run goes on,
 //! [`Scaler`] how many replicas there are to be, [`better_places`] what would be better off elsewhere.
 
@@ -15,6 +15,7 @@ mod contest;
 mod displace;
 mod drain;
 mod explain;
+mod gpus;
 mod hash;
 mod ledger;
 mod liveness;
@@ -35,6 +36,7 @@ pub use analysis::AnalysisObserver;
 pub use autoscale::{Decision, FOLLOWERS, Heard, Replica, Reported, Scaler, awaited, heard_of, scale_rank};
 pub use contest::Score;
 pub use explain::{Explanation, Outlook, Standing, claimable, explain, explain_vacant, outlook, preview, wanted};
+pub use gpus::GpuFit;
 pub use liveness::Observer;
 pub use rebalance::{Better, RebalanceStep, better_places, rebalance_step};
 pub use rollout::{Elapsed, RolloutObserver, Step, advance, is_at_rest, open_rollouts, rollout_rank};
@@ -44,7 +46,9 @@ pub use schedule::{LATE_MS, MISSED_COUNTED_MAX, Missed, TicksWrite, Turn, turn};
 pub use weights::{replicas_of as step_replicas, told as step_told};
 
 use board::{Board, Occupancy};
+use gpus::Regrant;
 use lattice::{
+    gpu::GpuGrant,
     host::Assignment,
     id::{Incarnation, NodeId, Revision, SlotId, WorkloadName},
     record::{Holder, Phase, Slot, SpecRecord},
@@ -95,7 +99,7 @@ pub struct Situation {
 /// The part of the plan that one node carries out.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Plan {
-    /// Writes to attempt, in the order of slots. All claims together fit this node's capacity.
+    /// Writes to attempt, in the order of slots. All claims and regrants together fit this node's capacity.
     pub actions: Vec<Action>,
     /// What this node's host should run now, apart from what [`Action::Release`] says to stop.
     pub assignments: BTreeMap<SlotId, Assignment>,
@@ -116,7 +120,11 @@ pub enum Action {
         rank: u32,
         /// Who goes on serving until the claimer is ready; goes into the record.
         handover_from: Option<Holder>,
+        /// What it holds of a GPU of this node; goes into the record.
+        gpu: Option<GpuGrant>,
     },
+    /// This node holds the slot, and is to hold something else of a GPU for it, or nothing any more: write it into the record.
+    Regrant { slot: SlotId, expect: Revision, gpu: Option<GpuGrant> },
     /// This node holds the slot and must give it up: delete the record.
     Release {
         slot: SlotId,
@@ -135,7 +143,10 @@ pub enum Action {
 impl Action {
     pub fn slot(&self) -> &SlotId {
         match self {
-            Action::Claim { slot, .. } | Action::Release { slot, .. } | Action::Collect { slot, .. } => slot,
+            Action::Claim { slot, .. }
+            | Action::Regrant { slot, .. }
+            | Action::Release { slot, .. }
+            | Action::Collect { slot, .. } => slot,
         }
     }
 }
@@ -174,13 +185,14 @@ impl Planner {
 
 fn decide(view: &LatticeView, board: &Board, me: &Me, situation: Situation) -> Plan {
     let of_this_node = of_node(view, board, me);
-    let assignments = assignments(view, board, me, situation, &of_this_node);
+    let regrants = gpus::regrants(view, board, &mut board.ledger.gpus.clone());
+    let assignments = assignments(view, board, me, situation, &of_this_node, &regrants);
     let mut plan = Plan { actions: Vec::new(), assignments, spare_memory: 0 };
     // Without a session of its own a node is no member: it keeps what it may keep, and writes nothing.
     if view.live(&me.holder()).is_some() {
         let (claims, displaced, spare) = claims(view, board, me, situation);
         plan.spare_memory = spare.memory;
-        plan.actions.extend(releases(view, board, me, situation, &of_this_node, &displaced));
+        plan.actions.extend(releases(view, board, me, situation, &of_this_node, (&displaced, &regrants)));
         plan.actions.extend(collections(view, board, me, situation));
         plan.actions.extend(claims);
         plan.actions.sort_by(|a, b| a.slot().cmp(b.slot()));
@@ -203,6 +215,7 @@ fn assignments(
     me: &Me,
     situation: Situation,
     held: &[Held<'_>],
+    regrants: &BTreeMap<SlotId, Regrant>,
 ) -> BTreeMap<SlotId, Assignment> {
     let life = me.holder();
     let is_member = view.live(&life).is_some();
@@ -238,10 +251,18 @@ fn assignments(
         if let Some(stable) = without_room.get(slot) {
             wanted = stable;
         }
+        let is_mine = record.holder == life;
+        // What it is to run starts with what that asks for: until the record has it, what serves goes on.
+        let is_ungranted = is_mine && regrants.contains_key(slot);
+        if is_ungranted && record.phase != Phase::Ready {
+            continue;
+        }
+        let (waits, gpu) =
+            (waits || is_ungranted, if is_mine { record.gpu.clone() } else { record.handover_gpu.clone() });
         // The slots of a workload come together.
         let is_it = |shared: &Assignment| shared.spec.name == slot.workload && shared.generation == wanted.template();
         let assignment = shared.take().filter(is_it).unwrap_or_else(|| Assignment::new(wanted));
-        assignments.insert((*slot).clone(), Assignment { stop_first, waits, ..assignment.clone() });
+        assignments.insert((*slot).clone(), Assignment { stop_first, waits, gpu, ..assignment.clone() });
         shared = Some(assignment);
     }
     assignments
@@ -279,7 +300,7 @@ fn releases(
     me: &Me,
     situation: Situation,
     held: &[Held<'_>],
-    displaced: &BTreeMap<SlotId, SlotId>,
+    (displaced, regrants): (&BTreeMap<SlotId, SlotId>, &BTreeMap<SlotId, Regrant>),
 ) -> Vec<Action> {
     let life = me.holder();
     let mine = held.iter().filter(|(slot, held)| held.record.holder == life && !board.is_corrupt(slot));
@@ -289,6 +310,15 @@ fn releases(
     mine.filter_map(|(slot, Versioned { record, revision })| {
         let (stop_first, displaced_by) = match must_release(view, board, slot, record, situation, may_go) {
             Some(stop_first) => (stop_first, None),
+            None if !displaced.contains_key(slot) => match regrants.get(slot)? {
+                Regrant::To(gpu) => {
+                    let (slot, gpu) = ((*slot).clone(), gpu.clone());
+                    return Some(Action::Regrant { slot, expect: *revision, gpu });
+                }
+                // It stops in any case, and nothing comes of it here.
+                Regrant::Nowhere { goes_on } if !goes_on || record.phase != Phase::Ready => (true, None),
+                Regrant::Nowhere { .. } => return None,
+            },
             None => {
                 let displaced_by = displaced.get(slot)?.clone();
                 let class = view.wanted(slot)?.spec.class;
@@ -381,16 +411,19 @@ fn claims(
             return;
         }
         match rank {
-            0 => claims.push(claim(view, board, slot, turn.spec, 0)),
+            0 => claims.push(claim(view, board, slot, turn.spec, 0, turn.gpu.clone())),
             _ => reserves.push(rank, slot, turn.spec),
         }
     });
     // What this node is first for has its room by now. Where it only stands in for others, it offers what is left.
     for (rank, slot, spec) in reserves.best() {
         let needed = Need::of(&spec.spec);
-        if walk.ledger.has_room(place, needed) {
+        if walk.ledger.has_room(place, needed)
+            && let Some(gpu) = walk.ledger.gpus.grant(place, &spec.spec)
+        {
             walk.ledger.book(place, needed);
-            claims.push(claim(view, board, slot, spec, rank));
+            gpu.iter().for_each(|grant| walk.ledger.gpus.book(place, grant));
+            claims.push(claim(view, board, slot, spec, rank, gpu));
         }
     }
     // The room of what displaces stays closed, as on the nodes that are settled.
@@ -427,7 +460,14 @@ impl<'a> Reserves<'a> {
     }
 }
 
-fn claim(view: &LatticeView, board: &Board, slot: SlotId, spec: &SpecRecord, rank: u32) -> Action {
+fn claim(
+    view: &LatticeView,
+    board: &Board,
+    slot: SlotId,
+    spec: &SpecRecord,
+    rank: u32,
+    gpu: Option<GpuGrant>,
+) -> Action {
     let record = view.slots.get(&slot);
     let expect = record.map_or(Precondition::Absent, |slot| Precondition::At(slot.revision));
     let of_this_life = record.filter(|slot| slot.record.uid == spec.uid);
@@ -436,5 +476,5 @@ fn claim(view: &LatticeView, board: &Board, slot: SlotId, spec: &SpecRecord, ran
         .and_then(|slot| slot.record.serving())
         .filter(|serving| board.occupancy(serving) == Occupancy::Live)
         .cloned();
-    Action::Claim { slot, expect, rank, handover_from }
+    Action::Claim { slot, expect, rank, handover_from, gpu }
 }

@@ -5,14 +5,17 @@ use crate::{
     board::{Board, Entry},
     contest::{Contest, Neighbours, Ranking, Shared},
     displace::Displacer,
+    gpus::regrants,
     hash::SlotWeights,
     ledger::{Ledger, Need},
     nodes::Place,
     rules,
 };
 use lattice::{
+    gpu::GpuGrant,
     id::{SlotId, WorkloadName},
     record::SpecRecord,
+    spec::WorkloadSpec,
     view::LatticeView,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,6 +51,8 @@ pub(crate) struct Visit<'w, 'b> {
     pub(crate) vacancy: Vacancy,
     pub(crate) ranking: Ranking<'w, 'b, 'b>,
     pub(crate) first: Option<Place>,
+    /// What it holds of a GPU there.
+    pub(crate) gpu: Option<GpuGrant>,
 }
 
 impl Visit<'_, '_> {
@@ -58,21 +63,18 @@ impl Visit<'_, '_> {
 
 impl<'b> Walk<'b> {
     pub(crate) fn new(view: &'b LatticeView, board: &'b Board) -> Self {
-        Walk {
-            view,
-            board,
-            ledger: board.ledger.clone(),
-            placed: BTreeMap::new(),
-            displacer: Displacer::default(),
-            shared: Shared::default(),
-        }
+        let mut ledger = board.ledger.clone();
+        // What is to be held in place of something else of a GPU is as good as held.
+        regrants(view, board, &mut ledger.gpus);
+        let (placed, displacer, shared) = (BTreeMap::new(), Displacer::default(), Shared::default());
+        Walk { view, board, ledger, placed, displacer, shared }
     }
 
     /// Visit all vacancies: those of higher priority first, then in the order of slots.
     pub(crate) fn run(&mut self, mut visit: impl FnMut(&Visit<'_, 'b>)) {
         // Incumbents are booked before anything else, so that nothing takes the room that they come back to.
         let (view, board) = (self.view, self.board);
-        let mut incumbents: BTreeMap<&WorkloadName, BTreeSet<u32>> = BTreeMap::new();
+        let mut incumbents: BTreeMap<&WorkloadName, BTreeMap<u32, Option<GpuGrant>>> = BTreeMap::new();
         for (name, entry) in board.vacant() {
             let Some(spec) = view.specs.get(name) else { continue };
             for Vacancy { index, incumbent, is_stable, .. } in &entry.vacancies {
@@ -80,9 +82,12 @@ impl<'b> Walk<'b> {
                 let Some(wanted) = template(&spec.record, *is_stable) else { continue };
                 let needed = Need::of(&wanted.spec);
                 let may_come = board.nodes.session(place).is_some_and(|s| rules::expels(s, &wanted.spec).is_none());
-                if may_come && self.ledger.has_room(place, needed) {
-                    self.take(name, place, needed);
-                    incumbents.entry(name).or_default().insert(*index);
+                if may_come
+                    && self.ledger.has_room(place, needed)
+                    && let Some(gpu) = self.again(name, *index, place, &wanted.spec)
+                {
+                    self.take(name, place, needed, gpu.as_ref());
+                    incumbents.entry(name).or_default().insert(*index, gpu);
                 }
             }
         }
@@ -104,7 +109,7 @@ impl<'b> Walk<'b> {
         spec: &'b SpecRecord,
         is_stable: bool,
         entry: &'b Entry,
-        come_back: &BTreeSet<u32>,
+        come_back: &BTreeMap<u32, Option<GpuGrant>>,
         visit: &mut impl FnMut(&Visit<'_, 'b>),
     ) {
         let mut contest = self.contest(spec, None);
@@ -112,13 +117,18 @@ impl<'b> Walk<'b> {
         // Where one of them finds nobody to make room, the next one asks the same; only a daemon's asks another node.
         let mut is_hopeless = false;
         for vacancy in entry.vacancies.iter().filter(|vacancy| vacancy.is_stable == is_stable) {
-            let incumbent = vacancy.incumbent.filter(|_| come_back.contains(&vacancy.index));
+            let incumbent = vacancy.incumbent.filter(|_| come_back.contains_key(&vacancy.index));
             let vacancy = Vacancy { incumbent, ..*vacancy };
             let weight = weights.weight(vacancy.index);
             let ranking = Ranking::new(&self.ledger, &contest, weight, incumbent, vacancy.pinned);
             let ranking = ranking.without(vacancy.barred);
             let first = ranking.first();
-            let visited = Visit { spec, vacancy, ranking, first };
+            let gpu = match first {
+                _ if spec.spec.gpu.is_none() => None,
+                Some(place) if incumbent.is_none() => contest.fit(&self.ledger, place).map(|fit| fit.grant),
+                _ => come_back.get(&vacancy.index).cloned().flatten(),
+            };
+            let visited = Visit { spec, vacancy, ranking, first, gpu };
             visit(&visited);
             let place = match first {
                 Some(place) if incumbent.is_none() => Some((place, false)),
@@ -133,11 +143,12 @@ impl<'b> Walk<'b> {
                     found.map(|place| (place, true))
                 }
             };
+            let gpu = visited.gpu;
             let Some((place, is_displacing)) = place else { continue };
             // Its rules may let one more in where another one came.
             is_hopeless = false;
             contest.take(place);
-            self.take(&spec.spec.name, place, contest.needed());
+            self.take(&spec.spec.name, place, contest.needed(), gpu.as_ref());
             if is_displacing {
                 // What becomes free is for this slot, and nothing else is placed there before it is.
                 self.ledger.close(place);
@@ -145,8 +156,18 @@ impl<'b> Walk<'b> {
         }
     }
 
-    pub(crate) fn take(&mut self, name: &'b WorkloadName, place: Place, needed: Need) {
+    /// What a replica that comes back holds of a GPU, where it asks for one.
+    fn again(&self, name: &WorkloadName, index: u32, place: Place, spec: &WorkloadSpec) -> Option<Option<GpuGrant>> {
+        if spec.gpu.is_none() {
+            return Some(None);
+        }
+        let held = self.view.slots.get(&SlotId::new(name.clone(), index));
+        self.ledger.gpus.again(place, spec, held.and_then(|held| held.record.gpu.as_ref()))
+    }
+
+    pub(crate) fn take(&mut self, name: &'b WorkloadName, place: Place, needed: Need, gpu: Option<&GpuGrant>) {
         self.ledger.book(place, needed);
+        gpu.into_iter().for_each(|grant| self.ledger.gpus.book(place, grant));
         self.placed.entry(name).or_default().push(place);
     }
 

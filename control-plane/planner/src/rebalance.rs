@@ -13,6 +13,7 @@ use crate::{
     rules::Reason,
 };
 use lattice::{
+    gpu::GpuGrant,
     id::{NodeId, Revision, SlotId, WorkloadName},
     record::{Holder, MOVES_MAX, Move, Phase, Rebalance, Slot, SpecRecord},
     spec::Class,
@@ -35,6 +36,8 @@ pub struct Better {
     pub from: NodeId,
     /// The node that comes first for it, once those before it have moved.
     pub to: NodeId,
+    /// What it would hold of a GPU there.
+    pub gpu: Option<GpuGrant>,
     /// The score by which the other node is better, by the name that `docs/placement.md` has for it; or the rule that its
     /// node breaks.
     pub by: &'static str,
@@ -73,6 +76,7 @@ pub fn better_places(view: &LatticeView, only: Option<&WorkloadName>) -> Vec<Bet
         let to = after.sessions.get(&better.to).map(|session| session.record.incarnation);
         if let (Some(held), Some(incarnation)) = (after.slots.get_mut(&better.slot), to) {
             held.record.holder = Holder { node: better.to.clone(), incarnation };
+            held.record.gpu = better.gpu.clone();
         }
         board.follow(&before, &after);
         found.push(better);
@@ -101,17 +105,21 @@ impl<'b> Scale<'b> {
         let entry = self.board.entry(&slot.workload)?;
         let here = |booking: &&crate::board::Booking| booking.index == slot.index && booking.is_holder;
         let needed = entry.bookings.iter().find(here)?.needed;
+        let gpu = entry.gpus.iter().find(|booking| booking.index == slot.index && booking.is_holder);
         self.walk.ledger.unbook(from, needed);
+        gpu.into_iter().for_each(|booking| self.walk.ledger.gpus.unbook(from, &booking.grant));
         let contest = self.walk.contest(spec, Some(slot.index));
         let weight = SlotWeights::of(&slot.workload).weight(slot.index);
         let found = {
             let ranking = Ranking::new(&self.walk.ledger, &contest, weight, None, None);
             ranking.first().and_then(|to| Some((to, by(&ranking, from, to)?)))
         };
+        let grant = found.and_then(|(to, _)| contest.fit(&self.walk.ledger, to)).map(|fit| fit.grant);
         self.walk.ledger.book(from, needed);
+        gpu.into_iter().for_each(|booking| self.walk.ledger.gpus.book(from, &booking.grant));
         let (to, by) = found?;
         let (from, to) = (held.holder.node.clone(), self.board.nodes.id(to)?.clone());
-        Some(Better { slot: slot.clone(), from, to, by })
+        Some(Better { slot: slot.clone(), from, to, gpu: grant, by })
     }
 }
 
@@ -128,8 +136,10 @@ fn by(ranking: &Ranking<'_, '_, '_>, from: Place, to: Place) -> Option<&'static 
             reason => Some(reason.rule()),
         };
     };
-    let decisive = |score: &Score| [score.spread, score.missed, u64::from(score.failed), score.replicas.into()];
-    let names = ["spread", "missed", "failed", "replicas"];
+    let decisive = |score: &Score| {
+        [score.spread, score.missed, u64::from(score.failed), score.choice.into(), score.replicas.into()]
+    };
+    let names = ["spread", "missed", "failed", "gpu", "replicas"];
     for ((here, there), name) in decisive(&here).into_iter().zip(decisive(&there)).zip(names) {
         if here != there {
             return (there < here).then_some(name);

@@ -65,7 +65,9 @@ impl Retreat {
         let replicas = if spec.spec.placement.daemon { held } else { view.replicas(spec) };
         let settings = &spec.spec.rollout;
         let surge_max = settings.max_surge.of_up(replicas);
-        let stops = surge_max == 0 || base.spec.class == Class::Strict || spec.spec.class == Class::Strict;
+        let claims_gpu = base.spec.gpu.is_some() || spec.spec.gpu.is_some();
+        let stops =
+            surge_max == 0 || claims_gpu || base.spec.class == Class::Strict || spec.spec.class == Class::Strict;
         let (way, mut free) = match stops {
             true => {
                 let most = settings.max_unavailable.of_down(replicas).max(1);

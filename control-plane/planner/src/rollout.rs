@@ -443,8 +443,8 @@ impl Progress {
         // A percentage that is less than one of them must not keep everything from changing.
         let least = u32::from(surge_max == 0);
         let unavailable_max = settings.max_unavailable.of_down(replicas).max(least);
-        let is_strict =
-            [Some(spec), spec.stable.as_deref()].into_iter().flatten().any(|record| record.spec.class == Class::Strict);
+        let mut both = [Some(spec), spec.stable.as_deref()].into_iter().flatten();
+        let stops = both.any(|record| record.spec.class == Class::Strict) || templates::claims_gpu(spec);
         let mut room = Room { view, board: None, taken: BTreeMap::new() };
         // Others may be on their way back from what was given up before.
         let back = match spec.left.is_empty() {
@@ -464,7 +464,7 @@ impl Progress {
             }
             if !self.serving.contains(index) {
                 // There is nothing to lose.
-            } else if is_strict {
+            } else if stops {
                 if unavailable >= unavailable_max.max(1) {
                     break;
                 }

@@ -1,11 +1,11 @@
 //! The filters that look at one node alone, and the words in which a node is refused. Those that look at where other
 //! replicas are, are in `contest.rs`.
 
-use crate::nodes::Account;
+use crate::{gpus, nodes::Account};
 use lattice::{
-    id::{NodeId, WorkloadName},
+    id::{GpuId, NodeId, WorkloadName},
     record::Session,
-    spec::{Effect, LABEL_NODE, Requirement, Taint, WorkloadSpec},
+    spec::{Effect, GpuMiss, LABEL_NODE, Requirement, Taint, WorkloadSpec},
     units::Bytes,
 };
 use std::fmt;
@@ -66,6 +66,10 @@ pub enum Reason {
         reserved: u64,
         capacity: u64,
     },
+    /// It offers no GPU, or none that fulfils the claim as things are: what keeps the claim from each.
+    Gpu {
+        misses: Vec<(GpuId, GpuMiss)>,
+    },
     /// Its room for empty volumes is given away.
     Disk {
         needed: u64,
@@ -90,8 +94,14 @@ impl Reason {
             Reason::Unspread { .. } | Reason::Spread { .. } => "spread",
             Reason::Slots { .. } => "slots",
             Reason::Memory { .. } => "memory",
+            Reason::Gpu { misses } => nearest(misses).map_or("gpu", |(_, miss)| miss.rule()),
         }
     }
+}
+
+/// What came closest: the predicates are tried in the order of the variants.
+fn nearest(misses: &[(GpuId, GpuMiss)]) -> Option<&(GpuId, GpuMiss)> {
+    misses.iter().max_by_key(|(_, miss)| miss.stage())
 }
 
 /// `on this node`, `in zone eu-1`.
@@ -140,6 +150,13 @@ impl fmt::Display for Reason {
                 let (needed, reserved, capacity) = (mib(needed), mib(reserved), mib(capacity));
                 write!(f, "has too little memory left: {reserved} of {capacity} are reserved, {needed} are needed")
             }
+            Reason::Gpu { misses } if misses.is_empty() => f.write_str("offers no GPU"),
+            Reason::Gpu { misses } => {
+                let mut misses: Vec<&(GpuId, GpuMiss)> = misses.iter().collect();
+                misses.sort_by_key(|(_, miss)| std::cmp::Reverse(miss.stage()));
+                let told = misses.iter().map(|(offer, miss)| format!("{miss} on {offer}"));
+                f.write_str(&told.collect::<Vec<_>>().join("; "))
+            }
             Reason::Disk { needed, reserved, capacity } => {
                 let (needed, reserved, capacity) = (Bytes(*needed), Bytes(*reserved), Bytes(*capacity));
                 write!(
@@ -158,6 +175,7 @@ pub(crate) fn expels(session: &Session, spec: &WorkloadSpec) -> Option<Reason> {
         .or_else(|| is_not_pinned(session, spec))
         .or_else(|| is_tainted(session, spec, &[Effect::NoRun]))
         .or_else(|| lacks_volume(session, spec))
+        .or_else(|| gpus::lacks(&session.gpus, spec.gpu.as_ref()?, true))
 }
 
 /// What keeps new replicas away from a node, though those that are there may stay.
@@ -165,6 +183,7 @@ pub(crate) fn refuses(account: &Account, session: &Session, spec: &WorkloadSpec)
     expels(session, spec)
         .or_else(|| account.cordoned.then_some(Reason::Cordoned))
         .or_else(|| is_tainted(session, spec, &[Effect::NoPlace]))
+        .or_else(|| gpus::lacks(&session.gpus, spec.gpu.as_ref()?, false))
 }
 
 fn drains(session: &Session) -> Option<Reason> {

@@ -40,9 +40,15 @@ fn doubles(spec: &SpecRecord, rollout: Option<&Rollout>, index: u32, record: &Sl
         && !stops_first(spec, rollout, index)
 }
 
+/// Whether one of the templates claims something of a GPU. A GPU need not have room for two of a replica, so one stops before
+/// the other starts.
+pub(crate) fn claims_gpu(spec: &SpecRecord) -> bool {
+    spec.spec.gpu.is_some() || spec.stable.as_deref().is_some_and(|stable| stable.spec.gpu.is_some())
+}
+
 /// Whether what serves in a slot stops before the newest template starts there.
 pub(crate) fn stops_first(spec: &SpecRecord, rollout: Option<&Rollout>, index: u32) -> bool {
-    rollout.is_some_and(|rollout| rollout.is_of(spec) && rollout.stop_first.contains(&index))
+    claims_gpu(spec) || rollout.is_some_and(|rollout| rollout.is_of(spec) && rollout.stop_first.contains(&index))
 }
 
 /// What a replica goes on with, and what this leaves free, where the newest template has to wait until there is

@@ -1,6 +1,7 @@
 //! Rules one by one in [`check`], and properties of many nodes that plan and act on one store.
 
 mod drain;
+mod gpus;
 mod rebalance;
 mod rollouts;
 mod rules;
@@ -144,16 +145,26 @@ impl World {
     fn act(&mut self, me: &Me, action: &Action) {
         let at = self.view.slots.get(action.slot()).map(|slot| slot.revision);
         match action {
-            Action::Claim { slot, expect, handover_from, .. } => {
+            Action::Claim { slot, expect, handover_from, gpu, .. } => {
                 let wanted = match expect {
                     Precondition::Absent => None,
                     Precondition::At(revision) => Some(*revision),
                 };
                 if at == wanted {
                     let from = handover_from.clone();
+                    let before = self.view.slots.get(slot).map(|slot| slot.record.clone());
+                    let handover_gpu = from.as_ref().zip(before).and_then(|(from, before)| {
+                        if before.holder == *from { before.gpu } else { before.handover_gpu }
+                    });
                     let node = me.node.to_string();
                     let record = self.hold(&slot.to_string(), &node, me.incarnation.as_u128(), Phase::Starting);
-                    record.handover_from = from;
+                    (record.handover_from, record.handover_gpu, record.gpu) = (from, handover_gpu, gpu.clone());
+                }
+            }
+            Action::Regrant { slot, expect, gpu } => {
+                let revision = self.next();
+                if let Some(held) = self.view.slots.get_mut(slot).filter(|_| at == Some(*expect)) {
+                    (held.record.gpu, held.revision) = (gpu.clone(), revision);
                 }
             }
             // Once it is due nothing of it may go on running, whatever the plan assigns.
@@ -177,7 +188,7 @@ impl World {
                 for action in plan(&self.view, &me, SETTLED).actions {
                     let rank = match &action {
                         Action::Claim { rank, .. } | Action::Collect { rank, .. } => *rank,
-                        Action::Release { .. } => 0,
+                        Action::Regrant { .. } | Action::Release { .. } => 0,
                     };
                     let key = seed.as_mut().map_or(u64::from(rank), |seed| {
                         *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -256,6 +267,7 @@ impl World {
             assert!(slots <= slots_max && memory <= memory_max, "{node}: {slots}/{slots_max}, {memory}/{memory_max}");
             assert!(disk <= disk_max, "{node}: {disk}/{disk_max} of volumes");
         }
+        self.check_gpus();
     }
 
     /// What must hold at rest: each wanted slot is held by a living node, or no node can take it; nothing else is held.
@@ -314,7 +326,7 @@ fn check(what: &str, situation: Situation, world: &World, expected: &[&str]) {
     let mut lines: Vec<String> = actions
         .iter()
         .map(|action| match action {
-            Action::Claim { slot, expect, rank, handover_from } => {
+            Action::Claim { slot, expect, rank, handover_from, gpu: _ } => {
                 let over = match expect {
                     Precondition::Absent => String::new(),
                     Precondition::At(_) => " over a record".into(),
@@ -322,6 +334,7 @@ fn check(what: &str, situation: Situation, world: &World, expected: &[&str]) {
                 let from = handover_from.as_ref().map(|from| format!(" from {}", from.node)).unwrap_or_default();
                 format!("claim {slot} rank {rank}{over}{from}")
             }
+            Action::Regrant { slot, gpu, .. } => format!("regrant {slot} {gpu:?}"),
             Action::Release { slot, stop_first, displaced_by, .. } => {
                 let by = displaced_by.as_ref().map(|by| format!(" for {by}")).unwrap_or_default();
                 format!("{} {slot}{by}", if *stop_first { "stop, release" } else { "release, stop" })

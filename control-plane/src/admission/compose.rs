@@ -3,7 +3,7 @@
 //! and go to, and what a person is told.
 
 use super::explain::{explain, explain_unfit};
-use super::{Admission, blocking, unavailable};
+use super::{Admission, blocking, put::is_gpu, unavailable};
 use crate::Inspector;
 use lattice::{
     ctl::{Composed, ComposedEdge, CtlError, ErrorCode},
@@ -23,6 +23,8 @@ const REMEMBERED: usize = 1024;
 pub(super) struct Made {
     /// It has an artifact.
     pub(super) recipe: Recipe,
+    /// Something of it imports `wasi:webgpu` from the node.
+    pub(super) uses_gpu: bool,
     /// For whoever put the spec.
     pub(super) brief: Composed,
     /// The same, of calls through the host.
@@ -64,7 +66,8 @@ impl Admission {
             workload = %spec.name, artifact = %composition.digest, entry = %composition.entry,
             used = ?composition.used, hosted = ?composition.hosted, unused = ?composition.dropped, "composed"
         );
-        let made = Made { recipe: recipe(spec, &composition), brief: brief(&composition), slow };
+        let uses_gpu = composition.open.iter().any(|open| is_gpu(&open.import));
+        let made = Made { recipe: recipe(spec, &composition), uses_gpu, brief: brief(&composition), slow };
         // A single part may be all that is composed, and that one is there.
         if store && !self.are_stored(&made.recipe).await? {
             self.platform.artifacts.put(composition.bytes).await.map_err(|error| unavailable(&error))?;
@@ -212,6 +215,7 @@ mod tests {
         id::WorkloadName,
         recipe::HostEdge,
         record::{Key, Record as _, SpecRecord},
+        spec::GpuSpec,
         store::{Bucket, Platform},
     };
     use std::sync::Arc;
@@ -246,6 +250,35 @@ mod tests {
     async fn record(platform: &Platform) -> SpecRecord {
         let key = Key::Spec(WorkloadName::new("hello").unwrap()).to_string();
         SpecRecord::decode(&platform.store.get(Bucket::Specs, &key).await.unwrap().unwrap().value).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_imports_webgpu_claims_a_gpu_whether_it_is_composed_or_not() {
+        let (admission, platform) = admission();
+        let http = "wasi:http/incoming-handler@0.2.0";
+        let user = component(http, Some("wasi:webgpu/webgpu@0.3.0-rc.2"));
+        let alone = platform.artifacts.put(user).await.unwrap();
+        let front = platform.artifacts.put(component(http, Some("x:y/z@1.0.0"))).await.unwrap();
+        let back = component("x:y/z@1.0.0", Some("wasi:webgpu/webgpu@0.3.0-rc.2"));
+        let back = platform.artifacts.put(back).await.unwrap();
+        let alone = format!("name: hello\ncomponents: [{{name: a, source: '{alone}'}}]\n");
+        let both =
+            format!("name: hello\ncomponents: [{{name: f, source: '{front}'}}, {{name: b, source: '{back}'}}]\n");
+        for text in [alone.as_str(), &both] {
+            assert!(admission.put(&message(text)).await.unwrap().changed, "{text}");
+            assert_eq!(record(&platform).await.spec.gpu, Some(GpuSpec::of_an_import()), "{text}");
+            assert!(!admission.put(&message(text)).await.unwrap().changed, "{text}");
+        }
+        // What is said is not changed, and what can't be had beside it is refused.
+        let own = format!("{alone}gpu: {{memory: 1GiB}}\n");
+        admission.put(&message(&own)).await.unwrap();
+        assert_eq!(record(&platform).await.spec.gpu.map(|gpu| gpu.memory), Some(lattice::units::Bytes::mib(1024)));
+        let watching = format!("{alone}config-update: watch\n");
+        let error = admission.put(&message(&watching)).await.unwrap_err();
+        assert_eq!(error.field.as_deref(), Some("config-update"));
+        let plain = platform.artifacts.put(component(http, None)).await.unwrap();
+        admission.put(&message(&format!("name: hello\ncomponents: [{{name: a, source: '{plain}'}}]"))).await.unwrap();
+        assert_eq!(record(&platform).await.spec.gpu, None);
     }
 
     #[tokio::test]

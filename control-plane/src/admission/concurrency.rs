@@ -1,7 +1,7 @@
 //! Several requests at a time in one instance: only what exports `wasi:http/handler@0.3` can do that, and a person who
 //! asks for it of another component is told so instead of wondering.
 
-use super::{Admission, blocking, unavailable};
+use super::{Admission, blocking, put::Traits, unavailable};
 use lattice::{
     ctl::{CtlError, ErrorCode},
     host::Role,
@@ -24,7 +24,7 @@ impl Admission {
             return Ok(());
         }
         let _turn = self.inspecting.lock().await;
-        if self.is_inspected(*digest, Role::Concurrent) {
+        if self.inspected(*digest, Role::Concurrent).is_some() {
             return Ok(());
         }
         let bad = |text: String| CtlError::new(ErrorCode::BadComponent, text).field("reuse.concurrency");
@@ -35,7 +35,7 @@ impl Admission {
             .await
             .unwrap_or_else(|| Err("its structure made the check fail".into()));
         verdict.map_err(|why| bad(why).hint("leave the field out, or build the component for wasi:http 0.3"))?;
-        self.note_inspected(*digest, Role::Concurrent);
+        self.note_inspected(*digest, Role::Concurrent, Traits::default());
         Ok(())
     }
 }

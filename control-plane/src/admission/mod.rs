@@ -36,7 +36,7 @@ use lattice::{
 };
 use serde::de::DeserializeOwned;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -56,7 +56,7 @@ pub(crate) struct Admission {
     view: watch::Receiver<Arc<LatticeView>>,
     reports: Reports,
     /// Digests that were inspected and found good; what they name can't change.
-    inspected: Arc<Mutex<BTreeSet<(Digest, Role)>>>,
+    inspected: Arc<Mutex<BTreeMap<(Digest, Role), put::Traits>>>,
     /// What was composed, by a digest of all that went into it.
     composed: Arc<Mutex<BTreeMap<Digest, compose::Made>>>,
     /// One component, or one composition, at a time is fetched and inspected: each may be as large as a component can be.

@@ -7,13 +7,13 @@ use super::{
     put::not_found,
 };
 use lattice::{
-    ctl::{CtlError, ErrorCode, ExplainReply, ExplainRequest, NodeScore, NodeStanding},
+    ctl::{CtlError, ErrorCode, ExplainReply, ExplainRequest, NodeGpu, NodeScore, NodeStanding},
     id::{NodeId, SlotId, WorkloadName},
     report::Counts,
     store::Message,
     view::LatticeView,
 };
-use lattice_planner::{Explanation, Score, Standing};
+use lattice_planner::{Explanation, GpuFit, Score, Standing};
 use std::collections::BTreeSet;
 
 impl Admission {
@@ -97,6 +97,8 @@ pub(super) fn leave_out(nodes: &mut Vec<NodeStanding>, holder: Option<&NodeId>, 
 }
 
 fn in_words(score: Score) -> NodeScore {
-    let Score { spread, missed, failed, replicas, fullness, chance: _ } = score;
-    NodeScore { spread, missed, failed, replicas, fullness }
+    let Score { spread, missed, failed, choice, replicas, gpu, fullness, chance: _ } = score;
+    // A device of which nothing is known has the greatest slowness, so nothing but no claim comes to the least of both.
+    let gpu = (gpu != GpuFit::default()).then_some(NodeGpu { choice, slowness: gpu.slowness, left: gpu.left });
+    NodeScore { spread, missed, failed, replicas, gpu, fullness }
 }

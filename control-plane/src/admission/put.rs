@@ -15,7 +15,7 @@ use lattice::{
     limits::COMPONENT_BYTES_MAX,
     recipe::Recipe,
     record::{DecodeError, Key, Record as _, Rollout, SpecRecord},
-    spec::{self, AutoscaleSpec, ConfigUpdate, Source, WorkloadSpec},
+    spec::{self, AutoscaleSpec, ConfigUpdate, GpuSpec, Source, SpecError, WorkloadSpec},
     store::{Bucket, Entry, Message, Precondition, StoreError},
 };
 use std::{collections::BTreeSet, time::Duration};
@@ -26,6 +26,28 @@ pub(super) const ATTEMPTS: usize = 8;
 const ECHO: Duration = Duration::from_secs(1);
 /// What a write says beside the record: subject, headers.
 const WRITE_HEADER_BYTES: usize = 1024;
+
+/// What was found in a component.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Traits {
+    /// It imports `wasi:webgpu`.
+    pub(super) uses_gpu: bool,
+}
+
+/// Whether an import is one of `wasi:webgpu`.
+pub(super) fn is_gpu(import: &str) -> bool {
+    import.starts_with("wasi:webgpu/")
+}
+
+/// The spec with the claim that a workload has which uses a GPU and does not say what of it.
+fn with_claim(spec: WorkloadSpec, uses_gpu: bool) -> Result<WorkloadSpec, SpecError> {
+    if !uses_gpu || spec.gpu.is_some() {
+        return Ok(spec);
+    }
+    let spec = WorkloadSpec { gpu: Some(GpuSpec::of_an_import()), ..spec };
+    // It was checked without it.
+    spec::parse_value(&serde_json::to_value(&spec).unwrap_or_default())
+}
 
 /// What is in force under a key.
 pub(super) struct Current {
@@ -49,12 +71,13 @@ impl Admission {
                 return Err(CtlError::new(ErrorCode::Invalid, text).field(HEADER_DRY_RUN));
             }
         };
-        self.check_components(&spec).await?;
+        let uses_gpu = self.check_components(&spec).await?;
         self.check_stores(&spec).await?;
         let expected = expected_revision(message)?;
         let made = self.made_of(&spec, !dry_run).await?;
         self.check_concurrency(&spec, made.as_ref().map(|made| &made.brief.entry)).await?;
         let recipe = made.as_ref().map(|made| made.recipe.clone()).unwrap_or_default();
+        let spec = with_claim(spec, made.as_ref().map_or(uses_gpu, |made| made.uses_gpu))?;
         let mut warnings = warnings::of(&*self.view()?, &spec);
         warnings.extend(made.iter().flat_map(|made| warnings::of_slow_calls(&spec, &made.slow)));
         let reply = if dry_run {
@@ -65,12 +88,13 @@ impl Admission {
         Ok(PutReply { composition: made.map(|made| made.brief), warnings, ..reply })
     }
 
-    /// Every component is in the store, and can run or be part of what does.
-    async fn check_components(&self, spec: &WorkloadSpec) -> Result<(), CtlError> {
+    /// Every component is in the store, and can run or be part of what does. Answers whether one imports `wasi:webgpu`.
+    async fn check_components(&self, spec: &WorkloadSpec) -> Result<bool, CtlError> {
         if let Some(error) = spec::unresolved(spec) {
             return Err(error.into());
         }
         let role = if spec.only().is_some() { Role::of_whole(spec) } else { Role::Part };
+        let mut uses_gpu = false;
         for part in spec.parts() {
             let Source::Stored(digest) = part.source else { continue };
             let field = format!("{}.source", part.field);
@@ -87,15 +111,19 @@ impl Admission {
             }
             // What is inside was looked at before; that it is there had to be looked at again.
             let _turn = self.inspecting.lock().await;
-            if self.is_inspected(*digest, role) {
+            if let Some(traits) = self.inspected(*digest, role) {
+                uses_gpu |= traits.uses_gpu;
                 continue;
             }
             let bytes = self.platform.artifacts.get(*digest).await.map_err(|error| unavailable(&error))?;
             let bytes = bytes.ok_or_else(|| bad(format!("{digest} vanished from the object store")))?;
             let inspect = self.inspect.clone();
-            let verdict = blocking(move || inspect(&bytes, role, &[]).map(drop).map_err(|unfit| unfit.message))
-                .await
-                .unwrap_or_else(|| Err("its structure made the check fail".into()));
+            let look = move || {
+                inspect(&bytes, role, &[]).map_err(|unfit| unfit.message)?;
+                let imports = lattice_composer::imports(&bytes).unwrap_or_default();
+                Ok(Traits { uses_gpu: imports.iter().any(|import| is_gpu(import)) })
+            };
+            let verdict = blocking(look).await.unwrap_or_else(|| Err("its structure made the check fail".into()));
             let hint = match role {
                 Role::Whole | Role::Concurrent => {
                     "deploy a WebAssembly component that exports wasi:http/incoming-handler@0.2 or wasi:http/handler@0.3"
@@ -109,22 +137,24 @@ impl Admission {
                     "build it as a WebAssembly component, for example for the target wasm32-wasip2"
                 }
             };
-            verdict.map_err(|why| bad(why).hint(hint))?;
-            self.note_inspected(*digest, role);
+            let traits = verdict.map_err(|why| bad(why).hint(hint))?;
+            uses_gpu |= traits.uses_gpu;
+            self.note_inspected(*digest, role, traits);
         }
-        Ok(())
+        Ok(uses_gpu)
     }
 
-    pub(super) fn is_inspected(&self, digest: Digest, role: Role) -> bool {
-        self.inspected.lock().is_ok_and(|inspected| inspected.contains(&(digest, role)))
+    /// What was found in a component that can be used in a role, if it was looked at.
+    pub(super) fn inspected(&self, digest: Digest, role: Role) -> Option<Traits> {
+        self.inspected.lock().ok()?.get(&(digest, role)).copied()
     }
 
-    pub(super) fn note_inspected(&self, digest: Digest, role: Role) {
+    pub(super) fn note_inspected(&self, digest: Digest, role: Role, traits: Traits) {
         if let Ok(mut inspected) = self.inspected.lock() {
             if inspected.len() >= 4096 {
                 inspected.clear();
             }
-            inspected.insert((digest, role));
+            inspected.insert((digest, role), traits);
         }
     }
 

@@ -16,7 +16,7 @@ use lattice::{
     },
     event::rfc3339,
     id::{Generation, NodeId, Revision, SlotId, WorkloadName},
-    record::{Key, Phase, Record as _, RolloutState, Slot, SpecRecord},
+    record::{Holder, Key, Phase, Record as _, RolloutState, Slot, SpecRecord},
     report::SlotReport,
     store::{Bucket, Change, Message},
     view::{LatticeView, Versioned},
@@ -227,11 +227,21 @@ fn node_reply(view: &LatticeView, node: &NodeId, reported: &Reported) -> Option<
             (slot.to_string(), spec.map_or(0, |spec| spec.record.spec.memory_reserved()))
         })
         .unzip();
+    let gpus_held = view.slots.iter().filter_map(|(slot, held)| {
+        let is_here = |holder: &Holder| holder.node == *node && holder.incarnation == session.incarnation;
+        let Slot { holder, gpu, handover_from, handover_gpu, .. } = &held.record;
+        let grant = match is_here(holder) {
+            true => gpu.clone(),
+            false => handover_gpu.clone().filter(|_| handover_from.as_ref().is_some_and(is_here)),
+        };
+        Some((slot.to_string(), grant?))
+    });
+    let gpus_held = gpus_held.collect();
     let said = reported.get(node).filter(|(report, _)| report.incarnation == session.incarnation);
     let (usage, usage_age) = said.map(|(report, age)| (report.host.usage, *age)).unzip();
     let (cordoned, drain) = (view.is_cordoned(node), super::maintenance::drain_status(view, node));
     let (slots_omitted, memory_reserved) = (count(cut(&mut slots, SLOTS_NAMED_MAX)), memory.iter().sum());
-    Some(NodeReply { session, cordoned, drain, slots, slots_omitted, memory_reserved, usage, usage_age })
+    Some(NodeReply { session, cordoned, drain, slots, slots_omitted, memory_reserved, gpus_held, usage, usage_age })
 }
 
 /// What nodes said of their replicas.
@@ -289,6 +299,7 @@ fn status(
                         crashing,
                         claimed_at: time(record.claimed_at),
                         since: time(record.since),
+                        gpu: record.gpu.clone(),
                         report,
                         report_age,
                         ..SlotStatus::vacant(replica)

@@ -26,7 +26,7 @@ impl Admission {
             return Err(super::put::not_found(name));
         }
         let found = blocking(move || better_places(&view, workload.as_ref())).await.unwrap_or_default();
-        let planned = |Better { slot, from, to, by }: &Better| PlannedMove {
+        let planned = |Better { slot, from, to, by, gpu: _ }: &Better| PlannedMove {
             slot: slot.clone(),
             from: from.clone(),
             to: to.clone(),

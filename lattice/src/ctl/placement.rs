@@ -70,6 +70,21 @@ pub struct NodeScore {
     pub failed: bool,
     /// Replicas of the workload that the node has.
     pub replicas: u32,
+    /// Of a workload with a claim on a GPU. `choice` is compared before `replicas`, the rest after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<NodeGpu>,
     /// How full it is, in eighths.
     pub fullness: u8,
+}
+
+/// What a node's GPU is worth to a replica; less is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct NodeGpu {
+    /// How many better claims of the workload's it does not fulfil.
+    pub choice: u8,
+    /// How slow it is, in powers of two.
+    pub slowness: u32,
+    /// Bytes of its memory that would be left.
+    pub left: u64,
 }

@@ -59,6 +59,8 @@ impl WorkloadSpec {
             Some("a replica of class strict stops before it starts again, and all of them would at once")
         } else if self.volumes.iter().any(|volume| volume.empty.is_some()) {
             Some("with empty volumes a node needs room on its disk for the old and the new ones")
+        } else if self.gpu.is_some() {
+            Some("with a claim on a GPU there would have to be room on it for the old and the new ones")
         } else {
             None
         }
@@ -226,7 +228,7 @@ mod tests {
         assert_eq!(with("config-update: roll").unwrap().config_update(), ConfigUpdate::Roll);
         let host = "volumes: [{name: v, mount: /v, host: {path: /srv/v}}]";
         assert_eq!(with(host).unwrap().config_update(), ConfigUpdate::Watch);
-        for more in ["class: strict", "volumes: [{name: v, mount: /v, empty: {size: 1MiB}}]"] {
+        for more in ["class: strict", "volumes: [{name: v, mount: /v, empty: {size: 1MiB}}]", "gpu: {}"] {
             assert_eq!(with(more).unwrap().config_update(), ConfigUpdate::Roll, "{more}");
             let refused = with(&format!("{more}\nconfig-update: watch")).unwrap_err();
             assert_eq!(refused.field, "config-update");

@@ -2,8 +2,8 @@
 //! here, so size and depth are bounded before anything is built.
 
 use super::{
-    Reuse, Script, Source, WorkloadSpec, autoscale, callers, canary, config, grants, http, messaging, parts, placement,
-    preview, probes, rollout, schedule, strategy, volumes, wording,
+    Reuse, Script, Source, WorkloadSpec, autoscale, callers, canary, config, gpu, grants, http, messaging, parts,
+    placement, preview, probes, rollout, schedule, strategy, volumes, wording,
 };
 use crate::limits::{
     CONCURRENCY_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, MESSAGE_BYTES_MAX,
@@ -154,6 +154,7 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
     callers::check(spec.http.callers.as_deref())?;
     schedule::check(&spec.schedule)?;
     volumes::check(&spec.volumes)?;
+    gpu::check(spec)?;
     probes::check(&spec.probes)?;
     if let Reuse::On(reuse) = &spec.reuse {
         if reuse.requests == 0 {

@@ -24,8 +24,11 @@ impl WorkloadSpec {
             self.config_update.is_some(),
             !self.messages.is_empty(),
         ];
-        let is_of_schema_6 =
-            [self.rollout.strategy != Strategy::default(), self.all_grants().any(|grants| !grants.nats.is_empty())];
+        let is_of_schema_6 = [
+            self.rollout.strategy != Strategy::default(),
+            self.all_grants().any(|grants| !grants.nats.is_empty()),
+            self.gpu.is_some(),
+        ];
         if is_of_schema_6.contains(&true) {
             6
         } else if self.rollout.analysis.is_some() || self.rollout.steps.iter().any(RolloutStep::is_of_schema_5) {
@@ -65,6 +68,7 @@ impl WorkloadSpec {
             limits: Limits { memory: _, cpu: _, wall: _, concurrency: _, queue: _, body: _ },
             grants,
             volumes,
+            gpu: _,
             placement: _,
             rollout: _,
             probes: _,

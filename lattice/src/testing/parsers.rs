@@ -214,6 +214,7 @@ grants:
   http-out: ["https://api.stripe.com", "https://*.example.org"]
   connect: ["tcp://db.example.org:5432"]
 placement: {require: ["zone == a", "gpu"]}
+gpu: {any: [{memory: 8GiB, exclusive: true, class: [discrete], min-speed: {gemm-gflops: 100}}, {slots: 2, features: [shader-f16], limits: {max-buffer-size: 1024}}], cpu: fallback}
 "#,
     r#"{"name":"a","components":[{"name":"a","source":"file:a.wasm"}],"http":{"routes":[{"host":"a.test","split":[{"workload":"b","percent":10}]}]},"autoscale":{"min":1,"max":5}}"#,
     "a: &a [x, x]\nb: [*a, *a]\n",
@@ -221,6 +222,8 @@ placement: {require: ["zone == a", "gpu"]}
 const RECORDS: &[&str] = &[
     r#"{"v":1,"holder":{"node":"n1","incarnation":"6f1d7b52-5d0e-4a53-8c2e-5f2f0e6d1a11"},"uid":"0b0f1b2e-7c7e-4d57-9f53-0a4bb1f3c9a1","generation":3,"phase":"ready","nonce":"0b0f1b2e-7c7e-4d57-9f53-0a4bb1f3c9a1","claimed-at":1795345100000,"since":1795345100000}"#,
     r#"{"v":1,"node":"n1","incarnation":"6f1d7b52-5d0e-4a53-8c2e-5f2f0e6d1a11","labels":{"arch":"x86_64"},"version":"0.1.0","capacity":{"memory":6442450944,"slots":256},"http":"127.0.0.1:8001","draining":false,"taints":["gpu=a100:no-place"],"started-at":1795345100000,"renewals":41}"#,
+    r#"{"v":1,"node":"n1","incarnation":"6f1d7b52-5d0e-4a53-8c2e-5f2f0e6d1a11","labels":{},"version":"0.1.0","capacity":{"memory":6442450944,"slots":256},"http":null,"draining":false,"gpus":[{"id":"vk-0","name":"A GPU","class":"discrete","backend":"vulkan","driver":"x","pci":"0000:01:00.0","memory":{"total":2147483648,"free":1},"slots":4,"features":["shader-f16"],"limits":{"max-buffer-size":2147483647},"quirks":["loop-cap-65535"],"speed":{"gemm-gflops":7,"copy-mbps":2000,"dispatch-us":150},"failing":"lost","losses":3}],"started-at":1795345100000,"renewals":41}"#,
+    r#"{"v":1,"holder":{"node":"n1","incarnation":"6f1d7b52-5d0e-4a53-8c2e-5f2f0e6d1a11"},"uid":"0b0f1b2e-7c7e-4d57-9f53-0a4bb1f3c9a1","generation":3,"phase":"starting","gpu":{"offer":"vk-0","memory":268435456,"slots":1},"handover-gpu":{"offer":"vk-1","memory":1,"slots":2},"nonce":"0b0f1b2e-7c7e-4d57-9f53-0a4bb1f3c9a1"}"#,
     r#"{"v":1,"node":"n1","cordoned":true,"drain":{"deadline":"5m"}}"#,
     r#"{"v":1,"spec":{"name":"a","components":[{"name":"a","source":"sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"}]},"uid":"0b0f1b2e-7c7e-4d57-9f53-0a4bb1f3c9a1","generation":1,"hash":"sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae","admitted-at":1}"#,
     r#"{"v":1,"uid":"0b0f1b2e-7c7e-4d57-9f53-0a4bb1f3c9a1","replicas":3}"#,

@@ -2,9 +2,10 @@
 
 use super::Verdict;
 use lattice::{
-    id::{NodeId, SlotId, WorkloadName},
-    record::{Session, Slot},
-    spec::{Class, Requirement, WorkloadSpec},
+    gpu::GpuUse,
+    id::{GpuId, NodeId, SlotId, WorkloadName},
+    record::{Phase, Session, Slot},
+    spec::{Class, GpuSpec, Requirement, WorkloadSpec},
     view::LatticeView,
 };
 use lattice_planner::{Standing, explain_vacant};
@@ -33,7 +34,7 @@ impl<'h> SlotWrite<'h> {
 /// nodes.
 pub(super) fn owner_is_respected(
     write: &SlotWrite<'_>,
-    asked: &[Requirement],
+    (asked, claims): (&[Requirement], &[GpuSpec]),
     is_moved: impl Fn(&NodeId) -> bool,
 ) -> Verdict {
     let SlotWrite { slot, was, .. } = write;
@@ -43,7 +44,13 @@ pub(super) fn owner_is_respected(
     }
     let Some(session) = was.live(&before.holder) else { return Ok(()) };
     let class = was.specs.get(&slot.workload).map(|spec| spec.record.spec.class);
-    let is_leaving = session.draining || asked.iter().any(|requirement| !requirement.holds(&session.labels));
+    let is_able = |gpu: &GpuSpec| {
+        let mut attempts = gpu.attempts().into_iter();
+        attempts.any(|(claim, on_cpu)| session.gpus.iter().any(|offer| claim.lacks(offer, on_cpu).is_none()))
+    };
+    let is_leaving = session.draining
+        || asked.iter().any(|requirement| !requirement.holds(&session.labels))
+        || !claims.iter().all(is_able);
     if class != Some(Class::Strict) && (is_leaving || is_moved(&before.holder.node)) {
         return Ok(());
     }
@@ -123,6 +130,30 @@ pub(super) fn capacity_is_kept(view: &LatticeView, memory: &BTreeMap<WorkloadNam
                 "capacity: {node} holds {slots} slots of {} and {bytes} bytes of {}",
                 capacity.slots, capacity.memory
             ));
+        }
+    }
+    Ok(())
+}
+
+/// Invariant 4, of GPUs: at no revision do holders hold more of an offer than there is of it, those included that go on until
+/// another is ready. What each holds is in its record, so no spec is asked.
+pub(super) fn gpus_are_kept(view: &LatticeView) -> Verdict {
+    let mut held: BTreeMap<(&NodeId, &GpuId), GpuUse> = BTreeMap::new();
+    for record in view.slots.values().map(|slot| &slot.record) {
+        let old =
+            record.handover_from.as_ref().filter(|old| record.phase != Phase::Ready && old.node != record.holder.node);
+        let both = [(Some(&record.holder), &record.gpu), (old, &record.handover_gpu)];
+        for (holder, grant) in both.into_iter().filter_map(|(holder, grant)| Some((holder?, grant.as_ref()?))) {
+            if view.live(holder).is_some() {
+                let all = held.entry((&holder.node, &grant.offer)).or_default();
+                *all = all.plus(grant);
+            }
+        }
+    }
+    for ((node, id), all) in held {
+        let offers = view.sessions.get(node).map_or(&[][..], |session| session.record.gpus.as_slice());
+        if !offers.iter().any(|offer| offer.id == *id && all.fits(offer)) {
+            return Err(format!("gpu: {all:?} of {id} on {node} are held, and it has {offers:?}"));
         }
     }
     Ok(())

@@ -10,7 +10,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use lattice::{
     id::{NodeId, Revision, SlotId, WorkloadName},
     record::{Key, Move, Rollout, Slot},
-    spec::Requirement,
+    spec::{GpuSpec, Requirement},
     store::{Bucket, Change, FeedItem, Items, Store as _},
     testing::{MemoryLattice, MemoryStore},
     view::{Applied, LatticeView},
@@ -34,6 +34,8 @@ pub(crate) struct History {
     memory: BTreeMap<WorkloadName, u64>,
     /// What each workload ever asked of nodes: a claim can be made on a view of specs that is older than the claim.
     requirements: BTreeMap<WorkloadName, Vec<Requirement>>,
+    /// The same of GPUs.
+    gpus: BTreeMap<WorkloadName, Vec<GpuSpec>>,
     /// Replicas that were ever to be moved away from a node: a claim can land when that is over.
     moved: BTreeSet<(SlotId, NodeId)>,
     /// When the store went back in time.
@@ -54,6 +56,7 @@ impl History {
             view: LatticeView::default(),
             memory: BTreeMap::new(),
             requirements: BTreeMap::new(),
+            gpus: BTreeMap::new(),
             moved: BTreeSet::new(),
             regressed: None,
             slot_writes: 0,
@@ -118,6 +121,7 @@ impl History {
                 if let Some(spec) = self.view.specs.get(&name).map(|spec| &spec.record.spec) {
                     let memory = self.memory.entry(name.clone()).or_insert(u64::MAX);
                     *memory = (*memory).min(spec.memory_reserved());
+                    self.gpus.entry(name.clone()).or_default().extend(spec.gpu.clone());
                     let asked = self.requirements.entry(name).or_default();
                     asked.extend(spec.placement.require.iter().cloned());
                 }
@@ -149,7 +153,11 @@ impl History {
             Some(Key::Scale(name)) => trace.note(scale_line(&self.view, &name, change.revision)),
             None => return Err(format!("a node wrote to {}", change.key)),
         }
-        if self.is_settled() { claims::capacity_is_kept(&self.view, &self.memory) } else { Ok(()) }
+        if !self.is_settled() {
+            return Ok(());
+        }
+        claims::capacity_is_kept(&self.view, &self.memory)?;
+        claims::gpus_are_kept(&self.view)
     }
 
     fn slot_written(&mut self, was: &LatticeView, slot: &SlotId, change: &Change, trace: &mut Trace) -> Verdict {
@@ -167,7 +175,8 @@ impl History {
         if self.is_settled() {
             let asked = self.requirements.get(&slot.workload).map_or(&[][..], Vec::as_slice);
             let is_moved = |from: &NodeId| self.moved.contains(&(slot.clone(), from.clone()));
-            claims::owner_is_respected(&write, asked, is_moved)?;
+            let gpus = self.gpus.get(&slot.workload).map_or(&[][..], Vec::as_slice);
+            claims::owner_is_respected(&write, (asked, gpus), is_moved)?;
         }
         claims::taints_are_respected(&write)
     }

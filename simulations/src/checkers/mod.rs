@@ -17,7 +17,7 @@ pub(crate) use history::History;
 pub(crate) use plans::plans_agree;
 pub(crate) use rest::{is_converged, views_agree};
 pub(crate) use routes::routes_have_one_holder;
-pub(crate) use running::{Floors, answering, strict_runs_once};
+pub(crate) use running::{Floors, answering, gpus_are_shared, strict_runs_once};
 pub(crate) use weights::share_of_newest;
 
 pub(crate) type Verdict = Result<(), String>;

@@ -3,7 +3,8 @@
 use super::Verdict;
 use crate::node::SimNode;
 use lattice::{
-    id::{NodeId, SlotId, WorkloadName},
+    gpu::GpuUse,
+    id::{GpuId, NodeId, SlotId, WorkloadName},
     spec::Class,
 };
 use std::collections::BTreeMap;
@@ -18,6 +19,25 @@ pub(crate) fn strict_runs_once(nodes: &[SimNode]) -> Verdict {
             }
             if let Some(other) = running.insert((slot.clone(), run.uid), &node.id) {
                 return Err(format!("strict: {slot} runs on {other} and on {}", node.id));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Invariant 4, of GPUs, whatever the records say: what runs on a node uses no more of an offer than there is of it.
+pub(crate) fn gpus_are_shared(nodes: &[SimNode]) -> Verdict {
+    for node in nodes {
+        let mut used: BTreeMap<GpuId, GpuUse> = BTreeMap::new();
+        for run in node.host().map(|host| host.running()).unwrap_or_default().into_values() {
+            if let Some(grant) = run.gpu {
+                let all = used.entry(grant.offer.clone()).or_default();
+                *all = all.plus(&grant);
+            }
+        }
+        for (id, all) in used {
+            if !node.gpus.iter().any(|offer| offer.id == id && all.fits(offer)) {
+                return Err(format!("gpu: replicas on {} use {all:?} of {id}", node.id));
             }
         }
     }

@@ -79,11 +79,11 @@ impl Stage {
 
     async fn command(&mut self, command: &Command) -> Verdict {
         match command {
-            Command::Node { id, capacity, zone, taints } => {
-                let (id, zone, taints) = (id.clone(), zone.clone(), taints.clone());
+            Command::Node { id, capacity, zone, taints, gpus } => {
+                let (id, zone, taints, gpus) = (id.clone(), zone.clone(), taints.clone(), gpus.clone());
                 self.world.join(
                     self.seed,
-                    NodeSetup { id, capacity: *capacity, zone, taints, comes_back: false },
+                    NodeSetup { id, capacity: *capacity, zone, taints, gpus, comes_back: false },
                     true,
                 );
             }

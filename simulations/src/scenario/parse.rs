@@ -35,6 +35,7 @@ use crate::{
     world::Fault,
 };
 use lattice::{
+    gpu::Offer,
     id::{NodeId, WorkloadName},
     record::Capacity,
     spec::Taint,
@@ -59,6 +60,7 @@ pub(super) enum Command {
     Node {
         id: NodeId,
         capacity: Capacity,
+        gpus: Vec<Offer>,
         zone: String,
         taints: Vec<Taint>,
     },
@@ -177,17 +179,27 @@ fn time(word: &str) -> Result<Duration, String> {
 
 fn node(id: &str, zone: &str, settings: &[&str]) -> Result<Command, String> {
     let mut capacity = Capacity { slots: 4, memory: 256 << 20 };
-    let (mut zone, mut taints) = (zone.to_owned(), Vec::new());
+    let (mut zone, mut taints, mut gpus) = (zone.to_owned(), Vec::new(), Vec::new());
     for setting in settings {
         match setting.split_once('=') {
             Some(("slots", slots)) => capacity.slots = read(slots)?,
             Some(("memory", memory)) => capacity.memory = read::<units::Bytes>(memory)?.0,
             Some(("zone", name)) => zone = name.to_owned(),
             Some(("taint", taint)) => taints.push(read(taint)?),
+            Some(("gpu", gpu)) => gpus.push(offer(gpus.len(), gpu)?),
             _ => return Err(format!("{setting:?} is no setting of a node")),
         }
     }
-    Ok(Command::Node { id: read(id)?, capacity, zone, taints })
+    Ok(Command::Node { id: read(id)?, capacity, zone, taints, gpus })
+}
+
+/// `discrete/4GiB/2`: class, memory, slots.
+fn offer(number: usize, text: &str) -> Result<Offer, String> {
+    let bad = || format!("{text:?} is no GPU: write discrete/4GiB/2");
+    let parts: Vec<&str> = text.split('/').collect();
+    let &[class, memory, slots] = parts.as_slice() else { return Err(bad()) };
+    let class = serde_json::from_value(class.into()).map_err(|_| bad())?;
+    Ok(crate::node::gpu(number, class, read::<units::Bytes>(memory)?.0, read(slots)?))
 }
 
 fn members(words: &[&str]) -> Result<Members, String> {

@@ -1,7 +1,14 @@
 //! What one workload's records say of it: which slots it wants, which of them are vacant, and what it takes of which node.
 
-use super::{Board, Booking, Entry, Occupancy, Wanted, is_unread};
-use crate::{ledger::Room, nodes::Place, placement::Vacancy, retreat::Retreat, rules, templates::reserved};
+use super::{Board, Booking, Entry, GpuBooking, Occupancy, Wanted, is_unread};
+use crate::{
+    ledger::Room,
+    nodes::Place,
+    placement::Vacancy,
+    retreat::Retreat,
+    rules,
+    templates::{claims_gpu, reserved},
+};
 use lattice::{
     id::{SlotId, WorkloadName},
     limits::REPLICAS_MAX,
@@ -38,6 +45,7 @@ impl Board {
         if let Some(spec) = spec {
             let hard = spec.spec.placement.apart.iter().filter(|apart| apart.hard && apart.workload != *name);
             entry.repels = hard.map(|apart| (apart.workload.clone(), apart.over.clone())).collect();
+            entry.claims = claims_gpu(spec);
         }
         entry
     }
@@ -67,6 +75,10 @@ impl Board {
             let is_new = wanted == Some(record.generation);
             let has_failed = is_holder && is_new && record.phase == Phase::Failed;
             entry.bookings.push(Booking { place, needed, index: slot.index, is_holder, has_failed });
+            let grant = if is_holder { &record.gpu } else { &record.handover_gpu };
+            if let Some(grant) = grant.clone() {
+                entry.gpus.push(GpuBooking { place, index: slot.index, grant, is_holder });
+            }
         }
         // Not bookings: nodes that a handover names and that hold nothing any more.
         if let Some(old) = &record.handover_from {

@@ -2,6 +2,7 @@
 
 use super::{Contest, Cost, Extremes, Group, OwnRule};
 use crate::{
+    gpus::{self, Attempts, GpuFit, GpuScore, NodeGpus},
     hash::meet,
     ledger::{Ledger, Load, Need},
     nodes::Place,
@@ -22,8 +23,12 @@ pub struct Score {
     pub missed: u64,
     /// A replica of the workload failed there.
     pub failed: bool,
+    /// Of claims on a GPU: how many better ones it does not fulfil.
+    pub choice: u8,
     /// Replicas of the workload that it has.
     pub replicas: u32,
+    /// Of claims on a GPU: what the offer is worth.
+    pub gpu: GpuFit,
     /// In eighths of what it has least of.
     pub fullness: u8,
     /// The rendezvous hash.
@@ -142,13 +147,13 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
         let contest = self.contest;
         for equal in groups.chunk_by(|one, two| one.0 == two.0) {
             // Most members are out before their hash is needed.
-            let mut best: Option<((bool, u32, u8), u64, Place)> = None;
+            let mut best: Option<((bool, u8, u32, GpuFit, u8), u64, Place)> = None;
             for place in equal.iter().flat_map(|(_, group)| &group.members) {
                 let load = self.ledger.load(*place);
+                let Some(gpu) = self.room(*place, load).filter(|_| Some(*place) != self.barred) else { continue };
                 let replicas = contest.replicas.get(*place).copied().unwrap_or(0);
-                let so_far = (contest.failed.contains(place), replicas, load.fullness());
-                let is_out = !load.has_room(contest.needed) || Some(*place) == self.barred;
-                if is_out || best.is_some_and(|best| best.0 < so_far) {
+                let so_far = (contest.failed.contains(place), gpu.choice, replicas, gpu.fit, load.fullness());
+                if best.is_some_and(|best| best.0 < so_far) {
                     continue;
                 }
                 let hash = meet(self.slot, load.weight);
@@ -168,6 +173,15 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
         None
     }
 
+    /// Whether a node has room for the slot, and what its GPU is worth for it: nothing where none is asked for.
+    fn room(&self, place: Place, load: Load) -> Option<GpuScore> {
+        load.has_room(self.contest.needed).then_some(())?;
+        if self.contest.attempts.is_empty() {
+            return Some(GpuScore::default());
+        }
+        self.contest.fit(self.ledger, place).map(|fit| fit.score)
+    }
+
     fn compare(&self, (one, place): (Score, Place), (two, other): (Score, Place)) -> Ordering {
         one.cmp(&two).then_with(|| self.contest.nodes.id(place).cmp(&self.contest.nodes.id(other)))
     }
@@ -175,11 +189,11 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
     /// What a node that can take the slot is worth.
     pub(crate) fn score(&self, place: Place) -> Option<Score> {
         let load = self.ledger.load(place);
-        load.has_room(self.contest.needed).then_some(())?;
-        self.score_if_there_were_room(place, load)
+        let gpu = self.room(place, load)?;
+        self.score_if_there_were_room(place, load, gpu)
     }
 
-    fn score_if_there_were_room(&self, place: Place, load: Load) -> Option<Score> {
+    fn score_if_there_were_room(&self, place: Place, load: Load, gpu: GpuScore) -> Option<Score> {
         let contest = self.contest;
         let is_another = self.pinned.is_some_and(|pinned| pinned != place) || self.barred == Some(place);
         if contest.entrants.is_in.get(place) != Some(&true) || is_another {
@@ -193,7 +207,9 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
             spread,
             missed,
             failed: contest.failed.contains(&place),
+            choice: gpu.choice,
             replicas: contest.replicas.get(place).copied().unwrap_or(0),
+            gpu: gpu.fit,
             fullness: load.fullness(),
             chance: meet(self.slot, load.weight),
         })
@@ -235,14 +251,23 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
     pub(crate) fn without_room(&self) -> impl Iterator<Item = (Place, Score)> + '_ {
         let full = |place: &Place| {
             let load = self.ledger.load(*place);
-            let score = self.score_if_there_were_room(*place, load)?;
-            (!load.has_room(self.contest.needed)).then_some((*place, score))
+            if self.room(*place, load).is_some() {
+                return None;
+            }
+            Some((*place, self.score_if_there_were_room(*place, load, GpuScore::default())?))
         };
         self.contest.entrants.list.iter().filter_map(full)
     }
 
     pub(crate) fn load(&self, place: Place) -> Load {
         self.ledger.load(place)
+    }
+
+    /// What is taken of a node's GPUs, and what is asked of them; nothing where nothing is.
+    pub(crate) fn gpus(&self, place: Place) -> Option<(&NodeGpus, &Attempts)> {
+        let attempts = self.contest.attempts();
+        (!attempts.is_empty()).then_some(())?;
+        Some((self.ledger.gpus.of(place)?, attempts))
     }
 
     /// Whether the slot may only be where a replica of this other workload is close.
@@ -283,7 +308,11 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
                 OwnRule::Apart { .. } => Reason::Apart { workload, over, value: value.unwrap_or_default() },
             });
         }
-        full(&self.ledger.load(place), contest.needed)
+        let of_gpus = || match contest.attempts.as_slice() {
+            [] => None,
+            attempts => gpus::refusal(self.ledger.gpus.of(place), attempts),
+        };
+        full(&self.ledger.load(place), contest.needed).or_else(of_gpus)
     }
 }
 

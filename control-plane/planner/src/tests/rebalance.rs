@@ -9,7 +9,7 @@ use lattice::{
 use std::time::Duration;
 
 fn moves(world: &World) -> Vec<String> {
-    let shown = |Better { slot, from, to, by }: Better| format!("{slot} {from} {to} {by}");
+    let shown = |Better { slot, from, to, by, .. }: Better| format!("{slot} {from} {to} {by}");
     better_places(&world.view, None).into_iter().map(shown).collect()
 }
 

@@ -417,7 +417,10 @@ enum Event {
         replicas: u32,
         strict: bool,
         placement: usize,
+        claim: usize,
     },
+    /// A node that has no GPU gets some, or those that it has begin to fail, or are well again.
+    Gpus(usize, usize, bool),
     Cordon(usize, bool),
     Drain(usize, bool),
     Taint(usize, bool),
@@ -450,9 +453,13 @@ fn event() -> impl Strategy<Value = Event> {
     let (node, workload) = (0..NODES.len(), 0..WORKLOADS.len());
     prop_oneof![
         6 => step().prop_map(Event::Step),
-        6 => (workload, 0u32..6, any::<bool>(), 0..PLACEMENTS.len()).prop_map(|(workload, replicas, strict, placement)| {
-            Event::Place { workload, replicas, strict, placement }
-        }),
+        6 => (workload, 0u32..6, any::<bool>(), 0..PLACEMENTS.len(), 0..2 * gpus::CLAIMS.len()).prop_map(
+            |(workload, replicas, strict, placement, claim)| {
+                let claim = claim % gpus::CLAIMS.len();
+                Event::Place { workload, replicas, strict, placement, claim }
+            }
+        ),
+        3 => (node.clone(), 0..3usize, any::<bool>()).prop_map(|(node, kind, fails)| Event::Gpus(node, kind, fails)),
         1 => (node.clone(), any::<bool>()).prop_map(|(node, on)| Event::Cordon(node, on)),
         1 => (node.clone(), any::<bool>()).prop_map(|(node, on)| Event::Drain(node, on)),
         1 => (node.clone(), any::<bool>()).prop_map(|(node, on)| Event::Taint(node, on)),
@@ -466,12 +473,20 @@ impl World {
     fn happens(&mut self, event: &Event) {
         match event {
             Event::Step(step) => self.step(step),
-            Event::Place { workload, replicas, strict, placement } => {
+            Event::Place { workload, replicas, strict, placement, claim } => {
                 let class = if *strict { Class::Strict } else { Class::Available };
                 let volumes = volumes(*workload);
                 let spec = placed(WORKLOADS[*workload], *replicas, PLACEMENTS[*placement]);
-                self.put(WorkloadSpec { class, volumes, ..spec });
+                self.put(WorkloadSpec { class, volumes, gpu: gpus::claim(*claim), ..spec });
             }
+            Event::Gpus(node, kind, fails) => self.rewrite(NODES[*node], |session| {
+                if session.gpus.is_empty() {
+                    session.gpus = gpus::offers(*kind);
+                } else {
+                    let why = fails.then(|| "devices were lost".to_owned());
+                    session.gpus.iter_mut().for_each(|offer| offer.failing.clone_from(&why));
+                }
+            }),
             Event::Cordon(node, on) => self.cordon(NODES[*node], *on),
             Event::Drain(node, on) => self.drain(NODES[*node], *on),
             Event::Taint(node, on) => {
