@@ -133,7 +133,7 @@ fn is_moved(view: &LatticeView, slot: &SlotId) -> bool {
 
 /// A write to one slot, decided.
 enum Write {
-    Put { slot: SlotId, record: Slot, expect: Precondition, is_claim: bool, event: Option<(EventKind, String)> },
+    Put { slot: SlotId, record: Box<Slot>, expect: Precondition, is_claim: bool, event: Option<(EventKind, String)> },
     Delete { slot: SlotId, expect: Revision, event: Option<(EventKind, String)> },
 }
 
@@ -487,11 +487,12 @@ impl Reconciler {
                     claimed_at: now,
                     since: now,
                 };
-                Some(Write::Put { slot, record, expect, is_claim: true, event: Some((EventKind::SlotClaimed, text)) })
+                let event = Some((EventKind::SlotClaimed, text));
+                Some(Write::Put { slot, record: Box::new(record), expect, is_claim: true, event })
             }
             Action::Regrant { slot, expect, gpu } => {
                 let held = view.slots.get(&slot).filter(|held| held.revision == expect)?;
-                let record = Slot { gpu, nonce: self.platform.rng.uuid(), ..held.record.clone() };
+                let record = Box::new(Slot { gpu, nonce: self.platform.rng.uuid(), ..held.record.clone() });
                 // Like a claim, it uses up what it asks for until it is known not to have landed.
                 Some(Write::Put { slot, record, expect: Precondition::At(expect), is_claim: true, event: None })
             }
@@ -537,7 +538,7 @@ impl Reconciler {
                 (_, Phase::Starting) => None,
             };
             let expect = Precondition::At(*revision);
-            Some(Write::Put { slot: slot.clone(), record: next, expect, is_claim: false, event })
+            Some(Write::Put { slot: slot.clone(), record: Box::new(next), expect, is_claim: false, event })
         });
         news.collect()
     }
@@ -554,7 +555,7 @@ impl Reconciler {
                 match view.slots.get(&slot).map(|slot| &slot.record) {
                     Some(good) if good.holder == *me => Some(Write::Put {
                         slot,
-                        record: good.clone(),
+                        record: Box::new(good.clone()),
                         expect: Precondition::At(corrupt.revision),
                         is_claim: false,
                         event: None,
@@ -573,7 +574,7 @@ impl Reconciler {
         for write in &writes {
             match write {
                 Write::Put { slot, record, expect, is_claim: true, .. } => {
-                    let claim = Unsettled { expect: *expect, record: record.clone(), sent: now, made: None };
+                    let claim = Unsettled { expect: *expect, record: Slot::clone(record), sent: now, made: None };
                     self.unsettled.insert(slot.clone(), claim);
                 }
                 Write::Delete { slot, expect, .. } => {
