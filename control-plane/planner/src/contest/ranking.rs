@@ -11,6 +11,10 @@ use crate::{
 use lattice::id::WorkloadName;
 use std::{cell::OnceCell, cmp::Ordering};
 
+/// What decides among the nodes of a group, less is better: it failed there, which of the claims it is, replicas there, what
+/// its GPU is worth, how full the node is.
+type Standing = (bool, u8, u32, GpuFit, u8);
+
 /// Ranks up to this one are exact. All that matters further behind is that each node has one of its own.
 pub(crate) const EXACT_RANKS: u32 = 32;
 
@@ -147,12 +151,12 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
         let contest = self.contest;
         for equal in groups.chunk_by(|one, two| one.0 == two.0) {
             // Most members are out before their hash is needed.
-            let mut best: Option<((bool, u8, u32, GpuFit, u8), u64, Place)> = None;
+            let mut best: Option<(Standing, u64, Place)> = None;
             for place in equal.iter().flat_map(|(_, group)| &group.members) {
                 let load = self.ledger.load(*place);
                 let Some(gpu) = self.room(*place, load).filter(|_| Some(*place) != self.barred) else { continue };
                 let replicas = contest.replicas.get(*place).copied().unwrap_or(0);
-                let so_far = (contest.failed.contains(place), gpu.choice, replicas, gpu.fit, load.fullness());
+                let so_far: Standing = (contest.failed.contains(place), gpu.choice, replicas, gpu.fit, load.fullness());
                 if best.is_some_and(|best| best.0 < so_far) {
                     continue;
                 }
