@@ -292,8 +292,10 @@ mod tests {
         for text in SPECS.iter().take(3) {
             spec::parse(text.as_bytes()).unwrap_or_else(|error| panic!("{error:?}: {text}"));
         }
-        assert!(Slot::decode(RECORDS[0].as_bytes()).is_ok() && Session::decode(RECORDS[1].as_bytes()).is_ok());
-        assert!(NodeOrder::decode(RECORDS[2].as_bytes()).is_ok() && SpecRecord::decode(RECORDS[3].as_bytes()).is_ok());
+        let [slot, session, with_gpus, on_gpu, order, spec, ..] = RECORDS else { panic!("too few") };
+        assert!(Slot::decode(slot.as_bytes()).is_ok() && Slot::decode(on_gpu.as_bytes()).is_ok());
+        assert!(Session::decode(session.as_bytes()).is_ok() && Session::decode(with_gpus.as_bytes()).is_ok());
+        assert!(NodeOrder::decode(order.as_bytes()).is_ok() && SpecRecord::decode(spec.as_bytes()).is_ok());
         assert!(NodeReport::decode(REPORTS[0].as_bytes()).is_ok());
         for text in NAMES.iter().take(9) {
             assert!(Topic::parse(text).is_some(), "{text}");
