@@ -116,20 +116,6 @@ async fn timestamp() -> Result<String, String> {
     }
 }
 
-fn texture(work: &Work, format: GpuTextureFormat, usage: GpuTextureUsage) -> GpuTexture {
-    work.device.create_texture(&GpuTextureDescriptor {
-        size: GpuExtent3D { width: 64, height: Some(4), depth_or_array_layers: None },
-        mip_level_count: None,
-        sample_count: None,
-        dimension: None,
-        format,
-        usage,
-        view_formats: None,
-        texture_binding_view_dimension: None,
-        label: Some("picture".into()),
-    })
-}
-
 /// The texels of a texture of 64 × 4 with four bytes each.
 async fn texels(work: &Work, texture: &GpuTexture) -> Result<Vec<u32>, String> {
     let buffer = work.buffer(1024, GpuBufferUsage::COPY_DST | GpuBufferUsage::COPY_SRC);
@@ -146,7 +132,7 @@ async fn texels(work: &Work, texture: &GpuTexture) -> Result<Vec<u32>, String> {
 async fn storage_texture() -> Result<String, String> {
     let work = Work::open().await?;
     let picture =
-        texture(&work, GpuTextureFormat::R32uint, GpuTextureUsage::STORAGE_BINDING | GpuTextureUsage::COPY_SRC);
+        work.texture(64, 4, GpuTextureFormat::R32uint, GpuTextureUsage::STORAGE_BINDING | GpuTextureUsage::COPY_SRC);
     let pipeline = work.pipeline(
         "@group(0) @binding(0) var picture: texture_storage_2d<r32uint, write>;
          @compute @workgroup_size(8, 4) fn main(@builtin(global_invocation_id) id: vec3u) {
@@ -180,7 +166,7 @@ async fn render(bundled: bool) -> Result<String, String> {
     let work = Work::open().await?;
     work.device.push_error_scope(GpuErrorFilter::Validation);
     let format = GpuTextureFormat::Rgba8unorm;
-    let picture = texture(&work, format, GpuTextureUsage::RENDER_ATTACHMENT | GpuTextureUsage::COPY_SRC);
+    let picture = work.texture(64, 4, format, GpuTextureUsage::RENDER_ATTACHMENT | GpuTextureUsage::COPY_SRC);
     let module = work.module(TRIANGLE);
     let target = GpuColorTargetState { format, blend: None, write_mask: None };
     let pipeline = work.device.create_render_pipeline(GpuRenderPipelineDescriptor {

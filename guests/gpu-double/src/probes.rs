@@ -100,11 +100,11 @@ pub async fn run(name: &str) -> Result<String, String> {
             device_with(limits).await
         }
         "astc" => {
-            let _texture = texture(&work, GpuTextureFormat::Astc12x12UnormSrgb, 12, GpuTextureUsage::TEXTURE_BINDING);
+            let _texture = work.texture(12, 12, GpuTextureFormat::Astc12x12UnormSrgb, GpuTextureUsage::TEXTURE_BINDING);
             String::new()
         }
         "huge-texture" => {
-            let _texture = texture(&work, GpuTextureFormat::Rgba32float, u32::MAX, GpuTextureUsage::COPY_DST);
+            let _texture = work.texture(u32::MAX, u32::MAX, GpuTextureFormat::Rgba32float, GpuTextureUsage::COPY_DST);
             String::new()
         }
         "empty-entry" => {
@@ -241,20 +241,6 @@ fn compute(work: &Work, code: &str) -> String {
     String::new()
 }
 
-fn texture(work: &Work, format: GpuTextureFormat, side: u32, usage: GpuTextureUsage) -> GpuTexture {
-    work.device.create_texture(&GpuTextureDescriptor {
-        size: GpuExtent3D { width: side, height: Some(side), depth_or_array_layers: None },
-        mip_level_count: None,
-        sample_count: None,
-        dimension: None,
-        format,
-        usage,
-        view_formats: None,
-        texture_binding_view_dimension: None,
-        label: None,
-    })
-}
-
 async fn device_with(limits: RecordOptionGpuSize64) -> String {
     let descriptor = GpuDeviceDescriptor {
         required_features: None,
@@ -276,7 +262,7 @@ async fn labels(work: &Work) -> String {
 }
 
 fn getters(work: &Work) -> String {
-    let texture = texture(work, GpuTextureFormat::Rgba8unorm, 8, GpuTextureUsage::COPY_DST);
+    let texture = work.texture(8, 8, GpuTextureFormat::Rgba8unorm, GpuTextureUsage::COPY_DST);
     let limits = work.device.limits();
     let stages = limits.max_storage_buffers_in_vertex_stage() > 0;
     format!("{} {} {} {stages}", texture.width(), texture.depth_or_array_layers(), texture.sample_count())

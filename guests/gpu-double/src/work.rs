@@ -45,6 +45,20 @@ impl Work {
         self.device.create_buffer(&GpuBufferDescriptor { size, usage, mapped_at_creation: None, label: None })
     }
 
+    pub fn texture(&self, width: u32, height: u32, format: GpuTextureFormat, usage: GpuTextureUsage) -> GpuTexture {
+        self.device.create_texture(&GpuTextureDescriptor {
+            size: GpuExtent3D { width, height: Some(height), depth_or_array_layers: None },
+            mip_level_count: None,
+            sample_count: None,
+            dimension: None,
+            format,
+            usage,
+            view_formats: None,
+            texture_binding_view_dimension: None,
+            label: Some("picture".into()),
+        })
+    }
+
     pub fn storage(&self, bytes: &[u8]) -> Result<GpuBuffer, String> {
         let usage = GpuBufferUsage::STORAGE | GpuBufferUsage::COPY_SRC | GpuBufferUsage::COPY_DST;
         let buffer = self.buffer(bytes.len() as u64, usage);

@@ -36,24 +36,39 @@ async fn build<P: Send + 'static>(
     Err(CreatePipelineError { kind: CreatePipelineErrorKind::GpuPipelineError(reason), message: fault.message })
 }
 
+/// A pipeline of the device: `of` says its label and how it is built.
+async fn create<T, P, B>(
+    accessor: &Accessor<T, HasGpu>,
+    it: &Resource<r::Device>,
+    of: impl FnOnce(&mut GpuView<'_>) -> wasmtime::Result<(String, B)>,
+) -> wasmtime::Result<Result<Resource<r::Kept<P>>, CreatePipelineError>>
+where
+    T: Send + 'static,
+    P: Send + 'static,
+    B: FnOnce(&Gpu) -> Result<P, Fault> + Send + 'static,
+{
+    let (lane, (label, how)) = accessor.with(|mut access| {
+        let mut view = access.get();
+        let lane = view.table.get(it)?.lane.clone();
+        wasmtime::error::Ok((lane, of(&mut view)?))
+    })?;
+    match build(&lane, how).await {
+        Err(error) => Ok(Err(error)),
+        Ok(object) => accessor.with(|mut access| Ok(Ok(access.get().table.push(r::Kept { object, label, lane })?))),
+    }
+}
+
 impl<T: Send + 'static> HostGpuDeviceWithStore<T> for HasGpu {
     async fn create_compute_pipeline_async(
         accessor: &Accessor<T, Self>,
         it: Resource<r::Device>,
         descriptor: GpuComputePipelineDescriptor,
     ) -> wasmtime::Result<Result<Resource<r::ComputePipeline>, CreatePipelineError>> {
-        let (lane, parts) = accessor.with(|mut access| {
-            let mut view = access.get();
-            let lane = view.table.get(&it)?.lane.clone();
-            wasmtime::error::Ok((lane, pipelines::Compute::of(&mut view, descriptor)?))
-        })?;
-        let label = parts.label.clone();
-        match build(&lane, move |gpu| parts.build(gpu)).await {
-            Err(error) => Ok(Err(error)),
-            Ok(object) => {
-                accessor.with(|mut access| Ok(Ok(access.get().table.push(r::Kept { object, label, lane })?)))
-            }
-        }
+        create(accessor, &it, |view| {
+            let parts = pipelines::Compute::of(view, descriptor)?;
+            Ok((parts.label.clone(), move |gpu: &Gpu| parts.build(gpu)))
+        })
+        .await
     }
 
     async fn create_render_pipeline_async(
@@ -61,18 +76,11 @@ impl<T: Send + 'static> HostGpuDeviceWithStore<T> for HasGpu {
         it: Resource<r::Device>,
         descriptor: GpuRenderPipelineDescriptor,
     ) -> wasmtime::Result<Result<Resource<r::RenderPipeline>, CreatePipelineError>> {
-        let (lane, parts) = accessor.with(|mut access| {
-            let mut view = access.get();
-            let lane = view.table.get(&it)?.lane.clone();
-            wasmtime::error::Ok((lane, pipelines::Render::of(&mut view, descriptor)?))
-        })?;
-        let label = parts.label.clone();
-        match build(&lane, move |gpu| parts.build(gpu)).await {
-            Err(error) => Ok(Err(error)),
-            Ok(object) => {
-                accessor.with(|mut access| Ok(Ok(access.get().table.push(r::Kept { object, label, lane })?)))
-            }
-        }
+        create(accessor, &it, |view| {
+            let parts = pipelines::Render::of(view, descriptor)?;
+            Ok((parts.label.clone(), move |gpu: &Gpu| parts.build(gpu)))
+        })
+        .await
     }
 
     /// A lost device has no errors.

@@ -264,15 +264,134 @@ impl Pass {
     }
 }
 
+/// What steps are recorded of.
+pub(super) trait Recorded {
+    fn step(&self, step: Step);
+    /// Something is wrong that no step says: what is recorded is invalid.
+    fn wrong(&self, why: &str);
+}
+
+impl Recorded for r::ComputePass {
+    fn step(&self, step: Step) {
+        self.0.step(step);
+    }
+
+    fn wrong(&self, why: &str) {
+        self.0.wrong(why);
+    }
+}
+
+impl Recorded for r::RenderPass {
+    fn step(&self, step: Step) {
+        self.0.step(step);
+    }
+
+    fn wrong(&self, why: &str) {
+        self.0.wrong(why);
+    }
+}
+
+impl Recorded for r::RenderBundleEncoder {
+    fn step(&self, step: Step) {
+        at_once(&self.lane, lock(&self.recording).step(0, step));
+    }
+
+    fn wrong(&self, why: &str) {
+        lock(&self.recording).wrong(why);
+    }
+}
+
+impl GpuView<'_> {
+    pub(super) fn step<R: Recorded + 'static>(&self, it: &Resource<R>, step: Step) -> wasmtime::Result<()> {
+        self.table.get(it)?.step(step);
+        Ok(())
+    }
+
+    pub(super) fn wrong<R: Recorded + 'static>(&self, it: &Resource<R>) -> wasmtime::Result<()> {
+        self.table.get(it)?.wrong(BAD_IMMEDIATES);
+        Ok(())
+    }
+}
+
+/// What passes of both kinds and bundles have in common.
+macro_rules! recorded {
+    ($resource:ty) => {
+        fn push_debug_group(&mut self, it: Resource<$resource>, text: String) -> wasmtime::Result<()> {
+            self.step(&it, Step::Mark($crate::device::recording::Mark::Push($crate::host::encoder::mark(text))))
+        }
+
+        fn pop_debug_group(&mut self, it: Resource<$resource>) -> wasmtime::Result<()> {
+            self.step(&it, Step::Mark($crate::device::recording::Mark::Pop))
+        }
+
+        fn insert_debug_marker(&mut self, it: Resource<$resource>, text: String) -> wasmtime::Result<()> {
+            self.step(&it, Step::Mark($crate::device::recording::Mark::Insert($crate::host::encoder::mark(text))))
+        }
+
+        fn set_bind_group(
+            &mut self,
+            it: Resource<$resource>,
+            index: u32,
+            group: Option<Resource<r::BindGroup>>,
+            offsets: Option<Vec<u32>>,
+            start: Option<u64>,
+            length: Option<u32>,
+        ) -> wasmtime::Result<Result<(), SetBindGroupError>> {
+            match self.group_step(index, group, offsets, start, length)? {
+                Ok(step) => Ok(Ok(self.step(&it, step)?)),
+                Err(error) => Ok(Err(error)),
+            }
+        }
+
+        fn set_immediates(
+            &mut self,
+            it: Resource<$resource>,
+            offset: u32,
+            data: Vec<u8>,
+            start: Option<u64>,
+            size: Option<u64>,
+        ) -> wasmtime::Result<()> {
+            match $crate::host::encoder::immediates(offset, &data, start, size) {
+                Some(step) => self.step(&it, step),
+                None => self.wrong(&it),
+            }
+        }
+    };
+}
+pub(super) use recorded;
+
+/// What passes of both kinds have in common.
+macro_rules! passed {
+    ($resource:ty) => {
+        fn end(&mut self, it: Resource<$resource>) -> wasmtime::Result<()> {
+            self.table.get(&it)?.0.end();
+            Ok(())
+        }
+
+        fn label(&mut self, it: Resource<$resource>) -> wasmtime::Result<String> {
+            Ok(self.table.get(&it)?.0.label.clone())
+        }
+
+        fn set_label(&mut self, it: Resource<$resource>, text: String) -> wasmtime::Result<()> {
+            self.table.get_mut(&it)?.0.label = $crate::host::resources::label(Some(text));
+            Ok(())
+        }
+    };
+}
+pub(super) use passed;
+
 impl HostGpuComputePassEncoder for GpuView<'_> {
+    recorded!(r::ComputePass);
+    passed!(r::ComputePass);
+    dropped!(r::ComputePass);
+
     fn set_pipeline(
         &mut self,
         it: Resource<r::ComputePass>,
         pipeline: Resource<r::ComputePipeline>,
     ) -> wasmtime::Result<()> {
         let pipeline = self.object(&pipeline)?;
-        self.table.get(&it)?.0.step(Step::ComputePipeline(pipeline));
-        Ok(())
+        self.step(&it, Step::ComputePipeline(pipeline))
     }
 
     fn dispatch_workgroups(
@@ -282,8 +401,7 @@ impl HostGpuComputePassEncoder for GpuView<'_> {
         y: Option<u32>,
         z: Option<u32>,
     ) -> wasmtime::Result<()> {
-        self.table.get(&it)?.0.step(Step::Dispatch(x, y.unwrap_or(1), z.unwrap_or(1)));
-        Ok(())
+        self.step(&it, Step::Dispatch(x, y.unwrap_or(1), z.unwrap_or(1)))
     }
 
     fn dispatch_workgroups_indirect(
@@ -293,68 +411,6 @@ impl HostGpuComputePassEncoder for GpuView<'_> {
         offset: u64,
     ) -> wasmtime::Result<()> {
         let buffer = self.buffer(&buffer)?;
-        self.table.get(&it)?.0.step(Step::DispatchIndirect(buffer, offset));
-        Ok(())
+        self.step(&it, Step::DispatchIndirect(buffer, offset))
     }
-
-    fn end(&mut self, it: Resource<r::ComputePass>) -> wasmtime::Result<()> {
-        self.table.get(&it)?.0.end();
-        Ok(())
-    }
-
-    fn label(&mut self, it: Resource<r::ComputePass>) -> wasmtime::Result<String> {
-        Ok(self.table.get(&it)?.0.label.clone())
-    }
-
-    fn set_label(&mut self, it: Resource<r::ComputePass>, text: String) -> wasmtime::Result<()> {
-        self.table.get_mut(&it)?.0.label = label(Some(text));
-        Ok(())
-    }
-
-    fn push_debug_group(&mut self, it: Resource<r::ComputePass>, text: String) -> wasmtime::Result<()> {
-        self.table.get(&it)?.0.step(Step::Mark(Mark::Push(mark(text))));
-        Ok(())
-    }
-
-    fn pop_debug_group(&mut self, it: Resource<r::ComputePass>) -> wasmtime::Result<()> {
-        self.table.get(&it)?.0.step(Step::Mark(Mark::Pop));
-        Ok(())
-    }
-
-    fn insert_debug_marker(&mut self, it: Resource<r::ComputePass>, text: String) -> wasmtime::Result<()> {
-        self.table.get(&it)?.0.step(Step::Mark(Mark::Insert(mark(text))));
-        Ok(())
-    }
-
-    fn set_bind_group(
-        &mut self,
-        it: Resource<r::ComputePass>,
-        index: u32,
-        group: Option<Resource<r::BindGroup>>,
-        offsets: Option<Vec<u32>>,
-        start: Option<u64>,
-        length: Option<u32>,
-    ) -> wasmtime::Result<Result<(), SetBindGroupError>> {
-        let step = self.group_step(index, group, offsets, start, length)?;
-        let pass = &self.table.get(&it)?.0;
-        Ok(step.map(|step| pass.step(step)))
-    }
-
-    fn set_immediates(
-        &mut self,
-        it: Resource<r::ComputePass>,
-        offset: u32,
-        data: Vec<u8>,
-        start: Option<u64>,
-        size: Option<u64>,
-    ) -> wasmtime::Result<()> {
-        let pass = &self.table.get(&it)?.0;
-        match immediates(offset, &data, start, size) {
-            Some(step) => pass.step(step),
-            None => pass.wrong(BAD_IMMEDIATES),
-        }
-        Ok(())
-    }
-
-    dropped!(r::ComputePass);
 }

@@ -5,12 +5,12 @@ use crate::{
     convert::{enums, records},
     device::{
         Fault,
-        recording::{ColorAttachment, DepthAttachment, Ended, Mark, RenderTargets, Step, Timestamps},
+        recording::{ColorAttachment, DepthAttachment, Ended, RenderTargets, Step, Timestamps},
         replay_bundle,
     },
     host::{
-        GpuView, at_once, dropped,
-        encoder::{BAD_IMMEDIATES, immediates, mark},
+        GpuView, dropped,
+        encoder::{passed, recorded},
         labels,
         resources::{self as r, label},
     },
@@ -58,80 +58,18 @@ impl GpuView<'_> {
             timestamps: timestamps.transpose()?,
         })
     }
-
-    fn pass_step(&self, pass: &Resource<r::RenderPass>, step: Step) -> wasmtime::Result<()> {
-        self.table.get(pass)?.0.step(step);
-        Ok(())
-    }
-
-    fn bundle_step(&self, bundle: &Resource<r::RenderBundleEncoder>, step: Step) -> wasmtime::Result<()> {
-        let bundle = self.table.get(bundle)?;
-        at_once(&bundle.lane, lock(&bundle.recording).step(0, step));
-        Ok(())
-    }
-
-    fn pass_wrong(&self, pass: &Resource<r::RenderPass>) -> wasmtime::Result<()> {
-        self.table.get(pass)?.0.wrong(BAD_IMMEDIATES);
-        Ok(())
-    }
-
-    fn bundle_wrong(&self, bundle: &Resource<r::RenderBundleEncoder>) -> wasmtime::Result<()> {
-        lock(&self.table.get(bundle)?.recording).wrong(BAD_IMMEDIATES);
-        Ok(())
-    }
 }
 
-/// What passes and bundles have in common.
+/// What render passes and bundles have in common.
 macro_rules! drawing {
-    ($resource:ty, $step:ident, $wrong:ident) => {
-        fn push_debug_group(&mut self, it: Resource<$resource>, text: String) -> wasmtime::Result<()> {
-            self.$step(&it, Step::Mark(Mark::Push(mark(text))))
-        }
-
-        fn pop_debug_group(&mut self, it: Resource<$resource>) -> wasmtime::Result<()> {
-            self.$step(&it, Step::Mark(Mark::Pop))
-        }
-
-        fn insert_debug_marker(&mut self, it: Resource<$resource>, text: String) -> wasmtime::Result<()> {
-            self.$step(&it, Step::Mark(Mark::Insert(mark(text))))
-        }
-
-        fn set_bind_group(
-            &mut self,
-            it: Resource<$resource>,
-            index: u32,
-            group: Option<Resource<r::BindGroup>>,
-            offsets: Option<Vec<u32>>,
-            start: Option<u64>,
-            length: Option<u32>,
-        ) -> wasmtime::Result<Result<(), SetBindGroupError>> {
-            match self.group_step(index, group, offsets, start, length)? {
-                Ok(step) => Ok(Ok(self.$step(&it, step)?)),
-                Err(error) => Ok(Err(error)),
-            }
-        }
-
-        fn set_immediates(
-            &mut self,
-            it: Resource<$resource>,
-            offset: u32,
-            data: Vec<u8>,
-            start: Option<u64>,
-            size: Option<u64>,
-        ) -> wasmtime::Result<()> {
-            match immediates(offset, &data, start, size) {
-                Some(step) => self.$step(&it, step),
-                None => self.$wrong(&it),
-            }
-        }
-
+    ($resource:ty) => {
         fn set_pipeline(
             &mut self,
             it: Resource<$resource>,
             pipeline: Resource<r::RenderPipeline>,
         ) -> wasmtime::Result<()> {
             let pipeline = self.object(&pipeline)?;
-            self.$step(&it, Step::RenderPipeline(pipeline))
+            self.step(&it, Step::RenderPipeline(pipeline))
         }
 
         fn set_index_buffer(
@@ -143,7 +81,7 @@ macro_rules! drawing {
             size: Option<u64>,
         ) -> wasmtime::Result<()> {
             let (buffer, format) = (self.buffer(&buffer)?, enums::index_format(format));
-            self.$step(&it, Step::IndexBuffer { buffer, format, offset: offset.unwrap_or(0), size })
+            self.step(&it, Step::IndexBuffer { buffer, format, offset: offset.unwrap_or(0), size })
         }
 
         fn set_vertex_buffer(
@@ -155,7 +93,7 @@ macro_rules! drawing {
             size: Option<u64>,
         ) -> wasmtime::Result<()> {
             let buffer = buffer.map(|buffer| self.buffer(&buffer)).transpose()?;
-            self.$step(&it, Step::VertexBuffer { slot, buffer, offset: offset.unwrap_or(0), size })
+            self.step(&it, Step::VertexBuffer { slot, buffer, offset: offset.unwrap_or(0), size })
         }
 
         fn draw(
@@ -172,7 +110,7 @@ macro_rules! drawing {
                 first_vertex: first_vertex.unwrap_or(0),
                 first_instance: first_instance.unwrap_or(0),
             };
-            self.$step(&it, step)
+            self.step(&it, step)
         }
 
         fn draw_indexed(
@@ -191,7 +129,7 @@ macro_rules! drawing {
                 base_vertex: base_vertex.unwrap_or(0),
                 first_instance: first_instance.unwrap_or(0),
             };
-            self.$step(&it, step)
+            self.step(&it, step)
         }
 
         fn draw_indirect(
@@ -201,7 +139,7 @@ macro_rules! drawing {
             offset: u64,
         ) -> wasmtime::Result<()> {
             let buffer = self.buffer(&buffer)?;
-            self.$step(&it, Step::DrawIndirect(buffer, offset))
+            self.step(&it, Step::DrawIndirect(buffer, offset))
         }
 
         fn draw_indexed_indirect(
@@ -211,13 +149,15 @@ macro_rules! drawing {
             offset: u64,
         ) -> wasmtime::Result<()> {
             let buffer = self.buffer(&buffer)?;
-            self.$step(&it, Step::DrawIndexedIndirect(buffer, offset))
+            self.step(&it, Step::DrawIndexedIndirect(buffer, offset))
         }
     };
 }
 
 impl HostGpuRenderPassEncoder for GpuView<'_> {
-    drawing!(r::RenderPass, pass_step, pass_wrong);
+    recorded!(r::RenderPass);
+    passed!(r::RenderPass);
+    drawing!(r::RenderPass);
     dropped!(r::RenderPass);
 
     fn set_viewport(
@@ -230,7 +170,7 @@ impl HostGpuRenderPassEncoder for GpuView<'_> {
         min_depth: f32,
         max_depth: f32,
     ) -> wasmtime::Result<()> {
-        self.pass_step(&it, Step::Viewport([x, y, width, height, min_depth, max_depth]))
+        self.step(&it, Step::Viewport([x, y, width, height, min_depth, max_depth]))
     }
 
     fn set_scissor_rect(
@@ -241,23 +181,23 @@ impl HostGpuRenderPassEncoder for GpuView<'_> {
         width: u32,
         height: u32,
     ) -> wasmtime::Result<()> {
-        self.pass_step(&it, Step::Scissor([x, y, width, height]))
+        self.step(&it, Step::Scissor([x, y, width, height]))
     }
 
     fn set_blend_constant(&mut self, it: Resource<r::RenderPass>, color: GpuColor) -> wasmtime::Result<()> {
-        self.pass_step(&it, Step::BlendConstant(records::color(color)))
+        self.step(&it, Step::BlendConstant(records::color(color)))
     }
 
     fn set_stencil_reference(&mut self, it: Resource<r::RenderPass>, reference: u32) -> wasmtime::Result<()> {
-        self.pass_step(&it, Step::StencilReference(reference))
+        self.step(&it, Step::StencilReference(reference))
     }
 
     fn begin_occlusion_query(&mut self, it: Resource<r::RenderPass>, index: u32) -> wasmtime::Result<()> {
-        self.pass_step(&it, Step::BeginOcclusion(index))
+        self.step(&it, Step::BeginOcclusion(index))
     }
 
     fn end_occlusion_query(&mut self, it: Resource<r::RenderPass>) -> wasmtime::Result<()> {
-        self.pass_step(&it, Step::EndOcclusion)
+        self.step(&it, Step::EndOcclusion)
     }
 
     fn execute_bundles(
@@ -266,26 +206,13 @@ impl HostGpuRenderPassEncoder for GpuView<'_> {
         bundles: Vec<Resource<r::RenderBundle>>,
     ) -> wasmtime::Result<()> {
         let bundles = bundles.iter().map(|bundle| self.object(bundle)).collect::<wasmtime::Result<_>>()?;
-        self.pass_step(&it, Step::Bundles(bundles))
-    }
-
-    fn end(&mut self, it: Resource<r::RenderPass>) -> wasmtime::Result<()> {
-        self.table.get(&it)?.0.end();
-        Ok(())
-    }
-
-    fn label(&mut self, it: Resource<r::RenderPass>) -> wasmtime::Result<String> {
-        Ok(self.table.get(&it)?.0.label.clone())
-    }
-
-    fn set_label(&mut self, it: Resource<r::RenderPass>, text: String) -> wasmtime::Result<()> {
-        self.table.get_mut(&it)?.0.label = label(Some(text));
-        Ok(())
+        self.step(&it, Step::Bundles(bundles))
     }
 }
 
 impl HostGpuRenderBundleEncoder for GpuView<'_> {
-    drawing!(r::RenderBundleEncoder, bundle_step, bundle_wrong);
+    recorded!(r::RenderBundleEncoder);
+    drawing!(r::RenderBundleEncoder);
     labels!(r::RenderBundleEncoder);
     dropped!(r::RenderBundleEncoder);
 
