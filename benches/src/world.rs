@@ -32,18 +32,9 @@ pub fn nodes(count: u32) -> LatticeView {
     for number in 0..count {
         let Holder { node, incarnation } = holder(number);
         let session = Session {
-            node: node.clone(),
-            incarnation,
             labels: BTreeMap::from([("zone".to_owned(), format!("zone-{}", number % 3))]),
-            version: "0.1.0".to_owned(),
             capacity: Capacity { memory: 256 << 30, slots: 256 },
-            volumes: Default::default(),
-            http: None,
-            draining: false,
-            taints: Vec::new(),
-            gpus: Vec::new(),
-            started_at: 0,
-            renewals: 0,
+            ..lattice::testing::session(node.clone(), incarnation)
         };
         view.sessions.insert(node, Versioned { record: session, revision: Revision(1) });
     }

@@ -99,18 +99,12 @@ mod tests {
     fn one_line_a_node() {
         let node = NodeReply {
             session: Session {
-                node: NodeId::new("n1").unwrap(),
-                incarnation: uuid::Uuid::nil(),
                 labels: [("zone".to_owned(), "z1".to_owned())].into(),
-                version: "0.1.0".into(),
                 capacity: Capacity { memory: 1 << 30, slots: 256 },
-                volumes: Default::default(),
                 http: Some("127.0.0.1:8001".into()),
-                draining: false,
-                taints: Vec::new(),
-                gpus: Vec::new(),
                 started_at: 1_000,
                 renewals: 7,
+                ..lattice::testing::session(NodeId::new("n1").unwrap(), uuid::Uuid::nil())
             },
             cordoned: false,
             drain: None,

@@ -35,18 +35,10 @@ impl Peer {
         let node = NodeId::new(id).unwrap();
         let holder = Holder { node: node.clone(), incarnation: uuid::Uuid::from_u128(9) };
         let mut session = Session {
-            node: node.clone(),
-            incarnation: holder.incarnation,
-            labels: Default::default(),
-            version: "0.0.0".into(),
             capacity: Capacity { memory: 1 << 30, slots: 8 },
-            volumes: Default::default(),
-            http: None,
-            draining: false,
-            taints: Vec::new(),
             gpus: vec![offer()],
             started_at: 1,
-            renewals: 0,
+            ..lattice::testing::session(node.clone(), holder.incarnation)
         };
         let key = Key::Session(node).to_string();
         let first =

@@ -66,10 +66,7 @@ impl Observer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lattice::{
-        record::{Capacity, Session},
-        view::Versioned,
-    };
+    use lattice::view::Versioned;
 
     const KILL_AFTER: Duration = Duration::from_secs(5);
 
@@ -80,20 +77,7 @@ mod tests {
         text.parse().unwrap()
     }
     fn see(view: &mut LatticeView, node: &str, revision: u64) {
-        let record = Session {
-            node: id(node),
-            incarnation: uuid::Uuid::nil(),
-            labels: BTreeMap::new(),
-            version: String::new(),
-            capacity: Capacity { memory: 0, slots: 0 },
-            volumes: Default::default(),
-            http: None,
-            draining: false,
-            taints: Vec::new(),
-            gpus: Vec::new(),
-            started_at: 0,
-            renewals: 0,
-        };
+        let record = lattice::testing::session(id(node), uuid::Uuid::nil());
         view.sessions.insert(id(node), Versioned { record, revision: Revision(revision) });
     }
     /// Watch every second from `from` to `to` (seconds, inclusive): when which node was found dead first.

@@ -214,10 +214,10 @@ mod tests {
     use super::*;
     use lattice::{
         id::{Digest, Generation, Revision},
-        record::{Capacity, Holder, Phase, Session, Slot},
+        record::{Holder, Phase, Slot},
         spec::{ComponentSpec, Source, WorkloadSpec},
     };
-    use std::{collections::BTreeMap, sync::Arc};
+    use std::sync::Arc;
 
     /// 2026-11-22T11:00:00Z, a whole minute.
     const NOON: u64 = 1_795_345_200_000;
@@ -250,20 +250,7 @@ mod tests {
         fn new(cron: &[&str], until: u64) -> Self {
             let mut world = World { view: LatticeView::default(), record: None };
             for node in ["n1", "n2", "n3"] {
-                let record = Session {
-                    node: node.parse().unwrap(),
-                    incarnation: uuid(1),
-                    labels: BTreeMap::new(),
-                    version: String::new(),
-                    capacity: Capacity { memory: 0, slots: 0 },
-                    volumes: Default::default(),
-                    http: None,
-                    draining: false,
-                    taints: Vec::new(),
-                    gpus: Vec::new(),
-                    started_at: 0,
-                    renewals: 0,
-                };
+                let record = lattice::testing::session(node.parse().unwrap(), uuid(1));
                 world.view.sessions.insert(node.parse().unwrap(), Versioned { record, revision: Revision(1) });
             }
             world.put(cron, 1);

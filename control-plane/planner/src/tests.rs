@@ -69,18 +69,9 @@ impl World {
     fn node(&mut self, node: &str, incarnation: u128) -> &mut Session {
         let revision = self.next();
         let record = Session {
-            node: id(node),
-            incarnation: life(incarnation),
             labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
-            version: String::new(),
             capacity: Capacity { memory: 1000 << 20, slots: 4 },
-            volumes: Default::default(),
-            http: None,
-            draining: false,
-            taints: Vec::new(),
-            gpus: Vec::new(),
-            started_at: 0,
-            renewals: 0,
+            ..lattice::testing::session(id(node), life(incarnation))
         };
         self.view.sessions.insert(id(node), Versioned { record, revision });
         self.session(node)

@@ -12,12 +12,14 @@ pub mod conformance;
 mod mutate;
 pub mod parsers;
 mod poll;
+mod sessions;
 mod store;
 
 pub use artifacts::MemoryArtifacts;
 pub use buckets::{MemoryBucket, MemoryBuckets};
 pub use bus::MemoryBus;
 pub use mutate::Mutations;
+pub use sessions::session;
 pub use store::{Checkpoint, MemoryStore};
 
 use crate::store::{Clock, Platform, Rng};

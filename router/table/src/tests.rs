@@ -4,7 +4,7 @@ use crate::{Ask, Asked, Balancer, Conflict, Endpoint, NO_ROUTE, RouteEntry, Rout
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use lattice::{
     id::{Digest, Generation, NodeId, Revision, SlotId, WorkloadName},
-    record::{Capacity, Holder, Phase, Session, Slot, SpecRecord},
+    record::{Holder, Phase, Slot, SpecRecord},
     spec::{ComponentSpec, HostPattern, HttpSpec, PathMatch, PathPrefix, Route, Source, WorkloadSpec},
     units::Millis,
     view::{LatticeView, Versioned},
@@ -55,20 +55,7 @@ fn put_routes(view: &mut LatticeView, workload: &str, revision: u64, routes: Vec
 }
 
 fn session(view: &mut LatticeView, node: &str, incarnation: u128) {
-    let record = Session {
-        node: id(node),
-        incarnation: life(incarnation),
-        labels: BTreeMap::new(),
-        version: String::new(),
-        capacity: Capacity { memory: 0, slots: 0 },
-        volumes: Default::default(),
-        http: None,
-        draining: false,
-        taints: Vec::new(),
-        gpus: Vec::new(),
-        started_at: 0,
-        renewals: 0,
-    };
+    let record = lattice::testing::session(id(node), life(incarnation));
     view.sessions.insert(id(node), Versioned { record, revision: Revision(1) });
 }
 

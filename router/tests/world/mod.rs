@@ -8,7 +8,7 @@ use lattice::{
     Fut,
     http::{Body, BodyError, CallError, Instances, Request, Response, full},
     id::{Generation, LatticeId, NodeId, Revision, SlotId, WorkloadName},
-    record::{Capacity, Holder, Phase, Session, Slot, SpecRecord},
+    record::{Holder, Phase, Slot, SpecRecord},
     store::{Bus, BusError, Clock, Connection, Handler, Headers, Items, Message, MicroService, Rng},
     testing::MemoryLattice,
     view::{LatticeView, Versioned},
@@ -264,20 +264,7 @@ impl World {
             for (index, node) in ready_on.iter().enumerate() {
                 let node = NodeId::new(*node).unwrap();
                 let incarnation = uuid::Uuid::from_u128(2);
-                let session = Session {
-                    node: node.clone(),
-                    incarnation,
-                    labels: BTreeMap::new(),
-                    version: "0".into(),
-                    capacity: Capacity { memory: 1, slots: 1 },
-                    volumes: Default::default(),
-                    http: None,
-                    draining: false,
-                    taints: Vec::new(),
-                    gpus: Vec::new(),
-                    started_at: 0,
-                    renewals: 0,
-                };
+                let session = lattice::testing::session(node.clone(), incarnation);
                 let slot = Slot {
                     holder: Holder { node: node.clone(), incarnation },
                     uid,

@@ -49,18 +49,9 @@ fn crowded() -> LatticeView {
     let mut view = LatticeView::default();
     for number in 0..NODES {
         let session = Session {
-            node: node(number),
-            incarnation: Incarnation::from_u128(1),
             labels: [("zone".to_owned(), "z".repeat(200))].into(),
-            version: "0.1.0".into(),
             capacity: Capacity { memory: 1 << 40, slots: 1 },
-            volumes: Default::default(),
-            http: None,
-            draining: false,
-            taints: Vec::new(),
-            gpus: Vec::new(),
-            started_at: 0,
-            renewals: 0,
+            ..lattice::testing::session(node(number), Incarnation::from_u128(1))
         };
         view.sessions.insert(session.node.clone(), of(session, 1));
     }
