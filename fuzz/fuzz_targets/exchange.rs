@@ -13,7 +13,15 @@ const NOW: Duration = Duration::from_secs(1);
 /// Sent by a router: a request that is still open.
 const REQUEST: &[u8] = b"\x01\x01\0\0\0\0\0\0\x10\0\0\0\0\x03\xe8\0\x01w\0\x03GET\0\x04http\0\x01h\0\x01/\0\0\0\0\0\0";
 
-fuzz_target!(|input: &[u8]| {
+/// A response and its end, leave for more, a ping, a reset.
+const MESSAGES: [&[u8]; 4] = [
+    b"\x14\x01\x02\0\0\0\0\0\0\0\x10\0\0\xc8\0\0\0\0\0\x01a\x0b\x01\x03\x01\0\0\0\0\0\0\0\0",
+    b"\x0b\x01\x04\0\0\0\0\0\0\x08\0\0\x0c\x01\x03\0\0\0\0\0\0\0\0\x01a\x0b\x01\x03\x01\0\0\0\0\0\0\0\0",
+    b"\x07\x01\x06\0\0\0\0\0\x0c\x01\x03\0\0\0\0\0\0\0\0\x01a",
+    b"\x0e\x01\x05\0\0\0\0\0\x05\0\0\0\0\0\0",
+];
+
+fuzz_target!(init: lattice_fuzz::begin_with(MESSAGES), |input: &[u8]| {
     let config = || Config::new(FRAME_BYTES_MIN).expect("the least");
     let Opened::Exchange(mut node, head) = Exchange::accept(NOW, config(), Bytes::from_static(REQUEST)) else {
         unreachable!("a good request")

@@ -1,4 +1,6 @@
 //! Subjects, keys and names. What must hold is in `lattice/src/testing/parsers.rs`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| lattice::testing::parsers::check("name", input));
+libfuzzer_sys::fuzz_target!(init: lattice_fuzz::begin_with_parser("name"), |input: &[u8]| {
+    lattice::testing::parsers::check("name", input)
+});

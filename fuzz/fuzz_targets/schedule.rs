@@ -1,4 +1,6 @@
 //! Cron expressions and time zones. What must hold is in `lattice/src/testing/parsers.rs`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| lattice::testing::parsers::check("schedule", input));
+libfuzzer_sys::fuzz_target!(init: lattice_fuzz::begin_with_parser("schedule"), |input: &[u8]| {
+    lattice::testing::parsers::check("schedule", input)
+});

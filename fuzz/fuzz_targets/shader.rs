@@ -1,4 +1,6 @@
 //! Shaders of guests, before and in naga. What must hold is in `host-node/gpu/src/testing.rs`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| lattice_gpu::testing::check_shader(input));
+use lattice_gpu::testing::{SHADERS, check_shader};
+
+libfuzzer_sys::fuzz_target!(init: lattice_fuzz::begin_with(SHADERS), |input: &[u8]| check_shader(input));

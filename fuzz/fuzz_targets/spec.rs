@@ -1,4 +1,6 @@
 //! A spec as a person sends it. What must hold is in `lattice/src/testing/parsers.rs`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| lattice::testing::parsers::check("spec", input));
+libfuzzer_sys::fuzz_target!(init: lattice_fuzz::begin_with_parser("spec"), |input: &[u8]| {
+    lattice::testing::parsers::check("spec", input)
+});

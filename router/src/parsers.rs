@@ -160,30 +160,32 @@ pub fn check_bytes(input: &[u8]) {
     assert_eq!(whole.2, pieces.2);
 }
 
+/// Good examples of heads: a request line without the version, and header lines.
+pub const HEADS: &[&str] = &[
+    "GET /api/x?q=1\nhost: h.test\nx-forwarded-for: 1.2.3.4\nconnection: keep-alive, x-b\nx-b: 1",
+    "GET http://h.test:8080/strip/a/%2e%2e/b?x=y\nhost: other.test",
+    "POST /exact\nhost: H.Test.:80\nexpect: 100-continue\nte: trailers\nlattice-caller: a",
+    "GET /old/../x\nhost: h.test",
+    "GET /old/a%2Fb?to=//evil.test\nhost: h.test",
+    "HEAD //evil.test/%5c..\nhost: r.test:80",
+    "OPTIONS /cors\nhost: h.test\norigin: https://a.test\naccess-control-request-method: PUT\naccess-control-request-headers: x",
+    "GET /stay\nhost: h.test\ncookie: a=b; to=0123456789abcdef0123456789abcdef",
+    "POST /asks?q=%31&q=2\nhost: h.test\nx-a: 12\nx-a: 13\nupgrade: h2c\nforwarded: for=x",
+    "GET /\nhost: [::1]:8000\nx-forwarded-proto: https\nlattice-hops: 3\nkeep-alive: 1",
+    "GET /x\nhost: a.lattice.:1",
+];
+/// Good examples of connections.
+pub const BYTES: &[&str] = &[
+    "\u{3}GET / HTTP/1.1\r\nhost: h\r\n\r\nPOST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcGET / HTTP/1.1\r\n\r\n",
+    "\u{1}POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3;x\r\nabc\r\n0\r\nx: y\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+    "\u{9}PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0\0\0\u{3}\u{1}\u{5}\0\0\0\u{1}abc\0\0\u{4}\u{3}\0\0\0\0\u{1}\0\0\0\u{1}",
+    "\u{2}POST / HTTP/1.1\ncontent-length: 1\r\nTransfer-Encoding: chunked\n\r\n",
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use lattice::testing::Mutations;
-
-    const HEADS: &[&str] = &[
-        "GET /api/x?q=1\nhost: h.test\nx-forwarded-for: 1.2.3.4\nconnection: keep-alive, x-b\nx-b: 1",
-        "GET http://h.test:8080/strip/a/%2e%2e/b?x=y\nhost: other.test",
-        "POST /exact\nhost: H.Test.:80\nexpect: 100-continue\nte: trailers\nlattice-caller: a",
-        "GET /old/../x\nhost: h.test",
-        "GET /old/a%2Fb?to=//evil.test\nhost: h.test",
-        "HEAD //evil.test/%5c..\nhost: r.test:80",
-        "OPTIONS /cors\nhost: h.test\norigin: https://a.test\naccess-control-request-method: PUT\naccess-control-request-headers: x",
-        "GET /stay\nhost: h.test\ncookie: a=b; to=0123456789abcdef0123456789abcdef",
-        "POST /asks?q=%31&q=2\nhost: h.test\nx-a: 12\nx-a: 13\nupgrade: h2c\nforwarded: for=x",
-        "GET /\nhost: [::1]:8000\nx-forwarded-proto: https\nlattice-hops: 3\nkeep-alive: 1",
-        "GET /x\nhost: a.lattice.:1",
-    ];
-    const BYTES: &[&str] = &[
-        "\u{3}GET / HTTP/1.1\r\nhost: h\r\n\r\nPOST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcGET / HTTP/1.1\r\n\r\n",
-        "\u{1}POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3;x\r\nabc\r\n0\r\nx: y\r\n\r\nGET / HTTP/1.1\r\n\r\n",
-        "\u{9}PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0\0\0\u{3}\u{1}\u{5}\0\0\0\u{1}abc\0\0\u{4}\u{3}\0\0\0\0\u{1}\0\0\0\u{1}",
-        "\u{2}POST / HTTP/1.1\ncontent-length: 1\r\nTransfer-Encoding: chunked\n\r\n",
-    ];
 
     #[test]
     fn all_kinds_of_routes_are_met() {

@@ -6,6 +6,7 @@ mod clients;
 mod conformance;
 mod count;
 mod demo;
+mod fuzz;
 mod guests;
 mod heal;
 mod nats;
@@ -22,6 +23,7 @@ Tasks:
   demo [--nodes N] [--release]   start a lattice of N (3) nodes on this machine, with a workload to send requests to
   test                           everything that CI runs: format, structure, lints, guests, tests, dependencies
   count [--runtime] [--write]    count the instructions of hot paths and hold them against the record
+  fuzz [TARGET]... [--seconds N] run fuzz targets under libFuzzer, all of them or those named, for N (60) seconds each
   tidy                           check the structure alone: crates, sources, documents
   schema                         write the JSON Schemas in docs/ from the types
   guests [--rust-only]           build the components of guests/ into target/guests
@@ -46,6 +48,10 @@ fn main() -> ExitCode {
         },
         ["count", options @ ..] => match count::Options::parse(options) {
             Some(options) => count::run(&options),
+            None => return misused(&arguments),
+        },
+        ["fuzz", options @ ..] => match fuzz::Options::parse(options) {
+            Some(options) => fuzz::run(&options),
             None => return misused(&arguments),
         },
         ["heal", options @ ..] => match heal::Options::parse(options) {

@@ -6,6 +6,31 @@ use std::thread;
 /// A quarter of what a device's thread has.
 const STACK_BYTES: usize = 16 << 20;
 
+/// Good examples.
+pub const SHADERS: &[&str] = &[
+    "@group(0) @binding(0) var<storage, read_write> data: array<u32>;
+@compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    if id.x < arrayLength(&data) { data[id.x] = data[id.x] * 2u + 1u; }
+}",
+    "struct Sizes { rows: u32, columns: u32 }
+@group(0) @binding(0) var<uniform> sizes: Sizes;
+@group(0) @binding(1) var<storage, read> a: array<f32>;
+@group(0) @binding(2) var<storage, read_write> sum: array<f32>;
+var<workgroup> tile: array<f32, 64>;
+@compute @workgroup_size(8, 8) fn main(@builtin(local_invocation_index) at: u32) {
+    var total = 0.0;
+    for (var i = 0u; i < sizes.rows; i++) { total += a[i * sizes.columns + at]; }
+    tile[at] = total;
+    workgroupBarrier();
+    loop { if at == 0u { break; } continuing { break if true; } }
+    switch at { case 0u, 1u: { sum[at] = tile[at]; } default: { sum[at] = -tile[at]; } }
+}",
+    "override N: u32 = 4; const C = vec2(1, 2); alias V = vec4<f32>;
+@group(0) @binding(0) var picture: texture_2d<f32>; @group(0) @binding(1) var how: sampler;
+@vertex fn v(@builtin(vertex_index) i: u32) -> @builtin(position) V { return V(f32(i), select(0.0, 1.0, i > 1u), 0.0, 1.0); }
+@fragment fn f(@location(0) at: vec2<f32>) -> @location(0) V { return textureSample(picture, how, at); }",
+];
+
 /// What the guard lets through, naga reads and judges on a small stack, and the guard judges what it read. Panics where
 /// something does not hold; an overflow of the stack is the end of the process.
 pub fn check_shader(input: &[u8]) {
@@ -33,6 +58,14 @@ mod tests {
 
     fn chain(link: &str, links: usize, tail: &str) -> String {
         format!("fn f(x: u32, b: bool) -> u32 {{ var p = x; var q = b; {} {tail} return p; }}", link.repeat(links))
+    }
+
+    #[test]
+    fn good_examples_are_good() {
+        for shader in SHADERS {
+            assert!(check_source(shader).is_ok() && wgpu::naga::front::wgsl::parse_str(shader).is_ok(), "{shader}");
+            check_shader(shader.as_bytes());
+        }
     }
 
     /// The longest chains that pass, of every kind.
