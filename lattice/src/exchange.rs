@@ -34,7 +34,7 @@ use std::{marker::PhantomData, num::NonZeroU32, time::Duration};
 
 /// Most body bytes in one data frame.
 pub const HTTP_CHUNK_BYTES_MAX: usize = 64 * 1024;
-/// Body bytes that a receiver has room for, by default.
+/// Body bytes that a receiver has room for, by default and at most.
 pub const HTTP_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Most body bytes that wait for [`Exchange::poll_transmit`].
 pub const SEND_QUEUE_BYTES_MAX: usize = 4 * HTTP_CHUNK_BYTES_MAX;
@@ -241,6 +241,11 @@ impl<Role> Exchange<Role> {
         self.receiving.consumed(bytes);
     }
 
+    /// Give leave for a window of so many bytes from now on, at most 2^31 - 1. Leave that was given stays.
+    pub fn set_window(&mut self, bytes: u32) {
+        self.receiving.set_window(bytes.clamp(1, GRANT_BYTES_MAX));
+    }
+
     /// End the exchange from this side. The peer is told; no event follows here.
     pub fn reset(&mut self, reset: Reset) {
         if !self.closed {
@@ -345,18 +350,32 @@ impl<Role> Exchange<Role> {
         None
     }
 
-    /// The next thing to pass on, as long as there is one.
+    /// The next thing to pass on, as long as there is one: what [`Exchange::poll_head`] has, then [`Exchange::poll_body`].
     pub fn poll_event(&mut self) -> Option<Event> {
-        if let Some(reset) = self.fault.take() {
-            return Some(Event::Reset(reset));
-        }
-        if let Some(head) = self.response.take() {
-            return Some(Event::Response(head));
-        }
-        if let Some(bytes) = self.receiving.pop() {
-            return Some(Event::Data(bytes));
-        }
-        self.receiving.end.take().map(Event::End)
+        self.poll_head().or_else(|| self.poll_body())
+    }
+
+    /// The exchange's failure, or the response's head. Not to be left waiting, however slow the reader is.
+    pub fn poll_head(&mut self) -> Option<Event> {
+        let fault = self.fault.take().map(Event::Reset);
+        fault.or_else(|| self.response.take().map(Event::Response))
+    }
+
+    /// The next piece of the peer's body, or its end. Best left here until the reader can take it: meanwhile small
+    /// pieces are joined.
+    pub fn poll_body(&mut self) -> Option<Event> {
+        let bytes = self.receiving.pop().map(Event::Data);
+        bytes.or_else(|| self.receiving.end.take().map(Event::End))
+    }
+
+    /// Whether [`Exchange::poll_body`] has something.
+    pub fn has_body(&self) -> bool {
+        self.receiving.has_some()
+    }
+
+    /// The peer's body with its trailers, if all of it is here in one piece.
+    pub fn take_whole(&mut self) -> Option<(Bytes, Option<HeaderMap>)> {
+        if self.fault.is_some() { None } else { self.receiving.take_whole() }
     }
 
     fn is_responder(&self) -> bool {

@@ -6,6 +6,7 @@ pub(crate) mod local;
 pub(crate) mod peers;
 mod pulse;
 pub(crate) mod remote;
+pub(crate) mod windows;
 
 use lattice::store::Clock;
 use std::{future::Future, pin::pin, task::Poll, time::Duration};

@@ -7,6 +7,7 @@ use crate::{
         drive::{Drive, Turn, Wire},
         exchanges::{Exchanges, Inbound},
         until,
+        windows::Windows,
     },
     error::RouteError,
     headers,
@@ -37,6 +38,7 @@ pub(crate) async fn serve(router: Router, stop: CancellationToken, drain: Durati
     let mut messages = router.bus().subscribe(subject, None).await?;
     let acceptor = Acceptor {
         exchanges: Exchanges::default(),
+        windows: Arc::default(),
         places: Places::new(options.peer_exchanges_max),
         tasks: TaskTracker::new(),
         cut: CancellationToken::new(),
@@ -69,6 +71,7 @@ pub(crate) async fn serve(router: Router, stop: CancellationToken, drain: Durati
 struct Acceptor {
     router: Router,
     exchanges: Exchanges<Responder>,
+    windows: Arc<Windows>,
     places: Places,
     tasks: TaskTracker,
     /// Ends what is under way.
@@ -107,7 +110,8 @@ impl Acceptor {
                 return;
             }
         };
-        let (exchange, head) = match Exchange::accept(now, config, payload) {
+        let window = self.windows.open();
+        let (exchange, head) = match Exchange::accept(now, config.window_bytes(window.bytes()), payload) {
             Opened::Exchange(exchange, head) => (*exchange, *head),
             Opened::Refused(payload) => return self.refuse(reply, payload),
             Opened::Ignored => return,
@@ -122,7 +126,7 @@ impl Acceptor {
             return self.refuse(reply, refuse(reset));
         };
         let wire = Wire { bus: self.router.bus().clone(), clock: clock.clone(), subject: reply.clone(), reply: None };
-        let drive = Drive::new(exchange, wire, self.exchanges.open(reply, ()));
+        let drive = Drive::new(exchange, wire, self.exchanges.open(reply, ()), window);
         let (router, cut, warnings) = (self.router.clone(), self.cut.clone(), self.warnings.clone());
         // Boxed: what is spawned is copied several times on its way.
         self.tasks.spawn(Box::pin(async move {

@@ -13,7 +13,8 @@ pub(super) enum Receives {
     Response,
 }
 
-/// The body that comes in. At any time `room` + `held` is at most the window, or the chunk beside the request's head.
+/// The body that comes in. At any time `room` + `held` is at most the largest window that it
+/// had, or the chunk beside the request's head.
 #[derive(Debug)]
 pub(super) struct Receiving {
     pub(super) receives: Receives,
@@ -80,6 +81,22 @@ impl Receiving {
         };
         self.handed += bytes.len();
         Some(bytes)
+    }
+
+    pub(super) fn has_some(&self) -> bool {
+        !self.queue.is_empty() || !self.small.is_empty() || self.end.is_some()
+    }
+
+    pub(super) fn take_whole(&mut self) -> Option<(Bytes, Option<HeaderMap>)> {
+        if self.queue.len() + usize::from(!self.small.is_empty()) > 1 {
+            return None;
+        }
+        let trailers = self.end.take()?;
+        Some((self.pop().unwrap_or_default(), trailers))
+    }
+
+    pub(super) fn set_window(&mut self, bytes: u32) {
+        self.window = bytes as usize;
     }
 
     pub(super) fn consumed(&mut self, bytes: usize) {

@@ -1,7 +1,10 @@
 //! Drives one exchange: bodies, bus and clock on one side, the state machine of [`lattice::exchange`] on the other.
 //! Decides nothing itself. Start at [`Drive::turn`].
 
-use super::exchanges::{Inbound, Open};
+use super::{
+    exchanges::{Inbound, Open},
+    windows::Window,
+};
 use crate::body::{Piece, Whole, channel};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -15,7 +18,7 @@ use lattice::{
     id::NodeId,
     store::{Bus, BusError, Clock, Message},
 };
-use std::{collections::VecDeque, sync::Arc, task::Poll, time::Duration};
+use std::{sync::Arc, task::Poll, time::Duration};
 use tokio::sync::{mpsc, oneshot};
 
 /// What differs between the side that asks and the side that answers.
@@ -93,6 +96,8 @@ pub(crate) struct Drive<S: Side> {
     pub(crate) exchange: Exchange<S>,
     wire: Wire,
     open: Open<S>,
+    /// What the exchange holds of the body that comes in.
+    window: Window,
     outgoing: Outgoing,
     reader: Reader,
     timer: Option<(Duration, Fut<'static, ()>)>,
@@ -132,17 +137,18 @@ struct Outgoing {
 struct Reader {
     pieces: Option<mpsc::Sender<Piece>>,
     first_read: Option<oneshot::Receiver<()>>,
-    /// For the reader, in order. No more than the exchange's window.
-    queue: VecDeque<Piece>,
+    /// Nobody wants the rest.
+    gone: bool,
 }
 
 impl<S: Side> Drive<S> {
     /// Boxed, since it is large, and moves from one future into another.
-    pub(crate) fn new(exchange: Exchange<S>, wire: Wire, open: Open<S>) -> Box<Self> {
+    pub(crate) fn new(exchange: Exchange<S>, wire: Wire, open: Open<S>, window: Window) -> Box<Self> {
         Box::new(Self {
             exchange,
             wire,
             open,
+            window,
             outgoing: Outgoing::default(),
             reader: Reader::default(),
             timer: None,
@@ -185,21 +191,20 @@ impl<S: Side> Drive<S> {
             self.reset(S::source_broke(&error)).await;
             return Turn::SourceBroke(error);
         }
-        while let Some(event) = self.exchange.poll_event() {
-            let piece = match event {
-                Event::Response(head) => return Turn::Response(head),
-                Event::Reset(reset) => {
-                    // Found on this side, the peer is to hear of it.
-                    let _ = self.flush().await;
-                    return Turn::Reset(reset);
-                }
-                Event::Data(bytes) => Piece::Data(bytes),
-                Event::End(trailers) => Piece::End(trailers),
-            };
-            self.reader.queue.push_back(piece);
+        match self.exchange.poll_head() {
+            Some(Event::Response(head)) => return Turn::Response(head),
+            Some(Event::Reset(reset)) => {
+                // Found on this side, the peer is to hear of it.
+                let _ = self.flush().await;
+                return Turn::Reset(reset);
+            }
+            _ => {}
+        }
+        if self.reader.gone {
+            while self.exchange.poll_body().is_some() {}
         }
         // A client reads at its own pace what came in full. A guest whose answer is complete is not waited for.
-        if self.exchange.is_closed() && (self.reader.queue.is_empty() || !S::READER_IS_NEEDED) {
+        if self.exchange.is_closed() && (!self.exchange.has_body() || !S::READER_IS_NEEDED) {
             return Turn::Over;
         }
         self.set_timer();
@@ -239,7 +244,12 @@ impl<S: Side> Drive<S> {
                 self.exchange.reset(reset.clone());
                 return Turn::Reset(reset);
             }
-            Next::Delivered(bytes) => self.exchange.consumed(bytes),
+            Next::Delivered(bytes) => {
+                self.exchange.consumed(bytes);
+                if let Some(bytes) = self.window.consumed(bytes) {
+                    self.exchange.set_window(bytes);
+                }
+            }
             Next::ReaderGone => return self.on_reader_gone(),
             Next::FirstRead(reads) => {
                 self.reader.first_read = None;
@@ -265,16 +275,20 @@ impl<S: Side> Drive<S> {
     async fn next(&mut self) -> Next {
         let Self { exchange, open, outgoing, reader, timer, .. } = self;
         let wants_body = exchange.capacity_to_send() > 0 && outgoing.body.is_some();
-        let Reader { pieces, first_read, queue } = reader;
-        let has_piece = !queue.is_empty();
+        let Reader { pieces, first_read, .. } = reader;
+        let has_piece = pieces.is_some() && exchange.has_body();
         tokio::select! {
             biased;
             message = open.receive(), if !exchange.is_closed() => Next::Message(message),
-            permit = reserve(pieces), if has_piece => match (permit, queue.pop_front()) {
-                (Some(permit), Some(piece)) => {
-                    let bytes = if let Piece::Data(bytes) = &piece { bytes.len() } else { 0 };
-                    permit.send(piece);
-                    Next::Delivered(bytes)
+            permit = reserve(pieces), if has_piece => match (permit, exchange.poll_body()) {
+                (Some(permit), Some(Event::Data(bytes))) => {
+                    let delivered = Next::Delivered(bytes.len());
+                    permit.send(Piece::Data(bytes));
+                    delivered
+                }
+                (Some(permit), Some(Event::End(trailers))) => {
+                    permit.send(Piece::End(trailers));
+                    Next::Delivered(0)
                 }
                 _ => Next::ReaderGone,
             },
@@ -293,7 +307,7 @@ impl<S: Side> Drive<S> {
         } else {
             // What comes in is not wanted. It is not consumed either, so no more of it comes than the window.
             self.reader.pieces = None;
-            self.reader.queue.clear();
+            self.reader.gone = true;
         }
         Turn::Progress
     }
@@ -372,7 +386,7 @@ impl<S: Side> Drive<S> {
 
     fn on_bus_error(&mut self, error: &BusError) -> Reset {
         // A reset of the exchange's own, such as its deadline, says more than the bus does.
-        let own = match self.exchange.poll_event() {
+        let own = match self.exchange.poll_head() {
             Some(Event::Reset(reset)) => Some(reset),
             _ => None,
         };
@@ -388,23 +402,8 @@ impl<S: Side> Drive<S> {
 impl<S: Side> Drive<S> {
     /// The peer's body, if all of it came with the head. Else what did come waits for the reader.
     pub(crate) fn take_whole(&mut self) -> Option<Whole> {
-        while let Some(event) = self.exchange.poll_event() {
-            self.reader.queue.push_back(match event {
-                Event::Data(bytes) => Piece::Data(bytes),
-                Event::End(trailers) => Piece::End(trailers),
-                Event::Reset(reset) => Piece::Broken(reset.to_body_error()),
-                Event::Response(_) => continue,
-            });
-        }
-        let whole = match self.reader.queue.make_contiguous() {
-            [Piece::End(trailers)] => Whole { bytes: Bytes::new(), trailers: trailers.take() },
-            [Piece::Data(bytes), Piece::End(trailers)] => {
-                Whole { bytes: std::mem::take(bytes), trailers: trailers.take() }
-            }
-            _ => return None,
-        };
-        self.reader.queue.clear();
-        Some(whole)
+        let (bytes, trailers) = self.exchange.take_whole()?;
+        Some(Whole { bytes, trailers })
     }
 }
 
@@ -464,7 +463,6 @@ impl Outgoing {
 
 impl Reader {
     async fn fail(&mut self, error: BodyError) {
-        self.queue.clear();
         if let Some(pieces) = self.pieces.take() {
             let _ = pieces.send(Piece::Broken(error)).await;
         }

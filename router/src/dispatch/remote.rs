@@ -8,6 +8,7 @@ use super::{
     peers::Peers,
     pulse::Pulse,
     until,
+    windows::Windows,
 };
 use crate::{
     body::{Source, Whole},
@@ -46,6 +47,7 @@ pub(crate) struct Remote {
     peers: Peers,
     metrics: Metrics,
     exchanges: Exchanges<Requester>,
+    windows: Arc<Windows>,
     inbox: Arc<Inbox>,
     failures: Seldom,
     unsendable: Seldom,
@@ -108,6 +110,7 @@ impl Remote {
             peers,
             metrics,
             exchanges,
+            windows: Arc::default(),
             inbox,
             failures: Seldom::default(),
             unsendable: Seldom::default(),
@@ -143,6 +146,8 @@ impl Remote {
             }
             unreachable()
         })?;
+        let window = self.windows.open();
+        let config = config.window_bytes(window.bytes());
         let workload = head.workload.clone();
         let exchange =
             Exchange::request(self.clock.now(), config, head, Some(deadline)).map_err(|error| match error {
@@ -158,7 +163,7 @@ impl Remote {
             subject: subject::http(&self.lattice, node),
             reply: Some(self.inbox.subject(name)),
         };
-        let mut drive = Drive::new(exchange, wire, self.exchanges.open(name, node.clone()));
+        let mut drive = Drive::new(exchange, wire, self.exchanges.open(name, node.clone()), window);
         match body {
             Source::Whole(whole) => give_whole(&mut drive, whole)?,
             // Not read before the node has taken the request: until then it can be sent elsewhere.

@@ -97,6 +97,41 @@ async fn who_does_not_read_holds_up_nobody_else() {
     assert_eq!(text(a.send(request("GET", "http://quick.test/", empty())).await).await, "");
 }
 
+/// A client that has read fast, and then no more, holds no more of the node's memory than others may. With a window of 1 MiB
+/// for each it would be 256 MiB.
+#[tokio::test]
+async fn what_nobody_reads_of_other_nodes_is_bounded_for_all_together() {
+    const CLIENTS: usize = 256;
+    const READ: usize = 1 << 20;
+    let world = World::new();
+    let (a, b) = (world.node("a").await, world.node("b").await);
+    world.ready("flood", &["b"]);
+    b.guests.run("flood", |_| std::future::ready(ok(pattern(8 << 20))));
+    table_knows(&a, "flood").await;
+    let mut unread = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut body = a.get("http://flood.test/").await.into_body();
+        let mut read = 0;
+        while read < READ {
+            read += timeout(SOON, body.frame()).await.unwrap().unwrap().unwrap().into_data().unwrap().len();
+        }
+        unread.push((body, read));
+    }
+    let read: usize = unread.iter().map(|(_, read)| read).sum();
+    // What one of them may still get when all others are stopped comes at the end.
+    let (mut last, _) = unread.pop().unwrap();
+    while let Some(frame) = timeout(SOON, last.frame()).await.unwrap() {
+        frame.unwrap();
+    }
+    let under_way = b.faults.bytes.load(Ordering::SeqCst).saturating_sub(read + (8 << 20));
+    assert!(under_way <= (150 << 20), "{} MiB that nobody reads", under_way >> 20);
+    // They are none the worse for it.
+    for (body, read) in unread.into_iter().take(3) {
+        let rest = timeout(SOON, body.collect()).await.unwrap().unwrap().to_bytes();
+        assert!(rest == pattern(8 << 20).slice(read..));
+    }
+}
+
 /// What this node's router counts of a workload's route, by the beginning of the metric's name.
 fn counted(node: &Node, name: &str) -> String {
     let metrics = node.metrics();
