@@ -4,20 +4,22 @@
 //!
 //! A workload that has none is brought back by whichever node hears of a request first: none of the three is waited for.
 
-use crate::{demand::Awaited, reports::Reports, this_node::ThisNode};
+use crate::{backlogs::Backlogs, demand::Awaited, reports::Reports, this_node::ThisNode};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use lattice::{
     Fut,
     event::EventKind,
     id::{NodeId, Revision, WorkloadName},
+    messaging::Messaging,
     record::{DecodeError, Key, Record as _, Scale, SpecRecord},
     store::{Bucket, Precondition, StoreError},
     view::{LatticeView, Versioned},
 };
-use lattice_planner::{Decision, FOLLOWERS, Reported, Scaler, awaited, heard_of, scale_rank};
+use lattice_planner::{Decision, FOLLOWERS, Reported, Scaler, Seen, awaited, heard_of, scale_rank};
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Bound::{Excluded, Unbounded},
+    sync::Arc,
     time::Duration,
 };
 use tokio_util::sync::CancellationToken;
@@ -40,6 +42,7 @@ pub(crate) struct Autoscaler {
     /// The last one that was brought back; the next turn is that of the one after it.
     woken: Option<WorkloadName>,
     followed: BTreeMap<WorkloadName, Followed>,
+    backlogs: Backlogs,
     /// This node's place for each workload, as long as the members are the same.
     ranks: BTreeMap<WorkloadName, Option<u32>>,
     members: Vec<NodeId>,
@@ -62,7 +65,7 @@ struct Done {
 }
 
 impl Autoscaler {
-    pub(crate) fn new(node: ThisNode, reports: Reports, awaited: Awaited) -> Self {
+    pub(crate) fn new(node: ThisNode, reports: Reports, awaited: Awaited, messaging: Arc<dyn Messaging>) -> Self {
         Self {
             node,
             reports,
@@ -70,6 +73,7 @@ impl Autoscaler {
             wakes: 0,
             woken: None,
             followed: BTreeMap::new(),
+            backlogs: Backlogs::new(messaging),
             ranks: BTreeMap::new(),
             members: Vec::new(),
             under_way: FuturesUnordered::new(),
@@ -89,11 +93,13 @@ impl Autoscaler {
                 self.look(now);
             }
             self.wake();
-            let wait = self.node.platform.clock.sleep(due.saturating_sub(now));
-            tokio::select! { // cancel-safe: `next` of a set of futures loses nothing
+            let clock = self.node.platform.clock.clone();
+            let wait = clock.sleep(due.saturating_sub(now));
+            tokio::select! { // cancel-safe: `next` of a set of futures, and what hears of backlogs, lose nothing
                 biased;
                 () = stop.cancelled() => {}
                 Some(done) = self.under_way.next() => self.settle(done).await,
+                Some(()) = self.backlogs.hear(|| clock.now()) => {}
                 () = self.awaited.news() => {}
                 () = wait => {}
             }
@@ -132,6 +138,7 @@ impl Autoscaler {
         if !self.can_write(&view, now) {
             // What happens meanwhile is not seen here.
             self.followed.clear();
+            self.backlogs.keep_only(|_| false);
             return;
         }
         let members = || view.sessions.iter().filter(|(_, session)| !session.record.draining).map(|(node, _)| node);
@@ -141,6 +148,7 @@ impl Autoscaler {
         }
         self.ranks.retain(|name, _| view.specs.contains_key(name) || view.scales.contains_key(name));
         self.followed.retain(|name, _| view.specs.contains_key(name));
+        self.backlogs.keep_only(|name| self.followed.contains_key(name));
         let reported = self.reports.now();
         let own = self.awaited.now();
         let mut awaited = awaited(&reported);
@@ -150,7 +158,10 @@ impl Autoscaler {
                 Some(rank) if rank < FOLLOWERS => {
                     self.decide(&view, &spec.record, rank, (&reported, awaited.contains(name)), now);
                 }
-                _ => drop(self.followed.remove(name)),
+                _ => {
+                    self.followed.remove(name);
+                    self.backlogs.forget(name);
+                }
             }
         }
         for (name, scale) in &view.scales {
@@ -196,7 +207,10 @@ impl Autoscaler {
             .followed
             .entry(name.clone())
             .or_insert_with(|| Followed { scaler: Scaler::new(spec, now), overdue: None });
-        let decision = followed.scaler.look(now, spec, current, &replicas, awaited);
+        let autoscale = spec.spec.autoscale.as_ref();
+        let pending = autoscale.and_then(|autoscale| self.backlogs.look(now, name, autoscale, rank));
+        let seen = Seen { replicas: &replicas, awaited, pending };
+        let decision = followed.scaler.look(now, spec, current, seen);
         let decision = match Standing::of(view, spec) {
             Standing::Decided(expect) => decision.map(|decision| (decision, expect)),
             Standing::Nothing(expect) => {

@@ -6,12 +6,13 @@
 //!
 //! Start at [`ControlPlane::run`]; then `feed.rs` (how the view is kept), `session.rs` (being alive), `reconcile.rs`
 //! (claims), `gpus.rs` (what runs here on GPUs), `rollouts.rs` (changes of what replicas run), `given.rs` and `roller.rs` (configuration by name),
-//! `rebalancer.rs` (better places), `scheduler.rs` (ticks), `autoscaler.rs` (how many replicas), `admission/` (what people ask),
+//! `rebalancer.rs` (better places), `scheduler.rs` (ticks), `autoscaler.rs` (how many replicas), `backlogs.rs` (what waits at consumers), `admission/` (what people ask),
 //! `reports.rs` (what nodes observe).
 
 mod abort;
 mod admission;
 mod autoscaler;
+mod backlogs;
 mod demand;
 mod events;
 mod feed;
@@ -39,6 +40,7 @@ use lattice::{
     event::EventKind,
     host::{Host, Linked, Role, SlowCall, Unfit},
     id::{LatticeId, NodeId},
+    messaging::{Messaging, NoMessaging},
     record::{Capacity, VolumeOffer},
     spec::Taint,
     store::{Connection, Platform},
@@ -156,6 +158,7 @@ pub struct ControlPlane {
     platform: Platform,
     host: Arc<dyn Host>,
     inspect: Inspector,
+    messaging: Arc<dyn Messaging>,
     view: watch::Sender<Arc<LatticeView>>,
     health: watch::Sender<Health>,
     reports: Reports,
@@ -169,12 +172,18 @@ impl ControlPlane {
             options: Arc::new(options),
             host,
             inspect,
+            messaging: Arc::new(NoMessaging),
             awaited: Awaited::new(&platform, view.subscribe()),
             view,
             health: watch::Sender::default(),
             reports: Reports::new(&platform),
             platform,
         }
+    }
+
+    /// With a way to the messages of workloads: without one it is not known how many wait.
+    pub fn with_messaging(self, messaging: Arc<dyn Messaging>) -> Self {
+        Self { messaging, ..self }
     }
 
     /// All records as this node last saw them.
@@ -199,7 +208,7 @@ impl ControlPlane {
     /// Be a node until `stop`, then hand over, drain and leave. `trigger` delivers the ticks of schedules. Returns when
     /// nothing of this node runs any more.
     pub async fn run(self, trigger: Arc<dyn Trigger>, stop: CancellationToken) -> Result<(), ControlPlaneError> {
-        let Self { options, platform, host, inspect, view, health, reports, awaited } = self;
+        let Self { options, platform, host, inspect, messaging, view, health, reports, awaited } = self;
         let events = Events::new(&options, &platform);
         let memory = Memory::open(options.data_dir.as_deref()).await?;
         // What runs until the very end, so that leaving is seen and answered.
@@ -214,7 +223,7 @@ impl ControlPlane {
             events.clone(),
             inspect,
             view.subscribe(),
-            reports.clone(),
+            (reports.clone(), messaging.clone()),
         );
         let reporter = Reporter::new(
             options.clone(),
@@ -232,7 +241,7 @@ impl ControlPlane {
             member: member.clone(),
             view: view.subscribe(),
         };
-        let autoscaler = Autoscaler::new(node.clone(), reports.clone(), awaited.clone());
+        let autoscaler = Autoscaler::new(node.clone(), reports.clone(), awaited.clone(), messaging);
         let scheduler = Scheduler::new(node.clone(), trigger, awaited);
         let rollouts = Rollouts::new(node.clone(), reports);
         let roller = Roller::new(node.clone());

@@ -2,7 +2,11 @@
 //! reports. Only those whose number follows from it.
 
 use crate::instances::ReadyUnits;
-use lattice::{host::Assignment, id::SlotId, report::LoadReport};
+use lattice::{
+    host::Assignment,
+    id::{SlotId, WorkloadName},
+    report::LoadReport,
+};
 use lattice_runtime::Unit;
 use std::{
     collections::BTreeMap,
@@ -29,6 +33,17 @@ struct Watched {
     /// Requests times microseconds.
     busy: u64,
     queued: u64,
+    /// Microseconds of processors.
+    cpu: u64,
+    computing: Sampled,
+}
+
+/// How often guests were found computing, of how many looks, up to a moment.
+#[derive(Clone, Copy)]
+struct Sampled {
+    at: Instant,
+    met: u64,
+    looks: u64,
 }
 
 impl LoadMeter {
@@ -62,14 +77,23 @@ impl LoadMeter {
         watched.retain(|slot, watched| {
             units.get(slot).is_some_and(|unit| std::ptr::eq(Arc::as_ptr(unit), watched.unit.as_ptr()))
         });
+        // Guests of one workload are one to those who share out the processors: each replica here has its part of that.
+        let mut replicas = BTreeMap::<WorkloadName, u64>::new();
+        units.keys().for_each(|slot| *replicas.entry(slot.workload.clone()).or_default() += 1);
         for (slot, unit) in units {
+            let replicas = replicas.get(&slot.workload).copied().unwrap_or(1);
+            let (met, looks) = unit.computing();
+            let computing = Sampled { at: now, met, looks };
             let watched = watched.entry(slot).or_insert_with(|| Watched {
                 unit: Arc::downgrade(&unit),
                 began: now,
                 seen: now,
                 busy: 0,
                 queued: 0,
+                cpu: 0,
+                computing,
             });
+            watched.add_computing(computing, replicas);
             let (present, queued) = (unit.load(), unit.waiting());
             watched.add(now, present.saturating_sub(queued).into(), queued.into());
         }
@@ -90,11 +114,24 @@ impl Watched {
         self.seen = now;
     }
 
+    /// What was found between two samples was so all the time.
+    fn add_computing(&mut self, sampled: Sampled, replicas: u64) {
+        let before = self.computing;
+        let (met, looks) = (sampled.met.saturating_sub(before.met), sampled.looks.saturating_sub(before.looks));
+        if looks == 0 {
+            return; // it is too early to say
+        }
+        let since = micros(sampled.at.saturating_duration_since(before.at));
+        self.cpu = self.cpu.saturating_add(since.saturating_mul(met) / looks / replicas.max(1));
+        self.computing = sampled;
+    }
+
     fn report(&self) -> LoadReport {
         LoadReport {
             watched: micros(self.seen.saturating_duration_since(self.began)) / 1000,
             busy: self.busy / 1000,
             queued: self.queued / 1000,
+            cpu: self.cpu / 1000,
         }
     }
 }
@@ -110,12 +147,20 @@ mod tests {
     #[test]
     fn what_was_there_counts_for_as_long_as_it_was() {
         let began = Instant::now();
-        let mut watched = Watched { unit: Weak::new(), began, seen: began, busy: 0, queued: 0 };
+        let computing = Sampled { at: began, met: 7, looks: 100 };
+        let mut watched = Watched { unit: Weak::new(), began, seen: began, busy: 0, queued: 0, cpu: 0, computing };
         watched.add(began + Duration::from_millis(100), 3, 0);
         watched.add(began + Duration::from_millis(400), 2, 5);
-        assert_eq!(watched.report(), LoadReport { watched: 400, busy: 900, queued: 1500 });
+        assert_eq!(watched.report(), LoadReport { watched: 400, busy: 900, queued: 1500, cpu: 0 });
         let before = watched.report();
         watched.add(began + Duration::from_secs(2), 0, 0);
-        assert_eq!(watched.report().since(&before), Some(LoadReport { watched: 1600, busy: 0, queued: 0 }));
+        assert_eq!(watched.report().since(&before), Some(LoadReport { watched: 1600, ..LoadReport::default() }));
+        let after = |millis, met, looks| Sampled { at: began + Duration::from_millis(millis), met, looks };
+        // A core and a half for a second, of two replicas; then no look yet; then nothing.
+        watched.add_computing(after(1000, 157, 200), 2);
+        watched.add_computing(after(1005, 157, 200), 2);
+        assert_eq!(watched.report().cpu, 750);
+        watched.add_computing(after(2000, 157, 290), 2);
+        assert_eq!(watched.report().cpu, 750);
     }
 }

@@ -4,6 +4,7 @@
 use crate::{
     Fut,
     id::WorkloadName,
+    spec::{JetStreamName, PendingTarget},
     store::{Bus, BusError, Message},
 };
 use std::{fmt, sync::Arc};
@@ -19,6 +20,19 @@ pub trait Messaging: fmt::Debug + Send + Sync + 'static {
         subject: &str,
         group: &str,
     ) -> Fut<'_, Result<Box<dyn Subscription>, BusError>>;
+    /// Messages of a durable consumer that are not settled yet: those that wait for their delivery, and those that were delivered.
+    /// Over the same connection; answers within some seconds.
+    fn pending(&self, workload: &WorkloadName, consumer: &PendingTarget) -> Fut<'_, Result<u64, BacklogError>>;
+}
+
+/// Why nothing is known of what a consumer has before it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BacklogError {
+    #[error("there is no consumer {consumer} of a stream {stream}")]
+    Missing { stream: JetStreamName, consumer: JetStreamName },
+    /// Not allowed, not in time, or out of reach.
+    #[error("consumer {consumer} of stream {stream} can't be asked for: {why}")]
+    Unknown { stream: JetStreamName, consumer: JetStreamName, why: String },
 }
 
 /// A subscription. Dropping it unsubscribes, and drops what has come.
@@ -40,6 +54,12 @@ impl Messaging for NoMessaging {
 
     fn subscribe(&self, _: &WorkloadName, _: &str, _: &str) -> Fut<'_, Result<Box<dyn Subscription>, BusError>> {
         Box::pin(std::future::ready(Err(nowhere())))
+    }
+
+    fn pending(&self, _: &WorkloadName, consumer: &PendingTarget) -> Fut<'_, Result<u64, BacklogError>> {
+        let PendingTarget { stream, consumer, .. } = consumer.clone();
+        let why = nowhere().to_string();
+        Box::pin(std::future::ready(Err(BacklogError::Unknown { stream, consumer, why })))
     }
 }
 

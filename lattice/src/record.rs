@@ -580,6 +580,9 @@ mod tests {
         let lazy = format!("}}, {{name: rare, source: '{source}', lazy: true, volumes: [scratch]");
         assert_eq!(schema(&lazy, volume), 4);
         assert_eq!(schema("", "autoscale: {max: 3}"), 4);
+        for target in ["cpu: 70", "pending: {stream: orders, consumer: shop, each: 100}"] {
+            assert_eq!(schema("", &format!("autoscale: {{max: 3, target: {{{target}}}}}")), 6, "{target}");
+        }
         for named in ["config-from: [shop]", "env-from: [shop]"] {
             assert_eq!(schema(&format!(", {named}"), ""), 4, "{named}");
             assert_eq!(schema("", &format!("services: [{{name: pool, source: '{source}', {named}}}]")), 4, "{named}");

@@ -33,7 +33,7 @@ mod volumes;
 mod wording;
 
 pub use analysis::{AnalysisSpec, ErrorRate};
-pub use autoscale::{AutoscaleSpec, ScaleTarget};
+pub use autoscale::{AutoscaleSpec, JetStreamName, PendingTarget, ScaleTarget};
 pub use config::{ConfigError, ConfigUpdate, Found, Resolved};
 pub use cron::{Cron, Zone};
 pub use disruption::DisruptionSpec;

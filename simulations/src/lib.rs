@@ -15,6 +15,7 @@ pub mod chance;
 mod chaos;
 mod checkers;
 mod host;
+mod messages;
 pub mod model;
 mod network;
 mod node;

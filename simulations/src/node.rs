@@ -4,6 +4,7 @@
 use crate::{
     chance::{SimClock, SimRng},
     host::StubHost,
+    messages::StubMessaging,
     network::{Link, Sky, Wire},
     ticks::{Fired, StubTrigger},
     traffic::Traffic,
@@ -159,8 +160,11 @@ impl SimNode {
         }
         let clock: Arc<dyn Clock> = self.clock.clone();
         let platform = self.wire.platform(&self.lattice, clock, rng);
+        let messaging =
+            StubMessaging { wire: self.wire.clone(), bus: platform.bus.clone(), traffic: self.traffic.clone() };
         let control =
-            ControlPlane::new(self.options.clone(), platform, host.clone(), Arc::new(|_, _, _| Ok(Vec::new())));
+            ControlPlane::new(self.options.clone(), platform, host.clone(), Arc::new(|_, _, _| Ok(Vec::new())))
+                .with_messaging(Arc::new(messaging));
         let (view, demand) = (control.view(), control.demand());
         self.wire.watch(view.clone());
         let rng = SimRng::new(self.seed, stream + 2);

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use lattice::{
     id::{NodeId, WorkloadName},
     record::{Capacity, Phase, Scale},
-    spec::{AutoscaleSpec, ComponentSpec, Limits, ScaleTarget, Source, WorkloadSpec},
+    spec::{AutoscaleSpec, ComponentSpec, JetStreamName, Limits, PendingTarget, ScaleTarget, Source, WorkloadSpec},
     store::{Headers, Platform},
     subject::Topic,
     testing::MemoryLattice,
@@ -33,13 +33,15 @@ const STEP: Duration = Duration::from_millis(100);
 pub const OPTIONS: Options =
     Options { faults: Duration::from_secs(120), bound: Duration::from_secs(150), rest: Duration::from_secs(30) };
 const TARGET: u32 = 4;
+/// What follows from messages at a consumer, and is asked for by nobody.
+const DRAINS: &str = "drains";
 
 struct World {
     rng: SimRng,
     nodes: Vec<SimNode>,
     sky: Sky,
     traffic: Traffic,
-    /// Requests at a time.
+    /// Requests at a time, or messages at the consumer of the workload that has one.
     load: BTreeMap<WorkloadName, u64>,
     asked: Instant,
     history: History,
@@ -58,7 +60,11 @@ fn specs() -> BTreeMap<WorkloadName, AutoscaleSpec> {
         };
         (WorkloadName::new(name).expect("it is a name"), autoscale)
     };
-    [of("rests", 0, 5), of("sleeps", 0, 2), of("works", 2, 6)].into()
+    let (drains, autoscale) = of(DRAINS, 0, 5);
+    let stream = JetStreamName::try_from("orders".to_owned()).expect("it is a name");
+    let target = ScaleTarget::Pending(PendingTarget { consumer: stream.clone(), stream, each: TARGET });
+    let drains = (drains, AutoscaleSpec { target, ..autoscale });
+    [of("rests", 0, 5), of("sleeps", 0, 2), of("works", 2, 6), drains].into()
 }
 
 async fn put(person: &Platform, name: &WorkloadName, autoscale: AutoscaleSpec) {
@@ -161,6 +167,11 @@ impl World {
         let is_due = self.asked.elapsed() >= Duration::from_secs(1);
         for (name, load) in &self.load {
             let replicas = ready(view, name);
+            if name.as_str() == DRAINS {
+                self.traffic.set_pending(name, *load);
+                self.traffic.set(name, 0, replicas);
+                continue;
+            }
             self.traffic.set(name, *load, replicas);
             if *load > 0 && replicas == 0 && is_due {
                 let i = usize::try_from(self.rng.between(0, self.nodes.len() as u64 - 1)).unwrap_or(0);
@@ -190,7 +201,8 @@ impl World {
                 let w = usize::try_from(self.rng.between(0, names.len() as u64 - 1)).unwrap_or(0);
                 let load = if self.rng.happens(400) { 0 } else { self.rng.between(1, 24) };
                 if let Some(name) = names.get(w) {
-                    self.trace.note(format!("{load} requests at a time for {name}"));
+                    let what = if name.as_str() == DRAINS { "messages" } else { "requests at a time" };
+                    self.trace.note(format!("{load} {what} for {name}"));
                     self.load.insert(name.clone(), load);
                 }
             }

@@ -19,6 +19,8 @@ pub(crate) struct Traffic(Arc<Mutex<BTreeMap<WorkloadName, Stream>>>);
 struct Stream {
     /// Requests at a time, and over how many replicas: from when on.
     shares: Vec<(Instant, u64, u64)>,
+    /// Messages at its consumer.
+    pending: u64,
 }
 
 impl Traffic {
@@ -33,6 +35,15 @@ impl Traffic {
         if shares.last().is_none_or(|(_, before, over)| (*before, *over) != (requests, replicas)) {
             shares.push((Instant::now(), requests, replicas));
         }
+    }
+
+    /// From now on so many messages wait at its consumer, whatever its replicas do.
+    pub(crate) fn set_pending(&self, workload: &WorkloadName, messages: u64) {
+        self.streams().entry(workload.clone()).or_default().pending = messages;
+    }
+
+    pub(crate) fn pending(&self, workload: &WorkloadName) -> u64 {
+        self.streams().get(workload).map_or(0, |stream| stream.pending)
     }
 
     /// What a replica counted since it began to take requests.

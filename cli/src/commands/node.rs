@@ -318,7 +318,7 @@ async fn serve(
     let name = format!("lattice {} node {node}", context.lattice);
     let guests = GuestBuckets::new(settings.clone().into_options(&name)?);
     (network.buckets, network.messaging) = (Arc::new(guests.clone()), Arc::new(guests.clone()));
-    network.nats = Arc::new(guests);
+    network.nats = Arc::new(guests.clone());
     // Two connections: a slow reader of bulk bytes may be cut off by the server, and must not take the session with it.
     let joining = async {
         let lattice = context.lattice.clone();
@@ -376,7 +376,8 @@ async fn serve(
     let timing = Timing::from(args.timing);
     host.strict_drain = (timing.kill - timing.fence) / 2;
     let host = HostNode::new(host, data_platform.clone(), &mut metrics).context("can't start the host")?;
-    let control = ControlPlane::new(options, platform, host.clone(), Arc::new(lattice_host_node::inspect));
+    let control = ControlPlane::new(options, platform, host.clone(), Arc::new(lattice_host_node::inspect))
+        .with_messaging(Arc::new(guests));
     let mut router = RouterOptions::new(node.clone(), context.lattice.clone());
     router.trusted_proxies = args.trusted_proxies;
     router.tracer = telemetry.tracer();

@@ -8,7 +8,7 @@ use lattice::{
     event::CloudEvent,
     id::Digest,
     record::Outcome,
-    store::{Items, Message},
+    store::{Headers, Items, Message},
 };
 use serde_json::{Value, json};
 use std::time::Instant;
@@ -94,6 +94,74 @@ async fn replicas_follow_the_load_and_no_request_is_lost() {
         if left { Err("scale.busy is there") } else { Ok(()) }
     })
     .await;
+}
+
+/// An answer of JetStream.
+async fn jetstream(api: &Api, what: &str, body: Value) -> Value {
+    let answer = api.request(&format!("$JS.API.{what}"), Headers::new(), body.to_string().as_bytes()).await.unwrap();
+    let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
+    assert!(answer.get("error").is_none(), "{what}: {answer}");
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_wait_at_a_consumer_bring_replicas_and_their_end_takes_the_last() {
+    let lattice = Lattice::start(2).await;
+    let api = lattice.api().await;
+    let digest = api.upload("hello-http02").await;
+    jetstream(&api, "STREAM.CREATE.orders", json!({ "name": "orders", "subjects": ["orders.*"] })).await;
+    let target = json!({ "pending": { "stream": "orders", "consumer": "shop", "each": 10 } });
+    let autoscale = json!({ "min": 0, "max": 4, "idle": "2s", "down-after": "2s", "target": target });
+    let asked = scaling("drains", digest, autoscale);
+    let warned = api.put(&asked).await.unwrap().warnings;
+    assert_eq!(warned[0].field, "autoscale.target.pending");
+    assert!(warned[0].message.contains("no consumer shop of a stream orders"), "{warned:?}");
+    has(&api, "drains", 1).await;
+
+    // What is not known is not nothing: it stays. With the consumer it is known to be nothing.
+    let consumer = json!({ "stream_name": "orders", "config": { "durable_name": "shop", "ack_policy": "explicit" } });
+    jetstream(&api, "CONSUMER.DURABLE.CREATE.orders.shop", consumer).await;
+    assert_eq!(api.put(&asked).await.unwrap().warnings, []);
+    let resting = has(&api, "drains", 0).await;
+    assert_eq!(resting.autoscale.unwrap().last.unwrap().why, "no request and nothing pending for 2s");
+    let refused = lattice.cli(&["explain", "drains"]).await.stderr;
+    let refused = String::from_utf8_lossy(&refused);
+    assert!(refused.contains("or a message that waits at orders/shop"), "{refused}");
+
+    let publish = async |number: usize| {
+        for _ in 0..number {
+            api.request("orders.new", Headers::new(), b"one").await.unwrap();
+        }
+    };
+    publish(35).await;
+    let up = has(&api, "drains", 4).await;
+    let why = up.autoscale.unwrap().last.unwrap().why;
+    assert!(why.contains("messages of orders/shop") && why.contains("10 each are the target"), "{why}");
+    let shown = lattice.cli_ok(&["status", "drains"]).await;
+    assert!(shown.contains("pending 10 of orders/shop"), "{shown}");
+    jetstream(&api, "STREAM.PURGE.orders", json!({})).await;
+    has(&api, "drains", 0).await;
+    publish(1).await;
+    let woken = has(&api, "drains", 1).await;
+    let why = woken.autoscale.unwrap().last.unwrap().why;
+    assert_eq!(why, "1 messages of orders/shop on no replica, and 10 each are the target");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_follow_the_processor_time_of_their_guests() {
+    let lattice = Lattice::start(2).await;
+    let api = lattice.api().await;
+    let digest = api.upload("faults03").await;
+    // So little that it is reached however busy the machine is.
+    let autoscale = json!({ "max": 3, "target": { "cpu": 8 }, "down-after": "4s" });
+    api.put(&scaling("computes", digest, autoscale)).await.unwrap();
+    has(&api, "computes", 1).await;
+    let load = Load::start(lattice.nodes.iter().map(|node| node.http()), "computes.test", "/compute/40");
+    let up = has(&api, "computes", 3).await;
+    let why = up.autoscale.unwrap().last.unwrap().why;
+    assert!(why.contains("% of a core on") && why.contains("8 % each are the target"), "{why}");
+    load.stop().await.assert_none_failed();
+    has(&api, "computes", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -16,7 +16,7 @@ use lattice::{
     limits::REPLICAS_MAX,
     record::{Phase, SpecRecord},
     report::{LoadReport, NodeReport},
-    spec::{AutoscaleSpec, ScaleTarget},
+    spec::{AutoscaleSpec, PendingTarget, ScaleTarget},
     view::LatticeView,
 };
 use std::{
@@ -61,6 +61,16 @@ pub struct Heard {
     /// Requests that were there at that moment.
     pub present: u64,
     pub load: LoadReport,
+}
+
+/// What is known of a workload at one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    pub replicas: &'a BTreeMap<u32, Replica>,
+    /// Requests wait somewhere for a replica to be there.
+    pub awaited: bool,
+    /// Messages that wait at the consumer that its target names; none where it names none, or where that is not known.
+    pub pending: Option<u64>,
 }
 
 /// What is to be, and why.
@@ -146,25 +156,26 @@ impl Scaler {
         Self { of, tracks: BTreeMap::new(), up: Window::new(now), down: Window::new(now), worked: now }
     }
 
-    /// Look at what is known, at most every second or so. `current` is what holds; `awaited` says that requests wait
-    /// somewhere for a replica to be there. Answers with what should hold instead.
-    pub fn look(
-        &mut self,
-        now: Duration,
-        spec: &SpecRecord,
-        current: u32,
-        replicas: &BTreeMap<u32, Replica>,
-        awaited: bool,
-    ) -> Option<Decision> {
+    /// Look at what is known, at most every second or so. `current` is what holds. Answers with what should hold instead.
+    pub fn look(&mut self, now: Duration, spec: &SpecRecord, current: u32, seen: Seen<'_>) -> Option<Decision> {
         let autoscale = spec.spec.autoscale.as_ref()?;
         if self.of != (spec.uid, spec.generation) || current == 0 {
             *self = Scaler::new(spec, now);
         }
         if current == 0 {
-            return None; // a request brings it back
+            // A request brings it back, or a message that waits at a consumer.
+            let pending = seen.pending.filter(|pending| *pending > 0)?;
+            let load = Load::of_pending(autoscale.target.pending()?, pending);
+            let replicas = autoscale.within(load.enough(current).max(1));
+            return Some(Decision { replicas, why: load.too_much(autoscale, current) });
         }
-        self.follow(now, replicas, awaited);
-        let load = self.load(autoscale.target, spec.spec.seats(), replicas);
+        self.follow(now, autoscale, seen);
+        let load = match &autoscale.target {
+            ScaleTarget::Pending(target) => {
+                seen.pending.map_or(Load::default(), |pending| Load::of_pending(target, pending))
+            }
+            target => self.load(target, spec.spec.seats(), seen.replicas),
+        };
         let enough = autoscale.within(load.enough(current).max(1));
         let (up_after, down_after) = (autoscale.up_after.into(), autoscale.down_after.into());
         self.up.add(now, enough, up_after);
@@ -172,7 +183,9 @@ impl Scaler {
         if let Some(idle) = autoscale.idle()
             && self.idle(now) >= idle
         {
-            let why = format!("no request for {}", humantime(idle));
+            let what =
+                if autoscale.target.pending().is_some() { "no request and nothing pending" } else { "no request" };
+            let why = format!("{what} for {}", humantime(idle));
             return Some(Decision { replicas: 0, why });
         }
         if let Some(replicas) = self.up.least(now, up_after).filter(|least| *least > current) {
@@ -183,7 +196,7 @@ impl Scaler {
         Some(Decision { replicas, why })
     }
 
-    fn follow(&mut self, now: Duration, replicas: &BTreeMap<u32, Replica>, awaited: bool) {
+    fn follow(&mut self, now: Duration, autoscale: &AutoscaleSpec, Seen { replicas, awaited, pending }: Seen<'_>) {
         for (index, replica) in replicas {
             match replica {
                 Replica::Heard(heard) => match self.tracks.get_mut(index) {
@@ -194,7 +207,8 @@ impl Scaler {
                 Replica::Absent => {}
             }
         }
-        if awaited {
+        // What is not known to be nothing may be something.
+        if awaited || autoscale.target.pending().is_some() && pending != Some(0) {
             self.worked = now;
         }
         let Self { tracks, worked, .. } = self;
@@ -210,7 +224,7 @@ impl Scaler {
         heard.min().unwrap_or(now).saturating_sub(self.worked)
     }
 
-    fn load(&self, target: ScaleTarget, seats: u32, replicas: &BTreeMap<u32, Replica>) -> Load {
+    fn load(&self, target: &ScaleTarget, seats: u32, replicas: &BTreeMap<u32, Replica>) -> Load {
         let mut load = Load::default();
         for (index, replica) in replicas {
             let average = self.tracks.get(index).and_then(Track::average);
@@ -276,9 +290,19 @@ struct Load {
     permille: u64,
     known: u32,
     unknown: u32,
+    /// Messages at a consumer, where they are what counts.
+    pending: u64,
 }
 
 impl Load {
+    fn of_pending(target: &PendingTarget, pending: u64) -> Self {
+        let permille = u128::from(pending) * 1000 / u128::from(target.each.max(1));
+        let most = u64::from(REPLICAS_MAX) * 1000;
+        // One is something, however many are the target.
+        let permille = u64::try_from(permille).unwrap_or(most).clamp(u64::from(pending > 0), most);
+        Self { permille, known: 1, unknown: 0, pending }
+    }
+
     /// Replicas that would carry it; as many as there are, where they do or where that is not known.
     fn enough(&self, current: u32) -> u32 {
         let replicas = |permille: u64| u32::try_from(permille.div_ceil(1000)).unwrap_or(u32::MAX);
@@ -296,9 +320,13 @@ impl Load {
 
     fn too_much(&self, autoscale: &AutoscaleSpec, current: u32) -> String {
         let of = |target: u32| self.permille.saturating_mul(target.into()) / 1000;
-        let (load, target) = match autoscale.target {
-            ScaleTarget::Concurrency(target) => (format!("{} requests at a time", of(target)), target),
-            ScaleTarget::Requests(target) => (format!("{} requests a second", of(target)), target),
+        let (load, target) = match &autoscale.target {
+            ScaleTarget::Concurrency(target) => (format!("{} requests at a time", of(*target)), target.to_string()),
+            ScaleTarget::Requests(target) => (format!("{} requests a second", of(*target)), target.to_string()),
+            ScaleTarget::Cpu(target) => (format!("{} % of a core", of(*target)), format!("{target} %")),
+            ScaleTarget::Pending(PendingTarget { stream, consumer, each }) => {
+                (format!("{} messages of {stream}/{consumer}", self.pending), each.to_string())
+            }
             // In words: what counts is two things at once.
             ScaleTarget::Queue(target) => {
                 let enough = self.permille.div_ceil(1000);
@@ -307,7 +335,11 @@ impl Load {
                 );
             }
         };
-        let replicas = if current == 1 { "1 replica".to_owned() } else { format!("{current} replicas") };
+        let replicas = match current {
+            0 => "no replica".to_owned(),
+            1 => "1 replica".to_owned(),
+            _ => format!("{current} replicas"),
+        };
         let what = format!("{load} on {replicas}, and {target} each are the target");
         let most = if self.enough(current) > autoscale.max { "; max allows no more" } else { "" };
         format!("{what}{most}")
@@ -323,18 +355,21 @@ struct Average {
 
 impl Average {
     /// Replicas that it keeps busy, in thousandths.
-    fn needed(&self, target: ScaleTarget, seats: u32) -> u64 {
-        let LoadReport { watched, busy, queued } = self.load;
+    fn needed(&self, target: &ScaleTarget, seats: u32) -> u64 {
+        let LoadReport { watched, busy, queued, cpu } = self.load;
         let most = u64::from(REPLICAS_MAX) * 1000;
         // So much in all that time, where one replica is to have `target` at any moment.
         let per = |sum: u64, target: u32| {
             let whole = u128::from(watched.max(1)) * u128::from(target.max(1));
             u64::try_from(u128::from(sum) * 1000 / whole).unwrap_or(most).min(most)
         };
-        match target {
+        match *target {
             ScaleTarget::Concurrency(target) => per(busy.saturating_add(queued), target),
             ScaleTarget::Requests(target) => per(self.requests.saturating_mul(1000), target),
             ScaleTarget::Queue(target) => per(busy, seats).saturating_add(per(queued, target)),
+            ScaleTarget::Cpu(target) => per(cpu.saturating_mul(100), target),
+            // Not of a replica.
+            ScaleTarget::Pending(_) => 0,
         }
     }
 }

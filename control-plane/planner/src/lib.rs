@@ -33,7 +33,7 @@ mod tests;
 mod weights;
 
 pub use analysis::AnalysisObserver;
-pub use autoscale::{Decision, FOLLOWERS, Heard, Replica, Reported, Scaler, awaited, heard_of, scale_rank};
+pub use autoscale::{Decision, FOLLOWERS, Heard, Replica, Reported, Scaler, Seen, awaited, heard_of, scale_rank};
 pub use contest::Score;
 pub use explain::{Explanation, Outlook, Standing, claimable, explain, explain_vacant, outlook, preview, wanted};
 pub use gpus::GpuFit;

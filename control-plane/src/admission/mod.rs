@@ -30,6 +30,7 @@ use lattice::{
     host::Role,
     id::{Digest, Revision},
     limits::SPEC_BYTES_MAX,
+    messaging::Messaging,
     store::{Answer, Endpoint, Headers, Message, MicroService, Platform, StoreError},
     subject::{CTL_QUEUE, CTL_SERVICE, ConfigVerb, Topic, WorkloadVerb},
     view::LatticeView,
@@ -55,6 +56,7 @@ pub(crate) struct Admission {
     inspect: Inspector,
     view: watch::Receiver<Arc<LatticeView>>,
     reports: Reports,
+    messaging: Arc<dyn Messaging>,
     /// Digests that were inspected and found good; what they name can't change.
     inspected: Arc<Mutex<BTreeMap<(Digest, Role), put::Traits>>>,
     /// What was composed, by a digest of all that went into it.
@@ -70,10 +72,10 @@ impl Admission {
         events: Events,
         inspect: Inspector,
         view: watch::Receiver<Arc<LatticeView>>,
-        reports: Reports,
+        (reports, messaging): (Reports, Arc<dyn Messaging>),
     ) -> Self {
         let (inspected, composed, inspecting) = (Arc::default(), Arc::default(), Arc::default());
-        Self { options, platform, events, inspect, view, reports, inspected, composed, inspecting }
+        Self { options, platform, events, inspect, view, reports, messaging, inspected, composed, inspecting }
     }
 
     /// Answer requests. Never returns.

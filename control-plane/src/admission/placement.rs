@@ -10,6 +10,7 @@ use lattice::{
     ctl::{CtlError, ErrorCode, ExplainReply, ExplainRequest, NodeGpu, NodeScore, NodeStanding},
     id::{NodeId, SlotId, WorkloadName},
     report::Counts,
+    spec::{PendingTarget, WorkloadSpec},
     store::Message,
     view::LatticeView,
 };
@@ -49,10 +50,18 @@ fn no_replicas(view: &LatticeView, name: &WorkloadName) -> CtlError {
         Some(spec) if spec.placement.daemon => {
             ("no node is one that it is for", "see placement.require and placement.tolerate of its spec".to_owned())
         }
-        Some(spec) if spec.autoscale.is_some() => (
-            "it rests, since nobody asks for it",
-            "a request starts one; with autoscale.min of 1 or more one is always there".to_owned(),
-        ),
+        Some(WorkloadSpec { autoscale: Some(autoscale), .. }) => {
+            let starts = match autoscale.target.pending() {
+                Some(PendingTarget { stream, consumer, .. }) => {
+                    format!("a request starts one, or a message that waits at {stream}/{consumer}")
+                }
+                None => "a request starts one".to_owned(),
+            };
+            (
+                "it rests, since nobody asks for it",
+                format!("{starts}; with autoscale.min of 1 or more one is always there"),
+            )
+        }
         _ => ("it is scaled to none", format!("`lattice scale {name} 1` starts one")),
     };
     CtlError::new(ErrorCode::NotFound, format!("{name} has no replicas now: {why}")).hint(hint)

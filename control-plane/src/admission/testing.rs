@@ -67,7 +67,8 @@ pub(super) fn admission_that_sees(mut view: LatticeView) -> (Admission, Platform
     let view = tokio::sync::watch::channel(Arc::new(view)).1;
     let events = Events::new(&options, &platform);
     let reports = crate::reports::Reports::new(&platform);
-    (Admission::new(options, platform.clone(), events, Arc::new(|_, _, _| Ok(Vec::new())), view, reports), platform)
+    let sources = (reports, Arc::new(lattice::messaging::NoMessaging) as _);
+    (Admission::new(options, platform.clone(), events, Arc::new(|_, _, _| Ok(Vec::new())), view, sources), platform)
 }
 
 pub(super) fn message(payload: &str) -> Message {

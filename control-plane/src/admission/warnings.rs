@@ -8,6 +8,7 @@ use super::{
 use lattice::{
     ctl::PutWarning,
     host::SlowCall,
+    messaging::{BacklogError, Messaging},
     spec::{Share, WorkloadSpec},
     view::LatticeView,
 };
@@ -31,6 +32,18 @@ fn of_share(view: &LatticeView, spec: &WorkloadSpec, Share { workload, percent }
             "{workload} does not let {name} call it (http.callers): until it does, its {percent} % go to the others"
         )
     })
+}
+
+/// A consumer that is not there yet, or has another name.
+pub(super) async fn of_backlog(messaging: &dyn Messaging, spec: &WorkloadSpec) -> Option<PutWarning> {
+    let target = spec.autoscale.as_ref()?.target.pending()?;
+    let error = messaging.pending(&spec.name, target).await.err()?;
+    let until = match error {
+        BacklogError::Missing { .. } => "until there is",
+        BacklogError::Unknown { .. } => "until it can",
+    };
+    let message = format!("{error}: {until}, the number of replicas does not change");
+    Some(PutWarning { field: "autoscale.target.pending".to_owned(), message })
 }
 
 /// Calls through the host that pass each byte of a list apart.

@@ -62,6 +62,8 @@ pub(crate) struct Share {
     /// Smoothed.
     requests_per_tick: AtomicU32,
     computes_until: AtomicU64,
+    /// Ticks that met one of its guests, each for itself.
+    met: AtomicU64,
 }
 
 impl Processors {
@@ -86,6 +88,7 @@ impl Processors {
             requests: 0.into(),
             requests_per_tick: REQUESTS_PER_TICK_AT_FIRST.into(),
             computes_until: 0.into(),
+            met: 0.into(),
         })
     }
 
@@ -126,6 +129,7 @@ impl Share {
 
     /// A guest was interrupted. That happens by chance to each, the more often the more it computes: ticks are samples.
     fn count_tick(&self) {
+        self.met.fetch_add(1, Relaxed);
         let requests = self.requests.swap(0, Relaxed);
         let so_far = self.requests_per_tick.load(Relaxed);
         let smoothed = (u64::from(so_far) * 3 + u64::from(requests)) / 4;
@@ -134,6 +138,12 @@ impl Share {
         if smoothed < REQUESTS_PER_TICK {
             self.computes_until.store(self.now() + COMPUTES_TICKS, Relaxed);
         }
+    }
+
+    /// Ticks that met one of its guests, two that were met at once twice, and all ticks there were. The one by the other is
+    /// how many processors it had, the more exactly the more ticks there were.
+    pub(crate) fn ticks(&self) -> (u64, u64) {
+        (self.met.load(Relaxed), self.now())
     }
 
     fn mostly_computes(&self) -> bool {

@@ -272,6 +272,12 @@ impl Unit {
         self.0.admission.waiting()
     }
 
+    /// How often the guests of its workload on this node were found computing, of how many looks since the node started. Two
+    /// that compute at once count twice.
+    pub fn computing(&self) -> (u64, u64) {
+        self.0.blueprint.node.processors.ticks()
+    }
+
     /// What it runs.
     pub fn digest(&self) -> Digest {
         self.0.blueprint.component.digest()

@@ -4,14 +4,19 @@ use crate::{
     bus::{NatsBus, disconnected, from_nats},
     guests::{GuestBuckets, Line},
 };
+use async_nats::jetstream::{self, ErrorCode, response::Response};
 use futures_util::StreamExt as _;
 use lattice::{
     Fut,
     id::WorkloadName,
-    messaging::{Messaging, Subscription},
+    messaging::{BacklogError, Messaging, Subscription},
+    spec::PendingTarget,
     store::{Bus, BusError, Message},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+/// For an answer about a consumer.
+const INFO_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Messaging for GuestBuckets {
     fn open(&self, workload: &WorkloadName) -> Fut<'_, Result<Arc<dyn Bus>, BusError>> {
@@ -38,6 +43,32 @@ impl Messaging for GuestBuckets {
             let messages = nats.client.queue_subscribe(subject, group).await.map_err(disconnected)?;
             let subscription: Box<dyn Subscription> = Box::new(NatsSubscription { messages, _line: line });
             Ok(subscription)
+        })
+    }
+
+    fn pending(&self, workload: &WorkloadName, of: &PendingTarget) -> Fut<'_, Result<u64, BacklogError>> {
+        let (line, workload) = (self.line(workload), workload.clone());
+        let PendingTarget { stream, consumer, .. } = of.clone();
+        Box::pin(async move {
+            let unknown =
+                |why: String| BacklogError::Unknown { stream: stream.clone(), consumer: consumer.clone(), why };
+            let nats = self.connected(&line, &workload).await.map_err(|error| unknown(error.to_string()))?;
+            // The server takes no other payload than nothing, or this.
+            let nothing = serde_json::json!({});
+            let asked = nats.jetstream.request(format!("CONSUMER.INFO.{stream}.{consumer}"), &nothing);
+            // A permission that is missing looks like no answer.
+            let answer = tokio::time::timeout(INFO_TIMEOUT, asked).await;
+            let answer: Response<jetstream::consumer::Info> =
+                answer.map_err(|_| unknown("no answer in time".into()))?.map_err(|error| unknown(error.to_string()))?;
+            match answer {
+                Response::Ok(info) => Ok(info.num_pending.saturating_add(info.num_ack_pending as u64)),
+                Response::Err { error } => match error.error_code() {
+                    ErrorCode::CONSUMER_NOT_FOUND | ErrorCode::STREAM_NOT_FOUND => {
+                        Err(BacklogError::Missing { stream, consumer })
+                    }
+                    _ => Err(unknown(error.to_string())),
+                },
+            }
         })
     }
 }

@@ -15,6 +15,9 @@ pub struct LoadReport {
     pub busy: u64,
     /// The same of requests that waited for their turn.
     pub queued: u64,
+    /// Milliseconds of processor time of its guests, of all cores together: an estimate, from where each hundredth of a second
+    /// finds them. What replicas of one workload use on one node is divided evenly among them.
+    pub cpu: u64,
 }
 
 impl LoadReport {
@@ -24,6 +27,7 @@ impl LoadReport {
             watched: self.watched.checked_sub(earlier.watched).filter(|watched| *watched > 0)?,
             busy: self.busy.checked_sub(earlier.busy)?,
             queued: self.queued.checked_sub(earlier.queued)?,
+            cpu: self.cpu.checked_sub(earlier.cpu)?,
         })
     }
 }

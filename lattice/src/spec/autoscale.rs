@@ -1,7 +1,10 @@
 //! `autoscale`: how many replicas run follows from what they have to do.
 
 use super::{SpecError, WorkloadSpec};
-use crate::{limits::REPLICAS_MAX, units::Millis};
+use crate::{
+    limits::{REPLICAS_MAX, clip},
+    units::Millis,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
@@ -11,6 +14,8 @@ const WINDOW_MAX: Millis = Millis::from_secs(24 * 3600);
 /// Shortest time without a request before zero.
 const IDLE_MIN: Millis = Millis::from_secs(1);
 const IDLE_DEFAULT: Millis = Millis::from_secs(5 * 60);
+/// A thousand cores.
+const CPU_PERCENT_MAX: u32 = 100_000;
 
 /// As many replicas as the load asks for, in place of `replicas`. More come at once, fewer only after a while. What is not
 /// known (a replica that starts, a node that does not report) never makes it fewer. How it is decided, and what the
@@ -34,14 +39,14 @@ pub struct AutoscaleSpec {
     /// window. Load that comes back within it finds all replicas. Up to `24h`, default `1m`.
     #[serde(default = "minute")]
     pub down_after: Millis,
-    /// With `min: 0`: how long there must have been no request before the last replica goes. The next request then waits
-    /// until one is there again. `1s` to `24h`, default `5m`.
+    /// With `min: 0`: how long there must have been no request, and nothing pending that is a target, before the last replica
+    /// goes. The next request then waits until one is there again. `1s` to `24h`, default `5m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle: Option<Millis>,
 }
 
 /// What one replica is to carry. There are as many replicas as it takes for each to carry no more, on average.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum ScaleTarget {
     /// Requests at a time, those that wait for their turn there included. At least 1.
@@ -51,6 +56,64 @@ pub enum ScaleTarget {
     /// Requests that wait for their turn there. Those at work count as well, as a full replica for each that they fill: an
     /// empty queue alone says nothing about how many replicas it takes to keep it empty. At least 1.
     Queue(u32),
+    /// Processor time of its guests, in percent of one core: 150 is one and a half. 1 to 100000.
+    Cpu(u32),
+    /// Messages that a durable JetStream consumer has yet to settle.
+    Pending(PendingTarget),
+}
+
+/// A durable consumer of JetStream, and what of its messages one replica is to have before it. What counts is what was not
+/// delivered yet and what was delivered and not settled. With `min: 0` the first such message starts a replica, and while there are
+/// any the last one stays. Who takes the messages is not looked at: a replica of this workload, or what it calls. No grant
+/// is needed to count them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct PendingTarget {
+    /// The stream, in the account of the workload's guests.
+    pub stream: JetStreamName,
+    /// The consumer. One that is not there, or can't be asked for, changes nothing about the number of replicas.
+    pub consumer: JetStreamName,
+    /// Messages for each replica. At least 1.
+    pub each: u32,
+}
+
+/// The name of a stream or of a consumer of JetStream: no white space, and none of `.`, `*`, `>`, `/` and `\`, 1 to 255 bytes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
+#[schemars(extend("pattern" = r"^[^\s.*>/\\]{1,255}$"))]
+pub struct JetStreamName(String);
+
+impl JetStreamName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for JetStreamName {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let is_bad = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '.' | '*' | '>' | '/' | '\\');
+        match (1..=255).contains(&text.len()) && !text.contains(is_bad) {
+            true => Ok(Self(text)),
+            false => Err(format!(
+                "{:?} is not the name of a stream or consumer: 1 to 255 bytes without white space and . * > / \\",
+                clip(&text, 128)
+            )),
+        }
+    }
+}
+
+impl fmt::Display for JetStreamName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl ScaleTarget {
+    /// The consumer whose messages count, where it is that.
+    pub fn pending(&self) -> Option<&PendingTarget> {
+        if let ScaleTarget::Pending(pending) = self { Some(pending) } else { None }
+    }
 }
 
 impl fmt::Display for ScaleTarget {
@@ -59,6 +122,10 @@ impl fmt::Display for ScaleTarget {
             ScaleTarget::Concurrency(target) => write!(f, "concurrency {target}"),
             ScaleTarget::Requests(target) => write!(f, "requests {target}"),
             ScaleTarget::Queue(target) => write!(f, "queue {target}"),
+            ScaleTarget::Cpu(target) => write!(f, "cpu {target} %"),
+            ScaleTarget::Pending(PendingTarget { stream, consumer, each }) => {
+                write!(f, "pending {each} of {stream}/{consumer}")
+            }
         }
     }
 }
@@ -107,7 +174,7 @@ pub(super) fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
         let field = if field.is_empty() { "autoscale".to_owned() } else { format!("autoscale.{field}") };
         Err(SpecError::new(field, message).hint(hint))
     };
-    let AutoscaleSpec { min, max, target, up_after, down_after, idle } = *autoscale;
+    let AutoscaleSpec { min, max, ref target, up_after, down_after, idle } = *autoscale;
     if spec.placement.daemon {
         return refuse(
             "",
@@ -147,7 +214,25 @@ pub(super) fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
                 "write the requests that are to wait for one replica at most, such as target: {queue: 8}",
             );
         }
-        ScaleTarget::Concurrency(_) | ScaleTarget::Requests(_) | ScaleTarget::Queue(_) => {}
+        ScaleTarget::Cpu(percent) if !(1..=CPU_PERCENT_MAX).contains(percent) => {
+            return refuse(
+                "target.cpu",
+                format!("{percent} is not between 1 and {CPU_PERCENT_MAX}"),
+                "write percent of one core that one replica is to use, such as target: {cpu: 70}",
+            );
+        }
+        ScaleTarget::Pending(PendingTarget { each: 0, .. }) => {
+            return refuse(
+                "target.pending.each",
+                "must be at least 1".into(),
+                "write the messages that are to wait for one replica, such as each: 100",
+            );
+        }
+        ScaleTarget::Concurrency(_)
+        | ScaleTarget::Requests(_)
+        | ScaleTarget::Queue(_)
+        | ScaleTarget::Cpu(_)
+        | ScaleTarget::Pending(_) => {}
     }
     for (field, window) in [("up-after", up_after), ("down-after", down_after), ("idle", idle.unwrap_or(IDLE_MIN))] {
         if window > WINDOW_MAX {
@@ -206,6 +291,17 @@ mod tests {
             ("autoscale: {max: 2, target: {concurrency: 0}}", "autoscale.target.concurrency", "at least 1"),
             ("autoscale: {max: 2, target: {queue: 0}}", "autoscale.target.queue", "at least 1"),
             ("autoscale: {max: 2, target: {requests: 0}}", "autoscale.target.requests", "at least 1"),
+            ("autoscale: {max: 2, target: {cpu: 0}}", "autoscale.target.cpu", "not between 1 and"),
+            (
+                "autoscale: {max: 2, target: {pending: {stream: s, consumer: c, each: 0}}}",
+                "autoscale.target.pending.each",
+                "at least 1",
+            ),
+            (
+                "autoscale: {max: 2, target: {pending: {stream: s.t, consumer: c, each: 1}}}",
+                "autoscale.target.pending.stream",
+                "is not the name of a stream",
+            ),
             ("autoscale: {max: 2, target: {requests: 5, queue: 3}}", "autoscale.target", ""),
             ("autoscale: {max: 2, target: {lag: 3}}", "autoscale.target", "is none of `concurrency`"),
             ("autoscale: {max: 2, idle: 5m}", "autoscale.idle", "always a replica"),

@@ -2,7 +2,7 @@
 
 use super::{
     ComponentSpec, ComposeSpec, DisruptionSpec, HttpSpec, Limits, Optimize, Reuse, RolloutSpec, RolloutStep, Route,
-    Strategy, WorkloadSpec,
+    ScaleTarget, Strategy, WorkloadSpec,
 };
 use crate::spec::Grants;
 
@@ -28,6 +28,7 @@ impl WorkloadSpec {
             self.rollout.strategy != Strategy::default(),
             self.all_grants().any(|grants| !grants.nats.is_empty()),
             self.gpu.is_some(),
+            self.autoscale.as_ref().is_some_and(|autoscale| autoscale.target.is_of_schema_6()),
         ];
         if is_of_schema_6.contains(&true) {
             6
@@ -92,6 +93,15 @@ impl RolloutStep {
     fn is_of_schema_5(&self) -> bool {
         let Self { replicas, weight, pause: _ } = self;
         replicas.is_none() || weight.is_some()
+    }
+}
+
+impl ScaleTarget {
+    fn is_of_schema_6(&self) -> bool {
+        match self {
+            ScaleTarget::Concurrency(_) | ScaleTarget::Requests(_) | ScaleTarget::Queue(_) => false,
+            ScaleTarget::Cpu(_) | ScaleTarget::Pending(_) => true,
+        }
     }
 }
 

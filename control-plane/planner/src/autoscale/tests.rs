@@ -16,6 +16,10 @@ fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
+fn seen(replicas: &BTreeMap<u32, Replica>, awaited: bool) -> Seen<'_> {
+    Seen { replicas, awaited, pending: None }
+}
+
 fn spec(autoscale: AutoscaleSpec) -> SpecRecord {
     let main = ComponentSpec::new("main".parse().unwrap(), Source::Stored(Digest::of(b"x")));
     let autoscale = AutoscaleSpec { target: ScaleTarget::Concurrency(TARGET), ..autoscale };
@@ -93,7 +97,7 @@ impl Model {
             let heard = self.heard.get(&index).filter(|heard| !silent(heard));
             (index, heard.map_or(Replica::Unknown, |heard| Replica::Heard(*heard)))
         });
-        let decision = self.scaler.look(now, &self.spec, self.current, &replicas.collect(), false);
+        let decision = self.scaler.look(now, &self.spec, self.current, seen(&replicas.collect(), false));
         if let Some(decision) = &decision {
             self.current = decision.replicas;
             self.changes.push((now.as_secs() - 1000, decision.replicas, decision.why.clone()));
@@ -194,7 +198,7 @@ fn one_silent_replica_counts_as_a_full_one_when_there_are_to_be_fewer() {
             (index, if index < 2 { Replica::Unknown } else { heard })
         };
         let replicas: BTreeMap<u32, Replica> = (0..model.current).map(heard).collect();
-        if let Some(decision) = model.scaler.look(now, &model.spec, model.current, &replicas, false) {
+        if let Some(decision) = model.scaler.look(now, &model.spec, model.current, seen(&replicas, false)) {
             model.current = decision.replicas;
         }
     }
@@ -217,9 +221,9 @@ fn zero_takes_a_pause_without_a_single_request() {
     let replicas = [(0, Replica::Absent)].into();
     let mut scaler = Scaler::new(&model.spec, s(0));
     for second in 0..1000 {
-        assert_eq!(scaler.look(s(second), &model.spec, 1, &replicas, true), None, "requests wait for it");
+        assert_eq!(scaler.look(s(second), &model.spec, 1, seen(&replicas, true)), None, "requests wait for it");
     }
-    let zero = (1000..1100).find_map(|second| scaler.look(s(second), &model.spec, 1, &replicas, false));
+    let zero = (1000..1100).find_map(|second| scaler.look(s(second), &model.spec, 1, seen(&replicas, false)));
     assert_eq!(zero.unwrap().replicas, 0, "nobody can run it, and nobody waits any more");
 }
 
@@ -267,14 +271,14 @@ fn the_wanted_number_follows_from_the_view() {
 
 fn replica() -> impl Strategy<Value = Replica> {
     let heard =
-        (any::<u64>(), 0..5_u64, any::<[u64; 3]>(), 0..3_u128, 0..20_u64).prop_map(|(at, news, sums, life, of)| {
-            let [watched, busy, queued] = sums.map(|sum| if of < 15 { sum % 100_000 } else { sum });
+        (any::<u64>(), 0..5_u64, any::<[u64; 4]>(), 0..3_u128, 0..20_u64).prop_map(|(at, news, sums, life, of)| {
+            let [watched, busy, queued, cpu] = sums.map(|sum| if of < 15 { sum % 100_000 } else { sum });
             Replica::Heard(Heard {
                 life: (uuid::Uuid::from_u128(life), Generation::FIRST),
                 at: Duration::from_millis(at % 1_000_000),
                 requests: news,
                 present: news,
-                load: LoadReport { watched, busy, queued },
+                load: LoadReport { watched, busy, queued, cpu },
             })
         });
     prop_oneof![Just(Replica::Absent), Just(Replica::Unknown), heard]
@@ -295,7 +299,7 @@ proptest! {
             let replicas: BTreeMap<u32, Replica> = (0..).zip(replicas).collect();
             let is_unknown = replicas.values().any(|replica| matches!(replica, Replica::Unknown));
             let now = s(i as u64 * step);
-            if let Some(Decision { replicas, why }) = scaler.look(now, &spec, current, &replicas, awaited) {
+            if let Some(Decision { replicas, why }) = scaler.look(now, &spec, current, seen(&replicas, awaited)) {
                 prop_assert!(replicas != current && (min..=6).contains(&replicas) && !why.is_empty());
                 prop_assert!(replicas > 0 || min == 0 && !awaited && !is_unknown);
                 current = replicas;
@@ -309,7 +313,7 @@ proptest! {
     /// With more load there are never fewer replicas.
     #[test]
     fn more_load_never_asks_for_fewer(known in 0..20_u32, unknown in 0..5_u32, one in 0..50_000_u64, more in 0..50_000_u64) {
-        let load = |permille| Load { permille, known, unknown };
+        let load = |permille| Load { permille, known, unknown, pending: 0 };
         for current in 1..25 {
             prop_assert!(load(one).enough(current) <= load(one + more).enough(current));
         }
@@ -318,17 +322,110 @@ proptest! {
 
 #[test]
 fn each_target_counts_something_else() {
-    let load = LoadReport { watched: 10_000, busy: 64 * 10_000, queued: 16 * 10_000 };
+    let load = LoadReport { watched: 10_000, busy: 64 * 10_000, queued: 16 * 10_000, cpu: 15_000 };
     let average = Average { load, requests: 3_000 };
-    for (target, permille) in
-        [(ScaleTarget::Concurrency(32), 2_500), (ScaleTarget::Requests(100), 3_000), (ScaleTarget::Queue(8), 3_000)]
-    {
-        assert_eq!(average.needed(target, 64), permille, "{target}");
+    for (target, permille) in [
+        (ScaleTarget::Concurrency(32), 2_500),
+        (ScaleTarget::Requests(100), 3_000),
+        (ScaleTarget::Queue(8), 3_000),
+        (ScaleTarget::Cpu(50), 3_000),
+    ] {
+        assert_eq!(average.needed(&target, 64), permille, "{target}");
     }
     let calm = Average { load: LoadReport { queued: 0, ..load }, ..average };
-    assert_eq!(calm.needed(ScaleTarget::Queue(8), 64), 1_000, "what keeps the queue empty is needed");
-    let absurd = Average { load: LoadReport { watched: 1, busy: u64::MAX, queued: u64::MAX }, requests: u64::MAX };
-    for target in [ScaleTarget::Concurrency(1), ScaleTarget::Requests(1), ScaleTarget::Queue(1)] {
-        assert!(absurd.needed(target, 1) <= 20_000_000);
+    assert_eq!(calm.needed(&ScaleTarget::Queue(8), 64), 1_000, "what keeps the queue empty is needed");
+    let absurd = Average {
+        load: LoadReport { watched: 1, busy: u64::MAX, queued: u64::MAX, cpu: u64::MAX },
+        requests: u64::MAX,
+    };
+    for target in [ScaleTarget::Concurrency(1), ScaleTarget::Requests(1), ScaleTarget::Queue(1), ScaleTarget::Cpu(1)] {
+        assert!(absurd.needed(&target, 1) <= 20_000_000);
     }
+}
+
+fn of_messages(autoscale: AutoscaleSpec, each: u32) -> SpecRecord {
+    let name = |text: &str| lattice::spec::JetStreamName::try_from(text.to_owned()).unwrap();
+    let mut record = spec(autoscale);
+    let target = PendingTarget { stream: name("orders"), consumer: name("shop"), each };
+    record.spec.autoscale.as_mut().unwrap().target = ScaleTarget::Pending(target);
+    record
+}
+
+/// Replicas that report each second that nothing is asked of them.
+fn at_rest(replicas: u32, second: u64) -> BTreeMap<u32, Replica> {
+    let load = LoadReport { watched: second * 1000, ..LoadReport::default() };
+    let life = (uuid::Uuid::nil(), Generation::FIRST);
+    (0..replicas)
+        .map(|index| (index, Replica::Heard(Heard { life, at: s(second), requests: 0, present: 0, load })))
+        .collect()
+}
+
+#[test]
+fn messages_that_wait_bring_replicas_and_their_end_takes_them() {
+    let down = AutoscaleSpec {
+        down_after: Millis::from_secs(20),
+        idle: Some(Millis::from_secs(40)),
+        ..AutoscaleSpec::new(0, 8)
+    };
+    let spec = of_messages(down, 100);
+    let mut scaler = Scaler::new(&spec, s(0));
+    let (mut current, mut decided) = (0, Vec::new());
+    for second in 1..300 {
+        // Nobody can say it for a minute: that is neither more nor fewer, and never nothing.
+        let pending = match second {
+            0..10 => Some(0),
+            10..50 => Some(351),
+            50..110 => None,
+            110..150 => Some(99),
+            150..200 => Some(0),
+            200..210 => None,
+            _ => Some(0),
+        };
+        let replicas = at_rest(current, second);
+        let seen = Seen { replicas: &replicas, awaited: false, pending };
+        if let Some(decision) = scaler.look(s(second), &spec, current, seen) {
+            current = decision.replicas;
+            decided.push((second, current, decision.why));
+        }
+    }
+    let numbers: Vec<(u64, u32)> = decided.iter().map(|(at, number, _)| (*at, *number)).collect();
+    assert_eq!(numbers, [(10, 4), (131, 1), (189, 0)], "{decided:?}");
+    assert_eq!(decided[0].2, "351 messages of orders/shop on no replica, and 100 each are the target");
+    assert_eq!(decided[2].2, "no request and nothing pending for 40s");
+}
+
+#[test]
+fn a_single_message_brings_one_and_a_flood_no_more_than_max() {
+    let spec = of_messages(AutoscaleSpec::new(0, 8), u32::MAX);
+    let look = |spec: &SpecRecord, pending| {
+        let none = BTreeMap::new();
+        Scaler::new(spec, s(0)).look(s(1), spec, 0, Seen { replicas: &none, awaited: false, pending: Some(pending) })
+    };
+    assert_eq!(look(&spec, 1).unwrap().replicas, 1);
+    assert_eq!(look(&spec, 0), None);
+    assert_eq!(look(&of_messages(AutoscaleSpec::new(0, 8), 1), u64::MAX).unwrap().replicas, 8);
+}
+
+#[test]
+fn processor_time_counts_as_shares_of_one_core() {
+    let autoscale = AutoscaleSpec::new(1, 20);
+    let mut record = spec(autoscale);
+    record.spec.autoscale.as_mut().unwrap().target = ScaleTarget::Cpu(50);
+    let mut scaler = Scaler::new(&record, s(0));
+    let decision = (1..20).find_map(|second| {
+        // One and a half cores.
+        let replicas = at_rest(1, second).into_iter().map(|(index, replica)| match replica {
+            Replica::Heard(heard) => {
+                (index, Replica::Heard(Heard { load: LoadReport { cpu: second * 1500, ..heard.load }, ..heard }))
+            }
+            other => (index, other),
+        });
+        let replicas = replicas.collect();
+        scaler.look(s(second), &record, 1, seen(&replicas, false)).filter(|decision| decision.replicas >= 3)
+    });
+    let decision = decision.unwrap();
+    assert_eq!(
+        (decision.replicas, decision.why.as_str()),
+        (3, "150 % of a core on 1 replica, and 50 % each are the target")
+    );
 }
