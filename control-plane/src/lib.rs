@@ -6,7 +6,7 @@
 //!
 //! Start at [`ControlPlane::run`]; then `feed.rs` (how the view is kept), `session.rs` (being alive), `reconcile.rs`
 //! (claims), `gpus.rs` (what runs here on GPUs), `rollouts.rs` (changes of what replicas run), `given.rs` and `roller.rs` (configuration by name),
-//! `rebalancer.rs` (better places), `scheduler.rs` (ticks), `autoscaler.rs` (how many replicas), `backlogs.rs` (what waits at consumers), `admission/` (what people ask),
+//! `rebalancer.rs` (better places), `scheduler.rs` (ticks), `autoscaler.rs` (how many replicas), `backlogs.rs` (what waits at consumers), `vigils.rs` (messages for what rests), `admission/` (what people ask),
 //! `reports.rs` (what nodes observe).
 
 mod abort;
@@ -29,6 +29,7 @@ mod scheduler;
 mod session;
 mod stored;
 mod this_node;
+mod vigils;
 
 use admission::Admission;
 use autoscaler::Autoscaler;
@@ -59,6 +60,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use this_node::ThisNode;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use vigils::Vigils;
 
 /// Says whether bytes are a component that some node could use in this role, where other parts satisfy these imports, and
 /// which calls of those are slow.
@@ -241,7 +243,8 @@ impl ControlPlane {
             member: member.clone(),
             view: view.subscribe(),
         };
-        let autoscaler = Autoscaler::new(node.clone(), reports.clone(), awaited.clone(), messaging);
+        let autoscaler = Autoscaler::new(node.clone(), reports.clone(), awaited.clone(), messaging.clone());
+        let vigils = Vigils::new(node.clone(), awaited.clone(), messaging);
         let scheduler = Scheduler::new(node.clone(), trigger, awaited);
         let rollouts = Rollouts::new(node.clone(), reports);
         let roller = Roller::new(node.clone());
@@ -266,12 +269,13 @@ impl ControlPlane {
                 () = Box::pin(roller.run()) => Ok(()),
                 () = Box::pin(rebalancer.run()) => Ok(()),
                 () = report_health(&platform, &member, view.subscribe(), &health) => Ok(()),
-                ((), (), (), ()) = async {
+                ((), (), (), (), ()) = async {
                     tokio::join!(
                         reconciler.run(stop.clone()),
                         scheduler.run(stop.clone()),
                         rollouts.run(stop.clone()),
                         autoscaler.run(stop.clone()),
+                        vigils.run(stop.clone()),
                     )
                 } => Ok(()),
             }

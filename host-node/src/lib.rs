@@ -7,6 +7,7 @@
 mod answers;
 mod driver;
 mod gpus;
+mod handed;
 mod health;
 mod inspect;
 mod instances;
@@ -19,6 +20,7 @@ mod metrics;
 mod report;
 
 use driver::Driver;
+use handed::Handed;
 use health::Crashes;
 pub use inspect::inspect;
 use instances::{Picked, ReadyUnits};
@@ -166,10 +168,12 @@ impl HostNode {
         let copies = Copies::new(components_dir.clone(), *components_bytes_max);
         let artifacts = KeptArtifacts { copies: copies.clone(), store: self.platform.artifacts.clone() };
         let platform = Platform { artifacts: Arc::new(artifacts), ..self.platform.clone() };
+        let handed = Handed::default();
         let receivers = Receivers {
             lattice: self.options.lattice.clone(),
             messaging: self.options.network.messaging.clone(),
             clock: self.platform.clock.clone(),
+            handed: handed.clone(),
         };
         let driver = Driver::new(
             (self.options.drain, self.options.strict_drain),
@@ -184,6 +188,7 @@ impl HostNode {
             biased;
             () = driver.run(self.wanted.subscribe(), stop.clone()) => {}
             () = self.logs.serve() => {}
+            () = handed.serve(&self.platform.bus, &self.platform.clock, &self.options.lattice, &self.options.node) => {}
             () = self.meter.run(&self.units, self.wanted.subscribe()) => {}
             () = kept::put_back(copies, self.platform.clone(), self.needed.clone()) => {}
         }

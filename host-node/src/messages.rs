@@ -4,13 +4,14 @@
 //! Core NATS knows no backpressure: what a server sends must be taken. So what comes beyond a replica's concurrency waits
 //! here, within bounds, and what is beyond these is dropped, counted and told; who waits for an answer hears of it.
 
+use crate::handed::Handed;
 use lattice::{
     http::CallError,
     id::{LatticeId, SlotId},
     limits::one_line,
-    messaging::{Messaging, Subscription},
-    spec::{MessageSpec, WorkloadSpec, is_answerable},
-    store::{Bus, BusError, Clock, Headers, Message},
+    messaging::{Messaging, Subscription, refusal},
+    spec::{Class, MessageSpec, WorkloadSpec, is_answerable},
+    store::{Bus, BusError, Clock, Message},
 };
 use lattice_runtime::{LogSink, LogStream, Unit};
 use std::{
@@ -19,7 +20,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::{
+    sync::mpsc,
+    task::{JoinHandle, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 
 /// Payloads that wait in one subscription of a replica.
@@ -28,15 +32,17 @@ const WAITING_BYTES_MAX: usize = 16 << 20;
 const AGAIN: Duration = Duration::from_secs(1);
 /// Between two lines about what failed in one subscription.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
-/// Headers of an answer that says that there is none, as NATS micro services have them (ADR-32).
-const ERROR: &str = "Nats-Service-Error";
-const ERROR_CODE: &str = "Nats-Service-Error-Code";
+/// For how long a replica that stops goes on taking messages, where nobody may be there in its place: until others listen for what
+/// rests.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What subscriptions are made with.
 pub(crate) struct Receivers {
     pub(crate) lattice: LatticeId,
     pub(crate) messaging: Arc<dyn Messaging>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// What other nodes kept until there was a replica.
+    pub(crate) handed: Handed,
 }
 
 impl Receivers {
@@ -62,9 +68,15 @@ impl Receivers {
             lines: lines.clone(),
             told: Mutex::default(),
         };
-        let start = |of| tokio::spawn(receive(Arc::new(receiver(of))));
+        let start = |of| {
+            let receiver = receiver(of);
+            let handed = self.handed.open(&spec.name, of.subject.as_str(), &receiver.group);
+            tokio::spawn(receive(Arc::new(receiver), handed))
+        };
         let work: Vec<JoinHandle<()>> = spec.messages.iter().map(start).collect();
-        (!work.is_empty()).then_some(Receiving { stop, work })
+        let rests = spec.autoscale.as_ref().is_some_and(|autoscale| autoscale.min == 0);
+        let linger = if rests && spec.class == Class::Available { LINGER } else { Duration::ZERO };
+        (!work.is_empty()).then_some(Receiving { stop, work, linger })
     }
 }
 
@@ -72,13 +84,16 @@ impl Receivers {
 pub(crate) struct Receiving {
     stop: CancellationToken,
     work: Vec<JoinHandle<()>>,
+    linger: Duration,
 }
 
 impl Receiving {
     /// Unsubscribe, and wait until what has come by then is done; after so long the rest is dropped.
     pub(crate) async fn drain(mut self, clock: Arc<dyn Clock>, limit: Duration) {
-        self.stop.cancel();
         let done = async {
+            // Not all of the time: what has come by then takes some, too.
+            clock.sleep(self.linger.min(limit / 4)).await;
+            self.stop.cancel();
             for work in &mut self.work {
                 // One that panicked is done, too.
                 let _ = work.await;
@@ -122,12 +137,12 @@ struct Told {
 
 type Opened = (Arc<dyn Bus>, Box<dyn Subscription>);
 
-async fn receive(receiver: Arc<Receiver>) {
+async fn receive(receiver: Arc<Receiver>, mut handed: mpsc::Receiver<Message>) {
     // Once more only where the connection was closed for good.
     while let Some((bus, mut subscription)) = receiver.subscribe().await {
         let (mut waiting, mut bytes) = (VecDeque::<Message>::new(), 0_usize);
         let mut handled = JoinSet::new();
-        let (mut is_draining, mut is_over) = (false, false);
+        let (mut is_draining, mut is_over, mut is_handed) = (false, false, false);
         loop {
             while handled.len() < receiver.concurrency
                 && let Some(message) = waiting.pop_front()
@@ -135,31 +150,37 @@ async fn receive(receiver: Arc<Receiver>) {
                 bytes = bytes.saturating_sub(message.payload.len());
                 handled.spawn(receiver.clone().handle(bus.clone(), message));
             }
-            if is_over && handled.is_empty() {
+            if is_over && (is_handed || !is_draining) && handled.is_empty() {
                 break; // and then nothing waits either
             }
-            tokio::select! { // cancel-safe: each arm takes one thing whole, or nothing
+            let message = tokio::select! { // cancel-safe: each arm takes one thing whole, or nothing
                 biased;
                 () = receiver.stop.cancelled(), if !is_draining => {
                     is_draining = true;
+                    handed.close();
                     subscription.drain().await;
+                    None
                 }
-                Some(_) = handled.join_next(), if !handled.is_empty() => {}
-                message = subscription.next(), if !is_over => match message {
-                    None => is_over = true,
-                    Some(message) => {
-                        let size = message.payload.len();
-                        let is_full =
-                            waiting.len() >= receiver.waiting_max.max(1) || bytes.saturating_add(size) > WAITING_BYTES_MAX;
-                        // One that is larger than all the room there is has it for itself.
-                        if is_full && !waiting.is_empty() {
-                            receiver.drop_one(&bus, message).await;
-                        } else {
-                            bytes = bytes.saturating_add(size);
-                            waiting.push_back(message);
-                        }
-                    }
-                },
+                Some(_) = handled.join_next(), if !handled.is_empty() => None,
+                message = handed.recv(), if !is_handed => {
+                    is_handed = message.is_none();
+                    message
+                }
+                message = subscription.next(), if !is_over => {
+                    is_over = message.is_none();
+                    message
+                }
+            };
+            let Some(message) = message else { continue };
+            let size = message.payload.len();
+            let is_full =
+                waiting.len() >= receiver.waiting_max.max(1) || bytes.saturating_add(size) > WAITING_BYTES_MAX;
+            // One that is larger than all the room there is has it for itself.
+            if is_full && !waiting.is_empty() {
+                receiver.drop_one(&bus, message).await;
+            } else {
+                bytes = bytes.saturating_add(size);
+                waiting.push_back(message);
             }
         }
         if is_draining {
@@ -231,7 +252,6 @@ impl Receiver {
 /// Says to who waits for an answer that there is none.
 async fn answer(bus: &Arc<dyn Bus>, reply: Option<String>, code: &str, text: &str) {
     let Some(subject) = reply.filter(|reply| is_answerable(reply)) else { return };
-    let headers = Headers::from([(ERROR.to_owned(), text.to_owned()), (ERROR_CODE.to_owned(), code.to_owned())]);
     // Who waits gives up in time.
-    let _ = bus.publish(Message { subject, headers, ..Message::default() }).await;
+    let _ = bus.publish(Message { subject, headers: refusal(code, text), ..Message::default() }).await;
 }

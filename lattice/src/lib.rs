@@ -13,6 +13,7 @@ pub mod event;
 pub mod exchange;
 pub mod frame;
 pub mod gpu;
+pub mod held;
 pub mod host;
 pub mod http;
 pub mod id;

@@ -5,7 +5,7 @@ use crate::{
     Fut,
     id::WorkloadName,
     spec::{JetStreamName, PendingTarget},
-    store::{Bus, BusError, Message},
+    store::{Bus, BusError, Headers, Message},
 };
 use std::{fmt, sync::Arc};
 
@@ -41,6 +41,13 @@ pub trait Subscription: Send {
     fn next(&mut self) -> Fut<'_, Option<Message>>;
     /// Unsubscribe: what the server has sent by then still comes, then nothing more.
     fn drain(&mut self) -> Fut<'_, ()>;
+}
+
+/// Headers of an answer that says that there is none, as NATS micro services have them (ADR-32).
+pub fn refusal(code: &str, text: &str) -> Headers {
+    [("Nats-Service-Error", text), ("Nats-Service-Error-Code", code)]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
 }
 
 /// Where there is no NATS for guests.

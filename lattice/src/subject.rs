@@ -12,6 +12,7 @@
 //! | `lattice.{L}.ctl.route.list` | request, queue | empty |
 //! | `lattice.{L}.ctl.config.{put,get,delete}.{C}`, `lattice.{L}.ctl.config.list` | request, queue | see [`crate::ctl`] |
 //! | `lattice.{L}.http.{N}` | request, framed | [`crate::frame`] |
+//! | `lattice.{L}.held.{N}` | request | [`crate::held::Held`] |
 //! | `lattice.{L}.state.>`, `lattice.{L}.specs.>` | republished by the server | records |
 //! | `lattice.{L}.evt.{kind}` | publish, stream | [`crate::event::CloudEvent`] |
 //! | `lattice.{L}.report.{N}` | publish | [`crate::report::NodeReport`] |
@@ -112,6 +113,7 @@ pub enum Topic {
     ConfigList,
     Config(ConfigVerb, ConfigName),
     Http(NodeId),
+    Held(NodeId),
     Event(EventKind),
     Report(NodeId),
     Log(SlotId),
@@ -137,6 +139,7 @@ impl Topic {
             Topic::ConfigList => format!("lattice.{lattice}.ctl.config.list"),
             Topic::Config(verb, name) => format!("lattice.{lattice}.ctl.config.{}.{name}", verb.as_str()),
             Topic::Http(node) => http(lattice, node),
+            Topic::Held(node) => format!("lattice.{lattice}.held.{node}"),
             Topic::Event(kind) => format!("lattice.{lattice}.evt.{}", kind.as_str()),
             Topic::Report(node) => format!("lattice.{lattice}.report.{node}"),
             Topic::Log(slot) => format!("lattice.{lattice}.log.{slot}"),
@@ -182,6 +185,7 @@ impl Topic {
                 _ => return None,
             },
             ("http", node) => Topic::Http(NodeId::new(node).ok()?),
+            ("held", node) => Topic::Held(NodeId::new(node).ok()?),
             ("evt", kind) => Topic::Event(serde_json::from_value(serde_json::Value::String(kind.to_owned())).ok()?),
             ("report", node) => Topic::Report(NodeId::new(node).ok()?),
             ("log", slot) => Topic::Log(slot.parse().ok()?),
@@ -277,6 +281,7 @@ mod tests {
             node().prop_map(Topic::NodeDrain),
             node().prop_map(Topic::NodeUndrain),
             node().prop_map(Topic::Http),
+            node().prop_map(Topic::Held),
             node().prop_map(Topic::Report),
             (workload(), any::<u32>()).prop_map(|(name, i)| Topic::Log(SlotId::new(name, i))),
         ]

@@ -52,6 +52,51 @@ async fn lines(api: &Api) -> futures_util::stream::BoxStream<'static, String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_wakes_what_rests_and_none_is_lost() {
+    let lattice = Lattice::start(3).await;
+    let api = lattice.api().await;
+    let mut asked =
+        tasks(&api, 1, json!([{ "subject": "tasks.*" }, { "subject": "tasks.*", "group": "others" }])).await;
+    asked.as_object_mut().unwrap().remove("replicas");
+    asked["autoscale"] = json!({ "min": 0, "max": 2, "idle": "2s" });
+    api.put(&asked).await.unwrap();
+    let rests = async || {
+        eventually("it rests", PATIENCE, async || {
+            let status = api.status("tasks").await.map_err(|error| error.to_string())?;
+            if (status.replicas, status.ready) == (0, 0) { Ok(()) } else { Err(format!("{status:?}")) }
+        })
+        .await;
+    };
+    rests().await;
+    // Who asks first waits until a replica is there, and is answered by that.
+    let answer = ask(&api, "tasks.hello", "hello").await.unwrap();
+    assert!(answer.payload.starts_with(b"HELLO "), "{answer:?}");
+
+    // Many at once, for both groups, each time that it rests: each is handled once in each group.
+    for round in 0..2 {
+        rests().await;
+        let mut printed = lines(&api).await;
+        for n in 0..40 {
+            let payload = format!("{round}-{n}").into();
+            let message = Message { subject: "tasks.count".into(), payload, ..Default::default() };
+            api.bus().publish(message).await.unwrap();
+        }
+        let mut handled = BTreeMap::<String, u32>::new();
+        while handled.values().sum::<u32>() < 80 {
+            let line = tokio::time::timeout(PATIENCE, printed.next()).await.expect("all are handled").unwrap();
+            if line.starts_with("tasks.count: ") {
+                *handled.entry(line).or_default() += 1;
+            }
+        }
+        assert!(handled.len() == 40 && handled.values().all(|times| *times == 2), "{handled:?}");
+    }
+    rests().await;
+    let refused = lattice.cli(&["explain", "tasks"]).await.stderr;
+    let refused = String::from_utf8_lossy(&refused);
+    assert!(refused.contains("a request starts one, or a message on tasks.*"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_message_is_handled_once_over_three_nodes_whoever_is_killed() {
     let lattice = Lattice::start(3).await;
     let api = lattice.api().await;

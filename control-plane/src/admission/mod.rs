@@ -165,7 +165,7 @@ impl Admission {
                 ConfigVerb::Get => ok(self.get_config(&name).await?),
                 ConfigVerb::Delete => ok(self.delete_config(&name, message).await?),
             },
-            Topic::Http(_) | Topic::Event(_) | Topic::Report(_) | Topic::Log(_) => Err(unknown()),
+            Topic::Http(_) | Topic::Held(_) | Topic::Event(_) | Topic::Report(_) | Topic::Log(_) => Err(unknown()),
         }
     }
 

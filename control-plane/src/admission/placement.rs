@@ -50,13 +50,14 @@ fn no_replicas(view: &LatticeView, name: &WorkloadName) -> CtlError {
         Some(spec) if spec.placement.daemon => {
             ("no node is one that it is for", "see placement.require and placement.tolerate of its spec".to_owned())
         }
-        Some(WorkloadSpec { autoscale: Some(autoscale), .. }) => {
-            let starts = match autoscale.target.pending() {
-                Some(PendingTarget { stream, consumer, .. }) => {
-                    format!("a request starts one, or a message that waits at {stream}/{consumer}")
-                }
-                None => "a request starts one".to_owned(),
-            };
+        Some(WorkloadSpec { autoscale: Some(autoscale), messages, .. }) => {
+            let pending = autoscale.target.pending();
+            let pending =
+                pending.map(|PendingTarget { stream, consumer, .. }| format!(" that waits at {stream}/{consumer}"));
+            let subjects = messages.iter().map(|message| format!(" on {}", message.subject));
+            let starts: String =
+                pending.into_iter().chain(subjects).map(|from| format!(", or a message{from}")).collect();
+            let starts = format!("a request starts one{starts}");
             (
                 "it rests, since nobody asks for it",
                 format!("{starts}; with autoscale.min of 1 or more one is always there"),

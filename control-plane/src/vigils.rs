@@ -1,0 +1,291 @@
+//! Messages for workloads that rest. Core NATS gives a message to those who listen and keeps nothing, and no replica of such a
+//! workload listens. So two nodes do in its place, in its queue group: a message wakes it, waits here within bounds, and goes to the
+//! node of the first replica that is ready.
+//!
+//! Start at [`Vigils::run`]. What a workload is to have is decided elsewhere: see `autoscaler.rs`.
+
+use crate::{demand::Awaited, this_node::ThisNode};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use lattice::{
+    Fut,
+    demand::Demand as _,
+    held::{Held, TAKEN},
+    id::{NodeId, WorkloadName},
+    limits::one_line,
+    messaging::{Messaging, Subscription, refusal},
+    record::{Phase, SpecRecord},
+    spec::{MessageSpec, is_answerable},
+    store::{Bus, BusError, Message},
+    subject::Topic,
+    view::LatticeView,
+};
+use lattice_planner::scale_rank;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+/// Nodes that listen for one workload.
+const LISTENERS: u32 = 2;
+/// Messages of one workload that wait here, and their bytes.
+const HELD_MAX: usize = 256;
+const HELD_BYTES_MAX: usize = 4 << 20;
+/// For how long one waits at most.
+const HELD_FOR: Duration = Duration::from_secs(30);
+/// Between two looks at what waits.
+const LOOK: Duration = Duration::from_millis(100);
+/// Between two looks at which workloads rest.
+const FIND: Duration = Duration::from_millis(500);
+/// Messages that came and were not looked at. More wait in their subscriptions.
+const COMING: usize = 64;
+/// For how long it goes on listening beside the first replica that is ready.
+const LINGER: Duration = Duration::from_secs(1);
+/// Until the next try to subscribe.
+const AGAIN: Duration = Duration::from_secs(1);
+/// For the answer of a node that a message was sent to.
+const HAND_OVER: Duration = Duration::from_secs(2);
+
+pub(crate) struct Vigils {
+    node: ThisNode,
+    awaited: Awaited,
+    messaging: Arc<dyn Messaging>,
+    kept: BTreeMap<WorkloadName, Kept>,
+}
+
+/// One under way. Dropping it ends it, and loses what waits there.
+struct Kept {
+    of: (uuid::Uuid, Vec<MessageSpec>),
+    work: JoinHandle<()>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.work.abort();
+    }
+}
+
+impl Vigils {
+    pub(crate) fn new(node: ThisNode, awaited: Awaited, messaging: Arc<dyn Messaging>) -> Self {
+        Self { node, awaited, messaging, kept: BTreeMap::new() }
+    }
+
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            self.look();
+            let clock = self.node.platform.clock.clone();
+            tokio::select! { // either is a reason to look again
+                biased;
+                () = stop.cancelled() => return,
+                changed = self.node.view.changed() => if changed.is_err() { return },
+                () = clock.sleep(FIND) => {}
+            }
+        }
+    }
+
+    fn look(&mut self) {
+        let view = self.node.view.borrow_and_update().clone();
+        self.kept.retain(|name, kept| {
+            let is_same = |spec: &SpecRecord| (spec.uid, &spec.spec.messages) == (kept.of.0, &kept.of.1);
+            !kept.work.is_finished() && view.specs.get(name).is_some_and(|spec| is_same(&spec.record))
+        });
+        if self.node.member.is_draining() {
+            return;
+        }
+        for (name, spec) in view.specs.iter().map(|(name, spec)| (name, &spec.record)) {
+            let rests = !spec.spec.messages.is_empty() && spec.spec.autoscale.is_some() && view.replicas(spec) == 0;
+            if !rests || self.kept.contains_key(name) || !self.listens_to(&view, name) {
+                continue;
+            }
+            let vigil = Vigil {
+                node: self.node.clone(),
+                awaited: self.awaited.clone(),
+                messaging: self.messaging.clone(),
+                workload: name.clone(),
+                messages: spec.spec.messages.clone(),
+                held: VecDeque::new(),
+                bytes: 0,
+            };
+            let kept = Kept { of: (spec.uid, spec.spec.messages.clone()), work: tokio::spawn(vigil.keep()) };
+            self.kept.insert(name.clone(), kept);
+        }
+    }
+
+    fn listens_to(&self, view: &LatticeView, name: &WorkloadName) -> bool {
+        scale_rank(view, name, &self.node.member.me()).is_some_and(|rank| rank < LISTENERS)
+    }
+}
+
+/// What one node does for one workload while that rests.
+struct Vigil {
+    node: ThisNode,
+    awaited: Awaited,
+    messaging: Arc<dyn Messaging>,
+    workload: WorkloadName,
+    messages: Vec<MessageSpec>,
+    /// In the order of their arrival, and when that was.
+    held: VecDeque<(Duration, Held)>,
+    bytes: usize,
+}
+
+/// A message, and the subscription that it came through.
+type Came = ((String, String), Message);
+
+impl Vigil {
+    async fn keep(mut self) {
+        let clock = self.node.platform.clock.clone();
+        let (came, mut coming) = mpsc::channel(COMING);
+        let leave = CancellationToken::new();
+        let (bus, mut listening) = loop {
+            match self.listen(&came, &leave).await {
+                Ok(opened) => break opened,
+                Err(error) => tracing::debug!(workload = %self.workload, %error, "nobody listens for it yet"),
+            }
+            clock.sleep(AGAIN).await;
+        };
+        drop(came);
+        let (mut is_over, mut ready_since) = (false, None);
+        let mut due = clock.now() + LOOK;
+        while !is_over || !self.held.is_empty() {
+            let sleep = clock.sleep(due.saturating_sub(clock.now()));
+            tokio::select! { // cancel-safe: a set of futures and a channel lose nothing
+                biased;
+                () = sleep => {
+                    due = clock.now() + LOOK;
+                    let ready = self.ready();
+                    for node in &ready {
+                        self.hand_over(&bus, node).await;
+                    }
+                    self.drop_old(&bus).await;
+                    if !self.held.is_empty() {
+                        self.awaited.awaited(&self.workload);
+                    }
+                    // A replica is ready before its own subscriptions are with the server.
+                    if ready.is_empty() {
+                        ready_since = None;
+                    } else if clock.now().saturating_sub(*ready_since.get_or_insert(clock.now())) >= LINGER {
+                        leave.cancel();
+                    }
+                }
+                message = coming.recv(), if !is_over => match message {
+                    Some((key, message)) => self.take(&bus, key, message).await,
+                    // It is left, or the connection was closed for good.
+                    None => is_over = true,
+                },
+                Some(()) = listening.next(), if !listening.is_empty() => {}
+            }
+        }
+    }
+
+    async fn listen(
+        &self,
+        came: &mpsc::Sender<Came>,
+        leave: &CancellationToken,
+    ) -> Result<(Arc<dyn Bus>, FuturesUnordered<Fut<'static, ()>>), BusError> {
+        let bus = self.messaging.open(&self.workload).await?;
+        let listening = FuturesUnordered::new();
+        for of in &self.messages {
+            let key = (of.subject.as_str().to_owned(), of.group_of(&self.node.options.lattice, &self.workload));
+            let subscription = self.messaging.subscribe(&self.workload, &key.0, &key.1).await?;
+            let pass: Fut<'static, ()> = Box::pin(pass_on(subscription, key, came.clone(), leave.clone()));
+            listening.push(pass);
+        }
+        Ok((bus, listening))
+    }
+
+    async fn take(&mut self, bus: &Arc<dyn Bus>, key: (String, String), message: Message) {
+        let held = Held::new(self.workload.clone(), key, message);
+        if self.held.len() >= HELD_MAX || self.bytes.saturating_add(held.bytes()) > HELD_BYTES_MAX {
+            self.refuse(bus, held, "too many wait for its first replica").await;
+            return;
+        }
+        self.bytes = self.bytes.saturating_add(held.bytes());
+        self.held.push_back((self.node.platform.clock.now(), held));
+        self.awaited.awaited(&self.workload);
+    }
+
+    /// Nodes with a replica that is ready.
+    fn ready(&self) -> Vec<NodeId> {
+        let view = self.node.view.borrow();
+        let ready = view.slots_of(&self.workload).filter(|(_, slot)| slot.record.phase == Phase::Ready);
+        let holders = ready.map(|(_, slot)| &slot.record.holder).filter(|holder| view.live(holder).is_some());
+        holders.map(|holder| holder.node.clone()).collect()
+    }
+
+    /// As many as that node takes.
+    async fn hand_over(&mut self, bus: &Arc<dyn Bus>, node: &NodeId) {
+        let subject = Topic::Held(node.clone()).subject(&self.node.options.lattice);
+        while let Some((_, held)) = self.held.front() {
+            let (headers, payload) = held.encode();
+            let asked = self.node.platform.bus.request(subject.clone(), headers, payload, HAND_OVER).await;
+            match asked {
+                Ok(answer) if answer.payload == TAKEN.as_bytes() => drop(self.pop()),
+                // It has no replica yet, or none with room. Nothing ran.
+                Ok(_) | Err(BusError::NoResponders { .. }) => return,
+                Err(error @ (BusError::TooLarge { .. } | BusError::Malformed { .. })) => {
+                    if let Some(held) = self.pop() {
+                        self.refuse(bus, held, &error.to_string()).await;
+                    }
+                }
+                // It may have run, or may yet: it is not sent again.
+                Err(error @ (BusError::Timeout { .. } | BusError::Disconnected(_))) => {
+                    let subject = self.pop().map(|held| held.of.subject).unwrap_or_default();
+                    let subject = one_line(&subject, 128);
+                    tracing::warn!(workload = %self.workload, subject, %error, "a message may be lost on its way to a replica");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn pop(&mut self) -> Option<Held> {
+        let (_, held) = self.held.pop_front()?;
+        self.bytes = self.bytes.saturating_sub(held.bytes());
+        Some(held)
+    }
+
+    async fn drop_old(&mut self, bus: &Arc<dyn Bus>) {
+        let now = self.node.platform.clock.now();
+        while self.held.front().is_some_and(|(since, _)| now.saturating_sub(*since) >= HELD_FOR) {
+            if let Some(held) = self.pop() {
+                self.refuse(bus, held, "no replica was ready in time").await;
+            }
+        }
+    }
+
+    /// It is dropped; who waits for an answer hears of it.
+    async fn refuse(&self, bus: &Arc<dyn Bus>, held: Held, why: &str) {
+        let subject = one_line(&held.of.subject, 128);
+        tracing::warn!(workload = %self.workload, subject, why, "a message for a workload that rests was dropped");
+        let Some(subject) = held.of.reply.filter(|reply| is_answerable(reply)) else { return };
+        // Who waits gives up in time.
+        let _ = bus.publish(Message { subject, headers: refusal("503", "overloaded"), ..Message::default() }).await;
+    }
+}
+
+/// What comes, until it is to be left: then what the server has sent by then still comes.
+async fn pass_on(
+    mut subscription: Box<dyn Subscription>,
+    key: (String, String),
+    came: mpsc::Sender<Came>,
+    leave: CancellationToken,
+) {
+    let mut is_leaving = false;
+    loop {
+        let message = tokio::select! { // cancel-safe: `next` may be dropped without a loss
+            biased;
+            () = leave.cancelled(), if !is_leaving => {
+                is_leaving = true;
+                subscription.drain().await;
+                continue;
+            }
+            message = subscription.next() => message,
+        };
+        let Some(message) = message else { return };
+        if came.send((key.clone(), message)).await.is_err() {
+            return;
+        }
+    }
+}
