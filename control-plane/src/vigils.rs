@@ -206,10 +206,12 @@ impl Vigil {
         self.awaited.awaited(&self.workload);
     }
 
-    /// Nodes with a replica that is ready.
+    /// Nodes with a replica that is ready, and is to stay: one that goes is recorded for a while.
     fn ready(&self) -> Vec<NodeId> {
         let view = self.node.view.borrow();
-        let ready = view.slots_of(&self.workload).filter(|(_, slot)| slot.record.phase == Phase::Ready);
+        let wanted = view.specs.get(&self.workload).map_or(0, |spec| view.replicas(&spec.record));
+        let stays = view.slots_of(&self.workload).filter(|(slot, _)| slot.index < wanted);
+        let ready = stays.filter(|(_, slot)| slot.record.phase == Phase::Ready);
         let holders = ready.map(|(_, slot)| &slot.record.holder).filter(|holder| view.live(holder).is_some());
         holders.map(|holder| holder.node.clone()).collect()
     }

@@ -325,7 +325,7 @@ impl Driver {
                 self.ready.set(slot, None);
                 // What has come is done by a unit that is alive.
                 if let Some(receiving) = state.units.get_mut(&id).and_then(|unit| unit.receiving.take()) {
-                    tokio::spawn(receiving.drain(self.platform.clock.clone(), self.drain));
+                    tokio::spawn(receiving.drain_at_once(self.platform.clock.clone(), self.drain));
                 }
             }
             Effect::Drain(id) => {

@@ -88,6 +88,12 @@ pub(crate) struct Receiving {
 }
 
 impl Receiving {
+    /// The same at once, though nobody may be there in its place: it could not handle what comes.
+    pub(crate) async fn drain_at_once(mut self, clock: Arc<dyn Clock>, limit: Duration) {
+        self.linger = Duration::ZERO;
+        self.drain(clock, limit).await;
+    }
+
     /// Unsubscribe, and wait until what has come by then is done; after so long the rest is dropped.
     pub(crate) async fn drain(mut self, clock: Arc<dyn Clock>, limit: Duration) {
         let done = async {
