@@ -4,6 +4,7 @@
 use crate::{
     Fut,
     id::{Revision, WorkloadName},
+    nats::BucketInfo,
     spec::BucketName,
 };
 use bytes::Bytes;
@@ -79,6 +80,8 @@ pub trait KeyValue: Send + Sync + 'static {
 pub trait Buckets: fmt::Debug + Send + Sync + 'static {
     /// Open a bucket for the guests of a workload, which have a connection of their own.
     fn open(&self, workload: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn KeyValue>, BucketError>>;
+    /// How it is configured now, as the server says.
+    fn info(&self, workload: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<BucketInfo, BucketError>>;
 }
 
 /// Where there is no NATS for guests.
@@ -87,6 +90,11 @@ pub struct NoBuckets;
 
 impl Buckets for NoBuckets {
     fn open(&self, _: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn KeyValue>, BucketError>> {
+        let absent = BucketError::Absent(bucket.to_string());
+        Box::pin(std::future::ready(Err(absent)))
+    }
+
+    fn info(&self, _: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<BucketInfo, BucketError>> {
         let absent = BucketError::Absent(bucket.to_string());
         Box::pin(std::future::ready(Err(absent)))
     }

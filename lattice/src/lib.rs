@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod address;
+pub mod binding;
 pub mod bucket;
 pub mod ctl;
 pub mod demand;

@@ -209,6 +209,12 @@ pub struct BucketInfo {
     pub value_bytes_max: u64,
     /// 0 where there is no limit.
     pub bytes_max: u64,
+    /// For how long a marker says that a key expired. Zero where there are none.
+    pub marker_ttl: Duration,
+    /// Tags of the servers that it is placed on.
+    pub tags: Vec<String>,
+    /// The cluster that it is placed in, if that was asked for.
+    pub cluster: Option<String>,
 }
 
 /// An open bucket. Keys are as NATS has them ([`check_key`]).

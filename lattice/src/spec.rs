@@ -22,6 +22,7 @@ mod parts;
 mod placement;
 mod preview;
 mod probes;
+pub mod profile;
 mod rollout;
 mod schedule;
 mod schema;
@@ -58,6 +59,7 @@ pub use placement::{
 };
 pub use preview::PreviewSpec;
 pub use probes::{ProbeSpec, ProbesSpec};
+pub use profile::{BucketGrant, BucketNeeds, CoreProfile, Profile};
 pub use rollout::{Portion, Rollback, RolloutSpec, RolloutStep};
 pub use schedule::{RequestPath, ScheduleSpec};
 pub use script::Script;

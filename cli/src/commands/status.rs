@@ -120,7 +120,9 @@ fn sentence(status: &StatusReply) -> String {
     let StatusReply { workload, state, generation, replicas, ready, conditions, .. } = status;
     let lacks = |condition: &&Condition| condition.kind == ConditionKind::Ready && !condition.status;
     let degraded = |condition: &&Condition| condition.kind == ConditionKind::Degraded && condition.status;
-    let told = conditions.iter().find(lacks).or_else(|| conditions.iter().find(degraded));
+    let unbound = |condition: &&Condition| condition.kind == ConditionKind::Bound && !condition.status;
+    let find = |what: &dyn Fn(&&Condition) -> bool| conditions.iter().find(what);
+    let told = find(&lacks).or_else(|| find(&degraded)).or_else(|| find(&unbound));
     let why = told.map_or_else(String::new, |told| format!("  {}: {}", told.reason.as_str(), told.message));
     plain(&format!("{workload}  {}  {ready}/{replicas} ready  generation {generation}{why}", word(*state).0))
 }

@@ -35,6 +35,7 @@ mod observe;
 mod outages;
 mod parts;
 mod placement;
+mod profiles;
 mod rollouts;
 mod routes;
 mod scaling;

@@ -272,9 +272,9 @@ fn or_nothing(names: &[String]) -> String {
     if names.is_empty() { "nothing".into() } else { names.join(", ") }
 }
 
-/// Names of the instances and functions that a component imports, in its own order. `Err` says what is wrong with it.
-pub fn imports(bytes: &[u8]) -> Result<Vec<String>, String> {
-    Ok(surface::read(bytes)?.imports)
+/// What a component imports, and the functions of each instance among it. `Err` says what is wrong with it.
+pub fn functions(bytes: &[u8]) -> Result<BTreeMap<String, Vec<String>>, String> {
+    Ok(surface::read(bytes)?.functions)
 }
 
 /// Compose parts into one component.

@@ -1,6 +1,6 @@
 //! What a component imports and exports, read with full validation of its types: nothing else looks at its bytes before.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use wasmparser::{
     Chunk, ComponentExternalKind, ComponentTypeRef, Encoding, Parser, Payload, ValidPayload, Validator, WasmFeatures,
     component_types::{ComponentAnyTypeId, ComponentEntityType},
@@ -14,6 +14,8 @@ pub(crate) struct Surface {
     pub(crate) exports: Vec<String>,
     /// Those of `imports` that are nothing but types of plain values: there is nothing in them to call.
     pub(crate) types_only: BTreeSet<String>,
+    /// What is to be called of the instances among `imports`.
+    pub(crate) functions: BTreeMap<String, Vec<String>>,
 }
 
 /// Read the outermost component of `bytes`. Function bodies are left to the compiler. `Err` says what is wrong with it.
@@ -63,12 +65,24 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Surface, String> {
                 None if rest.is_empty() => {
                     let types_only = surface.imports.iter().filter(|import| is_types_only(&types, import));
                     surface.types_only = types_only.cloned().collect();
+                    let functions = surface.imports.iter().map(|import| (import.clone(), functions(&types, import)));
+                    surface.functions = functions.collect();
                     return Ok(surface);
                 }
                 None => return Err("there are bytes behind its end".into()),
             },
         }
     }
+}
+
+fn functions(types: &Types, import: &str) -> Vec<String> {
+    let types = types.as_ref();
+    let Some(ComponentEntityType::Instance(id)) = types.component_item_for_import(import).map(|item| item.ty) else {
+        return Vec::new();
+    };
+    let exports = types.get(id).into_iter().flat_map(|instance| &instance.exports);
+    let functions = exports.filter(|(_, export)| matches!(export.ty, ComponentEntityType::Func(_)));
+    functions.map(|(name, _)| name.clone()).collect()
 }
 
 fn is_types_only(types: &Types, import: &str) -> bool {

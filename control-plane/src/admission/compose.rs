@@ -6,6 +6,7 @@ use super::explain::{explain, explain_unfit};
 use super::{Admission, blocking, put::is_gpu, unavailable};
 use crate::Inspector;
 use lattice::{
+    binding::is_bound,
     ctl::{Composed, ComposedEdge, CtlError, ErrorCode},
     host::{Linked, Role, SlowCall, Unfit},
     id::{ComponentName, Digest},
@@ -14,6 +15,7 @@ use lattice::{
     spec::{PartRole, PartSpec, Source, WorkloadSpec},
 };
 use lattice_composer::{ComposeError, Composition, Part};
+use std::collections::BTreeSet;
 
 /// Compositions that a node remembers. Each takes a kilobyte or so, and never more than 100.
 const REMEMBERED: usize = 1024;
@@ -25,6 +27,8 @@ pub(super) struct Made {
     pub(super) recipe: Recipe,
     /// Something of it imports `wasi:webgpu` from the node.
     pub(super) uses_gpu: bool,
+    /// Interfaces that profiles are about and that come from the node, and which part imports them.
+    pub(super) bound: BTreeSet<(ComponentName, String)>,
     /// For whoever put the spec.
     pub(super) brief: Composed,
     /// The same, of calls through the host.
@@ -67,7 +71,9 @@ impl Admission {
             used = ?composition.used, hosted = ?composition.hosted, unused = ?composition.dropped, "composed"
         );
         let uses_gpu = composition.open.iter().any(|open| is_gpu(&open.import));
-        let made = Made { recipe: recipe(spec, &composition), uses_gpu, brief: brief(&composition), slow };
+        let bound = composition.open.iter().filter(|open| is_bound(&open.import));
+        let bound = bound.map(|open| (open.part.clone(), open.import.clone())).collect();
+        let made = Made { recipe: recipe(spec, &composition), uses_gpu, bound, brief: brief(&composition), slow };
         // A single part may be all that is composed, and that one is there.
         if store && !self.are_stored(&made.recipe).await? {
             self.platform.artifacts.put(composition.bytes).await.map_err(|error| unavailable(&error))?;

@@ -10,6 +10,7 @@ mod config;
 mod explain;
 mod maintenance;
 mod placement;
+mod profiles;
 mod put;
 mod read;
 mod rebalance;
@@ -140,7 +141,7 @@ impl Admission {
             Topic::WorkloadSchema => ok(lattice::spec::json_schema()),
             Topic::Workload(verb, name) => match verb {
                 WorkloadVerb::Get => ok(self.get(&name).await?),
-                WorkloadVerb::Status => ok(self.status(&name, message)?),
+                WorkloadVerb::Status => ok(self.status(&name, message).await?),
                 WorkloadVerb::History => self.history(&name, message).await?.answer(),
                 WorkloadVerb::Delete => ok(self.delete(&name, message).await?),
                 WorkloadVerb::Rollback => ok(self.rollback(&name, message).await?),

@@ -3,11 +3,12 @@
 use super::{
     Admission,
     answers::{count, cut_by_rank},
-    blocking, body, expected_revision, unavailable, warnings,
+    blocking, body, expected_revision, profiles, unavailable, warnings,
 };
 use crate::given::stamps;
 use lattice::{
     Fut,
+    binding::{self, Called},
     ctl::{CtlError, DeleteReply, ErrorCode, HEADER_DRY_RUN, PutReply, RollbackRequest, ScaleRequest},
     event::EventKind,
     host::Role,
@@ -18,7 +19,7 @@ use lattice::{
     spec::{self, AutoscaleSpec, ConfigUpdate, GpuSpec, Source, SpecError, WorkloadSpec},
     store::{Bucket, Entry, Message, Precondition, StoreError},
 };
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 /// Tries of one request against other writers of the same spec.
 pub(super) const ATTEMPTS: usize = 8;
@@ -28,10 +29,24 @@ const ECHO: Duration = Duration::from_secs(1);
 const WRITE_HEADER_BYTES: usize = 1024;
 
 /// What was found in a component.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Traits {
     /// It imports `wasi:webgpu`.
     pub(super) uses_gpu: bool,
+    /// What it imports of the interfaces that profiles are about. Few have any.
+    pub(super) bound: Arc<[Called]>,
+}
+
+impl Traits {
+    fn of(bytes: &[u8]) -> Self {
+        let functions = lattice_composer::functions(bytes).unwrap_or_default();
+        let uses_gpu = functions.keys().any(|import| is_gpu(import));
+        let bound = functions.into_iter().filter(|(interface, _)| binding::is_bound(interface));
+        let called = |(interface, functions): (String, Vec<String>)| {
+            functions.into_iter().map(move |function| Called { interface: interface.clone(), function })
+        };
+        Self { uses_gpu, bound: bound.flat_map(called).collect() }
+    }
 }
 
 /// Whether an import is one of `wasi:webgpu`.
@@ -71,10 +86,12 @@ impl Admission {
                 return Err(CtlError::new(ErrorCode::Invalid, text).field(HEADER_DRY_RUN));
             }
         };
-        let uses_gpu = self.check_components(&spec).await?;
+        let found = self.check_components(&spec).await?;
+        let uses_gpu = found.iter().any(|traits| traits.uses_gpu);
         self.check_stores(&spec).await?;
         let expected = expected_revision(message)?;
         let made = self.made_of(&spec, !dry_run).await?;
+        profiles::check(&spec, &found, made.as_ref())?;
         self.check_concurrency(&spec, made.as_ref().map(|made| &made.brief.entry)).await?;
         let recipe = made.as_ref().map(|made| made.recipe.clone()).unwrap_or_default();
         let spec = with_claim(spec, made.as_ref().map_or(uses_gpu, |made| made.uses_gpu))?;
@@ -89,13 +106,13 @@ impl Admission {
         Ok(PutReply { composition: made.map(|made| made.brief), warnings, ..reply })
     }
 
-    /// Every component is in the store, and can run or be part of what does. Answers whether one imports `wasi:webgpu`.
-    async fn check_components(&self, spec: &WorkloadSpec) -> Result<bool, CtlError> {
+    /// Every component is in the store, and can run or be part of what does. Answers what was found in each, in their order.
+    async fn check_components(&self, spec: &WorkloadSpec) -> Result<Vec<Traits>, CtlError> {
         if let Some(error) = spec::unresolved(spec) {
             return Err(error.into());
         }
         let role = if spec.only().is_some() { Role::of_whole(spec) } else { Role::Part };
-        let mut uses_gpu = false;
+        let mut found = Vec::new();
         for part in spec.parts() {
             let Source::Stored(digest) = part.source else { continue };
             let field = format!("{}.source", part.field);
@@ -113,7 +130,7 @@ impl Admission {
             // What is inside was looked at before; that it is there had to be looked at again.
             let _turn = self.inspecting.lock().await;
             if let Some(traits) = self.inspected(*digest, role) {
-                uses_gpu |= traits.uses_gpu;
+                found.push(traits);
                 continue;
             }
             let bytes = self.platform.artifacts.get(*digest).await.map_err(|error| unavailable(&error))?;
@@ -121,8 +138,7 @@ impl Admission {
             let inspect = self.inspect.clone();
             let look = move || {
                 inspect(&bytes, role, &[]).map_err(|unfit| unfit.message)?;
-                let imports = lattice_composer::imports(&bytes).unwrap_or_default();
-                Ok(Traits { uses_gpu: imports.iter().any(|import| is_gpu(import)) })
+                Ok(Traits::of(&bytes))
             };
             let verdict = blocking(look).await.unwrap_or_else(|| Err("its structure made the check fail".into()));
             let hint = match role {
@@ -139,15 +155,15 @@ impl Admission {
                 }
             };
             let traits = verdict.map_err(|why| bad(why).hint(hint))?;
-            uses_gpu |= traits.uses_gpu;
-            self.note_inspected(*digest, role, traits);
+            self.note_inspected(*digest, role, traits.clone());
+            found.push(traits);
         }
-        Ok(uses_gpu)
+        Ok(found)
     }
 
     /// What was found in a component that can be used in a role, if it was looked at.
     pub(super) fn inspected(&self, digest: Digest, role: Role) -> Option<Traits> {
-        self.inspected.lock().ok()?.get(&(digest, role)).copied()
+        self.inspected.lock().ok()?.get(&(digest, role)).cloned()
     }
 
     pub(super) fn note_inspected(&self, digest: Digest, role: Role, traits: Traits) {

@@ -104,7 +104,7 @@ impl Admission {
         Ok(page)
     }
 
-    pub(super) fn status(&self, name: &WorkloadName, message: &Message) -> Result<StatusReply, CtlError> {
+    pub(super) async fn status(&self, name: &WorkloadName, message: &Message) -> Result<StatusReply, CtlError> {
         let StatusRequest { from } = body(&message.payload, r#"{"from": 1000}, or nothing"#)?;
         let view = self.view()?;
         let spec = view.specs.get(name).ok_or_else(|| not_found(name))?;
@@ -123,6 +123,7 @@ impl Admission {
                 cut_by_rank(&mut status.slots, room, |slot| rank(slot, template))
             }
         };
+        status.conditions.extend(self.bound(&spec.record.spec).await);
         Ok(StatusReply {
             slots_omitted: count(omitted),
             schedules: self.schedules(&view, &spec.record),

@@ -1,33 +1,125 @@
-//! Whether the buckets that a spec names are there: a guest must not be the first to find out.
+//! Whether the buckets that a spec names are there, and as it requires: a guest must not be the first to find out.
 
 use super::Admission;
 use lattice::{
+    binding::{make, mend, shortfalls},
     bucket::BucketError,
-    ctl::{CtlError, ErrorCode},
-    spec::{Grants, WorkloadSpec},
+    ctl::{Condition, ConditionKind, CtlError, ErrorCode, Reason},
+    id::WorkloadName,
+    spec::{BucketGrant, Grants, WorkloadSpec},
+    units::Bytes,
 };
+use std::time::Duration;
+
+/// Buckets that are looked at for one status.
+const BINDINGS_ASKED: usize = 16;
+const BOUND_WITHIN: Duration = Duration::from_secs(2);
 
 impl Admission {
     pub(super) async fn check_stores(&self, spec: &WorkloadSpec) -> Result<(), CtlError> {
-        let parts = spec.parts().filter_map(|part| Some((format!("{}.grants", part.field), part.grants?.clone())));
-        let all: Vec<(String, Grants)> =
-            [("grants".to_owned(), spec.grants.clone())].into_iter().chain(parts).collect();
-        for (field, grants) in all {
-            let stores = grants.keyvalue.iter().map(|(name, grant)| ("keyvalue", name, &grant.bucket));
-            let buckets = grants.nats.buckets().map(|(name, bucket)| ("nats.buckets", name, bucket));
-            for (of, name, bucket) in stores.chain(buckets) {
-                let Err(error) = self.platform.buckets.open(&spec.name, bucket).await else { continue };
-                let error = match error {
-                    BucketError::Unreachable(_) => {
-                        CtlError::new(ErrorCode::Unavailable, error.to_string()).hint("look at NATS, then put it again")
-                    }
-                    BucketError::Absent(_) => CtlError::new(ErrorCode::Invalid, error.to_string())
-                        .hint(format!("make it first: nats kv add {bucket}")),
-                    _ => CtlError::new(ErrorCode::Invalid, error.to_string()),
-                };
-                return Err(error.field(format!("{field}.{of}.{name}.bucket")));
+        for (field, grants) in all_grants(spec) {
+            for (name, grant) in &grants.keyvalue {
+                let opened = self.platform.buckets.open(&spec.name, &grant.bucket).await;
+                let make = format!("nats kv add {}", grant.bucket);
+                opened.map_err(|error| unusable(&error, make, format!("{field}.keyvalue.{name}.bucket")))?;
+            }
+            self.check_payload(&field, grants)?;
+            for (name, grant) in &grants.nats.buckets {
+                self.check_bucket(&spec.name, &format!("{field}.nats.buckets.{name}"), grant).await?;
             }
         }
         Ok(())
     }
+
+    /// Whether the buckets that a workload binds are still as it requires, as the server says now. Nothing where it requires
+    /// nothing, or where no answer comes in time.
+    pub(super) async fn bound(&self, spec: &WorkloadSpec) -> Option<Condition> {
+        let bindings: Vec<_> = all_grants(spec)
+            .flat_map(|(field, grants)| grants.nats.buckets.iter().map(move |bucket| (field.clone(), bucket)))
+            .filter(|(_, (_, grant))| grant.is_bound())
+            .take(BINDINGS_ASKED)
+            .collect();
+        if bindings.is_empty() {
+            return None;
+        }
+        let asking = async {
+            for (field, (name, grant)) in bindings {
+                match self.check_bucket(&spec.name, &format!("{field}.nats.buckets.{name}"), grant).await {
+                    Err(error) if error.code == ErrorCode::Invalid => return Some(unfit(error)),
+                    Err(_) => return None,
+                    Ok(()) => {}
+                }
+            }
+            Some(condition(true, Reason::AsAsked, "every bucket is as the spec requires".to_owned()))
+        };
+        tokio::select! { // cancel-safe: it only reads
+            biased;
+            told = asking => told,
+            () = self.platform.clock.sleep(BOUND_WITHIN) => None,
+        }
+    }
+
+    fn check_payload(&self, field: &str, grants: &Grants) -> Result<(), CtlError> {
+        let Some(least) = grants.nats.require.max_payload else { return Ok(()) };
+        let most = Bytes(self.payload_bytes_max());
+        if most >= least {
+            return Ok(());
+        }
+        let error = CtlError::new(
+            ErrorCode::Invalid,
+            format!("messages of {least} are required, and the server carries {most}"),
+        );
+        let error = error.field(format!("{field}.nats.require.max-payload"));
+        Err(error.hint("raise max_payload in the configuration of the NATS server"))
+    }
+
+    fn payload_bytes_max(&self) -> u64 {
+        u64::try_from(self.platform.bus.payload_bytes_max()).unwrap_or(u64::MAX)
+    }
+
+    /// All that falls short is told at once; the field is that of the first.
+    async fn check_bucket(&self, workload: &WorkloadName, field: &str, grant: &BucketGrant) -> Result<(), CtlError> {
+        let found = self.platform.buckets.info(workload, &grant.bucket).await;
+        let found = found.map_err(|error| unusable(&error, make(grant), format!("{field}.bucket")))?;
+        let short = shortfalls(grant, &found, self.payload_bytes_max());
+        let Some(first) = short.first() else { return Ok(()) };
+        let bucket = &grant.bucket;
+        let texts: Vec<String> = match short.as_slice() {
+            [only] => vec![only.text.clone()],
+            several => several.iter().map(|short| format!("{}: {}", short.field, short.text)).collect(),
+        };
+        let text = format!("the KV bucket {bucket} is not as required: {}", texts.join("; "));
+        Err(CtlError::new(ErrorCode::Invalid, text)
+            .field(format!("{field}.{}", first.field))
+            .hint(mend(bucket, &short)))
+    }
+}
+
+/// Of the workload, and of those of its parts that have some of their own.
+fn all_grants(spec: &WorkloadSpec) -> impl Iterator<Item = (String, &Grants)> {
+    let parts = spec.parts().filter_map(|part| Some((format!("{}.grants", part.field), part.grants?)));
+    [("grants".to_owned(), &spec.grants)].into_iter().chain(parts)
+}
+
+fn condition(status: bool, reason: Reason, message: String) -> Condition {
+    Condition { kind: ConditionKind::Bound, status, reason, message, since: None }
+}
+
+fn unfit(CtlError { message, field, hint, .. }: CtlError) -> Condition {
+    let field = field.map_or_else(String::new, |field| format!("{field}: "));
+    let hint = hint.map_or_else(String::new, |hint| format!("; {hint}"));
+    condition(false, Reason::BucketUnfit, format!("{field}{message}{hint}"))
+}
+
+/// `make`: the command that makes what is absent.
+fn unusable(error: &BucketError, make: String, field: String) -> CtlError {
+    let text = error.to_string();
+    let error = match error {
+        BucketError::Unreachable(_) => {
+            CtlError::new(ErrorCode::Unavailable, text).hint("look at NATS, then put it again")
+        }
+        BucketError::Absent(_) => CtlError::new(ErrorCode::Invalid, text).hint(format!("make it first: {make}")),
+        _ => CtlError::new(ErrorCode::Invalid, text),
+    };
+    error.field(field)
 }

@@ -22,7 +22,7 @@ use crate::bindings::lattice::nats::kv::{self, WatchEvent, WatchOptions};
 mod bindings {
     wasip3::wit_bindgen::generate!({
         path: "../../wit/nats",
-        inline: "package example:tail; world tail { import lattice:nats/kv@0.1.0; }",
+        inline: "package example:tail; world tail { include lattice:nats/kv-watcher@0.1.0; }",
         world: "example:tail/tail",
         runtime_path: "wasip3::wit_bindgen::rt",
         generate_all,

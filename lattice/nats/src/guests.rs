@@ -28,6 +28,7 @@ use lattice::{
     bucket::{BucketError, Buckets, KeyValue, Keys, Value, encode_key},
     id::{Revision, WorkloadName},
     limits::NATS_PAYLOAD_BYTES_DEFAULT,
+    nats::BucketInfo,
     spec::BucketName,
     store::Connection,
 };
@@ -126,6 +127,14 @@ impl Buckets for GuestBuckets {
             Ok(opened)
         })
     }
+
+    fn info(&self, workload: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<BucketInfo, BucketError>> {
+        let (line, workload, bucket) = (self.line(workload), workload.clone(), bucket.clone());
+        Box::pin(async move {
+            let nats = self.connected(&line, &workload).await?;
+            Ok(NatsBucket::open(nats, &bucket, line).await?.opened_as())
+        })
+    }
 }
 
 /// Opens buckets over the connection of a node, for nobody's guests: to see whether they are there.
@@ -146,6 +155,11 @@ impl Buckets for NodeBuckets {
                 Arc::new(NatsBucket::open(self.0.clone(), &bucket, Arc::new(Line::new())).await?);
             Ok(opened)
         })
+    }
+
+    fn info(&self, _: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<BucketInfo, BucketError>> {
+        let bucket = bucket.clone();
+        Box::pin(async move { Ok(NatsBucket::open(self.0.clone(), &bucket, Arc::new(Line::new())).await?.opened_as()) })
     }
 }
 
@@ -191,6 +205,11 @@ impl NatsBucket {
             return Err(unfit("is a mirror; name the bucket that it copies"));
         }
         Ok(NatsBucket { nats, stream, prefix: format!("$KV.{bucket}."), line })
+    }
+
+    /// How it was configured when it was opened.
+    fn opened_as(&self) -> BucketInfo {
+        native::bucket_info(&self.stream.cached_info().config)
     }
 
     /// From the stream's leader.

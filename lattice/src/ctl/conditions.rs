@@ -28,6 +28,9 @@ pub enum ConditionKind {
     Progressing,
     /// Something stands in the way of what was asked.
     Degraded,
+    /// The buckets that the spec binds are as it requires, as the server says at this moment. Absent where it requires nothing, or
+    /// where the server does not say.
+    Bound,
     /// One that this version does not know.
     #[serde(other)]
     Other,
@@ -41,6 +44,7 @@ impl ConditionKind {
             ConditionKind::Ready => "Ready",
             ConditionKind::Progressing => "Progressing",
             ConditionKind::Degraded => "Degraded",
+            ConditionKind::Bound => "Bound",
             ConditionKind::Other => "Other",
         }
     }
@@ -81,6 +85,8 @@ pub enum Reason {
     ConfigConflict,
     /// A change was given up, and routes from before it are another workload's now.
     RoutesTaken,
+    /// A bucket is no longer as the spec requires. Replicas go on with it as it is.
+    BucketUnfit,
     /// Every replica answers, at the newest generation.
     AllReady,
     /// Nothing stands in the way.
@@ -109,6 +115,7 @@ impl Reason {
             Reason::ConfigMissing => "ConfigMissing",
             Reason::ConfigConflict => "ConfigConflict",
             Reason::RoutesTaken => "RoutesTaken",
+            Reason::BucketUnfit => "BucketUnfit",
             Reason::AllReady => "AllReady",
             Reason::AsAsked => "AsAsked",
             Reason::Other => "Other",

@@ -1,10 +1,13 @@
 //! What a workload's guests may do with NATS through `lattice:nats`.
 
-use super::{BucketName, KeyvalueGrant, SpecError, StoreName, Subject, SubjectPattern, is_default};
+use super::{
+    BucketName, SpecError, StoreName, Subject, SubjectPattern, is_default,
+    profile::{self, BucketGrant, CoreNeeds, CoreOperation, CoreProfile},
+};
 use crate::limits::GRANTS_MAX;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Queue groups whose names begin like this are those of workloads that handle messages.
 const RESERVED_GROUPS: &str = "lattice-";
@@ -23,11 +26,20 @@ pub struct NatsGrants {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub subscribe: Vec<SubjectPattern>,
-    /// KV buckets, by the names that it opens them by: `{carts: {bucket: shop-carts, access: read-only}}`. Its keys are
-    /// NATS's own; `grants.keyvalue`, which is for `wasi:keyvalue`, writes keys of any text into the same buckets in NATS's letters.
+    /// How it behaves with core NATS: the worlds of `wit/nats` by these names say what each one promises. Operations that none of
+    /// them has are refused when the spec is put, where the component imports them, and denied when they are called. Default:
+    /// every operation.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub profiles: BTreeSet<CoreProfile>,
+    /// What the server must be like when the spec is put.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub require: CoreNeeds,
+    /// KV buckets, by the names that it opens them by: `{carts: {bucket: shop-carts, profiles: [kv-cas], require: {replicas: 3}}}`.
+    /// Its keys are NATS's own; `grants.keyvalue`, which is for `wasi:keyvalue`, writes keys of any text into the same buckets in
+    /// NATS's letters.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 256))]
-    pub buckets: BTreeMap<StoreName, KeyvalueGrant>,
+    pub buckets: BTreeMap<StoreName, BucketGrant>,
 }
 
 impl NatsGrants {
@@ -45,10 +57,15 @@ impl NatsGrants {
         !filter.begins_with_wildcard() && self.subscribe.iter().any(|granted| granted.covers(filter))
     }
 
-    pub fn bucket(&self, name: &str) -> Option<(StoreName, &KeyvalueGrant)> {
+    pub fn bucket(&self, name: &str) -> Option<(StoreName, &BucketGrant)> {
         let name: StoreName = name.parse().ok()?;
         let grant = self.buckets.get(&name)?;
         Some((name, grant))
+    }
+
+    /// Whether its profiles of core NATS have this operation.
+    pub fn has(&self, operation: CoreOperation) -> bool {
+        profile::allows(&self.profiles, operation)
     }
 
     /// The buckets behind the names.
@@ -68,6 +85,32 @@ pub(super) fn check(field: &str, grants: &NatsGrants) -> Result<(), SpecError> {
     for (name, count) in counts {
         if count > GRANTS_MAX {
             return Err(SpecError::new(format!("{field}.{name}"), format!("at most {GRANTS_MAX} grants are allowed")));
+        }
+    }
+    check_profiles(field, grants)?;
+    grants.buckets.iter().try_for_each(|(name, grant)| profile::check(&format!("{field}.buckets.{name}"), grant))
+}
+
+/// A profile without subjects could do nothing, and subjects that no profile uses are a mistake.
+fn check_profiles(field: &str, grants: &NatsGrants) -> Result<(), SpecError> {
+    let uses = |profiles: &[CoreProfile]| profiles.iter().any(|profile| grants.profiles.contains(profile));
+    let lists = [
+        ("publish", &grants.publish, &[CoreProfile::Publisher, CoreProfile::Requester][..]),
+        ("subscribe", &grants.subscribe, &[CoreProfile::Subscriber]),
+    ];
+    for (name, subjects, profiles) in lists.into_iter().filter(|_| !grants.profiles.is_empty()) {
+        let field = format!("{field}.{name}");
+        let names = profile::listed(profiles.iter().map(|profile| profile.as_str()));
+        match (uses(profiles), subjects.is_empty()) {
+            (true, true) => {
+                let text = format!("the profile {names} needs a subject");
+                return Err(SpecError::new(field, text).hint(format!("write {name}: [orders.new]")));
+            }
+            (false, false) => {
+                let text = "none of the profiles uses these subjects";
+                return Err(SpecError::new(field, text).hint(format!("add to profiles: {names}")));
+            }
+            _ => {}
         }
     }
     Ok(())

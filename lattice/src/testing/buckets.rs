@@ -5,6 +5,7 @@ use crate::{
     bucket::{BucketError, Buckets, KeyValue, Keys, Value, decode_key, encode_key},
     id::{Revision, WorkloadName},
     limits::NATS_PAYLOAD_BYTES_DEFAULT,
+    nats::BucketInfo,
     spec::BucketName,
 };
 use bytes::Bytes;
@@ -41,6 +42,13 @@ impl Buckets for MemoryBuckets {
         let absent = || BucketError::Absent(bucket.to_string());
         let opened = found.map(|bucket| Arc::new(bucket) as Arc<dyn KeyValue>).ok_or_else(absent);
         Box::pin(std::future::ready(opened))
+    }
+
+    fn info(&self, _: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<BucketInfo, BucketError>> {
+        let is_there = lock(&self.0).contains_key(bucket);
+        let info = BucketInfo { replicas: 1, in_memory: true, history: 1, ..BucketInfo::default() };
+        let found = is_there.then_some(info).ok_or_else(|| BucketError::Absent(bucket.to_string()));
+        Box::pin(std::future::ready(found))
     }
 }
 

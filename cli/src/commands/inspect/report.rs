@@ -6,7 +6,7 @@ use bytes::Bytes;
 use lattice::{
     ctl::StatusReply,
     id::{ComponentName, Digest, Generation, WorkloadName},
-    spec::{PartRole, Requirement, WorkloadSpec},
+    spec::{PartRole, Requirement, WorkloadSpec, profile::listed},
 };
 use lattice_composer::{ComposeError, Composition, OpenImport, Part};
 use lattice_runtime::{Capability, Inspection, Interface, Kind, Source};
@@ -380,7 +380,13 @@ fn behind(spec: &WorkloadSpec, capability: Capability) -> (BoundTo, String) {
             let nats = &spec.grants.nats;
             let publish = nats.publish.iter().map(|subject| format!("publish {subject}"));
             let subscribe = nats.subscribe.iter().map(|subject| format!("subscribe {subject}"));
-            let buckets = nats.buckets().map(|(name, bucket)| format!("{name} (bucket {bucket})"));
+            let buckets = nats.buckets.iter().map(|(name, grant)| match grant.profiles.is_empty() {
+                true => format!("{name} (bucket {})", grant.bucket),
+                false => {
+                    let profiles = listed(grant.profiles.iter().map(|profile| profile.as_str()));
+                    format!("{name} (bucket {}, {profiles})", grant.bucket)
+                }
+            });
             ("grants.nats", publish.chain(subscribe).chain(buckets).collect())
         }
         Source::Volumes => ("volumes", list(spec.volumes.iter().map(|volume| &volume.mount))),

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use lattice::{
     id::Revision,
     nats::{self as driver, ChangeEvent, Code, Consistency, Reading, Write, Writing, check_key},
-    spec::Access,
+    spec::profile::{Given, KvOperation},
 };
 use std::{sync::Arc, time::Duration};
 use wasmtime::component::{Lift, Lower, Resource, StreamReader};
@@ -45,18 +45,18 @@ impl Call {
     /// Something that changes it. `bytes`: of what is written or read for it.
     async fn change<T>(
         &self,
+        (what, given): (KvOperation, Given),
         bytes: usize,
         operation: impl Future<Output = Result<T, driver::Failure>>,
     ) -> Result<T, driver::Failure> {
-        if self.open.access == Access::ReadOnly {
-            return Err(self.network.deny_change(&self.open.name));
-        }
+        self.network.judge_kv(&self.open, what, given)?;
         let turn = self.network.nats_turn(None, (bytes, false), &self.inherited).await?;
         turn.run(operation).await
     }
 
     async fn write(
         &self,
+        operation: KvOperation,
         key: &str,
         what: Writing,
         expect: Option<u64>,
@@ -65,8 +65,9 @@ impl Call {
         let ttl = ttl.map(Duration::from_nanos);
         check_ttl(ttl)?;
         let bytes = if let Writing::Put(value) = &what { value.len() } else { 0 };
+        let given = Given { revision: expect.is_some(), ttl: ttl.is_some() };
         let write = Write { what, expect: expect.map(Revision), ttl };
-        Ok(self.change(bytes, self.open.bucket.write(key, write)).await?.0)
+        Ok(self.change((operation, given), bytes, self.open.bucket.write(key, write)).await?.0)
     }
 }
 
@@ -267,7 +268,7 @@ impl kv::HostBucketWithStore<Host> for Has {
         ttl: Option<types::Duration>,
     ) -> Outcome<kv::Revision> {
         let call = Call::of(store, &this)?;
-        told(call.write(&key, Writing::Put(value.into()), None, ttl).await)
+        told(call.write(KvOperation::Put, &key, Writing::Put(value.into()), None, ttl).await)
     }
 
     async fn create(
@@ -283,7 +284,8 @@ impl kv::HostBucketWithStore<Host> for Has {
             return Ok(Err(failure.into()));
         }
         let bytes = value.len().max(call.open.bucket.value_bytes_max());
-        let created = call.change(bytes, create(&*call.open.bucket, &key, value.into(), ttl)).await;
+        let what = (KvOperation::Create, Given { revision: true, ttl: ttl.is_some() });
+        let created = call.change(what, bytes, create(&*call.open.bucket, &key, value.into(), ttl)).await;
         told(created.map(|revision| revision.0))
     }
 
@@ -296,7 +298,7 @@ impl kv::HostBucketWithStore<Host> for Has {
         ttl: Option<types::Duration>,
     ) -> Outcome<kv::Revision> {
         let call = Call::of(store, &this)?;
-        told(call.write(&key, Writing::Put(value.into()), Some(revision), ttl).await)
+        told(call.write(KvOperation::Update, &key, Writing::Put(value.into()), Some(revision), ttl).await)
     }
 
     async fn delete(
@@ -306,7 +308,7 @@ impl kv::HostBucketWithStore<Host> for Has {
         revision: Option<kv::Revision>,
     ) -> Outcome<kv::Revision> {
         let call = Call::of(store, &this)?;
-        told(call.write(&key, Writing::Delete, revision, None).await)
+        told(call.write(KvOperation::Delete, &key, Writing::Delete, revision, None).await)
     }
 
     async fn purge(
@@ -317,7 +319,7 @@ impl kv::HostBucketWithStore<Host> for Has {
         marker_ttl: Option<types::Duration>,
     ) -> Outcome<kv::Revision> {
         let call = Call::of(store, &this)?;
-        told(call.write(&key, Writing::Purge, revision, marker_ttl).await)
+        told(call.write(KvOperation::Purge, &key, Writing::Purge, revision, marker_ttl).await)
     }
 
     async fn increment(store: &Store<Host>, this: This, key: String, delta: u64) -> Outcome<u64> {
@@ -331,7 +333,8 @@ impl kv::HostBucketWithStore<Host> for Has {
                 error @ AddError::TooLarge => driver::Failure::not(Code::Invalid("delta".into()), error.to_string()),
             })
         };
-        told(call.change(call.open.bucket.value_bytes_max(), add).await)
+        let what = (KvOperation::Increment, Given::default());
+        told(call.change(what, call.open.bucket.value_bytes_max(), add).await)
     }
 
     async fn keys(
@@ -362,6 +365,9 @@ impl kv::HostBucketWithStore<Host> for Has {
         options: kv::WatchOptions,
     ) -> Outcome<StreamReader<kv::WatchEvent>> {
         let call = Call::of(store, &this)?;
+        if let Err(failure) = call.network.judge_kv(&call.open, KvOperation::Watch, Given::default()) {
+            return Ok(Err(failure.into()));
+        }
         let kv::WatchOptions { state_first, metadata_only, puts_only } = options;
         let reading = Reading::Watch { state_first, metadata_only };
         call.stream(store, filters, (reading, puts_only), watched).await

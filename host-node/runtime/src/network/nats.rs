@@ -9,7 +9,10 @@ use crate::inherited::Inherited;
 use lattice::{
     limits::one_line,
     nats::{Arrival, Bucket, ChangeEvent, Code, Failure, Feed, Link, Message, Server},
-    spec::{Access, NatsGrants, QueueGroup, StoreName, Subject, SubjectPattern, is_joinable},
+    spec::{
+        BucketGrant, NatsGrants, QueueGroup, StoreName, Subject, SubjectPattern, is_joinable,
+        profile::{Breach, CoreOperation, Given, KvOperation, listed},
+    },
     trace::{TRACEPARENT, TRACESTATE},
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -76,7 +79,7 @@ impl Nats {
 pub struct OpenBucket {
     pub(crate) name: StoreName,
     pub(crate) bucket: Arc<dyn Bucket>,
-    pub(crate) access: Access,
+    pub(crate) grant: Arc<BucketGrant>,
 }
 
 /// Something on its way to its reader, and the room that it takes until then.
@@ -140,12 +143,14 @@ impl Network {
     }
 
     pub(crate) async fn nats_publish(&self, message: Message, inherited: &Inherited) -> Result<(), Failure> {
+        self.judge_core(CoreOperation::Publish)?;
         let message = self.judge_outgoing(message, inherited)?;
         let turn = self.nats_turn(None, (message.bytes(), false), inherited).await?;
         turn.run(turn.link.publish(message)).await
     }
 
     pub(crate) async fn nats_flush(&self, within: Duration, inherited: &Inherited) -> Result<(), Failure> {
+        self.judge_core(CoreOperation::Flush)?;
         let turn = self.nats_turn(Some(within.min(TIMEOUT)), (0, false), inherited).await;
         let turn = turn.map_err(|failure| Failure::maybe(failure.code, failure.detail))?;
         turn.run(turn.link.flush(turn.left())).await
@@ -157,6 +162,7 @@ impl Network {
         within: Duration,
         inherited: &Inherited,
     ) -> Result<Message, Failure> {
+        self.judge_core(CoreOperation::Request)?;
         if message.reply.is_some() {
             let text = "a request has no reply-to: the host sets it";
             return Err(Failure::not(Code::Invalid("message.reply-to".into()), text));
@@ -176,6 +182,7 @@ impl Network {
         group: Option<String>,
         inherited: &Inherited,
     ) -> Result<mpsc::Receiver<Waiting<Told>>, Failure> {
+        self.judge_core(CoreOperation::Subscribe)?;
         let filter = self.judge_filter(filter)?;
         if let Some(group) = &group {
             let invalid = |text: String| Failure::not(Code::Invalid("queue-group".into()), text);
@@ -243,17 +250,40 @@ impl Network {
         let turn = self.nats_turn(None, (0, false), inherited).await?;
         let open = cell.get_or_try_init(|| turn.link.bucket(&grant.bucket));
         let bucket = turn.run(async { open.await.cloned() }).await.map_err(Failure::of_read)?;
-        Ok(OpenBucket { name, bucket, access: grant.access })
+        Ok(OpenBucket { name, bucket, grant: Arc::new(grant.clone()) })
     }
 
-    /// A change of what is granted to be read only.
-    pub(crate) fn deny_change(&self, name: &StoreName) -> Failure {
+    /// Whether an operation belongs to what the guest has of the bucket.
+    pub(crate) fn judge_kv(&self, open: &OpenBucket, operation: KvOperation, given: Given) -> Result<(), Failure> {
+        let OpenBucket { name, grant, .. } = open;
+        let Err(breach) = grant.judge(operation, given) else { return Ok(()) };
+        let operation = operation.as_str();
+        let profiles = listed(grant.profiles.iter().map(|profile| profile.as_str()));
+        let (code, field, text) = match breach {
+            Breach::ReadOnly => (Code::Denied, "access", "it is granted to be read only".to_owned()),
+            Breach::NotInProfile => (Code::Denied, "profiles", format!("{profiles} has no such operation")),
+            Breach::NoRevision => {
+                (Code::Invalid("revision".into()), "profiles", format!("{profiles} asks for a revision"))
+            }
+            Breach::NoTtl => (Code::Invalid("ttl".into()), "profiles", format!("{profiles} asks for a time to live")),
+        };
         self.denials.note(|| {
             format!(
-                "a change of the bucket {name} was denied: grants.nats.buckets.{name}.access of the spec is read-only"
+                "{operation} in the bucket {name} was denied: {text} (grants.nats.buckets.{name}.{field} of the spec)"
             )
         });
-        Failure::not(Code::Denied, format!("the bucket {name} is granted to be read only"))
+        Err(Failure::not(code, format!("{operation} in the bucket {name}: {text}")))
+    }
+
+    /// Whether an operation belongs to how the guest behaves with core NATS.
+    fn judge_core(&self, operation: CoreOperation) -> Result<(), Failure> {
+        if self.grants.nats.has(operation) {
+            return Ok(());
+        }
+        let operation = operation.as_str();
+        let profiles = listed(self.grants.nats.profiles.iter().map(|profile| profile.as_str()));
+        self.denials.note(|| format!("{operation} was denied: grants.nats.profiles of the spec is {profiles}"));
+        Err(Failure::not(Code::Denied, format!("{operation}: {profiles} has no such operation")))
     }
 
     /// A message as it may leave, in the trace that it belongs to. Who may answer is told where to: that, too, must be a subject

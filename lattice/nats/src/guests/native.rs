@@ -176,6 +176,25 @@ fn from_nats(message: async_nats::Message) -> Message {
     }
 }
 
+/// How a bucket is configured by this stream of it.
+pub(super) fn bucket_info(config: &Config) -> BucketInfo {
+    let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
+    let placement = config.placement.clone().unwrap_or_default();
+    BucketInfo {
+        replicas: u32::try_from(config.num_replicas).unwrap_or(1),
+        in_memory: config.storage == StorageType::Memory,
+        history: u32::try_from(config.max_messages_per_subject).unwrap_or(0),
+        max_age: config.max_age,
+        key_ttl: config.allow_message_ttl,
+        direct: config.allow_direct,
+        value_bytes_max: unsigned(config.max_message_size.into()),
+        bytes_max: unsigned(config.max_bytes),
+        marker_ttl: config.subject_delete_marker_ttl.unwrap_or_default(),
+        tags: placement.tags,
+        cluster: placement.cluster.filter(|cluster| !cluster.is_empty()),
+    }
+}
+
 struct NatsArrivals {
     subscriber: Subscriber,
     epochs: watch::Receiver<u64>,
@@ -240,18 +259,7 @@ impl Bucket for NatsBucket {
     fn info(&self) -> Fut<'_, Result<BucketInfo, Failure>> {
         Box::pin(async move {
             reachable(&self.nats).map_err(|_| Failure::away())?;
-            let config = self.config().await?;
-            let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
-            Ok(BucketInfo {
-                replicas: u32::try_from(config.num_replicas).unwrap_or(1),
-                in_memory: config.storage == StorageType::Memory,
-                history: u32::try_from(config.max_messages_per_subject).unwrap_or(0),
-                max_age: config.max_age,
-                key_ttl: config.allow_message_ttl,
-                direct: config.allow_direct,
-                value_bytes_max: unsigned(config.max_message_size.into()),
-                bytes_max: unsigned(config.max_bytes),
-            })
+            Ok(bucket_info(&self.config().await?))
         })
     }
 
