@@ -315,7 +315,8 @@ fn message(standing: Standing<'_>, matters: &[(&SlotStatus, Matter)], reason: Re
                 "generation {generation} is what ran before, {loss}; put it with other routes, or again once they are free"
             )
         }
-        Reason::Other => String::new(),
+        // Said by whoever asked the server.
+        Reason::BucketUnfit | Reason::Other => String::new(),
     }
 }
 
@@ -348,6 +349,7 @@ fn since(standing: Standing<'_>, matters: &[(&SlotStatus, Matter)], reason: Reas
         | Reason::ConfigMissing
         | Reason::ConfigConflict
         | Reason::RoutesTaken
+        | Reason::BucketUnfit
         | Reason::AsAsked
         | Reason::Other => None,
     }
