@@ -155,7 +155,7 @@ async fn a_component_that_would_be_denied_is_refused() {
             "profiles",
             "which publisher has not",
         ),
-        ("courier", courier, json!({ "publish": ["a"], "profiles": ["subscriber"] }), "subscribe", "needs a subject"),
+        ("courier", courier, json!({ "profiles": ["subscriber"] }), "subscribe", "needs a subject"),
     ] {
         let error = refuse(&api, &asked(guest, digest, nats)).await;
         assert_eq!(error.field, Some(format!("grants.nats.{field}")), "{error:?}");
