@@ -41,7 +41,11 @@ fn drive<Role>(exchange: &mut Exchange<Role>, first: u32, mut input: &[u8]) {
         let (message, rest) = rest.split_at(rest.len().min(length.into()));
         input = rest;
         exchange.on_frame(NOW, in_sequence(message, sequence));
-        while let Some(event) = exchange.poll_event() {
+        // A window that shrinks and grows, up to the largest.
+        if length % 3 == 0 {
+            exchange.set_window(u32::from(length) << 12);
+        }
+        while let Some(event) = exchange.poll_head().or_else(|| next_of_body(exchange)) {
             if let Event::Data(bytes) = event {
                 held += bytes.len();
             }
@@ -56,6 +60,13 @@ fn drive<Role>(exchange: &mut Exchange<Role>, first: u32, mut input: &[u8]) {
         reset |= more;
         assert!(!reset || exchange.is_closed());
     }
+}
+
+fn next_of_body<Role>(exchange: &mut Exchange<Role>) -> Option<Event> {
+    let is_there = exchange.has_body();
+    let event = exchange.poll_body();
+    assert_eq!(is_there, event.is_some(), "{event:?}");
+    event
 }
 
 /// Send all; true if a reset was among it, the last.

@@ -25,7 +25,7 @@ var<workgroup> tile: array<f32, 64>;
     loop { if at == 0u { break; } continuing { break if true; } }
     switch at { case 0u, 1u: { sum[at] = tile[at]; } default: { sum[at] = -tile[at]; } }
 }",
-    "override N: u32 = 4; const C = vec2(1, 2); alias V = vec4<f32>;
+    "override N: u32 = 4; alias V = vec4<f32>;
 @group(0) @binding(0) var picture: texture_2d<f32>; @group(0) @binding(1) var how: sampler;
 @vertex fn v(@builtin(vertex_index) i: u32) -> @builtin(position) V { return V(f32(i), select(0.0, 1.0, i > 1u), 0.0, 1.0); }
 @fragment fn f(@location(0) at: vec2<f32>) -> @location(0) V { return textureSample(picture, how, at); }",
