@@ -17,6 +17,11 @@ const RECORD: &str = "benches/counts.txt";
 /// Percent. Below it are what other processors' copies of memory functions make of the same code.
 const TOLERANCE: f64 = 3.0;
 const ITERATIONS: u64 = 1_000;
+/// Telemetry that nobody samples may cost so much: the path with it, the one without, and percent.
+const TELEMETRY: [(&str, &str, f64); 2] = [
+    ("router/local-sampling-off", "router/local-request", 2.0),
+    ("runtime/0.2-sampling-off", "runtime/0.2-reused", 2.0),
+];
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Options {
@@ -63,6 +68,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let record = workspace::root().join(RECORD);
     let known = parse(&fs::read_to_string(&record).unwrap_or_default())?;
+    let (costs, is_cheap) = telemetry(&counted);
+    print!("{costs}");
+    ensure!(is_cheap, "telemetry that nobody samples costs too much");
     if options.write {
         // What was not counted this time stays.
         let lines = known.into_iter().chain(counted).collect::<BTreeMap<_, _>>();
@@ -123,6 +131,23 @@ fn compare(known: &BTreeMap<String, u64>, counted: &BTreeMap<String, u64>) -> (S
     (table, is_good)
 }
 
+/// What telemetry costs of what was counted, a line each, and whether it is little enough. On counts of the same run, so
+/// that no record can hide it.
+fn telemetry(counted: &BTreeMap<String, u64>) -> (String, bool) {
+    let (mut lines, mut is_good) = (String::new(), true);
+    for (with, without, percent) in TELEMETRY {
+        let (Some(more), Some(less)) = (counted.get(with), counted.get(without)) else { continue };
+        let cost = (*more as f64 / *less as f64 - 1.0) * 100.0;
+        let is_over = cost > percent;
+        is_good &= !is_over;
+        lines += &format!(
+            "{with} costs {cost:+.1} % beside {without}, of {percent} %{}\n",
+            if is_over { "  OVER" } else { "" }
+        );
+    }
+    (lines, is_good)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,6 +169,16 @@ mod tests {
             assert_eq!(is_good, expect, "{table}");
             assert_eq!(table.contains("OVER"), !expect, "{table}");
         }
+    }
+
+    #[test]
+    fn telemetry_is_held_against_the_same_path_without_it() {
+        for (with, expect) in [(10_000, true), (10_199, true), (10_201, false)] {
+            let counted = counts(&[("router/local-sampling-off", with), ("router/local-request", 10_000)]);
+            let (lines, is_good) = telemetry(&counted);
+            assert_eq!((is_good, lines.contains("OVER"), lines.lines().count()), (expect, !expect, 1), "{lines}");
+        }
+        assert_eq!(telemetry(&counts(&[("router/local-request", 1)])), (String::new(), true));
     }
 
     #[test]

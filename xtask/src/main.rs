@@ -29,7 +29,7 @@ Tasks:
   guests [--rust-only]           build the components of guests/ into target/guests
   heal [--tries N] [--timing T]  kill nodes, and measure how long until what they ran answers elsewhere (--release,
                                  --program LATTICE)
-  conformance                    send HTTP to a lattice with curl and h2load, if they are installed
+  conformance                    send HTTP to a lattice with curl, h2load and, if it is installed, h2spec
   clients                        install the NATS and HTTP clients in Python that tests use
   nats [--version V]             find or install nats-server and print its path
   help                           print this";
