@@ -49,6 +49,9 @@ pub(crate) fn run() -> ExitCode {
     if !has_gpu {
         report.skip("GPUs", "no Vulkan driver: apt-get install mesa-vulkan-drivers libvulkan1");
     }
+    if !has_faketime() {
+        report.skip("clocks that leap", "no libfaketime: apt-get install faketime");
+    }
     match (guests, servers, clients) {
         (Some(()), Some(servers), Some(pythons)) => report.tests(|| {
             let mut cargo = workspace::cargo();
@@ -89,6 +92,13 @@ fn has_vulkan_driver() -> bool {
     let is_driver = |entry: fs::DirEntry| entry.path().extension().is_some_and(|extension| extension == "json");
     let folders = ["/usr/share/vulkan/icd.d", "/usr/local/share/vulkan/icd.d", "/etc/vulkan/icd.d"];
     named || folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten().any(is_driver)
+}
+
+/// Whether tests find what shows a node another time.
+fn has_faketime() -> bool {
+    let multiarch = format!("/usr/lib/{}-linux-gnu/faketime", env::consts::ARCH);
+    let folders = [&*multiarch, "/usr/lib64/faketime", "/usr/lib/faketime", "/usr/local/lib/faketime"];
+    folders.iter().any(|folder| PathBuf::from(folder).join("libfaketimeMT.so.1").is_file())
 }
 
 /// What was run so far, in order.

@@ -14,6 +14,7 @@ mod calls;
 mod canary;
 mod choice;
 mod clients;
+mod clocks;
 mod composition;
 mod config;
 mod control;
