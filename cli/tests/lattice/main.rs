@@ -27,6 +27,7 @@ mod gpus;
 mod handlers;
 mod health;
 mod http_clients;
+mod https;
 mod isolation;
 mod joining;
 mod maintenance;
