@@ -7,7 +7,10 @@ use crate::{
     error::RouteError,
     headers::Client,
     limits::Place,
-    metrics::{Metrics, Path, UnderWay, Up},
+    metrics::{
+        Metrics, Path, UnderWay, Up,
+        conventions::{Conventional, Conventions},
+    },
     trace,
 };
 use bytes::Bytes;
@@ -40,18 +43,25 @@ pub(crate) struct Account {
     pub(crate) cors: Option<Granted>,
     /// Of the route, once there is one.
     counts: Option<UnderWay>,
-    /// Since when it waits for an instance to be ready, and the span of that.
-    waiting: Option<(Duration, Option<OpenSpan>)>,
+    /// While it waits for an instance to be ready.
+    waiting: Option<Waiting>,
     /// Bytes of the request's body, counted by who reads it.
     received: Option<Arc<AtomicU64>>,
     sent: u64,
     told: Option<Box<Told>>,
 }
 
+struct Waiting {
+    since: Duration,
+    clock: Arc<dyn Clock>,
+    _span: Option<OpenSpan>,
+}
+
 /// Who wants to know more than metrics do. Boxed: as a rule nobody does.
 struct Told {
     span: Option<OpenSpan>,
     line: Option<(Arc<dyn AccessLog>, Access)>,
+    conventional: Option<Conventional>,
     clock: Arc<dyn Clock>,
     started: Duration,
     status: Option<u16>,
@@ -62,6 +72,7 @@ struct Told {
 pub(crate) struct Books<'a> {
     pub(crate) tracer: &'a Tracer,
     pub(crate) access_log: Option<&'a Arc<dyn AccessLog>>,
+    pub(crate) conventions: Option<&'a Conventions>,
     pub(crate) rng: &'a dyn Rng,
     pub(crate) clock: &'a Arc<dyn Clock>,
 }
@@ -82,9 +93,12 @@ impl Account {
     /// Of a client's request, which is made a part of a trace.
     pub(crate) fn open(books: &Books<'_>, request: &mut Request, client: &Client, started: Duration) -> Self {
         let span = trace::begin(request.headers_mut(), books.rng, books.tracer, SpanKind::Server, "HTTP");
-        if span.is_none() && books.access_log.is_none() {
+        if span.is_none() && books.access_log.is_none() && books.conventions.is_none() {
             return Self::new(None);
         }
+        let scheme = if client.is_https(request.headers()) { "https" } else { "http" };
+        let begin = |conventions: &Conventions| conventions.begin(request.method(), scheme, request.version());
+        let conventional = books.conventions.map(begin);
         let address = client.address_of(request.headers());
         let line = books.access_log.map(|log| {
             let access = Access {
@@ -110,18 +124,25 @@ impl Account {
             };
             (log.clone(), access)
         });
-        let mut told = Told { span, line, clock: books.clock.clone(), started, status: None, error: None };
+        let clock = books.clock.clone();
+        let mut told = Told { span, line, conventional, clock, started, status: None, error: None };
         if let Some(span) = &mut told.span {
-            trace::describe(span, request, address);
+            trace::describe(span, request, address, scheme);
         }
         Self::new(Some(told))
     }
 
     /// The same for what the lattice itself asks for.
     pub(crate) fn of_span(span: Option<OpenSpan>, clock: &Arc<dyn Clock>, started: Duration) -> Self {
-        let told =
-            |span| Told { span: Some(span), line: None, clock: clock.clone(), started, status: None, error: None };
-        Self::new(span.map(told))
+        Self::new(span.map(|span| Told {
+            span: Some(span),
+            line: None,
+            conventional: None,
+            clock: clock.clone(),
+            started,
+            status: None,
+            error: None,
+        }))
     }
 
     /// It has this route; where workloads share one, this share of it for now.
@@ -133,6 +154,9 @@ impl Account {
             span.set("http.route", route.path().to_owned());
             let method = span.name().split(' ').next().unwrap_or_default();
             span.rename(format!("{method} {}", route.path()));
+        }
+        if let Some(conventional) = &mut told.conventional {
+            conventional.routed(route.path());
         }
         if let Some((_, line)) = &mut told.line {
             line.workload = Some(route.workload.clone());
@@ -166,18 +190,26 @@ impl Account {
     }
 
     /// It begins to wait for an instance to be ready.
-    pub(crate) fn waits(&mut self, now: Duration, tracer: &Tracer, headers: &HeaderMap) {
-        let span = || tracer.within(headers, SpanKind::Internal, "wait");
-        self.waiting.get_or_insert_with(|| (now, span()));
+    pub(crate) fn waits(&mut self, since: Duration, clock: &Arc<dyn Clock>, tracer: &Tracer, headers: &HeaderMap) {
+        self.waiting.get_or_insert_with(|| Waiting {
+            since,
+            clock: clock.clone(),
+            _span: tracer.within(headers, SpanKind::Internal, "wait"),
+        });
     }
 
     /// It is sent to an instance here, or on another node.
-    pub(crate) fn goes(&mut self, now: impl FnOnce() -> Duration, path: Path) {
+    pub(crate) fn goes(&mut self, path: Path) {
         self.path = path;
-        if let Some((since, _span)) = self.waiting.take()
+        self.waits_no_longer();
+    }
+
+    /// In vain as well: those that wait longest are as a rule never answered.
+    fn waits_no_longer(&mut self) {
+        if let Some(Waiting { since, clock, .. }) = self.waiting.take()
             && let Some(counts) = &self.counts
         {
-            counts.waits.observe(now().saturating_sub(since).as_secs_f64());
+            counts.waits.observe(clock.now().saturating_sub(since).as_secs_f64());
         }
     }
 
@@ -205,6 +237,7 @@ impl Account {
 
     /// The head of its response is known.
     pub(crate) fn answered(&mut self, metrics: &Metrics, status: StatusCode, duration: Duration) {
+        self.waits_no_longer();
         metrics.count_request(self.counts.as_deref(), status, self.path, duration);
         let Some(told) = &mut self.told else { return };
         told.status = Some(status.as_u16());
@@ -216,6 +249,7 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
+        self.waits_no_longer();
         let received = self.received.as_ref().map_or(0, |received| received.load(Relaxed));
         if let Some(counts) = &self.counts {
             counts.request_bytes.inc_by(received);
@@ -225,7 +259,8 @@ impl Drop for Account {
         if told.status.is_none() {
             told.error.get_or_insert(CANCELLED);
         }
-        let Told { span, line, clock, started, status, error } = *told;
+        let Told { span, line, conventional, clock, started, status, error } = *told;
+        let duration = clock.now().saturating_sub(started);
         if let Some(mut span) = span {
             span.set("lattice.path", self.path.label());
             span.set("http.request.body.size", received);
@@ -241,8 +276,10 @@ impl Drop for Account {
                 (None, _) => {}
             }
         }
+        if let Some(conventional) = conventional {
+            conventional.end(self.counts.as_deref(), status, error, duration);
+        }
         if let Some((log, line)) = line {
-            let duration = clock.now().saturating_sub(started);
             let (via, sent) = (self.path.label(), self.sent);
             log.log(Access { status, error, duration, via, request_bytes: received, response_bytes: sent, ..line });
         }

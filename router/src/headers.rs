@@ -178,6 +178,14 @@ impl Client {
         self.trusted.then(said).flatten().unwrap_or(self.ip)
     }
 
+    /// Whether the client's side is https.
+    pub(crate) fn is_https(&self, headers: &HeaderMap) -> bool {
+        match self.trusted.then(|| headers.get(X_FORWARDED_PROTO)).flatten() {
+            Some(proto) => proto.as_bytes() == b"https",
+            None => self.secured.is_some(),
+        }
+    }
+
     /// Headers that a component must not see as the client sent them.
     fn may_not_say(&self, name: &HeaderName) -> bool {
         // hyper answers `Expect: 100-continue` when the body is first read.
@@ -200,10 +208,7 @@ pub(crate) fn to_component(headers: &mut HeaderMap, client: &Client, host: &str)
     }
     // What a stranger says of itself is gone, and need not be looked for.
     let is_said = |headers: &HeaderMap, name: &HeaderName| client.trusted && is_single(headers, name);
-    let https = match client.trusted.then(|| headers.get(X_FORWARDED_PROTO)).flatten() {
-        Some(proto) => proto.as_bytes() == b"https",
-        None => client.secured.is_some(),
-    };
+    let https = client.is_https(headers);
     let proto = if https { "https" } else { "http" };
     let forwarded = ["for=", &client.node, ";host=\"", host, "\";proto=", proto].concat();
     append(headers, X_FORWARDED_FOR, client.address.clone());

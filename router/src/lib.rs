@@ -140,6 +140,8 @@ pub struct RouterOptions {
     pub tracer: Tracer,
     /// Who writes down each request of a client. Default: nobody.
     pub access_log: Option<Arc<dyn AccessLog>>,
+    /// Count requests of clients under the names of OpenTelemetry's semantic conventions as well. Default: no.
+    pub conventions: bool,
 }
 
 impl RouterOptions {
@@ -166,6 +168,7 @@ impl RouterOptions {
             body_bytes_max: u64::MAX,
             tracer: Tracer::default(),
             access_log: None,
+            conventions: false,
         }
     }
 
@@ -230,9 +233,12 @@ impl Router {
         rng: Arc<dyn Rng>,
         instances: Arc<dyn Instances>,
         view: watch::Receiver<Arc<LatticeView>>,
-        metrics: &mut prometheus_client::registry::Registry,
+        registry: &mut prometheus_client::registry::Registry,
     ) -> Self {
-        let metrics = Metrics::register(metrics);
+        let mut metrics = Metrics::register(registry);
+        if options.conventions {
+            metrics = metrics.with_conventions(registry);
+        }
         let peers = Peers::new(metrics.clone());
         let remote = Remote::new(options.lattice.clone(), bus.clone(), clock.clone(), peers.clone(), metrics.clone());
         let router = Self(Arc::new(Inner {
@@ -496,7 +502,7 @@ impl Inner {
                     account.retried();
                 }
                 let path = if is_here { Path::Local } else { Path::Remote };
-                account.goes(|| self.clock.now(), path);
+                account.goes(path);
                 let unanswered = match self.attempt(endpoint, Callee::of(route), policy, &mut request, deadline).await {
                     Ok(mut response) => {
                         // Always: no client is to see it.
@@ -553,7 +559,7 @@ impl Inner {
             }
             if waiting.is_none() {
                 waiting = Some(self.waiting.take(&route.workload)?);
-                account.waits(round, &self.options.tracer, &request.headers);
+                account.waits(round, &self.clock, &self.options.tracer, &request.headers);
             }
             let mut give_up = deadline.min(started.saturating_add(self.options.start_wait));
             let mut pause = ROUND_AFTER;
@@ -662,7 +668,8 @@ impl Inner {
 
     fn books(&self) -> Books<'_> {
         let RouterOptions { tracer, access_log, .. } = &self.options;
-        Books { tracer, access_log: access_log.as_ref(), rng: &*self.rng, clock: &self.clock }
+        let conventions = self.metrics.conventions.as_ref();
+        Books { tracer, access_log: access_log.as_ref(), conventions, rng: &*self.rng, clock: &self.clock }
     }
 
     /// An answer that is the router's own, and no error.

@@ -1,12 +1,14 @@
 //! What the router counts. Labels take values from specs and from closed sets only, never from a request, so that a
 //! client can't make new series. What is counted of each route is in `routes.rs`.
 
+pub(crate) mod conventions;
 mod ejections;
 mod routes;
 
 pub(crate) use ejections::Where;
 pub(crate) use routes::UnderWay;
 
+use conventions::Conventions;
 use ejections::Ejections;
 use http::StatusCode;
 use lattice::{frame::ResetCode, id::WorkloadName};
@@ -62,6 +64,8 @@ struct OutcomeLabels {
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     routes: Routes,
+    /// Where that is asked for.
+    pub(crate) conventions: Option<Conventions>,
     ejections: Ejections,
     resets: Family<CodeLabels, Counter>,
     pub(crate) in_flight: Gauge,
@@ -79,6 +83,7 @@ impl Metrics {
         let registry = registry.sub_registry_with_prefix("lattice_router");
         let metrics = Self {
             routes: Routes::register(registry),
+            conventions: None,
             ejections: Ejections::register(registry),
             resets: Family::default(),
             in_flight: Gauge::default(),
@@ -116,6 +121,11 @@ impl Metrics {
             metrics.peer_exchanges.clone(),
         );
         metrics
+    }
+
+    /// Count requests of clients as the semantic conventions want it, too.
+    pub(crate) fn with_conventions(self, registry: &mut Registry) -> Self {
+        Self { conventions: Some(Conventions::register(&self.routes, registry)), ..self }
     }
 
     /// One more request of a route, and where it is counted.

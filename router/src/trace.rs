@@ -1,7 +1,8 @@
 //! Which trace a request belongs to, so that the router's log, the guest's and the client's speak of it by the same name;
 //! and the spans that a router tells of. What is recorded, and whether anything is, others decide.
 
-use http::{HeaderMap, Uri, Version, uri::Authority};
+use crate::metrics::conventions::{known_method, version};
+use http::{HeaderMap, Uri, uri::Authority};
 use lattice::{
     frame::RequestHead,
     http::Request,
@@ -44,11 +45,9 @@ pub(crate) fn of(headers: &HeaderMap) -> &str {
 }
 
 /// What a client asks for, as far as it is known before there is a route.
-pub(crate) fn describe(span: &mut OpenSpan, request: &Request, client: IpAddr) {
+pub(crate) fn describe(span: &mut OpenSpan, request: &Request, client: IpAddr, scheme: &'static str) {
     let method = request.method();
-    // The conventions know these; others are a client's words, and as many as it likes.
-    const KNOWN: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY", "TRACE"];
-    match KNOWN.into_iter().find(|known| *known == method.as_str()) {
+    match known_method(method) {
         Some(known) => {
             span.set("http.request.method", known);
             span.rename(known);
@@ -59,6 +58,7 @@ pub(crate) fn describe(span: &mut OpenSpan, request: &Request, client: IpAddr) {
             span.rename("HTTP");
         }
     }
+    span.set("url.scheme", scheme);
     span.set("url.path", request.uri().path().to_owned());
     let host = request.headers().get(http::header::HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
     if let Some(authority) = request.uri().authority().or(host.as_ref()) {
@@ -71,14 +71,6 @@ pub(crate) fn describe(span: &mut OpenSpan, request: &Request, client: IpAddr) {
     span.set("network.protocol.version", version(request.version()));
     if let Some(agent) = request.headers().get(http::header::USER_AGENT).and_then(|agent| agent.to_str().ok()) {
         span.set("user_agent.original", agent.to_owned());
-    }
-}
-
-fn version(version: Version) -> &'static str {
-    match version {
-        Version::HTTP_10 => "1.0",
-        Version::HTTP_2 => "2",
-        _ => "1.1",
     }
 }
 

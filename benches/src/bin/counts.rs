@@ -42,6 +42,8 @@ const PATHS: &[(&str, Walk)] = &[
     ("router/local-request", |iterations| route_locally(iterations, |_| {})),
     // Telemetry is exported, and this trace is not: what everybody pays for the few that are.
     ("router/local-sampling-off", |iterations| route_locally(iterations, |options| options.tracer = unsampled())),
+    // Metrics are exported: each request is counted once more, as the semantic conventions have it.
+    ("router/local-conventions", |iterations| route_locally(iterations, |options| options.conventions = true)),
     ("router/local-access-log", |iterations| {
         route_locally(iterations, |options| options.access_log = Some(Arc::new(Nobody)))
     }),

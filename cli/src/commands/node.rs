@@ -382,6 +382,7 @@ async fn serve(
     router.trusted_proxies = args.trusted_proxies;
     router.tracer = telemetry.tracer();
     router.access_log = observing.access_log();
+    router.conventions = telemetry.exports_metrics();
     let router = Router::new(
         router,
         data_platform.bus,

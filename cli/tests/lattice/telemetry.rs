@@ -1,5 +1,8 @@
 //! What nodes tell of themselves and of requests: traces, metrics and logs to a receiver of OTLP, and the access log.
 
+mod counts;
+mod spans;
+
 use crate::harness::{
     Lattice, Node, PATIENCE, Server,
     api::{holders, spec},
@@ -110,6 +113,7 @@ async fn one_request_is_one_trace_over_nodes_and_what_the_guest_asks_for() {
         (server, "http.request.method", "GET"),
         (server, "http.response.status_code", &status),
         (server, "http.route", "/"),
+        (server, "url.scheme", "http"),
         (server, "url.path", "/"),
         (server, "server.address", "fetcher.test"),
         (server, "client.address", "127.0.0.1"),

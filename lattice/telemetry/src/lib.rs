@@ -6,6 +6,7 @@
 
 mod access;
 mod client;
+mod conventions;
 mod counts;
 mod logs;
 mod metrics;
@@ -92,6 +93,10 @@ impl Telemetry {
     /// Begins spans; none where traces are not exported.
     pub fn tracer(&self) -> Tracer {
         self.spans.as_ref().map_or_else(Tracer::default, |spans| Tracer::new(spans.clone()))
+    }
+
+    pub fn exports_metrics(&self) -> bool {
+        self.exports.is_some()
     }
 
     /// Takes the node's own events, where logs are exported.

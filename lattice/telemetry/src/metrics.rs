@@ -1,7 +1,8 @@
 //! Metrics: what `/metrics` shows, as OTLP. One definition, both exports: the text that a scraper would get is read and
-//! written down as messages of OTLP, under the same names. Pure but for [`export`], which sends it every so often.
+//! written down as messages of OTLP, under the same names, or those of the semantic conventions. Pure but for [`export`],
+//! which sends it every so often.
 
-use crate::{client::Client, settings::Metrics};
+use crate::{client::Client, conventions::Convention, settings::Metrics};
 use opentelemetry_proto::tonic::{
     collector::metrics::v1::ExportMetricsServiceRequest,
     common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value},
@@ -188,7 +189,7 @@ impl Family<'_> {
                     },
                 };
                 self.numbers.push(NumberDataPoint {
-                    attributes: attributes(sample.labels),
+                    attributes: self.attributes(sample.labels),
                     start_time_unix_nano: start,
                     time_unix_nano: now,
                     value: Some(value),
@@ -196,6 +197,13 @@ impl Family<'_> {
                 });
             }
             _ => {}
+        }
+    }
+
+    fn attributes(&self, labels: Vec<(String, String)>) -> Vec<KeyValue> {
+        match Convention::of(self.name) {
+            Some(_) => Convention::attributes(labels),
+            None => attributes(labels),
         }
     }
 
@@ -214,14 +222,14 @@ impl Family<'_> {
         }
     }
 
-    fn into_metric(self, start: u64, now: u64) -> Option<Metric> {
+    fn into_metric(mut self, start: u64, now: u64) -> Option<Metric> {
+        let convention = Convention::of(self.name);
         let cumulative = AggregationTemporality::Cumulative.into();
         let data = match self.kind {
             "histogram" if !self.histograms.is_empty() => metric::Data::Histogram(Histogram {
-                data_points: self
-                    .histograms
+                data_points: std::mem::take(&mut self.histograms)
                     .into_iter()
-                    .map(|(labels, buckets)| buckets.into_point(labels, start, now))
+                    .map(|(labels, buckets)| buckets.into_point(self.attributes(labels), start, now))
                     .collect(),
                 aggregation_temporality: cumulative,
             }),
@@ -230,6 +238,11 @@ impl Family<'_> {
                 data_points: self.numbers,
                 aggregation_temporality: cumulative,
                 is_monotonic: true,
+            }),
+            _ if convention.is_some_and(|convention| convention.is_sum) => metric::Data::Sum(Sum {
+                data_points: self.numbers,
+                aggregation_temporality: cumulative,
+                is_monotonic: false,
             }),
             _ => metric::Data::Gauge(Gauge { data_points: self.numbers }),
         };
@@ -241,9 +254,9 @@ impl Family<'_> {
             other => other,
         };
         Some(Metric {
-            name: self.name.to_owned(),
+            name: convention.map_or(self.name, |convention| convention.name).to_owned(),
             description: self.help,
-            unit: unit.to_owned(),
+            unit: convention.map_or(unit, |convention| convention.unit).to_owned(),
             data: Some(data),
             ..Metric::default()
         })
@@ -252,7 +265,7 @@ impl Family<'_> {
 
 impl Buckets {
     /// There each bucket has all values that are not above its bound; here its own alone, and the last one has no bound.
-    fn into_point(self, labels: Vec<(String, String)>, start: u64, now: u64) -> HistogramDataPoint {
+    fn into_point(self, attributes: Vec<KeyValue>, start: u64, now: u64) -> HistogramDataPoint {
         let mut below = 0;
         let mut bucket_counts = Vec::with_capacity(self.bounds.len());
         let mut explicit_bounds = Vec::with_capacity(self.bounds.len());
@@ -264,7 +277,7 @@ impl Buckets {
             }
         }
         HistogramDataPoint {
-            attributes: attributes(labels),
+            attributes,
             start_time_unix_nano: start,
             time_unix_nano: now,
             count: self.count,
@@ -351,6 +364,36 @@ mod tests {
             (&[0.1, 1.0][..], &[1, 2, 1][..])
         );
         assert_eq!((point.count, point.sum, durations.unit.as_str()), (4, Some(8.15), "s"));
+    }
+
+    #[test]
+    fn the_conventions_names_and_types_are_theirs() {
+        let text = concat!(
+            "# HELP http_server_active_requests Now.\n# TYPE http_server_active_requests gauge\n",
+            "http_server_active_requests{http_request_method=\"GET\",url_scheme=\"http\"} 2\n",
+            "# TYPE http_server_request_duration_seconds histogram\n",
+            "http_server_request_duration_seconds_sum{http_route=\"/\",http_response_status_code=\"200\",error_type=\"\"} 0.5\n",
+            "http_server_request_duration_seconds_count{http_route=\"/\",http_response_status_code=\"200\",error_type=\"\"} 1\n",
+            "http_server_request_duration_seconds_bucket{le=\"+Inf\",http_route=\"/\",http_response_status_code=\"200\",error_type=\"\"} 1\n",
+        );
+        let metrics = read(text, 1, 2);
+        let active = find(&metrics, "http.server.active_requests");
+        let Some(metric::Data::Sum(sum)) = &active.data else { panic!("{metrics:?}") };
+        assert!(!sum.is_monotonic && sum.aggregation_temporality == 2 && active.unit == "{request}");
+        let expect = [("http.request.method", "GET".to_owned()), ("url.scheme", "http".to_owned())];
+        assert_eq!(labels(&sum.data_points[0].attributes), expect);
+        let durations = find(&metrics, "http.server.request.duration");
+        let Some(metric::Data::Histogram(histogram)) = &durations.data else { panic!("{metrics:?}") };
+        let point = &histogram.data_points[0];
+        let attributes: Vec<_> = point
+            .attributes
+            .iter()
+            .map(|pair| (pair.key.as_str(), pair.value.clone().unwrap().value.unwrap()))
+            .collect();
+        let route = any_value::Value::StringValue("/".to_owned());
+        let expect = [("http.route", route), ("http.response.status_code", any_value::Value::IntValue(200))];
+        assert_eq!(attributes, expect, "what is empty is absent, and a status is a number");
+        assert_eq!((point.count, point.sum, &*durations.unit), (1, Some(0.5), "s"));
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! What is counted of each route. A request finds its series without labels, locks or hashing; they are made when they are
 //! first needed, and go with their route.
 
-use super::Path;
+use super::{
+    Path,
+    conventions::{self, DurationLabels, Series},
+};
 use crate::body::lock;
 use arc_swap::ArcSwap;
 use http::StatusCode;
@@ -68,6 +71,7 @@ struct Families {
     retries: Family<RouteLabels, Counter>,
     request_bytes: Family<RouteLabels, Counter>,
     response_bytes: Family<RouteLabels, Counter>,
+    conventional: Histograms<DurationLabels>,
 }
 
 /// The series of one route.
@@ -84,6 +88,8 @@ pub(crate) struct RouteCounts {
     pub(crate) retries: Counter,
     pub(crate) request_bytes: Counter,
     pub(crate) response_bytes: Counter,
+    /// Durations as the semantic conventions have them. Locked before [`Routes::changing`].
+    conventional: Mutex<BTreeMap<Series, (DurationLabels, Histogram)>>,
 }
 
 /// A request of a route. Among those under way until it is ended or dropped.
@@ -126,6 +132,7 @@ impl Routes {
     /// In a registry whose prefix is the router's.
     pub(super) fn register(registry: &mut Registry) -> Self {
         let histogram: fn() -> Histogram = || Histogram::new(BUCKETS);
+        let conventional: fn() -> Histogram = || Histogram::new(conventions::BUCKETS);
         let families = Families {
             requests: Family::default(),
             durations: Family::new_with_constructor(histogram),
@@ -134,8 +141,9 @@ impl Routes {
             retries: Family::default(),
             request_bytes: Family::default(),
             response_bytes: Family::default(),
+            conventional: Family::new_with_constructor(conventional),
         };
-        let Families { requests, durations, waits, in_flight, retries, request_bytes, response_bytes } =
+        let Families { requests, durations, waits, in_flight, retries, request_bytes, response_bytes, .. } =
             families.clone();
         registry.register("requests", "Requests answered", requests);
         registry.register("duration_seconds", "Time from a request's head to its response's head", durations);
@@ -151,6 +159,15 @@ impl Routes {
         let none = RouteLabels { workload: String::new(), route: String::new() };
         let unrouted = Arc::new(RouteCounts::unregistered(none));
         Self { families, counts: Arc::default(), unrouted, changing: Arc::default() }
+    }
+
+    /// In a registry without a prefix.
+    pub(super) fn register_conventions(&self, registry: &mut Registry) {
+        registry.register(
+            "http_server_request_duration_seconds",
+            "Time from a request's head to the end of its response",
+            self.families.conventional.clone(),
+        );
     }
 
     pub(super) fn counts(&self, workload: &WorkloadName, route: &Arc<str>) -> Arc<RouteCounts> {
@@ -195,6 +212,26 @@ impl Routes {
         }
     }
 
+    /// A request is over. `path` is that of the route.
+    pub(super) fn observe(&self, counts: Option<&Arc<RouteCounts>>, series: Series, path: &str, duration: Duration) {
+        let counts = counts.unwrap_or(&self.unrouted);
+        let mut known = lock(&counts.conventional);
+        let has_room = known.len() < conventions::SERIES_MAX || known.contains_key(&series);
+        let series = if has_room { series } else { Series::overflow() };
+        let (_, histogram) = known.entry(series).or_insert_with(|| {
+            let RouteLabels { workload, route } = counts.labels.clone();
+            let labels = DurationLabels {
+                lattice_workload: workload,
+                lattice_route: route,
+                http_route: path.to_owned(),
+                series,
+            };
+            let histogram = self.series(counts, &self.families.conventional, || labels.clone());
+            (labels, histogram)
+        });
+        histogram.observe(duration.as_secs_f64());
+    }
+
     /// A series of a route; one that nobody sees where the route went meanwhile.
     fn series<L, M, C>(&self, counts: &Arc<RouteCounts>, family: &Family<L, M, C>, labels: impl FnOnce() -> L) -> M
     where
@@ -214,7 +251,7 @@ impl Routes {
     }
 
     pub(super) fn retain(&self, routes: &BTreeSet<(&WorkloadName, &str)>) {
-        let _changing = lock(&self.changing);
+        let changing = lock(&self.changing);
         let mut counts = ByRoute::clone(&self.counts.load());
         let mut gone = Vec::new();
         for (workload, of_workload) in &mut counts {
@@ -231,8 +268,13 @@ impl Routes {
         }
         counts.retain(|_, of_workload| !of_workload.is_empty());
         self.counts.store(Arc::new(counts));
-        for counts in gone {
+        for counts in &gone {
             self.families.remove(&counts.labels);
+        }
+        drop(changing);
+        for (labels, _) in gone.iter().flat_map(|counts| std::mem::take(&mut *lock(&counts.conventional)).into_values())
+        {
+            self.families.conventional.remove(&labels);
         }
     }
 }
@@ -249,6 +291,7 @@ impl Families {
             retries: self.retries.get_or_create_owned(&labels),
             request_bytes: self.request_bytes.get_or_create_owned(&labels),
             response_bytes: self.response_bytes.get_or_create_owned(&labels),
+            conventional: Mutex::default(),
             labels,
         }
     }
@@ -288,6 +331,7 @@ impl RouteCounts {
             retries: Counter::default(),
             request_bytes: Counter::default(),
             response_bytes: Counter::default(),
+            conventional: Mutex::default(),
         }
     }
 }
@@ -327,5 +371,50 @@ mod tests {
         routes.count_request(Some(&gone), StatusCode::NOT_FOUND, Path::Local, Duration::ZERO);
         assert!(text().contains(&line("a.test/")) && !text().contains("b.test/"), "{}", text());
         assert!(Arc::ptr_eq(&kept, &routes.counts(&shop, &stays)));
+    }
+
+    #[test]
+    fn series_of_the_conventions_are_bounded_and_go_with_their_route() {
+        let mut registry = Registry::default();
+        let metrics = super::super::Metrics::register(&mut registry).with_conventions(&mut registry);
+        let conventions = metrics.conventions.clone().unwrap();
+        let shop: WorkloadName = "shop".parse().unwrap();
+        let route: Arc<str> = "a.test/x".into();
+        let text = || {
+            let mut text = String::new();
+            encode(&mut text, &registry).unwrap();
+            text
+        };
+        let get = || conventions.begin(&http::Method::GET, "http", http::Version::HTTP_11);
+        let under_way = metrics.under_way(&shop, &route);
+        for status in 200..300 {
+            let mut request = get();
+            request.routed("/x");
+            request.end(Some(&*under_way), Some(status), None, Duration::from_millis(30));
+        }
+        get().end(None, Some(404), Some("no-route"), Duration::ZERO);
+        let known = text();
+        let of_route: Vec<&str> = known
+            .lines()
+            .filter(|line| line.starts_with("http_server_request_duration_seconds_count{lattice_workload=\"shop\""))
+            .collect();
+        assert_eq!(of_route.len(), conventions::SERIES_MAX + 1, "{known}");
+        let overflow = of_route.iter().find(|line| line.contains("otel_metric_overflow=\"true\"")).unwrap();
+        assert!(overflow.ends_with("} 36") && overflow.contains("http_request_method=\"\""), "{overflow}");
+        let one = "lattice_route=\"a.test/x\",http_route=\"/x\",http_request_method=\"GET\",url_scheme=\"http\",network_protocol_version=\"1.1\",http_response_status_code=\"200\",error_type=\"\",otel_metric_overflow=\"\"} 1";
+        assert!(known.contains(one), "{known}");
+        let active = "http_server_active_requests{http_request_method=\"GET\",url_scheme=\"http\"}";
+        assert!(known.contains(&format!("{active} 0")), "{known}");
+        let open = get();
+        assert!(text().contains(&format!("{active} 1")), "{}", text());
+
+        metrics.retain_routes(&BTreeSet::new());
+        // One that was on its way.
+        open.end(Some(&*under_way), Some(200), None, Duration::ZERO);
+        let left = text();
+        assert!(
+            !left.contains("shop") && left.contains("error_type=\"no-route\",otel_metric_overflow=\"\"} 1"),
+            "{left}"
+        );
     }
 }

@@ -1,10 +1,20 @@
-//! A receiver of OTLP over HTTP. It reads the wire format of protocol buffers by itself, by the field numbers of
-//! opentelemetry-proto 1.x: what nodes send is held against the specification, not against the library that wrote it.
+//! A receiver of OTLP over HTTP. What it takes is decoded with the messages that OpenTelemetry generates of its own
+//! definitions, and flattened into what tests ask about.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use opentelemetry_proto::tonic::{
+    collector::{
+        logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
+        trace::v1::ExportTraceServiceRequest,
+    },
+    common::v1::{AnyValue, KeyValue, any_value},
+    metrics::v1::{AggregationTemporality, Metric, metric, number_data_point},
+    resource::v1::Resource,
+};
+use prost::Message as _;
 use std::{
     collections::BTreeMap,
     convert::Infallible,
@@ -25,12 +35,12 @@ pub struct Span {
     pub parent: String,
     pub name: String,
     /// 1 internal, 2 server, 3 client.
-    pub kind: u64,
+    pub kind: i32,
     pub start: u64,
     pub end: u64,
     pub attributes: Attributes,
     /// 2 is an error.
-    pub status: u64,
+    pub status: i32,
 }
 
 /// A point of a sum or a gauge, or the count of a histogram.
@@ -41,14 +51,17 @@ pub struct Point {
     pub unit: String,
     pub attributes: Attributes,
     pub value: f64,
-    /// Of a histogram: each bucket's own.
+    /// Of a histogram: of all its values together.
+    pub sum: f64,
+    /// Of a histogram: each bucket's own, and the bounds between them.
     pub buckets: Vec<u64>,
+    pub bounds: Vec<f64>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
     pub resource: Attributes,
-    pub severity: u64,
+    pub severity: i32,
     pub body: String,
     pub attributes: Attributes,
     pub trace: String,
@@ -86,6 +99,11 @@ impl Receiver {
 
     pub fn spans(&self, trace: &str) -> Vec<Span> {
         self.all_good().spans.iter().filter(|span| span.trace == trace).cloned().collect()
+    }
+
+    /// Of all traces.
+    pub fn spans_named(&self, name: &str) -> Vec<Span> {
+        self.all_good().spans.iter().filter(|span| span.name == name).cloned().collect()
     }
 
     /// The latest ones of each series come last.
@@ -146,198 +164,124 @@ async fn take(request: Request<Incoming>, received: Arc<Mutex<Received>>) -> Res
 
 impl Received {
     fn take_traces(&mut self, body: &[u8]) -> Result<(), String> {
-        each_scope(body, |resource, scope| {
-            for span in scope.messages(2)? {
+        for of_resource in decode::<ExportTraceServiceRequest>(body)?.resource_spans {
+            let resource = resource(of_resource.resource)?;
+            for span in of_resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
                 self.spans.push(Span {
                     resource: resource.clone(),
-                    trace: hex(span.bytes(1)),
-                    id: hex(span.bytes(2)),
-                    parent: hex(span.bytes(4)),
-                    name: span.text(5),
-                    kind: span.number(6),
-                    start: span.number(7),
-                    end: span.number(8),
-                    attributes: span.attributes(9)?,
-                    status: span.messages(15)?.first().map_or(0, |status| status.number(3)),
+                    trace: hex(&span.trace_id),
+                    id: hex(&span.span_id),
+                    parent: hex(&span.parent_span_id),
+                    name: span.name,
+                    kind: span.kind,
+                    start: span.start_time_unix_nano,
+                    end: span.end_time_unix_nano,
+                    attributes: attributes(span.attributes)?,
+                    status: span.status.map_or(0, |status| status.code),
                 });
             }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 
     fn take_metrics(&mut self, body: &[u8]) -> Result<(), String> {
-        each_scope(body, |resource, scope| {
-            for metric in scope.messages(2)? {
-                let point = |attributes, value, buckets| {
-                    let (name, unit) = (metric.text(1), metric.text(3));
-                    Point { resource: resource.clone(), name, unit, attributes, value, buckets }
-                };
-                // A gauge, a sum that must be cumulative, a histogram that must be.
-                for (kind, data) in [(5, metric.messages(5)?), (7, metric.messages(7)?), (9, metric.messages(9)?)] {
-                    for data in data {
-                        if kind != 5 && data.number(2) != 2 {
-                            return Err(format!("{} is not cumulative", metric.text(1)));
-                        }
-                        for number in data.messages(1)? {
-                            self.points.push(match kind {
-                                9 => {
-                                    let buckets = number.packed(6)?;
-                                    if buckets.iter().sum::<u64>() != number.number(4) {
-                                        return Err(format!("{} miscounts", metric.text(1)));
-                                    }
-                                    point(number.attributes(9)?, number.number(4) as f64, buckets)
-                                }
-                                _ => {
-                                    let value = match number.find(6) {
-                                        Some(Value::Number(number)) => *number as i64 as f64,
-                                        _ => f64::from_bits(number.number(4)),
-                                    };
-                                    point(number.attributes(7)?, value, Vec::new())
-                                }
-                            });
-                        }
-                    }
-                }
+        for of_resource in decode::<ExportMetricsServiceRequest>(body)?.resource_metrics {
+            let resource = resource(of_resource.resource)?;
+            for metric in of_resource.scope_metrics.into_iter().flat_map(|scope| scope.metrics) {
+                self.points.extend(points(metric, &resource)?);
             }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 
     fn take_logs(&mut self, body: &[u8]) -> Result<(), String> {
-        each_scope(body, |resource, scope| {
-            for record in scope.messages(2)? {
+        for of_resource in decode::<ExportLogsServiceRequest>(body)?.resource_logs {
+            let resource = resource(of_resource.resource)?;
+            for record in of_resource.scope_logs.into_iter().flat_map(|scope| scope.log_records) {
                 self.records.push(Record {
                     resource: resource.clone(),
-                    severity: record.number(2),
-                    body: record.messages(5)?.first().map(Message::any).unwrap_or_default(),
-                    attributes: record.attributes(6)?,
-                    trace: hex(record.bytes(9)),
-                    span: hex(record.bytes(10)),
+                    severity: record.severity_number,
+                    body: text(record.body),
+                    attributes: attributes(record.attributes)?,
+                    trace: hex(&record.trace_id),
+                    span: hex(&record.span_id),
                 });
             }
-            Ok(())
-        })
-    }
-}
-
-/// A request of any signal has resources, and these have scopes.
-fn each_scope(body: &[u8], mut take: impl FnMut(&Attributes, &Message) -> Result<(), String>) -> Result<(), String> {
-    for of_resource in Message::read(body)?.messages(1)? {
-        let resource = of_resource.messages(1)?.first().map(|resource| resource.attributes(1)).transpose()?;
-        for scope in of_resource.messages(2)? {
-            take(&resource.clone().unwrap_or_default(), &scope)?;
         }
+        Ok(())
     }
-    Ok(())
 }
 
-enum Value {
-    Number(u64),
-    Bytes(Vec<u8>),
+fn decode<M: prost::Message + Default>(body: &[u8]) -> Result<M, String> {
+    M::decode(body).map_err(|error| error.to_string())
 }
 
-/// The fields of a message, in the order in which they came.
-struct Message(Vec<(u64, Value)>);
-
-impl Message {
-    fn read(mut bytes: &[u8]) -> Result<Self, String> {
-        let mut fields = Vec::new();
-        while !bytes.is_empty() {
-            let key = varint(&mut bytes)?;
-            let value = match key & 7 {
-                0 => Value::Number(varint(&mut bytes)?),
-                1 => Value::Number(u64::from_le_bytes(take_bytes(&mut bytes, 8)?.try_into().unwrap())),
-                2 => {
-                    let length = varint(&mut bytes)? as usize;
-                    Value::Bytes(take_bytes(&mut bytes, length)?.to_vec())
+/// Sums and histograms must be cumulative.
+fn points(metric: Metric, resource: &Attributes) -> Result<Vec<Point>, String> {
+    let (name, unit) = (metric.name, metric.unit);
+    let point = |attributes, value| Point {
+        resource: resource.clone(),
+        name: name.clone(),
+        unit: unit.clone(),
+        attributes,
+        value,
+        sum: 0.0,
+        buckets: Vec::new(),
+        bounds: Vec::new(),
+    };
+    let cumulative = AggregationTemporality::Cumulative as i32;
+    let (numbers, temporality) = match metric.data {
+        Some(metric::Data::Gauge(gauge)) => (gauge.data_points, cumulative),
+        Some(metric::Data::Sum(sum)) => (sum.data_points, sum.aggregation_temporality),
+        Some(metric::Data::Histogram(histogram)) if histogram.aggregation_temporality == cumulative => {
+            let each = histogram.data_points.into_iter().map(|data| {
+                let (buckets, bounds) = (data.bucket_counts, data.explicit_bounds);
+                if buckets.iter().sum::<u64>() != data.count || buckets.len() != bounds.len() + 1 {
+                    return Err(format!("{name} miscounts"));
                 }
-                5 => Value::Number(u32::from_le_bytes(take_bytes(&mut bytes, 4)?.try_into().unwrap()).into()),
-                other => return Err(format!("wire type {other}")),
-            };
-            fields.push((key >> 3, value));
+                let sum = data.sum.ok_or_else(|| format!("{name} has no sum"))?;
+                Ok(Point { sum, buckets, bounds, ..point(attributes(data.attributes)?, data.count as f64) })
+            });
+            return each.collect();
         }
-        Ok(Self(fields))
+        other => return Err(format!("{name} is {other:?}")),
+    };
+    if temporality != cumulative {
+        return Err(format!("{name} is not cumulative"));
     }
-
-    fn find(&self, field: u64) -> Option<&Value> {
-        self.0.iter().rev().find(|(number, _)| *number == field).map(|(_, value)| value)
-    }
-
-    fn number(&self, field: u64) -> u64 {
-        match self.find(field) {
-            Some(Value::Number(number)) => *number,
-            _ => 0,
-        }
-    }
-
-    fn bytes(&self, field: u64) -> &[u8] {
-        match self.find(field) {
-            Some(Value::Bytes(bytes)) => bytes,
-            _ => &[],
-        }
-    }
-
-    fn text(&self, field: u64) -> String {
-        String::from_utf8_lossy(self.bytes(field)).into_owned()
-    }
-
-    fn messages(&self, field: u64) -> Result<Vec<Message>, String> {
-        let bytes = self.0.iter().filter(|(number, _)| *number == field).filter_map(|(_, value)| match value {
-            Value::Bytes(bytes) => Some(bytes),
-            Value::Number(_) => None,
-        });
-        bytes.map(|bytes| Message::read(bytes)).collect()
-    }
-
-    /// Numbers of 64 bits, one after the other.
-    fn packed(&self, field: u64) -> Result<Vec<u64>, String> {
-        let mut bytes = self.bytes(field);
-        let mut numbers = Vec::new();
-        while !bytes.is_empty() {
-            numbers.push(u64::from_le_bytes(take_bytes(&mut bytes, 8)?.try_into().unwrap()));
-        }
-        Ok(numbers)
-    }
-
-    fn attributes(&self, field: u64) -> Result<Attributes, String> {
-        let mut attributes = Attributes::new();
-        for pair in self.messages(field)? {
-            let value = pair.messages(2)?.first().map(Message::any).unwrap_or_default();
-            if attributes.insert(pair.text(1), value).is_some() {
-                return Err(format!("two attributes {}", pair.text(1)));
-            }
-        }
-        Ok(attributes)
-    }
-
-    /// An `AnyValue`, as text.
-    fn any(&self) -> String {
-        match self.0.first() {
-            Some((1, Value::Bytes(bytes))) => String::from_utf8_lossy(bytes).into_owned(),
-            Some((2, Value::Number(truth))) => (*truth == 1).to_string(),
-            Some((3, Value::Number(number))) => (*number as i64).to_string(),
-            Some((4, Value::Number(bits))) => f64::from_bits(*bits).to_string(),
-            _ => String::new(),
-        }
-    }
+    let each = numbers.into_iter().map(|data| {
+        let value = match data.value {
+            Some(number_data_point::Value::AsInt(number)) => number as f64,
+            Some(number_data_point::Value::AsDouble(number)) => number,
+            None => return Err(format!("{name} has no value")),
+        };
+        Ok(point(attributes(data.attributes)?, value))
+    });
+    each.collect()
 }
 
-fn varint(bytes: &mut &[u8]) -> Result<u64, String> {
-    let mut number = 0;
-    for shift in (0..64).step_by(7) {
-        let byte = take_bytes(bytes, 1)?[0];
-        number |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Ok(number);
-        }
-    }
-    Err("a number without an end".to_owned())
+fn resource(resource: Option<Resource>) -> Result<Attributes, String> {
+    attributes(resource.unwrap_or_default().attributes)
 }
 
-fn take_bytes<'a>(bytes: &mut &'a [u8], length: usize) -> Result<&'a [u8], String> {
-    let (taken, rest) = bytes.split_at_checked(length).ok_or("the message ends early")?;
-    *bytes = rest;
-    Ok(taken)
+fn attributes(pairs: Vec<KeyValue>) -> Result<Attributes, String> {
+    let mut attributes = Attributes::new();
+    for KeyValue { key, value, .. } in pairs {
+        if attributes.insert(key.clone(), text(value)).is_some() {
+            return Err(format!("two attributes {key}"));
+        }
+    }
+    Ok(attributes)
+}
+
+fn text(value: Option<AnyValue>) -> String {
+    match value.and_then(|value| value.value) {
+        Some(any_value::Value::StringValue(text)) => text,
+        Some(any_value::Value::BoolValue(truth)) => truth.to_string(),
+        Some(any_value::Value::IntValue(number)) => number.to_string(),
+        Some(any_value::Value::DoubleValue(number)) => number.to_string(),
+        _ => String::new(),
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {
