@@ -164,7 +164,8 @@ fn config(files: &Files) -> Result<(ServerConfig, i64, usize), TlsError> {
         }
     };
     let mut config = builder.with_cert_resolver(Arc::new(certificates));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // The last one is what curl offers alone when it is told to speak HTTP/1.0.
+    config.alpn_protocols = [&b"h2"[..], b"http/1.1", b"http/1.0"].map(<[u8]>::to_vec).into();
     if files.client_authorities.is_some() {
         // A session that is resumed is not asked how old its certificate is, and would outlive it.
         config.session_storage = Arc::new(NoServerSessionStorage {});
