@@ -9,8 +9,8 @@ pub(crate) fn quota(grant: Option<&GpuGrant>) -> GpuQuota {
     let default = GpuQuota::default();
     match grant {
         None => default,
-        Some(GpuGrant { offer, memory, .. }) => {
-            GpuQuota { adapter: Some(offer.to_string()), memory_bytes: *memory, ..default }
+        Some(GpuGrant { offer, memory, slots }) => {
+            GpuQuota { adapter: Some(offer.to_string()), weight: *slots, memory_bytes: *memory, ..default }
         }
     }
 }

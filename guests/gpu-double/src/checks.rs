@@ -33,6 +33,33 @@ async fn add() -> Result<String, String> {
     if right { Ok(format!("{} sums", sums.len())) } else { Err("wrong sums".into()) }
 }
 
+/// Submits that each take a GPU the same time, of one kernel, as fast as they are taken.
+pub async fn flood(times: &str) -> Result<String, String> {
+    let times: u32 = times.parse().map_err(|_| format!("{times:?} is no number of submits"))?;
+    let work = Work::open().await?;
+    let code = "
+        @group(0) @binding(0) var<storage, read_write> a: array<u32>;
+        @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3u) {
+            var x = id.x;
+            for (var i = 0u; i < 30000u; i++) { x = x * 1664525u + 1013904223u; }
+            a[id.x % 64u] = x;
+        }";
+    let buffer = work.storage(&[0; 256])?;
+    let pipeline = work.pipeline(code);
+    let group = work.group(&pipeline, vec![entry(0, &buffer)]);
+    for _ in 0..times {
+        let encoder = work.encoder();
+        let pass = encoder.begin_compute_pass(None);
+        pass.set_pipeline(&pipeline);
+        pass.set_bind_group(0, Some(&group), None, None, None).map_err(|error| error.message)?;
+        pass.dispatch_workgroups(8, None, None);
+        pass.end();
+        work.submit(&encoder);
+    }
+    work.queue.on_submitted_work_done().await;
+    Ok(format!("{times} submits"))
+}
+
 /// 256 × 256, the product below the factors in one buffer.
 async fn matmul() -> Result<String, String> {
     const N: usize = 256;

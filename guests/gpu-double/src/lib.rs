@@ -5,6 +5,7 @@
 //! | `/1,2,3,4`    | the numbers doubled by a shader: `[2, 4, 6, 8]`                                      |
 //! | `/adapter`    | what the GPU is                                                                      |
 //! | `/check/NAME` | something else that a GPU can do, in `checks.rs`: what came of it                    |
+//! | `/flood/N`   | how many submits of some milliseconds each are done, one after the other without a wait      |
 //! | `/probe/NAME` | something that a guest should not do, in `probes.rs`: what it was told, in one line  |
 
 mod checks;
@@ -36,6 +37,7 @@ impl Guest for Double {
         let path = target.split('?').next().unwrap_or_default().trim_start_matches('/');
         let answer = match path.split_once('/') {
             Some(("check", name)) => checks::run(name).await,
+            Some(("flood", times)) => checks::flood(times).await,
             Some(("probe", name)) => probes::run(name).await,
             _ if path == "adapter" => adapter().await,
             _ => double(path).await,

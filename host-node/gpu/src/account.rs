@@ -1,6 +1,7 @@
 //! What one replica may have of a GPU, and what it has had. Memory is charged where it is asked for and given back where
 //! it is freed, so that nothing a guest does makes the driver say no first.
 
+use crate::turns::{Seat, Turns};
 use std::{
     sync::{
         Arc,
@@ -14,6 +15,8 @@ use std::{
 pub struct Quota {
     /// Of which adapter, by its id. Default the one of which fewest other replicas have something.
     pub adapter: Option<String>,
+    /// Its part of the GPU's time where several replicas want it: of twice the weight is twice the time. Default 1.
+    pub weight: u32,
     /// Bytes of buffers and textures, all devices together. Beyond it there is WebGPU's out-of-memory error.
     /// Default 256 MiB.
     pub memory_bytes: u64,
@@ -35,6 +38,7 @@ impl Default for Quota {
     fn default() -> Self {
         Self {
             adapter: None,
+            weight: 1,
             memory_bytes: 256 << 20,
             devices: 4,
             submits: 16,
@@ -54,8 +58,8 @@ pub struct GpuStats {
     pub memory_peak_bytes: u64,
     /// Devices open now.
     pub devices: u64,
-    /// Time in which the GPU worked on its submits, as seen from here: from when a submit is the oldest one until it is
-    /// done, so time in which the GPU does something for others is in it.
+    /// Time in which the GPU worked on its submits: from when one is submitted until it is done. What several devices have at
+    /// the GPU at the same time they share in equal parts, so no time is counted twice.
     pub gpu_time: Duration,
     /// Command buffers' submissions.
     pub submits: u64,
@@ -77,7 +81,7 @@ pub(crate) struct Account {
     memory: Pot,
     devices: Pot,
     commands: Pot,
-    gpu_ns: AtomicU64,
+    pub(crate) seat: Seat,
     submits: AtomicU64,
     up: AtomicU64,
     down: AtomicU64,
@@ -139,13 +143,13 @@ impl Drop for Charge {
 }
 
 impl Account {
-    pub(crate) fn new(quota: Quota, losses_of_adapter: Arc<AtomicU64>) -> Arc<Self> {
+    pub(crate) fn new(quota: Quota, turns: &Arc<Turns>, losses_of_adapter: Arc<AtomicU64>) -> Arc<Self> {
         Arc::new(Self {
+            seat: turns.join(quota.weight),
             quota,
             memory: Pot::default(),
             devices: Pot::default(),
             commands: Pot::default(),
-            gpu_ns: AtomicU64::new(0),
             submits: AtomicU64::new(0),
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
@@ -195,10 +199,6 @@ impl Account {
         Charge { account: self.clone(), kind: Kind::Commands, amount: 0 }
     }
 
-    pub(crate) fn computed(&self, time: Duration) {
-        self.gpu_ns.fetch_add(nanos(time), Relaxed);
-    }
-
     pub(crate) fn compiled(&self, time: Duration) {
         self.compile_ns.fetch_add(nanos(time), Relaxed);
     }
@@ -225,7 +225,7 @@ impl Account {
             memory_bytes: self.memory.used.load(Relaxed),
             memory_peak_bytes: self.memory.peak.load(Relaxed),
             devices: self.devices.used.load(Relaxed),
-            gpu_time: Duration::from_nanos(self.gpu_ns.load(Relaxed)),
+            gpu_time: self.seat.used(),
             submits: self.submits.load(Relaxed),
             bytes_up: self.up.load(Relaxed),
             bytes_down: self.down.load(Relaxed),
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn what_is_charged_is_given_back_and_never_more_than_the_quota() {
-        let account = Account::new(Quota { memory_bytes: 100, ..Quota::default() }, Arc::default());
+        let account = Account::new(Quota { memory_bytes: 100, ..Quota::default() }, &Arc::default(), Arc::default());
         let first = account.memory(60).unwrap();
         let refusal = account.memory(41).unwrap_err();
         assert!(refusal.contains("60 of 100"), "{refusal}");
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_charge_grows_until_the_quota() {
-        let account = Account::new(Quota { commands: 3, ..Quota::default() }, Arc::default());
+        let account = Account::new(Quota { commands: 3, ..Quota::default() }, &Arc::default(), Arc::default());
         let mut charge = account.commands();
         assert!(charge.grow(2) && charge.grow(1) && !charge.grow(1));
         drop(charge);

@@ -6,6 +6,7 @@ use crate::{
     convert::{features, limits},
     device::watchdog::Watchdog,
     selftest::{self, Findings},
+    turns::Turns,
     workspace::Workspace,
 };
 use std::{
@@ -294,6 +295,8 @@ pub(crate) struct Given {
     pub(crate) workspaces: Arc<AtomicUsize>,
     /// Devices that a fault or a deadline ended.
     pub(crate) losses: Arc<AtomicU64>,
+    /// Of its workspaces.
+    pub(crate) turns: Arc<Turns>,
 }
 
 impl Gpus {
@@ -303,8 +306,12 @@ impl Gpus {
     }
 
     fn of(adapters: Vec<Adapter>) -> Arc<Self> {
-        let given =
-            adapters.into_iter().map(|adapter| Given { adapter, workspaces: Arc::default(), losses: Arc::default() });
+        let given = adapters.into_iter().map(|adapter| Given {
+            adapter,
+            workspaces: Arc::default(),
+            losses: Arc::default(),
+            turns: Arc::default(),
+        });
         Arc::new(Self { adapters: given.collect(), watchdog: Watchdog::default() })
     }
 

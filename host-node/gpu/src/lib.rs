@@ -6,7 +6,8 @@
 //! through a bounded queue. Whoever waits for an answer waits no longer than the device lives, and a watchdog ends a
 //! device whose work takes too long. A fault in wgpu or a driver costs the guest its device, as WebGPU has it (`lost`),
 //! and nobody else anything. What a guest may make the GPU's memory, the queue and the shader compiler do is bounded
-//! by quotas (`account.rs`) and by a look at each shader before the compiler sees it (`guard/`).
+//! by quotas (`account.rs`) and by a look at each shader before the compiler sees it (`guard/`). Replicas that share a GPU
+//! submit by turns (`turns/`), so that each has its part of the GPU's time.
 //!
 //! ```text
 //! Gpus (a node's) ─ workspace ─► Workspace (a replica's: wgpu instance, quota, meter)
@@ -25,6 +26,7 @@ mod inventory;
 mod selftest;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod turns;
 mod workspace;
 
 pub use account::{GpuStats, Quota};

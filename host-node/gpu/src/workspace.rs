@@ -34,7 +34,7 @@ impl Workspace {
     pub(crate) fn new(gpus: Arc<Gpus>, given: &Given, quota: Quota) -> Arc<Self> {
         given.workspaces.fetch_add(1, Relaxed);
         let (adapter, workspaces) = (given.adapter.clone(), given.workspaces.clone());
-        let account = Account::new(quota, given.losses.clone());
+        let account = Account::new(quota, &given.turns, given.losses.clone());
         Arc::new(Self { gpus, adapter, account, opened: OnceCell::new(), workspaces })
     }
 

@@ -258,7 +258,7 @@ mod tests {
     use std::sync::Arc;
 
     fn recording(commands: u64) -> Recording {
-        Recording::new(Account::new(Quota { commands, ..Quota::default() }, Arc::default()).commands())
+        Recording::new(Account::new(Quota { commands, ..Quota::default() }, &Arc::default(), Arc::default()).commands())
     }
 
     fn pass() -> Command {

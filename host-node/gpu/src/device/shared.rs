@@ -4,6 +4,7 @@ use crate::{
     account::Account,
     device::errors::{Errors, Fault},
     lock,
+    turns::Turn,
 };
 use std::{
     collections::VecDeque,
@@ -39,8 +40,8 @@ pub(crate) struct Shared {
 struct Times {
     /// Since when the thread is at its present job.
     busy: Option<Instant>,
-    /// When the submits under way began, the oldest first.
-    submits: VecDeque<Instant>,
+    /// When the submits under way began, and their turns at the GPU: the oldest first.
+    submits: VecDeque<(Instant, Option<Turn>)>,
     /// When the last one was done.
     done: Option<Instant>,
     /// Mappings that are not there yet.
@@ -50,7 +51,7 @@ struct Times {
 impl Times {
     /// Since when the GPU is at the oldest submit, as far as can be seen from here.
     fn head(&self) -> Option<Instant> {
-        let first = *self.submits.front()?;
+        let first = self.submits.front()?.0;
         Some(self.done.map_or(first, |done| done.max(first)))
     }
 }
@@ -94,6 +95,7 @@ impl Shared {
             }
             first
         });
+        self.give_up();
         lock(&self.errors).end();
     }
 
@@ -113,20 +115,38 @@ impl Shared {
         lock(&self.times).busy = None;
     }
 
-    pub(crate) fn begin_submit(&self) {
-        lock(&self.times).submits.push_back(Instant::now());
+    pub(crate) fn begin_submit(&self, turn: Option<Turn>) {
+        {
+            let mut times = lock(&self.times);
+            if times.submits.is_empty() {
+                self.account.seat.busy();
+            }
+            times.submits.push_back((Instant::now(), turn));
+        }
         self.account.submitted();
+        // Lost meanwhile: nobody would end it.
+        if self.is_lost() {
+            self.give_up();
+        }
     }
 
     /// The oldest one.
     pub(crate) fn end_submit(&self) {
-        let now = Instant::now();
         let mut times = lock(&self.times);
-        if let Some(head) = times.head() {
-            self.account.computed(now.saturating_duration_since(head));
+        times.done = Some(Instant::now());
+        let ended = times.submits.pop_front();
+        if ended.is_some() && times.submits.is_empty() {
+            self.account.seat.idle();
         }
-        times.submits.pop_front();
-        times.done = Some(now);
+    }
+
+    /// What is under way will not be waited for: others have their turn.
+    fn give_up(&self) {
+        let mut times = lock(&self.times);
+        if !times.submits.is_empty() {
+            self.account.seat.idle();
+            times.submits.clear();
+        }
     }
 
     pub(crate) fn begin_map(&self) {
@@ -167,11 +187,11 @@ mod tests {
     #[test]
     fn a_submit_is_late_counted_from_when_it_is_the_oldest() {
         let quota = Quota { submit_deadline: Duration::from_secs(1), ..Quota::default() };
-        let shared = Shared::new(Account::new(quota, Arc::default()));
+        let shared = Shared::new(Account::new(quota, &Arc::default(), Arc::default()));
         let now = Instant::now();
         assert_eq!(shared.overdue(now + Duration::from_secs(100)), None, "nothing is under way");
-        shared.begin_submit();
-        shared.begin_submit();
+        shared.begin_submit(None);
+        shared.begin_submit(None);
         assert_eq!(shared.overdue(now), None);
         assert!(shared.overdue(now + Duration::from_secs(2)).unwrap().contains("submit"));
         shared.end_submit();
@@ -183,7 +203,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_device_is_lost_once() {
-        let shared = Shared::new(Account::new(Quota::default(), Arc::default()));
+        let shared = Shared::new(Account::new(Quota::default(), &Arc::default(), Arc::default()));
         shared.lose(Lost { destroyed: false, message: "a".into() });
         shared.lose(Lost { destroyed: true, message: "b".into() });
         assert_eq!(shared.until_lost().await.message, "a");

@@ -14,7 +14,7 @@ fn write_error<T>(message: &str) -> Result<T, WriteBufferError> {
 }
 
 impl HostGpuQueue for GpuView<'_> {
-    /// Waits while as many submits are under way as a device may have.
+    /// Waits while as many submits are under way as a device may have, and until it is the replica's turn at the GPU.
     async fn submit(
         &mut self,
         it: Resource<r::Queue>,
@@ -23,9 +23,17 @@ impl HostGpuQueue for GpuView<'_> {
         let lane = self.table.get(&it)?.lane.clone();
         let buffers = command_buffers.iter().map(|buffer| self.object(buffer));
         let buffers: Vec<_> = buffers.collect::<wasmtime::Result<_>>()?;
-        let turn = lane.shared.submits.clone().acquire_owned();
-        let turn = tokio::select! {
-            turn = turn => turn.ok(),
+        let place = lane.shared.submits.clone().acquire_owned();
+        let wait = async {
+            let place = place.await.ok();
+            // A turn begins when what is submitted is ready: the GPU does not wait for a compiler while others want it.
+            if lane.shared.account.seat.is_contended() {
+                lane.ask(0, |_| ()).await;
+            }
+            (place, lane.shared.account.seat.turn().await)
+        };
+        let (place, turn) = tokio::select! {
+            both = wait => both,
             _ = lane.shared.until_lost() => return Ok(()),
         };
         lane.send(0, move |gpu| {
@@ -39,7 +47,7 @@ impl HostGpuQueue for GpuView<'_> {
                     }
                 }
             }
-            gpu.shared.begin_submit();
+            gpu.shared.begin_submit(Some(turn));
             gpu.staged.set(0);
             let submitted = gpu.capturing(|| gpu.queue.submit(taken.into_iter().map(|recorded| recorded.buffer)));
             if let Err(fault) = submitted {
@@ -48,7 +56,7 @@ impl HostGpuQueue for GpuView<'_> {
             let shared = gpu.shared.clone();
             gpu.queue.on_submitted_work_done(move || {
                 shared.end_submit();
-                drop(turn);
+                drop(place);
             });
         })
         .await;

@@ -206,6 +206,53 @@ async fn work_without_end_costs_its_guest_the_device_and_others_nothing() {
     assert_eq!((gpu(&hog).losses, gpu(&other).losses), (1, 0));
 }
 
+/// Submits of the same work, since some time.
+struct Since<'a>(&'a Unit, u64);
+
+impl<'a> Since<'a> {
+    fn now(unit: &'a Unit) -> Self {
+        Self(unit, gpu(unit).submits)
+    }
+
+    fn submits(&self) -> u64 {
+        gpu(self.0).submits - self.1
+    }
+}
+
+/// What one guest gets while another one floods the GPU from three devices. `weight` is the one's, and the other's is 1.
+async fn beside_a_flood(runtime: &Runtime, weight: u32) -> (u64, u64) {
+    let (one, flood) = tokio::join!(
+        start_gpu(runtime, GpuQuota { weight, ..GpuQuota::default() }),
+        start_gpu(runtime, GpuQuota::default())
+    );
+    let flooding = async { tokio::join!(flooded(&flood, 4_000), flooded(&flood, 4_000), flooded(&flood, 4_000)) };
+    let measured = async {
+        until("all of the flood's devices are at it", || gpu(&flood).devices == 3 && gpu(&flood).submits > 30).await;
+        let (of_one, of_flood) = (Since::now(&one), Since::now(&flood));
+        assert_eq!(text(&one, get("/flood/120")).await.unwrap(), (200, "120 submits\n".into()));
+        (of_one.submits(), of_flood.submits())
+    };
+    // It goes on for minutes: its end is not waited for.
+    tokio::select! {
+        _ = flooding => panic!("the flood ended before the one that it is compared with"),
+        submits = measured => submits,
+    }
+}
+
+async fn flooded(unit: &Unit, times: u32) {
+    let _ = text(unit, get(&format!("/flood/{times}"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_floods_the_gpu_leaves_others_their_part_of_its_time() {
+    let Some(runtime) = runtime().await else { return };
+    let (one, flood) = beside_a_flood(runtime, 1).await;
+    // Three devices of four would be three quarters. The first ones come while the guest compiles its shader.
+    assert!((one / 3..one * 2).contains(&flood), "{one} submits, and {flood} of the flood");
+    let (one, flood) = beside_a_flood(runtime, 4).await;
+    assert!(flood < one * 3 / 4, "{one} submits with four times the weight, and {flood} of the flood");
+}
+
 #[tokio::test]
 async fn without_a_gpu_it_does_not_start_and_says_why() {
     let component = component("gpu-double").await;
