@@ -28,8 +28,14 @@ pub(crate) fn offers(_: &Gpus) -> Vec<Offer> {
 /// One for each adapter that guests are given.
 #[cfg(feature = "webgpu")]
 pub(crate) fn offers(gpus: &Gpus) -> Vec<Offer> {
-    let losses: std::collections::BTreeMap<&str, u64> = gpus.losses().collect();
-    gpus.adapters().filter_map(|adapter| of(adapter, losses.get(adapter.id.as_str()).copied().unwrap_or(0))).collect()
+    use std::collections::BTreeMap;
+    let losses: BTreeMap<&str, u64> = gpus.losses().collect();
+    let failing: BTreeMap<&str, String> = gpus.failing().collect();
+    let of = |adapter: &lattice_runtime::GpuAdapter| {
+        let id = adapter.id.as_str();
+        of(adapter, losses.get(id).copied().unwrap_or(0), failing.get(id).cloned())
+    };
+    gpus.adapters().filter_map(of).collect()
 }
 
 /// Replicas that may share one.
@@ -37,9 +43,13 @@ pub(crate) fn offers(gpus: &Gpus) -> Vec<Offer> {
 const SLOTS: u32 = 16;
 
 #[cfg(feature = "webgpu")]
-fn of(adapter: &lattice_runtime::GpuAdapter, losses: u64) -> Option<Offer> {
+fn of(adapter: &lattice_runtime::GpuAdapter, losses: u64, failing: Option<String>) -> Option<Offer> {
     use lattice::gpu::{GpuClass, GpuSpeed, OfferMemory};
     use lattice_runtime::GpuClass as Class;
+    let findings = adapter.findings;
+    let loop_cap = findings.and_then(|findings| findings.loop_cap);
+    // What is measured is not 0, which would say that it was not measured.
+    let figure = |value: f64| (value.round() as u32).max(1);
     Some(Offer {
         id: adapter.id.parse().ok()?,
         name: adapter.name.clone(),
@@ -57,10 +67,13 @@ fn of(adapter: &lattice_runtime::GpuAdapter, losses: u64) -> Option<Offer> {
         slots: SLOTS,
         features: adapter.features.clone(),
         limits: adapter.limits.clone(),
-        quirks: adapter.loop_cap.map(|cap| format!("loop-cap-{cap}")).into_iter().collect(),
-        // What is measured is not 0, which would say that it was not measured.
-        speed: GpuSpeed { gemm_gflops: (adapter.gflops.round() as u32).max(1), ..GpuSpeed::default() },
-        failing: None,
+        quirks: loop_cap.map(|cap| format!("loop-cap-{cap}")).into_iter().collect(),
+        speed: findings.map_or_else(GpuSpeed::default, |findings| GpuSpeed {
+            gemm_gflops: figure(findings.gflops),
+            copy_mbps: figure(findings.copied_per_second / 1e6),
+            dispatch_us: figure(findings.dispatch.as_secs_f64() * 1e6),
+        }),
+        failing,
         losses,
     })
 }

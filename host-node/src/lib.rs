@@ -80,6 +80,8 @@ pub struct HostOptions {
     pub volumes: VolumeOptions,
     /// GPUs that guests may use. Default none.
     pub gpus: Arc<Gpus>,
+    /// How often each of them is tested while the node runs. Default 60 s.
+    pub gpu_check: Duration,
     /// Who records what becomes of requests. Default nobody.
     pub tracer: Tracer,
     /// Who is given what guests print, beside the lattice. Default nobody.
@@ -101,6 +103,7 @@ impl HostOptions {
             network: NetworkOptions::default(),
             volumes: VolumeOptions::default(),
             gpus: Gpus::none(),
+            gpu_check: Duration::from_secs(60),
             tracer: Tracer::default(),
             guest_lines: None,
         }
@@ -190,6 +193,7 @@ impl HostNode {
             () = self.logs.serve() => {}
             () = handed.serve(&self.platform.bus, &self.platform.clock, &self.options.lattice, &self.options.node) => {}
             () = self.meter.run(&self.units, self.wanted.subscribe()) => {}
+            () = self.options.gpus.watch(self.options.gpu_check) => {}
             () = kept::put_back(copies, self.platform.clone(), self.needed.clone()) => {}
         }
     }

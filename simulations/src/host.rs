@@ -27,7 +27,7 @@ pub(crate) struct StubHost {
     rng: SimRng,
     /// What its replicas have to do.
     traffic: Traffic,
-    gpus: Vec<Offer>,
+    gpus: Mutex<Vec<Offer>>,
     /// For the control plane.
     changed: Notify,
     /// For [`StubHost::run`].
@@ -96,11 +96,23 @@ pub(crate) struct Running {
 
 impl StubHost {
     pub(crate) fn new(rng: SimRng, traffic: Traffic, gpus: Vec<Offer>) -> Self {
-        Self { state: Mutex::default(), rng, traffic, gpus, changed: Notify::new(), assigned: Notify::new() }
+        Self {
+            state: Mutex::default(),
+            rng,
+            traffic,
+            gpus: Mutex::new(gpus),
+            changed: Notify::new(),
+            assigned: Notify::new(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it offers of GPUs from now on.
+    pub(crate) fn offer(&self, gpus: Vec<Offer>) {
+        *self.gpus.lock().unwrap_or_else(PoisonError::into_inner) = gpus;
     }
 
     /// From now on this template of a workload answers half of its requests with errors.
@@ -264,7 +276,7 @@ impl Host for StubHost {
     }
 
     fn gpus(&self) -> Vec<Offer> {
-        self.gpus.clone()
+        self.gpus.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn report(&self) -> HostReport {

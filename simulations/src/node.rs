@@ -143,6 +143,14 @@ impl SimNode {
         self.traffic = traffic;
     }
 
+    /// All of its GPUs fail their self-test from now on, or pass it again.
+    pub(crate) fn fail_gpus(&mut self, why: Option<&str>) {
+        self.gpus.iter_mut().for_each(|offer| offer.failing = why.map(str::to_owned));
+        if let Some(life) = &self.life {
+            life.host.offer(self.gpus.clone());
+        }
+    }
+
     /// A request at this node finds no replica of the workload.
     pub(crate) fn awaits(&self, workload: &WorkloadName) {
         if let Some(life) = self.life.as_ref().filter(|_| !self.is_paused()) {

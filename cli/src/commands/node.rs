@@ -3,6 +3,7 @@
 
 mod admin;
 mod data_dir;
+mod drivers;
 pub mod https;
 mod join;
 mod machine;
@@ -119,6 +120,9 @@ pub struct Args {
     /// adapter's name, or its PCI address
     #[arg(long, env = "LATTICE_GPU", default_value_t, value_name = "SELECTOR")]
     gpu: GpuSelector,
+    /// How often each GPU is tested while the node runs; one that fails gets nothing new until it passes again
+    #[arg(long, default_value = "60s", value_name = "DURATION")]
+    gpu_check: Millis,
     /// How fast failures are noticed; the same on all nodes of a lattice
     #[arg(long, value_enum, default_value_t, value_name = "PRESET")]
     timing: TimingPreset,
@@ -212,6 +216,9 @@ fn start_logging(args: &Args, telemetry: &Telemetry) -> anyhow::Result<()> {
 }
 
 pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
+    if !args.gpu.is_off() {
+        drivers::prepare();
+    }
     let settings = telemetry::settings()?;
     let data = data_dir(&args, context)?;
     // Guests that compute give way every 10 ms, and tokio looks at sockets and timers once in so many turns: with its
@@ -366,6 +373,7 @@ async fn serve(
     host.memory_bytes_total = options.capacity.memory;
     host.network = network;
     host.gpus = gpus;
+    host.gpu_check = Duration::from(args.gpu_check).max(Duration::from_secs(1));
     host.tracer = telemetry.tracer();
     host.guest_lines = telemetry.guest_lines();
     host.volumes = VolumeOptions {

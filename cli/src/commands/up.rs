@@ -21,6 +21,7 @@ use lattice::{
     store::Headers,
     units::Bytes,
 };
+use lattice_host_node::GpuSelector;
 use serde::Serialize;
 use server::NatsServer;
 use std::{
@@ -62,6 +63,10 @@ pub struct Args {
     http_port: Option<u16>,
     #[command(flatten)]
     https: HttpsArgs,
+    /// GPUs that guests on the first node may use, as `lattice node --gpu` has it: off, auto, cpu, or a part of a name. The other
+    /// nodes give none, for they have the same ones
+    #[arg(long, env = "LATTICE_GPU", default_value_t, value_name = "SELECTOR")]
+    gpu: GpuSelector,
     /// A spec or component to deploy once the nodes are ready. Repeat it for more
     #[arg(long, value_name = "SPEC")]
     deploy: Vec<String>,
@@ -277,6 +282,7 @@ fn start_nodes(
         command.args(["--lattice", context.lattice.as_str(), "--id", &name, "--label", &format!("zone=z{number}")]);
         command.args(["--http", &http.to_string(), "--admin", &admin.to_string(), "--memory", &memory.to_string()]);
         command.arg("--data").arg(home.path().join(&name));
+        command.args(["--gpu", &if index == 0 { args.gpu.to_string() } else { "off".to_owned() }]);
         let https = https.get(index).copied();
         command.args(https.into_iter().flat_map(|address| args.https.arguments(address)));
         // The command line of a process is there for all users to see, its environment is not.

@@ -168,13 +168,11 @@ pub(crate) fn refusal(node: Option<&NodeGpus>, attempts: &Attempts) -> Option<Re
     Some(Reason::Gpu { misses: node.misses(attempts) })
 }
 
-/// The same of offers on which nobody is: what no replica that goes makes right. One that is failing takes nothing new, and
-/// `with_failing` asks whether what is there may stay.
-pub(crate) fn lacks(offers: &[Offer], gpu: &GpuSpec, with_failing: bool) -> Option<Reason> {
+/// The same of offers on which nobody is: what no replica that goes makes right.
+pub(crate) fn lacks(offers: &[Offer], gpu: &GpuSpec) -> Option<Reason> {
     let attempts = gpu.attempts();
     let is_able = |offer: &Offer| {
-        (with_failing || offer.failing.is_none())
-            && attempts.iter().any(|(claim, on_cpu)| claim.lacks(offer, *on_cpu).is_none())
+        offer.failing.is_none() && attempts.iter().any(|(claim, on_cpu)| claim.lacks(offer, *on_cpu).is_none())
     };
     if offers.iter().any(is_able) {
         return None;
@@ -194,7 +192,8 @@ pub(crate) enum Regrant {
     },
 }
 
-/// The replicas of living holders that do not hold what their templates ask for: the claim has changed, or the offer is gone.
+/// The replicas of living holders that do not hold what their templates ask for, of an offer that is well: the claim has
+/// changed, or the offer is failing or gone.
 /// What they are to hold is booked beside what they have, for what serves there goes on until it is told to stop.
 pub(crate) fn regrants(view: &LatticeView, board: &Board, gpus: &mut Gpus) -> BTreeMap<SlotId, Regrant> {
     let mut found = BTreeMap::new();
@@ -227,13 +226,17 @@ fn regrant(gpus: &Gpus, place: Place, record: &Slot, wanted: &WorkloadSpec, is_t
         return record.gpu.is_some().then_some(Regrant::To(None));
     };
     let node = gpus.of(place).cloned().unwrap_or_default();
-    if let Some(grant) = &record.gpu
-        && node.offers.iter().any(|offer| gpu.is_granted(grant, offer))
-    {
-        return None;
-    }
+    let granting = record.gpu.iter().find_map(|grant| node.offers.iter().find(|offer| gpu.is_granted(grant, offer)));
+    let is_failing = match granting {
+        Some(offer) if offer.failing.is_none() => return None,
+        offer => offer.is_some(),
+    };
     let mut without = node;
     record.gpu.iter().for_each(|grant| without.unbook(grant));
+    if is_failing {
+        // It goes on there until another one has room for it.
+        return without.fit(&gpu.attempts()).map(|fit| Regrant::To(Some(fit.grant)));
+    }
     Some(match without.fit(&gpu.attempts()) {
         Some(fit) => Regrant::To(Some(fit.grant)),
         None => Regrant::Nowhere { goes_on: is_tried },

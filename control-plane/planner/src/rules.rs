@@ -175,7 +175,7 @@ pub(crate) fn expels(session: &Session, spec: &WorkloadSpec) -> Option<Reason> {
         .or_else(|| is_not_pinned(session, spec))
         .or_else(|| is_tainted(session, spec, &[Effect::NoRun]))
         .or_else(|| lacks_volume(session, spec))
-        .or_else(|| gpus::lacks(&session.gpus, spec.gpu.as_ref()?, true))
+        .or_else(|| gpus::lacks(&session.gpus, spec.gpu.as_ref()?))
 }
 
 /// What keeps new replicas away from a node, though those that are there may stay.
@@ -183,7 +183,6 @@ pub(crate) fn refuses(account: &Account, session: &Session, spec: &WorkloadSpec)
     expels(session, spec)
         .or_else(|| account.cordoned.then_some(Reason::Cordoned))
         .or_else(|| is_tainted(session, spec, &[Effect::NoPlace]))
-        .or_else(|| gpus::lacks(&session.gpus, spec.gpu.as_ref()?, false))
 }
 
 fn drains(session: &Session) -> Option<Reason> {

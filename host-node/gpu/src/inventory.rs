@@ -1,10 +1,12 @@
 //! Which GPUs this machine has, and which of them guests are given. Only those that compute what they are told: each one
-//! passes a self-test first.
+//! passes a self-test first, and again and again while the node runs.
 
 use crate::{
     account::Quota,
     convert::{features, limits},
     device::watchdog::Watchdog,
+    health::{Health, Turned},
+    lock,
     selftest::{self, Findings},
     turns::Turns,
     workspace::Workspace,
@@ -14,18 +16,22 @@ use std::{
     fmt,
     str::FromStr,
     sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use thiserror::Error;
 
 /// How long drivers may take to say what there is, self-tests included.
 const DETECTION_MAX: Duration = Duration::from_secs(60);
 const STACK_BYTES: usize = 64 << 20;
+/// How long a test may take while guests use the adapter: longer than one submit of theirs.
+const TEST_MAX: Duration = Duration::from_secs(60);
+/// How often it is asked whether a test is due.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What the node's operator gives to guests.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -67,6 +73,10 @@ impl fmt::Display for Selector {
 }
 
 impl Selector {
+    pub fn is_off(&self) -> bool {
+        *self == Self::Off
+    }
+
     fn takes(&self, adapter: &Adapter) -> bool {
         match self {
             Self::Off => false,
@@ -121,10 +131,8 @@ pub struct Adapter {
     pub memory_bytes: u64,
     /// The least and the largest subgroup.
     pub subgroup: (u32, u32),
-    /// Iterations after which it silently ends a shader's loops. `None`: as many as the shader says.
-    pub loop_cap: Option<u64>,
-    /// Of a plain multiplication of matrices, in 10^9 operations a second.
-    pub gflops: f64,
+    /// What the self-test found when the node started, if it passed.
+    pub findings: Option<Findings>,
 }
 
 impl Adapter {
@@ -153,8 +161,7 @@ impl Adapter {
             name: info.name,
             backend,
             pci,
-            loop_cap: None,
-            gflops: 0.0,
+            findings: None,
         }
     }
 
@@ -297,6 +304,9 @@ pub(crate) struct Given {
     pub(crate) losses: Arc<AtomicU64>,
     /// Of its workspaces.
     pub(crate) turns: Arc<Turns>,
+    health: Mutex<Health>,
+    /// A test of it is under way, maybe without an end.
+    tests: Arc<AtomicBool>,
 }
 
 impl Gpus {
@@ -305,20 +315,22 @@ impl Gpus {
         Self::of(Vec::new())
     }
 
-    fn of(adapters: Vec<Adapter>) -> Arc<Self> {
-        let given = adapters.into_iter().map(|adapter| Given {
+    fn of(adapters: Vec<(Adapter, Health)>) -> Arc<Self> {
+        let given = adapters.into_iter().map(|(adapter, health)| Given {
             adapter,
             workspaces: Arc::default(),
             losses: Arc::default(),
             turns: Arc::default(),
+            health: Mutex::new(health),
+            tests: Arc::default(),
         });
         Arc::new(Self { adapters: given.collect(), watchdog: Watchdog::default() })
     }
 
     /// Look for them. With `auto` none may be found; what is asked for by name must be there. Adapters that fail the
-    /// self-test are left out, and the log says so.
+    /// self-test are there and failing, and the log says so.
     pub async fn detect(selector: Selector) -> Result<Arc<Self>, GpusError> {
-        if selector == Selector::Off {
+        if selector.is_off() {
             return Ok(Self::none());
         }
         let (sender, found) = tokio::sync::oneshot::channel();
@@ -352,10 +364,42 @@ impl Gpus {
         self.adapters.iter().map(|given| (given.adapter.id.as_str(), given.losses.load(Relaxed)))
     }
 
-    /// What one replica has. `None` where there is no such adapter.
+    /// The adapters that do not do what they should, by their ids, and why.
+    pub fn failing(&self) -> impl Iterator<Item = (&str, String)> {
+        let why = |given: &Given| lock(&given.health).why().map(str::to_owned);
+        self.adapters.iter().filter_map(move |given| Some((given.adapter.id.as_str(), why(given)?)))
+    }
+
+    /// Test each adapter again and again, `every` so often, and sooner where devices are lost. Never ends.
+    pub async fn watch(&self, every: Duration) {
+        let since = Instant::now();
+        if self.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        loop {
+            tokio::time::sleep(LOOK.min(every)).await;
+            for given in &self.adapters {
+                let losses = given.losses.load(Relaxed);
+                if !lock(&given.health).is_due(since.elapsed(), losses, every) {
+                    continue;
+                }
+                let result = given.test().await;
+                let name = &given.adapter.name;
+                match lock(&given.health).tested(result, since.elapsed(), losses) {
+                    Some(Turned::Failing(why)) => tracing::warn!(adapter = name, why, "a GPU fails its self-test"),
+                    Some(Turned::Well) => tracing::info!(adapter = name, "a GPU passes its self-test again"),
+                    None => {}
+                }
+            }
+        }
+    }
+
+    /// What one replica has: where it does not matter of which, of one that does not fail. `None` where there is no such
+    /// adapter.
     pub fn workspace(self: &Arc<Self>, quota: Quota) -> Option<Arc<Workspace>> {
         let is_meant = |given: &&Given| quota.adapter.as_ref().is_none_or(|id| given.adapter.id == *id);
-        let given = self.adapters.iter().filter(is_meant).min_by_key(|given| given.workspaces.load(Relaxed))?;
+        let cost = |given: &&Given| (lock(&given.health).why().is_some(), given.workspaces.load(Relaxed));
+        let given = self.adapters.iter().filter(is_meant).min_by_key(cost)?;
         Some(Workspace::new(self.clone(), given, quota))
     }
 }
@@ -366,8 +410,37 @@ impl fmt::Debug for Gpus {
     }
 }
 
-/// Those that are taken and work, and the names of all.
-fn look(selector: &Selector) -> Result<(Vec<Adapter>, Vec<String>), String> {
+impl Given {
+    /// Whether it computes what it is told, by a device of its own, which it opens anew.
+    async fn test(&self) -> Result<(), String> {
+        if self.tests.swap(true, Relaxed) {
+            return Err("a self-test does not end".into());
+        }
+        let (adapter, tests) = (self.adapter.clone(), self.tests.clone());
+        let (sender, tested) = tokio::sync::oneshot::channel();
+        let test = move || {
+            let test = || selftest::check(&open(&adapter)?.adapter().ok_or("the adapter is closed")?);
+            let result = std::panic::catch_unwind(test);
+            tests.store(false, Relaxed);
+            let _ = sender.send(result.unwrap_or_else(|panic| Err(crate::device::thread::text(&*panic))));
+        };
+        let thread = thread::Builder::new().name("gpu-test".into()).stack_size(STACK_BYTES);
+        if let Err(error) = thread.spawn(test) {
+            self.tests.store(false, Relaxed);
+            return Err(format!("no thread for the self-test: {error}"));
+        }
+        match tokio::time::timeout(TEST_MAX, tested).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err("the self-test failed".into()),
+            Err(_) => Err(format!("the self-test did not end within {TEST_MAX:?}")),
+        }
+    }
+}
+
+type Looked = (Vec<(Adapter, Health)>, Vec<String>);
+
+/// Those that are taken, and the names of all.
+fn look(selector: &Selector) -> Result<Looked, String> {
     let instance = instance();
     let (mut taken, mut there) = (Vec::new(), Vec::new());
     for (adapter, mut described) in adapters(&instance)? {
@@ -376,12 +449,14 @@ fn look(selector: &Selector) -> Result<(Vec<Adapter>, Vec<String>), String> {
             continue;
         }
         match selftest::run(&adapter) {
-            Ok(Findings { loop_cap, gflops }) => {
-                described.loop_cap = loop_cap;
-                described.gflops = gflops;
-                taken.push(described);
+            Ok(findings) => {
+                described.findings = Some(findings);
+                taken.push((described, Health::default()));
             }
-            Err(error) => tracing::warn!(adapter = described.name, error, "a GPU failed its self-test and is not used"),
+            Err(error) => {
+                tracing::warn!(adapter = described.name, error, "a GPU fails its self-test");
+                taken.push((described, Health::failing(error)));
+            }
         }
     }
     Ok((taken, there))
@@ -405,8 +480,7 @@ mod tests {
             limits: BTreeMap::new(),
             memory_bytes: 1,
             subgroup: (32, 32),
-            loop_cap: None,
-            gflops: 1.0,
+            findings: None,
         }
     }
 
@@ -431,7 +505,8 @@ mod tests {
 
     #[tokio::test]
     async fn workspaces_are_spread() {
-        let gpus = Gpus::of(vec![adapter("a", Class::Discrete), adapter("b", Class::Discrete)]);
+        let well = |name: &str| (adapter(name, Class::Discrete), Health::default());
+        let gpus = Gpus::of(vec![well("a"), well("b")]);
         let names = |of: &[Arc<Workspace>]| of.iter().map(|one| one.adapter().name.clone()).collect::<Vec<_>>();
         let mut all: Vec<_> = (0..4).filter_map(|_| gpus.workspace(Quota::default())).collect();
         assert_eq!(names(&all), ["a", "b", "a", "b"]);
@@ -442,5 +517,12 @@ mod tests {
         assert_eq!(one("vulkan-b").unwrap().adapter().name, "b");
         assert!(one("vulkan-c").is_none());
         assert!(Gpus::none().workspace(Quota::default()).is_none());
+        // One that fails is for those who hold something of it already.
+        let failing = (adapter("c", Class::Discrete), Health::failing("it adds wrongly".into()));
+        let gpus = Gpus::of(vec![failing, well("d")]);
+        let all: Vec<_> = (0..3).filter_map(|_| gpus.workspace(Quota::default())).collect();
+        assert_eq!(names(&all), ["d", "d", "d"]);
+        assert!(gpus.workspace(Quota { adapter: Some("vulkan-c".into()), ..Quota::default() }).is_some());
+        assert_eq!(gpus.failing().collect::<Vec<_>>(), [("vulkan-c", "it adds wrongly".to_owned())]);
     }
 }

@@ -21,6 +21,7 @@ mod bindings;
 mod convert;
 mod device;
 mod guard;
+mod health;
 mod host;
 mod inventory;
 mod selftest;
@@ -33,6 +34,7 @@ pub use account::{GpuStats, Quota};
 pub use guard::{Refused as ShaderRefused, check_source};
 pub use host::{GpuCtx, GpuView, HasGpu, add_to_linker};
 pub use inventory::{Adapter, Class, Gpus, GpusError, Selector};
+pub use selftest::Findings;
 pub use workspace::Workspace;
 
 /// The interface that [`add_to_linker`] defines, and its version.

@@ -7,13 +7,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(crate) struct Findings {
-    /// Iterations after which loops end silently.
-    pub(crate) loop_cap: Option<u64>,
-    pub(crate) gflops: f64,
+/// What an adapter is found to be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Findings {
+    /// Iterations after which it silently ends a shader's loops. `None`: as many as the shader says.
+    pub loop_cap: Option<u64>,
+    /// Of a plain multiplication of matrices, in 10^9 operations a second.
+    pub gflops: f64,
+    /// Bytes a second of copies within its memory, each of which is read and written.
+    pub copied_per_second: f64,
+    /// From a submit with one small dispatch until it is known to be done.
+    pub dispatch: Duration,
 }
 
-const WAIT_MAX: Duration = Duration::from_secs(20);
+/// For what it is given to compute: longer than a guest's submit may take.
+const WAIT_MAX: Duration = Duration::from_secs(40);
 /// Elements of the vectors.
 const VECTOR: usize = 1 << 16;
 /// Rows of the matrices whose product is compared.
@@ -21,6 +29,11 @@ const MATRIX: u32 = 64;
 /// Rows of those that the speed is measured with: the larger ones where the smaller ones take less than `QUICK`.
 const SPEED: [u32; 3] = [128, 512, 2_048];
 const QUICK: Duration = Duration::from_millis(4);
+/// Bytes that are copied to see how fast that is, and how often in one submit: more where that is quick.
+const COPIED: u64 = 32 << 20;
+const COPIES: [u32; 3] = [1, 8, 64];
+/// Dispatches of which the median is taken.
+const DISPATCHES: u32 = 15;
 /// More iterations than any bound that is known of a driver.
 const LOOPS: u32 = 100_000;
 
@@ -53,7 +66,23 @@ const LOOP: &str = "
     c[0] = x;
 }";
 
+/// Whether it computes rightly, and what it is like.
 pub(crate) fn run(adapter: &wgpu::Adapter) -> Result<Findings, String> {
+    let bench = passed(adapter)?;
+    Ok(Findings {
+        loop_cap: bench.loop_cap()?,
+        gflops: bench.speed()?,
+        copied_per_second: bench.copies()?,
+        dispatch: bench.dispatches()?,
+    })
+}
+
+/// Whether it computes rightly.
+pub(crate) fn check(adapter: &wgpu::Adapter) -> Result<(), String> {
+    passed(adapter).map(drop)
+}
+
+fn passed(adapter: &wgpu::Adapter) -> Result<Bench, String> {
     let descriptor = wgpu::DeviceDescriptor {
         required_limits: wgpu::Limits::default().or_worse_values_from(&adapter.limits()),
         ..Default::default()
@@ -67,7 +96,7 @@ pub(crate) fn run(adapter: &wgpu::Adapter) -> Result<Findings, String> {
     let bench = Bench { device, queue, errors };
     bench.adds()?;
     bench.multiplies()?;
-    Ok(Findings { loop_cap: bench.loop_cap()?, gflops: bench.speed()? })
+    Ok(bench)
 }
 
 struct Bench {
@@ -139,6 +168,44 @@ impl Bench {
         Ok(gflops)
     }
 
+    fn copies(&self) -> Result<f64, String> {
+        let size = COPIED.min(self.device.limits().max_buffer_size);
+        let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let descriptor = wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
+        let [from, to] = [0, 1].map(|_| self.device.create_buffer(&descriptor));
+        let mut speed = 0.0;
+        for times in COPIES {
+            let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            for _ in 0..times {
+                encoder.copy_buffer_to_buffer(&from, 0, &to, 0, size);
+            }
+            let took = self.submit(encoder)?;
+            speed = f64::from(times) * size as f64 / took.as_secs_f64().max(1e-9);
+            if took > QUICK {
+                break;
+            }
+        }
+        Ok(speed)
+    }
+
+    fn dispatches(&self) -> Result<Duration, String> {
+        let mut all = Vec::new();
+        for _ in 0..DISPATCHES {
+            let (_, took) = self.compute(ADD, [&[0; 256], &[0; 256]], 256, (1, 1), 2)?;
+            all.push(took);
+        }
+        all.sort_unstable();
+        Ok(all.get(all.len() / 2).copied().unwrap_or_default())
+    }
+
+    /// How long that takes.
+    fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<Duration, String> {
+        let began = Instant::now();
+        self.queue.submit([encoder.finish()]);
+        self.wait()?;
+        Ok(began.elapsed())
+    }
+
     /// The output of the last of so many runs, and how long that took.
     fn compute(
         &self,
@@ -184,7 +251,6 @@ impl Bench {
             device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout: &layout, entries: &entries });
         let mut took = Duration::ZERO;
         for _ in 0..runs {
-            let began = Instant::now();
             let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
@@ -193,9 +259,7 @@ impl Bench {
                 pass.dispatch_workgroups(groups.0, groups.1, 1);
             }
             encoder.copy_buffer_to_buffer(&c, 0, &back, 0, output as u64);
-            self.queue.submit([encoder.finish()]);
-            self.wait()?;
-            took = began.elapsed();
+            took = self.submit(encoder)?;
         }
         let mapped = Arc::new(Mutex::new(false));
         let is_mapped = mapped.clone();

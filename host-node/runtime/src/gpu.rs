@@ -80,6 +80,12 @@ mod with {
         }
     }
 
+    impl GpuSelector {
+        pub fn is_off(&self) -> bool {
+            true
+        }
+    }
+
     impl Gpus {
         pub fn none() -> Arc<Self> {
             Arc::new(Self)
@@ -91,6 +97,10 @@ mod with {
 
         pub fn is_empty(&self) -> bool {
             true
+        }
+
+        pub async fn watch(&self, _: Duration) {
+            std::future::pending().await
         }
     }
 

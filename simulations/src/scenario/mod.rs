@@ -164,6 +164,10 @@ impl Stage {
                 Befalls::Suspend => drop(self.world.inflict(Fault::Suspend(node))),
                 Befalls::Leave => drop(self.world.inflict(Fault::Leave(node))),
                 Befalls::Link(link) => drop(self.world.inflict(Fault::Link(node, link))),
+                Befalls::FailGpus(fail) => {
+                    let why = fail.then_some("it adds vectors wrongly");
+                    self.world.nodes.get_mut(node).into_iter().for_each(|node| node.fail_gpus(why));
+                }
                 Befalls::Start => self.world.cure(Cure::Restart(node)),
                 Befalls::Resume => self.world.cure(Cure::Resume(node)),
             }

@@ -119,6 +119,7 @@ pub(super) enum Befalls {
     Resume,
     Leave,
     Link(Link),
+    FailGpus(bool),
 }
 
 pub(super) enum Promise {
@@ -243,6 +244,8 @@ fn command(text: &str, words: &[&str]) -> Result<Command, String> {
         ["suspend", who @ ..] => befalls(Befalls::Suspend, who),
         ["resume", who @ ..] => befalls(Befalls::Resume, who),
         ["leave", who @ ..] => befalls(Befalls::Leave, who),
+        ["gpus-fail", who @ ..] => befalls(Befalls::FailGpus(true), who),
+        ["gpus-pass", who @ ..] => befalls(Befalls::FailGpus(false), who),
         ["up", who @ ..] => befalls(Befalls::Link(Link::Up), who),
         ["mute", who @ ..] => befalls(Befalls::Link(Link::Mute), who),
         ["deaf", who @ ..] => befalls(Befalls::Link(Link::Deaf), who),

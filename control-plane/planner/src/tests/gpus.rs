@@ -186,19 +186,43 @@ fn what_is_more_important_takes_the_gpu_of_what_is_less_so_and_nothing_else() {
 }
 
 #[test]
-fn a_failing_gpu_takes_nothing_new_and_one_that_is_gone_lets_go() {
+fn what_is_on_a_failing_gpu_moves_where_there_is_room_and_stays_where_there_is_none() {
     let mut world = three();
-    world.put(claiming("w", 1, json!({"cpu": "fallback"})));
+    world.put(claiming("w", 1, json!({})));
     world.settle(None);
-    world.session("n1").gpus[0].failing = Some("3 devices were lost".into());
+    let fails = |world: &mut World, node: &str, why: Option<&str>| {
+        world.session(node).gpus.iter_mut().for_each(|offer| offer.failing = why.map(str::to_owned));
+        world.settle(None);
+    };
+    fails(&mut world, "n1", Some("it adds vectors wrongly"));
+    assert_eq!(world.holders()[&slot("w.0")], id("n2"));
+    world.put(claiming("w", 2, json!({})));
     world.settle(None);
-    assert_eq!(world.holders()[&slot("w.0")], id("n1"), "what is there stays");
-    world.put(claiming("w", 2, json!({"cpu": "fallback"})));
-    world.settle(None);
-    assert_eq!(world.holders()[&slot("w.1")], id("n2"));
+    assert_eq!(world.holders()[&slot("w.1")], id("n2"), "nothing new comes to it");
+    assert_eq!(world.refused("w.1", "n1"), ("gpu-health", "gpu-health: it adds vectors wrongly on a".into()));
+    fails(&mut world, "n2", Some("the driver is gone"));
+    assert_eq!(world.holders()[&slot("w.0")], id("n2"), "better there than nowhere");
+    fails(&mut world, "n1", None);
+    assert_eq!(world.holders()[&slot("w.0")], id("n1"));
+    assert_eq!(world.holders()[&slot("w.1")], id("n1"));
     world.session("n1").gpus.clear();
     world.settle(None);
-    assert_eq!(world.holders()[&slot("w.0")], id("n2"));
+    assert_eq!(world.holders().get(&slot("w.0")), None, "what has no GPU at all lets go");
+}
+
+#[test]
+fn a_node_with_two_gpus_moves_what_is_on_the_failing_one_to_the_other() {
+    let mut world = World::new();
+    world.node("n1", 1).gpus =
+        vec![offer("a", json!({})), offer("b", json!({"speed": {"gemm-gflops": 20}, "slots": 1}))];
+    world.put(claiming("w", 2, json!({})));
+    world.settle(None);
+    assert_eq!((world.gpu_of("w.0"), world.gpu_of("w.1")), (grant("a", 256, 1), grant("a", 256, 1)));
+    world.session("n1").gpus[0].failing = Some("the driver is gone".into());
+    world.settle(None);
+    let mut held = [world.gpu_of("w.0"), world.gpu_of("w.1")];
+    held.sort();
+    assert_eq!(held, [grant("a", 256, 1), grant("b", 256, 1)], "one has room, the other goes on");
 }
 
 #[test]
