@@ -24,7 +24,7 @@ async fn a_component_computes_on_the_gpu_of_its_node() {
     let speed = &offers[0]["speed"];
     let measured = ["gemm-gflops", "copy-mbps", "dispatch-us"].map(|what| speed[what].as_u64().unwrap_or(0));
     assert!(measured.iter().all(|figure| *figure > 0), "{offers}");
-    let log = lattice.node("n1").log();
+    let log = lattice.node("n1").process().log();
     assert!(!log.contains("XDG_RUNTIME_DIR"), "no driver looks for a display: {log}");
 }
 
