@@ -31,11 +31,11 @@ pub(crate) fn offers(gpus: &Gpus) -> Vec<Offer> {
     use std::collections::BTreeMap;
     let losses: BTreeMap<&str, u64> = gpus.losses().collect();
     let failing: BTreeMap<&str, String> = gpus.failing().collect();
-    let of = |adapter: &lattice_runtime::GpuAdapter| {
+    let offer = |adapter: &lattice_runtime::GpuAdapter| {
         let id = adapter.id.as_str();
         of(adapter, losses.get(id).copied().unwrap_or(0), failing.get(id).cloned())
     };
-    gpus.adapters().filter_map(of).collect()
+    gpus.adapters().filter_map(offer).collect()
 }
 
 /// Replicas that may share one.

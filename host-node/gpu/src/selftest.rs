@@ -33,7 +33,7 @@ const QUICK: Duration = Duration::from_millis(4);
 const COPIED: u64 = 32 << 20;
 const COPIES: [u32; 3] = [1, 8, 64];
 /// Dispatches of which the median is taken.
-const DISPATCHES: u32 = 15;
+const DISPATCHES: u32 = 7;
 /// More iterations than any bound that is known of a driver.
 const LOOPS: u32 = 100_000;
 

@@ -205,9 +205,10 @@ fn what_is_on_a_failing_gpu_moves_where_there_is_room_and_stays_where_there_is_n
     fails(&mut world, "n1", None);
     assert_eq!(world.holders()[&slot("w.0")], id("n1"));
     assert_eq!(world.holders()[&slot("w.1")], id("n1"));
+    fails(&mut world, "n2", None);
     world.session("n1").gpus.clear();
     world.settle(None);
-    assert_eq!(world.holders().get(&slot("w.0")), None, "what has no GPU at all lets go");
+    assert_eq!(world.holders()[&slot("w.0")], id("n2"), "and from one that is gone");
 }
 
 #[test]
