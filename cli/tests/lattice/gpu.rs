@@ -37,6 +37,17 @@ fn driver() -> PathBuf {
     files.next().expect("lavapipe is installed: apt-get install mesa-vulkan-drivers")
 }
 
+/// Until the GPU of `n1` is well, or is not: what it says of that.
+async fn offered(lattice: &Lattice, is_well: bool) -> String {
+    eventually("its offer says so", PATIENCE, async || {
+        let text = lattice.cli_ok(&["gpus", "n1", "-o", "json"]).await;
+        let offers: Value = serde_json::from_str(&text).unwrap();
+        let is = offers[0].is_object() && offers[0]["failing"].is_null();
+        if is == is_well { Ok(offers[0]["failing"].to_string()) } else { Err(text) }
+    })
+    .await
+}
+
 /// The driver of a node is uninstalled while it runs, and comes back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_on_a_gpu_that_fails_moves_to_another_and_it_comes_back_when_it_passes_again() {
@@ -57,16 +68,7 @@ async fn what_is_on_a_gpu_that_fails_moves_to_another_and_it_comes_back_when_it_
     api.ready("gpu-double").await;
 
     std::fs::remove_file(&own).unwrap();
-    let offered = async |is_well: bool| {
-        eventually("its offer says so", PATIENCE, async || {
-            let text = lattice.cli_ok(&["gpus", "n1", "-o", "json"]).await;
-            let offers: Value = serde_json::from_str(&text).unwrap();
-            let is = offers[0].is_object() && offers[0]["failing"].is_null();
-            if is == is_well { Ok(offers[0]["failing"].to_string()) } else { Err(text) }
-        })
-        .await
-    };
-    let why = offered(false).await;
+    let why = offered(&lattice, false).await;
     assert!(why.contains("is not there any more"), "{why}");
     // There is nowhere to go yet: it goes on.
     let answer = lattice.node("n1").get("gpu-double.test", "/5").await.ok();
@@ -86,7 +88,7 @@ async fn what_is_on_a_gpu_that_fails_moves_to_another_and_it_comes_back_when_it_
     assert_eq!(answer.text().trim(), "[12.0]");
 
     std::fs::copy(driver(), &own).unwrap();
-    offered(true).await;
+    offered(&lattice, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
