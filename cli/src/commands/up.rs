@@ -486,7 +486,17 @@ mod tests {
     fn args(http_port: Option<u16>) -> Args {
         let https = HttpsArgs::at("127.0.0.1:0".parse().unwrap());
         let log = "warn".into();
-        Args { nodes: 3, nats_server: None, http_port, https, deploy: vec![], data: None, keep: false, log }
+        Args {
+            nodes: 3,
+            nats_server: None,
+            http_port,
+            https,
+            deploy: vec![],
+            data: None,
+            keep: false,
+            log,
+            gpu: GpuSelector::default(),
+        }
     }
 
     #[test]
