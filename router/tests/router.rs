@@ -10,7 +10,9 @@
 )]
 
 mod calls;
+mod choice;
 mod failing;
+mod heads;
 mod ingress;
 mod lost;
 mod routes;

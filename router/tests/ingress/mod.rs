@@ -1,6 +1,7 @@
 //! What clients that mean harm, or are merely slow or old, get at the port: byte by byte where it matters. Each row of
 //! `docs/ingress.md` that says what is refused is here.
 
+mod connections;
 mod h2;
 mod heads;
 mod slow;

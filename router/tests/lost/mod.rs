@@ -1,12 +1,20 @@
 //! Nodes that go away while they owe an answer, and readers that do not read: who notices, and how soon.
 
+mod drops;
+
 use crate::{table_knows, world::*};
 use bytes::Bytes;
 use http_body::Frame;
 use http_body_util::BodyExt as _;
-use lattice::http::{BodyError, Response, empty, full};
+use lattice::{
+    exchange::{IDLE_LIMIT, PING_AFTER},
+    http::{BodyError, Response, empty, full},
+};
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::{sync::Notify, time::timeout};
@@ -186,4 +194,90 @@ async fn a_request_that_was_elsewhere_before_nats_went_away_waits_for_it_as_long
         a.faults.down.store(false, Ordering::SeqCst);
     });
     assert_eq!((response.status().as_u16(), header(&response, "lattice-error")), (200, None));
+}
+
+/// What a guest holds for a client, and whether it was told that the client is gone.
+struct Held {
+    in_body: Arc<AtomicBool>,
+    in_call: Arc<AtomicBool>,
+    begun: Arc<Notify>,
+}
+
+impl Held {
+    /// `stream` writes as long as somebody reads, `stuck` never answers.
+    fn by(world: &World, node: &Node, id: &str) -> Self {
+        let held = Held { in_body: Arc::default(), in_call: Arc::default(), begun: Arc::default() };
+        let dropped = held.in_body.clone();
+        node.guests.run("stream", move |_| {
+            let guard = Dropped(dropped.clone());
+            async move {
+                let (frames, body) = written();
+                tokio::spawn(async move {
+                    let _guard = guard;
+                    while frames.send(Ok(Frame::data(Bytes::from_static(&[0; 1000])))).await.is_ok() {}
+                });
+                Ok(Response::new(body))
+            }
+        });
+        let (dropped, begun) = (held.in_call.clone(), held.begun.clone());
+        node.guests.run("stuck", move |_| {
+            let guard = Dropped(dropped.clone());
+            begun.notify_one();
+            async move {
+                let _guard = guard;
+                std::future::pending().await
+            }
+        });
+        for workload in ["stream", "stuck"] {
+            // No other limit of time ends them.
+            world.workload(workload, &[id], ", timeout: 60s", "wall: 60s");
+        }
+        held
+    }
+
+    fn are_free(&self) -> bool {
+        self.in_body.load(Ordering::SeqCst) && self.in_call.load(Ordering::SeqCst)
+    }
+}
+
+/// Who hears nothing of a client that is gone stops working for it all the same. `node_dies`: all that the node says is lost
+/// from some moment on; else what it says of the clients that leave, and nothing after it.
+async fn frees_what_it_held_in_silence(node_dies: bool) {
+    let world = World::hurried(5);
+    let (mut a, b) = (world.node("a").await, world.node("b").await);
+    let held = Held::by(&world, &b, "b");
+    table_knows(&a, "stuck").await;
+    let mut body = a.get("http://stream.test/").await.into_body();
+    body.frame().await.unwrap().unwrap();
+    let router = a.router.clone();
+    let call = tokio::spawn(async move { router.handle(request("GET", "http://stuck.test/", empty()), PEER).await });
+    held.begun.notified().await;
+    assert!(!b.metrics().contains("peer_exchanges 0\n") && !held.are_free());
+
+    let gone = world.now();
+    a.faults.lose_all();
+    drop(body);
+    call.abort();
+    eventually("no request under way", || a.router.in_flight() == 0).await;
+    if node_dies {
+        a.kill().await;
+    } else {
+        *a.faults.lose_after.lock().unwrap() = None;
+    }
+    eventually("the end of the guests", || held.are_free()).await;
+    eventually("the end of the exchanges", || b.metrics().contains("lattice_router_peer_exchanges 0\n")).await;
+    let took = world.now() - gone;
+    println!("freed after {} s", took.as_secs());
+    // A while of which they may have been silent before, and one for a busy machine.
+    assert!(took > IDLE_LIMIT - PING_AFTER && took < 2 * IDLE_LIMIT, "{took:?}");
+}
+
+#[tokio::test]
+async fn a_node_that_dies_leaves_nothing_running_on_the_nodes_that_it_asked() {
+    frees_what_it_held_in_silence(true).await;
+}
+
+#[tokio::test]
+async fn a_client_whose_leaving_is_not_heard_of_leaves_nothing_running() {
+    frees_what_it_held_in_silence(false).await;
 }

@@ -16,7 +16,7 @@ use lattice::{
 use lattice_router::{Router, RouterOptions, Tls};
 use prometheus_client::registry::Registry;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -38,17 +38,23 @@ pub(crate) const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::ne
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
 /// The wall clock is set anew at each look: nothing may depend on it.
-pub(crate) struct RealClock(Instant);
+pub(crate) struct RealClock {
+    start: Instant,
+    /// Its seconds in one real one.
+    speed: u32,
+    looks: AtomicUsize,
+}
 impl Clock for RealClock {
     fn now(&self) -> Duration {
-        self.0.elapsed()
+        self.looks.fetch_add(1, Ordering::Relaxed);
+        self.start.elapsed() * self.speed
     }
     fn unix_ms(&self) -> u64 {
         static LOOKS: AtomicU64 = AtomicU64::new(1);
         LOOKS.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 21
     }
     fn sleep(&self, duration: Duration) -> Fut<'static, ()> {
-        Box::pin(tokio::time::sleep(duration))
+        Box::pin(tokio::time::sleep(duration / self.speed))
     }
 }
 
@@ -71,6 +77,15 @@ pub(crate) struct Faults {
     /// Lose only one.
     pub(crate) lose_one: AtomicBool,
     pub(crate) down: AtomicBool,
+    /// Bytes of a message that the server takes, as it says; 0 for the usual limit.
+    pub(crate) payload_bytes_max: AtomicUsize,
+}
+
+impl Faults {
+    /// Lose all that this node publishes from now on, as where its connection is gone.
+    pub(crate) fn lose_all(&self) {
+        *self.lose_after.lock().unwrap() = Some(0);
+    }
 }
 
 struct FaultyBus {
@@ -109,7 +124,10 @@ impl Bus for FaultyBus {
         self.inner.inbox()
     }
     fn payload_bytes_max(&self) -> usize {
-        self.inner.payload_bytes_max()
+        match self.faults.payload_bytes_max.load(Ordering::SeqCst) {
+            0 => self.inner.payload_bytes_max(),
+            limit => limit,
+        }
     }
     fn connection(&self) -> Connection {
         if self.faults.down.load(Ordering::SeqCst) { Connection::Down } else { self.inner.connection() }
@@ -125,6 +143,7 @@ type Guest = Arc<dyn Fn(Request) -> Fut<'static, Result<Response, CallError>> + 
 #[derive(Default)]
 pub(crate) struct Guests {
     ready: Mutex<BTreeMap<WorkloadName, Guest>>,
+    full: Mutex<BTreeSet<WorkloadName>>,
     pub(crate) calls: AtomicUsize,
 }
 
@@ -141,11 +160,24 @@ impl Guests {
     pub(crate) fn stop(&self, workload: &str) {
         self.ready.lock().unwrap().remove(&name(workload));
     }
+
+    /// Whether a request would wait in line from now on.
+    pub(crate) fn fill(&self, workload: &str, is_full: bool) {
+        let mut full = self.full.lock().unwrap();
+        if is_full {
+            full.insert(name(workload));
+        } else {
+            full.remove(&name(workload));
+        }
+    }
 }
 
 impl Instances for Guests {
     fn is_ready(&self, workload: &WorkloadName) -> bool {
         self.ready.lock().unwrap().contains_key(workload)
+    }
+    fn has_room(&self, workload: &WorkloadName) -> bool {
+        self.is_ready(workload) && !self.full.lock().unwrap().contains(workload)
     }
     fn call(&self, workload: &WorkloadName, request: Request) -> Fut<'static, Result<Response, CallError>> {
         self.calls.fetch_add(1, Ordering::SeqCst);
@@ -198,19 +230,34 @@ impl Node {
 
 pub(crate) struct World {
     lattice: MemoryLattice,
-    clock: Arc<dyn Clock>,
+    clock: Arc<RealClock>,
     view: watch::Sender<Arc<LatticeView>>,
 }
 
 impl World {
     pub(crate) fn new() -> Self {
-        let clock = Arc::new(RealClock(Instant::now()));
+        Self::hurried(1)
+    }
+
+    /// Where time goes so many times faster, for limits that are long. What is slow is so slow there.
+    pub(crate) fn hurried(speed: u32) -> Self {
+        let clock = Arc::new(RealClock { start: Instant::now(), speed, looks: AtomicUsize::new(0) });
         Self { lattice: MemoryLattice::new(), clock, view: watch::channel(Arc::default()).0 }
     }
 
     /// The same NATS, as nodes see it that have heard of nothing yet.
     pub(crate) fn beside(world: &World) -> Self {
         Self { lattice: world.lattice.clone(), clock: world.clock.clone(), view: watch::channel(Arc::default()).0 }
+    }
+
+    /// On the clock of all nodes.
+    pub(crate) fn now(&self) -> Duration {
+        self.clock.now()
+    }
+
+    /// How often somebody looked at the clock.
+    pub(crate) fn looks_at_clock(&self) -> usize {
+        self.clock.looks.load(Ordering::Relaxed)
     }
 
     /// A connection of nobody in particular.
@@ -230,7 +277,7 @@ impl World {
         let guests = Arc::new(Guests::default());
         let mut options = RouterOptions::new(NodeId::new(node).unwrap(), LatticeId::new("default").unwrap());
         change(&mut options);
-        let (clock, view) = (self.clock.clone(), self.view.subscribe());
+        let (clock, view): (Arc<dyn Clock>, _) = (self.clock.clone(), self.view.subscribe());
         let mut metrics = Registry::default();
         let router = Router::new(options, bus, clock, rng, guests.clone(), view, &mut metrics);
         let stop = CancellationToken::new();
