@@ -35,6 +35,7 @@ mod messaging;
 mod nats;
 mod observe;
 mod outages;
+mod partitions;
 mod parts;
 mod placement;
 mod profiles;

@@ -8,6 +8,7 @@ pub mod load;
 pub mod otlp;
 pub mod process;
 pub mod server;
+pub mod wire;
 
 pub use api::Api;
 pub use cluster::{Lattice, Node, SharedLattice, shared};
