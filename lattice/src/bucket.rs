@@ -1,10 +1,12 @@
-//! KV buckets as guests use them: the traits behind which JetStream stands, and how a guest's keys become NATS's. Not the
+//! KV buckets as guests use them: the traits behind which JetStream stands, and how a guest's keys become NATS's. Object
+//! stores, which are opened like them, are in [`crate::objects`]. Not the
 //! lattice's own records, which have [`crate::store`].
 
 use crate::{
     Fut,
     id::{Revision, WorkloadName},
-    nats::BucketInfo,
+    nats::{BucketInfo, Code, Failure},
+    objects::Objects,
     spec::BucketName,
 };
 use bytes::Bytes;
@@ -82,6 +84,13 @@ pub trait Buckets: fmt::Debug + Send + Sync + 'static {
     fn open(&self, workload: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn KeyValue>, BucketError>>;
     /// How it is configured now, as the server says.
     fn info(&self, workload: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<BucketInfo, BucketError>>;
+    /// The same of an object store.
+    fn open_objects(&self, workload: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn Objects>, Failure>>;
+}
+
+/// There is none of that name.
+pub fn no_objects(bucket: &BucketName) -> Failure {
+    Failure::not(Code::NotFound, format!("there is no object store {:?}", bucket.as_str()))
 }
 
 /// Where there is no NATS for guests.
@@ -97,6 +106,10 @@ impl Buckets for NoBuckets {
     fn info(&self, _: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<BucketInfo, BucketError>> {
         let absent = BucketError::Absent(bucket.to_string());
         Box::pin(std::future::ready(Err(absent)))
+    }
+
+    fn open_objects(&self, _: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn Objects>, Failure>> {
+        Box::pin(std::future::ready(Err(no_objects(bucket))))
     }
 }
 

@@ -22,6 +22,7 @@ pub mod limits;
 pub mod mesh;
 pub mod messaging;
 pub mod nats;
+pub mod objects;
 pub mod recipe;
 pub mod record;
 pub mod report;

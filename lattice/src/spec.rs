@@ -5,6 +5,7 @@
 
 mod analysis;
 mod autoscale;
+mod blobstore;
 mod callers;
 mod canary;
 mod config;
@@ -35,6 +36,7 @@ mod wording;
 
 pub use analysis::{AnalysisSpec, ErrorRate};
 pub use autoscale::{AutoscaleSpec, JetStreamName, PendingTarget, ScaleTarget};
+pub use blobstore::ObjectsGrant;
 pub use config::{ConfigError, ConfigUpdate, Found, Resolved};
 pub use cron::{Cron, Zone};
 pub use disruption::DisruptionSpec;

@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 40] = [
+const RUST: [&str; 41] = [
     "asker",
     "asker03",
     "border",
@@ -73,6 +73,7 @@ const RUST: [&str; 40] = [
     "part03",
     "pong",
     "sender",
+    "shelf",
     "sockets",
     "sockets03",
     "tail",

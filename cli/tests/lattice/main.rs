@@ -10,6 +10,7 @@
 
 mod harness;
 
+mod blobs;
 mod calls;
 mod canary;
 mod choice;

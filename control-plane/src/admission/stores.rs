@@ -6,6 +6,7 @@ use lattice::{
     bucket::BucketError,
     ctl::{Condition, ConditionKind, CtlError, ErrorCode, Reason},
     id::WorkloadName,
+    nats::Code,
     spec::{BucketGrant, Grants, WorkloadSpec},
     units::Bytes,
 };
@@ -26,6 +27,17 @@ impl Admission {
             self.check_payload(&field, grants)?;
             for (name, grant) in &grants.nats.buckets {
                 self.check_bucket(&spec.name, &format!("{field}.nats.buckets.{name}"), grant).await?;
+            }
+            for (name, grant) in &grants.blobstore {
+                let bucket = &grant.bucket;
+                let Err(failure) = self.platform.buckets.open_objects(&spec.name, bucket).await else { continue };
+                let error = match failure.code {
+                    Code::NotFound => CtlError::new(ErrorCode::Invalid, failure.detail)
+                        .hint(format!("make it first: nats object add {bucket}")),
+                    Code::Unsupported => CtlError::new(ErrorCode::Invalid, failure.detail),
+                    _ => CtlError::new(ErrorCode::Unavailable, failure.detail).hint("look at NATS, then put it again"),
+                };
+                return Err(error.field(format!("{field}.blobstore.{name}.bucket")));
             }
         }
         Ok(())

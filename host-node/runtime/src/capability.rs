@@ -22,6 +22,8 @@ pub enum Source {
     Connect,
     /// `grants.keyvalue` of the spec. Without it there is no store.
     Keyvalue,
+    /// `grants.blobstore` of the spec. Without it there is no container.
+    Blobstore,
     /// `grants.messaging` of the spec. Without it each use is refused.
     Messaging,
     /// `grants.nats` of the spec. Without it each use is refused.
@@ -45,6 +47,7 @@ pub fn capability(import: &str) -> Option<Capability> {
         ("lattice:nats", "limits") => always("the bounds of NATS, of its server and of the replica"),
         ("lattice:nats", _) => Capability { from: Source::Nats, what: "what is refused" },
         ("lattice:node", _) => always("the workload's name and the replica's index"),
+        ("wasi:blobstore", _) => Capability { from: Source::Blobstore, what: "no container at all" },
         ("wasi:cli", "environment") => always("the spec's env; the only argument is the workload's name"),
         ("wasi:cli", "stdin") => always("always at its end"),
         ("wasi:cli", "stdout" | "stderr") => always("lines for `lattice logs`"),

@@ -18,6 +18,7 @@
 //! keeps time while many guests compute for nearly so long.
 
 mod admission;
+mod blobstore;
 mod body;
 mod bridge;
 mod cache;

@@ -12,6 +12,9 @@ pub(crate) const OFFERED: &[(&str, &str)] = &[
     ("lattice:nats/kv", "0.1"),
     ("lattice:nats/limits", "0.1"),
     ("lattice:node/identity", "0.1"),
+    ("wasi:blobstore/blobstore", "0.2.0-draft"),
+    ("wasi:blobstore/container", "0.2.0-draft"),
+    ("wasi:blobstore/types", "0.2.0-draft"),
     ("wasi:cli/environment", "0.2"),
     ("wasi:cli/exit", "0.2"),
     ("wasi:cli/stderr", "0.2"),
@@ -94,6 +97,7 @@ pub(crate) fn plain(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     wasmtime_wasi_config::add_to_linker(&mut linker, |host: &mut Host| WasiConfig::from(&host.config))?;
     crate::identity::add_to_linker(&mut linker)?;
+    crate::blobstore::add_to_linker(&mut linker)?;
     crate::keyvalue::add_to_linker(&mut linker)?;
     crate::messaging::add_to_linker(&mut linker)?;
     network::add_to_linker02(&mut linker)?;

@@ -1,4 +1,4 @@
-//! [`lattice::bucket`] over JetStream KV. Guests have connections apart from the lattice's own, one for each workload on a
+//! [`lattice::bucket`] over JetStream KV and object stores. Guests have connections apart from the lattice's own, one for each workload on a
 //! node: their traffic waits for itself alone, shows under the workload's name in the server's list of connections, and gets
 //! replies under a prefix that no other connection listens on.
 
@@ -7,6 +7,7 @@ mod away;
 mod changes;
 mod list;
 mod native;
+mod objects;
 mod passing;
 mod pull;
 
@@ -28,10 +29,12 @@ use lattice::{
     bucket::{BucketError, Buckets, KeyValue, Keys, Value, encode_key},
     id::{Revision, WorkloadName},
     limits::NATS_PAYLOAD_BYTES_DEFAULT,
-    nats::BucketInfo,
+    nats::{BucketInfo, Failure},
+    objects::Objects,
     spec::BucketName,
     store::Connection,
 };
+use objects::NatsObjects;
 use std::{
     collections::BTreeMap,
     fmt,
@@ -135,6 +138,15 @@ impl Buckets for GuestBuckets {
             Ok(NatsBucket::open(nats, &bucket, line).await?.opened_as())
         })
     }
+
+    fn open_objects(&self, workload: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn Objects>, Failure>> {
+        let (line, workload, bucket) = (self.line(workload), workload.clone(), bucket.clone());
+        Box::pin(async move {
+            let nats = self.connected(&line, &workload).await.map_err(|_| Failure::away())?;
+            let opened: Arc<dyn Objects> = Arc::new(NatsObjects::open(nats, &bucket, line).await?);
+            Ok(opened)
+        })
+    }
 }
 
 /// Opens buckets over the connection of a node, for nobody's guests: to see whether they are there.
@@ -160,6 +172,15 @@ impl Buckets for NodeBuckets {
     fn info(&self, _: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<BucketInfo, BucketError>> {
         let bucket = bucket.clone();
         Box::pin(async move { Ok(NatsBucket::open(self.0.clone(), &bucket, Arc::new(Line::new())).await?.opened_as()) })
+    }
+
+    fn open_objects(&self, _: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn Objects>, Failure>> {
+        let bucket = bucket.clone();
+        Box::pin(async move {
+            let opened: Arc<dyn Objects> =
+                Arc::new(NatsObjects::open(self.0.clone(), &bucket, Arc::new(Line::new())).await?);
+            Ok(opened)
+        })
     }
 }
 

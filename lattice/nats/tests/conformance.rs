@@ -6,6 +6,7 @@
 
 mod cluster;
 mod guests;
+mod objects;
 mod support;
 
 use futures_util::StreamExt as _;

@@ -2,7 +2,8 @@
 //! only place where hosts of outgoing requests are compared: who sends asks here, so that a name is read in one way only.
 
 use super::{
-    KeyvalueGrant, MessagingGrants, NatsGrants, PathPrefix, SpecError, StoreName, http::is_host_name, messaging, nats,
+    KeyvalueGrant, MessagingGrants, NatsGrants, ObjectsGrant, PathPrefix, SpecError, StoreName, http::is_host_name,
+    messaging, nats,
 };
 use crate::{
     limits::{GRANTS_MAX, clip},
@@ -37,6 +38,12 @@ pub struct Grants {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 256))]
     pub keyvalue: BTreeMap<StoreName, KeyvalueGrant>,
+    /// Which object stores its guests use as containers of `wasi:blobstore`, by the names they know them by: `{files: {bucket:
+    /// shop-files}}`. Others are no containers to them, and none is made or deleted. Not for a workload with
+    /// `reuse.concurrency` above 1; a part of it that is isolated or lazy can have one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 256))]
+    pub blobstore: BTreeMap<StoreName, ObjectsGrant>,
     /// What its guests send over NATS through `wasmcloud:messaging`: `{publish: ["orders.>"]}`.
     #[serde(default, skip_serializing_if = "MessagingGrants::is_empty")]
     pub messaging: MessagingGrants,
@@ -80,8 +87,12 @@ impl Grants {
 /// What types cannot say. Names below `.lattice` that grant nothing are among it: a record that was put when they were like
 /// any others must still be read.
 pub(super) fn check(field: &str, grants: &Grants) -> Result<(), SpecError> {
-    let counts =
-        [("http-out", grants.http_out.len()), ("connect", grants.connect.len()), ("keyvalue", grants.keyvalue.len())];
+    let counts = [
+        ("http-out", grants.http_out.len()),
+        ("connect", grants.connect.len()),
+        ("keyvalue", grants.keyvalue.len()),
+        ("blobstore", grants.blobstore.len()),
+    ];
     for (name, count) in counts {
         if count > GRANTS_MAX {
             return Err(SpecError::new(format!("{field}.{name}"), format!("at most {GRANTS_MAX} grants are allowed")));

@@ -2,8 +2,8 @@
 //! here, so size and depth are bounded before anything is built.
 
 use super::{
-    Reuse, Script, Source, WorkloadSpec, autoscale, callers, canary, config, gpu, grants, http, messaging, parts,
-    placement, preview, probes, rollout, schedule, strategy, volumes, wording,
+    Reuse, Script, Source, WorkloadSpec, autoscale, blobstore, callers, canary, config, gpu, grants, http, messaging,
+    parts, placement, preview, probes, rollout, schedule, strategy, volumes, wording,
 };
 use crate::limits::{
     CONCURRENCY_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, MESSAGE_BYTES_MAX,
@@ -214,6 +214,7 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
         return Err(SpecError::new("limits.memory", format!("{} is more than {most}", limits.memory)));
     }
     grants::check("grants", &spec.grants)?;
+    blobstore::check_concurrency(spec)?;
     messaging::check_concurrency(spec)?;
     messaging::check_messages(spec)?;
     autoscale::check(spec)?;
@@ -475,6 +476,15 @@ mod tests {
         refuse(&with(&format!("{{nats: {{subscribe: [{many}]}}}}")), "grants.nats.subscribe", "at most");
         refuse(&with("{nats: {buckets: {a: {bucket: lattice-x}}}}"), "grants.nats.buckets.a.bucket", "lattice's own");
         refuse(&with("{nats: {streams: {}}}"), "grants.nats.streams", "unknown field");
+        let blobstore = "{blobstore: {files: {bucket: shop-files, access: read-only}}}";
+        let spec = parse(with(blobstore).as_bytes()).unwrap();
+        assert_eq!(parse(&serde_json::to_vec(&spec).unwrap()).unwrap(), spec);
+        assert_eq!((spec.schema(), spec.grants.blobstore.len()), (6, 1));
+        let bucket = "grants.blobstore.files.bucket";
+        refuse(&with("{blobstore: {files: {bucket: lattice-default-components}}}"), bucket, "lattice's own");
+        refuse(&with("{blobstore: {'a/b': {bucket: a}}}"), "grants.blobstore.a/b", "not a name");
+        let shared = format!("{}reuse: {{concurrency: 2}}\n", with(blobstore));
+        refuse(&shared, "grants.blobstore", "several requests at a time (reuse.concurrency: 2)");
         let shared = format!("{}reuse: {{concurrency: 2}}\n", with("{messaging: {publish: [a]}}"));
         refuse(&shared, "grants.messaging", "several requests at a time (reuse.concurrency: 2)");
         let many = vec!["https://a.test"; crate::limits::GRANTS_MAX + 1].join(", ");

@@ -26,7 +26,7 @@ impl WorkloadSpec {
         ];
         let is_of_schema_6 = [
             self.rollout.strategy != Strategy::default(),
-            self.all_grants().any(|grants| !grants.nats.is_empty()),
+            self.all_grants().any(|grants| !grants.nats.is_empty() || !grants.blobstore.is_empty()),
             self.gpu.is_some(),
             self.autoscale.as_ref().is_some_and(|autoscale| autoscale.target.is_of_schema_6()),
         ];

@@ -2,10 +2,11 @@
 
 use crate::{
     Fut,
-    bucket::{BucketError, Buckets, KeyValue, Keys, Value, decode_key, encode_key},
+    bucket::{BucketError, Buckets, KeyValue, Keys, Value, decode_key, encode_key, no_objects},
     id::{Revision, WorkloadName},
     limits::NATS_PAYLOAD_BYTES_DEFAULT,
-    nats::BucketInfo,
+    nats::{BucketInfo, Failure},
+    objects::Objects,
     spec::BucketName,
 };
 use bytes::Bytes;
@@ -49,6 +50,11 @@ impl Buckets for MemoryBuckets {
         let info = BucketInfo { replicas: 1, in_memory: true, history: 1, ..BucketInfo::default() };
         let found = is_there.then_some(info).ok_or_else(|| BucketError::Absent(bucket.to_string()));
         Box::pin(std::future::ready(found))
+    }
+
+    /// There are none.
+    fn open_objects(&self, _: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn Objects>, Failure>> {
+        Box::pin(std::future::ready(Err(no_objects(bucket))))
     }
 }
 

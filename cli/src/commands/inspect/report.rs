@@ -375,6 +375,11 @@ fn behind(spec: &WorkloadSpec, capability: Capability) -> (BoundTo, String) {
             let stores = spec.grants.keyvalue.iter().map(|(name, grant)| format!("{name} (bucket {})", grant.bucket));
             ("grants.keyvalue", stores.collect())
         }
+        Source::Blobstore => {
+            let containers =
+                spec.grants.blobstore.iter().map(|(name, grant)| format!("{name} (bucket {})", grant.bucket));
+            ("grants.blobstore", containers.collect())
+        }
         Source::Messaging => ("grants.messaging.publish", list(&spec.grants.messaging.publish)),
         Source::Nats => {
             let nats = &spec.grants.nats;

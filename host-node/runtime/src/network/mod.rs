@@ -8,7 +8,7 @@
 //!
 //! Start at [`Network`], one for each replica and set of grants. `client.rs` sends HTTP requests, `connect.rs` opens their
 //! connections, `mesh.rs` hands those that are for another workload to the router; `sockets.rs` judges sockets,
-//! `stores.rs` opens buckets, `messages.rs` sends over NATS, `nats.rs` does all else there, `loopback.rs` is the private loopback.
+//! `stores.rs` opens buckets, `objects.rs` object stores, `messages.rs` sends over NATS, `nats.rs` does all else there, `loopback.rs` is the private loopback.
 
 mod body;
 mod client;
@@ -20,6 +20,7 @@ mod loopback;
 mod mesh;
 mod messages;
 pub(crate) mod nats;
+mod objects;
 mod resolve;
 mod sockets;
 mod sockets02;
@@ -30,6 +31,7 @@ mod tls;
 
 pub(crate) use mesh::Polled;
 pub(crate) use messages::Outgoing;
+pub(crate) use objects::{CHUNKS_WAITING_MAX, Container};
 pub(crate) use sockets::Sockets;
 pub(crate) use stores::{Store, VALUES_BYTES_MAX};
 
@@ -112,6 +114,7 @@ pub(crate) struct NodeNetwork {
     messaging: Arc<dyn Messaging>,
     nats: Arc<dyn Links>,
     values: stores::NodeRoom,
+    objects: objects::NodeObjects,
     tracer: Tracer,
 }
 
@@ -130,6 +133,7 @@ impl NodeNetwork {
             messaging: options.messaging.clone(),
             nats: options.nats.clone(),
             values: stores::NodeRoom::new(),
+            objects: objects::NodeObjects::new(),
             tracer,
         }))
     }
@@ -172,6 +176,7 @@ pub(crate) struct Network {
     lookups: Arc<Semaphore>,
     names: sockets::Names,
     stores: stores::Stores,
+    containers: objects::Containers,
     messages: messages::Messages,
     nats: nats::Nats,
     counters: Arc<Counters>,
@@ -210,6 +215,7 @@ impl Network {
         let client = client::new(connector);
         let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
         let (names, stores) = (sockets::Names::default(), stores::Stores::new(&grants.keyvalue, &node.values));
+        let containers = objects::Containers::new(&grants.blobstore, &node.objects);
         let (messages, nats) = (messages::Messages::new(), nats::Nats::new(&grants.nats, &node.values));
         Arc::new(Self {
             workload,
@@ -221,6 +227,7 @@ impl Network {
             lookups,
             names,
             stores,
+            containers,
             messages,
             nats,
             counters,

@@ -103,10 +103,13 @@ pub(super) async fn store(
     // The client waits for its connection to take a request without a limit.
     let answer = tokio::time::timeout(TIMEOUT, client.send_request(subject, request)).await;
     let answer = answer.unwrap_or_else(|_| Err(RequestErrorKind::TimedOut.into()));
-    let answer = answer.map_err(|error| of_request(&error, limit))?;
+    stored(&answer.map_err(|error| of_request(&error, limit))?.payload)
+}
+
+/// What a stream answers to a message that it is to store.
+pub(super) fn stored(answer: &[u8]) -> Result<Revision, Failure> {
     let strange = || Failure::maybe(Code::Other, "what answered was no stream");
-    let answer: Answer = serde_json::from_slice(&answer.payload).map_err(|_| strange())?;
-    match answer {
+    match serde_json::from_slice(answer).map_err(|_| strange())? {
         Answer { error: Some(error), .. } => Err(of_jetstream(error.err_code, &error.description)),
         Answer { seq: Some(sequence), .. } => Ok(Revision(sequence)),
         Answer { .. } => Err(strange()),

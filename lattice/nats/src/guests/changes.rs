@@ -214,7 +214,7 @@ impl Feed<ChangeEvent> for NatsChanges {
 }
 
 /// Make the consumer; of one that is there, the same request is answered with how it is now.
-async fn left(passing: &Passing, config: &pull::Config) -> Result<u64, Failure> {
+pub(super) async fn left(passing: &Passing, config: &pull::Config) -> Result<u64, Failure> {
     let made = tokio::time::timeout(api::TIMEOUT, passing.stream().create_consumer(config.clone())).await;
     let made = made.map_err(|_| Failure::not(Code::Timeout, "no answer in time"))?;
     let made = made.map_err(|error| match error.kind() {
@@ -226,7 +226,7 @@ async fn left(passing: &Passing, config: &pull::Config) -> Result<u64, Failure> 
 }
 
 /// Whether a watch waits until it is over.
-fn will_pass(failure: &Failure) -> bool {
+pub(super) fn will_pass(failure: &Failure) -> bool {
     match failure.code {
         Code::Disconnected | Code::Timeout | Code::NoResponders => true,
         // A server that has just begun leads nothing yet, and says so in many words.
