@@ -2,12 +2,19 @@
 //! operation that failed. What is promised is in `wit/nats`, word for word the contract of these traits; what is granted is
 //! in [`crate::spec`]. Not the lattice's own bus and store, which are in [`crate::store`].
 
+mod streams;
+
+pub use streams::{
+    Acknowledgement, Precondition, PublishOptions, SNAPSHOT_BYTES_MAX, SNAPSHOT_MAX, Snapshot, Stored, Stream,
+    StreamInfo,
+};
+
 use crate::{
     Fut,
     bucket::KEY_BYTES_MAX,
     id::{Revision, WorkloadName},
     limits::one_line,
-    spec::BucketName,
+    spec::{BucketName, StreamName},
 };
 use bytes::Bytes;
 use std::{fmt, sync::Arc, time::Duration};
@@ -30,6 +37,8 @@ pub enum Code {
     /// The limit, in bytes.
     TooLarge(u64),
     /// How many there may be.
+    TooMany(u32),
+    /// How many there may be.
     QuotaExceeded(u32),
     NoResponders,
     Timeout,
@@ -37,6 +46,8 @@ pub enum Code {
     NotFound,
     AlreadyExists(Revision),
     WrongRevision,
+    WrongSequence,
+    BatchAbandoned,
     StorageFull,
     Unsupported,
     /// JetStream's `err_code`.
@@ -122,6 +133,7 @@ pub trait Link: Send + Sync + 'static {
     /// Messages from the moment on when this answers.
     fn subscribe(&self, filter: String, group: Option<String>) -> Fut<'_, Result<Box<dyn Feed<Arrival>>, Failure>>;
     fn bucket(&self, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn Bucket>, Failure>>;
+    fn stream(&self, stream: &StreamName) -> Fut<'_, Result<Arc<dyn Stream>, Failure>>;
 }
 
 /// What comes in, one after the other: a subscription, a watch, a list. Dropping it ends it on the server.

@@ -30,6 +30,7 @@ mod schema;
 mod script;
 mod sticky;
 mod strategy;
+mod streams;
 mod taint;
 mod volumes;
 mod wording;
@@ -67,6 +68,7 @@ pub use schedule::{RequestPath, ScheduleSpec};
 pub use script::Script;
 pub use sticky::Sticky;
 pub use strategy::Strategy;
+pub use streams::{StreamGrant, StreamGrants, StreamName};
 pub use taint::{Effect, Taint, Toleration};
 pub use volumes::{EmptyVolume, HostVolume, MountPath, VolumeSpec, empty_bytes};
 

@@ -277,6 +277,8 @@ pub struct Platform {
     pub bus: std::sync::Arc<dyn Bus>,
     /// What guests may be given, looked at before they are.
     pub buckets: std::sync::Arc<dyn crate::bucket::Buckets>,
+    /// The same of what there is beside buckets.
+    pub nats: std::sync::Arc<dyn crate::nats::Links>,
     pub clock: std::sync::Arc<dyn Clock>,
     pub rng: std::sync::Arc<dyn Rng>,
 }

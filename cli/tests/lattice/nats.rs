@@ -30,21 +30,21 @@ pub(super) async fn make_bucket(api: &Api, name: &str, settings: Value) {
     stream_api(api, &format!("CREATE.KV_{name}"), &config.to_string()).await;
 }
 
-pub(super) async fn stream_api(api: &Api, what: &str, body: &str) {
+pub(crate) async fn stream_api(api: &Api, what: &str, body: &str) {
     let made = api.request(&format!("$JS.API.STREAM.{what}"), Headers::new(), body.as_bytes()).await.unwrap();
     let made: Value = serde_json::from_slice(&made.payload).unwrap();
     assert!(made.get("error").is_none(), "{made}");
 }
 
 /// A workload of the guest `courier` with these grants, ready.
-pub(super) async fn courier(api: &Api, replicas: u32, grants: Value) {
+pub(crate) async fn courier(api: &Api, replicas: u32, grants: Value) {
     let mut asked = spec("courier", api.upload("courier").await, replicas);
     asked["grants"] = json!({ "nats": grants });
     api.put(&asked).await.unwrap();
     api.ready("courier").await;
 }
 
-pub(super) type Arguments<'a> = &'a [(&'a str, &'a str)];
+pub(crate) type Arguments<'a> = &'a [(&'a str, &'a str)];
 
 async fn start(node: &str, path: &str, arguments: Arguments<'_>, body: &str) -> hyper::Response<Incoming> {
     let body = http::full(body.as_bytes().to_vec());
@@ -52,20 +52,20 @@ async fn start(node: &str, path: &str, arguments: Arguments<'_>, body: &str) -> 
 }
 
 /// Have the guest do something, and what it answers.
-pub(super) async fn ask(node: &str, path: &str, arguments: Arguments<'_>, body: &str) -> (u16, String) {
+pub(crate) async fn ask(node: &str, path: &str, arguments: Arguments<'_>, body: &str) -> (u16, String) {
     let answer = http::whole(start(node, path, arguments, body).await).await.unwrap();
     (answer.status, answer.text())
 }
 
 /// The same of something that must be done.
-pub(super) async fn done(node: &str, path: &str, arguments: Arguments<'_>, body: &str) -> String {
+pub(crate) async fn done(node: &str, path: &str, arguments: Arguments<'_>, body: &str) -> String {
     let (status, text) = ask(node, path, arguments, body).await;
     assert_eq!(status, 200, "{path} {arguments:?}: {text}");
     text
 }
 
 /// The same of something that must fail: with this code, and what is known of it.
-pub(super) async fn refused(node: &str, path: &str, arguments: Arguments<'_>, expect: &str) -> String {
+pub(crate) async fn refused(node: &str, path: &str, arguments: Arguments<'_>, expect: &str) -> String {
     let (status, text) = ask(node, path, arguments, "refused").await;
     assert!(status == 502 && text.starts_with(expect), "{path} {arguments:?}: {status} {text}, not {expect}");
     text

@@ -1,4 +1,4 @@
-//! Whether the buckets that a spec names are there, and as it requires: a guest must not be the first to find out.
+//! Whether the buckets and streams that a spec names are there, and as it requires: a guest must not be the first to find out.
 
 use super::Admission;
 use lattice::{
@@ -6,8 +6,8 @@ use lattice::{
     bucket::BucketError,
     ctl::{Condition, ConditionKind, CtlError, ErrorCode, Reason},
     id::WorkloadName,
-    nats::Code,
-    spec::{BucketGrant, Grants, WorkloadSpec},
+    nats::{Code, Failure},
+    spec::{BucketGrant, Grants, StreamName, WorkloadSpec},
     units::Bytes,
 };
 use std::time::Duration;
@@ -39,6 +39,18 @@ impl Admission {
                 };
                 return Err(error.field(format!("{field}.blobstore.{name}.bucket")));
             }
+            for (name, grant) in &grants.nats.streams {
+                let Err(failure) = self.stream(spec, &grant.stream).await else { continue };
+                let error = match failure.code {
+                    Code::NotFound => CtlError::new(ErrorCode::Invalid, format!("there is no stream {}", grant.stream))
+                        .hint(format!("make it first: nats stream add {} --subjects 'a.>'", grant.stream)),
+                    Code::Disconnected | Code::NoResponders | Code::Timeout => {
+                        CtlError::new(ErrorCode::Unavailable, failure.detail).hint("look at NATS, then put it again")
+                    }
+                    _ => CtlError::new(ErrorCode::Invalid, failure.detail),
+                };
+                return Err(error.field(format!("{field}.nats.streams.{name}.stream")));
+            }
         }
         Ok(())
     }
@@ -69,6 +81,10 @@ impl Admission {
             told = asking => told,
             () = self.platform.clock.sleep(BOUND_WITHIN) => None,
         }
+    }
+
+    async fn stream(&self, spec: &WorkloadSpec, name: &StreamName) -> Result<(), Failure> {
+        self.platform.nats.link(&spec.name).await?.stream(name).await.map(drop)
     }
 
     fn check_payload(&self, field: &str, grants: &Grants) -> Result<(), CtlError> {

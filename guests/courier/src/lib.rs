@@ -15,7 +15,14 @@
 //! | `/keys`, `/watch`                      | `bucket`, `filter`, `count`, `new`           | a line for each                     |
 //! | `/history`                             | `bucket`, `key`                              | a line for each                     |
 //! | `/info`, `/limits`                     | `bucket`                                     | what is said                        |
+//! | `/store`                               | `stream`, `subject`, `line`, `id`, `ttl`, `expect` | `SEQUENCE`, and `duplicate` where it is one |
+//! | `/store-all`                           | `stream`, `subject`, `expect`, `count`, `large` | the same, of a batch on `SUBJECT.0`, `SUBJECT.1` … |
+//! | `/find`, `/find-any`                   | `stream`, `sequence` or `filter`             | `SEQUENCE SUBJECT PAYLOAD`, or 404  |
+//! | `/snapshot`, `/snapshot-any`           | `stream`, `filter`                           | a line for each, then `as of SEQUENCE` |
+//! | `/stream`                              | `stream`                                     | what is said                        |
 //! | `/hoard`                               | `filter`, `count`                            | how many subscriptions it got, and why no more |
+//!
+//! What is expected of a stream (`expect`) is `none`, `last N`, `subject N` or `filter N FILTER`.
 //!
 //! What fails is 502, with `CODE OUTCOME: DETAIL`.
 
@@ -27,9 +34,10 @@ use wasip3::{spawn_local, wit_future, wit_stream};
 
 use crate::bindings::lattice::nats::{
     core::{self, Arrival},
-    kv::{self, Bucket, Consistency, Entry, WatchEvent, WatchOptions},
+    jetstream::{self, Acknowledgement, Precondition, PublishOptions, Stored, Stream},
+    kv::{self, Bucket, Entry, WatchEvent, WatchOptions},
     limits,
-    types::{Failure, Header, Message, Outcome},
+    types::{Consistency, Failure, Header, Message, Outcome},
 };
 
 mod bindings {
@@ -86,6 +94,37 @@ impl Asked {
             headers: self.all("line").into_iter().map(header).collect(),
             payload: self.body.clone(),
         }
+    }
+
+    async fn stream(&self) -> Result<Stream, Failure> {
+        jetstream::open(self.text("stream")).await
+    }
+
+    /// What is expected, and how it is to be stored.
+    fn options(&self) -> PublishOptions {
+        let expect = self.text("expect");
+        let mut words = expect.split(' ');
+        let (what, first) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let sequence = first.parse().unwrap_or(0);
+        let precondition = match what {
+            "last" => Precondition::LastSequence(sequence),
+            "subject" => Precondition::LastOnSubject(sequence),
+            "filter" => Precondition::LastOnFilter((words.next().unwrap_or_default().to_owned(), sequence)),
+            _ => Precondition::None,
+        };
+        PublishOptions { precondition, message_id: self.get("id"), ttl: self.nanos("ttl") }
+    }
+
+    /// Messages on `SUBJECT.0`, `SUBJECT.1` …; what is expected is expected with the first one.
+    fn batch(&self) -> Vec<(Message, PublishOptions)> {
+        let payload = vec![b'x'; self.number("large").and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(1)];
+        let one = |n: u64| {
+            let message = Message { payload: payload.clone(), ..self.message() };
+            let message = Message { subject: format!("{}.{n}", message.subject), ..message };
+            let none = PublishOptions { precondition: Precondition::None, message_id: self.get("id"), ttl: None };
+            (message, if n == 0 { self.options() } else { none })
+        };
+        (0..self.number("count").unwrap_or(1)).map(one).collect()
     }
 
     async fn bucket(&self) -> Result<Bucket, Failure> {
@@ -204,10 +243,44 @@ async fn answer(asked: &Asked) -> Result<Answer, Failure> {
             let options = WatchOptions { state_first, metadata_only: false, puts_only: false };
             Answer::Events(asked.bucket().await?.watch(asked.all("filter"), options).await?)
         }
+        "store" => text(acknowledged(asked.stream().await?.publish(asked.message(), asked.options()).await?)),
+        "store-all" => text(acknowledged(asked.stream().await?.publish_atomic(asked.batch()).await?)),
+        "find" | "find-any" => {
+            let from = consistency(asked);
+            let stream = asked.stream().await?;
+            let found = match asked.number("sequence") {
+                Some(sequence) => stream.get(sequence, from).await?,
+                None => stream.get_last(asked.text("filter"), from).await?,
+            };
+            found.map_or(Answer::Text(404, Vec::new()), |found| text(stored(&found)))
+        }
+        "snapshot" | "snapshot-any" => {
+            let from = consistency(asked);
+            let snapshot = asked.stream().await?.get_many_last(asked.all("filter"), from).await?;
+            let lines = snapshot.messages.iter().map(|found| format!("{}\n", stored(found)));
+            text(format!("{}as of {}", lines.collect::<String>(), snapshot.as_of))
+        }
+        "stream" => text(format!("{:?}", asked.stream().await?.info().await?)),
         "info" => text(format!("{:?}", asked.bucket().await?.info().await?)),
         "limits" => text(format!("{:?} {:?}", limits::server().await?, limits::replica())),
         _ => Answer::Text(404, b"see the source\n".to_vec()),
     })
+}
+
+fn consistency(asked: &Asked) -> Consistency {
+    if asked.operation.ends_with("-any") { Consistency::AnyReplica } else { Consistency::Leader }
+}
+
+fn acknowledged(acknowledgement: Acknowledgement) -> String {
+    format!("{}{}", acknowledgement.sequence, if acknowledgement.duplicate { " duplicate" } else { "" })
+}
+
+fn stored(stored: &Stored) -> String {
+    let payload = match stored.message.payload.len() {
+        0..=64 => String::from_utf8_lossy(&stored.message.payload).into_owned(),
+        length => format!("{length} bytes"),
+    };
+    format!("{} {} {payload}", stored.sequence, stored.message.subject)
 }
 
 /// `wrong-revision definitely-not: …`, the code as the WIT has it.

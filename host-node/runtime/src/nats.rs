@@ -1,9 +1,10 @@
 //! `lattice:nats`: NATS as NATS, for concurrent components. What is granted, and what is under way, is in `network/nats.rs`; what
-//! is promised in `wit/nats`. Here are core NATS and the limits; `nats/kv.rs` has the buckets, `nats/streams.rs` what
-//! comes in streams.
+//! is promised in `wit/nats`. Here are core NATS and the limits; `nats/kv.rs` has the buckets, `nats/jetstream.rs`
+//! the streams that store, `nats/streams.rs` what comes in streams of the component model.
 //!
 //! Before the first wait of a call it is found out whose work it is: its trace and its time are that request's.
 
+mod jetstream;
 mod kv;
 mod streams;
 
@@ -17,7 +18,7 @@ use crate::{
         nats::{OPERATIONS_MAX, STREAMS_MAX, Told, WAITING_BYTES_MAX, WAITING_MAX},
     },
 };
-use bindings::lattice::nats::{core, kv as kv_interface, limits};
+use bindings::lattice::nats::{core, jetstream as jetstream_interface, kv as kv_interface, limits};
 use lattice::nats as driver;
 use std::{sync::Arc, time::Duration};
 use wasmtime::{
@@ -31,7 +32,10 @@ mod bindings {
         path: "../../wit/nats",
         world: "lattice:nats/imports",
         imports: { default: trappable },
-        with: { "lattice:nats/kv.bucket": crate::network::nats::OpenBucket },
+        with: {
+            "lattice:nats/kv.bucket": crate::network::nats::OpenBucket,
+            "lattice:nats/jetstream.stream": crate::network::nats_streams::OpenStream,
+        },
     });
 }
 
@@ -51,6 +55,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         View { table: &mut host.table }
     }
     core::add_to_linker::<_, Has>(linker, view)?;
+    jetstream_interface::add_to_linker::<_, Has>(linker, view)?;
     kv_interface::add_to_linker::<_, Has>(linker, view)?;
     limits::add_to_linker::<_, Has>(linker, view)
 }
@@ -66,6 +71,17 @@ fn called(store: &Store<Host>) -> wasmtime::Result<(Arc<Network>, Inherited)> {
     })
 }
 
+fn consistency(from: types::Consistency) -> driver::Consistency {
+    match from {
+        types::Consistency::Leader => driver::Consistency::Leader,
+        types::Consistency::AnyReplica => driver::Consistency::AnyReplica,
+    }
+}
+
+fn nanos(duration: Duration) -> types::Duration {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 fn told<T>(result: Result<T, driver::Failure>) -> Outcome<T> {
     Ok(result.map_err(Into::into))
 }
@@ -78,6 +94,7 @@ impl From<driver::Failure> for types::Failure {
             Code::Denied => ErrorCode::Denied,
             Code::Invalid(argument) => ErrorCode::Invalid(argument),
             Code::TooLarge(limit) => ErrorCode::TooLarge(limit),
+            Code::TooMany(most) => ErrorCode::TooMany(most),
             Code::QuotaExceeded(most) => ErrorCode::QuotaExceeded(most),
             Code::NoResponders => ErrorCode::NoResponders,
             Code::Timeout => ErrorCode::Timeout,
@@ -85,6 +102,8 @@ impl From<driver::Failure> for types::Failure {
             Code::NotFound => ErrorCode::NotFound,
             Code::AlreadyExists(revision) => ErrorCode::AlreadyExists(revision.0),
             Code::WrongRevision => ErrorCode::WrongRevision,
+            Code::WrongSequence => ErrorCode::WrongSequence,
+            Code::BatchAbandoned => ErrorCode::BatchAbandoned,
             Code::StorageFull => ErrorCode::StorageFull,
             Code::Unsupported => ErrorCode::Unsupported,
             Code::Jetstream(code) => ErrorCode::Jetstream(code),

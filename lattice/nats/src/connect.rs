@@ -272,6 +272,7 @@ impl Nats {
             artifacts: Arc::new(ObjectStore::new(layout.artifacts)),
             bus: self.bus(),
             buckets: Arc::new(NodeBuckets(self.clone())),
+            nats: Arc::new(NodeBuckets(self.clone())),
             clock: Arc::new(SystemClock::default()),
             rng: Arc::new(SystemRng),
         })

@@ -5,11 +5,13 @@
 mod api;
 mod away;
 mod changes;
+mod direct;
 mod list;
 mod native;
 mod objects;
 mod passing;
 mod pull;
+mod streams;
 
 use crate::{
     connect::{ConnectOptions, Nats, connect},
@@ -45,6 +47,7 @@ use tokio::sync::{OnceCell, Semaphore};
 
 const EXPECTED_SEQUENCE: &str = "Nats-Expected-Last-Subject-Sequence";
 const OPERATION: &str = "KV-Operation";
+const TTL: &str = "Nats-TTL";
 /// Of one operation, but for a list of keys.
 const TIMEOUT: Duration = Duration::from_secs(5);
 const LIST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -149,7 +152,7 @@ impl Buckets for GuestBuckets {
     }
 }
 
-/// Opens buckets over the connection of a node, for nobody's guests: to see whether they are there.
+/// Opens buckets and streams over the connection of a node, for nobody's guests: to see whether they are there.
 #[derive(Clone)]
 pub(crate) struct NodeBuckets(pub(crate) Nats);
 
@@ -277,6 +280,11 @@ impl NatsBucket {
         headers.insert(EXPECTED_SEQUENCE, at.0.to_string().as_str());
         self.publish(key, headers, value).await
     }
+}
+
+/// As NATS reads it: whole seconds, no less than was asked for.
+fn seconds(ttl: Duration) -> String {
+    format!("{}s", ttl.as_nanos().div_ceil(1_000_000_000))
 }
 
 fn reachable(nats: &Nats) -> Result<(), BucketError> {

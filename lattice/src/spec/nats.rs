@@ -1,8 +1,9 @@
 //! What a workload's guests may do with NATS through `lattice:nats`.
 
 use super::{
-    BucketName, SpecError, StoreName, Subject, SubjectPattern, is_default,
+    BucketName, SpecError, StoreName, StreamGrant, StreamGrants, Subject, SubjectPattern, is_default,
     profile::{self, BucketGrant, CoreNeeds, CoreOperation, CoreProfile},
+    streams,
 };
 use crate::limits::GRANTS_MAX;
 use schemars::JsonSchema;
@@ -40,6 +41,10 @@ pub struct NatsGrants {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 256))]
     pub buckets: BTreeMap<StoreName, BucketGrant>,
+    /// Streams of JetStream, by the names that it opens them by: `{orders: {stream: ORDERS, publish: ["orders.>"], read: [">"]}}`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 256))]
+    pub streams: StreamGrants,
 }
 
 impl NatsGrants {
@@ -68,6 +73,12 @@ impl NatsGrants {
         profile::allows(&self.profiles, operation)
     }
 
+    pub fn stream(&self, name: &str) -> Option<(StoreName, &StreamGrant)> {
+        let name: StoreName = name.parse().ok()?;
+        let grant = self.streams.get(&name)?;
+        Some((name, grant))
+    }
+
     /// The buckets behind the names.
     pub fn buckets(&self) -> impl Iterator<Item = (&StoreName, &BucketName)> {
         self.buckets.iter().map(|(name, grant)| (name, &grant.bucket))
@@ -88,6 +99,7 @@ pub(super) fn check(field: &str, grants: &NatsGrants) -> Result<(), SpecError> {
         }
     }
     check_profiles(field, grants)?;
+    streams::check(&format!("{field}.streams"), &grants.streams)?;
     grants.buckets.iter().try_for_each(|(name, grant)| profile::check(&format!("{field}.buckets.{name}"), grant))
 }
 

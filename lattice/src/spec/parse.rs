@@ -475,7 +475,22 @@ mod tests {
         refuse(&with("{nats: {subscribe: ['$JS.>']}}"), "grants.nats.subscribe[0]", "reserved");
         refuse(&with(&format!("{{nats: {{subscribe: [{many}]}}}}")), "grants.nats.subscribe", "at most");
         refuse(&with("{nats: {buckets: {a: {bucket: lattice-x}}}}"), "grants.nats.buckets.a.bucket", "lattice's own");
-        refuse(&with("{nats: {streams: {}}}"), "grants.nats.streams", "unknown field");
+        refuse(&with("{nats: {topics: {}}}"), "grants.nats.topics", "unknown field");
+        let streams = "{nats: {streams: {orders: {stream: ORDERS, publish: ['o.*'], read: ['>']}}}}";
+        let spec = parse(with(streams).as_bytes()).unwrap();
+        assert_eq!(parse(&serde_json::to_vec(&spec).unwrap()).unwrap(), spec);
+        assert_eq!((spec.schema(), spec.grants.nats.stream("orders").is_some()), (6, true));
+        for (stream, field, wording) in [
+            ("{stream: KV_carts}", "stream", "grant of its own"),
+            ("{stream: lattice-default-events}", "stream", "reserved"),
+            ("{stream: S, publish: ['$JS.API.>']}", "publish[0]", "reserved"),
+            ("{stream: S, read: [a, '_INBOX.>']}", "read[1]", "reserved"),
+            ("{stream: S, write: [a]}", "write", "unknown field"),
+            (&format!("{{stream: S, read: [{many}]}}"), "read", "at most"),
+        ] {
+            let field = format!("grants.nats.streams.s.{field}");
+            refuse(&with(&format!("{{nats: {{streams: {{s: {stream}}}}}}}")), &field, wording);
+        }
         let blobstore = "{blobstore: {files: {bucket: shop-files, access: read-only}}}";
         let spec = parse(with(blobstore).as_bytes()).unwrap();
         assert_eq!(parse(&serde_json::to_vec(&spec).unwrap()).unwrap(), spec);

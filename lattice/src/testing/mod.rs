@@ -46,6 +46,7 @@ impl MemoryLattice {
             artifacts: Arc::new(self.artifacts.clone()),
             bus: Arc::new(MemoryBus::new(self.exchange.clone(), clock.clone())),
             buckets: Arc::new(self.buckets.clone()),
+            nats: Arc::new(crate::nats::NoLinks),
             clock,
             rng,
         }

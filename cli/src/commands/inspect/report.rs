@@ -392,7 +392,8 @@ fn behind(spec: &WorkloadSpec, capability: Capability) -> (BoundTo, String) {
                     format!("{name} (bucket {}, {profiles})", grant.bucket)
                 }
             });
-            ("grants.nats", publish.chain(subscribe).chain(buckets).collect())
+            let streams = nats.streams.iter().map(|(name, grant)| format!("{name} (stream {})", grant.stream));
+            ("grants.nats", publish.chain(subscribe).chain(buckets).chain(streams).collect())
         }
         Source::Volumes => ("volumes", list(spec.volumes.iter().map(|volume| &volume.mount))),
     };

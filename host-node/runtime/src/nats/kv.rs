@@ -1,6 +1,6 @@
 //! `lattice:nats/kv`.
 
-use super::{Has, Outcome, Store, View, bindings::lattice::nats::kv, called, streams, told, types};
+use super::{Has, Outcome, Store, View, bindings::lattice::nats::kv, called, consistency, nanos, streams, told, types};
 use crate::{
     host::Host,
     increment::{self, AddError, Cell},
@@ -71,7 +71,7 @@ impl Call {
     }
 }
 
-fn check_ttl(ttl: Option<Duration>) -> Result<(), driver::Failure> {
+pub(super) fn check_ttl(ttl: Option<Duration>) -> Result<(), driver::Failure> {
     match ttl {
         Some(ttl) if ttl < TTL_MIN => {
             Err(driver::Failure::not(Code::Invalid("ttl".into()), "a time to live is at least one second"))
@@ -226,7 +226,7 @@ impl kv::HostBucketWithStore<Host> for Has {
             replicas: info.replicas,
             in_memory: info.in_memory,
             history: info.history,
-            max_age: u64::try_from(info.max_age.as_nanos()).unwrap_or(u64::MAX),
+            max_age: nanos(info.max_age),
             key_ttl: info.key_ttl,
             direct: info.direct,
             max_value: info.value_bytes_max,
@@ -234,18 +234,9 @@ impl kv::HostBucketWithStore<Host> for Has {
         }))
     }
 
-    async fn get(
-        store: &Store<Host>,
-        this: This,
-        key: String,
-        consistency: kv::Consistency,
-    ) -> Outcome<Option<kv::Entry>> {
+    async fn get(store: &Store<Host>, this: This, key: String, from: types::Consistency) -> Outcome<Option<kv::Entry>> {
         let call = Call::of(store, &this)?;
-        let consistency = match consistency {
-            kv::Consistency::Leader => Consistency::Leader,
-            kv::Consistency::AnyReplica => Consistency::AnyReplica,
-        };
-        let last = call.read(call.open.bucket.get(&key, consistency)).await;
+        let last = call.read(call.open.bucket.get(&key, consistency(from))).await;
         told(last.map(|last| last.filter(|entry| entry.change == driver::Change::Put).map(Into::into)))
     }
 

@@ -8,7 +8,8 @@
 //!
 //! Start at [`Network`], one for each replica and set of grants. `client.rs` sends HTTP requests, `connect.rs` opens their
 //! connections, `mesh.rs` hands those that are for another workload to the router; `sockets.rs` judges sockets,
-//! `stores.rs` opens buckets, `objects.rs` object stores, `messages.rs` sends over NATS, `nats.rs` does all else there, `loopback.rs` is the private loopback.
+//! `stores.rs` opens buckets, `objects.rs` object stores, `messages.rs` sends over NATS, `nats.rs` and `nats_streams.rs` do all
+//! else there, `loopback.rs` is the private loopback.
 
 mod body;
 mod client;
@@ -20,6 +21,7 @@ mod loopback;
 mod mesh;
 mod messages;
 pub(crate) mod nats;
+pub(crate) mod nats_streams;
 mod objects;
 mod resolve;
 mod sockets;

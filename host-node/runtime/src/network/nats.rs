@@ -1,5 +1,5 @@
 //! What the guests of one replica do through `lattice:nats`: whether it is granted, and how much of it is under way. What is
-//! denied is sent nowhere. A text that a guest gets names no server.
+//! denied is sent nowhere. A text that a guest gets names no server. Streams of JetStream are in `nats_streams.rs`.
 
 use super::{
     Network,
@@ -8,9 +8,9 @@ use super::{
 use crate::inherited::Inherited;
 use lattice::{
     limits::one_line,
-    nats::{Arrival, Bucket, ChangeEvent, Code, Failure, Feed, Link, Message, Server},
+    nats::{Arrival, Bucket, ChangeEvent, Code, Failure, Feed, Link, Message, Server, Stream},
     spec::{
-        BucketGrant, NatsGrants, QueueGroup, StoreName, Subject, SubjectPattern, is_joinable,
+        Access, BucketGrant, NatsGrants, QueueGroup, StoreName, Subject, SubjectPattern, is_joinable,
         profile::{Breach, CoreOperation, Given, KvOperation, listed},
     },
     trace::{TRACEPARENT, TRACESTATE},
@@ -45,6 +45,7 @@ const OF_SERVICES: [&str; 2] = ["nats-service-error", "nats-service-error-code"]
 pub(crate) struct Nats {
     link: OnceCell<Arc<dyn Link>>,
     buckets: BTreeMap<StoreName, OnceCell<Arc<dyn Bucket>>>,
+    pub(super) opened: BTreeMap<StoreName, OnceCell<Arc<dyn Stream>>>,
     turns: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
@@ -57,6 +58,7 @@ impl Nats {
         Self {
             link: OnceCell::new(),
             buckets: grants.buckets().map(|(name, _)| (name.clone(), OnceCell::new())).collect(),
+            opened: grants.streams.keys().map(|name| (name.clone(), OnceCell::new())).collect(),
             turns: semaphore(OPERATIONS_MAX),
             streams: semaphore(STREAMS_MAX),
             waiting: semaphore(WAITING_BYTES_MAX),
@@ -99,7 +101,7 @@ pub(crate) enum Told {
 
 /// The turn of one operation.
 pub(crate) struct Turn {
-    link: Arc<dyn Link>,
+    pub(super) link: Arc<dyn Link>,
     until: Instant,
     _room: [OwnedSemaphorePermit; 2],
     _turn: OwnedSemaphorePermit,
@@ -288,7 +290,7 @@ impl Network {
 
     /// A message as it may leave, in the trace that it belongs to. Who may answer is told where to: that, too, must be a subject
     /// on which the guest could publish itself, or it would have others publish there.
-    fn judge_outgoing(&self, mut message: Message, inherited: &Inherited) -> Result<Message, Failure> {
+    fn judge_outgoing(&self, message: Message, inherited: &Inherited) -> Result<Message, Failure> {
         if !inherited.may_reply_to(&message.subject) {
             self.judge_subject("message.subject", &message.subject)?;
         }
@@ -296,11 +298,7 @@ impl Network {
             self.judge_subject("message.reply-to", reply)?;
         }
         check_headers(&message.headers)?;
-        if !message.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(TRACEPARENT.as_str())) {
-            message.headers.retain(|(name, _)| !name.eq_ignore_ascii_case(TRACESTATE.as_str()));
-            message.headers.extend(inherited.trace_of_message());
-        }
-        Ok(message)
+        Ok(in_trace(message, inherited))
     }
 
     fn judge_subject(&self, argument: &str, text: &str) -> Result<(), Failure> {
@@ -337,8 +335,17 @@ impl Network {
     }
 }
 
+/// The message in the trace of what is answered, unless it says itself which one it belongs to.
+pub(super) fn in_trace(mut message: Message, inherited: &Inherited) -> Message {
+    if !message.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(TRACEPARENT.as_str())) {
+        message.headers.retain(|(name, _)| !name.eq_ignore_ascii_case(TRACESTATE.as_str()));
+        message.headers.extend(inherited.trace_of_message());
+    }
+    message
+}
+
 /// Reserved subjects are denied: there can be no grant of them.
-fn not_a_subject(argument: &str, error: &lattice::spec::SubjectError) -> Failure {
+pub(super) fn not_a_subject(argument: &str, error: &lattice::spec::SubjectError) -> Failure {
     let text = one_line(&error.to_string(), 512);
     match error {
         lattice::spec::SubjectError::Reserved(_) => Failure::not(Code::Denied, text),
@@ -346,7 +353,7 @@ fn not_a_subject(argument: &str, error: &lattice::spec::SubjectError) -> Failure
     }
 }
 
-fn check_headers(headers: &[(String, String)]) -> Result<(), Failure> {
+pub(super) fn check_headers(headers: &[(String, String)]) -> Result<(), Failure> {
     let invalid = |text: String| Err(Failure::not(Code::Invalid("message.headers".into()), text));
     if headers.len() > HEADERS_MAX {
         return invalid(format!("{} lines of headers; at most {HEADERS_MAX} are allowed", headers.len()));

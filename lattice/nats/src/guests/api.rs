@@ -33,6 +33,23 @@ pub(super) fn of_jetstream(err_code: u64, description: &str) -> Failure {
     Failure::not(code, format!("JetStream: {description} ({err_code})"))
 }
 
+/// The same of a stream, whose messages have sequences.
+pub(super) fn of_stream(err_code: u64, description: &str) -> Failure {
+    let failure = of_jetstream(err_code, description);
+    let code = match err_code {
+        10071 | 10164 => Code::WrongSequence,
+        // Another stream holds the subject: it is told which one was meant.
+        10060 => Code::Invalid("message.subject".into()),
+        10174 => Code::Unsupported,
+        10176 | 10211 | 10212 => Code::BatchAbandoned,
+        10199 => Code::TooMany(1_000),
+        // Another message with this id is on its way into the stream.
+        10158 => return Failure::maybe(failure.code, failure.detail),
+        _ => failure.code,
+    };
+    Failure { code, ..failure }
+}
+
 /// What is known where a request got no answer of its own.
 pub(super) fn of_request(error: &RequestError, limit: usize) -> Failure {
     match error.kind() {
@@ -81,11 +98,11 @@ struct Answer {
 }
 
 #[derive(Deserialize)]
-struct ApiError {
+pub(super) struct ApiError {
     #[serde(default)]
-    err_code: u64,
+    pub(super) err_code: u64,
     #[serde(default)]
-    description: String,
+    pub(super) description: String,
 }
 
 /// Have a stream store a message.

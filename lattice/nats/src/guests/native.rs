@@ -1,10 +1,11 @@
 //! [`lattice::nats`] on the connection that a workload's guests have for all they do.
 
 use super::{
-    EXPECTED_SEQUENCE, GuestBuckets, Line, NatsBucket, OPERATION,
+    EXPECTED_SEQUENCE, GuestBuckets, Line, NatsBucket, NodeBuckets, OPERATION, TTL,
     api::{TIMEOUT, of_jetstream, of_open, of_request, store, to_headers, too_large},
     changes::{NatsChanges, entry},
-    reachable,
+    reachable, seconds,
+    streams::NatsStream,
 };
 use crate::{connect::Nats, outbox::Outbox};
 use async_nats::{
@@ -25,9 +26,9 @@ use lattice::{
     limits::NATS_PAYLOAD_BYTES_DEFAULT,
     nats::{
         Arrival, Bucket, BucketInfo, ChangeEvent, Code, Consistency, Entry, Failure, Feed, Link, Links, Message,
-        Reading, Server, Write, Writing, check_key, check_key_filter,
+        Reading, Server, Stream, Write, Writing, check_key, check_key_filter,
     },
-    spec::BucketName,
+    spec::{BucketName, StreamName},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
@@ -35,7 +36,6 @@ use tokio::sync::watch;
 /// Filters of one list or watch.
 const FILTERS_MAX: usize = 16;
 const ROLLUP: &str = "Nats-Rollup";
-const TTL: &str = "Nats-TTL";
 
 impl Links for GuestBuckets {
     fn link(&self, workload: &WorkloadName) -> Fut<'_, Result<Arc<dyn Link>, Failure>> {
@@ -45,6 +45,14 @@ impl Links for GuestBuckets {
             let link: Arc<dyn Link> = Arc::new(NatsLink { outbox: Outbox::new(nats.client.clone()), nats, line });
             Ok(link)
         })
+    }
+}
+
+impl Links for NodeBuckets {
+    fn link(&self, _: &WorkloadName) -> Fut<'_, Result<Arc<dyn Link>, Failure>> {
+        let outbox = Outbox::new(self.0.client.clone());
+        let link: Arc<dyn Link> = Arc::new(NatsLink { outbox, nats: self.0.clone(), line: Arc::new(Line::new()) });
+        Box::pin(std::future::ready(Ok(link)))
     }
 }
 
@@ -160,6 +168,15 @@ impl Link for NatsLink {
             let opened = NatsBucket::open(self.nats.clone(), &bucket, self.line.clone()).await.map_err(of_open)?;
             let bucket: Arc<dyn Bucket> = Arc::new(opened);
             Ok(bucket)
+        })
+    }
+
+    fn stream(&self, stream: &StreamName) -> Fut<'_, Result<Arc<dyn Stream>, Failure>> {
+        let stream = stream.clone();
+        Box::pin(async move {
+            let stream: Arc<dyn Stream> =
+                Arc::new(NatsStream::open(self.nats.clone(), &stream, self.line.clone()).await?);
+            Ok(stream)
         })
     }
 }
@@ -325,7 +342,7 @@ impl Bucket for NatsBucket {
                 headers.insert(EXPECTED_SEQUENCE, revision.0.to_string().as_str());
             }
             if let Some(ttl) = ttl {
-                headers.insert(TTL, format!("{}s", ttl.as_nanos().div_ceil(1_000_000_000)).as_str());
+                headers.insert(TTL, seconds(ttl).as_str());
             }
             store(&self.nats.client, subject, headers, payload).await
         })

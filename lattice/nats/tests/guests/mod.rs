@@ -1,5 +1,7 @@
 //! Buckets of guests on a real server: what is left of lists, and what a change of the bucket means for them.
 
+mod streams;
+
 use crate::support::{SOON, Server, newest, options};
 use async_nats::jetstream::{self, kv};
 use futures_util::future::join_all;

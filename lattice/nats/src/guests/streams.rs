@@ -1,0 +1,409 @@
+//! Streams of JetStream: what is stored in them, and reads of single messages. What any replica answers is in `direct.rs`.
+
+use super::{
+    Line, TTL,
+    api::{ApiError, TIMEOUT, of_request, of_stream, to_headers, too_large},
+    direct, reachable, seconds,
+};
+use crate::connect::Nats;
+use async_nats::{
+    HeaderMap, Request,
+    client::RequestErrorKind,
+    jetstream::{
+        context::GetStreamErrorKind,
+        message::StreamMessage,
+        stream::{Config, LastRawMessageErrorKind, StorageType, Stream},
+    },
+};
+use bytes::Bytes;
+use lattice::{
+    Fut,
+    limits::NATS_PAYLOAD_BYTES_DEFAULT,
+    nats::{
+        Acknowledgement, Code, Consistency, Failure, Message, Precondition, PublishOptions, Snapshot, Stored,
+        StreamInfo,
+    },
+    spec::{StreamName, SubjectError, SubjectPattern},
+};
+use serde::Deserialize;
+use std::sync::Arc;
+use tokio::time::{Duration, sleep, timeout};
+
+const EXPECTED_STREAM: &str = "Nats-Expected-Stream";
+const EXPECTED_LAST: &str = "Nats-Expected-Last-Sequence";
+const EXPECTED_LAST_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence";
+const EXPECTED_LAST_SUBJECT_FILTER: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
+const MESSAGE_ID: &str = "Nats-Msg-Id";
+const BATCH_ID: &str = "Nats-Batch-Id";
+const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
+const BATCH_COMMIT: &str = "Nats-Batch-Commit";
+/// With which a server wraps what it answers to direct reads: they are not the message's.
+const OF_ANSWER: [&str; 6] =
+    ["Nats-Stream", "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp", "Nats-Num-Pending", "Nats-Last-Sequence"];
+/// Between two tries to find a replica that is not behind.
+const AGAIN_AFTER: Duration = Duration::from_millis(20);
+
+/// Clones share the connection.
+#[derive(Clone)]
+pub(super) struct NatsStream {
+    pub(super) nats: Nats,
+    stream: Stream,
+    /// Keeps the connection that is its workload's.
+    _line: Arc<Line>,
+}
+
+impl NatsStream {
+    pub(super) async fn open(nats: Nats, name: &StreamName, line: Arc<Line>) -> Result<Self, Failure> {
+        reachable(&nats).map_err(|_| Failure::away())?;
+        let stream = stream(&nats, name.as_str()).await?;
+        check(&stream.cached_info().config)?;
+        Ok(Self { nats, stream, _line: line })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.stream.cached_info().config.name
+    }
+
+    pub(super) fn up(&self) -> Result<(), Failure> {
+        reachable(&self.nats).map_err(|_| Failure::away())
+    }
+
+    /// Its configuration allows it: when it was opened, or now.
+    async fn has(&self, what: impl Fn(&Config) -> bool, else_say: &str) -> Result<(), Failure> {
+        if what(&self.stream.cached_info().config) || what(&stream(&self.nats, self.name()).await?.cached_info().config)
+        {
+            return Ok(());
+        }
+        Err(Failure::not(Code::Unsupported, else_say))
+    }
+
+    async fn direct(&self) -> Result<(), Failure> {
+        self.has(|config| config.allow_direct, "the stream allows no direct reads (allow_direct)").await
+    }
+
+    async fn send(&self, subject: String, headers: HeaderMap, payload: Bytes) -> Result<Answer, Failure> {
+        let request = Request::new().payload(payload).headers(headers).timeout(Some(TIMEOUT));
+        // The client waits for its connection to take a request without a limit.
+        let answer = timeout(TIMEOUT, self.nats.client.send_request(subject, request)).await;
+        let answer = answer.unwrap_or_else(|_| Err(RequestErrorKind::TimedOut.into()));
+        let answer = answer.map_err(|error| of_request(&error, self.nats.client.max_payload()))?;
+        // The first message of a batch is answered with nothing.
+        if answer.payload.is_empty() {
+            return Ok(Answer::default());
+        }
+        let answer: Answer = serde_json::from_slice(&answer.payload).map_err(|_| strange())?;
+        match answer.error {
+            Some(error) => Err(of_stream(error.err_code, &error.description)),
+            None => Ok(answer),
+        }
+    }
+
+    /// The server says that a message is too large, but not for what.
+    fn limit(&self, failure: Failure) -> Failure {
+        let limit = u64::try_from(self.stream.cached_info().config.max_message_size).unwrap_or(0);
+        if failure.code == Code::TooLarge(0) { Failure { code: Code::TooLarge(limit), ..failure } } else { failure }
+    }
+
+    /// Asked of the leader.
+    async fn last_sequence(&self) -> Result<u64, Failure> {
+        Ok(stream(&self.nats, self.name()).await?.cached_info().state.last_sequence)
+    }
+}
+
+/// As its leader says.
+async fn stream(nats: &Nats, name: &str) -> Result<Stream, Failure> {
+    let asked = timeout(TIMEOUT, nats.jetstream.get_stream(name)).await;
+    let asked = asked.map_err(|_| Failure::not(Code::Timeout, "no answer in time"))?;
+    asked.map_err(|error| match error.kind() {
+        GetStreamErrorKind::JetStream(error) => of_stream(error.error_code().0, &error.to_string()),
+        _ => Failure::not(Code::NoResponders, "no server answers for the stream now"),
+    })
+}
+
+/// What is in it may be any guest's: nothing that is reserved.
+fn check(config: &Config) -> Result<(), Failure> {
+    let unfit = |why: String| Err(Failure::not(Code::Unsupported, why));
+    let name = &config.name;
+    for subject in &config.subjects {
+        match subject.parse::<SubjectPattern>() {
+            Ok(pattern) if pattern.begins_with_wildcard() => {
+                return unfit(format!("the stream {name} holds {subject}, which takes in subjects that are reserved"));
+            }
+            Ok(_) | Err(SubjectError::Malformed(_) | SubjectError::Wildcard(_) | SubjectError::TailWildcard(_)) => {}
+            Err(error @ SubjectError::Reserved(_)) => return unfit(format!("the stream {name} holds {error}")),
+        }
+    }
+    for source in config.mirror.iter().chain(config.sources.iter().flatten()) {
+        if let Err(error) = StreamName::try_from(source.name.clone()) {
+            return unfit(format!("the stream {name} copies another one: {error}"));
+        }
+    }
+    Ok(())
+}
+
+/// Of a message that is to be stored in this stream and no other.
+fn headers(stream: &str, message: &Message, options: &PublishOptions) -> Result<HeaderMap, Failure> {
+    let mut map = to_headers(&message.headers)?.unwrap_or_default();
+    map.insert(EXPECTED_STREAM, stream);
+    match &options.precondition {
+        Precondition::None => {}
+        Precondition::LastSequence(sequence) => map.insert(EXPECTED_LAST, sequence.to_string().as_str()),
+        Precondition::LastOnSubject(sequence) => map.insert(EXPECTED_LAST_SUBJECT, sequence.to_string().as_str()),
+        Precondition::LastOnFilter(filter, sequence) => {
+            map.insert(EXPECTED_LAST_SUBJECT, sequence.to_string().as_str());
+            map.insert(EXPECTED_LAST_SUBJECT_FILTER, filter.as_str());
+        }
+    }
+    if let Some(id) = &options.message_id {
+        map.insert(MESSAGE_ID, id.as_str());
+    }
+    if let Some(ttl) = options.ttl {
+        map.insert(TTL, seconds(ttl).as_str());
+    }
+    Ok(map)
+}
+
+#[derive(Deserialize, Default)]
+struct Answer {
+    seq: Option<u64>,
+    #[serde(default)]
+    duplicate: bool,
+    error: Option<ApiError>,
+}
+
+fn strange() -> Failure {
+    Failure::maybe(Code::Other, "what answered was no stream")
+}
+
+fn acknowledged(answer: &Answer) -> Result<Acknowledgement, Failure> {
+    Ok(Acknowledgement { sequence: answer.seq.ok_or_else(strange)?, duplicate: answer.duplicate })
+}
+
+/// Without what is about the answer alone.
+pub(super) fn from_headers(headers: &HeaderMap) -> Vec<(String, String)> {
+    let is_of_message = |name: &str| !OF_ANSWER.iter().any(|other| name.eq_ignore_ascii_case(other));
+    let lines = headers.iter().filter(|(name, _)| is_of_message(name.as_ref()));
+    lines.flat_map(|(name, values)| values.iter().map(move |value| (name.to_string(), value.to_string()))).collect()
+}
+
+pub(super) fn stored(message: StreamMessage) -> Stored {
+    let StreamMessage { subject, sequence, headers, payload, time } = message;
+    let time = u64::try_from(time.unix_timestamp_nanos()).unwrap_or(0);
+    let message = Message { subject: subject.into_string(), reply: None, headers: from_headers(&headers), payload };
+    Stored { message, sequence, time }
+}
+
+fn of_leader(read: Result<StreamMessage, LastRawMessageErrorKind>) -> Result<Option<Stored>, Failure> {
+    match read {
+        Ok(message) => Ok(Some(stored(message))),
+        Err(LastRawMessageErrorKind::NoMessageFound) => Ok(None),
+        Err(LastRawMessageErrorKind::JetStream(error)) => Err(of_stream(error.error_code().0, &error.to_string())),
+        Err(_) => Err(Failure::not(Code::NoResponders, "no server answers for the stream now")),
+    }
+}
+
+impl lattice::nats::Stream for NatsStream {
+    fn message_bytes_max(&self) -> usize {
+        match self.nats.client.max_payload() {
+            0 => NATS_PAYLOAD_BYTES_DEFAULT,
+            most => most,
+        }
+    }
+
+    fn info(&self) -> Fut<'_, Result<StreamInfo, Failure>> {
+        Box::pin(async move {
+            self.up()?;
+            let stream = stream(&self.nats, self.name()).await?;
+            let info = stream.cached_info();
+            let (config, state) = (&info.config, &info.state);
+            Ok(StreamInfo {
+                replicas: u32::try_from(config.num_replicas).unwrap_or(1),
+                in_memory: config.storage == StorageType::Memory,
+                duplicate_window: config.duplicate_window,
+                message_bytes_max: u64::try_from(config.max_message_size).unwrap_or(0),
+                max_age: config.max_age,
+                message_ttl: config.allow_message_ttl,
+                atomic: config.allow_atomic_publish,
+                direct: config.allow_direct,
+                messages: state.messages,
+                first_sequence: state.first_sequence,
+                last_sequence: state.last_sequence,
+            })
+        })
+    }
+
+    fn publish(&self, message: Message, options: PublishOptions) -> Fut<'_, Result<Acknowledgement, Failure>> {
+        Box::pin(async move {
+            self.up()?;
+            if self.stream.cached_info().config.no_ack {
+                return Err(Failure::not(Code::Unsupported, "the stream acknowledges nothing (no_ack)"));
+            }
+            let headers = headers(self.name(), &message, &options)?;
+            let limit = lattice::nats::Stream::message_bytes_max(self);
+            if message.bytes() > limit {
+                return Err(too_large(limit));
+            }
+            let stored =
+                self.send(message.subject, headers, message.payload).await.map_err(|failure| self.limit(failure));
+            acknowledged(&stored?)
+        })
+    }
+
+    fn publish_atomic(&self, batch: Vec<(Message, PublishOptions)>) -> Fut<'_, Result<Acknowledgement, Failure>> {
+        Box::pin(async move {
+            self.up()?;
+            let allowed = "the stream takes no atomic batches (allow_atomic, nats-server 2.12)";
+            self.has(|config| config.allow_atomic_publish, allowed).await?;
+            let id = uuid::Uuid::new_v4().simple().to_string();
+            let count = batch.len();
+            let mut answer = Answer::default();
+            for (index, (message, options)) in batch.into_iter().enumerate() {
+                let mut headers = headers(self.name(), &message, &options)?;
+                headers.insert(BATCH_ID, id.as_str());
+                headers.insert(BATCH_SEQUENCE, (index + 1).to_string().as_str());
+                let is_last = index + 1 == count;
+                if is_last {
+                    headers.insert(BATCH_COMMIT, "1");
+                }
+                // The first one is answered, so that a stream that takes no batches says so before it has all; the last
+                // one with what became of them. Nothing is stored before that.
+                if is_last {
+                    answer = self.send(message.subject, headers, message.payload).await?;
+                } else if index == 0 {
+                    self.send(message.subject, headers, message.payload).await.map_err(Failure::of_read)?;
+                } else {
+                    let sent = self.nats.client.publish_with_headers(message.subject, headers, message.payload);
+                    let full = |_| Failure::not(Code::Timeout, "the connection takes no more messages now");
+                    let lost = |_| Failure::not(Code::Disconnected, "the connection to NATS was lost");
+                    timeout(TIMEOUT, sent).await.map_err(full)?.map_err(lost)?;
+                }
+            }
+            acknowledged(&answer)
+        })
+    }
+
+    fn get(&self, sequence: u64, consistency: Consistency) -> Fut<'_, Result<Option<Stored>, Failure>> {
+        Box::pin(async move {
+            self.up()?;
+            // The server takes 0 for no number at all.
+            if sequence == 0 {
+                return Ok(None);
+            }
+            if consistency == Consistency::Leader {
+                return of_leader(self.stream.get_raw_message(sequence).await.map_err(|error| error.kind()));
+            }
+            self.direct().await?;
+            direct::one(&self.nats, self.name(), &direct::Wanted::Sequence(sequence)).await
+        })
+    }
+
+    fn get_last(&self, filter: &str, consistency: Consistency) -> Fut<'_, Result<Option<Stored>, Failure>> {
+        let filter = filter.to_owned();
+        Box::pin(async move {
+            self.up()?;
+            if consistency == Consistency::Leader {
+                let last = self.stream.get_last_raw_message_by_subject(&filter).await;
+                return of_leader(last.map_err(|error| error.kind()));
+            }
+            self.direct().await?;
+            direct::one(&self.nats, self.name(), &direct::Wanted::Last(filter)).await
+        })
+    }
+
+    fn get_many_last(&self, filters: Vec<String>, consistency: Consistency) -> Fut<'_, Result<Snapshot, Failure>> {
+        Box::pin(async move {
+            self.up()?;
+            self.direct().await?;
+            let at_least = match consistency {
+                Consistency::Leader => self.last_sequence().await?,
+                Consistency::AnyReplica => 0,
+            };
+            loop {
+                let snapshot = direct::many(&self.nats, self.name(), &filters).await?;
+                // One that found nothing does not say how far it has come.
+                let is_behind = match (&snapshot, consistency) {
+                    (_, Consistency::AnyReplica) => false,
+                    (Snapshot { as_of: 0, .. }, _) => at_least > 0 && self.has_one_of(&filters).await?,
+                    (Snapshot { as_of, .. }, _) => *as_of < at_least,
+                };
+                if !is_behind {
+                    return Ok(snapshot);
+                }
+                sleep(AGAIN_AFTER).await;
+            }
+        })
+    }
+}
+
+impl NatsStream {
+    /// As the leader says.
+    async fn has_one_of(&self, filters: &[String]) -> Result<bool, Failure> {
+        for filter in filters {
+            let last = lattice::nats::Stream::get_last(self, filter, Consistency::Leader).await?;
+            if last.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_must_be_so_is_in_the_headers() {
+        let message = Message { headers: vec![("a".into(), "1".into())], ..Default::default() };
+        let options = |precondition| PublishOptions { precondition, message_id: None, ttl: None };
+        for (precondition, expect) in [
+            (Precondition::None, &[][..]),
+            (Precondition::LastSequence(7), &[(EXPECTED_LAST, "7")]),
+            (Precondition::LastOnSubject(0), &[(EXPECTED_LAST_SUBJECT, "0")]),
+            (
+                Precondition::LastOnFilter("a.>".into(), 3),
+                &[(EXPECTED_LAST_SUBJECT, "3"), (EXPECTED_LAST_SUBJECT_FILTER, "a.>")],
+            ),
+        ] {
+            let map = headers("S", &message, &options(precondition)).unwrap();
+            let get = |name: &str| map.get(name).map(|value| value.as_str().to_owned());
+            assert_eq!((get(EXPECTED_STREAM).unwrap().as_str(), get("a").unwrap().as_str()), ("S", "1"));
+            assert_eq!(map.len(), 2 + expect.len());
+            for (name, value) in expect {
+                assert_eq!(get(name).as_deref(), Some(*value));
+            }
+        }
+    }
+
+    #[test]
+    fn streams_that_take_in_what_is_reserved_are_not_opened() {
+        let config = |subjects: &[&str]| Config {
+            name: "S".into(),
+            subjects: subjects.iter().map(ToString::to_string).collect(),
+            ..Default::default()
+        };
+        assert!(check(&config(&["a.b", "orders.>", "a.*"])).is_ok());
+        for bad in ["$KV.carts.>", "lattice.default.>", "_INBOX.>", ">", "*.b", "$JS.EVENT.>"] {
+            let failure = check(&config(&["a", bad])).unwrap_err();
+            assert_eq!(failure.code, Code::Unsupported, "{bad}");
+        }
+        let of = |name: &str| async_nats::jetstream::stream::Source { name: name.into(), ..Default::default() };
+        for (source, expect) in [("ORDERS", true), ("KV_carts", false), ("lattice-default-events", false)] {
+            assert_eq!(check(&Config { mirror: Some(of(source)), ..config(&[]) }).is_ok(), expect);
+            assert_eq!(check(&Config { sources: Some(vec![of("A"), of(source)]), ..config(&[]) }).is_ok(), expect);
+        }
+    }
+
+    #[test]
+    fn what_a_server_wraps_an_answer_in_is_not_the_messages() {
+        let mut map = HeaderMap::new();
+        for (name, value) in [("Nats-Sequence", "7"), ("Nats-Msg-Id", "x"), ("a", "1")] {
+            map.append(name, value);
+        }
+        map.append("a", "2");
+        let mut lines = from_headers(&map);
+        lines.sort();
+        let line = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(lines, [line("Nats-Msg-Id", "x"), line("a", "1"), line("a", "2")]);
+    }
+}

@@ -1,0 +1,91 @@
+//! Streams of JetStream as guests use them: the traits behind which they stand. What is promised is in
+//! `wit/nats/jetstream.wit`.
+
+use super::{Consistency, Failure, Message};
+use crate::Fut;
+use std::time::Duration;
+
+/// What must be so for a message to be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Precondition {
+    None,
+    LastSequence(u64),
+    LastOnSubject(u64),
+    /// On any subject that the filter matches.
+    LastOnFilter(String, u64),
+}
+
+/// How a message is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishOptions {
+    pub precondition: Precondition,
+    pub message_id: Option<String>,
+    pub ttl: Option<Duration>,
+}
+
+/// What the stream has stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Acknowledgement {
+    pub sequence: u64,
+    pub duplicate: bool,
+}
+
+/// A message of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    pub message: Message,
+    pub sequence: u64,
+    /// Nanoseconds since 1970, by the server's clock.
+    pub time: u64,
+}
+
+/// The last messages on several subjects.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    pub messages: Vec<Stored>,
+    /// 0 where nothing was found.
+    pub as_of: u64,
+}
+
+/// How a stream is configured, and what is in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StreamInfo {
+    pub replicas: u32,
+    pub in_memory: bool,
+    pub duplicate_window: Duration,
+    /// 0 where there is no limit but the server's.
+    pub message_bytes_max: u64,
+    /// Zero where nothing expires.
+    pub max_age: Duration,
+    pub message_ttl: bool,
+    pub atomic: bool,
+    pub direct: bool,
+    pub messages: u64,
+    pub first_sequence: u64,
+    pub last_sequence: u64,
+}
+
+/// Bytes of the messages of one snapshot, and how many there may be.
+pub const SNAPSHOT_BYTES_MAX: usize = 4 << 20;
+pub const SNAPSHOT_MAX: u32 = 1_024;
+
+/// An open stream. Filters are subjects that guests can have, or patterns of such.
+pub trait Stream: Send + Sync + 'static {
+    /// Bytes of the longest message that there can be.
+    fn message_bytes_max(&self) -> usize;
+    fn info(&self) -> Fut<'_, Result<StreamInfo, Failure>>;
+    fn publish(&self, message: Message, options: PublishOptions) -> Fut<'_, Result<Acknowledgement, Failure>>;
+    /// All or none, and not none at all. The acknowledgement of the last one.
+    fn publish_atomic(&self, batch: Vec<(Message, PublishOptions)>) -> Fut<'_, Result<Acknowledgement, Failure>>;
+    fn get(&self, sequence: u64, consistency: Consistency) -> Fut<'_, Result<Option<Stored>, Failure>>;
+    fn get_last(&self, filter: &str, consistency: Consistency) -> Fut<'_, Result<Option<Stored>, Failure>>;
+    /// Of each subject that one of the filters matches.
+    fn get_many_last(&self, filters: Vec<String>, consistency: Consistency) -> Fut<'_, Result<Snapshot, Failure>>;
+}
+
+impl Stored {
+    /// What it takes in memory, about.
+    pub fn bytes(&self) -> usize {
+        self.message.bytes() + self.message.subject.len()
+    }
+}

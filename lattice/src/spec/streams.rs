@@ -1,0 +1,159 @@
+//! Streams of JetStream in a spec: which ones a workload's guests open through `lattice:nats`, and what they do with them.
+
+use super::{SpecError, StoreName, Subject, SubjectPattern};
+use crate::limits::{GRANTS_MAX, clip};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, fmt};
+
+/// A stream behind one name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct StreamGrant {
+    /// The JetStream stream, which must be there when the spec is put: `nats stream add ORDERS --subjects "orders.>"` makes one. None
+    /// of the lattice's own, none behind a bucket or an object store, and none that takes in subjects that are reserved.
+    pub stream: StreamName,
+    /// Subjects of messages that it may have stored there: `orders.new`, `orders.*`, `orders.>`. Default none. Subscribers on these
+    /// subjects get the messages as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub publish: Vec<SubjectPattern>,
+    /// Subjects whose messages it may read there; `>` for all. One of these covers all that a filter can match. Default none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub read: Vec<SubjectPattern>,
+}
+
+impl StreamGrant {
+    pub fn allow_publish(&self, subject: &Subject) -> bool {
+        self.publish.iter().any(|granted| granted.matches(subject))
+    }
+
+    /// Whether everything may be read that the filter matches.
+    pub fn allow_read(&self, filter: &SubjectPattern) -> bool {
+        self.read.iter().any(|granted| granted.covers(filter))
+    }
+
+    /// Whether a message on this subject may be read. On what is no subject of a guest's, never.
+    pub fn allow_read_of(&self, subject: &str) -> bool {
+        subject.parse().is_ok_and(|subject| self.read.iter().any(|granted| granted.matches(&subject)))
+    }
+
+    /// Whether it may learn what the last sequence is on what the filter matches: a precondition tells.
+    pub fn allow_expectation(&self, filter: &SubjectPattern) -> bool {
+        self.allow_read(filter) || self.publish.iter().any(|granted| granted.covers(filter))
+    }
+}
+
+/// Streams, by the names that guests open them by.
+pub type StreamGrants = BTreeMap<StoreName, StreamGrant>;
+
+pub(super) fn check(field: &str, grants: &StreamGrants) -> Result<(), SpecError> {
+    let too_many = |field: String| Err(SpecError::new(field, format!("at most {GRANTS_MAX} grants are allowed")));
+    if grants.len() > GRANTS_MAX {
+        return too_many(field.to_owned());
+    }
+    for (name, grant) in grants {
+        for (of, count) in [("publish", grant.publish.len()), ("read", grant.read.len())] {
+            if count > GRANTS_MAX {
+                return too_many(format!("{field}.{name}.{of}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+const NAME_BYTES_MAX: usize = 128;
+/// Streams with names like this are the lattice's own.
+const RESERVED: &str = "lattice";
+/// Streams behind buckets and object stores, which have grants of their own.
+const OF_OTHERS: [&str; 2] = ["KV_", "OBJ_"];
+
+/// A stream that guests may be given.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(extend("pattern" = "^[a-zA-Z0-9_-]{1,128}$"))]
+pub struct StreamName(String);
+
+impl StreamName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for StreamName {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let is_good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        if !(1..=NAME_BYTES_MAX).contains(&text.len()) || !text.bytes().all(is_good) {
+            let shown = clip(&text, NAME_BYTES_MAX);
+            return Err(format!("{shown:?} is not a stream: 1 to {NAME_BYTES_MAX} of a-z, A-Z, 0-9, '-' and '_'"));
+        }
+        if text.get(..RESERVED.len()).is_some_and(|front| front.eq_ignore_ascii_case(RESERVED)) {
+            return Err(format!(
+                "{text:?} is no guest's to have: streams whose names begin with {RESERVED} are reserved"
+            ));
+        }
+        if let Some(front) = OF_OTHERS.into_iter().find(|front| text.starts_with(front)) {
+            return Err(format!("{text:?} is no guest's to have: {front} begins what has a grant of its own"));
+        }
+        Ok(Self(text))
+    }
+}
+
+impl From<StreamName> for String {
+    fn from(name: StreamName) -> String {
+        name.0
+    }
+}
+
+impl fmt::Display for StreamName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_of_others_are_nobodys_to_have() {
+        for good in ["ORDERS", "a", "x-1_Y", "kv_notes", &"s".repeat(NAME_BYTES_MAX)] {
+            assert_eq!(StreamName::try_from(good.to_owned()).unwrap().as_str(), good);
+        }
+        for bad in ["", "a.b", "a b", "*", ">", "ü", "a/b", "$MQTT_sess", &"s".repeat(NAME_BYTES_MAX + 1)] {
+            assert!(StreamName::try_from(bad.to_owned()).unwrap_err().contains("not a stream"), "{bad}");
+        }
+        for own in ["KV_carts", "OBJ_x", "lattice-default-events", "LATTICE"] {
+            assert!(StreamName::try_from(own.to_owned()).unwrap_err().contains("no guest's"), "{own}");
+        }
+    }
+
+    #[test]
+    fn what_is_read_must_be_covered_whole() {
+        let grant = |publish: &[&str], read: &[&str]| {
+            let patterns = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+            StreamGrant { stream: "S".to_owned().try_into().unwrap(), publish: patterns(publish), read: patterns(read) }
+        };
+        for (read, filter, expect) in [
+            (&["a.*"][..], "a.*", true),
+            (&["a.*"], "a.>", false),
+            (&["a.b", "a.c"], "a.*", false),
+            (&[">"], ">", true),
+            (&["a.>"], ">", false),
+            (&["a.>"], "*.b", false),
+            (&[], "a", false),
+        ] {
+            assert_eq!(grant(&[], read).allow_read(&filter.parse().unwrap()), expect, "{read:?} {filter}");
+        }
+        let all = grant(&["a.*"], &[">"]);
+        for (subject, expect) in [("a.b", true), ("$KV.b.k", false), ("lattice.x", false), ("_INBOX.x", false)] {
+            assert_eq!(all.allow_read_of(subject), expect, "{subject}");
+        }
+        let writes = grant(&["a.*"], &["b.>"]);
+        for (filter, expect) in [("a.*", true), ("b.c", true), ("a.>", false), ("c", false)] {
+            assert_eq!(writes.allow_expectation(&filter.parse().unwrap()), expect, "{filter}");
+        }
+    }
+}
