@@ -5,8 +5,8 @@
 mod streams;
 
 pub use streams::{
-    Acknowledgement, Precondition, PublishOptions, SNAPSHOT_BYTES_MAX, SNAPSHOT_MAX, Snapshot, Stored, Stream,
-    StreamInfo,
+    Acknowledgement, Backlog, Consumer, Delivered, Precondition, PublishOptions, ReadEvent, SNAPSHOT_BYTES_MAX,
+    SNAPSHOT_MAX, Settle, Settlement, Snapshot, Start, Stored, Stream, StreamInfo,
 };
 
 use crate::{
@@ -47,6 +47,7 @@ pub enum Code {
     AlreadyExists(Revision),
     WrongRevision,
     WrongSequence,
+    AlreadySettled,
     BatchAbandoned,
     StorageFull,
     Unsupported,

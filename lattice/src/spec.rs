@@ -68,7 +68,7 @@ pub use schedule::{RequestPath, ScheduleSpec};
 pub use script::Script;
 pub use sticky::Sticky;
 pub use strategy::Strategy;
-pub use streams::{StreamGrant, StreamGrants, StreamName};
+pub use streams::{ConsumerName, StreamGrant, StreamGrants, StreamName};
 pub use taint::{Effect, Taint, Toleration};
 pub use volumes::{EmptyVolume, HostVolume, MountPath, VolumeSpec, empty_bytes};
 

@@ -34,6 +34,7 @@ mod joining;
 mod maintenance;
 mod messaging;
 mod nats;
+mod nats_deliveries;
 mod nats_streams;
 mod observe;
 mod outages;

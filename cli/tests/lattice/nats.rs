@@ -72,19 +72,19 @@ pub(crate) async fn refused(node: &str, path: &str, arguments: Arguments<'_>, ex
 }
 
 /// An answer that comes line by line.
-struct Lines {
+pub(crate) struct Lines {
     body: Incoming,
     read: String,
 }
 
 impl Lines {
-    async fn of(node: &str, path: &str, arguments: Arguments<'_>) -> Self {
+    pub(crate) async fn of(node: &str, path: &str, arguments: Arguments<'_>) -> Self {
         let response = start(node, path, arguments, "").await;
         assert_eq!(response.status(), 200, "{path} {arguments:?}");
         Self { body: response.into_body(), read: String::new() }
     }
 
-    async fn try_next(&mut self) -> Option<String> {
+    pub(crate) async fn try_next(&mut self) -> Option<String> {
         loop {
             if let Some((line, rest)) = self.read.split_once('\n') {
                 let line = line.to_owned();
@@ -96,7 +96,7 @@ impl Lines {
         }
     }
 
-    async fn next(&mut self) -> String {
+    pub(crate) async fn next(&mut self) -> String {
         self.try_next().await.expect("one more line")
     }
 }

@@ -1,4 +1,5 @@
-//! Whether the buckets and streams that a spec names are there, and as it requires: a guest must not be the first to find out.
+//! Whether the buckets, streams and consumers that a spec names are there, and as it requires: a guest must not be the first to
+//! find out.
 
 use super::Admission;
 use lattice::{
@@ -7,7 +8,7 @@ use lattice::{
     ctl::{Condition, ConditionKind, CtlError, ErrorCode, Reason},
     id::WorkloadName,
     nats::{Code, Failure},
-    spec::{BucketGrant, Grants, StreamName, WorkloadSpec},
+    spec::{BucketGrant, Grants, StreamGrant, WorkloadSpec},
     units::Bytes,
 };
 use std::time::Duration;
@@ -40,16 +41,9 @@ impl Admission {
                 return Err(error.field(format!("{field}.blobstore.{name}.bucket")));
             }
             for (name, grant) in &grants.nats.streams {
-                let Err(failure) = self.stream(spec, &grant.stream).await else { continue };
-                let error = match failure.code {
-                    Code::NotFound => CtlError::new(ErrorCode::Invalid, format!("there is no stream {}", grant.stream))
-                        .hint(format!("make it first: nats stream add {} --subjects 'a.>'", grant.stream)),
-                    Code::Disconnected | Code::NoResponders | Code::Timeout => {
-                        CtlError::new(ErrorCode::Unavailable, failure.detail).hint("look at NATS, then put it again")
-                    }
-                    _ => CtlError::new(ErrorCode::Invalid, failure.detail),
-                };
-                return Err(error.field(format!("{field}.nats.streams.{name}.stream")));
+                if let Err((of, error)) = self.check_stream(spec, grant).await {
+                    return Err(error.field(format!("{field}.nats.streams.{name}.{of}")));
+                }
             }
         }
         Ok(())
@@ -83,8 +77,29 @@ impl Admission {
         }
     }
 
-    async fn stream(&self, spec: &WorkloadSpec, name: &StreamName) -> Result<(), Failure> {
-        self.platform.nats.link(&spec.name).await?.stream(name).await.map(drop)
+    /// The field that is wrong, and why.
+    async fn check_stream(&self, spec: &WorkloadSpec, grant: &StreamGrant) -> Result<(), (String, CtlError)> {
+        let StreamGrant { stream, consumers, .. } = grant;
+        let error = |failure: Failure, absent: String, hint: String| match failure.code {
+            Code::NotFound => CtlError::new(ErrorCode::Invalid, absent).hint(hint),
+            Code::Disconnected | Code::NoResponders | Code::Timeout => {
+                CtlError::new(ErrorCode::Unavailable, failure.detail).hint("look at NATS, then put it again")
+            }
+            _ => CtlError::new(ErrorCode::Invalid, failure.detail),
+        };
+        let opened = async { self.platform.nats.link(&spec.name).await?.stream(stream).await }.await;
+        let opened = opened.map_err(|failure| {
+            let hint = format!("make it first: nats stream add {stream} --subjects 'a.>'");
+            ("stream".to_owned(), error(failure, format!("there is no stream {stream}"), hint))
+        })?;
+        for (index, consumer) in consumers.iter().enumerate() {
+            opened.consumer(consumer).await.map_err(|failure| {
+                let hint = format!("make it first: nats consumer add {stream} {consumer} --pull");
+                let absent = format!("the stream {stream} has no consumer {consumer}");
+                (format!("consumers[{index}]"), error(failure, absent, hint))
+            })?;
+        }
+        Ok(())
     }
 
     fn check_payload(&self, field: &str, grants: &Grants) -> Result<(), CtlError> {

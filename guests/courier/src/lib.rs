@@ -19,10 +19,16 @@
 //! | `/store-all`                           | `stream`, `subject`, `expect`, `count`, `large` | the same, of a batch on `SUBJECT.0`, `SUBJECT.1` … |
 //! | `/find`, `/find-any`                   | `stream`, `sequence` or `filter`             | `SEQUENCE SUBJECT PAYLOAD`, or 404  |
 //! | `/snapshot`, `/snapshot-any`           | `stream`, `filter`                           | a line for each, then `as of SEQUENCE` |
+//! | `/read`                                | `stream`, `filter`, `start`, `count`         | a line for each                     |
+//! | `/fetch`                               | `stream`, `consumer`, `max`, `wait`, `then`, `ms` | a line for each, with what became of it |
+//! | `/backlog`                             | `stream`, `consumer`                         | what is said                        |
 //! | `/stream`                              | `stream`                                     | what is said                        |
 //! | `/hoard`                               | `filter`, `count`                            | how many subscriptions it got, and why no more |
 //!
 //! What is expected of a stream (`expect`) is `none`, `last N`, `subject N` or `filter N FILTER`.
+//!
+//! Reading begins (`start`) at the `first`, with the `last` of each subject, with what is `new`, or at a sequence. What becomes of what is fetched
+//! (`then`) is `ack`, `sync`, `nak` (after `ms`), `terminate`, `progress` and then `ack`, `twice` (an `ack` each), or nothing.
 //!
 //! What fails is 502, with `CODE OUTCOME: DETAIL`.
 
@@ -34,7 +40,7 @@ use wasip3::{spawn_local, wit_future, wit_stream};
 
 use crate::bindings::lattice::nats::{
     core::{self, Arrival},
-    jetstream::{self, Acknowledgement, Precondition, PublishOptions, Stored, Stream},
+    jetstream::{self, Acknowledgement, Delivery, Precondition, PublishOptions, ReadEvent, Start, Stored, Stream},
     kv::{self, Bucket, Entry, WatchEvent, WatchOptions},
     limits,
     types::{Consistency, Failure, Header, Message, Outcome},
@@ -139,6 +145,7 @@ enum Answer {
     Events(StreamReader<WatchEvent>),
     Keys(StreamReader<Result<String, Failure>>),
     Entries(StreamReader<Result<Entry, Failure>>),
+    Read(StreamReader<ReadEvent>),
 }
 
 impl Guest for Courier {
@@ -161,6 +168,7 @@ impl Guest for Courier {
                     wait_for(wait).await;
                     writer.all(stream, arrival).await;
                 }
+                Answer::Read(stream) => writer.all(stream, read_event).await,
                 Answer::Events(stream) => writer.all(stream, event).await,
                 Answer::Keys(stream) => writer.all(stream, |key| key.unwrap_or_else(|failure| told(&failure))).await,
                 Answer::Entries(stream) => {
@@ -260,6 +268,27 @@ async fn answer(asked: &Asked) -> Result<Answer, Failure> {
             let lines = snapshot.messages.iter().map(|found| format!("{}\n", stored(found)));
             text(format!("{}as of {}", lines.collect::<String>(), snapshot.as_of))
         }
+        "read" => {
+            let start = match asked.text("start").as_str() {
+                "last" => Start::LastPerSubject,
+                "new" => Start::New,
+                other => other.parse().map_or(Start::First, Start::At),
+            };
+            Answer::Read(asked.stream().await?.read(asked.all("filter"), start).await?)
+        }
+        "fetch" => {
+            let max = asked.number("max").and_then(|max| u32::try_from(max).ok()).unwrap_or(1);
+            let consumer = asked.stream().await?.consumer(asked.text("consumer")).await?;
+            let mut lines = String::new();
+            for delivery in consumer.fetch(max, asked.nanos("wait").unwrap_or(0)).await? {
+                let settled = settle(asked, &delivery).await;
+                let outcome = settled.map_or_else(|failure| told(&failure), |()| asked.text("then"));
+                let (attempts, pending) = (delivery.attempts(), delivery.pending());
+                lines += &format!("{} attempt {attempts}, {pending} behind: {outcome}\n", stored(&delivery.stored()));
+            }
+            text(lines)
+        }
+        "backlog" => text(format!("{:?}", asked.stream().await?.consumer(asked.text("consumer")).await?.backlog().await?)),
         "stream" => text(format!("{:?}", asked.stream().await?.info().await?)),
         "info" => text(format!("{:?}", asked.bucket().await?.info().await?)),
         "limits" => text(format!("{:?} {:?}", limits::server().await?, limits::replica())),
@@ -269,6 +298,33 @@ async fn answer(asked: &Asked) -> Result<Answer, Failure> {
 
 fn consistency(asked: &Asked) -> Consistency {
     if asked.operation.ends_with("-any") { Consistency::AnyReplica } else { Consistency::Leader }
+}
+
+async fn settle(asked: &Asked, delivery: &Delivery) -> Result<(), Failure> {
+    match asked.text("then").as_str() {
+        "ack" => delivery.ack().await,
+        "sync" => delivery.ack_sync().await,
+        "nak" => delivery.nak(asked.nanos("ms")).await,
+        "terminate" => delivery.terminate("cannot be done".to_owned()).await,
+        "progress" => {
+            delivery.in_progress().await?;
+            delivery.ack().await
+        }
+        "twice" => {
+            delivery.ack().await?;
+            delivery.ack().await
+        }
+        _ => Ok(()),
+    }
+}
+
+fn read_event(event: ReadEvent) -> String {
+    match event {
+        ReadEvent::Message(found) => stored(&found),
+        ReadEvent::CaughtUp => "caught-up".to_owned(),
+        ReadEvent::Resynchronised(first) => format!("resynchronised {first}"),
+        ReadEvent::Failed(failure) => format!("failed {}", told(&failure)),
+    }
 }
 
 fn acknowledged(acknowledgement: Acknowledgement) -> String {

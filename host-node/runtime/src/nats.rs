@@ -1,9 +1,10 @@
 //! `lattice:nats`: NATS as NATS, for concurrent components. What is granted, and what is under way, is in `network/nats.rs`; what
 //! is promised in `wit/nats`. Here are core NATS and the limits; `nats/kv.rs` has the buckets, `nats/jetstream.rs`
-//! the streams that store, `nats/streams.rs` what comes in streams of the component model.
+//! the streams that store, `nats/deliveries.rs` their consumers, `nats/streams.rs` what comes in streams of the component model.
 //!
 //! Before the first wait of a call it is found out whose work it is: its trace and its time are that request's.
 
+mod deliveries;
 mod jetstream;
 mod kv;
 mod streams;
@@ -15,7 +16,7 @@ use crate::{
     inherited::Inherited,
     network::{
         Network,
-        nats::{OPERATIONS_MAX, STREAMS_MAX, Told, WAITING_BYTES_MAX, WAITING_MAX},
+        nats::{DELIVERIES_MAX, OPERATIONS_MAX, STREAMS_MAX, Told, WAITING_BYTES_MAX, WAITING_MAX},
     },
 };
 use bindings::lattice::nats::{core, jetstream as jetstream_interface, kv as kv_interface, limits};
@@ -35,6 +36,8 @@ mod bindings {
         with: {
             "lattice:nats/kv.bucket": crate::network::nats::OpenBucket,
             "lattice:nats/jetstream.stream": crate::network::nats_streams::OpenStream,
+            "lattice:nats/jetstream.consumer": crate::network::nats_streams::OpenConsumer,
+            "lattice:nats/jetstream.delivery": crate::network::nats_streams::OpenDelivery,
         },
     });
 }
@@ -103,6 +106,7 @@ impl From<driver::Failure> for types::Failure {
             Code::AlreadyExists(revision) => ErrorCode::AlreadyExists(revision.0),
             Code::WrongRevision => ErrorCode::WrongRevision,
             Code::WrongSequence => ErrorCode::WrongSequence,
+            Code::AlreadySettled => ErrorCode::AlreadySettled,
             Code::BatchAbandoned => ErrorCode::BatchAbandoned,
             Code::StorageFull => ErrorCode::StorageFull,
             Code::Unsupported => ErrorCode::Unsupported,
@@ -186,6 +190,7 @@ impl limits::Host for View<'_> {
             operations: OPERATIONS_MAX,
             operation_bytes: crate::network::VALUES_BYTES_MAX as u64,
             streams: STREAMS_MAX,
+            deliveries: DELIVERIES_MAX,
             waiting_messages: WAITING_MAX,
             waiting_bytes: WAITING_BYTES_MAX.into(),
         })

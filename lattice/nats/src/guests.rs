@@ -5,12 +5,14 @@
 mod api;
 mod away;
 mod changes;
+mod consumers;
 mod direct;
 mod list;
 mod native;
 mod objects;
 mod passing;
 mod pull;
+mod readers;
 mod streams;
 
 use crate::{

@@ -1,9 +1,9 @@
 //! Streams of JetStream as guests use them: the traits behind which they stand. What is promised is in
 //! `wit/nats/jetstream.wit`.
 
-use super::{Consistency, Failure, Message};
-use crate::Fut;
-use std::time::Duration;
+use super::{Consistency, Failure, Feed, Message};
+use crate::{Fut, spec::ConsumerName};
+use std::{fmt, sync::Arc, time::Duration};
 
 /// What must be so for a message to be stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +81,89 @@ pub trait Stream: Send + Sync + 'static {
     fn get_last(&self, filter: &str, consistency: Consistency) -> Fut<'_, Result<Option<Stored>, Failure>>;
     /// Of each subject that one of the filters matches.
     fn get_many_last(&self, filters: Vec<String>, consistency: Consistency) -> Fut<'_, Result<Snapshot, Failure>>;
+    /// In order, without an end. Where there is no filter, everything.
+    fn read(&self, filters: Vec<String>, start: Start) -> Fut<'_, Result<Box<dyn Feed<ReadEvent>>, Failure>>;
+    fn consumer(&self, name: &ConsumerName) -> Fut<'_, Result<Arc<dyn Consumer>, Failure>>;
+}
+
+/// Where reading begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    First,
+    LastPerSubject,
+    New,
+    At(u64),
+    /// Nanoseconds since 1970.
+    Since(u64),
+}
+
+/// What a reader of a stream is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReadEvent {
+    Message(Stored),
+    CaughtUp,
+    /// The first sequence that the stream has now.
+    Resynchronised(u64),
+    /// The last event.
+    Failed(Failure),
+}
+
+impl ReadEvent {
+    /// What it takes while it waits for its reader.
+    pub fn bytes(&self) -> usize {
+        if let ReadEvent::Message(stored) = self { stored.bytes() } else { 0 }
+    }
+}
+
+/// A durable consumer.
+pub trait Consumer: Send + Sync + 'static {
+    /// Up to `max` messages, within the time, and no more bytes than one message can have.
+    fn fetch(&self, max: u32, wait: Duration) -> Fut<'_, Result<Vec<Delivered>, Failure>>;
+    fn backlog(&self) -> Fut<'_, Result<Backlog, Failure>>;
+}
+
+/// What a consumer has yet to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backlog {
+    pub undelivered: u64,
+    pub unsettled: u64,
+}
+
+/// A message that was delivered, to be settled.
+pub struct Delivered {
+    pub stored: Stored,
+    /// How often, this time included.
+    pub attempts: u64,
+    /// Behind it, by then.
+    pub pending: u64,
+    pub settle: Arc<dyn Settle>,
+}
+
+impl fmt::Debug for Delivered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivered")
+            .field("stored", &self.stored)
+            .field("attempts", &self.attempts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What becomes of a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settlement {
+    Ack,
+    /// Answered once the server knows.
+    AckSync,
+    Nak(Option<Duration>),
+    /// One line.
+    Terminate(String),
+    /// None yet.
+    InProgress,
+}
+
+/// Where it is said what becomes of a delivery.
+pub trait Settle: Send + Sync + 'static {
+    fn settle(&self, settlement: Settlement) -> Fut<'_, Result<(), Failure>>;
 }
 
 impl Stored {

@@ -476,7 +476,8 @@ mod tests {
         refuse(&with(&format!("{{nats: {{subscribe: [{many}]}}}}")), "grants.nats.subscribe", "at most");
         refuse(&with("{nats: {buckets: {a: {bucket: lattice-x}}}}"), "grants.nats.buckets.a.bucket", "lattice's own");
         refuse(&with("{nats: {topics: {}}}"), "grants.nats.topics", "unknown field");
-        let streams = "{nats: {streams: {orders: {stream: ORDERS, publish: ['o.*'], read: ['>']}}}}";
+        let streams =
+            "{nats: {streams: {orders: {stream: ORDERS, publish: ['o.*'], read: ['>'], consumers: [packers]}}}}";
         let spec = parse(with(streams).as_bytes()).unwrap();
         assert_eq!(parse(&serde_json::to_vec(&spec).unwrap()).unwrap(), spec);
         assert_eq!((spec.schema(), spec.grants.nats.stream("orders").is_some()), (6, true));
@@ -485,6 +486,7 @@ mod tests {
             ("{stream: lattice-default-events}", "stream", "reserved"),
             ("{stream: S, publish: ['$JS.API.>']}", "publish[0]", "reserved"),
             ("{stream: S, read: [a, '_INBOX.>']}", "read[1]", "reserved"),
+            ("{stream: S, consumers: [a, b.c]}", "consumers[1]", "not a consumer"),
             ("{stream: S, write: [a]}", "write", "unknown field"),
             (&format!("{{stream: S, read: [{many}]}}"), "read", "at most"),
         ] {

@@ -22,6 +22,11 @@ pub struct StreamGrant {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub read: Vec<SubjectPattern>,
+    /// Durable consumers of it whose deliveries it may take, whatever their subjects: `nats consumer add ORDERS packers --pull` makes one.
+    /// They must be there when the spec is put, pull-based and with explicit acknowledgement. Default none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub consumers: Vec<ConsumerName>,
 }
 
 impl StreamGrant {
@@ -39,6 +44,11 @@ impl StreamGrant {
         subject.parse().is_ok_and(|subject| self.read.iter().any(|granted| granted.matches(&subject)))
     }
 
+    /// The name of a consumer whose deliveries it may take.
+    pub fn consumer(&self, name: &str) -> Option<&ConsumerName> {
+        self.consumers.iter().find(|granted| granted.0 == name)
+    }
+
     /// Whether it may learn what the last sequence is on what the filter matches: a precondition tells.
     pub fn allow_expectation(&self, filter: &SubjectPattern) -> bool {
         self.allow_read(filter) || self.publish.iter().any(|granted| granted.covers(filter))
@@ -54,7 +64,9 @@ pub(super) fn check(field: &str, grants: &StreamGrants) -> Result<(), SpecError>
         return too_many(field.to_owned());
     }
     for (name, grant) in grants {
-        for (of, count) in [("publish", grant.publish.len()), ("read", grant.read.len())] {
+        let counts =
+            [("publish", grant.publish.len()), ("read", grant.read.len()), ("consumers", grant.consumers.len())];
+        for (of, count) in counts {
             if count > GRANTS_MAX {
                 return too_many(format!("{field}.{name}.{of}"));
             }
@@ -69,26 +81,39 @@ const RESERVED: &str = "lattice";
 /// Streams behind buckets and object stores, which have grants of their own.
 const OF_OTHERS: [&str; 2] = ["KV_", "OBJ_"];
 
+fn check_name(what: &str, text: &str) -> Result<(), String> {
+    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    if (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(is_good) {
+        return Ok(());
+    }
+    let shown = clip(text, NAME_BYTES_MAX);
+    Err(format!("{shown:?} is not a {what}: 1 to {NAME_BYTES_MAX} of a-z, A-Z, 0-9, '-' and '_'"))
+}
+
+/// A durable consumer.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(extend("pattern" = "^[a-zA-Z0-9_-]{1,128}$"))]
+pub struct ConsumerName(String);
+
+impl TryFrom<String> for ConsumerName {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        check_name("consumer", &text)?;
+        Ok(Self(text))
+    }
+}
+
 /// A stream that guests may be given.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(extend("pattern" = "^[a-zA-Z0-9_-]{1,128}$"))]
 pub struct StreamName(String);
 
-impl StreamName {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
 impl TryFrom<String> for StreamName {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
-        let is_good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-        if !(1..=NAME_BYTES_MAX).contains(&text.len()) || !text.bytes().all(is_good) {
-            let shown = clip(&text, NAME_BYTES_MAX);
-            return Err(format!("{shown:?} is not a stream: 1 to {NAME_BYTES_MAX} of a-z, A-Z, 0-9, '-' and '_'"));
-        }
+        check_name("stream", &text)?;
         if text.get(..RESERVED.len()).is_some_and(|front| front.eq_ignore_ascii_case(RESERVED)) {
             return Err(format!(
                 "{text:?} is no guest's to have: streams whose names begin with {RESERVED} are reserved"
@@ -101,17 +126,27 @@ impl TryFrom<String> for StreamName {
     }
 }
 
-impl From<StreamName> for String {
-    fn from(name: StreamName) -> String {
-        name.0
-    }
+macro_rules! text {
+    ($name:ident) => {
+        impl $name {
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.0
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+    };
 }
-
-impl fmt::Display for StreamName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
+text!(StreamName);
+text!(ConsumerName);
 
 #[cfg(test)]
 mod tests {
@@ -124,6 +159,7 @@ mod tests {
         }
         for bad in ["", "a.b", "a b", "*", ">", "ü", "a/b", "$MQTT_sess", &"s".repeat(NAME_BYTES_MAX + 1)] {
             assert!(StreamName::try_from(bad.to_owned()).unwrap_err().contains("not a stream"), "{bad}");
+            assert!(ConsumerName::try_from(bad.to_owned()).unwrap_err().contains("not a consumer"), "{bad}");
         }
         for own in ["KV_carts", "OBJ_x", "lattice-default-events", "LATTICE"] {
             assert!(StreamName::try_from(own.to_owned()).unwrap_err().contains("no guest's"), "{own}");
@@ -134,7 +170,12 @@ mod tests {
     fn what_is_read_must_be_covered_whole() {
         let grant = |publish: &[&str], read: &[&str]| {
             let patterns = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
-            StreamGrant { stream: "S".to_owned().try_into().unwrap(), publish: patterns(publish), read: patterns(read) }
+            StreamGrant {
+                stream: "S".to_owned().try_into().unwrap(),
+                publish: patterns(publish),
+                read: patterns(read),
+                consumers: vec![],
+            }
         };
         for (read, filter, expect) in [
             (&["a.*"][..], "a.*", true),

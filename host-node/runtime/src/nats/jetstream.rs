@@ -1,21 +1,24 @@
-//! `lattice:nats/jetstream`.
+//! `lattice:nats/jetstream`. Consumers and what they deliver are in `deliveries.rs`.
 
 use super::{
-    Has, Outcome, Store, View, bindings::lattice::nats::jetstream, called, consistency, kv, nanos, told, types,
+    Has, Outcome, Store, View, bindings::lattice::nats::jetstream, called, consistency, kv, nanos, streams, told, types,
 };
 use crate::{
     host::Host,
     inherited::Inherited,
-    network::{Network, nats_streams::OpenStream},
+    network::{
+        Network,
+        nats_streams::{OpenConsumer, OpenStream},
+    },
 };
-use lattice::nats::{self as driver, Code, Precondition, PublishOptions, SNAPSHOT_BYTES_MAX};
+use lattice::nats::{self as driver, Code, Precondition, PublishOptions, ReadEvent, SNAPSHOT_BYTES_MAX, Start};
 use std::{sync::Arc, time::Duration};
-use wasmtime::component::Resource;
+use wasmtime::component::{Resource, StreamReader};
 
 /// Messages of one batch, and their bytes.
 const BATCH_MAX: u32 = 1_000;
 const BATCH_BYTES_MAX: usize = 16 << 20;
-/// Filters of one snapshot.
+/// Filters of one snapshot, or of one reader.
 const FILTERS_MAX: usize = 16;
 
 /// One operation on an open stream.
@@ -76,6 +79,23 @@ impl Call {
         let stream = &self.open.stream;
         let most = SNAPSHOT_BYTES_MAX + stream.message_bytes_max();
         self.read(most, stream.get_many_last(filters, consistency)).await
+    }
+
+    /// A reader of all that the filters match, or of the whole stream.
+    async fn reader(
+        &self,
+        filters: Vec<String>,
+        start: Start,
+    ) -> Result<tokio::sync::mpsc::Receiver<crate::network::nats::Waiting<ReadEvent>>, driver::Failure> {
+        if filters.len() > FILTERS_MAX {
+            let text = format!("{} filters; at most {FILTERS_MAX} are allowed", filters.len());
+            return Err(driver::Failure::not(Code::Invalid("filters".into()), text));
+        }
+        if filters.is_empty() {
+            self.network.judge_reading(&self.open.name, ">")?;
+        }
+        filters.iter().try_for_each(|filter| self.network.judge_reading(&self.open.name, filter))?;
+        self.network.nats_read(self.open.stream.read(filters, start), &self.inherited).await
     }
 
     fn outgoing(
@@ -169,6 +189,15 @@ impl From<driver::Acknowledgement> for jetstream::Acknowledgement {
     }
 }
 
+fn told_to_reader(event: ReadEvent) -> jetstream::ReadEvent {
+    match event {
+        ReadEvent::Message(stored) => jetstream::ReadEvent::Message(stored.into()),
+        ReadEvent::CaughtUp => jetstream::ReadEvent::CaughtUp,
+        ReadEvent::Resynchronised(first) => jetstream::ReadEvent::Resynchronised(first),
+        ReadEvent::Failed(failure) => jetstream::ReadEvent::Failed(failure.into()),
+    }
+}
+
 impl jetstream::Host for View<'_> {}
 
 impl jetstream::HostWithStore<Host> for Has {
@@ -256,5 +285,33 @@ impl jetstream::HostStreamWithStore<Host> for Has {
     ) -> Outcome<jetstream::Snapshot> {
         let call = Call::of(store, &this)?;
         told(call.get_many_last(filters, consistency(from)).await.map(Into::into))
+    }
+
+    async fn read(
+        store: &Store<Host>,
+        this: This,
+        filters: Vec<String>,
+        start: jetstream::Start,
+    ) -> Outcome<StreamReader<jetstream::ReadEvent>> {
+        let call = Call::of(store, &this)?;
+        let start = match start {
+            jetstream::Start::First => Start::First,
+            jetstream::Start::LastPerSubject => Start::LastPerSubject,
+            jetstream::Start::New => Start::New,
+            jetstream::Start::At(sequence) => Start::At(sequence),
+            jetstream::Start::Since(time) => Start::Since(time),
+        };
+        match call.reader(filters, start).await {
+            Ok(waiting) => Ok(Ok(streams::reader(store, waiting, told_to_reader)?)),
+            Err(failure) => Ok(Err(failure.into())),
+        }
+    }
+
+    async fn consumer(store: &Store<Host>, this: This, name: String) -> Outcome<Resource<OpenConsumer>> {
+        let call = Call::of(store, &this)?;
+        match call.network.nats_consumer(&call.open, &name, &call.inherited).await {
+            Ok(open) => Ok(Ok(store.with(|mut access| access.get().table.push(open))?)),
+            Err(failure) => Ok(Err(failure.into())),
+        }
     }
 }

@@ -190,7 +190,7 @@ impl Call {
             _ => true,
         };
         let opening = self.open.bucket.read(filters, reading);
-        match self.network.nats_changes(opening, wanted, &self.inherited).await {
+        match self.network.nats_feed(opening, (ChangeEvent::bytes, wanted), &self.inherited).await {
             Ok(waiting) => Ok(Ok(streams::reader(store, waiting, convert)?)),
             Err(failure) => Ok(Err(failure.into())),
         }

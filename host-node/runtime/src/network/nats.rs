@@ -8,7 +8,7 @@ use super::{
 use crate::inherited::Inherited;
 use lattice::{
     limits::one_line,
-    nats::{Arrival, Bucket, ChangeEvent, Code, Failure, Feed, Link, Message, Server, Stream},
+    nats::{Arrival, Bucket, Code, Failure, Feed, Link, Message, Server, Stream},
     spec::{
         Access, BucketGrant, NatsGrants, QueueGroup, StoreName, Subject, SubjectPattern, is_joinable,
         profile::{Breach, CoreOperation, Given, KvOperation, listed},
@@ -23,19 +23,21 @@ use tokio::{
 
 /// Operations of one replica's guests under way at a time. One more waits.
 pub(crate) const OPERATIONS_MAX: u32 = 256;
-/// Subscriptions, watches and lists of one replica. One more is refused.
+/// Subscriptions, watches, lists and readers of one replica. One more is refused.
 pub(crate) const STREAMS_MAX: u32 = 64;
 /// Messages of one subscription that wait for their reader. More are lost.
 pub(crate) const WAITING_MAX: u32 = 4096;
 /// Bytes of those of all subscriptions of a replica. More are lost.
 pub(crate) const WAITING_BYTES_MAX: u32 = 16 << 20;
-/// Changes of one watch or list that wait for their reader. The server keeps the rest.
+/// Deliveries that one replica's guests hold. More are not asked for.
+pub(crate) const DELIVERIES_MAX: u32 = 1_024;
+/// Changes of one watch or list, or messages of one reader, that wait for their reader. The server keeps the rest.
 const CHANGES_MAX: usize = 64;
 /// Of an operation that says nothing else.
-const TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 const HEADERS_MAX: usize = 64;
 /// What a message takes beside its payload.
-const MESSAGE_BYTES: usize = 256;
+pub(super) const MESSAGE_BYTES: usize = 256;
 /// Names of headers that tell the server what to do with a message.
 const OF_SERVER: &str = "nats-";
 /// These tell the other side that it failed.
@@ -48,8 +50,9 @@ pub(crate) struct Nats {
     pub(super) opened: BTreeMap<StoreName, OnceCell<Arc<dyn Stream>>>,
     turns: Arc<Semaphore>,
     streams: Arc<Semaphore>,
+    pub(super) deliveries: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
-    room: Room,
+    pub(super) room: Room,
 }
 
 impl Nats {
@@ -61,15 +64,17 @@ impl Nats {
             opened: grants.streams.keys().map(|name| (name.clone(), OnceCell::new())).collect(),
             turns: semaphore(OPERATIONS_MAX),
             streams: semaphore(STREAMS_MAX),
+            deliveries: semaphore(DELIVERIES_MAX),
             waiting: semaphore(WAITING_BYTES_MAX),
             room: node.room(),
         }
     }
 
-    /// For one subscription, watch or list, until it is dropped.
+    /// For one subscription, watch, list or reader, until it is dropped.
     fn stream(&self) -> Result<OwnedSemaphorePermit, Failure> {
         self.streams.clone().try_acquire_owned().map_err(|_| {
-            let text = format!("there are {STREAMS_MAX} subscriptions, watches and lists in this replica: drop one");
+            let text =
+                format!("there are {STREAMS_MAX} subscriptions, watches, lists and readers in this replica: drop one");
             Failure::not(Code::QuotaExceeded(STREAMS_MAX), text)
         })
     }
@@ -108,7 +113,7 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    fn left(&self) -> Duration {
+    pub(super) fn left(&self) -> Duration {
         self.until.saturating_duration_since(Instant::now())
     }
 
@@ -201,26 +206,26 @@ impl Network {
         Ok(told)
     }
 
-    /// Changes as they are read: who does not read holds up the server alone.
-    pub(crate) async fn nats_changes(
+    /// What a feed brings, as it is read: who does not read holds up the server alone. `bytes`: of one item.
+    pub(crate) async fn nats_feed<T: Send + 'static>(
         &self,
-        opening: impl Future<Output = Result<Box<dyn Feed<ChangeEvent>>, Failure>>,
-        wanted: impl Fn(&ChangeEvent) -> bool + Send + Sync + 'static,
+        opening: impl Future<Output = Result<Box<dyn Feed<T>>, Failure>>,
+        (bytes, wanted): (fn(&T) -> usize, impl Fn(&T) -> bool + Send + Sync + 'static),
         inherited: &Inherited,
-    ) -> Result<mpsc::Receiver<Waiting<ChangeEvent>>, Failure> {
+    ) -> Result<mpsc::Receiver<Waiting<T>>, Failure> {
         let place = self.nats.stream()?;
         let turn = self.nats_turn(None, (0, false), inherited).await?;
-        let mut changes = turn.run(opening).await.map_err(Failure::of_read)?;
+        let mut feed = turn.run(opening).await.map_err(Failure::of_read)?;
         let (tell, told) = mpsc::channel(CHANGES_MAX);
         let room = self.nats.room.clone();
         tokio::spawn(async move {
             let _place = place;
             let pass_on = async {
-                while let Some(item) = changes.next().await {
+                while let Some(item) = feed.next().await {
                     if !wanted(&item) {
                         continue;
                     }
-                    let room = room.take(item.bytes() + MESSAGE_BYTES).await;
+                    let room = room.take(bytes(&item) + MESSAGE_BYTES).await;
                     if tell.send(Waiting { item, _room: room, _waiting: None }).await.is_err() {
                         break;
                     }

@@ -1,18 +1,35 @@
-//! Streams of JetStream as the guests of one replica have them: what is granted of each.
+//! Streams of JetStream as the guests of one replica have them: what is granted of each, and how many deliveries they hold.
 
 use super::{
     Network,
-    nats::{check_headers, in_trace, not_a_subject},
+    nats::{DELIVERIES_MAX, MESSAGE_BYTES, TIMEOUT, Waiting, check_headers, in_trace, not_a_subject},
 };
 use crate::inherited::Inherited;
 use lattice::{
     limits::one_line,
-    nats::{Code, Failure, Message, Precondition, PublishOptions, Stored, Stream},
-    spec::{StoreName, StreamGrant, Subject, SubjectError, SubjectPattern},
+    nats::{
+        Code, Consumer, Delivered, Failure, Feed, Message, Precondition, PublishOptions, ReadEvent, Settlement, Stored,
+        Stream,
+    },
+    spec::{ConsumerName, StoreName, StreamGrant, Subject, SubjectError, SubjectPattern},
 };
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool,
+            Ordering::{AcqRel, Acquire, Release},
+        },
+    },
+    time::Duration,
+};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 const MESSAGE_ID_MAX: usize = 256;
+/// Messages of one fetch.
+const FETCH_MAX: u32 = 256;
+/// For messages to come, in one fetch.
+const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// A stream as a guest has it.
 #[derive(Clone)]
@@ -22,7 +39,116 @@ pub struct OpenStream {
     pub(crate) stream: Arc<dyn Stream>,
 }
 
+/// A consumer as a guest has it. Clones are the same.
+#[derive(Clone)]
+#[expect(unreachable_pub, reason = "the generated bindings pass it on as theirs")]
+pub struct OpenConsumer {
+    pub(crate) consumer: Arc<dyn Consumer>,
+    /// Bytes of the longest message that there can be.
+    most: usize,
+}
+
+/// A delivery that a guest holds, and what it takes until it is dropped. Clones are the same.
+#[derive(Clone)]
+#[expect(unreachable_pub, reason = "the generated bindings pass it on as theirs")]
+pub struct OpenDelivery {
+    pub(crate) delivered: Arc<Delivered>,
+    is_settled: Arc<AtomicBool>,
+    _room: Arc<(OwnedSemaphorePermit, Option<[OwnedSemaphorePermit; 2]>)>,
+}
+
 impl Network {
+    /// A consumer by its own name.
+    pub(crate) async fn nats_consumer(
+        &self,
+        open: &OpenStream,
+        name: &str,
+        inherited: &Inherited,
+    ) -> Result<OpenConsumer, Failure> {
+        let name = self.judge_consumer(&open.name, name)?;
+        let turn = self.nats_turn(None, (0, false), inherited).await?;
+        let consumer = turn.run(open.stream.consumer(name)).await.map_err(Failure::of_read)?;
+        Ok(OpenConsumer { consumer, most: open.stream.message_bytes_max() })
+    }
+
+    fn judge_consumer(&self, name: &StoreName, consumer: &str) -> Result<&ConsumerName, Failure> {
+        self.stream_grant(name)?.consumer(consumer).ok_or_else(|| {
+            let consumer = one_line(consumer, 64);
+            self.denials.note(|| {
+                format!(
+                    "the consumer {consumer:?} was denied; to allow it add it to the spec: grants.nats.streams.{name}.consumers"
+                )
+            });
+            Failure::not(Code::Denied, format!("no grant of the stream {name} names a consumer {consumer:?}"))
+        })
+    }
+
+    /// Some messages of a consumer.
+    pub(crate) async fn nats_fetch(
+        &self,
+        open: &OpenConsumer,
+        (max, wait): (u32, Duration),
+        inherited: &Inherited,
+    ) -> Result<Vec<OpenDelivery>, Failure> {
+        if !(1..=FETCH_MAX).contains(&max) {
+            return Err(invalid("max", &format!("{max} is not between 1 and {FETCH_MAX}")));
+        }
+        let wait = wait.min(WAIT_MAX);
+        let deliveries = &self.nats.deliveries;
+        let free = u32::try_from(deliveries.available_permits()).unwrap_or(u32::MAX).min(max);
+        let places = if free == 0 { None } else { deliveries.clone().try_acquire_many_owned(free).ok() };
+        let mut places = places.ok_or_else(|| {
+            let text = format!("there are {DELIVERIES_MAX} deliveries in this replica: drop some");
+            Failure::not(Code::TooMany(DELIVERIES_MAX), text)
+        })?;
+        // It is the server that waits, and then its answer takes its time.
+        let turn = self.nats_turn(Some(wait + TIMEOUT), (open.most, false), inherited).await?;
+        let fetch = async {
+            let fetched = open.consumer.fetch(free, wait.min(turn.left())).await?;
+            let mut held = Vec::with_capacity(fetched.len());
+            for delivered in fetched {
+                let Some(place) = places.split(1) else { break };
+                let room = self.nats.room.take(delivered.stored.bytes() + MESSAGE_BYTES).await;
+                held.push(OpenDelivery {
+                    delivered: Arc::new(delivered),
+                    is_settled: Arc::default(),
+                    _room: Arc::new((place, room)),
+                });
+            }
+            Ok(held)
+        };
+        turn.run(fetch).await.map_err(Failure::of_read)
+    }
+
+    /// Say what becomes of a delivery: once, but for what settles nothing and for what failed.
+    pub(crate) async fn nats_settle(
+        &self,
+        open: &OpenDelivery,
+        settlement: Settlement,
+        inherited: &Inherited,
+    ) -> Result<(), Failure> {
+        let settles = settlement != Settlement::InProgress;
+        let before = if settles { open.is_settled.swap(true, AcqRel) } else { open.is_settled.load(Acquire) };
+        if before {
+            return Err(Failure::not(Code::AlreadySettled, "it was said before what becomes of the delivery"));
+        }
+        // Also where the guest waits no longer.
+        let mut unsettled = Unsettled { is_settled: &open.is_settled, is_over: !settles };
+        let turn = self.nats_turn(None, (0, false), inherited).await?;
+        let outcome = turn.run(open.delivered.settle.settle(settlement)).await;
+        unsettled.is_over |= outcome.is_ok();
+        outcome
+    }
+
+    /// A stream as it is read, in order.
+    pub(crate) async fn nats_read(
+        &self,
+        opening: impl Future<Output = Result<Box<dyn Feed<ReadEvent>>, Failure>>,
+        inherited: &Inherited,
+    ) -> Result<mpsc::Receiver<Waiting<ReadEvent>>, Failure> {
+        self.nats_feed(opening, (ReadEvent::bytes, |_: &ReadEvent| true), inherited).await
+    }
+
     /// A stream by the name that it is granted under.
     pub(crate) async fn nats_stream(&self, name: &str, inherited: &Inherited) -> Result<OpenStream, Failure> {
         let granted = self.grants.nats.stream(name);
@@ -121,6 +247,20 @@ impl Network {
             Precondition::None | Precondition::LastSequence(_) | Precondition::LastOnSubject(_) => {}
         }
         Ok(in_trace(message, inherited))
+    }
+}
+
+/// Gives a delivery back that was not settled after all.
+struct Unsettled<'a> {
+    is_settled: &'a AtomicBool,
+    is_over: bool,
+}
+
+impl Drop for Unsettled<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.is_settled.store(false, Release);
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 use super::{
     NatsBucket, api,
     passing::Passing,
-    pull::{Pull, Pulled},
+    pull::{Asking, Pull, Pulled},
 };
 use async_nats::{
     HeaderMap,
@@ -112,7 +112,7 @@ impl NatsChanges {
         let left = left(&passing, &config).await?;
         let expires = if self.is_watch() { WATCH_EXPIRES } else { LIST_EXPIRES };
         let stream = &self.bucket.stream.cached_info().config.name;
-        let pull = Pull::new(self.bucket.nats.client.clone(), (stream, &name), expires).await;
+        let pull = Pull::new(self.bucket.nats.client.clone(), (stream, &name), Asking::steady(expires)).await;
         let pull = pull.map_err(|error| Failure::not(Code::Disconnected, error.to_string()))?;
         Ok(Flow { passing, pull, config, left: Some(left), sequence: 0, came_to_nothing: false })
     }
@@ -220,12 +220,12 @@ pub(super) async fn left(passing: &Passing, config: &pull::Config) -> Result<u64
     let made = made.map_err(|error| match error.kind() {
         ConsumerErrorKind::JetStream(error) => api::of_jetstream(error.error_code().0, &error.to_string()),
         ConsumerErrorKind::TimedOut => Failure::not(Code::Timeout, "no answer in time"),
-        _ => Failure::not(Code::NoResponders, "no server answers for the bucket now"),
+        _ => Failure::not(Code::NoResponders, "no server answers for it now"),
     })?;
     Ok(made.cached_info().num_pending)
 }
 
-/// Whether a watch waits until it is over.
+/// Whether a watch, a reader or a reading of an object waits until it is over.
 pub(super) fn will_pass(failure: &Failure) -> bool {
     match failure.code {
         Code::Disconnected | Code::Timeout | Code::NoResponders => true,

@@ -8,12 +8,26 @@ use serde::Serialize;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Messages that one request asks for.
-const BATCH: u32 = 64;
 /// What a server may be late by before it counts as gone.
 const DELAY_MAX: Duration = Duration::from_secs(1);
 /// What a message has beside its payload and headers, at most: its subject, and where to acknowledge it.
 const OVERHEAD_BYTES_MAX: usize = 8 << 10;
+
+/// How messages are asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asking {
+    /// Messages that one request brings at most.
+    pub(super) batch: u32,
+    /// How long the server keeps a request that it has nothing for.
+    pub(super) expires: Duration,
+}
+
+impl Asking {
+    /// Of who reads on and on.
+    pub(super) fn steady(expires: Duration) -> Self {
+        Self { batch: 64, expires }
+    }
+}
 
 /// What comes of a consumer.
 pub(super) enum Pulled {
@@ -34,7 +48,7 @@ pub(super) struct Pull {
     requests: u64,
     subscriber: Subscriber,
     request: Bytes,
-    expires: Duration,
+    asking: Asking,
     /// What is asked for and did not come yet.
     left: u32,
     heard: Instant,
@@ -49,24 +63,23 @@ struct NextRequest {
 }
 
 impl Pull {
-    /// `expires`: how long the server keeps a request that it has nothing for.
     pub(super) async fn new(
         client: Client,
         (stream, consumer): (&str, &str),
-        expires: Duration,
+        asking: Asking,
     ) -> Result<Self, async_nats::Error> {
         let inbox = client.new_inbox();
         let subscriber = client.subscribe(format!("{inbox}.*")).await?;
         let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let request = NextRequest {
-            batch: BATCH,
-            expires: nanos(expires),
+            batch: asking.batch,
+            expires: nanos(asking.expires),
             max_bytes: client.max_payload() + OVERHEAD_BYTES_MAX,
-            idle_heartbeat: nanos(heartbeat(expires)),
+            idle_heartbeat: nanos(heartbeat(asking.expires)),
         };
         let request = serde_json::to_vec(&request)?.into();
         let next = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
-        Ok(Self { client, next, inbox, requests: 0, subscriber, request, expires, left: 0, heard: Instant::now() })
+        Ok(Self { client, next, inbox, requests: 0, subscriber, request, asking, left: 0, heard: Instant::now() })
     }
 
     /// May be dropped and called again without a loss.
@@ -77,10 +90,10 @@ impl Pull {
             if self.client.publish_with_reply(next, inbox, self.request.clone()).await.is_err() {
                 return Pulled::Gone;
             }
-            (self.left, self.heard) = (BATCH, Instant::now());
+            (self.left, self.heard) = (self.asking.batch, Instant::now());
         }
         loop {
-            let silence = 3 * heartbeat(self.expires) + DELAY_MAX;
+            let silence = 3 * heartbeat(self.asking.expires) + DELAY_MAX;
             let Ok(message) = tokio::time::timeout_at(self.heard + silence, self.subscriber.next()).await else {
                 return Pulled::Gone;
             };

@@ -3,7 +3,10 @@
 use super::{
     Line, TTL,
     api::{ApiError, TIMEOUT, of_request, of_stream, to_headers, too_large},
-    direct, reachable, seconds,
+    consumers::NatsConsumer,
+    direct, reachable,
+    readers::NatsReader,
+    seconds,
 };
 use crate::connect::Nats;
 use async_nats::{
@@ -20,10 +23,10 @@ use lattice::{
     Fut,
     limits::NATS_PAYLOAD_BYTES_DEFAULT,
     nats::{
-        Acknowledgement, Code, Consistency, Failure, Message, Precondition, PublishOptions, Snapshot, Stored,
-        StreamInfo,
+        Acknowledgement, Code, Consistency, Consumer, Failure, Feed, Message, Precondition, PublishOptions, ReadEvent,
+        Snapshot, Start, Stored, StreamInfo,
     },
-    spec::{StreamName, SubjectError, SubjectPattern},
+    spec::{ConsumerName, StreamName, SubjectError, SubjectPattern},
 };
 use serde::Deserialize;
 use std::sync::Arc;
@@ -47,7 +50,7 @@ const AGAIN_AFTER: Duration = Duration::from_millis(20);
 #[derive(Clone)]
 pub(super) struct NatsStream {
     pub(super) nats: Nats,
-    stream: Stream,
+    pub(super) stream: Stream,
     /// Keeps the connection that is its workload's.
     _line: Arc<Line>,
 }
@@ -111,7 +114,7 @@ impl NatsStream {
 }
 
 /// As its leader says.
-async fn stream(nats: &Nats, name: &str) -> Result<Stream, Failure> {
+pub(super) async fn stream(nats: &Nats, name: &str) -> Result<Stream, Failure> {
     let asked = timeout(TIMEOUT, nats.jetstream.get_stream(name)).await;
     let asked = asked.map_err(|_| Failure::not(Code::Timeout, "no answer in time"))?;
     asked.map_err(|error| match error.kind() {
@@ -331,6 +334,21 @@ impl lattice::nats::Stream for NatsStream {
                 }
                 sleep(AGAIN_AFTER).await;
             }
+        })
+    }
+
+    fn read(&self, filters: Vec<String>, start: Start) -> Fut<'_, Result<Box<dyn Feed<ReadEvent>>, Failure>> {
+        Box::pin(async move {
+            let reader: Box<dyn Feed<ReadEvent>> = Box::new(NatsReader::open(self.clone(), filters, start).await?);
+            Ok(reader)
+        })
+    }
+
+    fn consumer(&self, name: &ConsumerName) -> Fut<'_, Result<Arc<dyn Consumer>, Failure>> {
+        let name = name.clone();
+        Box::pin(async move {
+            let consumer: Arc<dyn Consumer> = Arc::new(NatsConsumer::open(self.clone(), name).await?);
+            Ok(consumer)
         })
     }
 }

@@ -1,5 +1,6 @@
 //! Buckets of guests on a real server: what is left of lists, and what a change of the bucket means for them.
 
+mod deliveries;
 mod streams;
 
 use crate::support::{SOON, Server, newest, options};

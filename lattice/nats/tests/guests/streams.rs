@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-fn config(subjects: &[&str]) -> stream::Config {
+pub(super) fn config(subjects: &[&str]) -> stream::Config {
     stream::Config {
         name: "ORDERS".into(),
         subjects: subjects.iter().map(ToString::to_string).collect(),
@@ -31,23 +31,23 @@ async fn jetstream_of(urls: Vec<String>) -> jetstream::Context {
     jetstream::new(async_nats::connect(urls).await.unwrap())
 }
 
-async fn open(guests: &GuestBuckets) -> Result<Arc<dyn Stream>, Failure> {
+pub(super) async fn open(guests: &GuestBuckets) -> Result<Arc<dyn Stream>, Failure> {
     let link = guests.link(&WorkloadName::new("w").unwrap()).await?;
     link.stream(&"ORDERS".to_owned().try_into().unwrap()).await
 }
 
 /// The stream, made with this configuration, as a guest has it.
-async fn stream(server: &Server, config: stream::Config) -> (jetstream::Context, Arc<dyn Stream>) {
+pub(super) async fn stream(server: &Server, config: stream::Config) -> (jetstream::Context, Arc<dyn Stream>) {
     let jetstream = jetstream_of(vec![server.url()]).await;
     jetstream.create_stream(config).await.unwrap();
     (jetstream, open(&GuestBuckets::new(options(server.url()))).await.unwrap())
 }
 
-fn message(subject: &str, payload: impl ToString) -> Message {
+pub(super) fn message(subject: &str, payload: impl ToString) -> Message {
     Message { subject: subject.into(), payload: payload.to_string().into(), ..Default::default() }
 }
 
-fn plain(precondition: Precondition) -> PublishOptions {
+pub(super) fn plain(precondition: Precondition) -> PublishOptions {
     PublishOptions { precondition, message_id: None, ttl: None }
 }
 
@@ -56,7 +56,7 @@ fn named(id: &str, precondition: Precondition) -> PublishOptions {
 }
 
 #[track_caller]
-fn not<T: std::fmt::Debug>(outcome: Result<T, Failure>, code: Code) {
+pub(super) fn not<T: std::fmt::Debug>(outcome: Result<T, Failure>, code: Code) {
     let failure = outcome.unwrap_err();
     assert_eq!((&failure.code, failure.outcome), (&code, Outcome::DefinitelyNot), "{failure:?}");
 }
@@ -260,7 +260,7 @@ async fn verify(
     counts
 }
 
-async fn reachable_again(stream: &Arc<dyn Stream>) {
+pub(super) async fn reachable_again(stream: &Arc<dyn Stream>) {
     let begin = Instant::now();
     while let Err(failure) = stream.info().await {
         assert!(begin.elapsed() < SOON, "{failure:?}");
