@@ -40,7 +40,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 41] = [
+const RUST: [&str; 43] = [
+    "account",
     "asker",
     "asker03",
     "border",
@@ -67,6 +68,7 @@ const RUST: [&str; 41] = [
     "hello-composed",
     "hello-http02",
     "hello-http03",
+    "packer",
     "part",
     "part-caller",
     "part-caller03",

@@ -1,12 +1,15 @@
 //! Consumers and readers of `lattice:nats/jetstream` as a guest has them, and each way around their grants.
 
 use crate::{
-    harness::{Api, Lattice, PATIENCE, api::spec, eventually},
+    harness::{Api, Lattice, PATIENCE, api::spec, eventually, http},
     nats::{Lines, ask, courier, done, refused, stream_api},
     nats_streams::make_stream,
 };
+use futures_util::future::join_all;
+use hyper::Method;
 use lattice::{ctl::ErrorCode, store::Headers};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// As `nats consumer add --pull` does it, with these settings besides.
 async fn make_consumer(api: &Api, stream: &str, name: &str, settings: Value) {
@@ -156,4 +159,108 @@ async fn consumers_and_readers_that_are_not_granted_are_denied() {
     refused(&node, "/read", &many, "invalid(\"filters\") definitely-not").await;
     let taken = done(&node, "/fetch", &[("stream", "work"), ("consumer", "packers"), ("then", "ack")], "").await;
     assert!(taken.starts_with("1 tasks.a x attempt 1"), "{taken}");
+}
+
+async fn deployed(api: &Api, guest: &str, streams: Value) {
+    let mut asked = spec(guest, api.upload(guest).await, 2);
+    asked["grants"] = json!({ "nats": { "streams": streams } });
+    asked["reuse"] = json!({ "concurrency": 16 });
+    api.put(&asked).await.unwrap();
+    api.ready(guest).await;
+}
+
+async fn call(node: &str, host: &str, method: Method, path: &str, key: Option<&str>, body: &str) -> (u16, String) {
+    let arguments: Vec<_> = key.into_iter().map(|key| ("idempotency-key", key)).collect();
+    let body = http::full(body.as_bytes().to_vec());
+    let response = http::send(node, method, host, path, &arguments, body).await.unwrap();
+    let answer = http::whole(response).await.unwrap();
+    (answer.status, answer.text().trim().to_owned())
+}
+
+/// The example `account`: many add to one account on several nodes, and nothing is lost, doubled or overdrawn; not where a server
+/// is killed either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accounts_are_the_sum_of_what_happened_once() {
+    let mut lattice = Lattice::start(2).await;
+    let api = lattice.api().await;
+    make_stream(&api, "ACCOUNTS", &["accounts.*"], json!({})).await;
+    let grant = json!({ "stream": "ACCOUNTS", "publish": ["accounts.*"], "read": ["accounts.*"] });
+    deployed(&api, "account", json!({ "accounts": grant })).await;
+    let nodes = ["n1", "n2"].map(|id| lattice.node(id).http());
+    let ask = async |n: usize, method, path: &str, key: Option<&str>, body: &str| {
+        call(&nodes[n % 2], "account.test", method, path, key, body).await
+    };
+    assert_eq!(ask(0, Method::GET, "/anna", None, "").await, (200, "0 0".into()));
+    assert_eq!(ask(0, Method::POST, "/anna", None, "+30").await, (200, "30 1".into()));
+    assert_eq!(ask(1, Method::POST, "/anna", None, "-31").await, (409, "30 1".into()));
+    assert_eq!(ask(1, Method::POST, "/anna", None, "thirty").await.0, 400);
+    assert_eq!(ask(1, Method::POST, "/bob", None, "+1").await, (200, "1 2".into()));
+    assert_eq!(ask(1, Method::POST, "/a.b", None, "+1").await.0, 502, "no grant covers it");
+    // The same event, asked for again and at the same time.
+    let same = join_all((0..6).map(|n| ask(n, Method::POST, "/anna", Some("gift-1"), "+5"))).await;
+    assert!(same.iter().all(|(status, text)| *status == 200 && text.starts_with("35 ")), "{same:?}");
+    // Several at a time: each sees what the others did.
+    let racing = join_all((0..10).map(|n| ask(n, Method::POST, "/anna", None, "-10"))).await;
+    assert_eq!(racing.iter().filter(|(status, _)| *status == 200).count(), 3, "{racing:?}");
+    assert!(racing.iter().all(|(status, _)| [200, 409].contains(status)), "{racing:?}");
+
+    // Asked for until it is known to have happened, while the server is killed.
+    let adding = (0..60).map(|n: usize| {
+        let node = nodes[n % 2].clone();
+        async move {
+            let key = format!("e{n}");
+            eventually("the event is there", PATIENCE, async || {
+                match call(&node, "account.test", Method::POST, &format!("/k{}", n % 4), Some(&key), "+1").await {
+                    (200, _) => Ok(()),
+                    other => Err(format!("{other:?}")),
+                }
+            })
+            .await;
+        }
+    });
+    let adding = tokio::spawn(join_all(adding));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    lattice.server.kill9().await;
+    lattice.server.start_again().await;
+    adding.await.unwrap();
+    for n in 0..4 {
+        let (_, text) = ask(n, Method::GET, &format!("/k{n}"), None, "").await;
+        assert!(text.starts_with("15 "), "k{n}: {text}");
+    }
+}
+
+/// The example `packer`: what fails is tried three times, and then it is a dead letter, once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_are_done_or_are_dead_letters() {
+    let lattice = Lattice::start(2).await;
+    let api = lattice.api().await;
+    make_stream(&api, "WORK", &["work.*"], json!({})).await;
+    make_consumer(&api, "WORK", "packers", json!({ "filter_subject": "work.tasks", "ack_wait": 10_000_000_000_u64 }))
+        .await;
+    let grant = json!({ "stream": "WORK", "publish": ["work.*"], "consumers": ["packers"] });
+    deployed(&api, "packer", json!({ "work": grant })).await;
+    let nodes = ["n1", "n2"].map(|id| lattice.node(id).http());
+    for n in 0..10 {
+        let task = if n == 3 { "to fail" } else { "to be done" };
+        let path = format!("/task-{n}");
+        let put = async || call(&nodes[n % 2], "packer.test", Method::POST, &path, None, task).await;
+        assert_eq!(put().await, (200, "stored".into()));
+        assert_eq!(put().await, (200, "there already".into()));
+    }
+    let (mut done, mut failed, mut dead) = (0, 0, 0);
+    eventually("all is worked on", PATIENCE, async || {
+        for node in &nodes {
+            let (status, text) = call(node, "packer.test", Method::GET, "/work", None, "").await;
+            assert_eq!(status, 200, "{text}");
+            let counts: Vec<u32> = text.split(' ').filter_map(|word| word.parse().ok()).collect();
+            (done, failed, dead) = (done + counts[0], failed + counts[1], dead + counts[2]);
+        }
+        if done + dead == 10 { Ok(()) } else { Err(format!("{done} {failed} {dead}")) }
+    })
+    .await;
+    assert_eq!((done, failed, dead), (9, 2, 1));
+    let get = json!({ "last_by_subj": "work.dead" }).to_string();
+    let letter = api.request("$JS.API.STREAM.MSG.GET.WORK", Headers::new(), get.as_bytes()).await.unwrap();
+    let letter: Value = serde_json::from_slice(&letter.payload).unwrap();
+    assert_eq!(letter["message"]["seq"], 11, "one dead letter: {letter}");
 }

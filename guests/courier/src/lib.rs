@@ -288,7 +288,9 @@ async fn answer(asked: &Asked) -> Result<Answer, Failure> {
             }
             text(lines)
         }
-        "backlog" => text(format!("{:?}", asked.stream().await?.consumer(asked.text("consumer")).await?.backlog().await?)),
+        "backlog" => {
+            text(format!("{:?}", asked.stream().await?.consumer(asked.text("consumer")).await?.backlog().await?))
+        }
         "stream" => text(format!("{:?}", asked.stream().await?.info().await?)),
         "info" => text(format!("{:?}", asked.bucket().await?.info().await?)),
         "limits" => text(format!("{:?} {:?}", limits::server().await?, limits::replica())),
