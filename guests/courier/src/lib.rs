@@ -22,6 +22,7 @@
 //! | `/read`                                | `stream`, `filter`, `start`, `count`         | a line for each                     |
 //! | `/fetch`                               | `stream`, `consumer`, `max`, `wait`, `then`, `ms` | a line for each, with what became of it |
 //! | `/backlog`                             | `stream`, `consumer`                         | what is said                        |
+//! | `/load`                                | `what`, `times`, and those of what           | nothing: for benchmarks             |
 //! | `/stream`                              | `stream`                                     | what is said                        |
 //! | `/hoard`                               | `filter`, `count`                            | how many subscriptions it got, and why no more |
 //!
@@ -291,6 +292,10 @@ async fn answer(asked: &Asked) -> Result<Answer, Failure> {
         "backlog" => {
             text(format!("{:?}", asked.stream().await?.consumer(asked.text("consumer")).await?.backlog().await?))
         }
+        "load" => {
+            load(asked, asked.number("times").unwrap_or(1)).await?;
+            text(String::new())
+        }
         "stream" => text(format!("{:?}", asked.stream().await?.info().await?)),
         "info" => text(format!("{:?}", asked.bucket().await?.info().await?)),
         "limits" => text(format!("{:?} {:?}", limits::server().await?, limits::replica())),
@@ -300,6 +305,47 @@ async fn answer(asked: &Asked) -> Result<Answer, Failure> {
 
 fn consistency(asked: &Asked) -> Consistency {
     if asked.operation.ends_with("-any") { Consistency::AnyReplica } else { Consistency::Leader }
+}
+
+/// One thing many times, one after the other.
+async fn load(asked: &Asked, times: u64) -> Result<(), Failure> {
+    match asked.text("what").as_str() {
+        "publish" => {
+            for _ in 0..times {
+                core::publish(asked.message()).await?;
+            }
+            core::flush(5_000 * MILLI).await?;
+        }
+        "request" => {
+            for _ in 0..times {
+                core::request(asked.message(), 5_000 * MILLI).await?;
+            }
+        }
+        "get" => {
+            let bucket = asked.bucket().await?;
+            for _ in 0..times {
+                bucket.get(asked.text("key"), Consistency::Leader).await?;
+            }
+        }
+        "put" => {
+            let bucket = asked.bucket().await?;
+            for _ in 0..times {
+                bucket.put(asked.text("key"), asked.body.clone(), None).await?;
+            }
+        }
+        _ => {
+            let consumer = asked.stream().await?.consumer(asked.text("consumer")).await?;
+            let mut left = u32::try_from(times).unwrap_or(u32::MAX);
+            while left > 0 {
+                for delivery in consumer.fetch(left.min(64), 5_000 * MILLI).await? {
+                    let _ = delivery.stored();
+                    delivery.ack().await?;
+                    left = left.saturating_sub(1);
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn settle(asked: &Asked, delivery: &Delivery) -> Result<(), Failure> {

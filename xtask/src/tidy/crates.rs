@@ -28,7 +28,8 @@ const LAYERS: [&[&str]; 4] = [
 
 /// Libraries, by the start of their names, and the only crates that may name them.
 const OWNERS: [(&str, &[&str]); 5] = [
-    ("async-nats", &["lattice-nats"]),
+    // The benches measure against it.
+    ("async-nats", &["lattice-nats", "lattice-benches"]),
     ("opentelemetry", &["lattice-telemetry"]),
     ("wac-", &["lattice-composer"]),
     ("wasmtime", &["lattice-runtime", "lattice-gpu"]),
