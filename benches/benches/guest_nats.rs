@@ -5,7 +5,11 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a bench that fails has nothing to measure")]
 
-use async_nats::jetstream::{self, consumer::pull, kv, stream};
+use async_nats::jetstream::{
+    self,
+    consumer::{PullConsumer, pull},
+    kv, stream,
+};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use futures_util::{StreamExt as _, future::try_join_all};
 use http_body_util::BodyExt as _;
@@ -52,7 +56,7 @@ struct Peer {
     client: async_nats::Client,
     jetstream: jetstream::Context,
     bucket: kv::Store,
-    consumer: pull::Consumer,
+    consumer: PullConsumer,
 }
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
