@@ -218,11 +218,12 @@ async fn accounts_are_the_sum_of_what_happened_once() {
             .await;
         }
     });
-    let adding = tokio::spawn(join_all(adding));
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    lattice.server.kill9().await;
-    lattice.server.start_again().await;
-    adding.await.unwrap();
+    let killing = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        lattice.server.kill9().await;
+        lattice.server.start_again().await;
+    };
+    tokio::join!(join_all(adding), killing);
     for n in 0..4 {
         let (_, text) = ask(n, Method::GET, &format!("/k{n}"), None, "").await;
         assert!(text.starts_with("15 "), "k{n}: {text}");
