@@ -9,6 +9,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
 };
+use tokio::task::JoinSet;
 
 /// Who answers requests through a node.
 async fn answered(node: &Node, host: &str, requests: usize) -> BTreeMap<String, usize> {
@@ -84,6 +85,36 @@ async fn a_slow_node_gets_less() {
     assert!(slow < 60, "of 300 requests the slow node of two got {slow}");
     let answer = http::get(&node.http(), "hello.test", "/").await;
     assert_eq!(answer.header("lattice-disconnected"), "", "NATS is there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_reports_much_to_do_is_kept_away_from() {
+    let lattice = start(&[("n1", &[]), ("n2", &["role=run"]), ("n3", &["role=run"])]).await;
+    let api = lattice.api().await;
+    let mut sleeper = spec("sleeper", api.upload("faults").await, 2);
+    sleeper["placement"] = json!({ "require": ["role == run"] });
+    sleeper["limits"] = json!({ "wall": "60s" });
+    sleeper["http"]["routes"][0]["timeout"] = "60s".into();
+    api.put(&sleeper).await.unwrap();
+    api.ready("sleeper").await;
+    lattice.serving("sleeper.test", "/sleep/1").await;
+    // Requests that the first node knows of by what the second one says only.
+    let mut others = JoinSet::new();
+    for _ in 0..30 {
+        let address = lattice.node("n2").http();
+        others.spawn(async move {
+            http::send(&address, Method::GET, "sleeper.test", "/sleep/60000", &[], http::empty()).await
+        });
+    }
+    let asking = lattice.node("n1").http();
+    eventually("the idle node answers all", PATIENCE, async || {
+        // At the same time: by what this node has under way there itself, each would get its share.
+        let asked = (0..10).map(|_| http::get(&asking, "sleeper.test", "/sleep/200"));
+        let answers = futures_util::future::join_all(asked).await;
+        let by: BTreeSet<_> = answers.into_iter().map(|answer| answer.ok().node().to_owned()).collect();
+        if by.iter().map(String::as_str).eq(["n3"]) { Ok(()) } else { Err(format!("{by:?}")) }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

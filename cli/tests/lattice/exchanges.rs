@@ -8,8 +8,12 @@ use crate::harness::{
     eventually,
     http::{self, Error},
 };
-use http_body_util::BodyExt as _;
-use hyper::Method;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::{
+    Method,
+    body::{Frame, Incoming},
+};
 use rustix::process::Signal;
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -49,7 +53,19 @@ async fn read_endless(near: &Node) -> Seen {
     let path = format!("/bytes/{}", 1_u64 << 50);
     let response = http::send(&near.http(), Method::GET, "endless.test", &path, &[], http::empty()).await.unwrap();
     assert_eq!(response.status(), 200);
-    let mut body = response.into_body();
+    read_on(response.into_body()).await
+}
+
+/// Sends a request that never ends, and reads the response, which says the same.
+async fn send_endless(near: &Node) -> Seen {
+    let piece = || Ok::<_, Error>(Frame::data(Bytes::from_static(&[0; 16 * 1024])));
+    let body = StreamBody::new(futures_util::stream::repeat_with(piece)).boxed_unsync();
+    let response = http::send(&near.http(), Method::POST, "endless.test", "/", &[], body).await.unwrap();
+    assert_eq!(response.status(), 200);
+    read_on(response.into_body()).await
+}
+
+async fn read_on(mut body: Incoming) -> Seen {
     body.frame().await.unwrap().unwrap();
     tokio::spawn(async move {
         loop {
@@ -209,6 +225,39 @@ async fn a_node_that_reads_too_slowly_is_cut_off_and_comes_back() {
     assert!(clogged.elapsed() > WRITE_DEADLINE);
     far.get("endless.test", "/bytes/100000").await.ok();
     // It connects anew by itself, and all is as before.
+    both_answer(&lattice).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_answers_and_reads_too_slowly_is_cut_off_and_comes_back() {
+    let server = Server::start_configured("write_deadline: \"2s\"").await;
+    let mut lattice = Lattice::start_on(server, "default", 0).await;
+    let way = Way::to(lattice.server.port()).await;
+    lattice.launch_node_by(way.url(), "n1", &["--label", "pin=a"]);
+    lattice.launch_node("default", "n2", &["--label", "pin=b"]);
+    let lattice = with_workloads(lattice).await;
+    both_answer(&lattice).await;
+    let (near, far) = (lattice.node("n2"), lattice.node("n1"));
+    let slow = post_slow(near, 10_000);
+    let mut streams = Vec::new();
+    for _ in 0..16 {
+        streams.push(send_endless(near).await);
+    }
+    let clogged = Instant::now();
+    way.clog();
+    // Its own clients notice nothing.
+    far.get("slow.test", "/sleep/1").await.ok();
+    let (seen, _) = over("a slow consumer answers, the response had not begun", slow, clogged, IDLE).await;
+    assert!(["200 ", "502 peer-lost"].contains(&&*seen), "{seen}");
+    for stream in streams {
+        let (seen, _) = over("a slow consumer answers, the response was under way", stream, clogged, IDLE).await;
+        assert_eq!(seen, "cut");
+    }
+    eventually("the server cut it off", PATIENCE, async || {
+        let log = lattice.server.process().log();
+        if log.contains("Slow Consumer") { Ok(()) } else { Err(log) }
+    })
+    .await;
     both_answer(&lattice).await;
 }
 
