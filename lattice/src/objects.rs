@@ -41,6 +41,9 @@ pub enum Piece {
     End,
 }
 
+/// What comes in until it ends or fails; a failure is the last that comes.
+pub type TryFeed<T> = Box<dyn Feed<Result<T, Failure>>>;
+
 /// An open object store.
 pub trait Objects: Send + Sync + 'static {
     /// When it was made: nanoseconds since 1970.
@@ -50,21 +53,16 @@ pub trait Objects: Send + Sync + 'static {
     /// The object, from the store's leader: not older than any write acknowledged before. Of a link within the store what
     /// it leads to.
     fn object(&self, name: &str) -> Fut<'_, Result<Option<Object>, Failure>>;
-    /// Its bytes from one offset up to before another, in order; an error is the last that comes. Where all are read and there is a digest, an error in the
-    /// place of the end says that they are not those. So does one where the object was replaced or deleted meanwhile.
-    fn read(
-        &self,
-        object: &Object,
-        from: u64,
-        to: u64,
-    ) -> Fut<'_, Result<Box<dyn Feed<Result<Bytes, Failure>>>, Failure>>;
+    /// Its bytes from one offset up to before another, in order. Where all are read and there is a digest, a failure in
+    /// the place of the end says that they are not those. So does one where the object was replaced or deleted meanwhile.
+    fn read(&self, object: &Object, from: u64, to: u64) -> Fut<'_, Result<TryFeed<Bytes>, Failure>>;
     /// Write an object, seen as a whole at the end or not at all; it takes the place of one that is there. Of several
     /// writers the one that ends last wins.
     fn write(&self, name: &str, pieces: Box<dyn Feed<Piece>>) -> Fut<'_, Result<Object, Failure>>;
     /// Whether there was one.
     fn delete(&self, name: &str) -> Fut<'_, Result<bool, Failure>>;
     /// The objects, in the order of their last changes. It is whole where it ends without an error.
-    fn list(&self) -> Fut<'_, Result<Box<dyn Feed<Result<Object, Failure>>>, Failure>>;
+    fn list(&self) -> Fut<'_, Result<TryFeed<Object>, Failure>>;
 }
 
 /// Whether an object can be called that: any text but none, and not too long.

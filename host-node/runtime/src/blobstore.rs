@@ -17,7 +17,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use lattice::{
     Fut,
     nats::{Code, Failure, Feed, Outcome as Known},
-    objects::{Object, Piece},
+    objects::{Object, Piece, TryFeed},
 };
 use std::sync::Arc;
 use streams::{Download, Outgoing};
@@ -68,7 +68,7 @@ pub struct IncomingValue {
 /// A list that a guest reads.
 #[expect(unreachable_pub, reason = "the generated bindings pass it on as theirs")]
 pub struct ObjectNames {
-    list: Box<dyn Feed<Result<Object, Failure>>>,
+    list: TryFeed<Object>,
     is_over: bool,
 }
 
@@ -151,13 +151,13 @@ async fn copy(network: &Network, from: &ObjectId, to: &ObjectId) -> Result<(), F
 
 /// What is read of one object, to be written to another.
 struct Copied {
-    chunks: Box<dyn Feed<Result<Bytes, Failure>>>,
+    chunks: TryFeed<Bytes>,
     failed: Arc<std::sync::Mutex<Option<Failure>>>,
     is_over: bool,
 }
 
 impl Copied {
-    fn new(chunks: Box<dyn Feed<Result<Bytes, Failure>>>) -> (Self, Arc<std::sync::Mutex<Option<Failure>>>) {
+    fn new(chunks: TryFeed<Bytes>) -> (Self, Arc<std::sync::Mutex<Option<Failure>>>) {
         let failed = Arc::default();
         (Self { chunks, failed: Arc::clone(&failed), is_over: false }, failed)
     }

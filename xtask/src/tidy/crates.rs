@@ -30,7 +30,8 @@ const LAYERS: [&[&str]; 4] = [
 const OWNERS: [(&str, &[&str]); 5] = [
     // The benches measure against it.
     ("async-nats", &["lattice-nats", "lattice-benches"]),
-    ("opentelemetry", &["lattice-telemetry"]),
+    // The tests of the command line decode what comes over the wire.
+    ("opentelemetry", &["lattice-telemetry", "lattice-cli"]),
     ("wac-", &["lattice-composer"]),
     ("wasmtime", &["lattice-runtime", "lattice-gpu"]),
     ("wgpu", &["lattice-gpu"]),

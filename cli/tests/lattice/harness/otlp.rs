@@ -14,7 +14,6 @@ use opentelemetry_proto::tonic::{
     metrics::v1::{AggregationTemporality, Metric, metric, number_data_point},
     resource::v1::Resource,
 };
-use prost::Message as _;
 use std::{
     collections::BTreeMap,
     convert::Infallible,

@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use lattice::{
     Fut,
     nats::{Code, Failure, Feed},
-    objects::{CHUNK_BYTES, Object, Objects, Piece},
+    objects::{CHUNK_BYTES, Object, Objects, Piece, TryFeed},
 };
 use std::{
     mem,
@@ -34,7 +34,7 @@ pub(super) struct Download {
 }
 
 impl Download {
-    pub(super) fn new(mut chunks: Box<dyn Feed<Result<Bytes, Failure>>>, room: Room) -> Self {
+    pub(super) fn new(mut chunks: TryFeed<Bytes>, room: Room) -> Self {
         let (tell, coming) = mpsc::channel(1);
         // As long as either has something.
         let room = Arc::new(room);

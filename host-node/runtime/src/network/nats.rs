@@ -10,7 +10,7 @@ use lattice::{
     limits::one_line,
     nats::{Arrival, Bucket, Code, Failure, Feed, Link, Message, Server, Stream},
     spec::{
-        Access, BucketGrant, NatsGrants, QueueGroup, StoreName, Subject, SubjectPattern, is_joinable,
+        BucketGrant, NatsGrants, QueueGroup, StoreName, Subject, SubjectPattern, is_joinable,
         profile::{Breach, CoreOperation, Given, KvOperation, listed},
     },
     trace::{TRACEPARENT, TRACESTATE},

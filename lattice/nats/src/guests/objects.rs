@@ -32,7 +32,7 @@ use lattice::{
     id::Revision,
     limits::NATS_PAYLOAD_BYTES_DEFAULT,
     nats::{ChangeEvent, Code, Entry, Failure, Feed, Reading},
-    objects::{CHUNK_BYTES, Object, Objects, Piece, check_name},
+    objects::{CHUNK_BYTES, Object, Objects, Piece, TryFeed, check_name},
     spec::BucketName,
 };
 use read::NatsChunks;
@@ -202,12 +202,7 @@ impl Objects for NatsObjects {
         Box::pin(async move { self.find(&name).await.map_err(Failure::of_read) })
     }
 
-    fn read(
-        &self,
-        object: &Object,
-        from: u64,
-        to: u64,
-    ) -> Fut<'_, Result<Box<dyn Feed<Result<Bytes, Failure>>>, Failure>> {
+    fn read(&self, object: &Object, from: u64, to: u64) -> Fut<'_, Result<TryFeed<Bytes>, Failure>> {
         let object = object.clone();
         Box::pin(async move {
             let chunks = NatsChunks::open(self.clone(), &object, from, to.min(object.size)).await;
@@ -234,7 +229,7 @@ impl Objects for NatsObjects {
         })
     }
 
-    fn list(&self) -> Fut<'_, Result<Box<dyn Feed<Result<Object, Failure>>>, Failure>> {
+    fn list(&self) -> Fut<'_, Result<TryFeed<Object>, Failure>> {
         Box::pin(async move {
             let bucket = NatsBucket {
                 nats: self.nats.clone(),

@@ -5,7 +5,7 @@ use super::NatsObjects;
 use crate::guests::{
     changes::{left, will_pass},
     passing::Passing,
-    pull::{Pull, Pulled},
+    pull::{Asking, Pull, Pulled},
     reachable,
 };
 use async_nats::jetstream::{
@@ -91,7 +91,7 @@ impl Flow {
             return Err(gone());
         }
         let stream = &objects.stream.cached_info().config.name;
-        let pull = Pull::new(objects.nats.client.clone(), (stream, &name), EXPIRES).await;
+        let pull = Pull::new(objects.nats.client.clone(), (stream, &name), Asking::steady(EXPIRES)).await;
         let pull = pull.map_err(|error| Failure::not(Code::Disconnected, error.to_string()))?;
         Ok(Self { _passing: passing, pull, sequence: 0, came: true })
     }
