@@ -67,6 +67,9 @@ async fn what_is_on_a_gpu_that_fails_moves_to_another_and_it_comes_back_when_it_
     api.put(&spec("gpu-double", digest, 1)).await.unwrap();
     api.ready("gpu-double").await;
 
+    // From then on its device is open.
+    assert_eq!(lattice.node("n1").get("gpu-double.test", "/4").await.ok().text().trim(), "[8.0]");
+
     std::fs::remove_file(&own).unwrap();
     let why = offered(&lattice, false).await;
     assert!(why.contains("is not there any more"), "{why}");

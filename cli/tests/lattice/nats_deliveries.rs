@@ -86,7 +86,7 @@ async fn guests_take_deliveries_and_read_in_order() {
         assert_eq!(reader.next().await, "resynchronised 1");
     }
     eventually("it is stored again", PATIENCE, async || {
-        match ask(&node, "/store", &[("stream", "t"), ("subject", "tasks.b"), ("expect", "subject 0")], "again").await {
+        match ask(&node, "/store", &[("stream", "t"), ("subject", "tasks.b"), ("when", "subject 0")], "again").await {
             (200, _) => Ok(()),
             other => Err(format!("{other:?}")),
         }

@@ -70,7 +70,10 @@ async fn a_node_that_is_cut_off_gives_up_what_is_strict_before_others_take_it() 
             (answered - since).as_millis()
         );
         let answer = lonely.get("everywhere.test", "/quiet").await;
-        assert_eq!((answer.status, answer.node()), (200, lonely.id.as_str()), "{cut:?}: what is available serves on");
+        let serves_on = (answer.status, answer.node()) == (200, lonely.id.as_str());
+        // One that still hears may have heard that others took over for it, and stopped; whom it asks does not hear it.
+        let gave_up = cut == Cut::ToServer && answer.status == 504;
+        assert!(serves_on || gave_up, "{cut:?}: what is available serves on: {answer:?}");
         load.stop().await.assert_none_failed();
 
         wires[&lonely.id].cut(Cut::Nothing);

@@ -15,8 +15,8 @@
 //! | `/keys`, `/watch`                      | `bucket`, `filter`, `count`, `new`           | a line for each                     |
 //! | `/history`                             | `bucket`, `key`                              | a line for each                     |
 //! | `/info`, `/limits`                     | `bucket`                                     | what is said                        |
-//! | `/store`                               | `stream`, `subject`, `line`, `id`, `ttl`, `expect` | `SEQUENCE`, and `duplicate` where it is one |
-//! | `/store-all`                           | `stream`, `subject`, `expect`, `count`, `large` | the same, of a batch on `SUBJECT.0`, `SUBJECT.1` … |
+//! | `/store`                               | `stream`, `subject`, `line`, `id`, `ttl`, `when` | `SEQUENCE`, and `duplicate` where it is one |
+//! | `/store-all`                           | `stream`, `subject`, `when`, `count`, `large` | the same, of a batch on `SUBJECT.0`, `SUBJECT.1` … |
 //! | `/find`, `/find-any`                   | `stream`, `sequence` or `filter`             | `SEQUENCE SUBJECT PAYLOAD`, or 404  |
 //! | `/snapshot`, `/snapshot-any`           | `stream`, `filter`                           | a line for each, then `as of SEQUENCE` |
 //! | `/read`                                | `stream`, `filter`, `start`, `count`         | a line for each                     |
@@ -26,7 +26,7 @@
 //! | `/stream`                              | `stream`                                     | what is said                        |
 //! | `/hoard`                               | `filter`, `count`                            | how many subscriptions it got, and why no more |
 //!
-//! What is expected of a stream (`expect`) is `none`, `last N`, `subject N` or `filter N FILTER`.
+//! What must be so of a stream (`when`) is `none`, `last N`, `subject N` or `filter N FILTER`.
 //!
 //! Reading begins (`start`) at the `first`, with the `last` of each subject, with what is `new`, or at a sequence. What becomes of what is fetched
 //! (`then`) is `ack`, `sync`, `nak` (after `ms`), `terminate`, `progress` and then `ack`, `twice` (an `ack` each), or nothing.
@@ -109,7 +109,7 @@ impl Asked {
 
     /// What is expected, and how it is to be stored.
     fn options(&self) -> PublishOptions {
-        let expect = self.text("expect");
+        let expect = self.text("when");
         let mut words = expect.split(' ');
         let (what, first) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let sequence = first.parse().unwrap_or(0);

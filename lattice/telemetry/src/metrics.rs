@@ -272,7 +272,8 @@ impl Buckets {
         for (bound, count) in self.bounds {
             bucket_counts.push(count.saturating_sub(below));
             below = count;
-            if bound.is_finite() {
+            // The registry has the largest number for what has no bound.
+            if bound < f64::MAX {
                 explicit_bounds.push(bound);
             }
         }

@@ -77,7 +77,10 @@ async fn metrics_count_what_happened() {
     asked["limits"] = json!({ "concurrency": 1 });
     asked["reuse"] = json!({ "max-instances": 1 });
     api.put(&asked).await.unwrap();
-    n1.answers("counted.test", "/bytes/1", (200, "")).await;
+    // Twice, so that it is known to take more than one: no POST is tried with an instance before.
+    for _ in 0..4 {
+        n1.answers("counted.test", "/bytes/1", (200, "")).await;
+    }
     let route = [("workload", "counted"), ("route", "counted.test/")];
     let replica = [("workload", "counted"), ("replica", "0")];
     let answered = [&route[..], &[("status", "2xx"), ("path", "local")]].concat();

@@ -41,7 +41,7 @@ async fn complete(receiver: &Receiver, trace: &str, count: usize) -> Vec<Span> {
 
 /// Answers 200 to all, and tells what headers came.
 async fn target(port: u16) -> mpsc::UnboundedReceiver<HeaderMap> {
-    let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    let listener = TcpListener::bind(("127.0.0.2", port)).await.unwrap();
     let (seen, sees) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -61,13 +61,13 @@ async fn what_a_guest_asks_of_others_is_a_part_of_its_trace_and_on_the_wire() {
     let receiver = Receiver::start().await;
     let environment = environment(&receiver.url());
     let mut lattice = Lattice::start_on(Server::start().await, "default", 0).await;
-    let here = ["--label", "pin=a", "--allow-egress", "127.0.0.1/32"];
+    let here = ["--label", "pin=a", "--allow-egress", "127.0.0.2/32"];
     lattice.launch_node_with("n1", &here, &borrowed(&environment));
     lattice.launch_node_with("n2", &["--label", "pin=b"], &borrowed(&environment));
     lattice.all_ready().await;
     let api = lattice.api().await;
     let port = crate::harness::free_port();
-    let outside = format!("http://127.0.0.1:{port}");
+    let outside = format!("http://127.0.0.2:{port}");
     let mut sees = target(port).await;
     let digest = api.upload("hello-http02").await;
     for (name, pin) in [("near", "a"), ("far", "b")] {

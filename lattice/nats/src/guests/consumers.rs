@@ -52,7 +52,9 @@ impl NatsConsumer {
     async fn info(&self) -> Result<Info, Failure> {
         self.stream.up()?;
         let subject = format!("CONSUMER.INFO.{}.{}", self.stream.name(), self.name);
-        match timeout(TIMEOUT, self.stream.nats.jetstream.request(subject, &())).await {
+        // The server takes no other payload than nothing, or this.
+        let nothing = serde_json::json!({});
+        match timeout(TIMEOUT, self.stream.nats.jetstream.request(subject, &nothing)).await {
             Ok(Ok(Response::Ok(info))) => Ok(info),
             Ok(Ok(Response::Err { error })) => Err(of_stream(error.error_code().0, &error.to_string())),
             Ok(Err(_)) => Err(Failure::not(Code::NoResponders, "no server answers for the consumer now")),

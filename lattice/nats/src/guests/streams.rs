@@ -13,11 +13,14 @@ use async_nats::{
     HeaderMap, Request,
     client::RequestErrorKind,
     jetstream::{
+        ErrorCode,
         context::GetStreamErrorKind,
         message::StreamMessage,
-        stream::{Config, LastRawMessageErrorKind, StorageType, Stream},
+        response::Response,
+        stream::{Config, RawMessage, StorageType, Stream},
     },
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use lattice::{
     Fut,
@@ -29,6 +32,7 @@ use lattice::{
     spec::{ConsumerName, StreamName, SubjectError, SubjectPattern},
 };
 use serde::Deserialize;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::time::{Duration, sleep, timeout};
 
@@ -82,6 +86,22 @@ impl NatsStream {
 
     async fn direct(&self) -> Result<(), Failure> {
         self.has(|config| config.allow_direct, "the stream allows no direct reads (allow_direct)").await
+    }
+
+    /// What the leader has. By hand, since the client library keeps one header of each name.
+    async fn of_leader(&self, wanted: Value) -> Result<Option<Stored>, Failure> {
+        #[derive(Deserialize)]
+        struct Got {
+            message: RawMessage,
+        }
+        let asked = self.nats.jetstream.request(format!("STREAM.MSG.GET.{}", self.name()), &wanted);
+        match timeout(TIMEOUT, asked).await {
+            Ok(Ok(Response::Ok(Got { message }))) => raw(message).map(Some),
+            Ok(Ok(Response::Err { error })) if error.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(None),
+            Ok(Ok(Response::Err { error })) => Err(of_stream(error.error_code().0, &error.to_string())),
+            Ok(Err(_)) => Err(Failure::not(Code::NoResponders, "no server answers for the stream now")),
+            Err(_) => Err(Failure::not(Code::Timeout, "no answer in time")),
+        }
     }
 
     async fn send(&self, subject: String, headers: HeaderMap, payload: Bytes) -> Result<Answer, Failure> {
@@ -196,13 +216,17 @@ pub(super) fn stored(message: StreamMessage) -> Stored {
     Stored { message, sequence, time }
 }
 
-fn of_leader(read: Result<StreamMessage, LastRawMessageErrorKind>) -> Result<Option<Stored>, Failure> {
-    match read {
-        Ok(message) => Ok(Some(stored(message))),
-        Err(LastRawMessageErrorKind::NoMessageFound) => Ok(None),
-        Err(LastRawMessageErrorKind::JetStream(error)) => Err(of_stream(error.error_code().0, &error.to_string())),
-        Err(_) => Err(Failure::not(Code::NoResponders, "no server answers for the stream now")),
-    }
+fn raw(message: RawMessage) -> Result<Stored, Failure> {
+    let RawMessage { subject, sequence, payload, headers, time } = message;
+    let decode = |text: &str| STANDARD.decode(text).map_err(|_| Failure::not(Code::Other, "the answer is not base64"));
+    let lines = decode(headers.as_deref().unwrap_or_default())?;
+    let lines = String::from_utf8_lossy(&lines);
+    // The first line is the version.
+    let lines = lines.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
+    let headers = lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
+    let message = Message { subject, reply: None, headers, payload: decode(&payload)?.into() };
+    let time = u64::try_from(time.unix_timestamp_nanos()).unwrap_or(0);
+    Ok(Stored { message, sequence, time })
 }
 
 impl lattice::nats::Stream for NatsStream {
@@ -293,7 +317,7 @@ impl lattice::nats::Stream for NatsStream {
                 return Ok(None);
             }
             if consistency == Consistency::Leader {
-                return of_leader(self.stream.get_raw_message(sequence).await.map_err(|error| error.kind()));
+                return self.of_leader(json!({ "seq": sequence })).await;
             }
             self.direct().await?;
             direct::one(&self.nats, self.name(), &direct::Wanted::Sequence(sequence)).await
@@ -305,8 +329,7 @@ impl lattice::nats::Stream for NatsStream {
         Box::pin(async move {
             self.up()?;
             if consistency == Consistency::Leader {
-                let last = self.stream.get_last_raw_message_by_subject(&filter).await;
-                return of_leader(last.map_err(|error| error.kind()));
+                return self.of_leader(json!({ "last_by_subj": filter })).await;
             }
             self.direct().await?;
             direct::one(&self.nats, self.name(), &direct::Wanted::Last(filter)).await

@@ -128,7 +128,8 @@ async fn messages_are_stored_under_conditions_and_read_back() {
             assert_eq!(stored.message.payload, "ball");
             assert!(stored.message.reply.is_none() && stored.time > 1_600_000_000_000_000_000);
             let has = |name: &str| stored.message.headers.iter().any(|(line, _)| line == name);
-            assert!(lines.iter().all(|line| stored.message.headers.contains(line)) && has("Nats-Msg-Id"));
+            assert!(lines.iter().all(|line| stored.message.headers.contains(line)), "{stored:?}");
+            assert!(has("Nats-Msg-Id"), "{stored:?}");
             assert!(!has("Nats-Sequence") && !has("Nats-Subject"), "{stored:?}");
             for nothing in [0, at + 1, u64::MAX] {
                 assert_eq!(stream.get(nothing, consistency).await.unwrap(), None, "{nothing}");
@@ -230,6 +231,18 @@ async fn publish_all(stream: &Arc<dyn Stream>, round: u32, count: u32) -> Vec<(S
     iter((0..count).map(publish)).buffer_unordered(16).collect().await
 }
 
+/// Reads until a leader answers: there may be none for a while after one was killed.
+async fn until_answered<T>(read: impl AsyncFn() -> Result<T, Failure>) -> T {
+    let begun = tokio::time::Instant::now();
+    loop {
+        match read().await {
+            Ok(read) => return read,
+            Err(failure) if begun.elapsed() > SOON => panic!("{failure:?}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
 /// Success is there, `definitely-not` is not, and what may have happened is told by repeating it.
 async fn verify(
     stream: &Arc<dyn Stream>,
@@ -238,7 +251,7 @@ async fn verify(
     let mut counts = BTreeMap::new();
     for (id, outcome) in outcomes {
         let subject = format!("orders.{id}");
-        let there = stream.get_last(&subject, Consistency::Leader).await.unwrap();
+        let there = until_answered(async || stream.get_last(&subject, Consistency::Leader).await).await;
         let class = match outcome {
             Ok(sequence) => {
                 assert_eq!(there.unwrap().sequence, sequence, "{id} was acknowledged");
@@ -302,7 +315,7 @@ async fn what_is_known_of_a_publish_holds_where_its_server_is_killed() {
         eprintln!("{:?}", verify(&stream, outcomes).await);
         for (subject, outcome) in batches {
             // All of it or nothing: the last one is there only with those before it.
-            let there = stream.get_last(&subject, Consistency::Leader).await.unwrap();
+            let there = until_answered(async || stream.get_last(&subject, Consistency::Leader).await).await;
             let whole = match &there {
                 None => false,
                 Some(last) => {

@@ -25,6 +25,7 @@ pub(super) async fn write(objects: &NatsObjects, name: &str, pieces: Box<dyn Fee
     };
     // Until its description is there nobody sees it, so nothing has happened.
     if let Err(failure) = upload.take(pieces).await {
+        upload.settle().await;
         objects.discard(&content).await;
         return Err(failure.of_read());
     }
@@ -122,6 +123,16 @@ impl Upload {
         Ok(())
     }
 
+    /// Wait for what is still on its way: it would be stored behind the removal of what was stored.
+    async fn settle(&mut self) {
+        while self.acknowledged < self.chunks {
+            match tokio::time::timeout(TIMEOUT, self.answers.next()).await {
+                Ok(Some(_)) => self.acknowledged += 1,
+                _ => return,
+            }
+        }
+    }
+
     async fn add(&mut self, mut bytes: Bytes) -> Result<(), Failure> {
         while self.rest.len() + bytes.len() >= self.chunk_bytes {
             let part = bytes.split_to(self.chunk_bytes - self.rest.len());
@@ -165,8 +176,8 @@ impl Upload {
         if answer.status == Some(StatusCode::NO_RESPONDERS) {
             return Err(Failure::not(Code::NoResponders, "no server answers for the object store now"));
         }
-        let sequence = stored(&answer.payload)?;
         self.acknowledged += 1;
+        let sequence = stored(&answer.payload)?;
         if answer.subject.as_str() != format!("{}.{}", self.inbox, self.acknowledged) || sequence <= self.sequence {
             return Err(Failure::not(Code::Disconnected, "the connection to NATS was lost"));
         }
