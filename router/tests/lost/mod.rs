@@ -159,14 +159,15 @@ async fn without_nats_nothing_is_sent_and_so_nothing_counted_as_repeated() {
     a.faults.down.store(true, Ordering::SeqCst);
     let refused = a.get("http://there.test/").await;
     assert_eq!((refused.status().as_u16(), header(&refused, "lattice-error")), (503, Some("unreachable")));
-    assert_eq!((counted(&a, "retries_total"), counted(&a, "wait_seconds_count")), ("0".into(), "0".into()));
+    // It waited in vain, which is a wait as well.
+    assert_eq!((counted(&a, "retries_total"), counted(&a, "wait_seconds_count")), ("0".into(), "1".into()));
     let (response, ()) = tokio::join!(a.get("http://there.test/"), async {
         eventually("a waiting request", || a.router.in_flight() == 1).await;
         tokio::time::sleep(Duration::from_millis(300)).await; // some rounds
         a.faults.down.store(false, Ordering::SeqCst);
     });
     assert_eq!(text(response).await, "there");
-    assert_eq!((counted(&a, "retries_total"), counted(&a, "wait_seconds_count")), ("0".into(), "1".into()));
+    assert_eq!((counted(&a, "retries_total"), counted(&a, "wait_seconds_count")), ("0".into(), "2".into()));
 }
 
 /// The time that a request has for NATS to come back begins when it is missed.

@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn libraries_have_owners() {
         check_package("lattice-nats", &["async-nats"], &[]);
-        check_package("lattice-cli", &["async-nats"], &["only lattice-nats may name async-nats"]);
+        check_package("lattice-cli", &["async-nats"], &["only lattice-nats and lattice-benches may name async-nats"]);
         check_package("lattice-cli", &["dev:wasmtime-wasi"], &["may name wasmtime-wasi"]);
         check_package("lattice-runtime", &["wasmtime", "wasmtime-wasi-http"], &[]);
     }
