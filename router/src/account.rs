@@ -43,8 +43,8 @@ pub(crate) struct Account {
     pub(crate) cors: Option<Granted>,
     /// Of the route, once there is one.
     counts: Option<UnderWay>,
-    /// While it waits for an instance to be ready.
-    waiting: Option<Waiting>,
+    /// While it waits for an instance to be ready. Boxed, as few do.
+    waiting: Option<Box<Waiting>>,
     /// Bytes of the request's body, counted by who reads it.
     received: Option<Arc<AtomicU64>>,
     sent: u64,
@@ -191,10 +191,9 @@ impl Account {
 
     /// It begins to wait for an instance to be ready.
     pub(crate) fn waits(&mut self, since: Duration, clock: &Arc<dyn Clock>, tracer: &Tracer, headers: &HeaderMap) {
-        self.waiting.get_or_insert_with(|| Waiting {
-            since,
-            clock: clock.clone(),
-            _span: tracer.within(headers, SpanKind::Internal, "wait"),
+        self.waiting.get_or_insert_with(|| {
+            let span = tracer.within(headers, SpanKind::Internal, "wait");
+            Box::new(Waiting { since, clock: clock.clone(), _span: span })
         });
     }
 
@@ -206,10 +205,11 @@ impl Account {
 
     /// In vain as well: those that wait longest are as a rule never answered.
     fn waits_no_longer(&mut self) {
-        if let Some(Waiting { since, clock, .. }) = self.waiting.take()
+        if let Some(waiting) = self.waiting.take()
+            && let Waiting { since, clock, .. } = &*waiting
             && let Some(counts) = &self.counts
         {
-            counts.waits.observe(clock.now().saturating_sub(since).as_secs_f64());
+            counts.waits.observe(clock.now().saturating_sub(*since).as_secs_f64());
         }
     }
 
