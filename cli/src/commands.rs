@@ -29,6 +29,7 @@ mod schema;
 mod source;
 mod status;
 mod steer;
+mod try_gpus;
 mod until;
 mod up;
 mod wait;
@@ -74,6 +75,8 @@ pub enum Command {
     Completions(completions::Args),
     #[command(name = with_parent::NAME, hide = true)]
     WithParent(with_parent::Args),
+    #[command(name = try_gpus::NAME, hide = true)]
+    TryGpus(try_gpus::Args),
 }
 
 pub fn run(command: Command, context: Context) -> anyhow::Result<Exit> {
@@ -81,6 +84,7 @@ pub fn run(command: Command, context: Context) -> anyhow::Result<Exit> {
         // Neither needs a runtime, and the second must not have threads.
         Command::Completions(args) => completions::run(&args, &context),
         Command::WithParent(args) => with_parent::run(&args),
+        Command::TryGpus(args) => try_gpus::run(args),
         Command::Schema(args) => schema::run(&args, &context),
         Command::Import(args) => import::run(&args, &context),
         Command::Node(args) => node::run(*args, &context),
@@ -128,6 +132,7 @@ async fn run_client(command: Command, context: &Context) -> anyhow::Result<Exit>
         | Command::Schema(_)
         | Command::Import(_)
         | Command::Completions(_)
-        | Command::WithParent(_) => Ok(Exit::Ok),
+        | Command::WithParent(_)
+        | Command::TryGpus(_) => Ok(Exit::Ok),
     }
 }

@@ -335,13 +335,7 @@ async fn serve(
         anyhow::Ok((control, data))
     };
     // Drivers take their time to say what there is.
-    let detecting = async {
-        Gpus::detect(args.gpu.clone()).await.map_err(|error| {
-            anyhow::Error::from(
-                Failure::failed(error.to_string()).hint("name another one with --gpu, or write --gpu off"),
-            )
-        })
-    };
+    let detecting = gpus(&args.gpu);
     let (connections, gpus) = tokio::select! {
         biased;
         () = signals.next() => return Ok(Exit::Ok),
@@ -412,6 +406,20 @@ async fn serve(
     ended?;
     tracing::info!(%node, "left");
     Ok(Exit::Ok)
+}
+
+/// The GPUs of this machine, once their drivers are known not to take this process with them.
+async fn gpus(selector: &GpuSelector) -> anyhow::Result<Arc<Gpus>> {
+    let failed =
+        |error: String| anyhow::Error::from(Failure::failed(error).hint("name another one with --gpu, or write --gpu off"));
+    match drivers::try_out(selector).await {
+        Err(why) if selector.is_auto() => {
+            tracing::error!("a GPU driver {why} when it was tried: this node offers no GPU; --gpu names those to use");
+            Ok(Gpus::none())
+        }
+        Err(why) => Err(failed(format!("a GPU driver {why} when it was tried"))),
+        Ok(()) => Gpus::detect(selector.clone()).await.map_err(|error| failed(error.to_string())),
+    }
 }
 
 /// Run until a signal, then leave in order: the control plane hands over while everything still answers, then the router

@@ -77,6 +77,11 @@ impl Selector {
         *self == Self::Off
     }
 
+    /// Whether it is fine with it that there is none.
+    pub fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
+
     fn takes(&self, adapter: &Adapter) -> bool {
         match self {
             Self::Off => false,

@@ -27,8 +27,6 @@ mod computing;
 mod engine;
 mod evict;
 mod exchange;
-mod exchange02;
-mod exchange03;
 mod failure;
 mod gpu;
 mod host;
