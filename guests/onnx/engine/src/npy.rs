@@ -16,7 +16,20 @@ const NAMES: [(&str, Kind); 6] = [
     ("|b1", Kind::Bool),
 ];
 
-pub fn read(bytes: &[u8]) -> Result<Tensor, Fault> {
+/// Tensors one after the other, as `numpy.save` leaves them in one open file.
+pub fn read_all(mut bytes: &[u8], count_max: usize) -> Result<Vec<Tensor>, Fault> {
+    let mut tensors = Vec::new();
+    while !bytes.is_empty() {
+        ensure(tensors.len() < count_max, || format!("more than {count_max} tensors"))?;
+        let (tensor, rest) = read(bytes)?;
+        tensors.push(tensor);
+        bytes = rest;
+    }
+    Ok(tensors)
+}
+
+/// One tensor, and the bytes behind it.
+pub fn read(bytes: &[u8]) -> Result<(Tensor, &[u8]), Fault> {
     let invalid = |what: &str| Fault::Invalid(format!("no .npy file: {what}"));
     let rest = bytes.strip_prefix(MAGIC).ok_or_else(|| invalid("it does not begin like one"))?;
     let (header, content) = match rest {
@@ -43,8 +56,9 @@ pub fn read(bytes: &[u8]) -> Result<Tensor, Fault> {
     let shape: Result<Vec<usize>, _> = dimensions.map(str::parse).collect();
     let shape = shape.map_err(|_| invalid("its shape is no list of numbers"))?;
     let expected = elements(&shape)? * kind.width();
-    ensure(content.len() == expected, || format!("{} bytes for the shape {shape:?}, not {expected}", content.len()))?;
-    Tensor::new(shape, raw(*kind, content))
+    let cut = || Fault::Invalid(format!("{} bytes for the shape {shape:?}, not {expected}", content.len()));
+    let (content, rest) = content.split_at_checked(expected).ok_or_else(cut)?;
+    Ok((Tensor::new(shape, raw(*kind, content))?, rest))
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a tensor's integers are in its kind's range")]
@@ -80,7 +94,8 @@ mod tests {
             Tensor::new(vec![1, 2], Data::Int(Kind::I8, vec![-1, 127])).unwrap(),
         ] {
             let bytes = write(&tensor);
-            assert_eq!(read(&bytes), Ok(tensor));
+            assert_eq!(read_all(&[bytes.clone(), bytes.clone()].concat(), 2), Ok(vec![tensor.clone(), tensor]));
+            assert!(read_all(&[bytes.clone(), bytes.clone()].concat(), 1).is_err());
             assert!(read(&bytes[..bytes.len() - 1]).is_err());
         }
     }
@@ -89,7 +104,7 @@ mod tests {
     fn what_numpy_writes_is_read_and_other_things_are_refused() {
         let header = |text: &str| [MAGIC, &[1, 0, text.len() as u8, 0], text.as_bytes(), &[1, 0, 0, 0]].concat();
         let plain = "{'descr': '<i4', 'fortran_order': False, 'shape': (1,), }";
-        assert_eq!(read(&header(plain)).unwrap().as_ints(), Some(&[1][..]));
+        assert_eq!(read(&header(plain)).unwrap().0.as_ints(), Some(&[1][..]));
         for wrong in ["<f8", "<i4', 'fortran_order': True, 'x"] {
             assert!(read(&header(&plain.replace("<i4", wrong))).is_err());
         }
