@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 43] = [
+const RUST: [&str; 44] = [
     "account",
     "asker",
     "asker03",
@@ -68,6 +68,7 @@ const RUST: [&str; 43] = [
     "hello-composed",
     "hello-http02",
     "hello-http03",
+    "onnx",
     "packer",
     "part",
     "part-caller",
@@ -85,6 +86,8 @@ const RUST: [&str; 43] = [
     "visits",
     "whoami",
 ];
+/// Packages that are no components: what these are made of.
+const LIBRARIES: [&str; 2] = ["onnx/engine", "onnx/service"];
 /// Folders of guests in JavaScript; each holds a `hello.js`.
 const JAVASCRIPT: [&str; 2] = ["hello-js", "hello-js-fetch"];
 /// The folder of the guest in Python; it holds a `hello.py`.
@@ -149,6 +152,10 @@ impl Workshop {
             if wit.exists() {
                 inputs.add(&wit)?;
             }
+        }
+        for library in LIBRARIES {
+            inputs.add(&self.guests.join(library).join("Cargo.toml"))?;
+            inputs.add(&self.guests.join(library).join("src"))?;
         }
         inputs.add_recipe();
         let stamp = self.stamp("rust", inputs);

@@ -9,6 +9,7 @@ mod demo;
 mod fuzz;
 mod guests;
 mod heal;
+mod models;
 mod nats;
 mod schema;
 mod test;
@@ -31,6 +32,7 @@ Tasks:
                                  --program LATTICE)
   conformance                    send HTTP to a lattice with curl, h2load and, if it is installed, h2spec
   clients                        install the NATS and HTTP clients in Python that tests use
+  models                         bring the ONNX models that tests run into target/models
   nats [--version V]             find or install nats-server and print its path
   help                           print this";
 
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         }),
         ["guests"] => guests::run(&guests::Options { rust_only: false }),
         ["guests", "--rust-only"] => guests::run(&guests::Options { rust_only: true }),
+        ["models"] => models::run().map(|folder| println!("{}", folder.display())),
         ["nats"] => nats::find().map(|path| println!("{}", path.display())),
         ["nats", "--version", version] => nats::find_pinned(version).map(|path| println!("{}", path.display())),
         ["schema"] => schema::write(),

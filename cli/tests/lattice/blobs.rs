@@ -26,7 +26,7 @@ const LENGTH: u64 = 96 * MIB;
 const GROWTH_KIB_MAX: u64 = 40 * 1024;
 
 /// As `nats object add` does it.
-async fn make_store(api: &Api, name: &str, most: i64) {
+pub async fn make_store(api: &Api, name: &str, most: i64) {
     let config = json!({
         "name": format!("OBJ_{name}"),
         "subjects": [format!("$O.{name}.C.>"), format!("$O.{name}.M.>")],

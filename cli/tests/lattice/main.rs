@@ -33,6 +33,7 @@ mod isolation;
 mod joining;
 mod maintenance;
 mod messaging;
+mod models;
 mod nats;
 mod nats_deliveries;
 mod nats_streams;

@@ -24,9 +24,11 @@ impl Executor for Cpu {
 /// As [`Executor::run`], for those who can't wait.
 pub fn run(program: &Program, inputs: &[&[f32]]) -> Result<Vec<Vec<f32>>, Error> {
     let fits = inputs.len() == program.inputs.len()
-        && program.inputs.iter().zip(inputs).all(|(slot, values)| {
-            program.slots.get(*slot).is_some_and(|slot| slot.length == values.len())
-        });
+        && program
+            .inputs
+            .iter()
+            .zip(inputs)
+            .all(|(slot, values)| program.slots.get(*slot).is_some_and(|slot| slot.length == values.len()));
     if !fits {
         return Err(Error::Executor("these are no inputs for this program".into()));
     }
@@ -78,7 +80,9 @@ pub(crate) fn steps(
         };
         let inputs: Vec<&[f32]> = step.inputs.iter().filter_map(|slot| held.get(*slot)).map(Held::values).collect();
         let has_all = step.inputs.iter().all(|input| {
-            slots.get(*input).is_some_and(|slot| held.get(*input).is_some_and(|held| held.values().len() == slot.length))
+            slots
+                .get(*input)
+                .is_some_and(|slot| held.get(*input).is_some_and(|held| held.values().len() == slot.length))
         });
         if !has_all {
             return Err(broken());

@@ -193,7 +193,8 @@ impl Kernel {
 
     /// Multiplications that it takes, where that tells how long it takes.
     pub fn multiplications(&self) -> u64 {
-        let product = |factors: &[usize]| factors.iter().fold(1_u64, |product, factor| product.saturating_mul(*factor as u64));
+        let product =
+            |factors: &[usize]| factors.iter().fold(1_u64, |product, factor| product.saturating_mul(*factor as u64));
         match self {
             Self::Conv(conv) | Self::ConvTranspose(conv) => {
                 let area = if matches!(self, Self::Conv(_)) { conv.out_size } else { conv.size };

@@ -61,7 +61,11 @@ pub fn read(bytes: &[u8]) -> Result<(Tensor, &[u8]), Fault> {
     Ok((Tensor::new(shape, raw(*kind, content))?, rest))
 }
 
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a tensor's integers are in its kind's range")]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a tensor's integers are in its kind's range"
+)]
 pub fn write(tensor: &Tensor) -> Vec<u8> {
     let name = NAMES.iter().find(|(_, kind)| *kind == tensor.kind()).map_or("<f4", |(name, _)| name);
     let shape: String = tensor.shape().iter().map(|dimension| format!("{dimension},")).collect();

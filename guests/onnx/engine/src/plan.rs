@@ -120,7 +120,10 @@ impl Planner {
         }
         let fits = declared.is_empty()
             || declared.len() == shape.len()
-                && declared.iter().zip(shape).all(|(declared, given)| declared.is_none_or(|declared| declared == *given));
+                && declared
+                    .iter()
+                    .zip(shape)
+                    .all(|(declared, given)| declared.is_none_or(|declared| declared == *given));
         ensure(fits, || {
             let dimension = |dimension: &Option<usize>| dimension.map_or("?".to_owned(), |known| known.to_string());
             let declared: Vec<String> = declared.iter().map(dimension).collect();
@@ -226,7 +229,9 @@ impl<'a> Cx<'a> {
     fn optional_ints(&self, at: usize) -> Result<Option<Vec<i64>>, Fault> {
         let Some(value) = self.optional(at) else { return Ok(None) };
         let Value::Known(tensor) = &value else {
-            return Err(Fault::Unsupported(format!("its input {at} is computed from values; only shapes and constants can be there")));
+            return Err(Fault::Unsupported(format!(
+                "its input {at} is computed from values; only shapes and constants can be there"
+            )));
         };
         let ints = tensor.as_ints().ok_or_else(|| Fault::Invalid(format!("its input {at} must be integers")))?;
         Ok(Some(ints.to_vec()))
@@ -365,7 +370,9 @@ impl<'a> Cx<'a> {
             let mut kind = Kind::I64;
             for (part, tensor) in parts.iter().zip(tensors) {
                 let from = tensor.as_ints().unwrap_or_default();
-                ensure(part.walk.fits([part.from, part.to], [from.len(), count]), || "a part beyond its tensor".into())?;
+                ensure(part.walk.fits([part.from, part.to], [from.len(), count]), || {
+                    "a part beyond its tensor".into()
+                })?;
                 cpu::copy(&part.walk, part.from, part.to, from, &mut values);
                 kind = tensor.kind();
             }

@@ -154,7 +154,8 @@ pub fn strides(shape: &[usize]) -> Vec<usize> {
 /// The shape that both are repeated to, by the rules of NumPy.
 pub fn broadcast(a: &[usize], b: &[usize]) -> Result<Vec<usize>, Fault> {
     let rank = a.len().max(b.len());
-    let dimension = |shape: &[usize], at: usize| (at + shape.len()).checked_sub(rank).and_then(|at| shape.get(at).copied());
+    let dimension =
+        |shape: &[usize], at: usize| (at + shape.len()).checked_sub(rank).and_then(|at| shape.get(at).copied());
     (0..rank)
         .map(|at| match (dimension(a, at).unwrap_or(1), dimension(b, at).unwrap_or(1)) {
             (a, b) if a == b => Ok(a),

@@ -150,7 +150,9 @@ mod tests {
 
     #[test]
     fn cut_and_endless_bytes_are_errors() {
-        for bytes in [&[0x08][..], &[0x12, 5, 1], &[0x1d, 1], &[0xff; 11], &[0x0b], &[0x12, 0xff, 0xff, 0xff, 0xff, 0x7f]] {
+        for bytes in
+            [&[0x08][..], &[0x12, 5, 1], &[0x1d, 1], &[0xff; 11], &[0x0b], &[0x12, 0xff, 0xff, 0xff, 0xff, 0x7f]]
+        {
             assert!(Message::new(bytes).next().is_err(), "{bytes:x?}");
         }
     }

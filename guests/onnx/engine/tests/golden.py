@@ -4,8 +4,9 @@
     python3 -m venv venv && venv/bin/pip install onnx==1.23.2 onnxruntime==1.32.0
     pip download --no-deps rapidocr-onnxruntime==1.4.4 && unzip rapidocr_onnxruntime-*.whl
     venv/bin/python golden.py nodes                                 # operators.pack: test data of the operators
-    venv/bin/python golden.py unet                                  # unet.pack: a U-Net with random weights
+    venv/bin/python golden.py unet                                  # unet.onnx and its values: a U-Net with random weights
     venv/bin/python golden.py unet --width 32 --size 256 --out FILE # the same as large as TrustMark's encoder
+    venv/bin/pip install pillow && venv/bin/python golden.py pictures # text.png, and text-upside-down.jpg
     venv/bin/python golden.py classifier rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx
 
 A pack is a list of files: the length of the name (u16, little-endian), the name, the length of the content (u32), the content. In a
@@ -99,6 +100,15 @@ def classifier(path):
     pack.write(HERE / "classifier.pack")
 
 
+def pictures():
+    from PIL import Image, ImageDraw, ImageFont
+
+    picture = Image.new("RGB", (190, 44), (250, 248, 240))
+    ImageDraw.Draw(picture).text((6, 3), "Hello lattice", font=ImageFont.load_default(size=30), fill=(20, 20, 30))
+    picture.quantize(16).convert("RGB").save(HERE / "text.png", optimize=True)
+    picture.rotate(180).save(HERE / "text-upside-down.jpg", quality=70)
+
+
 def unet(width, size, out):
     """TrustMark's encoder in its architecture: a secret of 100 bits becomes a picture, which joins the cover through four levels down
     and up again. What comes out is the residual that is added to the cover."""
@@ -159,22 +169,26 @@ def unet(width, size, out):
     onnx.checker.check_model(model)
     cover = numbers(3 * size * size).reshape(1, 3, size, size)
     bits = (numbers(100) > 0).astype(np.float32).reshape(1, 100)
-    pack = Pack()
-    pack.case("unet", model, [cover, bits], run(model, {"cover": cover, "secret": bits}))
-    pack.write(out)
+    out.with_suffix(".onnx").write_bytes(model.SerializeToString())
+    with open(out.with_suffix(".inputs.npy"), "wb") as file:
+        np.save(file, cover)
+        np.save(file, bits)
+    np.save(out.with_suffix(".output.npy"), run(model, {"cover": cover, "secret": bits})[0])
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["nodes", "unet", "classifier"])
+    parser.add_argument("what", choices=["nodes", "unet", "pictures", "classifier"])
     parser.add_argument("model", nargs="?")
     parser.add_argument("--width", type=int, default=2)
     parser.add_argument("--size", type=int, default=32)
-    parser.add_argument("--out", type=pathlib.Path, default=HERE / "unet.pack")
+    parser.add_argument("--out", type=pathlib.Path, default=HERE / "unet.onnx")
     arguments = parser.parse_args()
     if arguments.what == "nodes":
         nodes()
     elif arguments.what == "unet":
         unet(arguments.width, arguments.size, arguments.out)
+    elif arguments.what == "pictures":
+        pictures()
     else:
         classifier(arguments.model)

@@ -45,7 +45,13 @@ fn execute(model: &Model, inputs: &[Tensor]) -> Result<Vec<(String, Tensor)>, Er
 /// Whether two tensors are the same, up to a part of the values and something beside it.
 fn differs(actual: &Tensor, expected: &Tensor, tolerance: f32) -> Option<String> {
     if actual.shape() != expected.shape() || actual.kind() != expected.kind() {
-        return Some(format!("{:?} {:?}, not {:?} {:?}", actual.kind(), actual.shape(), expected.kind(), expected.shape()));
+        return Some(format!(
+            "{:?} {:?}, not {:?} {:?}",
+            actual.kind(),
+            actual.shape(),
+            expected.kind(),
+            expected.shape()
+        ));
     }
     let (Some(a), Some(b)) = (actual.as_floats(), expected.as_floats()) else {
         return (actual != expected).then(|| format!("{actual:?}, not {expected:?}"));
@@ -62,7 +68,8 @@ fn operators_compute_what_onnx_says() {
         let model = Model::parse(&model.unwrap()).unwrap();
         match execute(&model, &inputs) {
             Ok(actual) => {
-                let wrong = actual.iter().zip(&outputs).find_map(|((_, actual), expected)| differs(actual, expected, 1e-4));
+                let wrong =
+                    actual.iter().zip(&outputs).find_map(|((_, actual), expected)| differs(actual, expected, 1e-4));
                 match wrong {
                     Some(wrong) => faults.push(format!("{name}: {wrong}")),
                     None => passed += 1,
@@ -82,7 +89,7 @@ fn operators_compute_what_onnx_says() {
 
 #[test]
 fn a_unet_of_the_architecture_of_trustmark_computes_what_onnx_runtime_does() {
-    let Case { model, inputs, outputs } = pack::cases("unet.pack").remove("unet").unwrap();
+    let Case { model, inputs, outputs } = pack::unet();
     let model = Model::parse(&model.unwrap()).unwrap();
     let actual = execute(&model, &inputs).unwrap();
     assert_eq!(differs(&actual[0].1, &outputs[0], 1e-4), None);

@@ -35,8 +35,11 @@ struct Loaded {
     version: store::Version,
     model: Model,
     /// The last program, and the shapes of the inputs that it is for.
-    program: RefCell<Option<(Vec<Vec<usize>>, Rc<Program>)>>,
+    program: RefCell<Option<(Shapes, Rc<Program>)>>,
 }
+
+/// Of each input.
+type Shapes = Vec<Vec<usize>>;
 
 thread_local! {
     static LOADED: RefCell<Option<Rc<Loaded>>> = const { RefCell::new(None) };
@@ -114,7 +117,12 @@ async fn answer<X: Executor>(
     }
 }
 
-async fn run(loaded: &Loaded, inputs: Vec<Tensor>, mut executor: impl Executor, as_json: bool) -> Result<Answer, Refusal> {
+async fn run(
+    loaded: &Loaded,
+    inputs: Vec<Tensor>,
+    mut executor: impl Executor,
+    as_json: bool,
+) -> Result<Answer, Refusal> {
     let program = program(loaded, &inputs)?;
     let values: Vec<&[f32]> = inputs.iter().filter_map(Tensor::as_floats).collect();
     let begin = Instant::now();
@@ -134,9 +142,12 @@ fn program(loaded: &Loaded, inputs: &[Tensor]) -> Result<Rc<Program>, Refusal> {
     let declared = &loaded.model.inputs;
     if declared.len() != inputs.len() {
         let names: Vec<&str> = declared.iter().map(|input| input.name.as_str()).collect();
-        return Err((400, format!("the model has {} inputs ({}), not {}", names.len(), names.join(", "), inputs.len())));
+        return Err((
+            400,
+            format!("the model has {} inputs ({}), not {}", names.len(), names.join(", "), inputs.len()),
+        ));
     }
-    let shapes: Vec<Vec<usize>> = inputs.iter().map(|input| input.shape().to_vec()).collect();
+    let shapes: Shapes = inputs.iter().map(|input| input.shape().to_vec()).collect();
     // What depends on integers is planned for these alone.
     let is_shape_alone = inputs.iter().all(|input| input.as_floats().is_some());
     if let Some((known, program)) = &*loaded.program.borrow()

@@ -75,7 +75,8 @@ fn gather(conv: &Conv, x: &[f32], first: usize, out_area: usize, lines: &mut [Li
                 let offset = [(row * dilation[0]) as isize, (column * dilation[1]) as isize];
                 for (place, corner) in line.iter_mut().zip(&corners) {
                     // Negative places become large ones, which are beyond the picture as well.
-                    let (row, column) = ((corner[0] + offset[0]).cast_unsigned(), (corner[1] + offset[1]).cast_unsigned());
+                    let (row, column) =
+                        ((corner[0] + offset[0]).cast_unsigned(), (corner[1] + offset[1]).cast_unsigned());
                     *place = if row < height && column < width { plane[row * width + column] } else { 0.0 };
                 }
             }

@@ -49,7 +49,8 @@ pub fn matmul(matmul: &MatMul, a: &[f32], b: &[f32], out: &mut [f32]) {
     let mut left = Vec::new();
     let mut panels = vec![[0.0; COLUMNS]; PANELS * depth];
     let (count, step, lines) = matmul.batch.lines();
-    let matrices = lines.flat_map(|at| (0..count).map(move |index| [0, 1].map(|side| at[side] + index as isize * step[side])));
+    let matrices =
+        lines.flat_map(|at| (0..count).map(move |index| [0, 1].map(|side| at[side] + index as isize * step[side])));
     for (out, [at_a, at_b]) in out.chunks_exact_mut(size).zip(matrices) {
         let (at_a, at_b) = (at_a.cast_unsigned(), at_b.cast_unsigned());
         // Rows lie together, or are brought together.
@@ -57,7 +58,8 @@ pub fn matmul(matmul: &MatMul, a: &[f32], b: &[f32], out: &mut [f32]) {
             &a[at_a..at_a + rows * depth]
         } else {
             left.clear();
-            let places = (0..rows).flat_map(|row| (0..depth).map(move |at| at_a + row * matmul.a[0] + at * matmul.a[1]));
+            let places =
+                (0..rows).flat_map(|row| (0..depth).map(move |at| at_a + row * matmul.a[0] + at * matmul.a[1]));
             left.extend(places.map(|place| a[place]));
             &left
         };

@@ -1,7 +1,6 @@
 //! Kernels that look at each element once.
 #![allow(clippy::indexing_slicing, reason = "the planner has checked that sizes fit")]
 
-
 use crate::kernel::{Binary, Reduce, Taps, Unary, Walk};
 
 /// In place.

@@ -4,6 +4,7 @@ use super::{Cx, Value};
 use crate::error::{Fault, ensure};
 use crate::kernel::{Conv, Kernel, Pool, PoolFunction, Window};
 use crate::limits::WINDOW_MAX;
+use crate::program::SlotId;
 use crate::tensor::elements;
 
 /// Batch, channels and the size of pictures, and whether they are signals.
@@ -41,7 +42,9 @@ impl Pictures {
             (Some(list), _) => return Err(Fault::Invalid(format!("{name} of {list:?}"))),
         };
         match pair {
-            [Some(width), Some(height)] if (least..=WINDOW_MAX).contains(&width) && (least..=WINDOW_MAX).contains(&height) => {
+            [Some(width), Some(height)]
+                if (least..=WINDOW_MAX).contains(&width) && (least..=WINDOW_MAX).contains(&height) =>
+            {
                 Ok([height, width])
             }
             _ => Err(Fault::Invalid(format!("{name} beyond {least} to {WINDOW_MAX}"))),
@@ -109,8 +112,17 @@ impl Window {
     }
 }
 
+struct Weights {
+    shape: Vec<usize>,
+    /// Of the window.
+    size: [usize; 2],
+    groups: usize,
+    /// Slots of the picture, the weights and perhaps the bias.
+    inputs: Vec<SlotId>,
+}
+
 /// The weights' shape and the bias of a convolution, checked as far as both kinds have it in common.
-fn weights(cx: &mut Cx<'_>, pictures: &Pictures) -> Result<(Vec<usize>, [usize; 2], usize, Vec<usize>), Fault> {
+fn weights(cx: &mut Cx<'_>, pictures: &Pictures) -> Result<Weights, Fault> {
     let (x, _) = cx.input_floats(0)?;
     let (w, shape) = cx.input_floats(1)?;
     let size = match (shape.as_slice(), pictures.is_signal) {
@@ -128,7 +140,7 @@ fn weights(cx: &mut Cx<'_>, pictures: &Pictures) -> Result<(Vec<usize>, [usize; 
     if cx.optional(2).is_some() {
         inputs.push(cx.input_floats(2)?.0);
     }
-    Ok((shape, size, groups, inputs))
+    Ok(Weights { shape, size, groups, inputs })
 }
 
 fn check_bias(cx: &Cx<'_>, channels: usize) -> Result<(), Fault> {
@@ -139,7 +151,7 @@ fn check_bias(cx: &Cx<'_>, channels: usize) -> Result<(), Fault> {
 
 pub fn conv(cx: &mut Cx<'_>) -> Result<Value, Fault> {
     let pictures = Pictures::new(cx.input(0)?.shape())?;
-    let (shape, size, groups, inputs) = weights(cx, &pictures)?;
+    let Weights { shape, size, groups, inputs } = weights(cx, &pictures)?;
     let [out_channels, each, ..] = *shape.as_slice() else { return Err(Fault::Invalid("no weights".into())) };
     let fits = each.checked_mul(groups) == Some(pictures.channels) && out_channels % groups == 0 && out_channels > 0;
     ensure(fits, || format!("weights of the shape {shape:?}, {groups} groups and {} channels", pictures.channels))?;
@@ -152,7 +164,7 @@ pub fn conv(cx: &mut Cx<'_>) -> Result<Value, Fault> {
 
 pub fn conv_transpose(cx: &mut Cx<'_>) -> Result<Value, Fault> {
     let pictures = Pictures::new(cx.input(0)?.shape())?;
-    let (shape, size, groups, inputs) = weights(cx, &pictures)?;
+    let Weights { shape, size, groups, inputs } = weights(cx, &pictures)?;
     let [channels, each, ..] = *shape.as_slice() else { return Err(Fault::Invalid("no weights".into())) };
     let fits = channels == pictures.channels && channels % groups == 0 && channels > 0;
     ensure(fits, || format!("weights of the shape {shape:?}, {groups} groups and {} channels", pictures.channels))?;

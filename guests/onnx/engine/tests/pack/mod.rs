@@ -12,10 +12,21 @@ pub struct Case {
     pub outputs: Vec<Tensor>,
 }
 
+fn read(file: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(file);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// A U-Net of the architecture of TrustMark's encoder, small, with random weights.
+#[allow(dead_code, reason = "not every test wants it")]
+pub fn unet() -> Case {
+    let tensors = |file: &str| onnx_engine::npy::read_all(&read(file), 2).unwrap();
+    Case { model: Some(read("unet.onnx")), inputs: tensors("unet.inputs.npy"), outputs: tensors("unet.output.npy") }
+}
+
 /// By their names.
 pub fn cases(file: &str) -> BTreeMap<String, Case> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(file);
-    let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let bytes = read(file);
     let mut rest = bytes.as_slice();
     let mut cases: BTreeMap<String, Case> = BTreeMap::new();
     while !rest.is_empty() {
