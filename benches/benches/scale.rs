@@ -174,6 +174,7 @@ async fn node(args: &Args, timing: Timing, url: &str, number: u32) -> Node {
         capacity: Capacity { memory: 1 << 42, slots: args.workloads * args.replicas },
         volumes: Default::default(),
         taints: Vec::new(),
+        offers: None,
         http: None,
         timing,
         drain: Duration::from_secs(30),

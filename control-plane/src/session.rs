@@ -313,6 +313,7 @@ impl Keeper {
             draining: state.draining,
             taints: options.taints.clone(),
             gpus: gpu::bounded(self.host.gpus()),
+            offers: options.offers.clone(),
             started_at: self.started_at,
             renewals: state.renewals,
         }

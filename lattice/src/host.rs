@@ -101,6 +101,19 @@ pub struct Linked {
     pub to: PartRole,
 }
 
+/// What satisfies imports of a component, beside the node that is asked.
+#[derive(Clone, Copy)]
+pub struct Providers<'a> {
+    pub linked: &'a [Linked],
+    /// Whether another node of the lattice says that it offers what an import asks for: only such nodes will run it.
+    pub elsewhere: &'a dyn Fn(&str) -> bool,
+}
+
+impl Providers<'static> {
+    /// Nothing and nobody.
+    pub const NONE: Self = Self { linked: &[], elsewhere: &|_| false };
+}
+
 /// A function that is called through the host and passes lists of bytes one by one, since what they are in has a shape that
 /// is not passed as a whole: it can be used, and is a thousand times slower than it need be.
 #[derive(Debug, Clone, PartialEq, Eq)]

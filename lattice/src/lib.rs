@@ -18,6 +18,7 @@ pub mod held;
 pub mod host;
 pub mod http;
 pub mod id;
+pub mod interface;
 pub mod limits;
 pub mod mesh;
 pub mod messaging;

@@ -21,6 +21,7 @@ pub use weights::{Among, Weighed};
 use crate::{
     gpu::{GpuGrant, Offer},
     id::{ConfigName, Digest, Generation, Incarnation, NodeId, SlotId, WorkloadName},
+    interface::Offers,
     limits::{MESSAGE_BYTES_MAX, one_line},
     recipe::Recipe,
     spec::{LABEL_NODE, Source, Taint, VolumeSpec, WorkloadSpec},
@@ -275,6 +276,11 @@ pub struct Session {
     /// The GPUs that replicas may use. None from a node of an older version, which then has none to give.
     #[serde(default, deserialize_with = "crate::gpu::deserialize", skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<Offer>,
+    /// The interfaces that components may import here. A node of an older version does not say: it is taken to offer
+    /// whatever is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<String>>")]
+    pub offers: Option<Offers>,
     /// Milliseconds since 1970, by the node's clock. For people only.
     pub started_at: u64,
     /// Counts renewals, so that each is a change that observers see.

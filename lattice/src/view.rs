@@ -346,6 +346,7 @@ mod tests {
             draining: false,
             taints: Vec::new(),
             gpus: Vec::new(),
+            offers: None,
             started_at: 0,
             renewals: 3,
         };

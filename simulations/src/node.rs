@@ -114,6 +114,7 @@ impl SimNode {
             capacity,
             volumes: Default::default(),
             taints,
+            offers: None,
             http: None,
             timing: Timing::DEV,
             drain: Duration::from_secs(10),

@@ -361,6 +361,7 @@ async fn serve(
             host_paths: args.allow_host_paths.iter().map(MountPath::to_string).collect(),
         },
         taints: args.taints.clone(),
+        offers: Some(lattice_runtime::offers()),
         http: Some(http_address.to_string()),
         timing: args.timing.into(),
         drain: leave,

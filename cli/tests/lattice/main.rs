@@ -29,6 +29,7 @@ mod handlers;
 mod health;
 mod http_clients;
 mod https;
+mod imports;
 mod isolation;
 mod joining;
 mod maintenance;

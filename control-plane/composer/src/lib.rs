@@ -277,6 +277,12 @@ pub fn functions(bytes: &[u8]) -> Result<BTreeMap<String, Vec<String>>, String> 
     Ok(surface::read(bytes)?.functions)
 }
 
+/// The imports of a component that somebody must satisfy: those with something in them to call.
+pub fn called(bytes: &[u8]) -> Result<impl Iterator<Item = String>, String> {
+    let functions = surface::read(bytes)?.functions.into_iter();
+    Ok(functions.filter(|(_, functions)| !functions.is_empty()).map(|(import, _)| import))
+}
+
 /// Compose parts into one component.
 ///
 /// The entry is the part that exports an HTTP handler and whose exports no other part uses. An import is satisfied by the

@@ -42,6 +42,7 @@ pub(crate) fn options() -> NodeOptions {
         capacity: Capacity { memory: 1 << 30, slots: 4 },
         volumes: Default::default(),
         taints: Vec::new(),
+        offers: None,
         http: None,
         timing: Timing::DEV,
         drain: Duration::ZERO,

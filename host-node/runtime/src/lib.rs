@@ -70,6 +70,7 @@ pub use gpu::{GpuAdapter, GpuClass};
 pub use gpu::{GpuQuota, GpuSelector, GpuStats, Gpus, GpusError};
 pub use inspect::{Inspection, Kind, inspect};
 pub use limits::Limits;
+pub use linker::offers;
 pub use load::{Component, LoadError, LoadStats, Runtime, admissible};
 pub use logs::{LogSink, LogStream};
 pub use network::{Lookup, LookupError, NetworkOptions, NetworkStats, Resolver, SystemResolver};

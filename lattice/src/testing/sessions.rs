@@ -19,6 +19,7 @@ pub fn session(node: NodeId, incarnation: Incarnation) -> Session {
         draining: false,
         taints: Vec::new(),
         gpus: Vec::new(),
+        offers: None,
         started_at: 0,
         renewals: 0,
     }

@@ -287,7 +287,7 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
         if self.incumbent == Some(place) {
             return None;
         }
-        if let Some(reason) = rules::refuses(account, session, contest.spec).or_else(|| contest.estranged(place)) {
+        if let Some(reason) = rules::refuses(account, session, contest.record).or_else(|| contest.estranged(place)) {
             return Some(reason);
         }
         if self.barred == Some(place) {
@@ -300,7 +300,7 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
         let group = grouping.group_of.get(place).and_then(|group| grouping.groups.get(*group));
         if let Some(Err(barred)) = group.map(|group| contest.cost(group, self.extremes())) {
             let moving = contest.moving.get(barred.moving)?;
-            let (over, workload) = (moving.over.clone(), contest.spec.name.clone());
+            let (over, workload) = (moving.over.clone(), contest.spec().name.clone());
             let value = session.label(&over).map(str::to_owned);
             return Some(match moving.rule {
                 OwnRule::Spread { .. } => {
