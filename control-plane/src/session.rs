@@ -314,6 +314,7 @@ impl Keeper {
             taints: options.taints.clone(),
             gpus: gpu::bounded(self.host.gpus()),
             offers: options.offers.clone(),
+            compiled: self.host.compiled(),
             started_at: self.started_at,
             renewals: state.renewals,
         }

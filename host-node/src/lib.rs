@@ -32,7 +32,7 @@ use lattice::{
     http::{CallError, Instances, Request, Response},
     id::{Digest, LatticeId, NodeId, SlotId, WorkloadName},
     mesh::Mesh,
-    record::Among,
+    record::{Among, Compiled},
     report::HostReport,
     store::Platform,
     trace::Tracer,
@@ -220,6 +220,10 @@ impl Host for HostNode {
 
     fn gpus(&self) -> Vec<Offer> {
         gpus::offers(&self.options.gpus)
+    }
+
+    fn compiled(&self) -> Compiled {
+        self.runtime.compiled()
     }
 
     fn report(&self) -> HostReport {

@@ -7,7 +7,7 @@ use crate::{
     gpu::{GpuGrant, Offer},
     id::{ConfigName, Digest, Generation, SlotId},
     recipe::Recipe,
-    record::{ConfigStamp, Phase, SpecRecord},
+    record::{Compiled, ConfigStamp, Phase, SpecRecord},
     report::HostReport,
     spec::{PartRole, WorkloadSpec},
 };
@@ -164,6 +164,10 @@ pub trait Host: Send + Sync + 'static {
     /// take long: what is found out about devices is found out elsewhere.
     fn gpus(&self) -> Vec<Offer> {
         Vec::new()
+    }
+    /// The components that can start here without being compiled, as far as they are told. Asked for as [`Host::gpus`] is.
+    fn compiled(&self) -> Compiled {
+        Compiled::default()
     }
     /// What the replicas that take requests here did so far. Asked for every second or so.
     fn report(&self) -> HostReport {

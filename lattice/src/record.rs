@@ -2,6 +2,7 @@
 //! A record of a newer minor schema may carry fields that we do not know: they are ignored, never refused. A record that
 //! does not parse is *corrupt*, which is not the same as absent: see [`crate::view`].
 
+mod compiled;
 mod config;
 mod generations;
 mod rebalance;
@@ -10,6 +11,7 @@ mod scale;
 mod ticks;
 mod weights;
 
+pub use compiled::{COMPILED_MAX, Compiled};
 pub use config::{ConfigRecord, ConfigStamp, EarlierConfig, check_entries};
 pub use generations::{Aborted, Left, LostRoute};
 pub use rebalance::{MOVES_MAX, Move, Rebalance};
@@ -281,6 +283,10 @@ pub struct Session {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Vec<String>>")]
     pub offers: Option<Offers>,
+    /// Components that start here without being fetched and compiled: those that it used last.
+    #[serde(default, skip_serializing_if = "Compiled::is_empty")]
+    #[schemars(with = "Vec<String>")]
+    pub compiled: Compiled,
     /// Milliseconds since 1970, by the node's clock. For people only.
     pub started_at: u64,
     /// Counts renewals, so that each is a change that observers see.

@@ -347,6 +347,7 @@ mod tests {
             taints: Vec::new(),
             gpus: Vec::new(),
             offers: None,
+            compiled: Default::default(),
             started_at: 0,
             renewals: 3,
         };

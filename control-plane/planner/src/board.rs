@@ -138,7 +138,7 @@ pub(crate) enum Occupancy {
 /// What of a session a plan depends on: not how often it was renewed.
 fn says_the_same(one: &Session, two: &Session) -> bool {
     let Session {
-        node: _, incarnation, labels, version: _, capacity, volumes, http: _, draining, taints, gpus, offers, ..
+        node: _, incarnation, labels, version: _, capacity, volumes, http: _, draining, taints, gpus, offers, compiled, ..
     } = one;
     *incarnation == two.incarnation
         && *labels == two.labels
@@ -147,6 +147,7 @@ fn says_the_same(one: &Session, two: &Session) -> bool {
         && *draining == two.draining
         && *taints == two.taints
         && *offers == two.offers
+        && *compiled == two.compiled
         && gpus.len() == two.gpus.len()
         && gpus.iter().zip(&two.gpus).all(|(one, two)| one.plans_like(two))
 }
@@ -279,10 +280,10 @@ impl Board {
             self.ledger.declare(place, account.weight, session.as_ref().map(Room::of));
             let offers = session.as_ref().map_or(&[][..], |session| session.gpus.as_slice());
             self.ledger.gpus.declare(place, offers);
-            account.session = session;
             account.cordoned = view.is_cordoned(node);
             account.drained_since = drained_since;
         }
+        self.nodes.seat(place, session);
         place
     }
 

@@ -128,6 +128,8 @@ pub(crate) struct Contest<'n, 'a> {
     attempts: Vec<(GpuClaim, bool)>,
     entrants: Rc<Entrants>,
     failed: BTreeSet<Place>,
+    /// By place, whether what it runs is compiled there. Empty where that is so nowhere.
+    warm: Vec<bool>,
     /// Replicas of this workload, by place.
     replicas: Vec<u32>,
     /// Most of them on one node; and the fewest on one that may have room. What has none gets none again: bookings only
@@ -316,6 +318,7 @@ impl<'n, 'a> Contest<'n, 'a> {
             attempts: spec.gpu.as_ref().map(GpuSpec::attempts).unwrap_or_default(),
             entrants,
             failed: neighbours.failed.clone(),
+            warm: nodes.warm(record.runs().digests()),
             replicas,
             most,
             least: Cell::new(0),
@@ -450,6 +453,11 @@ impl<'n, 'a> Contest<'n, 'a> {
 
     fn is_before(&self, place: Place, other: Place) -> bool {
         self.nodes.id(place) < self.nodes.id(other)
+    }
+
+    /// Whether what it runs has to be fetched and compiled there.
+    fn is_cold(&self, place: Place) -> bool {
+        self.warm.get(place) != Some(&true)
     }
 
     pub(crate) fn needed(&self) -> Need {

@@ -6,6 +6,7 @@ mod imports;
 mod rebalance;
 mod rollouts;
 mod rules;
+mod warm;
 
 use crate::{Action, Explanation, Me, Plan, Situation, board::Board, conflict, plan, preview};
 use lattice::{

@@ -24,6 +24,7 @@ use lattice::{
     host::Role,
     id::{ComponentName, Digest, WorkloadName},
     mesh::Mesh,
+    record::Compiled,
     spec::Optimize,
     trace::Tracer,
 };
@@ -167,11 +168,14 @@ impl Runtime {
     /// Make the engines and open the cache. Blocks for some milliseconds.
     pub fn new(options: RuntimeOptions) -> Result<Self, RuntimeError> {
         let processors = Processors::new();
+        let lanes = Lanes::new(options.clone(), processors.clone())?;
+        let cache = CodeCache::open(&options.cache_dir, options.cache_bytes_max)?;
+        cache.recall(lanes.engines());
         Ok(Self(Arc::new(RuntimeInner {
-            lanes: Lanes::new(options.clone(), processors.clone())?,
+            lanes,
             processors,
             shares: Mutex::default(),
-            cache: CodeCache::open(&options.cache_dir, options.cache_bytes_max)?,
+            cache,
             loaded: Mutex::default(),
             compiling: Arc::new(Semaphore::new(1)),
             component_bytes_max: options.component_bytes_max,
@@ -248,6 +252,11 @@ impl Runtime {
             Ok(runtime.keep(digest, inspection, code, lane, optimize))
         })
         .await
+    }
+
+    /// Components whose compiled code is here: those that were used last.
+    pub fn compiled(&self) -> Compiled {
+        Compiled::new(self.0.cache.recent())
     }
 
     /// Where guests' requests to other workloads go; until then there are no others. Only the first one counts.

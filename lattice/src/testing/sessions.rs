@@ -20,6 +20,7 @@ pub fn session(node: NodeId, incarnation: Incarnation) -> Session {
         taints: Vec::new(),
         gpus: Vec::new(),
         offers: None,
+        compiled: Default::default(),
         started_at: 0,
         renewals: 0,
     }
