@@ -500,6 +500,7 @@ mod tests {
             artifact: Some(one),
             parts: vec![HostedPart { name: pool, digest: two, role: PartRole::Service }],
             edges: vec![edge],
+            needs: ["wasi:http@0.2".to_owned()].into(),
         };
         let record = SpecRecord { recipe, ..SpecRecord::new(spec, uuid::Uuid::nil(), Generation::FIRST) };
         assert_eq!(SpecRecord::decode(&record.encode()).unwrap(), record);

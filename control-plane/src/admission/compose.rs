@@ -3,7 +3,11 @@
 //! and go to, and what a person is told.
 
 use super::explain::{explain, explain_unfit};
-use super::{Admission, blocking, put::{is_gpu, is_offered, needs_of}, unavailable};
+use super::{
+    Admission, blocking,
+    put::{is_gpu, is_offered, needs_of},
+    unavailable,
+};
 use crate::Inspector;
 use lattice::{
     binding::is_bound,
@@ -73,7 +77,13 @@ impl Admission {
         let uses_gpu = composition.open.iter().any(|open| is_gpu(&open.import));
         let bound = composition.open.iter().filter(|open| is_bound(&open.import));
         let bound = bound.map(|open| (open.part.clone(), open.import.clone())).collect();
-        let made = Made { recipe: Recipe { needs, ..recipe(spec, &composition) }, uses_gpu, bound, brief: brief(&composition), slow };
+        let made = Made {
+            recipe: Recipe { needs, ..recipe(spec, &composition) },
+            uses_gpu,
+            bound,
+            brief: brief(&composition),
+            slow,
+        };
         // A single part may be all that is composed, and that one is there.
         if store && !self.are_stored(&made.recipe).await? {
             self.platform.artifacts.put(composition.bytes).await.map_err(|error| unavailable(&error))?;
@@ -170,7 +180,8 @@ fn check(
         };
         calls.into_iter().filter_map(named).collect()
     };
-    let calls = inspect(&composition.bytes, role, &Providers { linked: &linked(None), elsewhere }).map_err(|unfit| (None, unfit))?;
+    let calls = inspect(&composition.bytes, role, &Providers { linked: &linked(None), elsewhere })
+        .map_err(|unfit| (None, unfit))?;
     let mut slow = found(None, calls);
     for part in parts.iter().filter(|part| composition.hosted.contains(&part.name)) {
         let Some(role) = part.role else { continue };
@@ -207,7 +218,8 @@ fn recipe(spec: &WorkloadSpec, composition: &Composition) -> Recipe {
         })
         .collect();
     parts.sort_by(|a, b| a.name.cmp(&b.name));
-    Recipe { artifact: Some(composition.digest), parts, edges: composition.host_edges.clone() }
+    let (artifact, edges) = (Some(composition.digest), composition.host_edges.clone());
+    Recipe { artifact, parts, edges, needs: BTreeSet::new() }
 }
 
 /// What a person wants to know of a composition.
@@ -455,6 +467,7 @@ mod tests {
                 edge(None, "x:y/z@1.0.0", "back", "x:y/z@1.1.0"),
                 edge(Some("back"), "x:y/w@1.0.0", "deep", "x:y/w@1.0.0"),
             ],
+            needs: BTreeSet::new(),
         };
         assert_eq!(record(&platform).await.recipe, expected);
         assert!(!admission.put(&message(&text)).await.unwrap().changed);
