@@ -85,6 +85,7 @@ impl Bench {
             limits: Limits { wall: hour, cpu: hour, ..Limits::default() },
             grants: serde_json::from_str::<Grants>(GRANTS).expect("good grants"),
             volumes: Vec::new(),
+            by_function: false,
             logs: Arc::new(Silent),
         };
         let unit = tokio.block_on(async {

@@ -67,6 +67,7 @@ impl Bench {
             limits: Limits::default(),
             grants: Default::default(),
             volumes: Vec::new(),
+            by_function: false,
             logs: Arc::new(Silent),
         };
         self.tokio.block_on(Unit::start(runtime, assembly, config)).expect("a unit")

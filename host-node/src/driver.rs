@@ -493,6 +493,7 @@ fn unit_config(slot: &SlotId, generation: Generation, spec: &WorkloadSpec, logs:
         },
         grants: spec.grants.clone(),
         volumes: spec.volumes.iter().filter_map(volume).collect(),
+        by_function: spec.probes.functions(None).next().is_some(),
         logs,
     }
 }

@@ -127,6 +127,7 @@ fn part(spec: &WorkloadSpec, hosted: &HostedPart, component: Component) -> Resul
             volumes: names(&service.volumes),
             memory_bytes: Some(service.limits.memory.0),
             queue_max: service.limits.queue,
+            probes: spec.probes.functions(Some(name)).cloned().collect(),
             ..Part::new(name.clone(), component, role)
         });
     }

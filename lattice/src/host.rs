@@ -83,7 +83,7 @@ impl Role {
     /// What the whole of a workload is to be used as. One that is asked nothing over HTTP need not answer any.
     pub fn of_whole(spec: &WorkloadSpec) -> Self {
         let warms_up = spec.reuse.settings().is_some_and(|reuse| reuse.warm_up.is_some());
-        let is_asked = !spec.http.routes.is_empty() || !spec.schedule.is_empty() || !spec.probes.is_empty() || warms_up;
+        let is_asked = !spec.http.routes.is_empty() || !spec.schedule.is_empty() || spec.probes.ask_http() || warms_up;
         match (spec.messages.is_empty(), is_asked) {
             (true, _) => Role::Whole,
             (false, true) => Role::WholeAndHandler,

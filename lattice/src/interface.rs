@@ -136,7 +136,10 @@ mod tests {
             let needs: Vec<String> = imports.iter().map(|import| need(import)).collect();
             offers.lack(&needs).map(str::to_owned)
         };
-        assert_eq!(lack(&["wasi:http/incoming-handler@0.2.9", "wasi:http/client@0.3.1", "lattice:nats/core@0.1.9"]), None);
+        assert_eq!(
+            lack(&["wasi:http/incoming-handler@0.2.9", "wasi:http/client@0.3.1", "lattice:nats/core@0.1.9"]),
+            None
+        );
         assert_eq!(lack(&["wasi:http/types@0.4.0"]).as_deref(), Some("wasi:http@0.4"));
         assert_eq!(lack(&["lattice:nats/kv@0.1.0"]).as_deref(), Some("lattice:nats/kv@0.1"));
         assert_eq!(offers.near("wasi:http@0.4"), ["wasi:http@0.2", "wasi:http@0.3"]);

@@ -37,7 +37,7 @@ use std::collections::BTreeMap;
 
 /// The newest schema that this version reads, with all before. Nodes of several versions share a store while they are
 /// upgraded, so a record says the least schema that reads it, not the newest that its writer knows.
-pub const SCHEMA: u32 = 6;
+pub const SCHEMA: u32 = 7;
 
 /// Why bytes are not a record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -500,6 +500,7 @@ mod tests {
             artifact: Some(one),
             parts: vec![HostedPart { name: pool, digest: two, role: PartRole::Service }],
             edges: vec![edge],
+            needs: ["wasi:http@0.2".to_owned()].into(),
         };
         let record = SpecRecord { recipe, ..SpecRecord::new(spec, uuid::Uuid::nil(), Generation::FIRST) };
         assert_eq!(SpecRecord::decode(&record.encode()).unwrap(), record);

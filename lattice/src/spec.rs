@@ -11,6 +11,7 @@ mod canary;
 mod config;
 mod cron;
 mod disruption;
+mod function;
 pub mod gpu;
 pub mod grants;
 mod http;
@@ -41,6 +42,7 @@ pub use blobstore::ObjectsGrant;
 pub use config::{ConfigError, ConfigUpdate, Found, Resolved};
 pub use cron::{Cron, Zone};
 pub use disruption::DisruptionSpec;
+pub use function::{FunctionName, NotExported};
 pub use gpu::{CpuUse, GpuClaim, GpuMiss, GpuSpec, MinSpeed};
 pub use grants::Grants;
 pub use http::{
@@ -61,7 +63,7 @@ pub use placement::{
     is_label_value,
 };
 pub use preview::PreviewSpec;
-pub use probes::{ProbeSpec, ProbesSpec};
+pub use probes::{Asks, ProbeSpec, ProbesSpec};
 pub use profile::{BucketGrant, BucketNeeds, CoreProfile, Profile};
 pub use rollout::{Portion, Rollback, RolloutSpec, RolloutStep};
 pub use schedule::{RequestPath, ScheduleSpec};

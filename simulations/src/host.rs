@@ -6,7 +6,7 @@ use lattice::{
     gpu::{GpuGrant, Offer},
     host::{Assignment, Host, Observed},
     id::{Generation, SlotId, WorkloadName},
-    record::{Compiled, Phase, failure},
+    record::{Phase, failure},
     report::{AnswersReport, HostReport, SlotReport, Slow},
     spec::{AnalysisSpec, Class},
 };
@@ -277,13 +277,6 @@ impl Host for StubHost {
 
     fn gpus(&self) -> Vec<Offer> {
         self.gpus.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn compiled(&self) -> Compiled {
-        let state = self.state();
-        let ready = state.units.iter().filter(|(_, unit)| unit.phase == UnitPhase::Ready);
-        let recipes = ready.filter_map(|(slot, _)| Some(&state.wanted.get(slot)?.recipe));
-        Compiled::new(recipes.flat_map(|recipe| recipe.digests()).map(|digest| digest.mark()))
     }
 
     fn report(&self) -> HostReport {

@@ -40,13 +40,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 43] = [
+const RUST: [&str; 44] = [
     "account",
     "asker",
     "asker03",
     "border",
     "border02",
     "border03",
+    "checkup",
     "config",
     "config-view",
     "counter",

@@ -84,6 +84,7 @@ impl Bench {
             limits,
             grants,
             volumes: Vec::new(),
+            by_function: false,
             logs: Arc::new(Silent),
         };
         self.tokio.block_on(Unit::start(&self.runtime, assembly, config)).expect("a unit")

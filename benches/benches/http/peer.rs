@@ -150,6 +150,7 @@ async fn runtime_alone(address: SocketAddr, wasm: PathBuf) {
         limits: Limits::default(),
         grants: Grants::default(),
         volumes: Vec::new(),
+        by_function: false,
         logs: Arc::new(NoLogs),
     };
     let assembly = runtime.assemble(component, Vec::new(), Vec::new()).expect("it needs nothing");

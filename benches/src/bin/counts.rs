@@ -340,6 +340,7 @@ mod runtime {
             limits: Limits::default(),
             grants: Grants::default(),
             volumes: Vec::new(),
+            by_function: false,
             logs: Arc::new(NoLogs),
         };
         Unit::start(runtime, assembly, config).await.expect("the guest starts")

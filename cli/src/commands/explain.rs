@@ -119,7 +119,8 @@ mod tests {
             rule: None,
             reason: None,
         };
-        let score = NodeScore { spread: 0, missed: 10, failed: false, replicas: 2, gpu: None, fullness: 3, cold: Some(true) };
+        let score =
+            NodeScore { spread: 0, missed: 10, failed: false, replicas: 2, gpu: None, fullness: 3, cold: Some(true) };
         let mut reply = ExplainReply {
             workload: WorkloadName::new("hello").unwrap(),
             replica: 1,

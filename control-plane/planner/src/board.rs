@@ -138,7 +138,19 @@ pub(crate) enum Occupancy {
 /// What of a session a plan depends on: not how often it was renewed.
 fn says_the_same(one: &Session, two: &Session) -> bool {
     let Session {
-        node: _, incarnation, labels, version: _, capacity, volumes, http: _, draining, taints, gpus, offers, compiled, ..
+        node: _,
+        incarnation,
+        labels,
+        version: _,
+        capacity,
+        volumes,
+        http: _,
+        draining,
+        taints,
+        gpus,
+        offers,
+        compiled,
+        ..
     } = one;
     *incarnation == two.incarnation
         && *labels == two.labels

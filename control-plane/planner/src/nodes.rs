@@ -64,7 +64,8 @@ impl Nodes {
     pub(crate) fn seat(&mut self, place: Place, session: Option<Session>) {
         let Some(account) = self.accounts.get_mut(place) else { return };
         let before = std::mem::replace(&mut account.session, session);
-        let marks = |session: &Option<Session>| session.as_ref().map(|session| session.compiled.clone()).unwrap_or_default();
+        let marks =
+            |session: &Option<Session>| session.as_ref().map(|session| session.compiled.clone()).unwrap_or_default();
         let (before, after) = (marks(&before), marks(&account.session));
         if before == after {
             return;

@@ -3,7 +3,11 @@
 //! and go to, and what a person is told.
 
 use super::explain::{explain, explain_unfit};
-use super::{Admission, blocking, put::{is_gpu, is_offered, needs_of}, unavailable};
+use super::{
+    Admission, blocking,
+    put::{is_gpu, is_offered, needs_of},
+    unavailable,
+};
 use crate::Inspector;
 use lattice::{
     binding::is_bound,
@@ -73,7 +77,13 @@ impl Admission {
         let uses_gpu = composition.open.iter().any(|open| is_gpu(&open.import));
         let bound = composition.open.iter().filter(|open| is_bound(&open.import));
         let bound = bound.map(|open| (open.part.clone(), open.import.clone())).collect();
-        let made = Made { recipe: Recipe { needs, ..recipe(spec, &composition) }, uses_gpu, bound, brief: brief(&composition), slow };
+        let made = Made {
+            recipe: Recipe { needs, ..recipe(spec, &composition) },
+            uses_gpu,
+            bound,
+            brief: brief(&composition),
+            slow,
+        };
         // A single part may be all that is composed, and that one is there.
         if store && !self.are_stored(&made.recipe).await? {
             self.platform.artifacts.put(composition.bytes).await.map_err(|error| unavailable(&error))?;
@@ -114,7 +124,7 @@ impl Admission {
             parts.push(Part { name: name.clone(), bytes, role });
         }
         let (how, inspect, role) = (spec.compose.clone(), self.inspect.clone(), Role::of_whole(spec));
-        let view = self.view.borrow().clone();
+        let (view, probes) = (self.view.borrow().clone(), spec.probes.clone());
         // Megabytes must not hold up what else this thread does, and a panic in it costs this request only.
         let composing = blocking(move || {
             let composition = match how.script() {
@@ -122,7 +132,9 @@ impl Admission {
                 None => lattice_composer::compose(&parts, &how.links),
             };
             let composition = composition.map_err(|error| Refused::Compose(Box::new(error)))?;
-            match check(role, &parts, &composition, &inspect, &|import| is_offered(&view, import)) {
+            let is_probed = |name: &ComponentName| probes.functions(Some(name)).next().is_some();
+            let elsewhere = |import: &str| is_offered(&view, import);
+            match check(role, &parts, &composition, &inspect, (&elsewhere, &is_probed)) {
                 Ok(slow) => {
                     let needs = needs(&parts, &composition);
                     Ok((composition, slow, needs))
@@ -151,7 +163,7 @@ fn check(
     parts: &[Part],
     composition: &Composition,
     inspect: &Inspector,
-    elsewhere: &dyn Fn(&str) -> bool,
+    (elsewhere, is_probed): (&dyn Fn(&str) -> bool, &dyn Fn(&ComponentName) -> bool),
 ) -> Result<Vec<Slow>, (Option<ComponentName>, Unfit)> {
     let linked = |from: Option<&ComponentName>| -> Vec<Linked> {
         let edges = composition.host_edges.iter().filter(|edge| edge.from.as_ref() == from);
@@ -170,11 +182,12 @@ fn check(
         };
         calls.into_iter().filter_map(named).collect()
     };
-    let calls = inspect(&composition.bytes, role, &Providers { linked: &linked(None), elsewhere }).map_err(|unfit| (None, unfit))?;
+    let calls = inspect(&composition.bytes, role, &Providers { linked: &linked(None), elsewhere })
+        .map_err(|unfit| (None, unfit))?;
     let mut slow = found(None, calls);
     for part in parts.iter().filter(|part| composition.hosted.contains(&part.name)) {
         let Some(role) = part.role else { continue };
-        let is_called = composition.host_edges.iter().any(|edge| edge.to == part.name);
+        let is_called = composition.host_edges.iter().any(|edge| edge.to == part.name) || is_probed(&part.name);
         let providers = Providers { linked: &linked(Some(&part.name)), elsewhere };
         let calls = inspect(&part.bytes, Role::Hosted { role, is_called }, &providers)
             .map_err(|unfit| (Some(part.name.clone()), unfit))?;
@@ -207,7 +220,8 @@ fn recipe(spec: &WorkloadSpec, composition: &Composition) -> Recipe {
         })
         .collect();
     parts.sort_by(|a, b| a.name.cmp(&b.name));
-    Recipe { artifact: Some(composition.digest), parts, edges: composition.host_edges.clone() }
+    let (artifact, edges) = (Some(composition.digest), composition.host_edges.clone());
+    Recipe { artifact, parts, edges, needs: BTreeSet::new() }
 }
 
 /// What a person wants to know of a composition.
@@ -226,7 +240,13 @@ fn inputs(spec: &WorkloadSpec) -> Digest {
     let mut links: Vec<_> = spec.compose.links.iter().collect();
     links.sort();
     // Names and text only: it can't fail.
-    Digest::of(&serde_json::to_vec(&(parts, links, &spec.compose.wac)).unwrap_or_default())
+    let probed: Vec<&ComponentName> = spec
+        .services
+        .iter()
+        .map(|service| &service.name)
+        .filter(|name| spec.probes.functions(Some(name)).next().is_some())
+        .collect();
+    Digest::of(&serde_json::to_vec(&(parts, links, &spec.compose.wac, probed)).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -455,6 +475,7 @@ mod tests {
                 edge(None, "x:y/z@1.0.0", "back", "x:y/z@1.1.0"),
                 edge(Some("back"), "x:y/w@1.0.0", "deep", "x:y/w@1.0.0"),
             ],
+            needs: BTreeSet::new(),
         };
         assert_eq!(record(&platform).await.recipe, expected);
         assert!(!admission.put(&message(&text)).await.unwrap().changed);

@@ -10,6 +10,7 @@ mod config;
 mod explain;
 mod maintenance;
 mod placement;
+mod probes;
 mod profiles;
 mod put;
 mod read;

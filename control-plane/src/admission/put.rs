@@ -109,8 +109,11 @@ impl Admission {
         let expected = expected_revision(message)?;
         let made = self.made_of(&spec, !dry_run).await?;
         profiles::check(&spec, &found, made.as_ref())?;
-        self.check_concurrency(&spec, made.as_ref().map(|made| &made.brief.entry)).await?;
-        let alone = || Recipe { needs: found.iter().flat_map(|traits| traits.needs.clone()).collect(), ..Recipe::default() };
+        let entry = made.as_ref().map(|made| &made.brief.entry);
+        self.check_concurrency(&spec, entry).await?;
+        self.check_probes(&spec, entry).await?;
+        let alone =
+            || Recipe { needs: found.iter().flat_map(|traits| traits.needs.clone()).collect(), ..Recipe::default() };
         let recipe = made.as_ref().map_or_else(alone, |made| made.recipe.clone());
         let spec = with_claim(spec, made.as_ref().map_or(uses_gpu, |made| made.uses_gpu))?;
         let mut warnings = warnings::of(&*self.view()?, &spec);
@@ -248,7 +251,8 @@ impl Admission {
         Self::check_expected(&current, expected)?;
         self.check_routes(&spec)?;
         let hash = spec.content_hash();
-        let changed = current.record.as_ref().is_none_or(|record| record.hash != hash || !record.recipe.runs_like(recipe));
+        let changed =
+            current.record.as_ref().is_none_or(|record| record.hash != hash || !record.recipe.runs_like(recipe));
         let generation = current
             .record
             .as_ref()

@@ -54,8 +54,7 @@ impl CodeCache {
 
     /// Remember which files there are that these engines can read.
     pub(crate) fn recall<'e>(&self, engines: impl IntoIterator<Item = &'e Engine>) {
-        let suffixes: Vec<String> =
-            engines.into_iter().map(|engine| file_suffix(&compatibility(engine))).collect();
+        let suffixes: Vec<String> = engines.into_iter().map(|engine| file_suffix(&compatibility(engine))).collect();
         let Ok(entries) = fs::read_dir(&self.dir) else { return };
         let used = |entry: io::Result<fs::DirEntry>| {
             let entry = entry.ok()?;

@@ -16,6 +16,7 @@ use crate::{
     lock,
     messaging::{self, Incoming},
     pool::{Guest, Instance},
+    probe::Asked,
     spans,
     tally::FailureKind,
     terms::Terms,
@@ -351,8 +352,11 @@ pub(crate) async fn serve(
     if instance.uses > 0 {
         unit.counters.reuse_hits.fetch_add(1, Relaxed);
     }
-    let Instance { store, guest, handler, .. } = &mut instance;
+    let Instance { store, guest, handler, whole, .. } = &mut instance;
     let call = async {
+        if let Some(asked) = Asked::of(&request) {
+            return asked.answer(&unit, store, *whole, request.headers(), &shared).await;
+        }
         match (Incoming::of(&request), handler, guest) {
             (Some(message), Some(handler), _) => {
                 messaging::handle(store, handler, message, request.headers(), shared).await

@@ -2,8 +2,8 @@
 //! compared with a component's imports before anything is compiled. The linker has the last word.
 
 use crate::{gpu, host::Host, network, volumes};
-pub(crate) use lattice::interface::split;
 use lattice::interface::Offers;
+pub(crate) use lattice::interface::split;
 use wasmtime::{Engine, component::Linker};
 use wasmtime_wasi_config::WasiConfig;
 

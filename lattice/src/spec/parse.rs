@@ -155,7 +155,7 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
     schedule::check(&spec.schedule)?;
     volumes::check(&spec.volumes)?;
     gpu::check(spec)?;
-    probes::check(&spec.probes)?;
+    probes::check(spec)?;
     if let Reuse::On(reuse) = &spec.reuse {
         if reuse.requests == 0 {
             return Err(

@@ -30,7 +30,9 @@ impl WorkloadSpec {
             self.gpu.is_some(),
             self.autoscale.as_ref().is_some_and(|autoscale| autoscale.target.is_of_schema_6()),
         ];
-        if is_of_schema_6.contains(&true) {
+        if self.probes.call_functions() {
+            7
+        } else if is_of_schema_6.contains(&true) {
             6
         } else if self.rollout.analysis.is_some() || self.rollout.steps.iter().any(RolloutStep::is_of_schema_5) {
             5

@@ -49,14 +49,8 @@ fn what_is_imported_is_placed_where_it_is_offered_and_everybody_can_say_why() {
     world.settle(None);
     assert_eq!(nodes_of(&world, "w"), [id("n3"), id("n3")]);
     let lacks = "does not offer wasi:webgpu/webgpu@0.3.0-rc.2, which is imported; it offers ";
-    assert_eq!(
-        refusal(&world, "w.0", "n1"),
-        Some(("imports", format!("{lacks}nothing of that package")))
-    );
-    assert_eq!(
-        refusal(&world, "w.0", "n2"),
-        Some(("imports", format!("{lacks}wasi:webgpu/webgpu@0.3.0-rc.1")))
-    );
+    assert_eq!(refusal(&world, "w.0", "n1"), Some(("imports", format!("{lacks}nothing of that package"))));
+    assert_eq!(refusal(&world, "w.0", "n2"), Some(("imports", format!("{lacks}wasi:webgpu/webgpu@0.3.0-rc.1"))));
     // What is not offered anywhere waits, and what needs nothing special goes anywhere.
     world.put_record(importing("x", 1, &["a:b/c@1.0.0"]));
     world.put_record(importing("y", 3, &["wasi:http/types@0.2.0"]));

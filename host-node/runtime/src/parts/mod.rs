@@ -20,7 +20,10 @@ pub(crate) use running::{Counterpart, PartCall, PartError, PartFault, Parts, Run
 pub use supervision::Restart;
 
 use crate::load::Component;
-use lattice::{id::ComponentName, spec::Grants};
+use lattice::{
+    id::ComponentName,
+    spec::{FunctionName, Grants},
+};
 use std::{collections::BTreeMap, time::Duration};
 
 /// A component beside the main one of a unit.
@@ -42,6 +45,8 @@ pub struct Part {
     pub memory_bytes: Option<u64>,
     /// Instances at a time, so calls at a time, of a part that is no service. Default 16.
     pub instances_max: u32,
+    /// Functions that the host itself calls, by [`Prober::call_service`](crate::Prober::call_service). Default none.
+    pub probes: Vec<FunctionName>,
     /// Calls that wait for their turn; one more fails at once. Default 256.
     pub queue_max: u32,
 }
@@ -58,6 +63,7 @@ impl Part {
             volumes: Vec::new(),
             memory_bytes: None,
             instances_max: 16,
+            probes: Vec::new(),
             queue_max: 256,
         }
     }

@@ -102,6 +102,7 @@ fn config() -> UnitConfig {
         limits: Limits { wall: Duration::from_secs(60), cpu: Duration::from_secs(30), ..Limits::default() },
         grants: Grants::default(),
         volumes: Vec::new(),
+        by_function: false,
         logs: Arc::new(Kept::default()),
     }
 }
