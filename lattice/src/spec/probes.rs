@@ -275,8 +275,8 @@ mod tests {
             let text = format!("name: a\ncomponents: [{{name: a, source: 'file:a'}}]\nprobes: {probes}\n");
             crate::spec::parse(text.as_bytes()).unwrap_err().hint.unwrap()
         };
-        assert_eq!(hint("{ready: /healthz}"), "write {http: /healthz}");
-        assert_eq!(hint("{ready: {every: 5s}}"), "write `http`: text such as /healthz");
+        assert!(hint("{ready: /healthz}").contains("`function`, `http`"));
+        assert_eq!(hint("{ready: {every: 5s}}"), "write {http: /healthz}, or {function: 'acme:shop/health#ready'}");
         assert!(hint("{ready: {http: /, every: 99ms}}").starts_with("Between the end of one probe and the next."));
     }
 
