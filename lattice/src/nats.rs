@@ -5,8 +5,8 @@
 mod streams;
 
 pub use streams::{
-    Acknowledgement, Backlog, Consumer, Delivered, Precondition, PublishOptions, ReadEvent, SNAPSHOT_BYTES_MAX,
-    SNAPSHOT_MAX, Settle, Settlement, Snapshot, Start, Stored, Stream, StreamInfo,
+    Acknowledgement, Backlog, Consumer, Delivered, Discard, Precondition, PublishOptions, ReadEvent,
+    SNAPSHOT_BYTES_MAX, SNAPSHOT_MAX, Settle, Settlement, Snapshot, Start, Stored, Stream, StreamInfo, is_conditional,
 };
 
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     bucket::KEY_BYTES_MAX,
     id::{Revision, WorkloadName},
     limits::one_line,
+    objects::Objects,
     spec::{BucketName, StreamName},
 };
 use bytes::Bytes;
@@ -135,6 +136,7 @@ pub trait Link: Send + Sync + 'static {
     fn subscribe(&self, filter: String, group: Option<String>) -> Fut<'_, Result<Box<dyn Feed<Arrival>>, Failure>>;
     fn bucket(&self, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn Bucket>, Failure>>;
     fn stream(&self, stream: &StreamName) -> Fut<'_, Result<Arc<dyn Stream>, Failure>>;
+    fn objects(&self, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn Objects>, Failure>>;
 }
 
 /// What comes in, one after the other: a subscription, a watch, a list. Dropping it ends it on the server.

@@ -9,6 +9,7 @@ mod demo;
 mod fuzz;
 mod guests;
 mod heal;
+mod interfaces;
 mod nats;
 mod schema;
 mod test;
@@ -25,7 +26,7 @@ Tasks:
   count [--runtime] [--write]    count the instructions of hot paths and hold them against the record
   fuzz [TARGET]... [--seconds N] run fuzz targets under libFuzzer, all of them or those named, for N (60) seconds each
   tidy                           check the structure alone: crates, sources, documents
-  schema                         write the JSON Schemas in docs/ from the types
+  schema                         write the JSON Schemas and the page of interfaces in docs/ from their sources
   guests [--rust-only]           build the components of guests/ into target/guests
   heal [--tries N] [--timing T]  kill nodes, and measure how long until what they ran answers elsewhere (--release,
                                  --program LATTICE)

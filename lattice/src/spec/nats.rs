@@ -1,7 +1,7 @@
 //! What a workload's guests may do with NATS through `lattice:nats`.
 
 use super::{
-    BucketName, SpecError, StoreName, StreamGrant, StreamGrants, Subject, SubjectPattern, is_default,
+    BucketName, ObjectsGrant, SpecError, StoreName, StreamGrant, StreamGrants, Subject, SubjectPattern, is_default,
     profile::{self, BucketGrant, CoreNeeds, CoreOperation, CoreProfile},
     streams,
 };
@@ -45,6 +45,10 @@ pub struct NatsGrants {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 256))]
     pub streams: StreamGrants,
+    /// Object stores, by the names that it opens them by: `{files: {bucket: shop-files, access: read-only}}`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 256))]
+    pub objects: BTreeMap<StoreName, ObjectsGrant>,
 }
 
 impl NatsGrants {
@@ -79,6 +83,12 @@ impl NatsGrants {
         Some((name, grant))
     }
 
+    pub fn objects(&self, name: &str) -> Option<(StoreName, &ObjectsGrant)> {
+        let name: StoreName = name.parse().ok()?;
+        let grant = self.objects.get(&name)?;
+        Some((name, grant))
+    }
+
     /// The buckets behind the names.
     pub fn buckets(&self) -> impl Iterator<Item = (&StoreName, &BucketName)> {
         self.buckets.iter().map(|(name, grant)| (name, &grant.bucket))
@@ -91,8 +101,12 @@ pub fn is_joinable(group: &str) -> bool {
 }
 
 pub(super) fn check(field: &str, grants: &NatsGrants) -> Result<(), SpecError> {
-    let counts =
-        [("publish", grants.publish.len()), ("subscribe", grants.subscribe.len()), ("buckets", grants.buckets.len())];
+    let counts = [
+        ("publish", grants.publish.len()),
+        ("subscribe", grants.subscribe.len()),
+        ("buckets", grants.buckets.len()),
+        ("objects", grants.objects.len()),
+    ];
     for (name, count) in counts {
         if count > GRANTS_MAX {
             return Err(SpecError::new(format!("{field}.{name}"), format!("at most {GRANTS_MAX} grants are allowed")));

@@ -493,6 +493,11 @@ mod tests {
             let field = format!("grants.nats.streams.s.{field}");
             refuse(&with(&format!("{{nats: {{streams: {{s: {stream}}}}}}}")), &field, wording);
         }
+        let objects = "{nats: {objects: {files: {bucket: shop-files, access: read-only}}}}";
+        let spec = parse(with(objects).as_bytes()).unwrap();
+        assert_eq!((spec.schema(), spec.grants.nats.objects("files").is_some()), (6, true));
+        let bucket = "grants.nats.objects.files.bucket";
+        refuse(&with("{nats: {objects: {files: {bucket: lattice-default-components}}}}"), bucket, "lattice's own");
         let blobstore = "{blobstore: {files: {bucket: shop-files, access: read-only}}}";
         let spec = parse(with(blobstore).as_bytes()).unwrap();
         assert_eq!(parse(&serde_json::to_vec(&spec).unwrap()).unwrap(), spec);

@@ -21,6 +21,7 @@ mod loopback;
 mod mesh;
 mod messages;
 pub(crate) mod nats;
+pub(crate) mod nats_objects;
 pub(crate) mod nats_streams;
 mod objects;
 mod resolve;
@@ -33,7 +34,7 @@ mod tls;
 
 pub(crate) use mesh::Polled;
 pub(crate) use messages::Outgoing;
-pub(crate) use objects::{CHUNKS_WAITING_MAX, Container};
+pub(crate) use objects::{CHUNKS_WAITING_MAX, Container, READ_AHEAD_BYTES, ReadAhead, Transfer};
 pub(crate) use sockets::Sockets;
 pub(crate) use stores::{Store, VALUES_BYTES_MAX};
 

@@ -4,6 +4,7 @@ use super::{
     EXPECTED_SEQUENCE, GuestBuckets, Line, NatsBucket, NodeBuckets, OPERATION, TTL,
     api::{TIMEOUT, of_jetstream, of_open, of_request, store, to_headers, too_large},
     changes::{NatsChanges, entry},
+    objects::NatsObjects,
     reachable, seconds,
     streams::NatsStream,
 };
@@ -28,6 +29,7 @@ use lattice::{
         Arrival, Bucket, BucketInfo, ChangeEvent, Code, Consistency, Entry, Failure, Feed, Link, Links, Message,
         Reading, Server, Stream, Write, Writing, check_key, check_key_filter,
     },
+    objects::Objects,
     spec::{BucketName, StreamName},
 };
 use std::{sync::Arc, time::Duration};
@@ -177,6 +179,15 @@ impl Link for NatsLink {
             let stream: Arc<dyn Stream> =
                 Arc::new(NatsStream::open(self.nats.clone(), &stream, self.line.clone()).await?);
             Ok(stream)
+        })
+    }
+
+    fn objects(&self, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn Objects>, Failure>> {
+        let bucket = bucket.clone();
+        Box::pin(async move {
+            let objects: Arc<dyn Objects> =
+                Arc::new(NatsObjects::open(self.nats.clone(), &bucket, self.line.clone()).await?);
+            Ok(objects)
         })
     }
 }
