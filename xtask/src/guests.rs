@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 43] = [
+const RUST: [&str; 45] = [
     "account",
     "asker",
     "asker03",
@@ -51,6 +51,7 @@ const RUST: [&str; 43] = [
     "config-view",
     "counter",
     "courier",
+    "depot",
     "echo",
     "echo02",
     "events",
@@ -68,6 +69,7 @@ const RUST: [&str; 43] = [
     "hello-composed",
     "hello-http02",
     "hello-http03",
+    "logger",
     "packer",
     "part",
     "part-caller",

@@ -8,7 +8,7 @@ use crate::{
     identity::Identity,
     inherited::{Answering, Inherited},
     limits::{CpuMeter, Limits, MemoryLimiter},
-    logs::{At, Beside, GuestLog},
+    logs::{At, Beside, GuestLog, GuestLogger},
     network::{Network, Polled, Sockets},
     parts::Parts,
     unit::Blueprint,
@@ -57,6 +57,7 @@ pub(crate) struct Host {
     pub(crate) over: Over,
     /// For its log.
     at: Arc<At>,
+    pub(crate) logger: GuestLogger,
     #[cfg(feature = "webgpu")]
     gpu: crate::gpu::GpuCtx,
     wasi: WasiCtx,
@@ -106,6 +107,7 @@ pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>) -> wasmtime::Re
         identity: Identity { workload: blueprint.config.workload.clone(), replica: blueprint.config.replica },
         parts: blueprint.parts.clone(),
         over: Over::default(),
+        logger: GuestLogger::new(&blueprint.logs, &at, ordinal),
         at,
         #[cfg(feature = "webgpu")]
         gpu: crate::gpu::GpuCtx::new(blueprint.node.gpu.clone()),

@@ -12,6 +12,7 @@ pub(crate) const OFFERED: &[(&str, &str)] = &[
     ("lattice:nats/jetstream", "0.1"),
     ("lattice:nats/kv", "0.1"),
     ("lattice:nats/limits", "0.1"),
+    ("lattice:nats/objects", "0.1"),
     ("lattice:node/identity", "0.1"),
     ("wasi:blobstore/blobstore", "0.2.0-draft"),
     ("wasi:blobstore/container", "0.2.0-draft"),
@@ -39,6 +40,7 @@ pub(crate) const OFFERED: &[(&str, &str)] = &[
     ("wasi:keyvalue/atomics", "0.2.0-draft"),
     ("wasi:keyvalue/batch", "0.2.0-draft"),
     ("wasi:keyvalue/store", "0.2.0-draft"),
+    ("wasi:logging/logging", "0.1.0-draft"),
     ("wasi:random/insecure", "0.2"),
     ("wasi:random/insecure-seed", "0.2"),
     ("wasi:random/random", "0.2"),
@@ -100,6 +102,7 @@ pub(crate) fn plain(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
     crate::identity::add_to_linker(&mut linker)?;
     crate::blobstore::add_to_linker(&mut linker)?;
     crate::keyvalue::add_to_linker(&mut linker)?;
+    crate::logging::add_to_linker(&mut linker)?;
     crate::messaging::add_to_linker(&mut linker)?;
     network::add_to_linker02(&mut linker)?;
     Ok(linker)
