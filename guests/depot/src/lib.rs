@@ -5,7 +5,7 @@
 //! |-------------------------------|-----------------------------------------------------------------------------------------|
 //! | `PUT /STORE/NAME`             | 201 with `REVISION DIGEST`; the body is the object from now on                          |
 //! | `GET /STORE/NAME`             | the object, or 404; with `range: bytes=A-B` that part of it                             |
-//! | `HEAD /STORE/NAME`            | its length, and the headers `revision`, `digest` and `description`                      |
+//! | `HEAD /STORE/NAME`            | the headers `size`, `revision`, `digest` and `description`                              |
 //! | `DELETE /STORE/NAME`          | 204, or 404 where there was none                                                        |
 //! | `POST /STORE/NAME?link=TO`    | 204; the name stands for `TO`                                                           |
 //! | `GET /STORE/`                 | a line for each object: `REVISION SIZE NAME`, and ` -> TO` where it is a link           |
@@ -90,9 +90,7 @@ impl Asked {
                 Ok(lines(all, |object| object.map_or_else(|failure| told(&failure), |object| line(&object))))
             }
             (Method::Put, ..) => put(store.put(name, self.options()).await?, request).await,
-            (Method::Head, ..) => {
-                Ok(store.info(name).await?.map_or_else(absent, |object| with(200, &object, object.size, None)))
-            }
+            (Method::Head, ..) => Ok(store.info(name).await?.map_or_else(absent, |object| head(&object))),
             (Method::Get, ..) => self.get(store).await,
             (Method::Delete, ..) => {
                 Ok(if store.delete(name, self.revision()).await? { text(204, "") } else { absent() })
@@ -108,9 +106,7 @@ impl Asked {
     async fn get(&self, store: &Store) -> Result<Response, Failure> {
         let part = self.header("range").and_then(|range| part(&range));
         let Some((object, bytes, end)) = store.get(self.name.clone(), part).await? else { return Ok(absent()) };
-        let length = part.map_or(object.size, |Part { offset, length }| {
-            length.min(object.size.saturating_sub(offset))
-        });
+        let length = part.map_or(object.size, |Part { offset, length }| length.min(object.size.saturating_sub(offset)));
         let (trailers, over) = wit_future::new(|| Err(ErrorCode::InternalError(None)));
         spawn_local(async move {
             // Bytes that are not all, or not those that were written, must not look like a whole file.
@@ -120,7 +116,7 @@ impl Asked {
             };
             let _ = trailers.write(how).await;
         });
-        let (response, _sent) = Response::new(about(&object, length), Some(bytes), over);
+        let (response, _sent) = Response::new(about(&object, Some(length)), Some(bytes), over);
         let _ = response.set_status_code(if part.is_some() { 206 } else { 200 });
         Ok(response)
     }
@@ -178,10 +174,11 @@ fn absent() -> Response {
 }
 
 /// Headers of a response that says this of an object.
-fn about(object: &Object, length: u64) -> Fields {
+fn about(object: &Object, length: Option<u64>) -> Fields {
     let fields = Fields::new();
     let pairs = [
-        ("content-length", Some(length.to_string())),
+        ("content-length", length.map(|length| length.to_string())),
+        ("size", Some(object.size.to_string())),
         ("revision", Some(object.revision.to_string())),
         ("digest", object.digest.clone()),
         ("description", object.description.clone()),
@@ -194,15 +191,14 @@ fn about(object: &Object, length: u64) -> Fields {
     fields
 }
 
-fn with(status: u16, object: &Object, length: u64, body: Option<StreamReader<u8>>) -> Response {
+/// Without its length as that of a body, which would have to follow.
+fn head(object: &Object) -> Response {
     let (_trailers, none) = wit_future::new(|| Ok(None)); // a dropped writer delivers this default
-    let (response, _sent) = Response::new(about(object, length), body, none);
-    let _ = response.set_status_code(status);
-    response
+    Response::new(about(object, None), None, none).0
 }
 
 fn respond(status: u16, body: StreamReader<u8>) -> Response {
-    let (_trailers, none) = wit_future::new(|| Ok(None));
+    let (_trailers, none) = wit_future::new(|| Ok(None)); // as above
     let (response, _sent) = Response::new(Fields::new(), Some(body), none);
     let _ = response.set_status_code(status);
     response

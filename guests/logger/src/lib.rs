@@ -19,7 +19,8 @@ impl Guest for Logger {
     fn handle(request: IncomingRequest, response_out: ResponseOutparam) {
         let target = request.path_with_query().unwrap_or_default();
         let (path, text) = target.split_once('?').unwrap_or((&target, ""));
-        let (level, context) = path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
+        let (level, context) =
+            path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
         let level = match level {
             "trace" => Some(Level::Trace),
             "debug" => Some(Level::Debug),
