@@ -4,6 +4,7 @@
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use lattice::{
     Fut,
+    account::Login,
     id::WorkloadName,
     messaging::{BacklogError, Messaging},
     spec::{AutoscaleSpec, PendingTarget},
@@ -109,12 +110,13 @@ async fn ask(
     of: PendingTarget,
     bus: Option<Arc<dyn Bus>>,
 ) -> Heard {
+    let login = Login::from(workload.clone());
     let bus = match bus {
         Some(bus) => Ok(bus),
-        None => messaging.open(&workload).await,
+        None => messaging.open(&login).await,
     };
     let (bus, pending) = match bus {
-        Ok(bus) => (Some(bus), messaging.pending(&workload, &of).await),
+        Ok(bus) => (Some(bus), messaging.pending(&login, &of).await),
         Err(error) => {
             let PendingTarget { stream, consumer, .. } = of.clone();
             (None, Err(BacklogError::Unknown { stream, consumer, why: error.to_string() }))

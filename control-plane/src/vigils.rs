@@ -8,6 +8,7 @@ use crate::{demand::Awaited, this_node::ThisNode};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use lattice::{
     Fut,
+    account::Login,
     demand::Demand as _,
     held::{Held, TAKEN},
     id::{NodeId, WorkloadName},
@@ -184,11 +185,12 @@ impl Vigil {
         came: &mpsc::Sender<Came>,
         leave: &CancellationToken,
     ) -> Result<(Arc<dyn Bus>, FuturesUnordered<Fut<'static, ()>>), BusError> {
-        let bus = self.messaging.open(&self.workload).await?;
+        let login = Login::from(self.workload.clone());
+        let bus = self.messaging.open(&login).await?;
         let listening = FuturesUnordered::new();
         for of in &self.messages {
             let key = (of.subject.as_str().to_owned(), of.group_of(&self.node.options.lattice, &self.workload));
-            let subscription = self.messaging.subscribe(&self.workload, &key.0, &key.1).await?;
+            let subscription = self.messaging.subscribe(&login, &key.0, &key.1).await?;
             let pass: Fut<'static, ()> = Box::pin(pass_on(subscription, key, came.clone(), leave.clone()));
             listening.push(pass);
         }

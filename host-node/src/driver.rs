@@ -315,7 +315,7 @@ impl Driver {
                 };
                 self.ready.set(slot, Some((*template, (unit.clone(), answers.clone()))));
                 if receiving.is_none() {
-                    *receiving = self.receivers.start(slot, spec, unit, self.logs.sink(slot.clone()));
+                    *receiving = self.receivers.start(slot, (spec, None), unit, self.logs.sink(slot.clone()));
                 }
                 let now = self.platform.clock.now();
                 self.change(slot, id, |state| state.ready_since = state.ready_since.or(Some(now)));
@@ -492,6 +492,7 @@ fn unit_config(slot: &SlotId, generation: Generation, spec: &WorkloadSpec, logs:
             ..Limits::default()
         },
         grants: spec.grants.clone(),
+        account: None,
         volumes: spec.volumes.iter().filter_map(volume).collect(),
         logs,
     }

@@ -5,6 +5,7 @@
 //! travels).
 
 pub mod access;
+pub mod account;
 pub mod address;
 pub mod binding;
 pub mod bucket;
@@ -26,6 +27,7 @@ pub mod objects;
 pub mod recipe;
 pub mod record;
 pub mod report;
+pub mod secret;
 pub mod served;
 pub mod spec;
 pub mod store;

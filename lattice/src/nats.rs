@@ -11,8 +11,9 @@ pub use streams::{
 
 use crate::{
     Fut,
+    account::Login,
     bucket::KEY_BYTES_MAX,
-    id::{Revision, WorkloadName},
+    id::Revision,
     limits::one_line,
     spec::{BucketName, StreamName},
 };
@@ -117,7 +118,23 @@ pub struct Server {
 /// Connections for guests.
 pub trait Links: fmt::Debug + Send + Sync + 'static {
     /// The connection of a workload's guests on this node. Who holds it keeps it.
-    fn link(&self, workload: &WorkloadName) -> Fut<'_, Result<Arc<dyn Link>, Failure>>;
+    fn link(&self, login: &Login) -> Fut<'_, Result<Arc<dyn Link>, Failure>>;
+    /// The same, for whoever may know why there is none. What is found wrong with a login is told by nothing else.
+    fn enter(&self, login: &Login) -> Fut<'_, Result<Arc<dyn Link>, LoginError>>;
+}
+
+/// Why there is no connection. Names servers: nothing for guests.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LoginError {
+    /// Servers that this node lets nobody reach, or none.
+    #[error("{0}")]
+    Servers(String),
+    #[error("{0}")]
+    Authority(String),
+    #[error("{0}")]
+    Credentials(String),
+    #[error("{0}")]
+    Unreachable(String),
 }
 
 /// The connection of a workload's guests. All fail at once where it is down, and then nothing was sent.
@@ -265,14 +282,20 @@ impl ChangeEvent {
     }
 }
 
+const NOWHERE: &str = "this node has no NATS for guests";
+
 /// Where there is no NATS for guests.
 #[derive(Debug, Clone, Copy)]
 pub struct NoLinks;
 
 impl Links for NoLinks {
-    fn link(&self, _: &WorkloadName) -> Fut<'_, Result<Arc<dyn Link>, Failure>> {
-        let failure = Failure::not(Code::Disconnected, "this node has no NATS for guests");
+    fn link(&self, _: &Login) -> Fut<'_, Result<Arc<dyn Link>, Failure>> {
+        let failure = Failure::not(Code::Disconnected, NOWHERE);
         Box::pin(std::future::ready(Err(failure)))
+    }
+
+    fn enter(&self, _: &Login) -> Fut<'_, Result<Arc<dyn Link>, LoginError>> {
+        Box::pin(std::future::ready(Err(LoginError::Unreachable(NOWHERE.into()))))
     }
 }
 

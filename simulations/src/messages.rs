@@ -6,7 +6,7 @@ use crate::{
 };
 use lattice::{
     Fut,
-    id::WorkloadName,
+    account::Login,
     messaging::{BacklogError, Messaging, NoMessaging, Subscription},
     spec::PendingTarget,
     store::{Bus, BusError},
@@ -31,22 +31,22 @@ impl fmt::Debug for StubMessaging {
 }
 
 impl Messaging for StubMessaging {
-    fn open(&self, _: &WorkloadName) -> Fut<'_, Result<Arc<dyn Bus>, BusError>> {
+    fn open(&self, _: &Login) -> Fut<'_, Result<Arc<dyn Bus>, BusError>> {
         Box::pin(std::future::ready(Ok(self.bus.clone())))
     }
 
     /// Nobody handles messages here.
     fn subscribe(
         &self,
-        workload: &WorkloadName,
+        login: &Login,
         subject: &str,
         group: &str,
     ) -> Fut<'_, Result<Box<dyn Subscription>, BusError>> {
-        NoMessaging.subscribe(workload, subject, group)
+        NoMessaging.subscribe(login, subject, group)
     }
 
-    fn pending(&self, workload: &WorkloadName, consumer: &PendingTarget) -> Fut<'_, Result<u64, BacklogError>> {
-        let (workload, PendingTarget { stream, consumer, .. }) = (workload.clone(), consumer.clone());
+    fn pending(&self, login: &Login, consumer: &PendingTarget) -> Fut<'_, Result<u64, BacklogError>> {
+        let (workload, PendingTarget { stream, consumer, .. }) = (login.workload.clone(), consumer.clone());
         Box::pin(async move {
             sleep(ROUND_TRIP).await;
             if self.wire.link() != Link::Up {

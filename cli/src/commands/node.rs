@@ -323,15 +323,15 @@ async fn serve(
     tokio::spawn(admin::serve(admin_listener, admin.clone(), ended.clone()));
     tracing::info!(%node, lattice = %context.lattice, http = %http_address, admin = %admin_address, data = %data.path().display(), "starting");
     let name = format!("lattice {} node {node}", context.lattice);
-    let guests = GuestBuckets::new(settings.clone().into_options(&name)?);
+    let guests = GuestBuckets::reaching(settings.clone().into_options(&name)?, network.addresses.clone());
     (network.buckets, network.messaging) = (Arc::new(guests.clone()), Arc::new(guests.clone()));
     network.nats = Arc::new(guests.clone());
     // Two connections: a slow reader of bulk bytes may be cut off by the server, and must not take the session with it.
     let joining = async {
         let lattice = context.lattice.clone();
-        let control = control_thread.spawn(join::join(settings.clone(), lattice.clone(), format!("{name} control")));
+        let control = control_thread.spawn(join::join(settings.clone(), lattice.clone(), format!("{name} control"), guests.clone()));
         let control = control.await.context("joining was broken off")??;
-        let data = join::join(settings, lattice, format!("{name} data")).await?;
+        let data = join::join(settings, lattice, format!("{name} data"), guests.clone()).await?;
         anyhow::Ok((control, data))
     };
     // Drivers take their time to say what there is.

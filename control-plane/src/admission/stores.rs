@@ -3,10 +3,10 @@
 
 use super::Admission;
 use lattice::{
+    account::Login,
     binding::{make, mend, shortfalls},
     bucket::BucketError,
     ctl::{Condition, ConditionKind, CtlError, ErrorCode, Reason},
-    id::WorkloadName,
     nats::{Code, Failure},
     spec::{BucketGrant, Grants, StreamGrant, WorkloadSpec},
     units::Bytes,
@@ -19,19 +19,20 @@ const BOUND_WITHIN: Duration = Duration::from_secs(2);
 
 impl Admission {
     pub(super) async fn check_stores(&self, spec: &WorkloadSpec) -> Result<(), CtlError> {
+        let login = &Login::from(spec.name.clone());
         for (field, grants) in all_grants(spec) {
             for (name, grant) in &grants.keyvalue {
-                let opened = self.platform.buckets.open(&spec.name, &grant.bucket).await;
+                let opened = self.platform.buckets.open(login, &grant.bucket).await;
                 let make = format!("nats kv add {}", grant.bucket);
                 opened.map_err(|error| unusable(&error, make, format!("{field}.keyvalue.{name}.bucket")))?;
             }
             self.check_payload(&field, grants)?;
             for (name, grant) in &grants.nats.buckets {
-                self.check_bucket(&spec.name, &format!("{field}.nats.buckets.{name}"), grant).await?;
+                self.check_bucket(login, &format!("{field}.nats.buckets.{name}"), grant).await?;
             }
             for (name, grant) in &grants.blobstore {
                 let bucket = &grant.bucket;
-                let Err(failure) = self.platform.buckets.open_objects(&spec.name, bucket).await else { continue };
+                let Err(failure) = self.platform.buckets.open_objects(login, bucket).await else { continue };
                 let error = match failure.code {
                     Code::NotFound => CtlError::new(ErrorCode::Invalid, failure.detail)
                         .hint(format!("make it first: nats object add {bucket}")),
@@ -41,7 +42,7 @@ impl Admission {
                 return Err(error.field(format!("{field}.blobstore.{name}.bucket")));
             }
             for (name, grant) in &grants.nats.streams {
-                if let Err((of, error)) = self.check_stream(spec, grant).await {
+                if let Err((of, error)) = self.check_stream(login, grant).await {
                     return Err(error.field(format!("{field}.nats.streams.{name}.{of}")));
                 }
             }
@@ -60,9 +61,10 @@ impl Admission {
         if bindings.is_empty() {
             return None;
         }
+        let login = &Login::from(spec.name.clone());
         let asking = async {
             for (field, (name, grant)) in bindings {
-                match self.check_bucket(&spec.name, &format!("{field}.nats.buckets.{name}"), grant).await {
+                match self.check_bucket(login, &format!("{field}.nats.buckets.{name}"), grant).await {
                     Err(error) if error.code == ErrorCode::Invalid => return Some(unfit(error)),
                     Err(_) => return None,
                     Ok(()) => {}
@@ -78,7 +80,7 @@ impl Admission {
     }
 
     /// The field that is wrong, and why.
-    async fn check_stream(&self, spec: &WorkloadSpec, grant: &StreamGrant) -> Result<(), (String, CtlError)> {
+    async fn check_stream(&self, login: &Login, grant: &StreamGrant) -> Result<(), (String, CtlError)> {
         let StreamGrant { stream, consumers, .. } = grant;
         let error = |failure: Failure, absent: String, hint: String| match failure.code {
             Code::NotFound => CtlError::new(ErrorCode::Invalid, absent).hint(hint),
@@ -87,7 +89,7 @@ impl Admission {
             }
             _ => CtlError::new(ErrorCode::Invalid, failure.detail),
         };
-        let opened = async { self.platform.nats.link(&spec.name).await?.stream(stream).await }.await;
+        let opened = async { self.platform.nats.link(login).await?.stream(stream).await }.await;
         let opened = opened.map_err(|failure| {
             let hint = format!("make it first: nats stream add {stream} --subjects 'a.>'");
             ("stream".to_owned(), error(failure, format!("there is no stream {stream}"), hint))
@@ -121,8 +123,8 @@ impl Admission {
     }
 
     /// All that falls short is told at once; the field is that of the first.
-    async fn check_bucket(&self, workload: &WorkloadName, field: &str, grant: &BucketGrant) -> Result<(), CtlError> {
-        let found = self.platform.buckets.info(workload, &grant.bucket).await;
+    async fn check_bucket(&self, login: &Login, field: &str, grant: &BucketGrant) -> Result<(), CtlError> {
+        let found = self.platform.buckets.info(login, &grant.bucket).await;
         let found = found.map_err(|error| unusable(&error, make(grant), format!("{field}.bucket")))?;
         let short = shortfalls(grant, &found, self.payload_bytes_max());
         let Some(first) = short.first() else { return Ok(()) };

@@ -37,7 +37,7 @@ fn of_share(view: &LatticeView, spec: &WorkloadSpec, Share { workload, percent }
 /// A consumer that is not there yet, or has another name.
 pub(super) async fn of_backlog(messaging: &dyn Messaging, spec: &WorkloadSpec) -> Option<PutWarning> {
     let target = spec.autoscale.as_ref()?.target.pending()?;
-    let error = messaging.pending(&spec.name, target).await.err()?;
+    let error = messaging.pending(&spec.name.clone().into(), target).await.err()?;
     let until = match error {
         BacklogError::Missing { .. } => "until there is",
         BacklogError::Unknown { .. } => "until it can",

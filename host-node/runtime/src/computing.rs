@@ -482,6 +482,7 @@ mod tests {
             reuse: crate::Reuse::default(),
             limits: crate::Limits { cpu: std::time::Duration::from_millis(200), ..crate::Limits::default() },
             grants: lattice::spec::Grants::default(),
+            account: None,
             volumes: Vec::new(),
             logs: Arc::new(Silent),
         };

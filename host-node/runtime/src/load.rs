@@ -305,8 +305,9 @@ impl Runtime {
 
     /// What the guests of one unit reach outside.
     pub(crate) fn network(&self, config: &UnitConfig) -> Arc<Network> {
-        let replica = (&config.workload, config.replica);
-        Network::new(self.0.network.clone(), config.grants.clone(), replica, config.logs.clone())
+        let UnitConfig { workload, replica, grants, account, logs, .. } = config;
+        let login = Login { workload: workload.clone(), account: account.clone() };
+        Network::new(self.0.network.clone(), grants.clone(), (login, *replica), logs.clone())
     }
 
     /// What the node offers to this component.

@@ -61,6 +61,8 @@ pub struct UnitConfig {
     pub limits: Limits,
     /// What the guest may reach outside. Default nothing.
     pub grants: Grants,
+    /// The NATS account that the grants name. Default the node's.
+    pub account: Option<Arc<Account>>,
     /// Directories that the guest sees, and those parts that name them. Default none.
     pub volumes: Vec<Volume>,
     /// Where the guest's stdout and stderr go.

@@ -139,7 +139,7 @@ impl Network {
         }
         let until = Instant::now() + within;
         let prepare = async {
-            let link = self.nats.link.get_or_try_init(|| self.node.nats.link(&self.workload)).await?.clone();
+            let link = self.nats.link.get_or_try_init(|| self.node.nats.link(&self.login)).await?.clone();
             let answer = if answered { link.payload_bytes_max() } else { 0 };
             let ends = || Failure::not(Code::Other, "the replica ends");
             let room = self.nats.room.take(bytes.saturating_add(answer)).await.ok_or_else(ends)?;

@@ -97,7 +97,7 @@ impl Network {
             });
             return Err(Failure::not(Code::Denied, format!("no grant of this workload names a container {name:?}")));
         };
-        let open = || self.node.buckets.open_objects(&self.workload, &grant.bucket);
+        let open = || self.node.buckets.open_objects(&self.login, &grant.bucket);
         let objects = cell.get_or_try_init(open).await?.clone();
         Ok(Container { name, objects, access: grant.access })
     }

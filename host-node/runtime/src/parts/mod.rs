@@ -20,8 +20,8 @@ pub(crate) use running::{Counterpart, PartCall, PartError, PartFault, Parts, Run
 pub use supervision::Restart;
 
 use crate::load::Component;
-use lattice::{id::ComponentName, spec::Grants};
-use std::{collections::BTreeMap, time::Duration};
+use lattice::{account::Account, id::ComponentName, spec::Grants};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// A component beside the main one of a unit.
 #[derive(Debug, Clone)]
@@ -36,6 +36,8 @@ pub struct Part {
     pub config: BTreeMap<String, String>,
     /// What it may reach outside. By default what the unit may, with what it counts and caches in common.
     pub grants: Option<Grants>,
+    /// With grants of its own: the account that these name. Without, it is in the unit's.
+    pub account: Option<Arc<Account>>,
     /// Names of the unit's volumes that it sees as well: the same directories, at the same places. Default none.
     pub volumes: Vec<String>,
     /// Linear memory of one instance. By default what the unit's instances have.
@@ -55,6 +57,7 @@ impl Part {
             env: BTreeMap::new(),
             config: BTreeMap::new(),
             grants: None,
+            account: None,
             volumes: Vec::new(),
             memory_bytes: None,
             instances_max: 16,

@@ -94,8 +94,8 @@ impl Maker {
         let network = match &part.grants {
             None => network.clone(),
             Some(grants) => {
-                config.grants = grants.clone();
-                network.with_grants(grants.clone())
+                (config.grants, config.account) = (grants.clone(), part.account.clone());
+                network.with_grants(grants.clone(), part.account.clone())
             }
         };
         let mut limits = Limits {

@@ -101,6 +101,7 @@ fn config() -> UnitConfig {
         reuse: Reuse::default(),
         limits: Limits { wall: Duration::from_secs(60), cpu: Duration::from_secs(30), ..Limits::default() },
         grants: Grants::default(),
+        account: None,
         volumes: Vec::new(),
         logs: Arc::new(Kept::default()),
     }

@@ -46,7 +46,7 @@ impl Store {
         let jetstream = jetstream::new(async_nats::connect(server.url()).await.unwrap());
         let config = object_store::Config { bucket: "b".into(), ..Default::default() };
         let theirs = jetstream.create_object_store(config).await.unwrap();
-        let workload = WorkloadName::new("w").unwrap();
+        let workload = WorkloadName::new("w").unwrap().into();
         let ours = GuestBuckets::new(options(server.url())).open_objects(&workload, &"b".parse().unwrap()).await;
         Store { jetstream, theirs, ours: ours.unwrap() }
     }
