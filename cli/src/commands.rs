@@ -26,6 +26,7 @@ mod rollout;
 mod routes;
 mod scale;
 mod schema;
+mod secret;
 mod source;
 mod status;
 mod steer;
@@ -59,6 +60,7 @@ pub enum Command {
     Logs(logs::Args),
     Explain(explain::Args),
     Config(config::Args),
+    Secret(secret::Args),
     Import(import::Args),
     Nodes(nodes::Args),
     Gpus(gpus::Args),
@@ -114,6 +116,7 @@ async fn run_client(command: Command, context: &Context) -> anyhow::Result<Exit>
         Command::Logs(args) => logs::run(args, context).await,
         Command::Explain(args) => explain::run(args, context).await,
         Command::Config(args) => config::run(args, context).await,
+        Command::Secret(args) => secret::run(args, context).await,
         Command::Nodes(args) => nodes::run(args, context).await,
         Command::Gpus(args) => gpus::run(args, context).await,
         Command::Cordon(args) => cordon::run(args.node(), true, context).await,

@@ -15,7 +15,7 @@ use lattice::{
     limits::one_line,
     messaging::{Messaging, Subscription, refusal},
     record::{Phase, SpecRecord},
-    spec::{MessageSpec, is_answerable},
+    spec::{Grants, MessageSpec, NatsAccount, is_answerable},
     store::{Bus, BusError, Message},
     subject::Topic,
     view::LatticeView,
@@ -58,7 +58,7 @@ pub(crate) struct Vigils {
 
 /// One under way. Dropping it ends it, and loses what waits there.
 struct Kept {
-    of: (uuid::Uuid, Vec<MessageSpec>),
+    of: (uuid::Uuid, Vec<MessageSpec>, Option<NatsAccount>),
     work: JoinHandle<()>,
 }
 
@@ -89,7 +89,9 @@ impl Vigils {
     fn look(&mut self) {
         let view = self.node.view.borrow_and_update().clone();
         self.kept.retain(|name, kept| {
-            let is_same = |spec: &SpecRecord| (spec.uid, &spec.spec.messages) == (kept.of.0, &kept.of.1);
+            let is_same = |spec: &SpecRecord| {
+                (spec.uid, &spec.spec.messages, &spec.spec.grants.nats.account) == (kept.of.0, &kept.of.1, &kept.of.2)
+            };
             !kept.work.is_finished() && view.specs.get(name).is_some_and(|spec| is_same(&spec.record))
         });
         if self.node.member.is_draining() {
@@ -106,10 +108,12 @@ impl Vigils {
                 messaging: self.messaging.clone(),
                 workload: name.clone(),
                 messages: spec.spec.messages.clone(),
+                grants: spec.spec.grants.clone(),
                 held: VecDeque::new(),
                 bytes: 0,
             };
-            let kept = Kept { of: (spec.uid, spec.spec.messages.clone()), work: tokio::spawn(vigil.keep()) };
+            let of = (spec.uid, spec.spec.messages.clone(), spec.spec.grants.nats.account.clone());
+            let kept = Kept { of, work: tokio::spawn(vigil.keep()) };
             self.kept.insert(name.clone(), kept);
         }
     }
@@ -126,6 +130,8 @@ struct Vigil {
     messaging: Arc<dyn Messaging>,
     workload: WorkloadName,
     messages: Vec<MessageSpec>,
+    /// What says as whom it listens.
+    grants: Grants,
     /// In the order of their arrival, and when that was.
     held: VecDeque<(Duration, Held)>,
     bytes: usize,
@@ -185,7 +191,8 @@ impl Vigil {
         came: &mpsc::Sender<Came>,
         leave: &CancellationToken,
     ) -> Result<(Arc<dyn Bus>, FuturesUnordered<Fut<'static, ()>>), BusError> {
-        let login = Login::from(self.workload.clone());
+        let login = Login::of(&self.node.platform, &self.workload, &self.grants, &BTreeMap::new()).await;
+        let login = login.map_err(|error| BusError::Disconnected(error.to_string()))?;
         let bus = self.messaging.open(&login).await?;
         let listening = FuturesUnordered::new();
         for of in &self.messages {

@@ -18,6 +18,7 @@ mod logs;
 mod messages;
 mod metrics;
 mod report;
+mod revealed;
 
 use driver::Driver;
 use handed::Handed;

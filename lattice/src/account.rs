@@ -2,10 +2,13 @@
 //! own, where the spec says so to servers of another cluster.
 
 use crate::{
-    id::{Digest, WorkloadName},
-    secret::Secret,
+    id::{ConfigName, Digest, WorkloadName},
+    record::ConfigStamp,
+    secret::{RevealError, Secret, reveal},
+    spec::{Grants, SecretRef},
+    store::Platform,
 };
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 /// Whose guests connect, and as whom.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,6 +22,40 @@ impl From<WorkloadName> for Login {
     fn from(workload: WorkloadName) -> Self {
         Self { workload, account: None }
     }
+}
+
+impl Login {
+    /// As these grants of a workload say, with the versions of its secrets that it was made for; without one the version of the
+    /// moment.
+    pub async fn of(
+        platform: &Platform,
+        workload: &WorkloadName,
+        grants: &Grants,
+        made_for: &BTreeMap<ConfigName, ConfigStamp>,
+    ) -> Result<Self, AccountError> {
+        let workload = workload.clone();
+        let Some(asked) = &grants.nats.account else { return Ok(Self::from(workload)) };
+        let credentials = match &asked.credentials {
+            None => None,
+            Some(secret) => {
+                let (value, stamp) = reveal(platform, secret, made_for.get(&secret.name)).await?;
+                let credentials = Credentials::parse(&value);
+                let credentials = credentials.map_err(|error| AccountError::Credentials(secret.clone(), error))?;
+                Some((credentials, format!("{} {} {}", secret.name, stamp.uid, stamp.version)))
+            }
+        };
+        let servers = asked.servers.iter().map(ToString::to_string).collect();
+        Ok(Self { workload, account: Some(Arc::new(Account::new(servers, asked.ca.clone(), credentials))) })
+    }
+}
+
+/// Why nothing can be shown to a server.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AccountError {
+    #[error(transparent)]
+    Secret(#[from] RevealError),
+    #[error("secret {0}: {1}")]
+    Credentials(SecretRef, CredentialsError),
 }
 
 /// Where to connect, with which credentials. Two with the same [`Account::id`] are one: the value behind a version of a
@@ -92,10 +129,18 @@ impl Ord for Account {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Credentials {
     /// A user JWT and the seed that signs for it: what a `.creds` file holds.
-    Jwt { jwt: Secret, seed: Secret },
+    Jwt {
+        jwt: Secret,
+        seed: Secret,
+    },
     /// The seed of a user's nkey.
-    Nkey { seed: Secret },
-    Password { user: Secret, password: Secret },
+    Nkey {
+        seed: Secret,
+    },
+    Password {
+        user: Secret,
+        password: Secret,
+    },
 }
 
 /// Why a value can't be shown to a NATS server. Says nothing of what it is.
@@ -160,7 +205,8 @@ mod tests {
         assert_eq!(parse(&format!("{seed}\n")), Ok(Credentials::Nkey { seed: secret(&seed) }));
         let password = Credentials::Password { user: secret("shop"), password: secret("a:b c") };
         assert_eq!(parse("shop:a:b c\n"), Ok(password));
-        for bad in ["", "token", ":x", "a:b\nc:d", "SUAB", "-----BEGIN NATS USER JWT-----\nx\n------END NATS USER JWT------"]
+        for bad in
+            ["", "token", ":x", "a:b\nc:d", "SUAB", "-----BEGIN NATS USER JWT-----\nx\n------END NATS USER JWT------"]
         {
             let error = parse(bad).unwrap_err().to_string();
             assert!(bad.is_empty() || !error.contains(bad), "{bad:?}: {error}");

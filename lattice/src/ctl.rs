@@ -11,6 +11,7 @@ mod placement;
 mod rebalance;
 mod rollout;
 mod routes;
+mod secret;
 
 pub use autoscale::{AutoscaleStatus, LastScaling};
 pub use composed::{Composed, ComposedEdge};
@@ -22,6 +23,7 @@ pub use placement::{ExplainReply, ExplainRequest, NodeGpu, NodeScore, NodeStandi
 pub use rebalance::{PlannedMove, RebalanceReply, RebalanceRequest, RebalanceState, RebalanceStatus};
 pub use rollout::{GenerationState, RolloutAction, RolloutReply, RolloutRequest, RolloutStatus};
 pub use routes::{RouteItem, RouteList, RouteShare};
+pub use secret::{SecretDeleteReply, SecretDeleteRequest, SecretItem, SecretList};
 
 use crate::{
     event::CloudEvent,
@@ -568,6 +570,10 @@ pub fn json_schema() -> serde_json::Value {
         configs: Reply<ConfigList>,
         config_delete: ConfigDeleteRequest,
         config_deleted: Reply<ConfigDeleteReply>,
+        secret_item: Reply<SecretItem>,
+        secrets: Reply<SecretList>,
+        secret_delete: SecretDeleteRequest,
+        secret_deleted: Reply<SecretDeleteReply>,
         drain: DrainRequest,
         drained: Reply<DrainReply>,
         rebalance: RebalanceRequest,

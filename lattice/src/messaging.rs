@@ -14,12 +14,7 @@ pub trait Messaging: fmt::Debug + Send + Sync + 'static {
     /// The bus of a workload's guests. Fails where NATS is out of reach. Who holds it keeps the connection.
     fn open(&self, login: &Login) -> Fut<'_, Result<Arc<dyn Bus>, BusError>>;
     /// Messages on a subject (wildcards allowed) for one of a queue group, over the same connection.
-    fn subscribe(
-        &self,
-        login: &Login,
-        subject: &str,
-        group: &str,
-    ) -> Fut<'_, Result<Box<dyn Subscription>, BusError>>;
+    fn subscribe(&self, login: &Login, subject: &str, group: &str) -> Fut<'_, Result<Box<dyn Subscription>, BusError>>;
     /// Messages of a durable consumer that are not settled yet: those that wait for their delivery, and those that were delivered.
     /// Over the same connection; answers within some seconds.
     fn pending(&self, login: &Login, consumer: &PendingTarget) -> Fut<'_, Result<u64, BacklogError>>;

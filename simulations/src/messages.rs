@@ -36,12 +36,7 @@ impl Messaging for StubMessaging {
     }
 
     /// Nobody handles messages here.
-    fn subscribe(
-        &self,
-        login: &Login,
-        subject: &str,
-        group: &str,
-    ) -> Fut<'_, Result<Box<dyn Subscription>, BusError>> {
+    fn subscribe(&self, login: &Login, subject: &str, group: &str) -> Fut<'_, Result<Box<dyn Subscription>, BusError>> {
         NoMessaging.subscribe(login, subject, group)
     }
 

@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 43] = [
+const RUST: [&str; 44] = [
     "account",
     "asker",
     "asker03",
@@ -68,6 +68,7 @@ const RUST: [&str; 43] = [
     "hello-composed",
     "hello-http02",
     "hello-http03",
+    "keyring",
     "packer",
     "part",
     "part-caller",

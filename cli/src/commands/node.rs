@@ -329,7 +329,12 @@ async fn serve(
     // Two connections: a slow reader of bulk bytes may be cut off by the server, and must not take the session with it.
     let joining = async {
         let lattice = context.lattice.clone();
-        let control = control_thread.spawn(join::join(settings.clone(), lattice.clone(), format!("{name} control"), guests.clone()));
+        let control = control_thread.spawn(join::join(
+            settings.clone(),
+            lattice.clone(),
+            format!("{name} control"),
+            guests.clone(),
+        ));
         let control = control.await.context("joining was broken off")??;
         let data = join::join(settings, lattice, format!("{name} data"), guests.clone()).await?;
         anyhow::Ok((control, data))

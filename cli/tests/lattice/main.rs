@@ -10,6 +10,7 @@
 
 mod harness;
 
+mod accounts;
 mod blobs;
 mod calls;
 mod canary;
@@ -46,6 +47,7 @@ mod rollouts;
 mod routes;
 mod scaling;
 mod schedules;
+mod secrets;
 mod security;
 mod servers;
 mod serving;

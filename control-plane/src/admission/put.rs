@@ -97,7 +97,7 @@ impl Admission {
         let spec = with_claim(spec, made.as_ref().map_or(uses_gpu, |made| made.uses_gpu))?;
         let mut warnings = warnings::of(&*self.view()?, &spec);
         warnings.extend(made.iter().flat_map(|made| warnings::of_slow_calls(&spec, &made.slow)));
-        warnings.extend(warnings::of_backlog(&*self.messaging, &spec).await);
+        warnings.extend(warnings::of_backlog(&self.platform, &*self.messaging, &spec).await);
         let reply = if dry_run {
             self.preview(spec, &recipe, expected).await?
         } else {

@@ -3,15 +3,16 @@
 
 use super::Admission;
 use lattice::{
-    account::Login,
+    account::{AccountError, Login},
     binding::{make, mend, shortfalls},
     bucket::BucketError,
     ctl::{Condition, ConditionKind, CtlError, ErrorCode, Reason},
-    nats::{Code, Failure},
+    nats::{Code, Failure, Link, LoginError},
+    secret::RevealError,
     spec::{BucketGrant, Grants, StreamGrant, WorkloadSpec},
     units::Bytes,
 };
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// Buckets that are looked at for one status.
 const BINDINGS_ASKED: usize = 16;
@@ -19,14 +20,18 @@ const BOUND_WITHIN: Duration = Duration::from_secs(2);
 
 impl Admission {
     pub(super) async fn check_stores(&self, spec: &WorkloadSpec) -> Result<(), CtlError> {
-        let login = &Login::from(spec.name.clone());
         for (field, grants) in all_grants(spec) {
+            let (login, link) = &self.enter(spec, &field, grants).await?;
             for (name, grant) in &grants.keyvalue {
                 let opened = self.platform.buckets.open(login, &grant.bucket).await;
                 let make = format!("nats kv add {}", grant.bucket);
                 opened.map_err(|error| unusable(&error, make, format!("{field}.keyvalue.{name}.bucket")))?;
             }
-            self.check_payload(&field, grants)?;
+            let payload_bytes_max = match link {
+                Some(link) => link.payload_bytes_max() as u64,
+                None => self.payload_bytes_max(),
+            };
+            check_payload(&field, grants, payload_bytes_max)?;
             for (name, grant) in &grants.nats.buckets {
                 self.check_bucket(login, &format!("{field}.nats.buckets.{name}"), grant).await?;
             }
@@ -54,16 +59,19 @@ impl Admission {
     /// nothing, or where no answer comes in time.
     pub(super) async fn bound(&self, spec: &WorkloadSpec) -> Option<Condition> {
         let bindings: Vec<_> = all_grants(spec)
-            .flat_map(|(field, grants)| grants.nats.buckets.iter().map(move |bucket| (field.clone(), bucket)))
-            .filter(|(_, (_, grant))| grant.is_bound())
+            .flat_map(|(field, grants)| grants.nats.buckets.iter().map(move |bucket| (field.clone(), grants, bucket)))
+            .filter(|(_, _, (_, grant))| grant.is_bound())
             .take(BINDINGS_ASKED)
             .collect();
         if bindings.is_empty() {
             return None;
         }
-        let login = &Login::from(spec.name.clone());
         let asking = async {
-            for (field, (name, grant)) in bindings {
+            // Held until all was looked at: else each look would connect anew.
+            let mut held: Vec<(Login, Option<Arc<dyn Link>>)> = Vec::new();
+            for (field, grants, (name, grant)) in bindings {
+                held.push(self.enter(spec, &field, grants).await.ok()?);
+                let Some((login, _)) = held.last() else { return None };
                 match self.check_bucket(login, &format!("{field}.nats.buckets.{name}"), grant).await {
                     Err(error) if error.code == ErrorCode::Invalid => return Some(unfit(error)),
                     Err(_) => return None,
@@ -104,18 +112,43 @@ impl Admission {
         Ok(())
     }
 
-    fn check_payload(&self, field: &str, grants: &Grants) -> Result<(), CtlError> {
-        let Some(least) = grants.nats.require.max_payload else { return Ok(()) };
-        let most = Bytes(self.payload_bytes_max());
-        if most >= least {
-            return Ok(());
+    /// As whom these grants have guests connected. Of an account of their own the connection as well: it is held while what is
+    /// there is looked at, and shows that guests will have one.
+    async fn enter(
+        &self,
+        spec: &WorkloadSpec,
+        field: &str,
+        grants: &Grants,
+    ) -> Result<(Login, Option<Arc<dyn Link>>), CtlError> {
+        let field = |of: &str| format!("{field}.nats.account.{of}");
+        let login = Login::of(&self.platform, &spec.name, grants, &BTreeMap::new()).await.map_err(|error| {
+            let code = match &error {
+                AccountError::Secret(RevealError::Unreadable { .. }) => ErrorCode::Unavailable,
+                _ => ErrorCode::Invalid,
+            };
+            let hint = match &error {
+                AccountError::Secret(RevealError::Unreadable { .. }) => "look at NATS, then put it again",
+                AccountError::Secret(_) => "put it first: lattice secret put NAME --file user.creds",
+                AccountError::Credentials(..) => "put another value: lattice secret put NAME --file user.creds",
+            };
+            CtlError::new(code, error.to_string()).field(field("credentials")).hint(hint)
+        })?;
+        if login.account.is_none() {
+            return Ok((login, None));
         }
-        let error = CtlError::new(
-            ErrorCode::Invalid,
-            format!("messages of {least} are required, and the server carries {most}"),
-        );
-        let error = error.field(format!("{field}.nats.require.max-payload"));
-        Err(error.hint("raise max_payload in the configuration of the NATS server"))
+        let link = self.platform.nats.enter(&login).await.map_err(|error| match &error {
+            LoginError::Servers(text) => CtlError::new(ErrorCode::Invalid, text.clone()).field(field("servers")),
+            LoginError::Authority(text) => CtlError::new(ErrorCode::Invalid, text.clone()).field(field("ca")),
+            LoginError::Credentials(text) => {
+                CtlError::new(ErrorCode::Invalid, text.clone()).field(field("credentials")).hint(
+                    "put the credentials of a user whom these servers know: lattice secret put NAME --file user.creds",
+                )
+            }
+            LoginError::Unreachable(text) => CtlError::new(ErrorCode::Unavailable, text.clone())
+                .field(field("servers"))
+                .hint("look at these servers, then put it again"),
+        })?;
+        Ok((login, Some(link)))
     }
 
     fn payload_bytes_max(&self) -> u64 {
@@ -138,6 +171,17 @@ impl Admission {
             .field(format!("{field}.{}", first.field))
             .hint(mend(bucket, &short)))
     }
+}
+
+fn check_payload(field: &str, grants: &Grants, payload_bytes_max: u64) -> Result<(), CtlError> {
+    let Some(least) = grants.nats.require.max_payload else { return Ok(()) };
+    let most = Bytes(payload_bytes_max);
+    if most >= least {
+        return Ok(());
+    }
+    let text = format!("messages of {least} are required, and the server carries {most}");
+    let error = CtlError::new(ErrorCode::Invalid, text).field(format!("{field}.nats.require.max-payload"));
+    Err(error.hint("raise max_payload in the configuration of the NATS server"))
 }
 
 /// Of the workload, and of those of its parts that have some of their own.

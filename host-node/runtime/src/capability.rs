@@ -65,6 +65,7 @@ pub fn capability(import: &str) -> Option<Capability> {
         ("wasi:random", _) => always("the node's randomness"),
         ("wasi:webgpu", _) => always("a GPU of the node; one that has none does not run the component"),
         ("wasmcloud:messaging", _) => Capability { from: Source::Messaging, what: "what is refused" },
+        ("wasmcloud:secrets", _) => always("the secrets that the spec lists for it"),
         ("wasi:sockets", _) => Capability { from: Source::Connect, what: "the replica's private loopback" },
         _ => always("offered by the node"),
     })

@@ -479,6 +479,7 @@ mod tests {
             generation: lattice::id::Generation::FIRST,
             env: BTreeMap::new(),
             config: BTreeMap::new(),
+            secrets: Arc::default(),
             reuse: crate::Reuse::default(),
             limits: crate::Limits { cpu: std::time::Duration::from_millis(200), ..crate::Limits::default() },
             grants: lattice::spec::Grants::default(),

@@ -50,6 +50,7 @@ mod parts;
 mod pool;
 mod probe;
 mod prune;
+mod secrets;
 mod signature;
 mod spans;
 mod standing;

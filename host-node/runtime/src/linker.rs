@@ -74,6 +74,10 @@ pub(crate) const OFFERED: &[(&str, &str)] = &[
     #[cfg(feature = "webgpu")]
     ("wasi:webgpu/webgpu", "0.3.0-rc.2"),
     ("wasmcloud:messaging/consumer", "0.2"),
+    ("wasmcloud:secrets/reveal", "0.1.0-draft"),
+    ("wasmcloud:secrets/reveal", "1"),
+    ("wasmcloud:secrets/store", "0.1.0-draft"),
+    ("wasmcloud:secrets/store", "1"),
 ];
 
 /// Whether only the linker for concurrent components has it: all of WASI 0.3 and of `lattice:nats`, also what there is no async
@@ -101,6 +105,7 @@ pub(crate) fn plain(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
     crate::blobstore::add_to_linker(&mut linker)?;
     crate::keyvalue::add_to_linker(&mut linker)?;
     crate::messaging::add_to_linker(&mut linker)?;
+    crate::secrets::add_to_linker(&mut linker)?;
     network::add_to_linker02(&mut linker)?;
     Ok(linker)
 }

@@ -21,6 +21,7 @@ use crate::{
 };
 use bytes::Bytes;
 use lattice::{
+    account::Login,
     host::Role,
     id::{ComponentName, Digest, WorkloadName},
     mesh::Mesh,

@@ -27,8 +27,10 @@ use crate::{
 use http::HeaderValue;
 use http_body::Body as _;
 use lattice::{
+    account::Account,
     http::{BodyError, CallError, Request, Response},
     id::{ComponentName, Digest, Generation, WorkloadName},
+    secret::Secrets,
     served::{HEADER_SERVED, Served},
     spec::Grants,
     store::Message,
@@ -57,6 +59,8 @@ pub struct UnitConfig {
     pub env: BTreeMap<String, String>,
     /// What the guest reads through `wasi:config/store`.
     pub config: BTreeMap<String, String>,
+    /// What the guest reads through `wasmcloud:secrets/store`, and the keys that there are for it.
+    pub secrets: Arc<Secrets>,
     pub reuse: Reuse,
     pub limits: Limits,
     /// What the guest may reach outside. Default nothing.

@@ -7,8 +7,9 @@ use crate::{
     guests::{GuestBuckets, NodeBuckets, Shown},
     layout,
     store::NatsStore,
+    vault::NatsVault,
 };
-use async_nats::jetstream;
+use async_nats::{jetstream, rustls};
 use lattice::{
     id::LatticeId,
     store::{Bus, Connection, Platform},
@@ -303,6 +304,7 @@ impl Nats {
         Ok(Platform {
             store: Arc::new(NatsStore::new(self.clone(), lattice.clone(), create)),
             artifacts: Arc::new(ObjectStore::new(layout.artifacts)),
+            vault: Arc::new(NatsVault::new(self.clone(), lattice.clone())),
             bus: self.bus(),
             buckets: Arc::new(NodeBuckets(self.clone())),
             nats: Arc::new(NodeBuckets(self.clone())),

@@ -29,12 +29,7 @@ impl Messaging for GuestBuckets {
         })
     }
 
-    fn subscribe(
-        &self,
-        login: &Login,
-        subject: &str,
-        group: &str,
-    ) -> Fut<'_, Result<Box<dyn Subscription>, BusError>> {
+    fn subscribe(&self, login: &Login, subject: &str, group: &str) -> Fut<'_, Result<Box<dyn Subscription>, BusError>> {
         let (line, login) = (self.line(login), login.clone());
         let (subject, group) = (subject.to_owned(), group.to_owned());
         Box::pin(async move {

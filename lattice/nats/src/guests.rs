@@ -21,6 +21,8 @@ use crate::{
     connect::{ConnectOptions, Nats, connect},
     store::is_deletion,
 };
+pub(crate) use account::Shown;
+use account::{Place, Tries};
 use async_nats::{
     HeaderMap,
     jetstream::{
@@ -28,9 +30,6 @@ use async_nats::{
         stream::{LastRawMessageErrorKind, Stream},
     },
 };
-use account::Place;
-pub(crate) use account::Shown;
-pub(crate) use node::NodeBuckets;
 use away::Away;
 use bytes::Bytes;
 use lattice::{
@@ -45,6 +44,7 @@ use lattice::{
     spec::BucketName,
     store::Connection,
 };
+pub(crate) use node::NodeBuckets;
 use objects::NatsObjects;
 use std::{
     collections::BTreeMap,
@@ -75,6 +75,8 @@ struct Guests {
     shown: Mutex<BTreeMap<Place, Weak<Shown>>>,
     /// Of all workloads without an account: they are connected in the same way.
     away: Away,
+    /// Of each account by itself, for as long as there is something to remember.
+    tries: Mutex<BTreeMap<Login, Arc<Tries>>>,
     /// Where servers of other clusters may be.
     addresses: AddressPolicy,
 }
@@ -91,7 +93,7 @@ pub(crate) struct Line {
 struct OwnAccount {
     account: Arc<Account>,
     shown: Arc<Shown>,
-    away: Away,
+    tries: Arc<Tries>,
 }
 
 impl Line {
@@ -108,8 +110,8 @@ impl GuestBuckets {
 
     /// The same, and servers that workloads name may be at these addresses.
     pub fn reaching(options: ConnectOptions, addresses: AddressPolicy) -> Self {
-        let (lines, shown, away) = (Mutex::default(), Mutex::default(), Away::default());
-        Self(Arc::new(Guests { options, lines, shown, away, addresses }))
+        let (lines, shown, tries) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self(Arc::new(Guests { options, lines, shown, away: Away::default(), tries, addresses }))
     }
 
     /// The connection of a workload's guests, kept as long as one of them has something open.
@@ -122,17 +124,18 @@ impl GuestBuckets {
         let line = Arc::new(Line::new(login.account.as_ref().map(|account| OwnAccount {
             account: account.clone(),
             shown: self.shown(&login.workload, account),
-            away: Away::default(),
+            tries: self.tries(login),
         })));
         lines.insert(login.clone(), Arc::downgrade(&line));
         line
     }
 
     async fn connect(&self, line: &Line, workload: &WorkloadName) -> Result<Nats, LoginError> {
-        let away = line.own.as_ref().map_or(&self.0.away, |own| &own.away);
+        let away = line.own.as_ref().map_or(&self.0.away, |own| &own.tries.away);
         // Those who waited for the try that failed find it here.
         if away.is_known(Instant::now()) {
-            return Err(LoginError::Unreachable("a try a moment ago was in vain".into()));
+            let told = line.own.as_ref().and_then(|own| own.tries.error());
+            return Err(told.unwrap_or_else(|| LoginError::Unreachable("a try a moment ago was in vain".into())));
         }
         let name = format!("{} guests of {workload}", self.0.options.name);
         let options = ConnectOptions { name, retry_first: false, own_inbox: true, ..self.0.options.clone() };
@@ -141,6 +144,9 @@ impl GuestBuckets {
             Some(own) => account::connect(options, own, &self.0.addresses).await,
         };
         connected.inspect_err(|error| {
+            if let Some(own) = &line.own {
+                own.tries.note(error);
+            }
             if let Some(suppressed) = away.note(Instant::now()) {
                 tracing::warn!(%workload, %error, suppressed, "no connection for the guests of a workload");
             }

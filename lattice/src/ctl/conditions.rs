@@ -171,7 +171,7 @@ enum Matter {
 pub fn conditions(standing: Standing<'_>) -> Vec<Condition> {
     let Standing { template, corrupt, slots, .. } = standing;
     let blocked = standing.config.map(|error| match error {
-        ConfigError::Missing(_) => Reason::ConfigMissing,
+        ConfigError::Missing(_) | ConfigError::MissingSecret(_) => Reason::ConfigMissing,
         ConfigError::Conflict { .. } => Reason::ConfigConflict,
     });
     let state = standing.rollout.map(|rollout| rollout.state);

@@ -1,7 +1,8 @@
 //! What a workload's guests may do with NATS through `lattice:nats`.
 
 use super::{
-    BucketName, SpecError, StoreName, StreamGrant, StreamGrants, Subject, SubjectPattern, is_default,
+    BucketName, NatsAccount, SpecError, StoreName, StreamGrant, StreamGrants, Subject, SubjectPattern, account,
+    is_default,
     profile::{self, BucketGrant, CoreNeeds, CoreOperation, CoreProfile},
     streams,
 };
@@ -17,6 +18,9 @@ const RESERVED_GROUPS: &str = "lattice-";
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct NatsGrants {
+    /// As whom its guests are connected. Default as all that name no account: in the one of the lattice, apart from its own traffic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<NatsAccount>,
     /// Subjects on which it may publish and send requests: `orders.new`, `orders.*` (one token), `orders.>` (one or more).
     /// Subjects that begin with `$`, `_INBOX`, `_R_` or `lattice` are refused whatever is granted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -97,6 +101,9 @@ pub(super) fn check(field: &str, grants: &NatsGrants) -> Result<(), SpecError> {
         if count > GRANTS_MAX {
             return Err(SpecError::new(format!("{field}.{name}"), format!("at most {GRANTS_MAX} grants are allowed")));
         }
+    }
+    if let Some(account) = &grants.account {
+        account::check(&format!("{field}.account"), account)?;
     }
     check_profiles(field, grants)?;
     streams::check(&format!("{field}.streams"), &grants.streams)?;

@@ -3,7 +3,7 @@
 
 use super::{
     Reuse, Script, Source, WorkloadSpec, autoscale, blobstore, callers, canary, config, gpu, grants, http, messaging,
-    parts, placement, preview, probes, rollout, schedule, strategy, volumes, wording,
+    parts, placement, preview, probes, rollout, schedule, secrets, strategy, volumes, wording,
 };
 use crate::limits::{
     CONCURRENCY_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, MESSAGE_BYTES_MAX,
@@ -224,6 +224,7 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
     preview::check(spec)?;
     strategy::check(spec)?;
     config::check(spec)?;
+    secrets::check(spec)?;
     Ok(())
 }
 

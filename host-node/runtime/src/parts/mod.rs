@@ -20,7 +20,7 @@ pub(crate) use running::{Counterpart, PartCall, PartError, PartFault, Parts, Run
 pub use supervision::Restart;
 
 use crate::load::Component;
-use lattice::{account::Account, id::ComponentName, spec::Grants};
+use lattice::{account::Account, id::ComponentName, secret::Secrets, spec::Grants};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// A component beside the main one of a unit.
@@ -34,6 +34,8 @@ pub struct Part {
     pub env: BTreeMap<String, String>,
     /// What it reads through `wasi:config/store`.
     pub config: BTreeMap<String, String>,
+    /// What it reads through `wasmcloud:secrets/store`.
+    pub secrets: Arc<Secrets>,
     /// What it may reach outside. By default what the unit may, with what it counts and caches in common.
     pub grants: Option<Grants>,
     /// With grants of its own: the account that these name. Without, it is in the unit's.
@@ -56,6 +58,7 @@ impl Part {
             role,
             env: BTreeMap::new(),
             config: BTreeMap::new(),
+            secrets: Arc::default(),
             grants: None,
             account: None,
             volumes: Vec::new(),

@@ -90,7 +90,12 @@ impl Maker {
         parts: Weak<Parts>,
     ) -> Option<Self> {
         let part = &assembly.parts().get(at)?.part;
-        let mut config = UnitConfig { env: part.env.clone(), config: part.config.clone(), ..unit.clone() };
+        let mut config = UnitConfig {
+            env: part.env.clone(),
+            config: part.config.clone(),
+            secrets: part.secrets.clone(),
+            ..unit.clone()
+        };
         let network = match &part.grants {
             None => network.clone(),
             Some(grants) => {

@@ -98,6 +98,7 @@ fn config() -> UnitConfig {
         generation: lattice::id::Generation::FIRST,
         env: [("GREETING".to_owned(), "moin".to_owned())].into(),
         config: [("currency".to_owned(), "eur".to_owned())].into(),
+        secrets: Arc::default(),
         reuse: Reuse::default(),
         limits: Limits { wall: Duration::from_secs(60), cpu: Duration::from_secs(30), ..Limits::default() },
         grants: Grants::default(),

@@ -5,11 +5,11 @@
 //! credentials (a user JWT that expired, a password that was changed) comes back with those that were given last, and what
 //! is open on it stays open.
 
-use super::{GuestBuckets, OwnAccount};
+use super::{GuestBuckets, OwnAccount, away::Away};
 use crate::connect::{ConnectError, ConnectOptions, Nats, connect_showing};
 use async_nats::{Auth, AuthError, ServerAddr, rustls};
 use lattice::{
-    account::{Account, Credentials},
+    account::{Account, Credentials, Login},
     address::AddressPolicy,
     id::WorkloadName,
     nats::LoginError,
@@ -18,7 +18,7 @@ use lattice::{
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,6 +30,13 @@ pub(super) type Place = (WorkloadName, String);
 pub(crate) struct Shown(Mutex<Option<Credentials>>);
 
 impl GuestBuckets {
+    pub(super) fn tries(&self, login: &Login) -> Arc<Tries> {
+        let mut all = self.0.tries.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        all.retain(|_, tries| Arc::strong_count(tries) > 1 || tries.away.is_fresh(now));
+        all.entry(login.clone()).or_default().clone()
+    }
+
     /// For one more connection to an account: whoever has one there already shows this from now on as well.
     pub(super) fn shown(&self, workload: &WorkloadName, account: &Account) -> Arc<Shown> {
         let mut all = self.0.shown.lock().unwrap_or_else(PoisonError::into_inner);
@@ -42,6 +49,24 @@ impl GuestBuckets {
         let shown = Arc::new(Shown(Mutex::new(credentials)));
         all.insert(place, Arc::downgrade(&shown));
         shown
+    }
+}
+
+/// What became of the last try to connect to an account. It outlives the connection that nobody waits for any more, so that
+/// guests whose account lets nobody in do not try with each request.
+#[derive(Default)]
+pub(super) struct Tries {
+    pub(super) away: Away,
+    error: Mutex<Option<LoginError>>,
+}
+
+impl Tries {
+    pub(super) fn error(&self) -> Option<LoginError> {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn note(&self, error: &LoginError) {
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
     }
 }
 

@@ -26,8 +26,8 @@ use lattice::{
     id::Revision,
     limits::NATS_PAYLOAD_BYTES_DEFAULT,
     nats::{
-        Arrival, Bucket, BucketInfo, ChangeEvent, Code, Consistency, Entry, Failure, Feed, Link, Links, LoginError, Message,
-        Reading, Server, Stream, Write, Writing, check_key, check_key_filter,
+        Arrival, Bucket, BucketInfo, ChangeEvent, Code, Consistency, Entry, Failure, Feed, Link, Links, LoginError,
+        Message, Reading, Server, Stream, Write, Writing, check_key, check_key_filter,
     },
     spec::{BucketName, StreamName},
 };
