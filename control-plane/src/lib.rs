@@ -20,6 +20,7 @@ mod given;
 mod gpus;
 mod memory;
 mod notices;
+mod pace;
 mod rebalancer;
 mod reconcile;
 mod reports;

@@ -3,7 +3,7 @@
 //! A node that cannot renew fences itself *before* others may take its strict replicas: it counts from the moment at
 //! which the last acknowledged renewal was *sent*, on its own monotonic clock, so no clocks are compared.
 
-use crate::{ControlPlaneError, NodeOptions, events::Events};
+use crate::{ControlPlaneError, NodeOptions, events::Events, pace::Pace};
 use lattice::{
     event::EventKind,
     gpu,
@@ -142,7 +142,7 @@ impl Keeper {
         mut view: watch::Receiver<Arc<LatticeView>>,
         stop: CancellationToken,
     ) -> Result<(), ControlPlaneError> {
-        let renew = self.member.options.timing.renew;
+        let mut pace = Pace::new(self.member.options.timing.renew);
         // A node that is seen before it can plan would lose its slots to others that can.
         tokio::select! { // cancel-safe: both only wait
             biased;
@@ -151,18 +151,18 @@ impl Keeper {
         }
         loop {
             let current = view.borrow_and_update().clone();
-            let (wait, is_written) = match self.write(&current).await {
-                Ok(()) => (renew, true),
+            let is_written = match self.write(&current).await {
+                Ok(()) => true,
                 Err(WriteError::Displaced) => {
                     let NodeOptions { lattice, node, .. } = &*self.member.options;
                     return Err(ControlPlaneError::Displaced { lattice: lattice.clone(), node: node.clone() });
                 }
                 Err(WriteError::Store(error)) => {
                     tracing::debug!(%error, "the session was not renewed");
-                    (renew / 4, false)
+                    false
                 }
             };
-            let timer = self.platform.clock.sleep(wait);
+            let timer = self.platform.clock.sleep(pace.after(is_written, &*self.platform.rng));
             let removed = self.removed(&mut view);
             tokio::select! { // cancel-safe: each arm only waits
                 biased;
