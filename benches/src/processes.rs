@@ -76,11 +76,6 @@ impl Program {
     }
 }
 
-/// The same of this process.
-pub fn resident_here() -> u64 {
-    resident("self")
-}
-
 fn resident(process: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));

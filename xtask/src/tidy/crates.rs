@@ -23,7 +23,7 @@ const LAYERS: [&[&str]; 4] = [
     // Services.
     &["lattice-control-plane", "lattice-host-node", "lattice-router"],
     // What joins them.
-    &["lattice-cli", "lattice-simulations", "lattice-benches", "xtask"],
+    &["lattice-cli", "lattice-simulations", "lattice-benches", "lattice-scale", "xtask"],
 ];
 
 /// Libraries, by the start of their names, and the only crates that may name them.
