@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 43] = [
+const RUST: [&str; 44] = [
     "account",
     "asker",
     "asker03",
@@ -63,6 +63,7 @@ const RUST: [&str; 43] = [
     "flow",
     "flow-caller",
     "gpu-double",
+    "gpu-matmul",
     "greeter",
     "grpc-echo",
     "hello-composed",
@@ -85,6 +86,8 @@ const RUST: [&str; 43] = [
     "visits",
     "whoami",
 ];
+/// Packages that guests are built with, and that are none themselves.
+const RUST_LIBRARIES: [&str; 1] = ["wasi-wgpu"];
 /// Folders of guests in JavaScript; each holds a `hello.js`.
 const JAVASCRIPT: [&str; 2] = ["hello-js", "hello-js-fetch"];
 /// The folder of the guest in Python; it holds a `hello.py`.
@@ -142,7 +145,7 @@ impl Workshop {
         inputs.add(&self.guests.join("Cargo.toml"))?;
         inputs.add(&self.guests.join("Cargo.lock"))?;
         inputs.add(&self.root.join("wit"))?;
-        for package in RUST {
+        for package in RUST.iter().chain(&RUST_LIBRARIES) {
             inputs.add(&self.guests.join(package).join("Cargo.toml"))?;
             inputs.add(&self.guests.join(package).join("src"))?;
             let wit = self.guests.join(package).join("wit");
