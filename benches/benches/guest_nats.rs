@@ -85,6 +85,9 @@ impl Bench {
             limits: Limits { wall: hour, cpu: hour, ..Limits::default() },
             grants: serde_json::from_str::<Grants>(GRANTS).expect("good grants"),
             volumes: Vec::new(),
+            by_function: false,
+            secrets: Default::default(),
+            account: None,
             logs: Arc::new(Silent),
         };
         let unit = tokio.block_on(async {

@@ -67,6 +67,9 @@ impl Bench {
             limits: Limits::default(),
             grants: Default::default(),
             volumes: Vec::new(),
+            by_function: false,
+            secrets: Default::default(),
+            account: None,
             logs: Arc::new(Silent),
         };
         self.tokio.block_on(Unit::start(runtime, assembly, config)).expect("a unit")

@@ -1,12 +1,17 @@
-//! How long does a router take to find a route, and to build the table that it looks in? The peer is a look-up of the
-//! host alone in a hash set: the least that any router by host pays.
+//! How long does a router take to find a route, and to build the table that it looks in, and what memory does that take?
+//! The peer is a look-up of the host alone in a hash set: the least that any router by host pays.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use http::{HeaderMap, Method};
-use lattice::spec::Route;
-use lattice_benches::{Pairs, repeat, world};
-use lattice_route_table::{Asked, RouteTable};
-use std::collections::HashSet;
+use lattice::{id::NodeId, spec::Route, view::LatticeView};
+use lattice_benches::{Pairs, processes::resident_here, repeat, world};
+use lattice_route_table::{Asked, RouteTable, reads_alike};
+use std::{
+    collections::HashSet,
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 const ROUTES: [u32; 3] = [10, 1_000, 100_000];
 /// Routes of one workload.
@@ -14,6 +19,10 @@ const ROUTES_EACH: u32 = 10;
 const NODES: u32 = 100;
 /// More than fit a processor's first cache, so that a large table costs what it costs.
 const LOOK_UPS: u32 = 4_096;
+/// Routes that memory is measured of, in as many tables as that takes: what the allocator keeps does not count then.
+const ROUTES_WEIGHED: u32 = 200_000;
+/// Builds, and comparisons of views, of which the median is told.
+const ROUNDS: usize = 15;
 
 /// Five prefixes on a host of the workload's own, five on all hosts below it.
 fn routes(workload: u32) -> Vec<Route> {
@@ -39,15 +48,67 @@ fn requests(workloads: u32) -> Vec<(String, &'static str)> {
     (0..LOOK_UPS).map(request).collect()
 }
 
+/// Every workload has a replica on each of two nodes.
+fn view(routes_wanted: u32) -> LatticeView {
+    let mut view = world::nodes(NODES);
+    for number in 0..routes_wanted / ROUTES_EACH {
+        world::ask_for(&mut view, number, 2, routes(number));
+    }
+    world::place_all(&mut view, 0, NODES);
+    view
+}
+
+/// Bytes for each route, label and endpoints included. The first table is not counted: what it needs while it is built is
+/// used by the next ones.
+fn weigh(count: u32, view: &LatticeView, me: &NodeId) -> f64 {
+    let copies = (ROUTES_WEIGHED / count).max(2);
+    let first = RouteTable::build(view, me);
+    let before = resident_here();
+    let tables: Vec<RouteTable> = (0..copies).map(|_| RouteTable::build(view, me)).collect();
+    let grown = resident_here().saturating_sub(before);
+    black_box((first, tables));
+    grown as f64 / f64::from(copies) / f64::from(count)
+}
+
+fn median_of<T>(mut routine: impl FnMut() -> T) -> Duration {
+    let mut times: Vec<Duration> = (0..ROUNDS)
+        .map(|_| {
+            let start = Instant::now();
+            let made = black_box(routine());
+            let took = start.elapsed();
+            drop(made);
+            took
+        })
+        .collect();
+    times.sort();
+    times.get(ROUNDS / 2).copied().unwrap_or_default()
+}
+
+/// What a build costs, and what it costs to see that none is needed: a renewed session.
+fn weigh_and_time_builds(me: &NodeId) {
+    for count in ROUTES {
+        let view = Arc::new(view(count));
+        // First, while the process has taken no memory that it gave back.
+        let bytes = weigh(count, &view, me);
+        let build = median_of(|| RouteTable::build(&view, me));
+        let mut renewed = LatticeView::clone(&view);
+        renewed.sessions.values_mut().for_each(|session| session.revision.0 += 1);
+        let look = median_of(|| assert!(reads_alike(&view, &renewed)));
+        println!(
+            "table of {count} routes: {bytes:.0} bytes a route; built in {build:.1?}; a change that needs no build is seen in {look:.1?}"
+        );
+    }
+}
+
 fn bench(criterion: &mut Criterion) {
+    let me = world::node_id(0);
+    // `--test` runs each routine once.
+    if !std::env::args().any(|argument| argument == "--test") {
+        weigh_and_time_builds(&me);
+    }
     for count in ROUTES {
         let workloads = count / ROUTES_EACH;
-        let mut view = world::nodes(NODES);
-        for number in 0..workloads {
-            world::ask_for(&mut view, number, 2, routes(number));
-        }
-        world::place_all(&mut view, 0, NODES);
-        let me = world::node_id(0);
+        let view = view(count);
 
         let mut group = criterion.benchmark_group("route");
         group.throughput(Throughput::Elements(count.into()));

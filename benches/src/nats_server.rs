@@ -1,9 +1,7 @@
 //! A nats-server of the bench's own, on a free port of the loopback interface.
 
-use serde::Deserialize;
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, ChildStderr, Command, Stdio},
 };
@@ -25,13 +23,6 @@ impl NatsServer {
     /// With JetStream, in that directory.
     pub fn start_with_storage(dir: &Path) -> Self {
         Self::start_with(&["-js", "-sd", &dir.display().to_string()])
-    }
-
-    /// The same, and it tells at that address what it sees.
-    pub fn start_with_monitoring(dir: &Path, address: SocketAddr) -> Monitored {
-        let (dir, port) = (dir.display().to_string(), address.port().to_string());
-        let server = Self::start_with(&["-js", "-sd", &dir, "-m", &port]);
-        Monitored { url: server.url.clone(), address, _server: server }
     }
 
     fn start_with(more: &[&str]) -> Self {
@@ -61,34 +52,6 @@ impl Drop for NatsServer {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// A server that tells what it sees.
-pub struct Monitored {
-    pub url: String,
-    address: SocketAddr,
-    _server: NatsServer,
-}
-
-/// What a server saw since it began, of all clients together; and its memory now, in bytes.
-#[derive(Debug, Clone, Copy, Deserialize)]
-pub struct Traffic {
-    pub in_msgs: u64,
-    pub out_msgs: u64,
-    pub in_bytes: u64,
-    pub out_bytes: u64,
-    pub mem: u64,
-}
-
-impl Monitored {
-    pub fn traffic(&self) -> Traffic {
-        let mut stream = TcpStream::connect(self.address).expect("the server's monitoring port");
-        stream.write_all(b"GET /varz HTTP/1.0\r\n\r\n").expect("it is asked");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("it answers");
-        let (_, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
-        serde_json::from_str(body).expect("figures")
     }
 }
 

@@ -26,9 +26,11 @@ mod rollout;
 mod routes;
 mod scale;
 mod schema;
+mod secret;
 mod source;
 mod status;
 mod steer;
+mod try_gpus;
 mod until;
 mod up;
 mod wait;
@@ -59,6 +61,7 @@ pub enum Command {
     Logs(logs::Args),
     Explain(explain::Args),
     Config(config::Args),
+    Secret(secret::Args),
     Import(import::Args),
     Nodes(nodes::Args),
     Gpus(gpus::Args),
@@ -74,6 +77,8 @@ pub enum Command {
     Completions(completions::Args),
     #[command(name = with_parent::NAME, hide = true)]
     WithParent(with_parent::Args),
+    #[command(name = try_gpus::NAME, hide = true)]
+    TryGpus(try_gpus::Args),
 }
 
 pub fn run(command: Command, context: Context) -> anyhow::Result<Exit> {
@@ -81,6 +86,7 @@ pub fn run(command: Command, context: Context) -> anyhow::Result<Exit> {
         // Neither needs a runtime, and the second must not have threads.
         Command::Completions(args) => completions::run(&args, &context),
         Command::WithParent(args) => with_parent::run(&args),
+        Command::TryGpus(args) => try_gpus::run(args),
         Command::Schema(args) => schema::run(&args, &context),
         Command::Import(args) => import::run(&args, &context),
         Command::Node(args) => node::run(*args, &context),
@@ -114,6 +120,7 @@ async fn run_client(command: Command, context: &Context) -> anyhow::Result<Exit>
         Command::Logs(args) => logs::run(args, context).await,
         Command::Explain(args) => explain::run(args, context).await,
         Command::Config(args) => config::run(args, context).await,
+        Command::Secret(args) => secret::run(args, context).await,
         Command::Nodes(args) => nodes::run(args, context).await,
         Command::Gpus(args) => gpus::run(args, context).await,
         Command::Cordon(args) => cordon::run(args.node(), true, context).await,
@@ -128,6 +135,7 @@ async fn run_client(command: Command, context: &Context) -> anyhow::Result<Exit>
         | Command::Schema(_)
         | Command::Import(_)
         | Command::Completions(_)
-        | Command::WithParent(_) => Ok(Exit::Ok),
+        | Command::WithParent(_)
+        | Command::TryGpus(_) => Ok(Exit::Ok),
     }
 }

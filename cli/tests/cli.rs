@@ -34,7 +34,7 @@ fn err(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-const COMMANDS: [&str; 29] = [
+const COMMANDS: [&str; 30] = [
     "up",
     "node",
     "deploy",
@@ -52,6 +52,7 @@ const COMMANDS: [&str; 29] = [
     "logs",
     "explain",
     "config",
+    "secret",
     "import",
     "nodes",
     "cordon",
@@ -142,6 +143,7 @@ fn without_a_server_every_command_says_so() {
         &["rollout", "pause", "hello"],
         &["explain", "hello"],
         &["config", "list"],
+        &["secret", "list"],
         &["cordon", "n1"],
         &["uncordon", "n1"],
         &["drain", "n1"],

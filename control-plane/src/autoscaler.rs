@@ -66,6 +66,7 @@ struct Done {
 
 impl Autoscaler {
     pub(crate) fn new(node: ThisNode, reports: Reports, awaited: Awaited, messaging: Arc<dyn Messaging>) -> Self {
+        let backlogs = Backlogs::new(node.platform.clone(), messaging);
         Self {
             node,
             reports,
@@ -73,7 +74,7 @@ impl Autoscaler {
             wakes: 0,
             woken: None,
             followed: BTreeMap::new(),
-            backlogs: Backlogs::new(messaging),
+            backlogs,
             ranks: BTreeMap::new(),
             members: Vec::new(),
             under_way: FuturesUnordered::new(),
@@ -208,7 +209,8 @@ impl Autoscaler {
             .entry(name.clone())
             .or_insert_with(|| Followed { scaler: Scaler::new(spec, now), overdue: None });
         let autoscale = spec.spec.autoscale.as_ref();
-        let pending = autoscale.and_then(|autoscale| self.backlogs.look(now, name, autoscale, rank));
+        let asked = autoscale.map(|autoscale| (autoscale, &spec.spec.grants));
+        let pending = asked.and_then(|asked| self.backlogs.look(now, name, asked, rank));
         let seen = Seen { replicas: &replicas, awaited, pending };
         let decision = followed.scaler.look(now, spec, current, seen);
         let decision = match Standing::of(view, spec) {

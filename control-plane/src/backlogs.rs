@@ -4,10 +4,11 @@
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use lattice::{
     Fut,
+    account::Login,
     id::WorkloadName,
     messaging::{BacklogError, Messaging},
-    spec::{AutoscaleSpec, PendingTarget},
-    store::Bus,
+    spec::{AutoscaleSpec, Grants, PendingTarget},
+    store::{Bus, Platform},
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -19,6 +20,7 @@ const OLD: Duration = Duration::from_secs(20);
 const QUESTIONS_MAX: usize = 64;
 
 pub(crate) struct Backlogs {
+    platform: Platform,
     messaging: Arc<dyn Messaging>,
     followed: BTreeMap<WorkloadName, Backlog>,
     under_way: FuturesUnordered<Fut<'static, Heard>>,
@@ -26,6 +28,8 @@ pub(crate) struct Backlogs {
 
 struct Backlog {
     of: PendingTarget,
+    /// What says as whom it is asked for.
+    grants: Grants,
     /// Keeps the connection.
     bus: Option<Arc<dyn Bus>>,
     is_asked: bool,
@@ -43,8 +47,8 @@ struct Heard {
 }
 
 impl Backlogs {
-    pub(crate) fn new(messaging: Arc<dyn Messaging>) -> Self {
-        Self { messaging, followed: BTreeMap::new(), under_way: FuturesUnordered::new() }
+    pub(crate) fn new(platform: Platform, messaging: Arc<dyn Messaging>) -> Self {
+        Self { platform, messaging, followed: BTreeMap::new(), under_way: FuturesUnordered::new() }
     }
 
     /// What is known of it now; asks again if it is time to. `rank` is this node's place among those who decide.
@@ -52,24 +56,36 @@ impl Backlogs {
         &mut self,
         now: Duration,
         workload: &WorkloadName,
-        autoscale: &AutoscaleSpec,
+        (autoscale, grants): (&AutoscaleSpec, &Grants),
         rank: u32,
     ) -> Option<u64> {
         let Some(of) = autoscale.target.pending() else {
             self.forget(workload);
             return None;
         };
-        let is_other = self.followed.get(workload).is_none_or(|backlog| backlog.of != *of);
+        let is_other = self
+            .followed
+            .get(workload)
+            .is_none_or(|backlog| backlog.of != *of || backlog.grants.nats.account != grants.nats.account);
         if is_other {
             let bus = None;
-            let new = Backlog { of: of.clone(), bus, is_asked: false, due: now, heard: None, failed: None };
+            let new = Backlog {
+                of: of.clone(),
+                grants: grants.clone(),
+                bus,
+                is_asked: false,
+                due: now,
+                heard: None,
+                failed: None,
+            };
             self.followed.insert(workload.clone(), new);
         }
         let backlog = self.followed.get_mut(workload)?;
         if !backlog.is_asked && now >= backlog.due && self.under_way.len() < QUESTIONS_MAX {
             (backlog.is_asked, backlog.due) = (true, now + EVERY * (rank + 1));
-            let (workload, of, bus) = (workload.clone(), of.clone(), backlog.bus.clone());
-            self.under_way.push(Box::pin(ask(self.messaging.clone(), workload, of, bus)));
+            let (of, bus) = (of.clone(), backlog.bus.clone());
+            let with = (self.platform.clone(), self.messaging.clone());
+            self.under_way.push(Box::pin(ask(with, (workload.clone(), backlog.grants.clone()), of, bus)));
         }
         backlog.heard.filter(|(at, _)| now.saturating_sub(*at) < OLD).map(|(_, pending)| pending)
     }
@@ -104,20 +120,27 @@ impl Backlogs {
 }
 
 async fn ask(
-    messaging: Arc<dyn Messaging>,
-    workload: WorkloadName,
+    (platform, messaging): (Platform, Arc<dyn Messaging>),
+    (workload, grants): (WorkloadName, Grants),
     of: PendingTarget,
     bus: Option<Arc<dyn Bus>>,
 ) -> Heard {
-    let bus = match bus {
-        Some(bus) => Ok(bus),
-        None => messaging.open(&workload).await,
+    let asked = async {
+        // With the credentials of the moment: an account whose secret was changed has another connection.
+        let login =
+            Login::of(&platform, &workload, &grants, &BTreeMap::new()).await.map_err(|error| error.to_string())?;
+        let bus = match bus.filter(|_| login.account.is_none()) {
+            Some(bus) => bus,
+            None => messaging.open(&login).await.map_err(|error| error.to_string())?,
+        };
+        let pending = messaging.pending(&login, &of).await;
+        Ok((bus, pending))
     };
-    let (bus, pending) = match bus {
-        Ok(bus) => (Some(bus), messaging.pending(&workload, &of).await),
-        Err(error) => {
+    let (bus, pending) = match asked.await {
+        Ok((bus, pending)) => (Some(bus), pending),
+        Err(why) => {
             let PendingTarget { stream, consumer, .. } = of.clone();
-            (None, Err(BacklogError::Unknown { stream, consumer, why: error.to_string() }))
+            (None, Err(BacklogError::Unknown { stream, consumer, why }))
         }
     };
     Heard { workload, of, bus, pending }

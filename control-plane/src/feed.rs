@@ -1,7 +1,7 @@
 //! Keeping the view: one feed of changes, and a snapshot on each gap, reconnect and timer. A missed change costs latency,
 //! never correctness.
 
-use crate::{NodeOptions, events::Events, memory::Memory, session::Member};
+use crate::{NodeOptions, events::Events, memory::Memory, pace::Backoff, session::Member};
 use futures_util::StreamExt as _;
 use lattice::{
     Fut,
@@ -18,7 +18,6 @@ use tokio::sync::{Notify, watch};
 
 /// Changes that are folded into the view before it is shown.
 const CHANGES_AT_ONCE: usize = 512;
-const RETRY: Duration = Duration::from_millis(250);
 /// How long a slot may speak of a newer spec than the view has. The two buckets' changes come by ways of their own; one that
 /// was missed in a bucket in which seldom something changes would else be missed until the next resync.
 const BEHIND: Duration = Duration::from_secs(1);
@@ -66,22 +65,24 @@ impl Feed {
 
     /// Never returns.
     pub(crate) async fn run(mut self) {
+        let mut backoff = Backoff::default();
         loop {
             let error = match self.platform.store.feed().await {
-                Ok(feed) => self.follow(feed).await,
+                Ok(feed) => self.follow(feed, &mut backoff).await,
                 Err(error) => error,
             };
             tracing::debug!(%error, "the view is not being kept; trying again");
-            self.platform.clock.sleep(RETRY + self.platform.rng.up_to(RETRY)).await;
+            self.platform.clock.sleep(backoff.after_failure(&*self.platform.rng)).await;
         }
     }
 
-    async fn follow(&mut self, mut feed: Items<FeedItem>) -> StoreError {
+    async fn follow(&mut self, mut feed: Items<FeedItem>, backoff: &mut Backoff) -> StoreError {
         let mut view = LatticeView::clone(&self.view.borrow());
         loop {
             if let Err(error) = self.load(&mut view).await {
                 return error;
             }
+            backoff.succeeded();
             let next_resync = self.platform.clock.sleep(self.resync / 2 + self.platform.rng.up_to(self.resync));
             tokio::pin!(next_resync);
             let mut behind: Option<Fut<'static, ()>> = None;

@@ -201,8 +201,7 @@ pub(crate) fn stamps(view: &LatticeView, spec: &WorkloadSpec) -> BTreeMap<Config
     if spec.config_update() == ConfigUpdate::Watch {
         return BTreeMap::new();
     }
-    let stamp = |name: &ConfigName| Some((name.clone(), view.configs.get(name)?.record.stamp));
-    spec.configs().into_iter().filter_map(stamp).collect()
+    view.versions(spec)
 }
 
 /// Specs that want a new generation for the configuration that is there now, as far as this node is the one to write it:
@@ -253,7 +252,8 @@ mod tests {
             let name: ConfigName = "c".parse().unwrap();
             let stamp = ConfigStamp { uid: uuid::Uuid::nil(), version: Generation(version) };
             let entries = [("version".to_owned(), version.to_string())].into();
-            let record = ConfigRecord { name: name.clone(), stamp, entries, earlier: Vec::new(), changed_at: 0 };
+            let record =
+                ConfigRecord { name: name.clone(), stamp, entries, secret: None, earlier: Vec::new(), changed_at: 0 };
             self.view.configs.insert(name, Arc::new(Versioned { record, revision: Revision(version) }));
         }
 

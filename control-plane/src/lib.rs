@@ -20,6 +20,7 @@ mod given;
 mod gpus;
 mod memory;
 mod notices;
+mod pace;
 mod rebalancer;
 mod reconcile;
 mod reports;
@@ -39,8 +40,9 @@ use feed::Feed;
 use lattice::{
     demand::Demand,
     event::EventKind,
-    host::{Host, Linked, Role, SlowCall, Unfit},
+    host::{Host, Providers, Role, SlowCall, Unfit},
     id::{LatticeId, NodeId},
+    interface::Offers,
     messaging::{Messaging, NoMessaging},
     record::{Capacity, VolumeOffer},
     spec::Taint,
@@ -62,9 +64,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use vigils::Vigils;
 
-/// Says whether bytes are a component that some node could use in this role, where other parts satisfy these imports, and
+/// Says whether bytes are a component that some node could use in this role, where these provide some of its imports, and
 /// which calls of those are slow.
-pub type Inspector = Arc<dyn Fn(&[u8], Role, &[Linked]) -> Result<Vec<SlowCall>, Unfit> + Send + Sync>;
+pub type Inspector = Arc<dyn Fn(&[u8], Role, &Providers<'_>) -> Result<Vec<SlowCall>, Unfit> + Send + Sync>;
 
 /// How fast a lattice notices and how much it writes at rest. All nodes of a lattice use the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +118,8 @@ pub struct NodeOptions {
     pub volumes: VolumeOffer,
     /// What keeps workloads away that do not tolerate it.
     pub taints: Vec<Taint>,
+    /// The interfaces that components may import here; unknown where nothing is said, as by a node of an older version.
+    pub offers: Option<Offers>,
     /// Where it takes HTTP, for people.
     pub http: Option<String>,
     pub timing: Timing,

@@ -3,7 +3,7 @@
 //! A node that cannot renew fences itself *before* others may take its strict replicas: it counts from the moment at
 //! which the last acknowledged renewal was *sent*, on its own monotonic clock, so no clocks are compared.
 
-use crate::{ControlPlaneError, NodeOptions, events::Events};
+use crate::{ControlPlaneError, NodeOptions, events::Events, pace::Pace};
 use lattice::{
     event::EventKind,
     gpu,
@@ -142,7 +142,7 @@ impl Keeper {
         mut view: watch::Receiver<Arc<LatticeView>>,
         stop: CancellationToken,
     ) -> Result<(), ControlPlaneError> {
-        let renew = self.member.options.timing.renew;
+        let mut pace = Pace::new(self.member.options.timing.renew);
         // A node that is seen before it can plan would lose its slots to others that can.
         tokio::select! { // cancel-safe: both only wait
             biased;
@@ -151,18 +151,18 @@ impl Keeper {
         }
         loop {
             let current = view.borrow_and_update().clone();
-            let (wait, is_written) = match self.write(&current).await {
-                Ok(()) => (renew, true),
+            let is_written = match self.write(&current).await {
+                Ok(()) => true,
                 Err(WriteError::Displaced) => {
                     let NodeOptions { lattice, node, .. } = &*self.member.options;
                     return Err(ControlPlaneError::Displaced { lattice: lattice.clone(), node: node.clone() });
                 }
                 Err(WriteError::Store(error)) => {
                     tracing::debug!(%error, "the session was not renewed");
-                    (renew / 4, false)
+                    false
                 }
             };
-            let timer = self.platform.clock.sleep(wait);
+            let timer = self.platform.clock.sleep(pace.after(is_written, &*self.platform.rng));
             let removed = self.removed(&mut view);
             tokio::select! { // cancel-safe: each arm only waits
                 biased;
@@ -205,14 +205,9 @@ impl Keeper {
         }
         let session = self.session();
         let sent = self.platform.clock.now();
-        // An answer later than the next renewal is as good as none: the fence must not wait for the store's patience.
+        // A write that is dropped may still land, as one without an answer may.
         let write = self.platform.store.write(Bucket::State, &key, session.encode(), expect);
-        let patience = self.platform.clock.sleep(self.member.options.timing.renew);
-        let result = tokio::select! { // a write that is dropped may still land, as one without an answer may
-            biased;
-            result = write => result,
-            () = patience => Err(StoreError::OutcomeUnknown { doing: "renewing the session".into() }),
-        };
+        let result = self.soon(write, StoreError::OutcomeUnknown { doing: "renewing the session".into() }).await;
         match result {
             Ok(revision) => {
                 let first = self.acknowledged(revision, sent);
@@ -232,6 +227,20 @@ impl Keeper {
         }
     }
 
+    /// What the store answers. Later than the next renewal is as good as never: the fence must not wait for the store's patience.
+    async fn soon<T>(
+        &self,
+        answer: impl Future<Output = Result<T, StoreError>>,
+        late: StoreError,
+    ) -> Result<T, StoreError> {
+        let patience = self.platform.clock.sleep(self.member.options.timing.renew);
+        tokio::select! { // either is dropped
+            biased;
+            answer = answer => answer,
+            () = patience => Err(late),
+        }
+    }
+
     /// Note a renewal that the store acknowledged. Answers whether it was the first of this process.
     fn acknowledged(&self, revision: Revision, sent: Duration) -> bool {
         let mut state = self.member.state();
@@ -242,7 +251,8 @@ impl Keeper {
 
     /// After a write that did not succeed for sure: adopt what is there if it is ours, begin a new life if it is gone.
     async fn look(&self, key: &str) -> Result<(), WriteError> {
-        let entry = self.platform.store.get(Bucket::State, key).await.map_err(WriteError::Store)?;
+        let late = StoreError::Unreachable("no answer before the next renewal".into());
+        let entry = self.soon(self.platform.store.get(Bucket::State, key), late).await.map_err(WriteError::Store)?;
         let Some(entry) = entry else {
             // An observer removed it: that life is over, whatever this node still runs.
             let mut state = self.member.state();
@@ -313,6 +323,8 @@ impl Keeper {
             draining: state.draining,
             taints: options.taints.clone(),
             gpus: gpu::bounded(self.host.gpus()),
+            offers: options.offers.clone(),
+            compiled: self.host.compiled(),
             started_at: self.started_at,
             renewals: state.renewals,
         }

@@ -8,13 +8,14 @@ use crate::{demand::Awaited, this_node::ThisNode};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use lattice::{
     Fut,
+    account::Login,
     demand::Demand as _,
     held::{Held, TAKEN},
     id::{NodeId, WorkloadName},
     limits::one_line,
     messaging::{Messaging, Subscription, refusal},
     record::{Phase, SpecRecord},
-    spec::{MessageSpec, is_answerable},
+    spec::{Grants, MessageSpec, NatsAccount, is_answerable},
     store::{Bus, BusError, Message},
     subject::Topic,
     view::LatticeView,
@@ -25,7 +26,10 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Nodes that listen for one workload.
@@ -47,18 +51,34 @@ const LINGER: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(1);
 /// For the answer of a node that a message was sent to.
 const HAND_OVER: Duration = Duration::from_secs(2);
+/// Why what waits where nobody listens any more is refused.
+const LEFT: &str = "the node leaves, or the workload was changed or deleted";
+/// For what is on its way when a subscription ends.
+const LAST_ONES: Duration = Duration::from_secs(1);
 
 pub(crate) struct Vigils {
     node: ThisNode,
     awaited: Awaited,
     messaging: Arc<dyn Messaging>,
     kept: BTreeMap<WorkloadName, Kept>,
+    /// Those that nobody needs any more, until nothing waits there.
+    ending: FuturesUnordered<Fut<'static, ()>>,
 }
 
 /// One under way. Dropping it ends it, and loses what waits there.
 struct Kept {
-    of: (uuid::Uuid, Vec<MessageSpec>),
+    of: (uuid::Uuid, Vec<MessageSpec>, Option<NatsAccount>),
+    end: watch::Sender<Option<Duration>>,
     work: JoinHandle<()>,
+}
+
+impl Kept {
+    /// It listens no more. What waits there is handed over within this time, or refused.
+    async fn end(mut self, within: Duration) {
+        self.end.send_replace(Some(within));
+        // One that panicked has ended, too.
+        let _ = (&mut self.work).await;
+    }
 }
 
 impl Drop for Kept {
@@ -69,28 +89,44 @@ impl Drop for Kept {
 
 impl Vigils {
     pub(crate) fn new(node: ThisNode, awaited: Awaited, messaging: Arc<dyn Messaging>) -> Self {
-        Self { node, awaited, messaging, kept: BTreeMap::new() }
+        Self { node, awaited, messaging, kept: BTreeMap::new(), ending: FuturesUnordered::new() }
     }
 
+    /// Returns when nothing waits here any more, which `stop` asks for.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             self.look();
             let clock = self.node.platform.clock.clone();
-            tokio::select! { // either is a reason to look again
+            tokio::select! { // each is a reason to look again
                 biased;
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
                 changed = self.node.view.changed() => if changed.is_err() { return },
+                Some(()) = self.ending.next(), if !self.ending.is_empty() => {}
                 () = clock.sleep(FIND) => {}
             }
         }
+        let within = self.node.options.drain.min(HELD_FOR);
+        for kept in std::mem::take(&mut self.kept).into_values() {
+            self.ending.push(Box::pin(kept.end(within)));
+        }
+        while self.ending.next().await.is_some() {}
     }
 
     fn look(&mut self) {
         let view = self.node.view.borrow_and_update().clone();
-        self.kept.retain(|name, kept| {
-            let is_same = |spec: &SpecRecord| (spec.uid, &spec.spec.messages) == (kept.of.0, &kept.of.1);
-            !kept.work.is_finished() && view.specs.get(name).is_some_and(|spec| is_same(&spec.record))
-        });
+        self.kept.retain(|_, kept| !kept.work.is_finished());
+        let is_other = |name: &WorkloadName, kept: &mut Kept| {
+            let is_same = |spec: &SpecRecord| {
+                (spec.uid, &spec.spec.messages, &spec.spec.grants.nats.account) == (kept.of.0, &kept.of.1, &kept.of.2)
+            };
+            !view.specs.get(name).is_some_and(|spec| is_same(&spec.record))
+        };
+        let others: Vec<(WorkloadName, Kept)> = self.kept.extract_if(.., is_other).collect();
+        for (name, kept) in others {
+            // A workload that was deleted gets no replica.
+            let lives = view.specs.get(&name).is_some_and(|spec| spec.record.uid == kept.of.0);
+            self.ending.push(Box::pin(kept.end(if lives { HELD_FOR } else { Duration::ZERO })));
+        }
         if self.node.member.is_draining() {
             return;
         }
@@ -105,11 +141,13 @@ impl Vigils {
                 messaging: self.messaging.clone(),
                 workload: name.clone(),
                 messages: spec.spec.messages.clone(),
+                grants: spec.spec.grants.clone(),
                 held: VecDeque::new(),
                 bytes: 0,
             };
-            let kept = Kept { of: (spec.uid, spec.spec.messages.clone()), work: tokio::spawn(vigil.keep()) };
-            self.kept.insert(name.clone(), kept);
+            let (end, ends) = watch::channel(None);
+            let of = (spec.uid, spec.spec.messages.clone(), spec.spec.grants.nats.account.clone());
+            self.kept.insert(name.clone(), Kept { of, end, work: tokio::spawn(vigil.keep(ends)) });
         }
     }
 
@@ -125,6 +163,8 @@ struct Vigil {
     messaging: Arc<dyn Messaging>,
     workload: WorkloadName,
     messages: Vec<MessageSpec>,
+    /// What says as whom it listens.
+    grants: Grants,
     /// In the order of their arrival, and when that was.
     held: VecDeque<(Duration, Held)>,
     bytes: usize,
@@ -134,7 +174,8 @@ struct Vigil {
 type Came = ((String, String), Message);
 
 impl Vigil {
-    async fn keep(mut self) {
+    /// Until a replica is there and listens for itself, or until it is to end: within the time that `ends` says then.
+    async fn keep(mut self, mut ends: watch::Receiver<Option<Duration>>) {
         let clock = self.node.platform.clock.clone();
         let (came, mut coming) = mpsc::channel(COMING);
         let leave = CancellationToken::new();
@@ -143,14 +184,18 @@ impl Vigil {
                 Ok(opened) => break opened,
                 Err(error) => tracing::debug!(workload = %self.workload, %error, "nobody listens for it yet"),
             }
-            clock.sleep(AGAIN).await;
+            tokio::select! { // cancel-safe: both only wait
+                biased;
+                _ = ended(&mut ends) => return,
+                () = clock.sleep(AGAIN) => {}
+            }
         };
         drop(came);
-        let (mut is_over, mut ready_since) = (false, None);
+        let (mut is_over, mut ready_since, mut end) = (false, None, None);
         let mut due = clock.now() + LOOK;
         while !is_over || !self.held.is_empty() {
             let sleep = clock.sleep(due.saturating_sub(clock.now()));
-            tokio::select! { // cancel-safe: a set of futures and a channel lose nothing
+            tokio::select! { // cancel-safe: a set of futures and channels lose nothing
                 biased;
                 () = sleep => {
                     due = clock.now() + LOOK;
@@ -168,6 +213,13 @@ impl Vigil {
                     } else if clock.now().saturating_sub(*ready_since.get_or_insert(clock.now())) >= LINGER {
                         leave.cancel();
                     }
+                    if end.is_some_and(|end| clock.now() >= end) {
+                        break;
+                    }
+                }
+                within = ended(&mut ends), if end.is_none() => {
+                    end = Some(clock.now() + within);
+                    leave.cancel();
                 }
                 message = coming.recv(), if !is_over => match message {
                     Some((key, message)) => self.take(&bus, key, message).await,
@@ -177,6 +229,26 @@ impl Vigil {
                 Some(()) = listening.next(), if !listening.is_empty() => {}
             }
         }
+        let last_ones = async {
+            while !is_over {
+                tokio::select! { // cancel-safe, as above
+                    biased;
+                    message = coming.recv() => match message {
+                        Some((key, message)) => self.refuse(&bus, self.hold(key, message), LEFT).await,
+                        None => is_over = true,
+                    },
+                    Some(()) = listening.next(), if !listening.is_empty() => {}
+                }
+            }
+        };
+        tokio::select! { // a connection that does not answer is left to itself
+            biased;
+            () = last_ones => {}
+            () = clock.sleep(LAST_ONES) => {}
+        }
+        while let Some(held) = self.pop() {
+            self.refuse(&bus, held, LEFT).await;
+        }
     }
 
     async fn listen(
@@ -184,19 +256,25 @@ impl Vigil {
         came: &mpsc::Sender<Came>,
         leave: &CancellationToken,
     ) -> Result<(Arc<dyn Bus>, FuturesUnordered<Fut<'static, ()>>), BusError> {
-        let bus = self.messaging.open(&self.workload).await?;
+        let login = Login::of(&self.node.platform, &self.workload, &self.grants, &BTreeMap::new()).await;
+        let login = login.map_err(|error| BusError::Disconnected(error.to_string()))?;
+        let bus = self.messaging.open(&login).await?;
         let listening = FuturesUnordered::new();
         for of in &self.messages {
             let key = (of.subject.as_str().to_owned(), of.group_of(&self.node.options.lattice, &self.workload));
-            let subscription = self.messaging.subscribe(&self.workload, &key.0, &key.1).await?;
+            let subscription = self.messaging.subscribe(&login, &key.0, &key.1).await?;
             let pass: Fut<'static, ()> = Box::pin(pass_on(subscription, key, came.clone(), leave.clone()));
             listening.push(pass);
         }
         Ok((bus, listening))
     }
 
+    fn hold(&self, key: (String, String), message: Message) -> Held {
+        Held::new(self.node.platform.rng.uuid(), self.workload.clone(), key, message)
+    }
+
     async fn take(&mut self, bus: &Arc<dyn Bus>, key: (String, String), message: Message) {
-        let held = Held::new(self.workload.clone(), key, message);
+        let held = self.hold(key, message);
         if self.held.len() >= HELD_MAX || self.bytes.saturating_add(held.bytes()) > HELD_BYTES_MAX {
             self.refuse(bus, held, "too many wait for its first replica").await;
             return;
@@ -265,6 +343,12 @@ impl Vigil {
         // Who waits gives up in time.
         let _ = bus.publish(Message { subject, headers: refusal("503", "overloaded"), ..Message::default() }).await;
     }
+}
+
+/// Within which time it is to end, once it is.
+async fn ended(ends: &mut watch::Receiver<Option<Duration>>) -> Duration {
+    // Without a sender this is dropped with all the rest.
+    ends.wait_for(Option::is_some).await.map_or(Duration::ZERO, |within| within.unwrap_or_default())
 }
 
 /// What comes, until it is to be left: then what the server has sent by then still comes.

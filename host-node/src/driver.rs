@@ -8,6 +8,7 @@ use crate::{
     kit::{self, Fetched},
     logs::Logs,
     messages::{Receivers, Receiving},
+    revealed::{Given, Revealed},
 };
 use lattice::{
     host::{Assignment, Configs, Observed},
@@ -67,6 +68,7 @@ struct UnitState {
     configs: Configs,
     recipe: Arc<Recipe>,
     fetched: Option<Fetched>,
+    revealed: Arc<Revealed>,
     assembly: Option<Assembly>,
     unit: Option<Arc<Unit>>,
     answers: Option<Arc<Answers>>,
@@ -94,6 +96,7 @@ impl UnitState {
             configs,
             recipe,
             fetched: None,
+            revealed: Arc::default(),
             assembly: None,
             unit: None,
             work: Some(work),
@@ -225,6 +228,7 @@ impl Driver {
         let Some(state) = self.slots.get_mut(&slot).and_then(|state| state.units.get_mut(&unit)) else { return };
         let event = match done {
             Done::Fetched(fetched) => {
+                state.revealed = fetched.revealed.clone();
                 state.fetched = Some(fetched);
                 Event::Fetched(unit)
             }
@@ -274,7 +278,7 @@ impl Driver {
                     || (assignment.spec.clone(), assignment.recipe.clone(), assignment.configs.clone()),
                     |unit| (unit.spec.clone(), unit.recipe.clone(), unit.configs.clone()),
                 );
-                let work = self.fetch(slot, id, spec.clone(), recipe.clone());
+                let work = self.fetch(slot, id, (spec.clone(), configs.clone()), recipe.clone());
                 let of = (target.uid, target.generation);
                 self.unit(slot, id, |state| *state = Some(UnitState::new(of, (spec, configs), recipe, work)));
             }
@@ -293,7 +297,8 @@ impl Driver {
             Effect::Warm(id) => {
                 let Some(unit) = state.units.get(&id) else { return };
                 let Some(assembly) = unit.assembly.clone() else { return };
-                let mut config = unit_config(slot, unit.of.1, &unit.spec, self.logs.sink(slot.clone()));
+                let given = unit.revealed.whole.clone();
+                let mut config = unit_config(slot, unit.of.1, (&unit.spec, given), self.logs.sink(slot.clone()));
                 let gpu = state.wanted.as_ref().and_then(|assignment| assignment.gpu.as_ref());
                 config.limits.gpu = gpus::quota(gpu);
                 let runtime = self.runtime.clone();
@@ -310,12 +315,18 @@ impl Driver {
             Effect::Watch(id) => self.watch(slot, id),
             Effect::Serve(id) => {
                 let Some(state) = state.units.get_mut(&id) else { return };
-                let UnitState { of: (_, template), unit: Some(unit), answers, spec, receiving, .. } = state else {
+                let UnitState { of: (_, template), unit: Some(unit), answers, spec, revealed, receiving, .. } = state
+                else {
                     return;
                 };
                 self.ready.set(slot, Some((*template, (unit.clone(), answers.clone()))));
                 if receiving.is_none() {
-                    *receiving = self.receivers.start(slot, spec, unit, self.logs.sink(slot.clone()));
+                    *receiving = self.receivers.start(
+                        slot,
+                        (spec, revealed.whole.account.clone()),
+                        unit,
+                        self.logs.sink(slot.clone()),
+                    );
                 }
                 let now = self.platform.clock.now();
                 self.change(slot, id, |state| state.ready_since = state.ready_since.or(Some(now)));
@@ -430,11 +441,17 @@ impl Driver {
         }))
     }
 
-    fn fetch(&self, slot: &SlotId, id: UnitId, spec: Arc<WorkloadSpec>, recipe: Arc<Recipe>) -> Work {
-        let artifacts = self.platform.artifacts.clone();
+    fn fetch(
+        &self,
+        slot: &SlotId,
+        id: UnitId,
+        (spec, configs): (Arc<WorkloadSpec>, Configs),
+        recipe: Arc<Recipe>,
+    ) -> Work {
+        let platform = self.platform.clone();
         let (runtime, fetches) = (self.runtime.clone(), self.fetches.clone());
         self.spawn(slot, id, async move {
-            match kit::fetch(&spec, &recipe, &runtime, &artifacts, fetches).await {
+            match kit::fetch(&spec, &recipe, &runtime, (&platform, &configs), fetches).await {
                 Ok(fetched) => Done::Fetched(fetched),
                 Err(why) => Done::Failed(why),
             }
@@ -464,7 +481,12 @@ fn reaches_running(assignment: &Assignment) -> Option<Digest> {
 }
 
 /// The unit that a spec asks for.
-fn unit_config(slot: &SlotId, generation: Generation, spec: &WorkloadSpec, logs: Arc<dyn LogSink>) -> UnitConfig {
+fn unit_config(
+    slot: &SlotId,
+    generation: Generation,
+    (spec, given): (&WorkloadSpec, Given),
+    logs: Arc<dyn LogSink>,
+) -> UnitConfig {
     let reuse = spec.reuse.settings();
     let settings = reuse.clone().unwrap_or_default();
     UnitConfig {
@@ -473,6 +495,7 @@ fn unit_config(slot: &SlotId, generation: Generation, spec: &WorkloadSpec, logs:
         generation,
         env: spec.env(),
         config: spec.config(),
+        secrets: given.secrets,
         reuse: Reuse {
             enabled: reuse.is_some(),
             requests: settings.requests,
@@ -492,7 +515,9 @@ fn unit_config(slot: &SlotId, generation: Generation, spec: &WorkloadSpec, logs:
             ..Limits::default()
         },
         grants: spec.grants.clone(),
+        account: given.account,
         volumes: spec.volumes.iter().filter_map(volume).collect(),
+        by_function: spec.probes.functions(None).next().is_some(),
         logs,
     }
 }

@@ -3,7 +3,7 @@
 
 use futures_util::StreamExt as _;
 use lattice::{
-    held::{Held, TAKEN},
+    held::{Held, TAKEN, Taken},
     id::{LatticeId, NodeId, WorkloadName},
     store::{Bus, Clock, Message},
     subject::{Topic, is_reply_subject},
@@ -22,7 +22,13 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// The subscriptions of replicas here. Clones are the same.
 #[derive(Clone, Default)]
-pub(crate) struct Handed(Arc<Mutex<BTreeMap<WorkloadName, Vec<Door>>>>);
+pub(crate) struct Handed(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    doors: BTreeMap<WorkloadName, Vec<Door>>,
+    taken: Taken,
+}
 
 struct Door {
     subscription: String,
@@ -31,14 +37,14 @@ struct Door {
 }
 
 impl Handed {
-    fn doors(&self) -> MutexGuard<'_, BTreeMap<WorkloadName, Vec<Door>>> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is handed over for this subscription, until the receiver is dropped or closed.
     pub(crate) fn open(&self, workload: &WorkloadName, subscription: &str, group: &str) -> mpsc::Receiver<Message> {
         let (messages, received) = mpsc::channel(WAITING_MAX);
-        let mut doors = self.doors();
+        let doors = &mut self.state().doors;
         doors.values_mut().for_each(|doors| doors.retain(|door| !door.messages.is_closed()));
         doors.retain(|_, doors| !doors.is_empty());
         let door = Door { subscription: subscription.to_owned(), group: group.to_owned(), messages };
@@ -46,16 +52,23 @@ impl Handed {
         received
     }
 
-    /// Whether a replica here took it.
+    /// Whether a replica here took it, at this time or before.
     fn take(&self, held: Held) -> bool {
         let of = held.of.clone();
         let mut message = held.into_message();
-        for door in self.doors().get(&of.workload).into_iter().flatten() {
+        let State { doors, taken } = &mut *self.state();
+        if taken.contains(&of.id) {
+            return true;
+        }
+        for door in doors.get(&of.workload).into_iter().flatten() {
             if (&door.subscription, &door.group) != (&of.subscription, &of.group) {
                 continue;
             }
             match door.messages.try_send(message) {
-                Ok(()) => return true,
+                Ok(()) => {
+                    taken.insert(of.id);
+                    return true;
+                }
                 Err(refused) => message = refused.into_inner(),
             }
         }
@@ -96,7 +109,17 @@ mod tests {
 
     fn held(subscription: &str, text: &'static str) -> Held {
         let message = Message { subject: "tasks.new".into(), payload: text.into(), ..Message::default() };
-        Held::new("w".parse().unwrap(), (subscription.to_owned(), "g".to_owned()), message)
+        Held::new(uuid::Uuid::new_v4(), "w".parse().unwrap(), (subscription.to_owned(), "g".to_owned()), message)
+    }
+
+    #[test]
+    fn a_hand_over_that_comes_twice_is_one() {
+        let handed = Handed::default();
+        let mut messages = handed.open(&"w".parse().unwrap(), "tasks.*", "g");
+        let held = held("tasks.*", "once");
+        assert!(handed.take(held.clone()) && handed.take(held), "both are told so");
+        assert_eq!(messages.try_recv().unwrap().payload, "once");
+        assert!(messages.try_recv().is_err());
     }
 
     #[test]
@@ -117,6 +140,6 @@ mod tests {
         drop((one, two));
         assert!(!handed.take(held("tasks.*", "gone")));
         let _again = handed.open(&workload, "tasks.*", "g");
-        assert_eq!(handed.doors()[&workload].len(), 2, "what is closed is forgotten");
+        assert_eq!(handed.state().doors[&workload].len(), 2, "what is closed is forgotten");
     }
 }

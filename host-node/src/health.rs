@@ -9,7 +9,7 @@ use lattice::{
     id::{Generation, SlotId},
     limits::one_line,
     report::{CRASH_LINE_BYTES_MAX, CRASH_LINES_MAX, CrashReport},
-    spec::ProbeSpec,
+    spec::{Asks, ProbeSpec, RequestPath},
     store::Platform,
 };
 use lattice_runtime::{Probed, Prober};
@@ -64,9 +64,15 @@ pub(crate) async fn watch<Told: Future<Output = ()>>(
     let mut probe = Probe::new(spec.successes, spec.failures, verdict);
     platform.clock.sleep(delay).await;
     loop {
-        let (answer, text) = match prober.probe(|| request(&spec, &host), limit).await {
+        let Some(asks) = spec.asks() else { return };
+        let probed = match asks {
+            Asks::Http(path) => prober.probe(|| request(path, &host), limit).await,
+            Asks::Function { function, of: None } => prober.call(function, limit).await,
+            Asks::Function { function, of: Some(service) } => prober.call_service(service, function, limit).await,
+        };
+        let (answer, text) = match probed {
             Probed::Stopped => return,
-            probed => judge(&spec, probed),
+            probed => judge(&spec, asks, probed),
         };
         match (probe.on(answer), kind) {
             (None, _) | (Some(Verdict::Passes), Kind::Live) => {}
@@ -86,9 +92,9 @@ pub(crate) async fn watch<Told: Future<Output = ()>>(
     }
 }
 
-fn request(spec: &ProbeSpec, host: &str) -> Request {
+fn request(path: &RequestPath, host: &str) -> Request {
     let mut request = http::Request::new(empty());
-    *request.uri_mut() = http::Uri::from(spec.http.path_and_query().clone());
+    *request.uri_mut() = http::Uri::from(path.path_and_query().clone());
     let headers = request.headers_mut();
     if let Ok(host) = HeaderValue::from_str(host) {
         headers.insert(header::HOST, host);
@@ -98,7 +104,7 @@ fn request(spec: &ProbeSpec, host: &str) -> Request {
 }
 
 /// What an answer counts as, and what it says.
-fn judge(spec: &ProbeSpec, probed: Probed) -> (Answer, String) {
+fn judge(spec: &ProbeSpec, asks: Asks<'_>, probed: Probed) -> (Answer, String) {
     let (answer, text) = match probed {
         Probed::Answered { status, .. } if status.is_success() || status.is_redirection() => {
             (Answer::Passed, String::new())
@@ -108,12 +114,14 @@ fn judge(spec: &ProbeSpec, probed: Probed) -> (Answer, String) {
             let colon = if text.is_empty() { "" } else { ": " };
             (Answer::Failed, format!("answered {}{colon}{text}", status.as_u16()))
         }
+        Probed::Returned(Ok(())) => (Answer::Passed, String::new()),
+        Probed::Returned(Err(text)) => (Answer::Failed, format!("returned {}", one_line(&text, ANSWER_BYTES_TOLD))),
         // One that has much to do is not helped by being taken away, or started again.
         Probed::Late { busy: true } | Probed::NoRoom | Probed::Stopped => (Answer::Unknown, String::new()),
         Probed::Late { busy: false } => (Answer::Failed, format!("gave no whole answer within {}", spec.timeout)),
         Probed::Failed(message) => (Answer::Failed, format!("failed: {message}")),
     };
-    (answer, format!("GET {} {text}", spec.http))
+    (answer, format!("{asks} {text}"))
 }
 
 /// Why replicas failed here. Cheap to clone.
@@ -188,7 +196,8 @@ mod tests {
             (Probed::NoRoom, Answer::Unknown, ""),
             (Probed::Failed("wasm trap".into()), Answer::Failed, "failed: wasm trap"),
         ] {
-            assert_eq!(judge(&spec, probed.clone()), (answer, format!("GET /healthz {text}")), "{probed:?}");
+            let judged = judge(&spec, spec.asks().unwrap(), probed.clone());
+            assert_eq!(judged, (answer, format!("GET /healthz {text}")), "{probed:?}");
         }
     }
 

@@ -1,17 +1,18 @@
 //! Whether a component can be used at all, asked when a spec is put: nothing is compiled, nothing is written.
 
 use lattice::{
-    host::{Linked, Role, SlowCall, Unfit},
+    host::{Linked, Providers, Role, SlowCall, Unfit},
     spec::PartRole,
 };
 use lattice_runtime::{Kind, LoadError, admissible, crossing};
 
-/// Whether bytes are a component that a node of this version can use in this role, where other parts satisfy the imports
-/// `linked` by calls through the host. Answers which of those are slow.
-pub fn inspect(bytes: &[u8], role: Role, linked: &[Linked]) -> Result<Vec<SlowCall>, Unfit> {
+/// Whether bytes are a component that a node of this version can use in this role, where others provide some of its
+/// imports: what is linked is called through the host. Answers which of those are slow.
+pub fn inspect(bytes: &[u8], role: Role, providers: &Providers<'_>) -> Result<Vec<SlowCall>, Unfit> {
     let mut inspection = lattice_runtime::inspect(bytes).map_err(unfit)?;
     let mut slow = Vec::new();
-    for Linked { import, to } in linked {
+    let Providers { linked, elsewhere } = providers;
+    for Linked { import, to } in *linked {
         let crossing = crossing(bytes, import, *to == PartRole::Service).map_err(unfit)?;
         let functions = crossing.map_err(|why| Unfit {
             message: why.to_string(),
@@ -20,7 +21,7 @@ pub fn inspect(bytes: &[u8], role: Role, linked: &[Linked]) -> Result<Vec<SlowCa
         })?;
         slow.extend(functions.into_iter().map(|function| SlowCall { import: import.clone(), function }));
     }
-    inspection.missing.retain(|import| !linked.iter().any(|linked| linked.import == *import));
+    inspection.missing.retain(|import| !linked.iter().any(|linked| linked.import == *import) && !elsewhere(import));
     let fits = match role {
         Role::Whole | Role::Handler | Role::WholeAndHandler => admissible(&inspection, role).map_err(unfit),
         Role::Concurrent => match inspection.kind {

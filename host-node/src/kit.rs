@@ -1,11 +1,13 @@
 //! The components of one unit, from a recipe to an assembly: fetched, compiled, linked. All of them or none.
 
+use crate::revealed::{Given, Revealed, reveal_all};
 use bytes::Bytes;
 use lattice::{
+    host::Configs,
     id::{ComponentName, Digest},
     recipe::{HostEdge, HostedPart, Recipe},
     spec::{Optimize, PartRole, WorkloadSpec},
-    store::Artifacts,
+    store::Platform,
 };
 use lattice_runtime::{Assembly, Component, Edge, Part, Restart, Runtime};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -17,6 +19,7 @@ const IDLE: Duration = Duration::from_secs(30);
 /// What a fetch brought.
 pub(crate) struct Fetched {
     pieces: BTreeMap<Digest, Piece>,
+    pub(crate) revealed: Arc<Revealed>,
     /// Goes with bytes.
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -39,13 +42,15 @@ pub(crate) async fn fetch(
     spec: &WorkloadSpec,
     recipe: &Recipe,
     runtime: &Runtime,
-    artifacts: &Arc<dyn Artifacts>,
+    (platform, configs): (&Platform, &Configs),
     fetches: Arc<Semaphore>,
 ) -> Result<Fetched, String> {
     if recipe.artifact.is_none() {
         return Err("the spec names no stored component".into());
     }
-    let mut fetched = Fetched { pieces: BTreeMap::new(), _permit: None };
+    let artifacts = &platform.artifacts;
+    let revealed = reveal_all(platform, spec, configs).await?;
+    let mut fetched = Fetched { revealed, pieces: BTreeMap::new(), _permit: None };
     for digest in recipe.digests() {
         let Some(component) = runtime.loaded_as(&digest, effort(digest, spec, recipe)) else { continue };
         fetched.pieces.insert(digest, Piece::Component(component));
@@ -80,6 +85,7 @@ pub(crate) async fn assemble(
     runtime: &Runtime,
 ) -> Result<Assembly, String> {
     let mut components = BTreeMap::new();
+    let revealed = fetched.revealed;
     for (digest, piece) in fetched.pieces {
         let component = match piece {
             Piece::Component(component) => component,
@@ -94,7 +100,8 @@ pub(crate) async fn assemble(
         components.get(digest).cloned().ok_or_else(|| format!("{digest} is not among what was fetched"))
     };
     let main = component(&recipe.artifact.ok_or("the spec names no stored component")?)?;
-    let parts = recipe.parts.iter().map(|hosted| part(spec, hosted, component(&hosted.digest)?));
+    let given = |hosted: &HostedPart| revealed.part(&hosted.name);
+    let parts = recipe.parts.iter().map(|hosted| part(spec, hosted, component(&hosted.digest)?, given(hosted)));
     let parts = parts.collect::<Result<Vec<_>, String>>()?;
     let edge = |HostEdge { from, import, to, export }: &HostEdge| Edge {
         from: from.clone(),
@@ -107,7 +114,8 @@ pub(crate) async fn assemble(
 }
 
 /// A hosted part with its settings in the spec.
-fn part(spec: &WorkloadSpec, hosted: &HostedPart, component: Component) -> Result<Part, String> {
+fn part(spec: &WorkloadSpec, hosted: &HostedPart, component: Component, given: Given) -> Result<Part, String> {
+    let Given { secrets, account } = given;
     let HostedPart { name, role, .. } = hosted;
     let missing =
         |name: &ComponentName| format!("the spec has no {name}, which was admitted: deploy the workload again");
@@ -123,10 +131,13 @@ fn part(spec: &WorkloadSpec, hosted: &HostedPart, component: Component) -> Resul
         return Ok(Part {
             env: service.env.clone(),
             config: service.config.clone(),
+            secrets,
             grants: service.grants.clone(),
+            account,
             volumes: names(&service.volumes),
             memory_bytes: Some(service.limits.memory.0),
             queue_max: service.limits.queue,
+            probes: spec.probes.functions(Some(name)).cloned().collect(),
             ..Part::new(name.clone(), component, role)
         });
     }
@@ -136,7 +147,8 @@ fn part(spec: &WorkloadSpec, hosted: &HostedPart, component: Component) -> Resul
         PartRole::Isolated | PartRole::Service => lattice_runtime::PartRole::Isolated,
     };
     let (env, config, grants) = (own.env.clone(), own.config.clone(), own.grants.clone());
-    Ok(Part { env, config, grants, volumes: names(&own.volumes), ..Part::new(name.clone(), component, role) })
+    let volumes = names(&own.volumes);
+    Ok(Part { env, config, secrets, grants, account, volumes, ..Part::new(name.clone(), component, role) })
 }
 
 fn names(volumes: &[ComponentName]) -> Vec<String> {

@@ -18,6 +18,7 @@ mod logs;
 mod messages;
 mod metrics;
 mod report;
+mod revealed;
 
 use driver::Driver;
 use handed::Handed;
@@ -32,7 +33,7 @@ use lattice::{
     http::{CallError, Instances, Request, Response},
     id::{Digest, LatticeId, NodeId, SlotId, WorkloadName},
     mesh::Mesh,
-    record::Among,
+    record::{Among, Compiled},
     report::HostReport,
     store::Platform,
     trace::Tracer,
@@ -220,6 +221,10 @@ impl Host for HostNode {
 
     fn gpus(&self) -> Vec<Offer> {
         gpus::offers(&self.options.gpus)
+    }
+
+    fn compiled(&self) -> Compiled {
+        self.runtime.compiled()
     }
 
     fn report(&self) -> HostReport {

@@ -4,7 +4,7 @@
 use crate::HostOptions;
 use futures_util::StreamExt as _;
 use lattice::{
-    ctl::{LogLine, LogStream, Reply},
+    ctl::{LogLevel, LogLine, LogStream, Reply},
     event::rfc3339,
     host::GuestLines,
     id::{LatticeId, NodeId, SlotId, WorkloadName},
@@ -13,7 +13,7 @@ use lattice::{
     subject::{self, Topic, WorkloadVerb},
     trace::TraceContext,
 };
-use lattice_runtime::LogSink;
+use lattice_runtime::{LogSink, Logged};
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
@@ -190,7 +190,7 @@ impl Kept {
 }
 
 fn size(line: &LogLine) -> usize {
-    line.line.len() + LINE_OVERHEAD_BYTES
+    line.line.len() + line.context.as_ref().map_or(0, String::len) + LINE_OVERHEAD_BYTES
 }
 
 /// The last of these lines, oldest first, as many as fit into so many bytes of JSON.
@@ -232,24 +232,47 @@ struct Sink {
 
 impl LogSink for Sink {
     fn line(&self, instance: Option<u64>, stream: lattice_runtime::LogStream, trace: Option<TraceContext>, line: &str) {
+        let stream = match stream {
+            lattice_runtime::LogStream::Stdout => LogStream::Stdout,
+            lattice_runtime::LogStream::Stderr => LogStream::Stderr,
+        };
+        self.pass_on(self.made(instance, stream, trace, line));
+    }
+
+    fn logged(&self, instance: u64, log: Logged<'_>, trace: Option<TraceContext>, line: &str) {
+        let Logged { level, context } = log;
+        let context = (!context.is_empty()).then(|| context.to_owned());
+        let made = self.made(Some(instance), LogStream::Stderr, trace, line);
+        self.pass_on(LogLine { level: Some(level), context, ..made });
+    }
+}
+
+impl Sink {
+    fn made(&self, instance: Option<u64>, stream: LogStream, trace: Option<TraceContext>, line: &str) -> LogLine {
         let SlotId { workload, index } = self.slot.clone();
-        let line = Arc::new(LogLine {
+        LogLine {
             workload,
             replica: index,
             node: self.logs.node.clone(),
             instance,
-            stream: match stream {
-                lattice_runtime::LogStream::Stdout => LogStream::Stdout,
-                lattice_runtime::LogStream::Stderr => LogStream::Stderr,
-            },
+            stream,
             time: rfc3339(self.logs.platform.clock.unix_ms()),
             trace_id: trace.map(|context| format!("{:032x}", context.trace)),
             // What is not recorded has no span of the guest: this one is the client's.
             span_id: trace.filter(|context| context.sampled).map(|context| format!("{:016x}", context.span)),
+            level: None,
+            context: None,
             line: line.to_owned(),
-        });
+        }
+    }
+
+    fn pass_on(&self, line: LogLine) {
+        let line = Arc::new(line);
         let (trace_id, span_id) = (line.trace_id.as_deref(), line.span_id.as_deref());
-        tracing::debug!(target: "guest", slot = %self.slot, instance, trace_id, span_id, "{}", line.line);
+        let (level, context) = (line.level.map(LogLevel::as_str), line.context.as_deref());
+        tracing::debug!(
+            target: "guest", slot = %self.slot, instance = line.instance, trace_id, span_id, level, context, "{}", line.line
+        );
         if let Some(also) = &self.logs.also {
             also.line(&line);
         }
@@ -278,6 +301,8 @@ mod tests {
             time: rfc3339(at),
             trace_id: None,
             span_id: None,
+            level: None,
+            context: None,
             line: text.to_owned(),
         })
     }

@@ -6,6 +6,7 @@
 
 use crate::handed::Handed;
 use lattice::{
+    account::{Account, Login},
     http::CallError,
     id::{LatticeId, SlotId},
     limits::one_line,
@@ -50,7 +51,7 @@ impl Receivers {
     pub(crate) fn start(
         &self,
         slot: &SlotId,
-        spec: &WorkloadSpec,
+        (spec, account): (&WorkloadSpec, Option<Arc<Account>>),
         unit: &Arc<Unit>,
         lines: Arc<dyn LogSink>,
     ) -> Option<Receiving> {
@@ -61,6 +62,7 @@ impl Receivers {
             concurrency: of.concurrency.unwrap_or(spec.limits.concurrency).max(1) as usize,
             waiting_max: spec.limits.queue as usize,
             slot: slot.clone(),
+            login: Login { workload: spec.name.clone(), account: account.clone() },
             unit: unit.clone(),
             messaging: self.messaging.clone(),
             clock: self.clock.clone(),
@@ -126,6 +128,7 @@ struct Receiver {
     concurrency: usize,
     waiting_max: usize,
     slot: SlotId,
+    login: Login,
     unit: Arc<Unit>,
     messaging: Arc<dyn Messaging>,
     clock: Arc<dyn Clock>,
@@ -210,9 +213,8 @@ impl Receiver {
     }
 
     async fn try_subscribe(&self) -> Result<Opened, BusError> {
-        let workload = &self.slot.workload;
-        let bus = self.messaging.open(workload).await?;
-        let subscription = self.messaging.subscribe(workload, self.of.subject.as_str(), &self.group).await?;
+        let bus = self.messaging.open(&self.login).await?;
+        let subscription = self.messaging.subscribe(&self.login, self.of.subject.as_str(), &self.group).await?;
         Ok((bus, subscription))
     }
 

@@ -1,11 +1,16 @@
 //! Whether a bucket is, on the server, as the spec that binds it requires, what falls short and which command of the `nats`
-//! CLI mends it. Pure: who asks the server, and when, is no matter here.
+//! CLI mends it. Streams are in `binding/streams.rs`. Pure: who asks the server, and when, is no matter here.
+
+mod streams;
+
+pub use streams::{make_stream, mend_stream, stream_shortfalls};
 
 use crate::{
     nats::BucketInfo,
     spec::{
         BucketGrant, BucketName, NatsGrants, Profile,
         profile::{BucketNeeds, CoreOperation, KvOperation, Storage, listed},
+        stream_profile::StreamOperation,
     },
     units::{Bytes, Millis},
 };
@@ -14,6 +19,7 @@ use std::{collections::BTreeSet, time::Duration};
 /// Interfaces of `lattice:nats` whose operations profiles are about, without their version.
 const CORE: &str = "lattice:nats/core@";
 const KV: &str = "lattice:nats/kv@";
+const JETSTREAM: &str = "lattice:nats/jetstream@";
 /// For how long a marker stays where nobody asks for more.
 const MARKER_TTL: Millis = Millis::from_secs(3600);
 
@@ -184,13 +190,19 @@ fn shown(duration: Duration) -> Millis {
 
 /// What a person does about all of these.
 pub fn mend(bucket: &BucketName, shortfalls: &[Shortfall]) -> String {
+    advice("bucket", &format!("KV_{bucket}"), shortfalls)
+}
+
+/// `what`: a bucket, or another thing behind which this stream is.
+fn advice(what: &str, stream: &str, shortfalls: &[Shortfall]) -> String {
     let mut arguments: Vec<&str> = Vec::new();
     let mut settings: BTreeSet<&str> = BTreeSet::new();
     for shortfall in shortfalls {
         match &shortfall.mend {
             Mend::Remake => {
-                return "no command changes that in a bucket that is there: make another one, copy what is in it, and name that one"
-                    .to_owned();
+                return format!(
+                    "no command changes that in a {what} that is there: make another one, copy what is in it, and name that one"
+                );
             }
             Mend::Edit(more) => {
                 let new = |argument: &&&String| !arguments.contains(&argument.as_str());
@@ -201,7 +213,7 @@ pub fn mend(bucket: &BucketName, shortfalls: &[Shortfall]) -> String {
         }
     }
     // `nats kv edit` would set back all that it is not told.
-    let edit = (!arguments.is_empty()).then(|| format!("nats stream edit KV_{bucket} {}", arguments.join(" ")));
+    let edit = (!arguments.is_empty()).then(|| format!("nats stream edit {stream} {}", arguments.join(" ")));
     let raise = settings.into_iter().map(|setting| format!("raise {setting} in the configuration of the NATS server"));
     edit.into_iter().chain(raise).collect::<Vec<_>>().join("; ")
 }
@@ -249,7 +261,7 @@ pub struct Called {
 
 /// Whether profiles are about this interface.
 pub fn is_bound(interface: &str) -> bool {
-    interface.starts_with(CORE) || interface.starts_with(KV)
+    [CORE, KV, JETSTREAM].iter().any(|bound| interface.starts_with(bound))
 }
 
 /// What a component would be denied whatever it does.
@@ -271,6 +283,9 @@ pub fn misfit<'a>(grants: &NatsGrants, called: impl IntoIterator<Item = &'a Call
                 misfit_of("profiles".to_owned(), interface, operation.as_str(), &profiles)
             });
         }
+        if interface.starts_with(JETSTREAM) {
+            return misfit_of_streams(grants, interface, function);
+        }
         let operation = KvOperation::ALL.into_iter().find(|operation| operation.import() == *function)?;
         if !interface.starts_with(KV)
             || grants.buckets.is_empty()
@@ -289,12 +304,27 @@ pub fn misfit<'a>(grants: &NatsGrants, called: impl IntoIterator<Item = &'a Call
     })
 }
 
+/// The same of streams: where no grant has profiles, everything is allowed.
+fn misfit_of_streams(grants: &NatsGrants, interface: &str, function: &str) -> Option<Misfit> {
+    let operation = StreamOperation::ALL.into_iter().find(|operation| operation.import() == *function)?;
+    if grants.streams.is_empty() || grants.streams.values().any(|grant| grant.has(operation)) {
+        return None;
+    }
+    let field = match grants.streams.iter().collect::<Vec<_>>().as_slice() {
+        [(name, _)] => format!("streams.{name}.profiles"),
+        _ => "streams".to_owned(),
+    };
+    let profiles: BTreeSet<_> = grants.streams.values().flat_map(|grant| &grant.profiles).copied().collect();
+    let profiles = listed(profiles.iter().map(|profile| profile.as_str()));
+    Some(misfit_of(field, interface, operation.as_str(), &profiles))
+}
+
 fn misfit_of(field: String, interface: &str, operation: &str, profiles: &str) -> Misfit {
     Misfit {
         field,
         text: format!("the component imports `{operation}` of {interface}, which {profiles} has not: it would be denied"),
         hint: "name a profile that has it, or take the call out of the component; docs/nats.md says which has what. Tools that \
-               import all there is need `access` in place of `profiles`"
+               import all there is need `access` of a bucket, or nothing, in place of `profiles`"
             .to_owned(),
     }
 }
@@ -430,6 +460,7 @@ mod tests {
         };
         let put = called("lattice:nats/kv@0.1.0", "[method]bucket.put");
         let request = called("lattice:nats/core@0.1.0", "request");
+        let read = called("lattice:nats/jetstream@0.1.0", "[method]stream.read");
         for (grants, called, field) in [
             ("{}", &put, None),
             ("{buckets: {a: {bucket: a}}}", &put, None),
@@ -451,6 +482,10 @@ mod tests {
                 None,
             ),
             ("{}", &request, None),
+            ("{streams: {s: {stream: S, profiles: [work-queue], consumers: [c]}}}", &read, Some("streams.s.profiles")),
+            ("{streams: {s: {stream: S, profiles: [event-store]}}}", &read, None),
+            ("{streams: {s: {stream: S}}}", &read, None),
+            ("{}", &read, None),
             ("{publish: [a], profiles: [publisher]}", &request, Some("profiles")),
             ("{publish: [a], profiles: [publisher, requester]}", &request, None),
         ] {

@@ -4,7 +4,8 @@
 
 use crate::{
     Fut,
-    id::{Revision, WorkloadName},
+    account::Login,
+    id::Revision,
     nats::{BucketInfo, Code, Failure},
     objects::Objects,
     spec::BucketName,
@@ -80,12 +81,12 @@ pub trait KeyValue: Send + Sync + 'static {
 
 /// The buckets of a NATS account.
 pub trait Buckets: fmt::Debug + Send + Sync + 'static {
-    /// Open a bucket for the guests of a workload, which have a connection of their own.
-    fn open(&self, workload: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn KeyValue>, BucketError>>;
+    /// Open a bucket for the guests of a workload, which have a connection of their own, in their account.
+    fn open(&self, login: &Login, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn KeyValue>, BucketError>>;
     /// How it is configured now, as the server says.
-    fn info(&self, workload: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<BucketInfo, BucketError>>;
+    fn info(&self, login: &Login, bucket: &BucketName) -> Fut<'_, Result<BucketInfo, BucketError>>;
     /// The same of an object store.
-    fn open_objects(&self, workload: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn Objects>, Failure>>;
+    fn open_objects(&self, login: &Login, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn Objects>, Failure>>;
 }
 
 /// There is none of that name.
@@ -98,17 +99,17 @@ pub fn no_objects(bucket: &BucketName) -> Failure {
 pub struct NoBuckets;
 
 impl Buckets for NoBuckets {
-    fn open(&self, _: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn KeyValue>, BucketError>> {
+    fn open(&self, _: &Login, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn KeyValue>, BucketError>> {
         let absent = BucketError::Absent(bucket.to_string());
         Box::pin(std::future::ready(Err(absent)))
     }
 
-    fn info(&self, _: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<BucketInfo, BucketError>> {
+    fn info(&self, _: &Login, bucket: &BucketName) -> Fut<'_, Result<BucketInfo, BucketError>> {
         let absent = BucketError::Absent(bucket.to_string());
         Box::pin(std::future::ready(Err(absent)))
     }
 
-    fn open_objects(&self, _: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn Objects>, Failure>> {
+    fn open_objects(&self, _: &Login, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn Objects>, Failure>> {
         Box::pin(std::future::ready(Err(no_objects(bucket))))
     }
 }

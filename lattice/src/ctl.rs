@@ -11,6 +11,7 @@ mod placement;
 mod rebalance;
 mod rollout;
 mod routes;
+mod secret;
 
 pub use autoscale::{AutoscaleStatus, LastScaling};
 pub use composed::{Composed, ComposedEdge};
@@ -22,6 +23,7 @@ pub use placement::{ExplainReply, ExplainRequest, NodeGpu, NodeScore, NodeStandi
 pub use rebalance::{PlannedMove, RebalanceReply, RebalanceRequest, RebalanceState, RebalanceStatus};
 pub use rollout::{GenerationState, RolloutAction, RolloutReply, RolloutRequest, RolloutStatus};
 pub use routes::{RouteItem, RouteList, RouteShare};
+pub use secret::{SecretDeleteReply, SecretDeleteRequest, SecretItem, SecretList};
 
 use crate::{
     event::CloudEvent,
@@ -512,6 +514,31 @@ pub enum LogStream {
     Stderr,
 }
 
+/// How grave a line is, to the guest that logged it through `wasi:logging`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogLevel {
+    Trace,
+    Debug,
+    Info,
+    Warn,
+    Error,
+    Critical,
+}
+
+impl LogLevel {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LogLevel::Trace => "trace",
+            LogLevel::Debug => "debug",
+            LogLevel::Info => "info",
+            LogLevel::Warn => "warn",
+            LogLevel::Error => "error",
+            LogLevel::Critical => "critical",
+        }
+    }
+}
+
 /// A line of guest output: an item of `workload.logs`, and the payload on `lattice.{L}.log.{W}.{i}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -533,6 +560,12 @@ pub struct LogLine {
     /// Of that trace the span of the guest, where the trace is recorded: 16 hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub span_id: Option<String>,
+    /// What the guest logged it as, through `wasi:logging`; its stream is `stderr` then. None for what it printed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<LogLevel>,
+    /// What the guest said where it is from, together with the level.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<String>,
     pub line: String,
 }
 
@@ -568,6 +601,10 @@ pub fn json_schema() -> serde_json::Value {
         configs: Reply<ConfigList>,
         config_delete: ConfigDeleteRequest,
         config_deleted: Reply<ConfigDeleteReply>,
+        secret_item: Reply<SecretItem>,
+        secrets: Reply<SecretList>,
+        secret_delete: SecretDeleteRequest,
+        secret_deleted: Reply<SecretDeleteReply>,
         drain: DrainRequest,
         drained: Reply<DrainReply>,
         rebalance: RebalanceRequest,

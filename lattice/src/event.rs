@@ -58,6 +58,9 @@ pub enum EventKind {
     ConfigDeleted,
     /// A replica runs with other configuration than before, of the same generation.
     SlotReconfigured,
+    /// There is another version of a secret.
+    SecretChanged,
+    SecretDeleted,
     /// A record that does not parse was found.
     RecordCorrupt,
     /// The store went back in time or was made anew.
@@ -102,6 +105,8 @@ impl EventKind {
             EventKind::RolloutAborted => "rollout-aborted",
             EventKind::ConfigChanged => "config-changed",
             EventKind::ConfigDeleted => "config-deleted",
+            EventKind::SecretChanged => "secret-changed",
+            EventKind::SecretDeleted => "secret-deleted",
             EventKind::SlotReconfigured => "slot-reconfigured",
             EventKind::RecordCorrupt => "record-corrupt",
             EventKind::StoreRegressed => "store-regressed",

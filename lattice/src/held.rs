@@ -7,6 +7,8 @@ use crate::{
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeSet, VecDeque};
+use uuid::Uuid;
 
 /// Says what the subject of the request does not. Of a message that has one by itself it is replaced.
 const HEADER: &str = "Lattice-Held";
@@ -21,10 +23,17 @@ pub struct Held {
     pub payload: Bytes,
 }
 
+/// Hand-overs that a node remembers: a repetition comes within seconds, and no node takes so many in that time.
+const REMEMBERED: usize = 4096;
+
 /// Where it came, and for whom.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct HeldOf {
+    /// Of this hand-over, so that a request that comes twice is one. Nil, where the node that sends it is of a version that gives
+    /// none: then each counts.
+    #[serde(default, skip_serializing_if = "Uuid::is_nil")]
+    pub id: Uuid,
     pub workload: WorkloadName,
     /// The subscription: what its spec says, and the name of the queue group.
     pub subscription: String,
@@ -36,16 +45,16 @@ pub struct HeldOf {
 }
 
 impl Held {
-    /// A message that came through this subscription.
-    pub fn new(workload: WorkloadName, (subscription, group): (String, String), message: Message) -> Self {
+    /// A message that came through this subscription. `id` is drawn for it.
+    pub fn new(id: Uuid, workload: WorkloadName, (subscription, group): (String, String), message: Message) -> Self {
         let Message { subject, reply, headers, payload, .. } = message;
-        Self { of: HeldOf { workload, subscription, group, subject, reply }, headers, payload }
+        Self { of: HeldOf { id, workload, subscription, group, subject, reply }, headers, payload }
     }
 
     /// Bytes that it takes while it is kept.
     pub fn bytes(&self) -> usize {
         let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-        let HeldOf { workload: _, subscription: _, group: _, subject, reply } = &self.of;
+        let HeldOf { id: _, workload: _, subscription: _, group: _, subject, reply } = &self.of;
         self.payload.len() + headers + subject.len() + reply.as_ref().map_or(0, String::len)
     }
 
@@ -72,6 +81,34 @@ impl Held {
     }
 }
 
+/// Which hand-overs a node took. The bus may bring a request twice, or late, and what was taken must not be taken again.
+#[derive(Debug, Clone, Default)]
+pub struct Taken {
+    ids: BTreeSet<Uuid>,
+    /// In the order in which they were taken.
+    order: VecDeque<Uuid>,
+}
+
+impl Taken {
+    /// Whether this one was taken before.
+    pub fn contains(&self, id: &Uuid) -> bool {
+        self.ids.contains(id)
+    }
+
+    /// It is taken. The oldest is forgotten for it where there are too many.
+    pub fn insert(&mut self, id: Uuid) {
+        if id.is_nil() || !self.ids.insert(id) {
+            return;
+        }
+        self.order.push_back(id);
+        if self.order.len() > REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.ids.remove(&oldest);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,7 +123,7 @@ mod tests {
             status: None,
         };
         let workload: WorkloadName = "w".parse().unwrap();
-        let held = Held::new(workload, ("tasks.*".into(), "g".into()), came.clone());
+        let held = Held::new(Uuid::from_u128(7), workload, ("tasks.*".into(), "g".into()), came.clone());
         assert_eq!(held.bytes(), 5 + 16 + 9 + 10);
         let (headers, payload) = held.encode();
         let request = Message { subject: "lattice.l.held.n1".into(), headers, payload, ..Message::default() };
@@ -101,7 +138,7 @@ mod tests {
         for name in ["Lattice-Held", "lattice-held"] {
             let headers = [(name.to_owned(), "{\"workload\": \"other\"}".to_owned())].into();
             let came = Message { subject: "tasks.new".into(), headers, ..Message::default() };
-            let held = Held::new("w".parse().unwrap(), ("tasks.*".into(), "g".into()), came);
+            let held = Held::new(Uuid::nil(), "w".parse().unwrap(), ("tasks.*".into(), "g".into()), came);
             let (headers, payload) = held.encode();
             let read = Held::decode(Message { headers, payload, ..Message::default() }).unwrap();
             assert_eq!((read.of.workload.as_str(), read.headers.len()), ("w", 0));
@@ -110,5 +147,18 @@ mod tests {
             let headers = [(HEADER.to_owned(), header.to_owned())].into();
             assert_eq!(Held::decode(Message { headers, ..Message::default() }), None);
         }
+    }
+
+    #[test]
+    fn what_was_taken_is_remembered_for_a_while() {
+        let (mut taken, id) = (Taken::default(), |number: usize| Uuid::from_u128(number as u128));
+        (1..=REMEMBERED).for_each(|number| taken.insert(id(number)));
+        taken.insert(id(1));
+        assert!(taken.contains(&id(1)) && taken.contains(&id(REMEMBERED)));
+        taken.insert(id(REMEMBERED + 1));
+        assert!(!taken.contains(&id(1)) && taken.contains(&id(2)), "the oldest goes");
+        assert_eq!((taken.ids.len(), taken.order.len()), (REMEMBERED, REMEMBERED));
+        taken.insert(Uuid::nil());
+        assert!(!taken.contains(&Uuid::nil()), "what has no id is never the same");
     }
 }

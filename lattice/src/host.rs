@@ -7,7 +7,7 @@ use crate::{
     gpu::{GpuGrant, Offer},
     id::{ConfigName, Digest, Generation, SlotId},
     recipe::Recipe,
-    record::{ConfigStamp, Phase, SpecRecord},
+    record::{Compiled, ConfigStamp, Phase, SpecRecord},
     report::HostReport,
     spec::{PartRole, WorkloadSpec},
 };
@@ -83,7 +83,7 @@ impl Role {
     /// What the whole of a workload is to be used as. One that is asked nothing over HTTP need not answer any.
     pub fn of_whole(spec: &WorkloadSpec) -> Self {
         let warms_up = spec.reuse.settings().is_some_and(|reuse| reuse.warm_up.is_some());
-        let is_asked = !spec.http.routes.is_empty() || !spec.schedule.is_empty() || !spec.probes.is_empty() || warms_up;
+        let is_asked = !spec.http.routes.is_empty() || !spec.schedule.is_empty() || spec.probes.ask_http() || warms_up;
         match (spec.messages.is_empty(), is_asked) {
             (true, _) => Role::Whole,
             (false, true) => Role::WholeAndHandler,
@@ -99,6 +99,19 @@ pub struct Linked {
     pub import: String,
     /// What the part is that it is linked to. More can cross to a service than to others.
     pub to: PartRole,
+}
+
+/// What satisfies imports of a component, beside the node that is asked.
+#[derive(Clone, Copy)]
+pub struct Providers<'a> {
+    pub linked: &'a [Linked],
+    /// Whether another node of the lattice says that it offers what an import asks for: only such nodes will run it.
+    pub elsewhere: &'a dyn Fn(&str) -> bool,
+}
+
+impl Providers<'static> {
+    /// Nothing and nobody.
+    pub const NONE: Self = Self { linked: &[], elsewhere: &|_| false };
 }
 
 /// A function that is called through the host and passes lists of bytes one by one, since what they are in has a shape that
@@ -151,6 +164,10 @@ pub trait Host: Send + Sync + 'static {
     /// take long: what is found out about devices is found out elsewhere.
     fn gpus(&self) -> Vec<Offer> {
         Vec::new()
+    }
+    /// The components that can start here without being compiled, as far as they are told. Asked for as [`Host::gpus`] is.
+    fn compiled(&self) -> Compiled {
+        Compiled::default()
     }
     /// What the replicas that take requests here did so far. Asked for every second or so.
     fn report(&self) -> HostReport {

@@ -239,6 +239,10 @@ impl Digest {
         Self(bytes)
     }
 
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// 64 hexadecimal digits, without a prefix: names files and objects.
     pub fn to_hex(&self) -> String {
         use fmt::Write as _;

@@ -5,6 +5,7 @@
 //! travels).
 
 pub mod access;
+pub mod account;
 pub mod address;
 pub mod binding;
 pub mod bucket;
@@ -18,6 +19,7 @@ pub mod held;
 pub mod host;
 pub mod http;
 pub mod id;
+pub mod interface;
 pub mod limits;
 pub mod mesh;
 pub mod messaging;
@@ -26,6 +28,7 @@ pub mod objects;
 pub mod recipe;
 pub mod record;
 pub mod report;
+pub mod secret;
 pub mod served;
 pub mod spec;
 pub mod store;

@@ -61,6 +61,10 @@ pub const CONFIG_BYTES_MAX: usize = 64 * 1024;
 pub const CONFIGS_MAX: usize = 1024;
 /// Names that one component refers to, for its configuration or its environment.
 pub const CONFIGS_NAMED_MAX: usize = 16;
+/// Secrets that one component is given.
+pub const SECRETS_NAMED_MAX: usize = 64;
+/// Bytes of one secret.
+pub const SECRET_BYTES_MAX: usize = 64 * 1024;
 /// Labels of one node.
 pub const LABELS_MAX: usize = 64;
 /// Longest label value, in bytes.

@@ -3,7 +3,7 @@
 
 use crate::{
     Fut,
-    id::WorkloadName,
+    account::Login,
     spec::{JetStreamName, PendingTarget},
     store::{Bus, BusError, Headers, Message},
 };
@@ -12,17 +12,12 @@ use std::{fmt, sync::Arc};
 /// Connections to NATS for guests.
 pub trait Messaging: fmt::Debug + Send + Sync + 'static {
     /// The bus of a workload's guests. Fails where NATS is out of reach. Who holds it keeps the connection.
-    fn open(&self, workload: &WorkloadName) -> Fut<'_, Result<Arc<dyn Bus>, BusError>>;
+    fn open(&self, login: &Login) -> Fut<'_, Result<Arc<dyn Bus>, BusError>>;
     /// Messages on a subject (wildcards allowed) for one of a queue group, over the same connection.
-    fn subscribe(
-        &self,
-        workload: &WorkloadName,
-        subject: &str,
-        group: &str,
-    ) -> Fut<'_, Result<Box<dyn Subscription>, BusError>>;
+    fn subscribe(&self, login: &Login, subject: &str, group: &str) -> Fut<'_, Result<Box<dyn Subscription>, BusError>>;
     /// Messages of a durable consumer that are not settled yet: those that wait for their delivery, and those that were delivered.
     /// Over the same connection; answers within some seconds.
-    fn pending(&self, workload: &WorkloadName, consumer: &PendingTarget) -> Fut<'_, Result<u64, BacklogError>>;
+    fn pending(&self, login: &Login, consumer: &PendingTarget) -> Fut<'_, Result<u64, BacklogError>>;
 }
 
 /// Why nothing is known of what a consumer has before it.
@@ -55,15 +50,15 @@ pub fn refusal(code: &str, text: &str) -> Headers {
 pub struct NoMessaging;
 
 impl Messaging for NoMessaging {
-    fn open(&self, _: &WorkloadName) -> Fut<'_, Result<Arc<dyn Bus>, BusError>> {
+    fn open(&self, _: &Login) -> Fut<'_, Result<Arc<dyn Bus>, BusError>> {
         Box::pin(std::future::ready(Err(nowhere())))
     }
 
-    fn subscribe(&self, _: &WorkloadName, _: &str, _: &str) -> Fut<'_, Result<Box<dyn Subscription>, BusError>> {
+    fn subscribe(&self, _: &Login, _: &str, _: &str) -> Fut<'_, Result<Box<dyn Subscription>, BusError>> {
         Box::pin(std::future::ready(Err(nowhere())))
     }
 
-    fn pending(&self, _: &WorkloadName, consumer: &PendingTarget) -> Fut<'_, Result<u64, BacklogError>> {
+    fn pending(&self, _: &Login, consumer: &PendingTarget) -> Fut<'_, Result<u64, BacklogError>> {
         let PendingTarget { stream, consumer, .. } = consumer.clone();
         let why = nowhere().to_string();
         Box::pin(std::future::ready(Err(BacklogError::Unknown { stream, consumer, why })))

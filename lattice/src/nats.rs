@@ -5,15 +5,17 @@
 mod streams;
 
 pub use streams::{
-    Acknowledgement, Backlog, Consumer, Delivered, Precondition, PublishOptions, ReadEvent, SNAPSHOT_BYTES_MAX,
-    SNAPSHOT_MAX, Settle, Settlement, Snapshot, Start, Stored, Stream, StreamInfo,
+    Acknowledgement, Backlog, Consumer, Delivered, Discard, Precondition, PublishOptions, ReadEvent,
+    SNAPSHOT_BYTES_MAX, SNAPSHOT_MAX, Settle, Settlement, Snapshot, Start, Stored, Stream, StreamInfo, is_conditional,
 };
 
 use crate::{
     Fut,
+    account::Login,
     bucket::KEY_BYTES_MAX,
-    id::{Revision, WorkloadName},
+    id::Revision,
     limits::one_line,
+    objects::Objects,
     spec::{BucketName, StreamName},
 };
 use bytes::Bytes;
@@ -117,7 +119,23 @@ pub struct Server {
 /// Connections for guests.
 pub trait Links: fmt::Debug + Send + Sync + 'static {
     /// The connection of a workload's guests on this node. Who holds it keeps it.
-    fn link(&self, workload: &WorkloadName) -> Fut<'_, Result<Arc<dyn Link>, Failure>>;
+    fn link(&self, login: &Login) -> Fut<'_, Result<Arc<dyn Link>, Failure>>;
+    /// The same, for whoever may know why there is none. What is found wrong with a login is told by nothing else.
+    fn enter(&self, login: &Login) -> Fut<'_, Result<Arc<dyn Link>, LoginError>>;
+}
+
+/// Why there is no connection. Names servers: nothing for guests.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LoginError {
+    /// Servers that this node lets nobody reach, or none.
+    #[error("{0}")]
+    Servers(String),
+    #[error("{0}")]
+    Authority(String),
+    #[error("{0}")]
+    Credentials(String),
+    #[error("{0}")]
+    Unreachable(String),
 }
 
 /// The connection of a workload's guests. All fail at once where it is down, and then nothing was sent.
@@ -135,6 +153,7 @@ pub trait Link: Send + Sync + 'static {
     fn subscribe(&self, filter: String, group: Option<String>) -> Fut<'_, Result<Box<dyn Feed<Arrival>>, Failure>>;
     fn bucket(&self, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn Bucket>, Failure>>;
     fn stream(&self, stream: &StreamName) -> Fut<'_, Result<Arc<dyn Stream>, Failure>>;
+    fn objects(&self, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn Objects>, Failure>>;
 }
 
 /// What comes in, one after the other: a subscription, a watch, a list. Dropping it ends it on the server.
@@ -265,14 +284,20 @@ impl ChangeEvent {
     }
 }
 
+const NOWHERE: &str = "this node has no NATS for guests";
+
 /// Where there is no NATS for guests.
 #[derive(Debug, Clone, Copy)]
 pub struct NoLinks;
 
 impl Links for NoLinks {
-    fn link(&self, _: &WorkloadName) -> Fut<'_, Result<Arc<dyn Link>, Failure>> {
-        let failure = Failure::not(Code::Disconnected, "this node has no NATS for guests");
+    fn link(&self, _: &Login) -> Fut<'_, Result<Arc<dyn Link>, Failure>> {
+        let failure = Failure::not(Code::Disconnected, NOWHERE);
         Box::pin(std::future::ready(Err(failure)))
+    }
+
+    fn enter(&self, _: &Login) -> Fut<'_, Result<Arc<dyn Link>, LoginError>> {
+        Box::pin(std::future::ready(Err(LoginError::Unreachable(NOWHERE.into()))))
     }
 }
 

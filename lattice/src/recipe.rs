@@ -6,6 +6,7 @@ use crate::{
     spec::PartRole,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// The objects of a workload and how they are joined.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,9 +22,19 @@ pub struct Recipe {
     /// Which import is satisfied by which of `parts`, in order. Imports that are not here are the node's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub edges: Vec<HostEdge>,
+    /// What it imports that none of its own parts satisfies, as [`crate::interface::need`] names it: only nodes that offer all
+    /// of it can run it. Empty of what was admitted by an older version, which did not say.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub needs: BTreeSet<String>,
 }
 
 impl Recipe {
+    /// Whether nodes run the same for both, whatever is known of what that needs.
+    pub fn runs_like(&self, other: &Recipe) -> bool {
+        let Recipe { artifact, parts, edges, needs: _ } = self;
+        (artifact, parts, edges) == (&other.artifact, &other.parts, &other.edges)
+    }
+
     /// Every object that a node needs.
     pub fn digests(&self) -> impl Iterator<Item = Digest> {
         self.artifact.into_iter().chain(self.parts.iter().map(|part| part.digest))

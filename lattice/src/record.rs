@@ -2,6 +2,7 @@
 //! A record of a newer minor schema may carry fields that we do not know: they are ignored, never refused. A record that
 //! does not parse is *corrupt*, which is not the same as absent: see [`crate::view`].
 
+mod compiled;
 mod config;
 mod generations;
 mod rebalance;
@@ -10,6 +11,7 @@ mod scale;
 mod ticks;
 mod weights;
 
+pub use compiled::{COMPILED_MAX, Compiled};
 pub use config::{ConfigRecord, ConfigStamp, EarlierConfig, check_entries};
 pub use generations::{Aborted, Left, LostRoute};
 pub use rebalance::{MOVES_MAX, Move, Rebalance};
@@ -21,6 +23,7 @@ pub use weights::{Among, Weighed};
 use crate::{
     gpu::{GpuGrant, Offer},
     id::{ConfigName, Digest, Generation, Incarnation, NodeId, SlotId, WorkloadName},
+    interface::Offers,
     limits::{MESSAGE_BYTES_MAX, one_line},
     recipe::Recipe,
     spec::{LABEL_NODE, Source, Taint, VolumeSpec, WorkloadSpec},
@@ -34,7 +37,7 @@ use std::collections::BTreeMap;
 
 /// The newest schema that this version reads, with all before. Nodes of several versions share a store while they are
 /// upgraded, so a record says the least schema that reads it, not the newest that its writer knows.
-pub const SCHEMA: u32 = 6;
+pub const SCHEMA: u32 = 7;
 
 /// Why bytes are not a record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -275,6 +278,15 @@ pub struct Session {
     /// The GPUs that replicas may use. None from a node of an older version, which then has none to give.
     #[serde(default, deserialize_with = "crate::gpu::deserialize", skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<Offer>,
+    /// The interfaces that components may import here. A node of an older version does not say: it is taken to offer
+    /// whatever is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<String>>")]
+    pub offers: Option<Offers>,
+    /// Components that start here without being fetched and compiled: those that it used last.
+    #[serde(default, skip_serializing_if = "Compiled::is_empty")]
+    #[schemars(with = "Vec<String>")]
+    pub compiled: Compiled,
     /// Milliseconds since 1970, by the node's clock. For people only.
     pub started_at: u64,
     /// Counts renewals, so that each is a change that observers see.
@@ -488,6 +500,7 @@ mod tests {
             artifact: Some(one),
             parts: vec![HostedPart { name: pool, digest: two, role: PartRole::Service }],
             edges: vec![edge],
+            needs: ["wasi:http@0.2".to_owned()].into(),
         };
         let record = SpecRecord { recipe, ..SpecRecord::new(spec, uuid::Uuid::nil(), Generation::FIRST) };
         assert_eq!(SpecRecord::decode(&record.encode()).unwrap(), record);

@@ -3,6 +3,7 @@
 //!
 //! The field docs below are the reference that people read: `docs/workload-spec.schema.json` is generated from them.
 
+mod account;
 mod analysis;
 mod autoscale;
 mod blobstore;
@@ -11,6 +12,7 @@ mod canary;
 mod config;
 mod cron;
 mod disruption;
+mod function;
 pub mod gpu;
 pub mod grants;
 mod http;
@@ -28,19 +30,23 @@ mod rollout;
 mod schedule;
 mod schema;
 mod script;
+mod secrets;
 mod sticky;
 mod strategy;
+pub mod stream_profile;
 mod streams;
 mod taint;
 mod volumes;
 mod wording;
 
+pub use account::{NatsAccount, NatsServer};
 pub use analysis::{AnalysisSpec, ErrorRate};
 pub use autoscale::{AutoscaleSpec, JetStreamName, PendingTarget, ScaleTarget};
 pub use blobstore::ObjectsGrant;
 pub use config::{ConfigError, ConfigUpdate, Found, Resolved};
 pub use cron::{Cron, Zone};
 pub use disruption::DisruptionSpec;
+pub use function::{FunctionName, NotExported};
 pub use gpu::{CpuUse, GpuClaim, GpuMiss, GpuSpec, MinSpeed};
 pub use grants::Grants;
 pub use http::{
@@ -61,13 +67,15 @@ pub use placement::{
     is_label_value,
 };
 pub use preview::PreviewSpec;
-pub use probes::{ProbeSpec, ProbesSpec};
+pub use probes::{Asks, ProbeSpec, ProbesSpec};
 pub use profile::{BucketGrant, BucketNeeds, CoreProfile, Profile};
 pub use rollout::{Portion, Rollback, RolloutSpec, RolloutStep};
 pub use schedule::{RequestPath, ScheduleSpec};
 pub use script::Script;
+pub use secrets::{SecretRef, SecretRefs};
 pub use sticky::Sticky;
 pub use strategy::Strategy;
+pub use stream_profile::{StreamNeeds, StreamProfile};
 pub use streams::{ConsumerName, StreamGrant, StreamGrants, StreamName};
 pub use taint::{Effect, Taint, Toleration};
 pub use volumes::{EmptyVolume, HostVolume, MountPath, VolumeSpec, empty_bytes};
@@ -270,6 +278,12 @@ pub struct ComponentSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub env_from: Vec<ConfigName>,
+    /// Secrets of the lattice (`lattice secret put`) that the guest gets through `wasmcloud:secrets/store`, by these keys and no
+    /// others: `{db-password: shop-db}`. Components that are composed share theirs. Until each of them is there, the workload's
+    /// conditions say so, and no replica is started. At most 64.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub secrets: SecretRefs,
     /// Keep it out of the composition, and make an instance of it only when it is called: for what few requests need. A
     /// call costs about a microsecond more than one within the composition, and only plain values can be passed. Not for
     /// the component that answers HTTP. Default `false`.
@@ -297,9 +311,10 @@ impl ComponentSpec {
     /// With the default of everything else.
     pub fn new(name: ComponentName, source: Source) -> Self {
         let (env, config) = (BTreeMap::new(), BTreeMap::new());
-        let (config_from, env_from) = (Vec::new(), Vec::new());
-        let (lazy, isolate, volumes) = (false, false, Vec::new());
-        Self { name, source, env, config, config_from, env_from, lazy, idle: None, isolate, grants: None, volumes }
+        let (config_from, env_from, secrets) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let (lazy, idle, isolate) = (false, None, false);
+        let (grants, volumes) = (None, Vec::new());
+        Self { name, source, env, config, config_from, env_from, secrets, lazy, idle, isolate, grants, volumes }
     }
 }
 

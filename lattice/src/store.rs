@@ -274,6 +274,7 @@ pub trait Rng: Send + Sync + 'static {
 pub struct Platform {
     pub store: std::sync::Arc<dyn Store>,
     pub artifacts: std::sync::Arc<dyn Artifacts>,
+    pub vault: std::sync::Arc<dyn crate::secret::Vault>,
     pub bus: std::sync::Arc<dyn Bus>,
     /// What guests may be given, looked at before they are.
     pub buckets: std::sync::Arc<dyn crate::bucket::Buckets>,

@@ -11,6 +11,7 @@
 //! | `lattice.{L}.ctl.rebalance.{start,get,cancel}` | request, queue | see [`crate::ctl`] |
 //! | `lattice.{L}.ctl.route.list` | request, queue | empty |
 //! | `lattice.{L}.ctl.config.{put,get,delete}.{C}`, `lattice.{L}.ctl.config.list` | request, queue | see [`crate::ctl`] |
+//! | `lattice.{L}.ctl.secret.{put,delete}.{C}`, `lattice.{L}.ctl.secret.list` | request, queue | a value; see [`crate::ctl`] |
 //! | `lattice.{L}.http.{N}` | request, framed | [`crate::frame`] |
 //! | `lattice.{L}.held.{N}` | request | [`crate::held::Held`] |
 //! | `lattice.{L}.state.>`, `lattice.{L}.specs.>` | republished by the server | records |
@@ -93,6 +94,24 @@ impl ConfigVerb {
     }
 }
 
+/// An operation on one secret that its subject names. None answers with its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SecretVerb {
+    Put,
+    Delete,
+}
+
+impl SecretVerb {
+    pub const ALL: [SecretVerb; 2] = [SecretVerb::Put, SecretVerb::Delete];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SecretVerb::Put => "put",
+            SecretVerb::Delete => "delete",
+        }
+    }
+}
+
 /// What travels on a subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Topic {
@@ -112,6 +131,8 @@ pub enum Topic {
     RouteList,
     ConfigList,
     Config(ConfigVerb, ConfigName),
+    SecretList,
+    Secret(SecretVerb, ConfigName),
     Http(NodeId),
     Held(NodeId),
     Event(EventKind),
@@ -138,6 +159,8 @@ impl Topic {
             Topic::RouteList => format!("lattice.{lattice}.ctl.route.list"),
             Topic::ConfigList => format!("lattice.{lattice}.ctl.config.list"),
             Topic::Config(verb, name) => format!("lattice.{lattice}.ctl.config.{}.{name}", verb.as_str()),
+            Topic::SecretList => format!("lattice.{lattice}.ctl.secret.list"),
+            Topic::Secret(verb, name) => format!("lattice.{lattice}.ctl.secret.{}.{name}", verb.as_str()),
             Topic::Http(node) => http(lattice, node),
             Topic::Held(node) => format!("lattice.{lattice}.held.{node}"),
             Topic::Event(kind) => format!("lattice.{lattice}.evt.{}", kind.as_str()),
@@ -159,6 +182,7 @@ impl Topic {
             ("ctl", "rebalance.cancel") => Topic::RebalanceCancel,
             ("ctl", "route.list") => Topic::RouteList,
             ("ctl", "config.list") => Topic::ConfigList,
+            ("ctl", "secret.list") => Topic::SecretList,
             ("ctl", rest) => match rest.split_once('.')? {
                 ("workload", rest) => {
                     let (verb, name) = rest.split_once('.')?;
@@ -169,6 +193,11 @@ impl Topic {
                     let (verb, name) = rest.split_once('.')?;
                     let verb = ConfigVerb::ALL.into_iter().find(|known| known.as_str() == verb)?;
                     Topic::Config(verb, ConfigName::new(name).ok()?)
+                }
+                ("secret", rest) => {
+                    let (verb, name) = rest.split_once('.')?;
+                    let verb = SecretVerb::ALL.into_iter().find(|known| known.as_str() == verb)?;
+                    Topic::Secret(verb, ConfigName::new(name).ok()?)
                 }
                 ("node", rest) => {
                     let (verb, node) = rest.split_once('.')?;
@@ -237,6 +266,11 @@ pub fn artifacts_name(lattice: &LatticeId) -> String {
     format!("lattice-{lattice}-artifacts")
 }
 
+/// The bucket of the values of secrets.
+pub fn secrets_name(lattice: &LatticeId) -> String {
+    format!("lattice-{lattice}-secrets")
+}
+
 pub fn events_stream(lattice: &LatticeId) -> String {
     format!("lattice-{lattice}-events")
 }
@@ -271,6 +305,9 @@ mod tests {
             Just(Topic::RebalanceCancel),
             Just(Topic::RouteList),
             Just(Topic::ConfigList),
+            Just(Topic::SecretList),
+            (proptest::sample::select(SecretVerb::ALL.to_vec()), id())
+                .prop_map(|(verb, name)| Topic::Secret(verb, ConfigName::new(name).unwrap())),
             (proptest::sample::select(ConfigVerb::ALL.to_vec()), id())
                 .prop_map(|(verb, name)| Topic::Config(verb, ConfigName::new(name).unwrap())),
             Just(Topic::Event(EventKind::StoreRegressed)),

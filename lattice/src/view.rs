@@ -53,7 +53,7 @@ pub struct LatticeView {
     pub slots: Slots,
     /// What is wanted of nodes, alive or not.
     pub orders: BTreeMap<NodeId, Versioned<NodeOrder>>,
-    /// What specs name with `config-from` and `env-from`.
+    /// What specs name with `config-from` and `env-from`, and secrets, without their values.
     pub configs: BTreeMap<ConfigName, Arc<Versioned<ConfigRecord>>>,
     /// Of workloads that have schedules.
     pub ticks: BTreeMap<WorkloadName, Versioned<Ticks>>,
@@ -284,11 +284,21 @@ impl LatticeView {
         spec: &WorkloadSpec,
         pinned: &BTreeMap<ConfigName, ConfigStamp>,
     ) -> Result<Resolved, ConfigError> {
-        spec.resolve(|name| {
+        let find = |name: &ConfigName| {
             let config = &self.configs.get(name)?.record;
+            if config.secret.is_some() {
+                return None; // and nobody's configuration
+            }
             let pinned = pinned.get(name).and_then(|stamp| Some((*stamp, config.entries_at(stamp)?)));
             Some(pinned.unwrap_or((config.stamp, &config.entries)))
-        })
+        };
+        spec.resolve(find, |asked| self.configs.get(&asked.name)?.record.stamp_of(asked, pinned.get(&asked.name)))
+    }
+
+    /// The versions that there are now of what a spec names. What is not there is left out.
+    pub fn versions(&self, spec: &WorkloadSpec) -> BTreeMap<ConfigName, ConfigStamp> {
+        let record = |name: &ConfigName| Some(&self.configs.get(name)?.record);
+        spec.versions(|name| Some(record(name)?.stamp), |asked| record(&asked.name)?.stamp_of(asked, None))
     }
 
     /// How a node is to be emptied, if it is, and since which revision of what is wanted of it.
@@ -346,6 +356,8 @@ mod tests {
             draining: false,
             taints: Vec::new(),
             gpus: Vec::new(),
+            offers: None,
+            compiled: Default::default(),
             started_at: 0,
             renewals: 3,
         };

@@ -8,11 +8,11 @@ use lattice::{
     id::{Generation, SlotId, WorkloadName},
     record::{Phase, failure},
     report::{AnswersReport, HostReport, SlotReport, Slow},
-    spec::{AnalysisSpec, Class},
+    spec::{AnalysisSpec, Class, WorkloadSpec},
 };
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::{
     sync::Notify,
@@ -47,7 +47,7 @@ struct State {
 struct Unit {
     uid: uuid::Uuid,
     generation: Generation,
-    class: Class,
+    spec: Arc<WorkloadSpec>,
     /// What its code may use.
     gpu: Option<GpuGrant>,
     phase: UnitPhase,
@@ -132,11 +132,22 @@ impl StubHost {
         let running = |unit: &Unit| Running {
             uid: unit.uid,
             generation: unit.generation,
-            class: unit.class,
+            class: unit.spec.class,
             is_ready: unit.phase == UnitPhase::Ready,
             gpu: unit.gpu.clone(),
         };
         live.map(|(slot, unit)| (slot.clone(), running(unit))).collect()
+    }
+
+    /// Replicas that take messages, and what they run.
+    pub(crate) fn takers(&self) -> BTreeMap<(SlotId, uuid::Uuid, Generation), Arc<WorkloadSpec>> {
+        let state = self.state();
+        let takes = |unit: &Unit| match unit.phase {
+            UnitPhase::Ready | UnitPhase::Draining => !unit.spec.messages.is_empty(),
+            UnitPhase::Starting | UnitPhase::Failed => false,
+        };
+        let taking = state.units.iter().filter(|(_, unit)| takes(unit));
+        taking.map(|(slot, unit)| ((slot.clone(), unit.uid, unit.generation), unit.spec.clone())).collect()
     }
 
     /// Let time pass for what runs. Never returns.
@@ -174,8 +185,13 @@ impl StubHost {
                     is_changed = true;
                     unit.phase = UnitPhase::Draining;
                     // A strict replica is cut off: another node may be waiting to start it.
-                    let longest = if unit.class == Class::Strict { 100 } else { 2_000 };
-                    unit.due = Some(now + self.rng.millis(0, longest));
+                    let (shortest, longest) = match unit.spec.class {
+                        Class::Strict => (0, 100),
+                        // It goes on taking messages until others listen.
+                        Class::Available if !unit.spec.messages.is_empty() => (1_000, 2_500),
+                        Class::Available => (0, 2_000),
+                    };
+                    unit.due = Some(now + self.rng.millis(shortest, longest));
                 }
                 (Some(target), UnitPhase::Ready)
                     if target.generation != unit.generation && unit.due.is_none() && !target.waits =>
@@ -184,7 +200,7 @@ impl StubHost {
                     if target.stop_first {
                         is_changed = true;
                         (unit.phase, unit.generation) = (UnitPhase::Starting, target.generation);
-                        unit.gpu = target.gpu.clone();
+                        (unit.gpu, unit.spec) = (target.gpu.clone(), target.spec.clone());
                     }
                 }
                 (Some(target), UnitPhase::Ready) if target.generation == unit.generation && unit.due.is_some() => {
@@ -223,7 +239,7 @@ impl StubHost {
             }
             if let Some(target) = target {
                 unit.generation = target.generation;
-                unit.gpu = target.gpu.clone();
+                (unit.gpu, unit.spec) = (target.gpu.clone(), target.spec.clone());
             }
             unit.failed = None;
             true
@@ -234,7 +250,7 @@ impl StubHost {
                 Unit {
                     uid: target.uid,
                     generation: target.generation,
-                    class: target.spec.class,
+                    spec: target.spec.clone(),
                     gpu: target.gpu.clone(),
                     phase: UnitPhase::Starting,
                     due: Some(now + self.rng.millis(20, 800)),

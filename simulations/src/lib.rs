@@ -6,7 +6,7 @@
 //!
 //! Start at [`run`]; then `chaos.rs` (what a seed makes happen), `world.rs` (what can happen), `checkers/` (what must
 //! hold), `network/` (what fails by itself). [`scenario`] plays what a file says instead, [`scaling`] workloads that
-//! scale themselves.
+//! scale themselves, [`waking`] those that rest until a message comes.
 
 // This crate is one large test: a broken assumption of its own must end it.
 #![allow(clippy::expect_used)]
@@ -14,6 +14,7 @@
 pub mod chance;
 mod chaos;
 mod checkers;
+mod fleet;
 mod host;
 mod messages;
 pub mod model;
@@ -24,6 +25,7 @@ pub mod scenario;
 mod ticks;
 mod trace;
 mod traffic;
+pub mod waking;
 mod world;
 
 pub use trace::Trace;
@@ -72,6 +74,10 @@ pub struct Facts {
     pub fired: u64,
     /// Numbers of replicas that workloads decided on by themselves.
     pub decisions: u64,
+    /// What became of messages.
+    pub messages: BTreeMap<&'static str, u64>,
+    /// The longest that one waited for a replica once nothing failed any more.
+    pub longest_wait: Duration,
     /// From the end of the faults until everything asked for ran.
     pub converged_after: Option<Duration>,
 }

@@ -1,7 +1,7 @@
 //! Plays seeds and scenarios: `lattice-simulations --seed 42`, `--seeds 0..200`, `--minutes 5`, `--scenario FILE`. A
 //! violation prints how to see it again and the last things that happened, and ends with status 1.
 
-use lattice_simulations::{Options, Outcome, run, scaling, scenario};
+use lattice_simulations::{Options, Outcome, run, scaling, scenario, waking};
 use std::{
     ops::Range,
     process::ExitCode,
@@ -16,14 +16,15 @@ use std::{
 const USAGE: &str = "\
 Plays seeded simulations of a lattice and checks its invariants.
 
-usage: lattice-simulations [--seed N | --seeds FROM..TO | --minutes M | --scenario FILE] [--scaling] [--faults S] [--trace]
+usage: lattice-simulations [--seed N | --seeds FROM..TO | --minutes M | --scenario FILE] [--scaling | --waking] [--faults S] [--trace]
 
   --seed N         one seed
   --seeds A..B     seeds A to B-1
   --minutes M      new seeds, from the time of day, for that long
   --scenario FILE  what a file says, such as those in simulations/scenarios/
   --scaling        of workloads that scale themselves, under loads that change
-  --faults S       seconds of virtual time for which things go wrong [default: 60; 120 with --scaling]
+  --waking         of workloads that rest until a message comes
+  --faults S       seconds of virtual time for which things go wrong [default: 60; 120 with --scaling and --waking]
   --trace          print what happened even if all is well";
 
 fn main() -> ExitCode {
@@ -34,11 +35,12 @@ fn main() -> ExitCode {
         words.retain(|word| *word != name);
         words.len() != before
     };
-    let (show, scales) = (flag("--trace"), flag("--scaling"));
-    let mut game = if scales {
-        Game { run: scaling::run, flag: " --scaling", options: scaling::OPTIONS }
-    } else {
-        Game { run, flag: "", options: Options::default() }
+    let show = flag("--trace");
+    let mut game = match (flag("--scaling"), flag("--waking")) {
+        (false, false) => Game { run, flag: "", options: Options::default() },
+        (true, false) => Game { run: scaling::run, flag: " --scaling", options: scaling::OPTIONS },
+        (false, true) => Game { run: waking::run, flag: " --waking", options: waking::OPTIONS },
+        (true, true) => return usage(),
     };
     if let Some(at) = words.iter().position(|word| *word == "--faults") {
         let Some(Ok(seconds)) = words.get(at + 1).map(|seconds| seconds.parse()) else { return usage() };
@@ -156,6 +158,12 @@ fn report(outcome: &Outcome, game: Game, show: bool) {
             println!("seed {seed}: {violation}");
             println!("again: cargo run -p lattice-simulations -- --seed {seed} --faults {faults}{flag}");
         }
+        None if game.flag == " --waking" => println!(
+            "seed {seed}: {:?}, at most {:.1} s for a replica, trace {:016x}",
+            facts.messages,
+            facts.longest_wait.as_secs_f64(),
+            trace.hash()
+        ),
         None => println!(
             "seed {seed}: {} faults, {} claims, {} ticks, {} decisions, at rest after {:.1} s, trace {:016x}",
             facts.faults(),

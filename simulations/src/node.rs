@@ -4,7 +4,7 @@
 use crate::{
     chance::{SimClock, SimRng},
     host::StubHost,
-    messages::StubMessaging,
+    messages::{Letters, Life, Receivers, SpiedBus, StubMessaging},
     network::{Link, Sky, Wire},
     ticks::{Fired, StubTrigger},
     traffic::Traffic,
@@ -15,13 +15,14 @@ use lattice::{
     id::{GpuId, NodeId, WorkloadName},
     record::Capacity,
     spec::Taint,
-    store::Clock,
+    store::{Clock, Platform},
     testing::MemoryLattice,
     view::LatticeView,
 };
 use lattice_control_plane::{ControlPlane, ControlPlaneError, NodeOptions, Timing};
 use std::{
     collections::BTreeMap,
+    future::poll_fn,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -75,11 +76,12 @@ pub(crate) struct SimNode {
     gate: Arc<Gate>,
     fired: Fired,
     traffic: Traffic,
+    letters: Letters,
     seed: u64,
     number: u64,
     /// Counts starts of the process.
     lives: u64,
-    life: Option<Life>,
+    life: Option<Process>,
     resumed: Option<Instant>,
 }
 
@@ -87,7 +89,7 @@ pub(crate) struct SimNode {
 const WAKING_UP: Duration = Duration::from_millis(200);
 
 /// One process.
-struct Life {
+struct Process {
     host: Arc<StubHost>,
     stop: CancellationToken,
     demand: Arc<dyn Demand>,
@@ -114,6 +116,7 @@ impl SimNode {
             capacity,
             volumes: Default::default(),
             taints,
+            offers: None,
             http: None,
             timing: Timing::DEV,
             drain: Duration::from_secs(10),
@@ -130,6 +133,7 @@ impl SimNode {
             gate: Arc::default(),
             fired,
             traffic: Traffic::default(),
+            letters: Letters::default(),
             seed,
             number,
             lives: 0,
@@ -141,6 +145,16 @@ impl SimNode {
     /// What its replicas have to do, from its next start on.
     pub(crate) fn carry(&mut self, traffic: Traffic) {
         self.traffic = traffic;
+    }
+
+    /// Where what becomes of messages is written down, from its next start on.
+    pub(crate) fn read(&mut self, letters: Letters) {
+        self.letters = letters;
+    }
+
+    /// The process that runs, or that ran last.
+    fn this_life(&self) -> Life {
+        Life { node: self.id.clone(), number: self.lives }
     }
 
     /// All of its GPUs fail their self-test from now on, or pass it again.
@@ -167,9 +181,26 @@ impl SimNode {
             host.be_fair();
         }
         let clock: Arc<dyn Clock> = self.clock.clone();
-        let platform = self.wire.platform(&self.lattice, clock, rng);
-        let messaging =
-            StubMessaging { wire: self.wire.clone(), bus: platform.bus.clone(), traffic: self.traffic.clone() };
+        let near = self.lattice.platform(clock.clone(), rng.clone()).bus;
+        let far = self.wire.platform(&self.lattice, clock, rng);
+        let (gate, letters, life) = (self.gate.clone(), self.letters.clone(), self.this_life());
+        let bus = Arc::new(SpiedBus { inner: far.bus, gate, letters: letters.clone() });
+        let platform = Platform { bus: bus.clone(), ..far };
+        let messaging = StubMessaging {
+            wire: self.wire.clone(),
+            bus,
+            near,
+            gate: self.gate.clone(),
+            traffic: self.traffic.clone(),
+            keeper: Some((letters.clone(), life.clone())),
+        };
+        let receivers = Receivers {
+            host: host.clone(),
+            messaging: StubMessaging { keeper: None, ..messaging.clone() },
+            letters,
+            life,
+            traffic: self.traffic.clone(),
+        };
         let control =
             ControlPlane::new(self.options.clone(), platform, host.clone(), Arc::new(|_, _, _| Ok(Vec::new())))
                 .with_messaging(Arc::new(messaging));
@@ -182,21 +213,23 @@ impl SimNode {
         let process = {
             let (host, stop) = (host.clone(), stop.clone());
             async move {
-                tokio::select! { // the host never ends
+                tokio::select! { // the host and the receivers never end
                     biased;
                     ended = control.run(trigger, stop) => ended,
                     () = host.run() => Ok(()),
+                    () = receivers.run() => Ok(()),
                 }
             }
         };
         let task = tokio::spawn(Pausable { inner: Box::pin(process), gate: self.gate.clone() });
-        self.life = Some(Life { host, stop, demand, view, task });
+        self.life = Some(Process { host, stop, demand, view, task });
     }
 
     /// kill -9.
     pub(crate) fn crash(&mut self) {
         if let Some(life) = self.life.take() {
             life.task.abort();
+            self.letters.gone(&self.this_life(), true);
         }
     }
 
@@ -210,11 +243,13 @@ impl SimNode {
     /// SIGSTOP.
     pub(crate) fn pause(&self) {
         self.gate.close();
+        self.letters.suspended(&self.this_life(), true);
     }
 
     /// SIGCONT.
     pub(crate) fn resume(&mut self) {
         self.resumed = Some(Instant::now());
+        self.letters.suspended(&self.this_life(), false);
         self.gate.open();
     }
 
@@ -264,6 +299,7 @@ impl SimNode {
             return None;
         }
         let life = self.life.take()?;
+        self.letters.gone(&self.this_life(), false);
         Some(match life.task.await {
             Ok(ended) => ended.map_err(|error| error.to_string()),
             Err(panic) => Err(panic.to_string()),
@@ -273,20 +309,33 @@ impl SimNode {
 
 /// Stops a process without its knowing.
 #[derive(Default)]
-struct Gate {
+pub(crate) struct Gate {
     closed: AtomicBool,
-    waiting: Mutex<Option<Waker>>,
+    waiting: Mutex<Vec<Waker>>,
 }
 
 impl Gate {
     fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
     }
+
     fn open(&self) {
         self.closed.store(false, Ordering::Relaxed);
-        if let Some(waker) = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            waker.wake();
+        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    fn poll_opened(&self, context: &mut Context<'_>) -> Poll<()> {
+        if !self.closed.load(Ordering::Relaxed) {
+            return Poll::Ready(());
         }
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(context.waker().clone());
+        Poll::Pending
+    }
+
+    /// What a task of the process that is not its main one waits for before it does anything.
+    pub(crate) async fn opened(&self) {
+        poll_fn(|context| self.poll_opened(context)).await;
     }
 }
 
@@ -298,8 +347,7 @@ struct Pausable<F> {
 impl<F: Future> Future for Pausable<F> {
     type Output = F::Output;
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        if self.gate.closed.load(Ordering::Relaxed) {
-            *self.gate.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(context.waker().clone());
+        if self.gate.poll_opened(context).is_pending() {
             return Poll::Pending;
         }
         self.inner.as_mut().poll(context)

@@ -21,6 +21,8 @@ struct Stream {
     shares: Vec<(Instant, u64, u64)>,
     /// Messages at its consumer.
     pending: u64,
+    /// Messages that each replica handled, over all of its lives.
+    handled: BTreeMap<u32, u64>,
 }
 
 impl Traffic {
@@ -46,12 +48,18 @@ impl Traffic {
         self.streams().get(workload).map_or(0, |stream| stream.pending)
     }
 
+    /// A replica handled a message.
+    pub(crate) fn done(&self, slot: &SlotId) {
+        *self.streams().entry(slot.workload.clone()).or_default().handled.entry(slot.index).or_default() += 1;
+    }
+
     /// What a replica counted since it began to take requests.
     pub(crate) fn report(&self, slot: &SlotId, of: (uuid::Uuid, Generation), since: Instant) -> SlotReport {
         let (streams, now) = (self.streams(), Instant::now());
         let mut report = SlotReport::new(of.0, of.1);
         let mut load = LoadReport { watched: millis(since, now), ..LoadReport::default() };
-        let shares = streams.get(&slot.workload).map(|stream| stream.shares.as_slice()).unwrap_or_default();
+        let stream = streams.get(&slot.workload);
+        let shares = stream.map(|stream| stream.shares.as_slice()).unwrap_or_default();
         for (i, (begin, requests, replicas)) in shares.iter().enumerate() {
             let end = shares.get(i + 1).map_or(now, |(next, ..)| *next);
             let of_all = (*replicas).max(1);
@@ -61,7 +69,8 @@ impl Traffic {
                 report.in_flight = own;
             }
         }
-        report.requests = load.busy / 100;
+        let handled = stream.and_then(|stream| stream.handled.get(&slot.index)).copied().unwrap_or_default();
+        report.requests = load.busy / 100 + handled;
         report.load = Some(load);
         report
     }

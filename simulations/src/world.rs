@@ -11,16 +11,18 @@ use crate::{
         views_agree,
     },
     lattice_id,
+    messages::{Letters, REPLIES},
     network::{Link, Sky},
     node::{NodeSetup, SimNode},
     ticks::Fired,
     trace::Trace,
 };
 use bytes::Bytes;
+use futures_util::{FutureExt as _, StreamExt as _};
 use lattice::{
     ctl::{CtlError, Reply},
     id::{Digest, WorkloadName},
-    store::{Bucket, Headers, Platform},
+    store::{Bucket, Headers, Items, Message, Platform},
     subject::Topic,
     testing::MemoryLattice,
 };
@@ -54,6 +56,9 @@ pub(crate) struct World {
     /// Nothing goes wrong any more.
     peace: bool,
     fired: Fired,
+    /// Messages for workloads, and what their senders hear.
+    pub(crate) letters: Letters,
+    replies: Items<Message>,
     /// Follows the store's view.
     planner: Planner,
     recorded: Instant,
@@ -142,6 +147,7 @@ impl World {
         let lattice = MemoryLattice::new();
         let sky = Sky::default();
         let person = lattice.platform(Arc::new(SimClock::new(&rng)), Arc::new(SimRng::new(seed, 2)));
+        let replies = person.bus.subscribe(format!("{REPLIES}.*"), None).await.expect("a bus in memory takes it");
         let component = person.artifacts.put(Bytes::from_static(b"component")).await;
         World {
             rng,
@@ -157,6 +163,8 @@ impl World {
             cures: Vec::new(),
             peace: false,
             fired: Fired::default(),
+            letters: Letters::default(),
+            replies,
             planner: Planner::default(),
             recorded: Instant::now(),
             compared: 0,
@@ -178,6 +186,7 @@ impl World {
     pub(crate) fn join(&mut self, seed: u64, setup: NodeSetup, is_fair: bool) {
         let number = self.nodes.len() as u64 + 1;
         let mut node = SimNode::new(seed, number, setup, self.sky.clone(), &self.lattice, self.fired.clone());
+        node.read(self.letters.clone());
         let capacity = node.capacity();
         self.trace.note(format!("{} joins with {} slots and {} MiB", node.id, capacity.slots, capacity.memory >> 20));
         node.start(is_fair);
@@ -190,8 +199,8 @@ impl World {
             claims: self.history.claims,
             slot_writes: self.history.slot_writes,
             fired: self.fired.count(),
-            decisions: 0,
             converged_after: None,
+            ..Facts::default()
         }
     }
 
@@ -200,6 +209,9 @@ impl World {
         sleep(STEP).await;
         while let Some(Ok(answer)) = self.requests.try_join_next() {
             self.trace.note(answer);
+        }
+        while let Some(Some(reply)) = self.replies.next().now_or_never() {
+            self.letters.reply(&reply);
         }
         let now = Instant::now();
         let (due, later) = self.cures.iter().partition(|(at, _)| *at <= now);
@@ -234,6 +246,7 @@ impl World {
         strict_runs_once(&self.nodes)?;
         gpus_are_shared(&self.nodes)?;
         self.floors.are_kept(&self.nodes)?;
+        self.letters.check()?;
         // A store that forgets can bring back a workload that was deleted, and what had fired with it.
         if !self.history.went_back_once() {
             self.fired.check()?;
@@ -407,6 +420,13 @@ impl World {
             if let Some(host) = node.host() {
                 host.be_fair();
             }
+        }
+    }
+
+    /// Send messages to a workload.
+    pub(crate) async fn send(&self, workload: &WorkloadName, number: u64) {
+        for _ in 0..number {
+            self.letters.send(&self.person.bus, workload).await;
         }
     }
 

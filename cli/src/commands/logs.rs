@@ -4,8 +4,9 @@ use crate::{Context, error::Exit, output::Paint};
 use anyhow::Context as _;
 use futures_util::StreamExt as _;
 use lattice::{
-    ctl::{LogLine, LogStream, StatusReply},
+    ctl::{LogLevel, LogLine, LogStream, StatusReply},
     id::WorkloadName,
+    limits::one_line,
     subject::{self, Topic, WorkloadVerb},
 };
 
@@ -85,9 +86,14 @@ fn render(line: &LogLine, paint: Paint) -> String {
     let who = paint.nth(replica, format!("{}.{}{instance} {}", line.workload, line.replica, line.node));
     // What a guest writes must not steer the terminal.
     let text: String = line.line.chars().filter(|c| !c.is_control() || *c == '\t').collect();
-    let text = match line.stream {
-        LogStream::Stdout => text,
-        LogStream::Stderr => paint.warn(text),
+    let text = match (line.level, line.stream) {
+        (Some(level), _) => {
+            let context = line.context.as_ref().map(|context| format!(" {}", one_line(context, context.len())));
+            let text = format!("{}{}: {text}", level.as_str(), context.unwrap_or_default());
+            if level >= LogLevel::Warn { paint.warn(text) } else { text }
+        }
+        (None, LogStream::Stdout) => text,
+        (None, LogStream::Stderr) => paint.warn(text),
     };
     format!("{} {who}  {text}", paint.dim(&line.time))
 }
@@ -108,8 +114,13 @@ mod tests {
             time: "1970-01-01T00:00:01.000Z".into(),
             trace_id: None,
             span_id: None,
+            level: None,
+            context: None,
             line: "a\tb\x1b[2J\u{7}\u{9b}c".into(),
         };
         assert_eq!(render(&line, Paint::off()), "1970-01-01T00:00:01.000Z hello.2#3 n1  a\tb[2Jc");
+        let logged =
+            LogLine { level: Some(LogLevel::Warn), context: Some("db\x1b".into()), line: "slow".into(), ..line };
+        assert_eq!(render(&logged, Paint::off()), "1970-01-01T00:00:01.000Z hello.2#3 n1  warn db : slow");
     }
 }

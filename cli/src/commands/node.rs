@@ -323,25 +323,24 @@ async fn serve(
     tokio::spawn(admin::serve(admin_listener, admin.clone(), ended.clone()));
     tracing::info!(%node, lattice = %context.lattice, http = %http_address, admin = %admin_address, data = %data.path().display(), "starting");
     let name = format!("lattice {} node {node}", context.lattice);
-    let guests = GuestBuckets::new(settings.clone().into_options(&name)?);
+    let guests = GuestBuckets::reaching(settings.clone().into_options(&name)?, network.addresses.clone());
     (network.buckets, network.messaging) = (Arc::new(guests.clone()), Arc::new(guests.clone()));
     network.nats = Arc::new(guests.clone());
     // Two connections: a slow reader of bulk bytes may be cut off by the server, and must not take the session with it.
     let joining = async {
         let lattice = context.lattice.clone();
-        let control = control_thread.spawn(join::join(settings.clone(), lattice.clone(), format!("{name} control")));
+        let control = control_thread.spawn(join::join(
+            settings.clone(),
+            lattice.clone(),
+            format!("{name} control"),
+            guests.clone(),
+        ));
         let control = control.await.context("joining was broken off")??;
-        let data = join::join(settings, lattice, format!("{name} data")).await?;
+        let data = join::join(settings, lattice, format!("{name} data"), guests.clone()).await?;
         anyhow::Ok((control, data))
     };
     // Drivers take their time to say what there is.
-    let detecting = async {
-        Gpus::detect(args.gpu.clone()).await.map_err(|error| {
-            anyhow::Error::from(
-                Failure::failed(error.to_string()).hint("name another one with --gpu, or write --gpu off"),
-            )
-        })
-    };
+    let detecting = gpus(&args.gpu);
     let (connections, gpus) = tokio::select! {
         biased;
         () = signals.next() => return Ok(Exit::Ok),
@@ -361,6 +360,7 @@ async fn serve(
             host_paths: args.allow_host_paths.iter().map(MountPath::to_string).collect(),
         },
         taints: args.taints.clone(),
+        offers: Some(lattice_runtime::offers()),
         http: Some(http_address.to_string()),
         timing: args.timing.into(),
         drain: leave,
@@ -412,6 +412,21 @@ async fn serve(
     ended?;
     tracing::info!(%node, "left");
     Ok(Exit::Ok)
+}
+
+/// The GPUs of this machine, once their drivers are known not to take this process with them.
+async fn gpus(selector: &GpuSelector) -> anyhow::Result<Arc<Gpus>> {
+    let failed = |error: String| {
+        anyhow::Error::from(Failure::failed(error).hint("name another one with --gpu, or write --gpu off"))
+    };
+    match drivers::try_out(selector).await {
+        Err(why) if selector.is_auto() => {
+            tracing::error!("a GPU driver {why} when it was tried: this node offers no GPU; --gpu names those to use");
+            Ok(Gpus::none())
+        }
+        Err(why) => Err(failed(format!("a GPU driver {why} when it was tried"))),
+        Ok(()) => Gpus::detect(selector.clone()).await.map_err(|error| failed(error.to_string())),
+    }
 }
 
 /// Run until a signal, then leave in order: the control plane hands over while everything still answers, then the router

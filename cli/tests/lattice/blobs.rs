@@ -18,15 +18,15 @@ use hyper::{
 use lattice::{ctl::ErrorCode, store::Headers};
 use serde_json::{Value, json};
 
-const MIB: u64 = 1 << 20;
+pub const MIB: u64 = 1 << 20;
 /// Byte i of every body is `i % 251`: a prime, so that no loss or repetition of a chunk fits.
 const PATTERN: u64 = 251;
 /// Several times what the nodes may grow by.
-const LENGTH: u64 = 96 * MIB;
+pub const LENGTH: u64 = 96 * MIB;
 const GROWTH_KIB_MAX: u64 = 40 * 1024;
 
 /// As `nats object add` does it.
-async fn make_store(api: &Api, name: &str, most: i64) {
+pub async fn make_store(api: &Api, name: &str, most: i64) {
     let config = json!({
         "name": format!("OBJ_{name}"),
         "subjects": [format!("$O.{name}.C.>"), format!("$O.{name}.M.>")],
@@ -44,7 +44,7 @@ async fn make_store(api: &Api, name: &str, most: i64) {
 }
 
 /// Messages in the stream of a store.
-async fn messages(api: &Api, name: &str) -> u64 {
+pub async fn messages(api: &Api, name: &str) -> u64 {
     let info = api.request(&format!("$JS.API.STREAM.INFO.OBJ_{name}"), Headers::new(), b"").await.unwrap();
     let info: Value = serde_json::from_slice(&info.payload).unwrap();
     info["state"]["messages"].as_u64().unwrap()
@@ -63,7 +63,7 @@ fn pattern(from: u64, length: u64) -> Bytes {
 }
 
 /// A body that is made as it is sent; at its end it is cut off where `cut` says so.
-fn body(length: u64, cut: bool) -> Body {
+pub fn body(length: u64, cut: bool) -> Body {
     let period = 64 * 1024 / PATTERN * PATTERN;
     let chunk = pattern(0, period);
     let frames = stream::unfold(0, move |sent| {
@@ -81,7 +81,7 @@ fn body(length: u64, cut: bool) -> Body {
 }
 
 /// Reads a body that begins at an offset of the pattern, each byte as it comes; answers with the length.
-async fn check(mut body: Incoming, from: u64) -> Result<u64, Error> {
+pub async fn check(mut body: Incoming, from: u64) -> Result<u64, Error> {
     let period = pattern(0, PATTERN * 2);
     let mut length = 0_u64;
     while let Some(frame) = body.frame().await {

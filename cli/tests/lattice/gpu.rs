@@ -94,6 +94,49 @@ async fn what_is_on_a_gpu_that_fails_moves_to_another_and_it_comes_back_when_it_
     offered(&lattice, true).await;
 }
 
+/// A driver that ends the process as soon as it is loaded.
+fn crashing_driver(dir: &Path) -> PathBuf {
+    let (source, library, manifest) = (dir.join("crash.c"), dir.join("libcrash.so"), dir.join("crash.json"));
+    let code = "#include <stdlib.h>\n__attribute__((constructor)) static void end(void) { abort(); }\n";
+    std::fs::write(&source, code).unwrap();
+    let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let built =
+        std::process::Command::new(compiler).args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
+    assert!(built.unwrap().success());
+    let driver = serde_json::json!({
+        "file_format_version": "1.0.0", "ICD": {"library_path": library, "api_version": "1.3.0"}
+    });
+    std::fs::write(&manifest, driver.to_string()).unwrap();
+    manifest
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_driver_that_crashes_costs_a_node_its_gpus_and_nothing_else() {
+    if std::env::var_os("LATTICE_WITHOUT_GPU").is_some() {
+        eprintln!("SKIPPED: LATTICE_WITHOUT_GPU is set, so nothing is known of GPUs");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let driver = crashing_driver(dir.path());
+    let environment = [("VK_DRIVER_FILES", driver.to_str().unwrap())];
+    let mut lattice = Lattice::start_on(Server::start().await, "default", 0).await;
+    lattice.launch_node_with("n1", &["--gpu", "auto"], &environment);
+    lattice.all_ready().await;
+    lattice.node("n1").process().wait_line("a GPU driver crashed (signal 6)", PATIENCE).await;
+    assert_eq!(lattice.cli_ok(&["gpus", "-o", "json"]).await.trim(), "[]");
+    let api = lattice.api().await;
+    let digest = api.upload("hello-http02").await;
+    api.put(&spec("hello-http02", digest, 1)).await.unwrap();
+    api.ready("hello-http02").await;
+    lattice.node("n1").get("hello-http02.test", "/").await.ok();
+
+    // Who asks for a certain one is told that it can't be had.
+    lattice.launch_node_with("n2", &["--gpu", "cpu"], &environment);
+    let second = lattice.node("n2").process();
+    assert!(!second.wait_exit(PATIENCE).await.success());
+    assert!(second.log().contains("a GPU driver crashed (signal 6) when it was tried"), "{}", second.log());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_without_a_gpu_says_why_it_does_not_run_one() {
     let mut lattice = Lattice::start_on(Server::start().await, "default", 0).await;

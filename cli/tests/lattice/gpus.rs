@@ -2,19 +2,18 @@
 //! as a node with that GPU would write them.
 
 use crate::harness::{
-    Api, Lattice, PATIENCE,
+    Lattice, PATIENCE, Peer,
     api::{spec, workload},
     eventually,
 };
 use lattice::{
     gpu::Offer,
-    id::{Generation, NodeId, SlotId},
-    record::{Capacity, Holder, Key, Phase, Record as _, Session, Slot, SpecRecord},
+    id::{Generation, SlotId},
+    record::{Key, Phase, Record as _, Slot, SpecRecord},
     store::{Bucket, Precondition},
 };
 use serde_json::{Value, json};
-use std::{sync::Arc, time::Duration};
-use tokio::task::JoinHandle;
+use std::sync::Arc;
 
 fn offer() -> Offer {
     serde_json::from_value(json!({
@@ -24,60 +23,10 @@ fn offer() -> Offer {
     .unwrap()
 }
 
-/// A peer that is alive in the store and does nothing.
-struct Peer {
-    holder: Holder,
-    renewing: JoinHandle<()>,
-}
-
-impl Peer {
-    async fn join(api: Arc<Api>, id: &str) -> Self {
-        let node = NodeId::new(id).unwrap();
-        let holder = Holder { node: node.clone(), incarnation: uuid::Uuid::from_u128(9) };
-        let mut session = Session {
-            capacity: Capacity { memory: 1 << 30, slots: 8 },
-            gpus: vec![offer()],
-            started_at: 1,
-            ..lattice::testing::session(node.clone(), holder.incarnation)
-        };
-        let key = Key::Session(node).to_string();
-        let first =
-            api.platform.store.write(Bucket::State, &key, session.encode(), Precondition::Absent).await.unwrap();
-        let renewing = tokio::spawn(async move {
-            let mut at = first;
-            loop {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                session.renewals += 1;
-                let expect = Precondition::At(at);
-                match api.platform.store.write(Bucket::State, &key, session.encode(), expect).await {
-                    Ok(revision) => at = revision,
-                    Err(error) => return eprintln!("{key} is not renewed: {error}"),
-                }
-            }
-        });
-        Self { holder, renewing }
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        self.renewing.abort();
-    }
-}
-
 fn claiming(name: &str, component: lattice::id::Digest, gpu: Value) -> Value {
     let mut spec = spec(name, component, 1);
     spec["gpu"] = gpu;
     spec
-}
-
-/// The rule and the reason of each node that `lattice explain` has no rank for, in the order of nodes.
-async fn refusals(lattice: &Lattice, name: &str) -> Vec<(String, String, String)> {
-    let text = lattice.cli_ok(&["explain", name, "-o", "json"]).await;
-    let value: Value = serde_json::from_str(&text).unwrap();
-    let refused = value["nodes"].as_array().unwrap().iter().filter(|node| node["rank"].is_null());
-    let text = |node: &Value, field: &str| node[field].as_str().unwrap_or_default().to_owned();
-    refused.map(|node| (text(node, "node"), text(node, "rule"), text(node, "reason"))).collect()
 }
 
 #[tokio::test]
@@ -101,18 +50,18 @@ async fn what_claims_a_gpu_runs_only_where_one_is_and_everybody_can_say_why() {
     .await;
     assert!(status.slots[0].refused.iter().all(|refusal| refusal.rule == "gpu" && refusal.reason == "offers no GPU"));
     let none = |node: &str| (node.to_owned(), "gpu".to_owned(), "offers no GPU".to_owned());
-    assert_eq!(refusals(&lattice, "thinker").await, [none("n1"), none("n2")]);
+    assert_eq!(lattice.refusals("thinker").await, [none("n1"), none("n2")]);
     assert_eq!(lattice.cli_ok(&["gpus", "-o", "json"]).await.trim(), "[]");
     assert!(!lattice.cli_ok(&["nodes"]).await.contains("GPUS"));
 
-    let peer = Peer::join(api.clone(), "n9").await;
+    let peer = Peer::join(api.clone(), "n9", |session| session.gpus = vec![offer()]).await;
     let ranked = eventually("the peer is first for it", PATIENCE, async || {
         let text = lattice.cli_ok(&["explain", "thinker"]).await;
         if text.contains("n9 takes it") { Ok(text) } else { Err(text) }
     })
     .await;
     assert!(ranked.contains("CHOICE") && ranked.contains("1 GiB left"), "{ranked}");
-    assert_eq!(refusals(&lattice, "thinker").await, [none("n1"), none("n2")]);
+    assert_eq!(lattice.refusals("thinker").await, [none("n1"), none("n2")]);
     assert!(lattice.cli_ok(&["nodes"]).await.contains("GPUS"));
 
     // It takes it.
@@ -155,7 +104,7 @@ async fn what_claims_a_gpu_runs_only_where_one_is_and_everybody_can_say_why() {
         ("third", "gpu-slots", "gpu-slots: free 1 < 2 (of 2) on vk-0"),
     ] {
         eventually(&format!("{name} is seen"), PATIENCE, async || {
-            let refused = refusals(&lattice, name).await;
+            let refused = lattice.refusals(name).await;
             if refused.contains(&says(rule, reason)) { Ok(()) } else { Err(format!("{refused:?}")) }
         })
         .await;

@@ -147,3 +147,48 @@ async fn a_replica_that_is_not_alive_is_started_again_and_everybody_is_told() {
     assert!(text.contains("crashing") && text.contains("ReplicaCrashing"), "{text}");
     assert!(site.lattice.cli_ok(&["list"]).await.contains("degraded"));
 }
+
+/// A component that is asked by a function, and a service beside another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn functions_say_how_a_replica_and_its_services_do() {
+    let lattice = Lattice::start(1).await;
+    let api = lattice.api().await;
+    let mut asked = spec("asked", api.upload("checkup").await, 1);
+    asked["components"][0]["env"] = json!({ "READY": "no" });
+    asked["probes"] = json!({ "ready": { "function": "example:checkup/health#unheard-of", "every": "100ms" } });
+    let refused = api.put(&asked).await.unwrap_err();
+    assert_eq!(refused.field.as_deref(), Some("probes.ready.function"), "{refused:?}");
+    asked["probes"]["ready"]["function"] = json!("example:checkup/health#ready");
+    api.put(&asked).await.unwrap();
+    let says_so = "not ready: example:checkup/health#ready returned the error the pool is cold";
+    eventually("it waits for its function", PATIENCE, async || {
+        let status = api.status("asked").await.map_err(|error| error.to_string())?;
+        if phase(&status).1.starts_with(says_so) { Ok(()) } else { Err(format!("{status:?}")) }
+    })
+    .await;
+    asked["components"][0]["env"] = json!({});
+    api.put(&asked).await.unwrap();
+    api.ready("asked").await;
+
+    // The service is asked itself. What is wrong with it is wrong with the replica, which is started again.
+    let mut visits = spec("visits", api.upload("visits").await, 1);
+    visits["services"] = json!([{ "name": "tally", "source": api.upload("tally").await.to_string() }]);
+    visits["probes"] = json!({
+        "ready": { "function": "example:tally/health#ready", "of": "tally" },
+        "live": { "function": "example:tally/health#alive", "of": "tally", "every": "100ms", "failures": 2 },
+    });
+    api.put(&visits).await.unwrap();
+    api.ready("visits").await;
+    lattice.serving("visits.test", "/poison").await;
+    let shown = eventually("it was started again", PATIENCE, async || {
+        let text = lattice.cli_ok(&["status", "visits"]).await;
+        if text.contains("not alive: example:tally/health#alive of tally returned false") {
+            Ok(text)
+        } else {
+            Err(text)
+        }
+    })
+    .await;
+    assert!(shown.contains("printed last: poison was counted"), "{shown}");
+    api.ready("visits").await;
+}

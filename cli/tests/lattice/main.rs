@@ -10,6 +10,7 @@
 
 mod harness;
 
+mod accounts;
 mod blobs;
 mod calls;
 mod canary;
@@ -29,12 +30,16 @@ mod handlers;
 mod health;
 mod http_clients;
 mod https;
+mod imports;
 mod isolation;
 mod joining;
+mod logging;
 mod maintenance;
 mod messaging;
+mod models;
 mod nats;
 mod nats_deliveries;
+mod nats_objects;
 mod nats_streams;
 mod observe;
 mod outages;
@@ -42,10 +47,12 @@ mod partitions;
 mod parts;
 mod placement;
 mod profiles;
+mod profiles_streams;
 mod rollouts;
 mod routes;
 mod scaling;
 mod schedules;
+mod secrets;
 mod security;
 mod servers;
 mod serving;

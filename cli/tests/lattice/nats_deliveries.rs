@@ -184,7 +184,8 @@ async fn accounts_are_the_sum_of_what_happened_once() {
     let mut lattice = Lattice::start(2).await;
     let api = lattice.api().await;
     make_stream(&api, "ACCOUNTS", &["accounts.*"], json!({})).await;
-    let grant = json!({ "stream": "ACCOUNTS", "publish": ["accounts.*"], "read": ["accounts.*"] });
+    let subjects = ["accounts.*"];
+    let grant = json!({ "stream": "ACCOUNTS", "publish": subjects, "read": subjects, "profiles": ["event-store"] });
     deployed(&api, "account", json!({ "accounts": grant })).await;
     let nodes = ["n1", "n2"].map(|id| lattice.node(id).http());
     let ask = async |n: usize, method, path: &str, key: Option<&str>, body: &str| {
@@ -235,10 +236,12 @@ async fn accounts_are_the_sum_of_what_happened_once() {
 async fn tasks_are_done_or_are_dead_letters() {
     let lattice = Lattice::start(2).await;
     let api = lattice.api().await;
-    make_stream(&api, "WORK", &["work.*"], json!({})).await;
+    make_stream(&api, "WORK", &["work.*"], json!({ "retention": "workqueue" })).await;
     make_consumer(&api, "WORK", "packers", json!({ "filter_subject": "work.tasks", "ack_wait": 10_000_000_000_u64 }))
         .await;
-    let grant = json!({ "stream": "WORK", "publish": ["work.*"], "consumers": ["packers"] });
+    let profile = json!({ "profiles": ["work-queue"], "require": { "retention": "work" } });
+    let mut grant = json!({ "stream": "WORK", "publish": ["work.*"], "consumers": ["packers"] });
+    grant.as_object_mut().unwrap().extend(profile.as_object().unwrap().clone());
     deployed(&api, "packer", json!({ "work": grant })).await;
     let nodes = ["n1", "n2"].map(|id| lattice.node(id).http());
     for n in 0..10 {

@@ -250,7 +250,8 @@ async fn logs_and_events_can_be_followed() {
     told.await;
     for follower in [logs, events] {
         assert!(follower.is_running());
-        follower.signal(Signal::INT);
+        // Not the interrupt: who runs tests in the background may have that ignored, and children inherit it.
+        follower.signal(Signal::TERM);
         follower.wait_exit(PATIENCE).await;
     }
 }

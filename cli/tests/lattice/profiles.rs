@@ -21,14 +21,14 @@ async fn edit_bucket(api: &Api, name: &str, settings: Value) {
     stream_api(api, &format!("UPDATE.KV_{name}"), &config.to_string()).await;
 }
 
-fn asked(guest: &str, digest: lattice::id::Digest, nats: Value) -> Value {
+pub(crate) fn asked(guest: &str, digest: lattice::id::Digest, nats: Value) -> Value {
     let mut asked = spec(guest, digest, 1);
     asked["grants"] = json!({ "nats": nats });
     asked
 }
 
 /// Refused as invalid, whether it is a dry run or not, and nothing is there afterwards.
-async fn refuse(api: &Api, asked: &Value) -> CtlError {
+pub(crate) async fn refuse(api: &Api, asked: &Value) -> CtlError {
     let error = api.put_with(asked, &[(HEADER_DRY_RUN, "true")]).await.unwrap_err();
     assert_eq!(api.put(asked).await.unwrap_err(), error);
     assert_eq!(error.code, ErrorCode::Invalid, "{error:?}");

@@ -26,7 +26,7 @@ use lattice::{
     id::{ComponentName, Digest},
     limits::COMPONENTS_MAX,
     recipe::HostEdge,
-    spec::{Link, PartRole},
+    spec::{FunctionName, Link, PartRole},
 };
 use std::{collections::BTreeMap, fmt};
 
@@ -275,6 +275,17 @@ fn or_nothing(names: &[String]) -> String {
 /// What a component imports, and the functions of each instance among it. `Err` says what is wrong with it.
 pub fn functions(bytes: &[u8]) -> Result<BTreeMap<String, Vec<String>>, String> {
     Ok(surface::read(bytes)?.functions)
+}
+
+/// The imports of a component that somebody must satisfy: those with something in them to call.
+pub fn called(bytes: &[u8]) -> Result<impl Iterator<Item = String>, String> {
+    let functions = surface::read(bytes)?.functions.into_iter();
+    Ok(functions.filter(|(_, functions)| !functions.is_empty()).map(|(import, _)| import))
+}
+
+/// Whether a probe can call this function of a component. `Err` says what is wrong with the component.
+pub fn can_be_asked(bytes: &[u8], function: &FunctionName) -> Result<bool, String> {
+    surface::can_be_asked(bytes, function)
 }
 
 /// Compose parts into one component.

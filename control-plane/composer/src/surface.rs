@@ -1,9 +1,11 @@
 //! What a component imports and exports, read with full validation of its types: nothing else looks at its bytes before.
 
+use lattice::spec::FunctionName;
 use std::collections::{BTreeMap, BTreeSet};
 use wasmparser::{
-    Chunk, ComponentExternalKind, ComponentTypeRef, Encoding, Parser, Payload, ValidPayload, Validator, WasmFeatures,
-    component_types::{ComponentAnyTypeId, ComponentEntityType},
+    Chunk, ComponentExternalKind, ComponentTypeRef, Encoding, Parser, Payload, PrimitiveValType, ValidPayload,
+    Validator, WasmFeatures,
+    component_types::{ComponentAnyTypeId, ComponentDefinedType, ComponentEntityType, ComponentValType},
     types::Types,
 };
 
@@ -20,6 +22,10 @@ pub(crate) struct Surface {
 
 /// Read the outermost component of `bytes`. Function bodies are left to the compiler. `Err` says what is wrong with it.
 pub(crate) fn read(bytes: &[u8]) -> Result<Surface, String> {
+    read_with_types(bytes).map(|(surface, _)| surface)
+}
+
+fn read_with_types(bytes: &[u8]) -> Result<(Surface, Types), String> {
     if !Parser::is_component(bytes) {
         return Err("it has not the first bytes of one".into());
     }
@@ -67,12 +73,46 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Surface, String> {
                     surface.types_only = types_only.cloned().collect();
                     let functions = surface.imports.iter().map(|import| (import.clone(), functions(&types, import)));
                     surface.functions = functions.collect();
-                    return Ok(surface);
+                    return Ok((surface, types));
                 }
                 None => return Err("there are bytes behind its end".into()),
             },
         }
     }
+}
+
+/// Whether a component exports a function that says how it does: without parameters, and with a `bool` or a `result` of
+/// nothing but perhaps a `string` for the error.
+pub(crate) fn can_be_asked(bytes: &[u8], function: &FunctionName) -> Result<bool, String> {
+    let (surface, types) = read_with_types(bytes)?;
+    let types = types.as_ref();
+    let Ok(interface) = function.interface(surface.exports.iter().map(String::as_str)) else { return Ok(false) };
+    let found = match interface {
+        None => types.component_item_for_export(function.name()).map(|item| item.ty),
+        Some(interface) => match types.component_item_for_export(interface).map(|item| item.ty) {
+            Some(ComponentEntityType::Instance(id)) => {
+                types.get(id).and_then(|instance| instance.exports.get(function.name())).map(|item| item.ty)
+            }
+            _ => None,
+        },
+    };
+    let Some(ComponentEntityType::Func(id)) = found else { return Ok(false) };
+    let Some(ty) = types.get(id).filter(|ty| ty.params.is_empty()) else { return Ok(false) };
+    Ok(match ty.result {
+        Some(ComponentValType::Primitive(ty)) => ty == PrimitiveValType::Bool,
+        Some(ComponentValType::Type(id)) => match types.get(id) {
+            Some(ComponentDefinedType::Primitive(ty)) => *ty == PrimitiveValType::Bool,
+            Some(ComponentDefinedType::Result { ok: None, err, .. }) => match err {
+                None | Some(ComponentValType::Primitive(PrimitiveValType::String)) => true,
+                Some(ComponentValType::Type(id)) => {
+                    matches!(types.get(*id), Some(ComponentDefinedType::Primitive(PrimitiveValType::String)))
+                }
+                Some(_) => false,
+            },
+            _ => false,
+        },
+        None => false,
+    })
 }
 
 fn functions(types: &Types, import: &str) -> Vec<String> {

@@ -138,7 +138,19 @@ pub(crate) enum Occupancy {
 /// What of a session a plan depends on: not how often it was renewed.
 fn says_the_same(one: &Session, two: &Session) -> bool {
     let Session {
-        node: _, incarnation, labels, version: _, capacity, volumes, http: _, draining, taints, gpus, ..
+        node: _,
+        incarnation,
+        labels,
+        version: _,
+        capacity,
+        volumes,
+        http: _,
+        draining,
+        taints,
+        gpus,
+        offers,
+        compiled,
+        ..
     } = one;
     *incarnation == two.incarnation
         && *labels == two.labels
@@ -146,6 +158,8 @@ fn says_the_same(one: &Session, two: &Session) -> bool {
         && *volumes == two.volumes
         && *draining == two.draining
         && *taints == two.taints
+        && *offers == two.offers
+        && *compiled == two.compiled
         && gpus.len() == two.gpus.len()
         && gpus.iter().zip(&two.gpus).all(|(one, two)| one.plans_like(two))
 }
@@ -278,10 +292,10 @@ impl Board {
             self.ledger.declare(place, account.weight, session.as_ref().map(Room::of));
             let offers = session.as_ref().map_or(&[][..], |session| session.gpus.as_slice());
             self.ledger.gpus.declare(place, offers);
-            account.session = session;
             account.cordoned = view.is_cordoned(node);
             account.drained_since = drained_since;
         }
+        self.nodes.seat(place, session);
         place
     }
 
@@ -362,7 +376,7 @@ impl Board {
     /// Whether what its node says makes a living holder leave.
     pub(crate) fn is_leaving(&self, holder: &Holder, spec: &SpecRecord) -> bool {
         let session = self.nodes.find(&holder.node).and_then(|place| self.nodes.session(place));
-        session.and_then(|session| rules::expels(session, &spec.spec)).is_some()
+        session.and_then(|session| rules::expels(session, spec)).is_some()
     }
 
     /// Since which order a living holder is to leave, where that order is the only reason: it stays until there is a place
@@ -370,7 +384,7 @@ impl Board {
     pub(crate) fn leaves_in_time(&self, holder: &Holder, spec: &SpecRecord) -> Option<Revision> {
         let account = self.nodes.get(self.nodes.find(&holder.node)?)?;
         let (since, session) = (account.drained_since?, account.session.clone()?);
-        let stays = rules::expels(&Session { draining: false, ..session }, &spec.spec).is_none();
+        let stays = rules::expels(&Session { draining: false, ..session }, spec).is_none();
         stays.then_some(since)
     }
 }

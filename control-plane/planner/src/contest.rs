@@ -14,6 +14,7 @@ use crate::{
 };
 use lattice::{
     id::{NodeId, WorkloadName},
+    record::SpecRecord,
     spec::{GpuClaim, GpuSpec, Placement, Relation, Requirement, Toleration, WorkloadSpec},
 };
 use std::{
@@ -29,7 +30,7 @@ pub(crate) struct Entrants {
 }
 
 /// What a workload asks of a node alone.
-type Asked<'a> = (&'a [Requirement], &'a [Toleration], Option<&'a NodeId>);
+type Asked<'a> = (&'a [Requirement], &'a [Toleration], Option<&'a NodeId>, &'a BTreeSet<String>);
 /// What makes groups of them: preferences, and the labels of rules about its own replicas, with whether they must be there.
 type Divided<'a> = (Vec<(&'a Requirement, u32)>, Vec<(&'a str, bool)>);
 
@@ -41,26 +42,27 @@ pub(crate) struct Shared<'a> {
     groupings: BTreeMap<(Asked<'a>, Divided<'a>), Rc<Grouping>>,
 }
 
-fn asked(spec: &WorkloadSpec) -> Option<Asked<'_>> {
+fn asked(record: &SpecRecord) -> Option<Asked<'_>> {
+    let SpecRecord { spec, recipe, .. } = record;
     let Placement { require, tolerate, node, .. } = &spec.placement;
     // Volumes and claims on GPUs are too seldom the same to be compared.
-    (spec.volumes.is_empty() && spec.gpu.is_none()).then_some((require, tolerate, node.as_ref()))
+    (spec.volumes.is_empty() && spec.gpu.is_none()).then_some((require, tolerate, node.as_ref(), &recipe.needs))
 }
 
 impl<'a> Shared<'a> {
-    fn entrants(&mut self, nodes: &Nodes, spec: &'a WorkloadSpec) -> Rc<Entrants> {
-        if let Some(known) = asked(spec).and_then(|asked| self.entrants.get(&asked)) {
+    fn entrants(&mut self, nodes: &Nodes, record: &'a SpecRecord) -> Rc<Entrants> {
+        if let Some(known) = asked(record).and_then(|asked| self.entrants.get(&asked)) {
             return known.clone();
         }
         let mut entrants = Entrants { list: Vec::new(), is_in: vec![false; nodes.len()] };
         for (place, account, session) in nodes.live() {
-            if rules::refuses(account, session, spec).is_none() {
+            if rules::refuses(account, session, record).is_none() {
                 entrants.list.push(place);
                 entrants.is_in.get_mut(place).into_iter().for_each(|is_in| *is_in = true);
             }
         }
         let entrants = Rc::new(entrants);
-        if let Some(asked) = asked(spec) {
+        if let Some(asked) = asked(record) {
             self.entrants.insert(asked, entrants.clone());
         }
         entrants
@@ -120,12 +122,14 @@ pub(crate) struct Neighbours<'a> {
 /// One workload's vacancies and the nodes that compete for them.
 pub(crate) struct Contest<'n, 'a> {
     nodes: &'n Nodes,
-    spec: &'a WorkloadSpec,
+    record: &'a SpecRecord,
     needed: Need,
     /// What it asks of a GPU; nothing where it asks for none.
     attempts: Vec<(GpuClaim, bool)>,
     entrants: Rc<Entrants>,
     failed: BTreeSet<Place>,
+    /// By place, whether what it runs is compiled there. Empty where that is so nowhere.
+    warm: Vec<bool>,
     /// Replicas of this workload, by place.
     replicas: Vec<u32>,
     /// Most of them on one node; and the fewest on one that may have room. What has none gets none again: bookings only
@@ -296,11 +300,12 @@ fn quotas(values: &BTreeMap<String, usize>, shares: &BTreeMap<String, u32>, repl
 impl<'n, 'a> Contest<'n, 'a> {
     pub(crate) fn new(
         nodes: &'n Nodes,
-        spec: &'a WorkloadSpec,
+        record: &'a SpecRecord,
         neighbours: &Neighbours<'_>,
         shared: &mut Shared<'a>,
     ) -> Self {
-        let entrants = shared.entrants(nodes, spec);
+        let spec = &record.spec;
+        let entrants = shared.entrants(nodes, record);
         let mut replicas = vec![0; nodes.len()];
         for place in &neighbours.own {
             replicas.get_mut(*place).into_iter().for_each(|count| *count += 1);
@@ -308,11 +313,12 @@ impl<'n, 'a> Contest<'n, 'a> {
         let most = neighbours.own.iter().filter_map(|place| replicas.get(*place)).max().copied().unwrap_or(0);
         let mut contest = Self {
             nodes,
-            spec,
+            record,
             needed: Need::of(spec),
             attempts: spec.gpu.as_ref().map(GpuSpec::attempts).unwrap_or_default(),
             entrants,
             failed: neighbours.failed.clone(),
+            warm: nodes.warm(record.runs().digests()),
             replicas,
             most,
             least: Cell::new(0),
@@ -338,16 +344,16 @@ impl<'n, 'a> Contest<'n, 'a> {
 
     /// Put entrants that differ in nothing but fullness into one group; those that a relation keeps out, into none.
     fn divide(&self, shared: &mut Shared<'a>) -> Rc<Grouping> {
-        let prefer = &self.spec.placement.prefer;
+        let prefer = &self.spec().placement.prefer;
         // What is left of GPUs differs from node to node, so nodes that are equally full are not equal.
         let is_plain = self.attempts.is_empty();
         if is_plain && self.relations.is_empty() && self.moving.is_empty() && prefer.is_empty() {
             return Rc::default();
         }
         // Where other workloads are, is another thing for each.
-        let key = asked(self.spec).filter(|_| self.relations.is_empty()).map(|asked| {
-            let spreads = self.spec.placement.spread.iter().map(|spread| (spread.over.as_str(), spread.hard));
-            let own = own_relations(self.spec).map(|(_, relation)| (relation.over.as_str(), false));
+        let key = asked(self.record).filter(|_| self.relations.is_empty()).map(|asked| {
+            let spreads = self.spec().placement.spread.iter().map(|spread| (spread.over.as_str(), spread.hard));
+            let own = own_relations(self.spec()).map(|(_, relation)| (relation.over.as_str(), false));
             let prefer = prefer.iter().map(|preference| (&preference.label, preference.weight));
             (asked, (prefer.collect(), spreads.chain(own).collect()))
         });
@@ -378,6 +384,10 @@ impl<'n, 'a> Contest<'n, 'a> {
         grouping
     }
 
+    fn spec(&self) -> &'a WorkloadSpec {
+        &self.record.spec
+    }
+
     fn label(&self, place: Place, over: &str) -> Option<&'n str> {
         self.nodes.session(place)?.label(over)
     }
@@ -404,7 +414,7 @@ impl<'n, 'a> Contest<'n, 'a> {
     /// The weights of the preferences and soft relations to others that a node misses.
     fn missed(&self, place: Place) -> u64 {
         let Some(session) = self.nodes.session(place) else { return u64::MAX };
-        let preferences = self.spec.placement.prefer.iter();
+        let preferences = self.spec().placement.prefer.iter();
         let preferences = preferences.filter(|preference| !preference.label.holds(&session.labels));
         let soft = self.relations.iter().filter(|other| !other.hard);
         let relations = soft.filter(|other| !other.is_kept(session.label(&other.over)));
@@ -443,6 +453,11 @@ impl<'n, 'a> Contest<'n, 'a> {
 
     fn is_before(&self, place: Place, other: Place) -> bool {
         self.nodes.id(place) < self.nodes.id(other)
+    }
+
+    /// Whether what it runs has to be fetched and compiled there.
+    fn is_cold(&self, place: Place) -> bool {
+        self.warm.get(place) != Some(&true)
     }
 
     pub(crate) fn needed(&self) -> Need {

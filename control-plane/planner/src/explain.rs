@@ -11,6 +11,7 @@ use crate::{
 use lattice::{
     ctl::{PlannedSlot, Refusal},
     id::{Generation, NodeId, Revision, SlotId, WorkloadName},
+    recipe::Recipe,
     record::SpecRecord,
     spec::WorkloadSpec,
     view::{LatticeView, Versioned},
@@ -164,13 +165,13 @@ pub fn explain(view: &LatticeView, slot: &SlotId) -> Option<Explanation> {
     Some(about(view, &board, slot.clone(), &ranking))
 }
 
-/// Where each replica would run if the spec were put now. What runs stays; what other workloads wait for is counted.
-pub fn preview(view: &LatticeView, spec: &WorkloadSpec) -> Vec<PlannedSlot> {
+/// Where each replica would run if the spec were put now, with what nodes are to run for it. What runs stays; what other workloads wait for is counted.
+pub fn preview(view: &LatticeView, spec: &WorkloadSpec, recipe: &Recipe) -> Vec<PlannedSlot> {
     let mut after = view.clone();
     let before = view.specs.get(&spec.name);
     let uid = before.map_or(uuid::Uuid::nil(), |before| before.record.uid);
     let generation = before.map_or(Generation::FIRST, |before| before.record.generation.next());
-    let record = SpecRecord::new(spec.clone(), uid, generation);
+    let record = SpecRecord { recipe: recipe.clone(), ..SpecRecord::new(spec.clone(), uid, generation) };
     after.specs.insert(spec.name.clone(), Arc::new(Versioned { record, revision: Revision(0) }));
     let mut vacant = outlook(&after, &BTreeSet::from([&spec.name]));
     let planned = wanted(&after, &spec.name).into_iter().map(|replica| {

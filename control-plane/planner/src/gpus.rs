@@ -11,7 +11,7 @@ use crate::{
 use lattice::{
     gpu::{GpuGrant, GpuUse, Offer},
     id::{GpuId, SlotId},
-    record::Slot,
+    record::{RolloutState, Slot},
     spec::{GpuClaim, GpuMiss, GpuSpec, WorkloadSpec},
     view::LatticeView,
 };
@@ -207,7 +207,8 @@ pub(crate) fn regrants(view: &LatticeView, board: &Board, gpus: &mut Gpus) -> BT
                 continue;
             };
             let wanted = spec.wanted(rollout, slot.index, Some(record));
-            let is_tried = spec.stable.is_some() && wanted.template() == spec.template();
+            let is_done = rollout.is_some_and(|rollout| rollout.is_of(spec) && rollout.state == RolloutState::Done);
+            let is_tried = spec.stable.is_some() && wanted.template() == spec.template() && !is_done;
             if board.is_leaving(&record.holder, wanted) {
                 continue;
             }

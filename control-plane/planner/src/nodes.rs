@@ -2,10 +2,10 @@
 
 use crate::hash;
 use lattice::{
-    id::{NodeId, Revision},
+    id::{Digest, NodeId, Revision},
     record::Session,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A node's place. What a plan says must not depend on it: it follows from the order in which nodes were first heard of.
 pub(crate) type Place = usize;
@@ -25,6 +25,8 @@ pub(crate) struct Account {
 pub(crate) struct Nodes {
     accounts: Vec<Account>,
     places: BTreeMap<NodeId, Place>,
+    /// Living nodes that have compiled code of a component, by its mark.
+    warm: BTreeMap<u32, BTreeSet<Place>>,
 }
 
 impl Nodes {
@@ -56,6 +58,47 @@ impl Nodes {
 
     pub(crate) fn get_mut(&mut self, place: Place) -> Option<&mut Account> {
         self.accounts.get_mut(place)
+    }
+
+    /// What a node says of itself, or nothing while it is dead.
+    pub(crate) fn seat(&mut self, place: Place, session: Option<Session>) {
+        let Some(account) = self.accounts.get_mut(place) else { return };
+        let before = std::mem::replace(&mut account.session, session);
+        let marks =
+            |session: &Option<Session>| session.as_ref().map(|session| session.compiled.clone()).unwrap_or_default();
+        let (before, after) = (marks(&before), marks(&account.session));
+        if before == after {
+            return;
+        }
+        for mark in before.marks() {
+            if let Some(places) = self.warm.get_mut(mark) {
+                places.remove(&place);
+                if places.is_empty() {
+                    self.warm.remove(mark);
+                }
+            }
+        }
+        for mark in after.marks() {
+            self.warm.entry(*mark).or_default().insert(place);
+        }
+    }
+
+    /// By place, which nodes have compiled code of all these components. Empty where none has.
+    pub(crate) fn warm(&self, digests: impl Iterator<Item = Digest>) -> Vec<bool> {
+        let mut warm = Vec::new();
+        for (digest, is_first) in digests.zip(std::iter::once(true).chain(std::iter::repeat(false))) {
+            let Some(places) = self.warm.get(&digest.mark()) else { return Vec::new() };
+            let has = |place: &Place| places.contains(place);
+            if is_first {
+                warm = vec![false; self.accounts.len()];
+                for place in places {
+                    warm.get_mut(*place).into_iter().for_each(|is_warm| *is_warm = true);
+                }
+            } else {
+                (0..).zip(&mut warm).for_each(|(place, is_warm)| *is_warm &= has(&place));
+            }
+        }
+        warm
     }
 
     pub(crate) fn session(&self, place: Place) -> Option<&Session> {

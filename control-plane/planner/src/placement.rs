@@ -81,7 +81,7 @@ impl<'b> Walk<'b> {
                 let Some(place) = *incumbent else { continue };
                 let Some(wanted) = template(&spec.record, *is_stable) else { continue };
                 let needed = Need::of(&wanted.spec);
-                let may_come = board.nodes.session(place).is_some_and(|s| rules::expels(s, &wanted.spec).is_none());
+                let may_come = board.nodes.session(place).is_some_and(|s| rules::expels(s, wanted).is_none());
                 if may_come
                     && self.ledger.has_room(place, needed)
                     && let Some(gpu) = self.again(name, *index, place, &wanted.spec)
@@ -172,9 +172,9 @@ impl<'b> Walk<'b> {
     }
 
     /// The nodes that compete for a workload's slots, as things are; as if one of its replicas were not there, if asked.
-    pub(crate) fn contest(&mut self, spec: &'b SpecRecord, without: Option<u32>) -> Contest<'b, 'b> {
-        let mut neighbours = Neighbours { wanted: self.view.replicas(spec), ..Neighbours::default() };
-        let spec = &spec.spec;
+    pub(crate) fn contest(&mut self, record: &'b SpecRecord, without: Option<u32>) -> Contest<'b, 'b> {
+        let mut neighbours = Neighbours { wanted: self.view.replicas(record), ..Neighbours::default() };
+        let spec = &record.spec;
         let entry = self.board.entry(&spec.name);
         for booking in entry.into_iter().flat_map(|entry| &entry.bookings) {
             if Some(booking.index) == without {
@@ -197,7 +197,7 @@ impl<'b> Walk<'b> {
             places.extend(self.placed.get(name).into_iter().flatten());
             neighbours.named.insert(name, places);
         }
-        Contest::new(&self.board.nodes, spec, &neighbours, &mut self.shared)
+        Contest::new(&self.board.nodes, record, &neighbours, &mut self.shared)
     }
 }
 

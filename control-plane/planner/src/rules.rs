@@ -4,7 +4,7 @@
 use crate::{gpus, nodes::Account};
 use lattice::{
     id::{GpuId, NodeId, WorkloadName},
-    record::Session,
+    record::{Session, SpecRecord},
     spec::{Effect, GpuMiss, LABEL_NODE, Requirement, Taint, WorkloadSpec},
     units::Bytes,
 };
@@ -28,6 +28,11 @@ pub enum Reason {
     /// It is not the node that the spec names.
     Pinned {
         node: NodeId,
+    },
+    /// It does not offer what is imported; of the same package it has these.
+    Import {
+        needed: String,
+        offered: Vec<String>,
     },
     /// It can't have a volume, by name.
     Volume {
@@ -88,6 +93,7 @@ impl Reason {
             Reason::Tainted { .. } => "taint",
             Reason::Label { .. } => "require",
             Reason::Pinned { .. } => "node",
+            Reason::Import { .. } => "imports",
             Reason::Volume { .. } | Reason::Disk { .. } => "volume",
             Reason::Near { .. } => "near",
             Reason::Apart { .. } => "apart",
@@ -123,6 +129,13 @@ impl fmt::Display for Reason {
                 write!(f, "has no label {}; required: {requirement}", requirement.key())
             }
             Reason::Pinned { node } => write!(f, "is not {node}, the node that is asked for"),
+            Reason::Import { needed, offered } => {
+                write!(f, "does not offer {needed}, which is imported; ")?;
+                match offered.as_slice() {
+                    [] => f.write_str("it offers nothing of that package"),
+                    offered => write!(f, "it offers {}", offered.join(", ")),
+                }
+            }
             Reason::Volume { name } => {
                 write!(f, "can't have volume {name}: its operator did not allow the directory, or so much room")
             }
@@ -169,20 +182,22 @@ impl fmt::Display for Reason {
 }
 
 /// What makes a replica leave a node, or never come: nothing that changes with where other replicas are.
-pub(crate) fn expels(session: &Session, spec: &WorkloadSpec) -> Option<Reason> {
+pub(crate) fn expels(session: &Session, record: &SpecRecord) -> Option<Reason> {
+    let spec = &record.spec;
     drains(session)
         .or_else(|| lacks_label(session, spec))
         .or_else(|| is_not_pinned(session, spec))
         .or_else(|| is_tainted(session, spec, &[Effect::NoRun]))
+        .or_else(|| lacks_import(session, record))
         .or_else(|| lacks_volume(session, spec))
         .or_else(|| gpus::lacks(&session.gpus, spec.gpu.as_ref()?))
 }
 
 /// What keeps new replicas away from a node, though those that are there may stay.
-pub(crate) fn refuses(account: &Account, session: &Session, spec: &WorkloadSpec) -> Option<Reason> {
-    expels(session, spec)
+pub(crate) fn refuses(account: &Account, session: &Session, record: &SpecRecord) -> Option<Reason> {
+    expels(session, record)
         .or_else(|| account.cordoned.then_some(Reason::Cordoned))
-        .or_else(|| is_tainted(session, spec, &[Effect::NoPlace]))
+        .or_else(|| is_tainted(session, &record.spec, &[Effect::NoPlace]))
 }
 
 fn drains(session: &Session) -> Option<Reason> {
@@ -205,6 +220,14 @@ fn is_tainted(session: &Session, spec: &WorkloadSpec, effects: &[Effect]) -> Opt
     let mut taints = session.taints.iter().filter(|taint| effects.contains(&taint.effect));
     let taint = taints.find(|taint| !is_tolerated(taint))?;
     Some(Reason::Tainted { taint: taint.clone() })
+}
+
+/// A node that does not say what it offers is not doubted, and neither is a workload that does not say what it needs.
+fn lacks_import(session: &Session, record: &SpecRecord) -> Option<Reason> {
+    let offers = session.offers.as_ref()?;
+    let needed = offers.lack(&record.recipe.needs)?;
+    let offered = offers.near(needed).into_iter().map(str::to_owned).collect();
+    Some(Reason::Import { needed: needed.to_owned(), offered })
 }
 
 fn lacks_volume(session: &Session, spec: &WorkloadSpec) -> Option<Reason> {

@@ -2,13 +2,16 @@
 
 mod drain;
 mod gpus;
+mod imports;
 mod rebalance;
 mod rollouts;
 mod rules;
+mod warm;
 
 use crate::{Action, Explanation, Me, Plan, Situation, board::Board, conflict, plan, preview};
 use lattice::{
     id::{Generation, Incarnation, NodeId, Revision, SlotId, WorkloadName},
+    recipe::Recipe,
     record::{Capacity, Holder, Key, Phase, Record as _, Session, Slot, SpecRecord},
     spec::{Class, ComponentSpec, EmptyVolume, Limits, Source, VolumeSpec, WorkloadSpec, empty_bytes},
     store::{Bucket, Entry, Precondition, Snapshot},
@@ -563,7 +566,7 @@ fn reasons_are_in_words_with_numbers() {
     assert_eq!(reasons, expected);
 
     picky.replicas = 5;
-    let planned = preview(&world.view, &picky);
+    let planned = preview(&world.view, &picky, &Recipe::default());
     let nodes: Vec<Option<&str>> = planned.iter().map(|slot| slot.node.as_ref().map(NodeId::as_str)).collect();
     assert_eq!(nodes, [Some("n1"), Some("n1"), Some("n1"), None, None]);
     let why = planned.last().unwrap().refused.first().unwrap().reason.clone();
@@ -575,10 +578,10 @@ fn a_preview_keeps_what_runs() {
     let mut world = one();
     world.node("n2", 2);
     world.hold("w.0", "n2", 2, Phase::Ready);
-    let planned = preview(&world.view, &spec("w", 2));
+    let planned = preview(&world.view, &spec("w", 2), &Recipe::default());
     let rows: Vec<_> = planned.iter().map(|row| (row.node.clone().unwrap().to_string(), row.stays)).collect();
     assert_eq!(rows, [("n2".to_owned(), true), ("n1".to_owned(), false)]);
-    assert_eq!(preview(&world.view, &spec("new", 1)).len(), 1);
+    assert_eq!(preview(&world.view, &spec("new", 1), &Recipe::default()).len(), 1);
 }
 
 #[test]

@@ -3,12 +3,16 @@
 //! and go to, and what a person is told.
 
 use super::explain::{explain, explain_unfit};
-use super::{Admission, blocking, put::is_gpu, unavailable};
+use super::{
+    Admission, blocking,
+    put::{is_gpu, is_offered, needs_of},
+    unavailable,
+};
 use crate::Inspector;
 use lattice::{
     binding::is_bound,
     ctl::{Composed, ComposedEdge, CtlError, ErrorCode},
-    host::{Linked, Role, SlowCall, Unfit},
+    host::{Linked, Providers, Role, SlowCall, Unfit},
     id::{ComponentName, Digest},
     limits::COMPONENT_BYTES_MAX,
     recipe::{HostedPart, Recipe},
@@ -65,7 +69,7 @@ impl Admission {
         {
             return Ok(Some(made));
         }
-        let (composition, slow) = self.compose(spec).await?;
+        let (composition, slow, needs) = self.compose(spec).await?;
         tracing::info!(
             workload = %spec.name, artifact = %composition.digest, entry = %composition.entry,
             used = ?composition.used, hosted = ?composition.hosted, unused = ?composition.dropped, "composed"
@@ -73,7 +77,13 @@ impl Admission {
         let uses_gpu = composition.open.iter().any(|open| is_gpu(&open.import));
         let bound = composition.open.iter().filter(|open| is_bound(&open.import));
         let bound = bound.map(|open| (open.part.clone(), open.import.clone())).collect();
-        let made = Made { recipe: recipe(spec, &composition), uses_gpu, bound, brief: brief(&composition), slow };
+        let made = Made {
+            recipe: Recipe { needs, ..recipe(spec, &composition) },
+            uses_gpu,
+            bound,
+            brief: brief(&composition),
+            slow,
+        };
         // A single part may be all that is composed, and that one is there.
         if store && !self.are_stored(&made.recipe).await? {
             self.platform.artifacts.put(composition.bytes).await.map_err(|error| unavailable(&error))?;
@@ -97,7 +107,7 @@ impl Admission {
         Ok(true)
     }
 
-    async fn compose(&self, spec: &WorkloadSpec) -> Result<(Composition, Vec<Slow>), CtlError> {
+    async fn compose(&self, spec: &WorkloadSpec) -> Result<(Composition, Vec<Slow>, BTreeSet<String>), CtlError> {
         let bad = |text: String| CtlError::new(ErrorCode::BadComponent, text).field("components");
         let mut parts = Vec::new();
         let mut total = 0;
@@ -114,6 +124,7 @@ impl Admission {
             parts.push(Part { name: name.clone(), bytes, role });
         }
         let (how, inspect, role) = (spec.compose.clone(), self.inspect.clone(), Role::of_whole(spec));
+        let (view, probes) = (self.view.borrow().clone(), spec.probes.clone());
         // Megabytes must not hold up what else this thread does, and a panic in it costs this request only.
         let composing = blocking(move || {
             let composition = match how.script() {
@@ -121,13 +132,18 @@ impl Admission {
                 None => lattice_composer::compose(&parts, &how.links),
             };
             let composition = composition.map_err(|error| Refused::Compose(Box::new(error)))?;
-            match check(role, &parts, &composition, &inspect) {
-                Ok(slow) => Ok((composition, slow)),
+            let is_probed = |name: &ComponentName| probes.functions(Some(name)).next().is_some();
+            let elsewhere = |import: &str| is_offered(&view, import);
+            match check(role, &parts, &composition, &inspect, (&elsewhere, &is_probed)) {
+                Ok(slow) => {
+                    let needs = needs(&parts, &composition);
+                    Ok((composition, slow, needs))
+                }
                 Err((part, unfit)) => Err(Refused::Unfit(Box::new(composition), part, unfit)),
             }
         });
         match composing.await {
-            Some(Ok((composition, _))) if composition.bytes.len() as u64 > COMPONENT_BYTES_MAX => {
+            Some(Ok((composition, ..))) if composition.bytes.len() as u64 > COMPONENT_BYTES_MAX => {
                 Err(bad(format!("the composition has more than {COMPONENT_BYTES_MAX} bytes")))
             }
             Some(Ok(made)) => Ok(made),
@@ -141,12 +157,16 @@ impl Admission {
     }
 }
 
+/// What is so of something that is named.
+type Is<'a, T> = &'a (dyn Fn(&T) -> bool + 'a);
+
 /// Whether nodes can run the whole (`None`) and what is linked to it. Answers what is slow about it.
 fn check(
     role: Role,
     parts: &[Part],
     composition: &Composition,
     inspect: &Inspector,
+    (elsewhere, is_probed): (Is<'_, str>, Is<'_, ComponentName>),
 ) -> Result<Vec<Slow>, (Option<ComponentName>, Unfit)> {
     let linked = |from: Option<&ComponentName>| -> Vec<Linked> {
         let edges = composition.host_edges.iter().filter(|edge| edge.from.as_ref() == from);
@@ -165,16 +185,31 @@ fn check(
         };
         calls.into_iter().filter_map(named).collect()
     };
-    let calls = inspect(&composition.bytes, role, &linked(None)).map_err(|unfit| (None, unfit))?;
+    let calls = inspect(&composition.bytes, role, &Providers { linked: &linked(None), elsewhere })
+        .map_err(|unfit| (None, unfit))?;
     let mut slow = found(None, calls);
     for part in parts.iter().filter(|part| composition.hosted.contains(&part.name)) {
         let Some(role) = part.role else { continue };
-        let is_called = composition.host_edges.iter().any(|edge| edge.to == part.name);
-        let calls = inspect(&part.bytes, Role::Hosted { role, is_called }, &linked(Some(&part.name)))
+        let is_called = composition.host_edges.iter().any(|edge| edge.to == part.name) || is_probed(&part.name);
+        let providers = Providers { linked: &linked(Some(&part.name)), elsewhere };
+        let calls = inspect(&part.bytes, Role::Hosted { role, is_called }, &providers)
             .map_err(|unfit| (Some(part.name.clone()), unfit))?;
         slow.extend(found(Some(&part.name), calls));
     }
     Ok(slow)
+}
+
+/// What the whole and its hosted parts need of a node.
+fn needs(parts: &[Part], composition: &Composition) -> BTreeSet<String> {
+    let needs = |from: Option<&ComponentName>, bytes: &[u8]| {
+        let is_linked = |import: &str| {
+            composition.host_edges.iter().any(|edge| edge.from.as_ref() == from && edge.import == import)
+        };
+        needs_of(bytes, is_linked)
+    };
+    let hosted = parts.iter().filter(|part| composition.hosted.contains(&part.name));
+    let of_parts = hosted.flat_map(|part| needs(Some(&part.name), &part.bytes));
+    needs(None, &composition.bytes).into_iter().chain(of_parts).collect()
 }
 
 /// What nodes are told.
@@ -188,7 +223,8 @@ fn recipe(spec: &WorkloadSpec, composition: &Composition) -> Recipe {
         })
         .collect();
     parts.sort_by(|a, b| a.name.cmp(&b.name));
-    Recipe { artifact: Some(composition.digest), parts, edges: composition.host_edges.clone() }
+    let (artifact, edges) = (Some(composition.digest), composition.host_edges.clone());
+    Recipe { artifact, parts, edges, needs: BTreeSet::new() }
 }
 
 /// What a person wants to know of a composition.
@@ -207,7 +243,13 @@ fn inputs(spec: &WorkloadSpec) -> Digest {
     let mut links: Vec<_> = spec.compose.links.iter().collect();
     links.sort();
     // Names and text only: it can't fail.
-    Digest::of(&serde_json::to_vec(&(parts, links, &spec.compose.wac)).unwrap_or_default())
+    let probed: Vec<&ComponentName> = spec
+        .services
+        .iter()
+        .map(|service| &service.name)
+        .filter(|name| spec.probes.functions(Some(name)).next().is_some())
+        .collect();
+    Digest::of(&serde_json::to_vec(&(parts, links, &spec.compose.wac, probed)).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -382,7 +424,8 @@ mod tests {
         );
         let asked = Arc::<std::sync::Mutex<Vec<String>>>::default();
         let log = asked.clone();
-        admission.inspect = Arc::new(move |_, role, linked| {
+        admission.inspect = Arc::new(move |_, role, providers| {
+            let linked = providers.linked;
             if role != Role::Part {
                 let linked: Vec<_> = linked.iter().map(|linked| (&linked.import, linked.to)).collect();
                 log.lock().unwrap().push(format!("{role:?} {linked:?}"));
@@ -408,9 +451,9 @@ mod tests {
             ]
         );
 
-        admission.inspect = Arc::new(|_, _, linked| {
+        admission.inspect = Arc::new(|_, _, providers| {
             let slow = |linked: &Linked| SlowCall { import: linked.import.clone(), function: "f".into() };
-            Ok(linked.iter().map(slow).collect())
+            Ok(providers.linked.iter().map(slow).collect())
         });
         let reply = admission.put(&message(&text)).await.unwrap();
         let told: Vec<_> = reply.warnings.iter().map(|warning| (&*warning.field, &*warning.message)).collect();
@@ -435,6 +478,7 @@ mod tests {
                 edge(None, "x:y/z@1.0.0", "back", "x:y/z@1.1.0"),
                 edge(Some("back"), "x:y/w@1.0.0", "deep", "x:y/w@1.0.0"),
             ],
+            needs: BTreeSet::new(),
         };
         assert_eq!(record(&platform).await.recipe, expected);
         assert!(!admission.put(&message(&text)).await.unwrap().changed);

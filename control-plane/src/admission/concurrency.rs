@@ -4,7 +4,7 @@
 use super::{Admission, blocking, put::Traits, unavailable};
 use lattice::{
     ctl::{CtlError, ErrorCode},
-    host::Role,
+    host::{Providers, Role},
     id::ComponentName,
     spec::{Source, WorkloadSpec},
 };
@@ -31,9 +31,11 @@ impl Admission {
         let bytes = self.platform.artifacts.get(*digest).await.map_err(|error| unavailable(&error))?;
         let bytes = bytes.ok_or_else(|| bad(format!("{digest} vanished from the object store")))?;
         let inspect = self.inspect.clone();
-        let verdict = blocking(move || inspect(&bytes, Role::Concurrent, &[]).map(drop).map_err(|unfit| unfit.message))
-            .await
-            .unwrap_or_else(|| Err("its structure made the check fail".into()));
+        let verdict = blocking(move || {
+            inspect(&bytes, Role::Concurrent, &Providers::NONE).map(drop).map_err(|unfit| unfit.message)
+        })
+        .await
+        .unwrap_or_else(|| Err("its structure made the check fail".into()));
         verdict.map_err(|why| bad(why).hint("leave the field out, or build the component for wasi:http 0.3"))?;
         self.note_inspected(*digest, Role::Concurrent, Traits::default());
         Ok(())

@@ -21,14 +21,14 @@ use lattice::{
 };
 
 /// Tries of one request against other writers.
-const ATTEMPTS: usize = 8;
+pub(super) const ATTEMPTS: usize = 8;
 /// Workloads that one sentence names.
 const NAMED: usize = 16;
 
 /// What is in force under a name.
-struct Current {
-    revision: Option<Revision>,
-    record: Option<ConfigRecord>,
+pub(super) struct Current {
+    pub(super) revision: Option<Revision>,
+    pub(super) record: Option<ConfigRecord>,
 }
 
 impl Admission {
@@ -46,6 +46,7 @@ impl Admission {
                 return Ok(self.config_changed(sent, revision, &view).await); // it landed
             }
             expect(&current, name, expected)?;
+            refuse_secret(&current)?;
             if let (Some(record), Some(revision)) = (&current.record, current.revision)
                 && record.entries == entries
             {
@@ -62,7 +63,7 @@ impl Admission {
                 Some(record) => record.next(entries, changed_at, |stamp| is_asked_for(&view, name, record, stamp)),
                 None => {
                     let stamp = ConfigStamp { uid: self.platform.rng.uuid(), version: Generation::FIRST };
-                    ConfigRecord { name: name.clone(), stamp, entries, earlier: Vec::new(), changed_at }
+                    ConfigRecord { name: name.clone(), stamp, entries, secret: None, earlier: Vec::new(), changed_at }
                 }
             };
             let key = Key::Config(name.clone()).to_string();
@@ -79,7 +80,9 @@ impl Admission {
 
     pub(super) async fn get_config(&self, name: &ConfigName) -> Result<ConfigReply, CtlError> {
         let view = self.view()?;
-        match self.current_config(name).await? {
+        let current = self.current_config(name).await?;
+        refuse_secret(&current)?;
+        match current {
             Current { record: Some(record), revision: Some(revision) } => {
                 Ok(ConfigReply { item: item(&record, revision, &view), entries: record.entries })
             }
@@ -106,6 +109,7 @@ impl Admission {
                 return Ok(ConfigDeleteReply { name: name.clone(), deleted });
             };
             expect(&current, name, expected)?;
+            refuse_secret(&current)?;
             let users = users(&view, name);
             if !force && !users.is_empty() {
                 let text = format!("config {name} is named by {}", in_words(&users, 0));
@@ -128,7 +132,7 @@ impl Admission {
         Err(busy(name))
     }
 
-    async fn current_config(&self, name: &ConfigName) -> Result<Current, CtlError> {
+    pub(super) async fn current_config(&self, name: &ConfigName) -> Result<Current, CtlError> {
         let key = Key::Config(name.clone()).to_string();
         let entry = self.platform.store.get(Bucket::Specs, &key).await.map_err(|error| unavailable(&error))?;
         let Some(entry) = entry else { return Ok(Current { revision: None, record: None }) };
@@ -155,13 +159,14 @@ impl Admission {
 }
 
 fn list(view: &LatticeView, room: usize) -> ConfigList {
-    let mut configs: Vec<_> = view.configs.values().map(|config| item(&config.record, config.revision, view)).collect();
+    let configs = view.configs.values().filter(|config| config.record.secret.is_none());
+    let mut configs: Vec<_> = configs.map(|config| item(&config.record, config.revision, view)).collect();
     let omitted = cut_to_fit(&mut configs, room);
     ConfigList { configs, omitted }
 }
 
 /// Some of the names, and how many there are beside them and `more`.
-fn in_words(users: &[WorkloadName], more: usize) -> String {
+pub(super) fn in_words(users: &[WorkloadName], more: usize) -> String {
     let named: Vec<&str> = users.iter().take(NAMED).map(WorkloadName::as_str).collect();
     match users.len().saturating_sub(NAMED).saturating_add(more) {
         0 => named.join(", "),
@@ -169,13 +174,13 @@ fn in_words(users: &[WorkloadName], more: usize) -> String {
     }
 }
 
-fn users(view: &LatticeView, name: &ConfigName) -> Vec<WorkloadName> {
+pub(super) fn users(view: &LatticeView, name: &ConfigName) -> Vec<WorkloadName> {
     let names = |spec: &lattice::spec::WorkloadSpec| spec.has_configs() && spec.configs().contains(name);
     view.specs.values().filter(|spec| names(&spec.record.spec)).map(|spec| spec.record.spec.name.clone()).collect()
 }
 
 /// Whether replicas may be started with a version again: a generation was made for it, or is being made while it is in force.
-fn is_asked_for(view: &LatticeView, name: &ConfigName, now: &ConfigRecord, stamp: &ConfigStamp) -> bool {
+pub(super) fn is_asked_for(view: &LatticeView, name: &ConfigName, now: &ConfigRecord, stamp: &ConfigStamp) -> bool {
     let records = view.specs.values().flat_map(|spec| [Some(&spec.record), spec.record.stable.as_deref()]).flatten();
     let asks = |record: &SpecRecord| {
         record.configs.get(name) == Some(stamp)
@@ -187,7 +192,7 @@ fn is_asked_for(view: &LatticeView, name: &ConfigName, now: &ConfigRecord, stamp
 }
 
 fn item(record: &ConfigRecord, revision: Revision, view: &LatticeView) -> ConfigItem {
-    let ConfigRecord { name, stamp, entries, earlier: _, changed_at } = record;
+    let ConfigRecord { name, stamp, entries, secret: _, earlier: _, changed_at } = record;
     let mut used_by = users(view, name);
     let used_by_omitted = cut(&mut used_by, NAMES_MAX);
     ConfigItem {
@@ -202,13 +207,24 @@ fn item(record: &ConfigRecord, revision: Revision, view: &LatticeView) -> Config
     }
 }
 
-fn expect(current: &Current, name: &ConfigName, expected: Option<Revision>) -> Result<(), CtlError> {
+pub(super) fn expect(current: &Current, name: &ConfigName, expected: Option<Revision>) -> Result<(), CtlError> {
     let actual = current.revision.unwrap_or(Revision(0));
     match expected {
         Some(expected) if expected != actual => {
-            let text = format!("config {name} is at revision {actual}, not {expected}");
+            let text = format!("{name} is at revision {actual}, not {expected}");
             Err(CtlError::new(ErrorCode::Conflict, text)
                 .hint("somebody changed it first: get it, apply your change again, put it with the new revision"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Names of configuration and of secrets are of one kind: a name is one or the other.
+fn refuse_secret(current: &Current) -> Result<(), CtlError> {
+    match &current.record {
+        Some(ConfigRecord { name, secret: Some(_), .. }) => {
+            Err(CtlError::new(ErrorCode::Conflict, format!("{name} is a secret: its value is shown to nobody"))
+                .hint("choose another name; see `lattice secret --help`"))
         }
         _ => Ok(()),
     }
@@ -238,6 +254,7 @@ mod tests {
                 name: format!("c{i}").parse().unwrap(),
                 stamp: ConfigStamp { uid: uuid::Uuid::nil(), version: Generation::FIRST },
                 entries: entries.clone(),
+                secret: None,
                 earlier: Vec::new(),
                 changed_at: 0,
             };

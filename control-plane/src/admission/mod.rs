@@ -10,6 +10,7 @@ mod config;
 mod explain;
 mod maintenance;
 mod placement;
+mod probes;
 mod profiles;
 mod put;
 mod read;
@@ -17,6 +18,7 @@ mod rebalance;
 mod rollout;
 mod routes;
 mod schedules;
+mod secrets;
 mod steps;
 mod stores;
 #[cfg(test)]
@@ -33,7 +35,7 @@ use lattice::{
     limits::SPEC_BYTES_MAX,
     messaging::Messaging,
     store::{Answer, Endpoint, Headers, Message, MicroService, Platform, StoreError},
-    subject::{CTL_QUEUE, CTL_SERVICE, ConfigVerb, Topic, WorkloadVerb},
+    subject::{CTL_QUEUE, CTL_SERVICE, ConfigVerb, SecretVerb, Topic, WorkloadVerb},
     view::LatticeView,
 };
 use serde::de::DeserializeOwned;
@@ -165,6 +167,11 @@ impl Admission {
                 ConfigVerb::Put => ok(self.put_config(&name, message).await?),
                 ConfigVerb::Get => ok(self.get_config(&name).await?),
                 ConfigVerb::Delete => ok(self.delete_config(&name, message).await?),
+            },
+            Topic::SecretList => ok(self.list_secrets()?),
+            Topic::Secret(verb, name) => match verb {
+                SecretVerb::Put => ok(self.put_secret(&name, message).await?),
+                SecretVerb::Delete => ok(self.delete_secret(&name, message).await?),
             },
             Topic::Http(_) | Topic::Held(_) | Topic::Event(_) | Topic::Report(_) | Topic::Log(_) => Err(unknown()),
         }

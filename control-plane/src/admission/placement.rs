@@ -107,8 +107,8 @@ pub(super) fn leave_out(nodes: &mut Vec<NodeStanding>, holder: Option<&NodeId>, 
 }
 
 fn in_words(score: Score) -> NodeScore {
-    let Score { spread, missed, failed, choice, replicas, gpu, fullness, chance: _ } = score;
+    let Score { spread, missed, failed, choice, replicas, gpu, fullness, cold, chance: _ } = score;
     // A device of which nothing is known has the greatest slowness, so nothing but no claim comes to the least of both.
     let gpu = (gpu != GpuFit::default()).then_some(NodeGpu { choice, slowness: gpu.slowness, left: gpu.left });
-    NodeScore { spread, missed, failed, replicas, gpu, fullness }
+    NodeScore { spread, missed, failed, replicas, gpu, fullness, cold: Some(cold) }
 }

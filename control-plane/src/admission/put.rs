@@ -11,13 +11,15 @@ use lattice::{
     binding::{self, Called},
     ctl::{CtlError, DeleteReply, ErrorCode, HEADER_DRY_RUN, PutReply, RollbackRequest, ScaleRequest},
     event::EventKind,
-    host::Role,
+    host::{Providers, Role},
     id::{Digest, Generation, Revision, WorkloadName},
+    interface,
     limits::COMPONENT_BYTES_MAX,
     recipe::Recipe,
     record::{DecodeError, Key, Record as _, Rollout, SpecRecord},
     spec::{self, AutoscaleSpec, ConfigUpdate, GpuSpec, Source, SpecError, WorkloadSpec},
     store::{Bucket, Entry, Message, Precondition, StoreError},
+    view::LatticeView,
 };
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -35,23 +37,38 @@ pub(super) struct Traits {
     pub(super) uses_gpu: bool,
     /// What it imports of the interfaces that profiles are about. Few have any.
     pub(super) bound: Arc<[Called]>,
+    /// What it needs of a node that runs it alone: [`Recipe::needs`].
+    pub(super) needs: BTreeSet<String>,
 }
 
 impl Traits {
     fn of(bytes: &[u8]) -> Self {
         let functions = lattice_composer::functions(bytes).unwrap_or_default();
         let uses_gpu = functions.keys().any(|import| is_gpu(import));
+        let needs = needs_of(bytes, |_| false);
         let bound = functions.into_iter().filter(|(interface, _)| binding::is_bound(interface));
         let called = |(interface, functions): (String, Vec<String>)| {
             functions.into_iter().map(move |function| Called { interface: interface.clone(), function })
         };
-        Self { uses_gpu, bound: bound.flat_map(called).collect() }
+        Self { uses_gpu, bound: bound.flat_map(called).collect(), needs }
     }
+}
+
+/// What a component needs of its node: all that it imports but what others provide.
+pub(super) fn needs_of(bytes: &[u8], is_provided: impl Fn(&str) -> bool) -> BTreeSet<String> {
+    let called = lattice_composer::called(bytes).into_iter().flatten();
+    called.filter(|import| !is_provided(import)).map(|import| interface::need(&import)).collect()
 }
 
 /// Whether an import is one of `wasi:webgpu`.
 pub(super) fn is_gpu(import: &str) -> bool {
     import.starts_with("wasi:webgpu/")
+}
+
+/// Whether some node says that it offers what an import asks for. One that does not say so may be as old as this one.
+pub(super) fn is_offered(view: &LatticeView, import: &str) -> bool {
+    let need = interface::need(import);
+    view.sessions.values().any(|session| session.record.offers.as_ref().is_some_and(|offers| offers.has(&need)))
 }
 
 /// The spec with the claim that a workload has which uses a GPU and does not say what of it.
@@ -88,16 +105,20 @@ impl Admission {
         };
         let found = self.check_components(&spec).await?;
         let uses_gpu = found.iter().any(|traits| traits.uses_gpu);
-        self.check_stores(&spec).await?;
+        Box::pin(self.check_stores(&spec)).await?;
         let expected = expected_revision(message)?;
         let made = self.made_of(&spec, !dry_run).await?;
         profiles::check(&spec, &found, made.as_ref())?;
-        self.check_concurrency(&spec, made.as_ref().map(|made| &made.brief.entry)).await?;
-        let recipe = made.as_ref().map(|made| made.recipe.clone()).unwrap_or_default();
+        let entry = made.as_ref().map(|made| &made.brief.entry);
+        self.check_concurrency(&spec, entry).await?;
+        self.check_probes(&spec, entry).await?;
+        let alone =
+            || Recipe { needs: found.iter().flat_map(|traits| traits.needs.clone()).collect(), ..Recipe::default() };
+        let recipe = made.as_ref().map_or_else(alone, |made| made.recipe.clone());
         let spec = with_claim(spec, made.as_ref().map_or(uses_gpu, |made| made.uses_gpu))?;
         let mut warnings = warnings::of(&*self.view()?, &spec);
         warnings.extend(made.iter().flat_map(|made| warnings::of_slow_calls(&spec, &made.slow)));
-        warnings.extend(warnings::of_backlog(&*self.messaging, &spec).await);
+        warnings.extend(warnings::of_backlog(&self.platform, &*self.messaging, &spec).await);
         let reply = if dry_run {
             self.preview(spec, &recipe, expected).await?
         } else {
@@ -135,9 +156,10 @@ impl Admission {
             }
             let bytes = self.platform.artifacts.get(*digest).await.map_err(|error| unavailable(&error))?;
             let bytes = bytes.ok_or_else(|| bad(format!("{digest} vanished from the object store")))?;
-            let inspect = self.inspect.clone();
+            let (inspect, view) = (self.inspect.clone(), self.view.borrow().clone());
             let look = move || {
-                inspect(&bytes, role, &[]).map_err(|unfit| unfit.message)?;
+                let providers = Providers { elsewhere: &|import| is_offered(&view, import), ..Providers::NONE };
+                inspect(&bytes, role, &providers).map_err(|unfit| unfit.message)?;
                 Ok(Traits::of(&bytes))
             };
             let verdict = blocking(look).await.unwrap_or_else(|| Err("its structure made the check fail".into()));
@@ -229,12 +251,13 @@ impl Admission {
         Self::check_expected(&current, expected)?;
         self.check_routes(&spec)?;
         let hash = spec.content_hash();
-        let changed = current.record.as_ref().is_none_or(|record| record.hash != hash || record.recipe != *recipe);
+        let changed =
+            current.record.as_ref().is_none_or(|record| record.hash != hash || !record.recipe.runs_like(recipe));
         let generation = current
             .record
             .as_ref()
             .map_or(Generation::FIRST, |record| if changed { record.generation.next() } else { record.generation });
-        let mut plan = lattice_planner::preview(&*self.view()?, &spec);
+        let mut plan = lattice_planner::preview(&*self.view()?, &spec, recipe);
         let omitted = cut_by_rank(&mut plan, self.room(), |slot| (slot.node.is_some(), slot.stays));
         Ok(PutReply {
             workload: spec.name.clone(),
@@ -332,7 +355,7 @@ impl Admission {
             let hash = spec.content_hash();
             if let (Some(record), Some(revision)) = (&current.record, current.revision)
                 && record.hash == hash
-                && record.recipe == recipe
+                && record.recipe.runs_like(&recipe)
             {
                 let generation = record.generation;
                 let (workload, plan, composition) = (name.clone(), None, None);
@@ -443,7 +466,7 @@ impl Admission {
         let templates: BTreeSet<Generation> =
             history.iter().filter(is_given_up).map(SpecRecord::template).chain(given_up.iter().copied()).collect();
         let is_before = |record: &&SpecRecord| {
-            let is_other = record.hash != current.hash || record.recipe != current.recipe;
+            let is_other = record.hash != current.hash || !record.recipe.runs_like(&current.recipe);
             record.generation < current.generation && is_other && !templates.contains(&record.template())
         };
         let before = || history.iter().rev().filter(is_before);

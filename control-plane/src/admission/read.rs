@@ -123,7 +123,7 @@ impl Admission {
                 cut_by_rank(&mut status.slots, room, |slot| rank(slot, template))
             }
         };
-        status.conditions.extend(self.bound(&spec.record.spec).await);
+        status.conditions.extend(Box::pin(self.bound(&spec.record.spec)).await);
         Ok(StatusReply {
             slots_omitted: count(omitted),
             schedules: self.schedules(&view, &spec.record),

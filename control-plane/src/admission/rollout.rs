@@ -34,7 +34,7 @@ impl Admission {
             }
             let written = match (action, rollout.filter(|(rollout, _)| rollout.is_of(&spec))) {
                 (RolloutAction::Abort, _) => {
-                    let (record, _) = self.abort(name, None).await?;
+                    let (record, _) = Box::pin(self.abort(name, None)).await?;
                     return Ok(reply(&record, None));
                 }
                 (_, Some((rollout, _))) if rollout.state == RolloutState::GivingUp => {

@@ -10,9 +10,16 @@ use lattice::{
     testing::MemoryLattice,
     view::{LatticeView, Seen},
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
-/// The time is always the same, and so is chance.
+/// The time is always the same.
 struct Fixed;
 
 impl Clock for Fixed {
@@ -27,9 +34,13 @@ impl Clock for Fixed {
     }
 }
 
-impl Rng for Fixed {
+/// Numbers in their order: no two ids are the same.
+#[derive(Default)]
+struct Counted(AtomicU64);
+
+impl Rng for Counted {
     fn u64(&self) -> u64 {
-        7
+        self.0.fetch_add(1, Relaxed)
     }
 }
 
@@ -42,6 +53,7 @@ pub(crate) fn options() -> NodeOptions {
         capacity: Capacity { memory: 1 << 30, slots: 4 },
         volumes: Default::default(),
         taints: Vec::new(),
+        offers: None,
         http: None,
         timing: Timing::DEV,
         drain: Duration::ZERO,
@@ -51,7 +63,7 @@ pub(crate) fn options() -> NodeOptions {
 
 /// A node's way to a lattice.
 pub(crate) fn platform(lattice: &MemoryLattice) -> Platform {
-    lattice.platform(Arc::new(Fixed), Arc::new(Fixed))
+    lattice.platform(Arc::new(Fixed), Arc::new(Counted::default()))
 }
 
 /// Admission on a node that is alone, with a view that stays empty.

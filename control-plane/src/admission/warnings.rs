@@ -6,12 +6,15 @@ use super::{
     explain::{Blame, field_of, kind_of},
 };
 use lattice::{
+    account::Login,
     ctl::PutWarning,
     host::SlowCall,
     messaging::{BacklogError, Messaging},
     spec::{Share, WorkloadSpec},
+    store::Platform,
     view::LatticeView,
 };
+use std::collections::BTreeMap;
 
 pub(super) fn of(view: &LatticeView, spec: &WorkloadSpec) -> Vec<PutWarning> {
     let shares = spec.http.routes.iter().enumerate().flat_map(|(number, route)| {
@@ -35,9 +38,15 @@ fn of_share(view: &LatticeView, spec: &WorkloadSpec, Share { workload, percent }
 }
 
 /// A consumer that is not there yet, or has another name.
-pub(super) async fn of_backlog(messaging: &dyn Messaging, spec: &WorkloadSpec) -> Option<PutWarning> {
+pub(super) async fn of_backlog(
+    platform: &Platform,
+    messaging: &dyn Messaging,
+    spec: &WorkloadSpec,
+) -> Option<PutWarning> {
     let target = spec.autoscale.as_ref()?.target.pending()?;
-    let error = messaging.pending(&spec.name, target).await.err()?;
+    // One that can't be had has been told of as an error.
+    let login = Login::of(platform, &spec.name, &spec.grants, &BTreeMap::new()).await.ok()?;
+    let error = messaging.pending(&login, target).await.err()?;
     let until = match error {
         BacklogError::Missing { .. } => "until there is",
         BacklogError::Unknown { .. } => "until it can",

@@ -22,7 +22,7 @@ use crate::bindings::lattice::nats::{
 mod bindings {
     wasip3::wit_bindgen::generate!({
         path: "../../wit/nats",
-        inline: "package example:account; world account { import lattice:nats/jetstream@0.1.0; }",
+        inline: "package example:account; world account { include lattice:nats/event-store@0.1.0; }",
         world: "example:account/account",
         runtime_path: "wasip3::wit_bindgen::rt",
         generate_all,

@@ -22,7 +22,7 @@ use crate::bindings::lattice::nats::{
 mod bindings {
     wasip3::wit_bindgen::generate!({
         path: "../../wit/nats",
-        inline: "package example:packer; world packer { import lattice:nats/jetstream@0.1.0; }",
+        inline: "package example:packer; world packer { include lattice:nats/work-queue@0.1.0; }",
         world: "example:packer/packer",
         runtime_path: "wasip3::wit_bindgen::rt",
         generate_all,

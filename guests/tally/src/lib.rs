@@ -7,7 +7,7 @@
 
 use std::{cell::RefCell, collections::BTreeMap, fmt::Write as _, fs};
 
-use crate::exports::example::tally::tally::Guest;
+use crate::exports::example::tally::{health::Guest as Health, tally::Guest};
 
 wit_bindgen::generate!({ path: "wit", world: "service" });
 export!(Tally);
@@ -63,5 +63,20 @@ impl Guest for Tally {
 
     fn reset() {
         panic!("asked to forget everything");
+    }
+}
+
+impl Health for Tally {
+    fn alive() -> bool {
+        let is_poisoned = COUNTS.with_borrow(|counts| counts.contains_key("poison"));
+        if is_poisoned {
+            eprintln!("poison was counted");
+        }
+        !is_poisoned
+    }
+
+    fn ready() -> Result<(), String> {
+        let names = COUNTS.with_borrow(BTreeMap::len);
+        if names < NAMES_MAX { Ok(()) } else { Err(format!("{names} names are too many")) }
     }
 }

@@ -77,6 +77,11 @@ impl Selector {
         *self == Self::Off
     }
 
+    /// Whether it is fine with it that there is none.
+    pub fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
+
     fn takes(&self, adapter: &Adapter) -> bool {
         match self {
             Self::Off => false,
@@ -243,7 +248,7 @@ pub(crate) fn now<T>(future: impl Future<Output = T>) -> Result<T, String> {
     }
 }
 
-fn instance() -> wgpu::Instance {
+pub(crate) fn instance() -> wgpu::Instance {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
     // Not what builds for debugging turn on; but indirect calls are a guest's, and must be looked at. Its labels are no

@@ -24,6 +24,11 @@ mod guard;
 mod health;
 mod host;
 mod inventory;
+/// What runs in a guest, natively: that it is the same code.
+#[cfg(test)]
+#[path = "../../../guests/gpu-matmul/src/matmul.rs"]
+#[expect(unreachable_pub, reason = "it is written for a guest")]
+mod matmul;
 mod selftest;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -129,6 +129,19 @@ mod tests {
         "/*",
     ];
 
+    /// The same file is the component `gpu-matmul`, where the instance is that of `wasi-wgpu`.
+    #[test]
+    fn the_code_of_a_guest_runs_natively() {
+        use crate::{inventory, matmul};
+        if std::env::var_os("LATTICE_WITHOUT_GPU").is_some() {
+            eprintln!("SKIPPED: LATTICE_WITHOUT_GPU is set, so nothing is known of GPUs");
+            return;
+        }
+        let (a, b) = (matmul::example(100, 1), matmul::example(100, 5));
+        let product = inventory::now(matmul::on_gpu(&inventory::instance(), 100, &a, &b)).flatten().unwrap();
+        assert_eq!(product, matmul::on_cpu(100, &a, &b));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 

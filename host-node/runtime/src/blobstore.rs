@@ -6,7 +6,7 @@ mod streams;
 
 use crate::{
     host::Host,
-    network::{Container, Network},
+    network::{Container, Network, READ_AHEAD_BYTES},
 };
 use bindings::wasi::blobstore::{
     blobstore, container,
@@ -17,7 +17,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use lattice::{
     Fut,
     nats::{Code, Failure, Feed, Outcome as Known},
-    objects::{Object, Piece, TryFeed},
+    objects::{Expect, Object, Piece, Put, TryFeed},
 };
 use std::sync::Arc;
 use streams::{Download, Outgoing};
@@ -129,7 +129,7 @@ async fn find(network: &Network, container: &Container, name: &str) -> Result<Op
 
 async fn delete(network: &Network, container: &Container, name: &str) -> Result<(), Failure> {
     let _turn = network.container_turn().await?;
-    container.objects.delete(name).await.map(drop)
+    container.objects.delete(name, Expect::Anything).await.map(drop)
 }
 
 async fn copy(network: &Network, from: &ObjectId, to: &ObjectId) -> Result<(), Failure> {
@@ -141,7 +141,7 @@ async fn copy(network: &Network, from: &ObjectId, to: &ObjectId) -> Result<(), F
     let _written = network.room_to_write().await?;
     let chunks = source.objects.read(&object, 0, object.size).await?;
     let (pieces, failed) = Copied::new(chunks);
-    let written = target.objects.write(&to.object, Box::new(pieces)).await;
+    let written = target.objects.write(&to.object, Put::default(), Box::new(pieces)).await;
     // Of what was read, where that is why there was no end.
     match crate::lock(&failed).take() {
         Some(failure) => Err(failure),
@@ -244,7 +244,7 @@ impl types::HostIncomingValue for View<'_> {
         let IncomingValue { container, object, from, to } = self.table.delete(value)?;
         let network = self.network;
         let begin = async {
-            let room = network.room_to_read(&*container.objects, streams::READ_AHEAD_BYTES).await?;
+            let room = network.room_to_read(&*container.objects, READ_AHEAD_BYTES).await?;
             let chunks = container.objects.read(&object, from, to).await?;
             Ok(Download::new(chunks, room))
         };

@@ -6,11 +6,12 @@
 //! it is mapped from the file, not copied, and what is mapped begins at a page. One that does not fit is deleted and made
 //! again. No failure here is worse than compiling.
 
-use crate::engine::RuntimeError;
+use crate::{engine::RuntimeError, lock};
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use lattice::id::Digest;
+use lattice::{id::Digest, record::COMPILED_MAX};
 use sha2::{Digest as _, Sha256};
 use std::{
+    collections::VecDeque,
     fs::{self, DirBuilder, File, OpenOptions},
     hash::{Hash, Hasher},
     io::{self, Read as _, Write as _},
@@ -19,6 +20,7 @@ use std::{
         unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     },
     path::{Path, PathBuf},
+    sync::Mutex,
     time::SystemTime,
 };
 use wasmtime::{Engine, component::Component};
@@ -35,6 +37,8 @@ pub(crate) struct CodeCache {
     dir: PathBuf,
     bytes_max: u64,
     key: [u8; KEY_BYTES],
+    /// Marks of what was used last, the latest at the end: what peers are told.
+    recent: Mutex<VecDeque<u32>>,
 }
 
 impl CodeCache {
@@ -45,7 +49,37 @@ impl CodeCache {
         key_path.push(".key");
         let key_path = PathBuf::from(key_path);
         let key = read_or_make_key(&key_path).map_err(|source| RuntimeError::Cache { path: key_path, source })?;
-        Ok(Self { dir: dir.to_owned(), bytes_max, key })
+        Ok(Self { dir: dir.to_owned(), bytes_max, key, recent: Mutex::default() })
+    }
+
+    /// Remember which files there are that these engines can read.
+    pub(crate) fn recall<'e>(&self, engines: impl IntoIterator<Item = &'e Engine>) {
+        let suffixes: Vec<String> = engines.into_iter().map(|engine| file_suffix(&compatibility(engine))).collect();
+        let Ok(entries) = fs::read_dir(&self.dir) else { return };
+        let used = |entry: io::Result<fs::DirEntry>| {
+            let entry = entry.ok()?;
+            let name = entry.file_name().into_string().ok()?;
+            suffixes.iter().any(|suffix| name.ends_with(suffix)).then_some(())?;
+            let mark = u32::from_str_radix(name.get(..8)?, 16).ok()?;
+            Some((entry.metadata().ok()?.modified().ok()?, mark))
+        };
+        let mut used: Vec<(SystemTime, u32)> = entries.filter_map(used).collect();
+        used.sort_unstable();
+        used.into_iter().for_each(|(_, mark)| self.note(mark));
+    }
+
+    /// Marks of the components whose code was used last.
+    pub(crate) fn recent(&self) -> Vec<u32> {
+        lock(&self.recent).iter().copied().collect()
+    }
+
+    fn note(&self, mark: u32) {
+        let mut recent = lock(&self.recent);
+        recent.retain(|other| *other != mark);
+        recent.push_back(mark);
+        if recent.len() > COMPILED_MAX {
+            recent.pop_front();
+        }
     }
 
     pub(crate) fn read(&self, engine: &Engine, digest: Digest) -> Option<Component> {
@@ -65,6 +99,7 @@ impl CodeCache {
             Ok(component) => {
                 // What is used is kept: the oldest files go first.
                 let _ = file.set_modified(SystemTime::now());
+                self.note(digest.mark());
                 Some(component)
             }
             Err(error) => self.discard(&path, &format!("{error:#}")),
@@ -94,8 +129,7 @@ impl CodeCache {
     }
 
     fn path(&self, digest: &Digest, compatibility: &[u8; 32]) -> PathBuf {
-        let short: String = compatibility.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        self.dir.join(format!("{}-{short}.{SUFFIX}", digest.to_hex()))
+        self.dir.join(format!("{}{}", digest.to_hex(), file_suffix(compatibility)))
     }
 
     /// Reads the whole file once, through a small buffer: its pages are then in the system's cache for the mapping.
@@ -128,6 +162,12 @@ impl CodeCache {
         let _ = fs::remove_file(path);
         None
     }
+}
+
+/// How names of files end that hold code for such an engine.
+fn file_suffix(compatibility: &[u8; 32]) -> String {
+    let short: String = compatibility.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("-{short}.{SUFFIX}")
 }
 
 /// The only place where bytes become native code.

@@ -62,9 +62,11 @@ pub fn capability(import: &str) -> Option<Capability> {
         ("wasi:http", _) => always("types of requests and responses"),
         ("wasi:io", _) => always("streams and polling"),
         ("wasi:keyvalue", _) => Capability { from: Source::Keyvalue, what: "no store at all" },
+        ("wasi:logging", _) => always("lines for `lattice logs`, with a level and a context"),
         ("wasi:random", _) => always("the node's randomness"),
         ("wasi:webgpu", _) => always("a GPU of the node; one that has none does not run the component"),
         ("wasmcloud:messaging", _) => Capability { from: Source::Messaging, what: "what is refused" },
+        ("wasmcloud:secrets", _) => always("the secrets that the spec lists for it"),
         ("wasi:sockets", _) => Capability { from: Source::Connect, what: "the replica's private loopback" },
         _ => always("offered by the node"),
     })

@@ -479,10 +479,13 @@ mod tests {
             generation: lattice::id::Generation::FIRST,
             env: BTreeMap::new(),
             config: BTreeMap::new(),
+            secrets: Arc::default(),
             reuse: crate::Reuse::default(),
             limits: crate::Limits { cpu: std::time::Duration::from_millis(200), ..crate::Limits::default() },
             grants: lattice::spec::Grants::default(),
+            account: None,
             volumes: Vec::new(),
+            by_function: false,
             logs: Arc::new(Silent),
         };
         let unit = crate::Unit::start(&runtime, assembly, config).await.unwrap();

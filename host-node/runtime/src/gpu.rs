@@ -84,6 +84,10 @@ mod with {
         pub fn is_off(&self) -> bool {
             true
         }
+
+        pub fn is_auto(&self) -> bool {
+            true
+        }
     }
 
     impl Gpus {

@@ -8,14 +8,13 @@ use crate::{
     identity::Identity,
     inherited::{Answering, Inherited},
     limits::{CpuMeter, Limits, MemoryLimiter},
-    logs::{At, Beside, GuestLog},
+    logs::{At, Beside, GuestLog, GuestLogger},
     network::{Network, Polled, Sockets},
     parts::Parts,
     unit::Blueprint,
     volumes::Descriptors,
 };
-use lattice::store::Message;
-use lattice::trace::TRACEPARENT;
+use lattice::{secret::Secrets, store::Message, trace::TRACEPARENT};
 use std::sync::{Arc, LazyLock, Weak, atomic::Ordering::Relaxed};
 use wasmtime::{
     Store, StoreContextMut,
@@ -50,6 +49,7 @@ pub(crate) struct Host {
     /// its start. False where it does several things at a time, or works for nobody's request.
     pub(crate) lends_meter: bool,
     pub(crate) config: WasiConfigVariables,
+    pub(crate) secrets: Arc<Secrets>,
     pub(crate) identity: Identity,
     /// The other parts of its unit.
     pub(crate) parts: Weak<Parts>,
@@ -57,6 +57,7 @@ pub(crate) struct Host {
     pub(crate) over: Over,
     /// For its log.
     at: Arc<At>,
+    pub(crate) logger: GuestLogger,
     #[cfg(feature = "webgpu")]
     gpu: crate::gpu::GpuCtx,
     wasi: WasiCtx,
@@ -103,9 +104,11 @@ pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>) -> wasmtime::Re
         meter,
         lends_meter: true, // its start is measured
         config: blueprint.config.config.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+        secrets: blueprint.config.secrets.clone(),
         identity: Identity { workload: blueprint.config.workload.clone(), replica: blueprint.config.replica },
         parts: blueprint.parts.clone(),
         over: Over::default(),
+        logger: GuestLogger::new(&blueprint.logs, &at, ordinal),
         at,
         #[cfg(feature = "webgpu")]
         gpu: crate::gpu::GpuCtx::new(blueprint.node.gpu.clone()),

@@ -27,6 +27,11 @@ pub(crate) struct Lanes {
 }
 
 impl Lanes {
+    /// Those that are there from the beginning.
+    pub(crate) fn engines(&self) -> [&Engine; 2] {
+        [&self.plain.engine, &self.concurrent.engine]
+    }
+
     pub(crate) fn new(options: RuntimeOptions, processors: Arc<Processors>) -> Result<Self, RuntimeError> {
         let engines = Engines::new(processors)?;
         let lane = |concurrency| lane(&engines, concurrency, Optimize::Default, &options);

@@ -2,6 +2,8 @@
 //! compared with a component's imports before anything is compiled. The linker has the last word.
 
 use crate::{gpu, host::Host, network, volumes};
+use lattice::interface::Offers;
+pub(crate) use lattice::interface::split;
 use wasmtime::{Engine, component::Linker};
 use wasmtime_wasi_config::WasiConfig;
 
@@ -12,6 +14,7 @@ pub(crate) const OFFERED: &[(&str, &str)] = &[
     ("lattice:nats/jetstream", "0.1"),
     ("lattice:nats/kv", "0.1"),
     ("lattice:nats/limits", "0.1"),
+    ("lattice:nats/objects", "0.1"),
     ("lattice:node/identity", "0.1"),
     ("wasi:blobstore/blobstore", "0.2.0-draft"),
     ("wasi:blobstore/container", "0.2.0-draft"),
@@ -39,6 +42,7 @@ pub(crate) const OFFERED: &[(&str, &str)] = &[
     ("wasi:keyvalue/atomics", "0.2.0-draft"),
     ("wasi:keyvalue/batch", "0.2.0-draft"),
     ("wasi:keyvalue/store", "0.2.0-draft"),
+    ("wasi:logging/logging", "0.1.0-draft"),
     ("wasi:random/insecure", "0.2"),
     ("wasi:random/insecure-seed", "0.2"),
     ("wasi:random/random", "0.2"),
@@ -74,6 +78,10 @@ pub(crate) const OFFERED: &[(&str, &str)] = &[
     #[cfg(feature = "webgpu")]
     ("wasi:webgpu/webgpu", "0.3.0-rc.2"),
     ("wasmcloud:messaging/consumer", "0.2"),
+    ("wasmcloud:secrets/reveal", "0.1.0-draft"),
+    ("wasmcloud:secrets/reveal", "1"),
+    ("wasmcloud:secrets/store", "0.1.0-draft"),
+    ("wasmcloud:secrets/store", "1"),
 ];
 
 /// Whether only the linker for concurrent components has it: all of WASI 0.3 and of `lattice:nats`, also what there is no async
@@ -100,7 +108,9 @@ pub(crate) fn plain(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
     crate::identity::add_to_linker(&mut linker)?;
     crate::blobstore::add_to_linker(&mut linker)?;
     crate::keyvalue::add_to_linker(&mut linker)?;
+    crate::logging::add_to_linker(&mut linker)?;
     crate::messaging::add_to_linker(&mut linker)?;
+    crate::secrets::add_to_linker(&mut linker)?;
     network::add_to_linker02(&mut linker)?;
     Ok(linker)
 }
@@ -119,18 +129,9 @@ pub(crate) fn concurrent(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
     Ok(linker)
 }
 
-/// `wasi:http/types@0.2.3` as (`wasi:http/types`, `0.2`): the version as far as another must agree with it.
-pub(crate) fn split(name: &str) -> (&str, &str) {
-    let Some((interface, version)) = name.split_once('@') else { return (name, "") };
-    if version.contains('-') {
-        return (interface, version); // a version before the first release agrees with itself only
-    }
-    let agreed = match version.split('.').collect::<Vec<_>>().as_slice() {
-        ["0", minor, ..] => 2 + minor.len(),
-        [major, ..] => major.len(),
-        [] => 0,
-    };
-    (interface, version.get(..agreed).unwrap_or(version))
+/// What this program offers, for peers. A GPU is offered apart from the interface that uses it.
+pub fn offers() -> Offers {
+    Offers::new(OFFERED.iter().map(|(interface, version)| format!("{interface}@{version}")))
 }
 
 pub(crate) fn is_offered(import: &str) -> bool {
@@ -152,6 +153,7 @@ pub(crate) fn near_misses(import: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lattice::interface::need;
     use std::{
         collections::BTreeSet,
         fs::File,
@@ -159,17 +161,14 @@ mod tests {
     };
 
     #[test]
-    fn versions_agree_as_semver_has_it() {
-        for (name, expect) in [
-            ("wasi:http/types@0.2.3", ("wasi:http/types", "0.2")),
-            ("wasi:http/types@0.3.0", ("wasi:http/types", "0.3")),
-            ("wasi:http/types@0.3.0-rc-2026-01-01", ("wasi:http/types", "0.3.0-rc-2026-01-01")),
-            ("a:b/c@1.2.3", ("a:b/c", "1")),
-            ("a:b/c@0.12.1", ("a:b/c", "0.12")),
-            ("a:b/c", ("a:b/c", "")),
-        ] {
-            assert_eq!(split(name), expect, "{name}");
+    fn peers_are_told_of_everything_on_offer() {
+        let offers = offers();
+        for (interface, version) in OFFERED {
+            assert!(offers.has(&need(&format!("{interface}@{version}"))), "{interface}@{version}");
         }
+        assert!(!offers.has("wasi:http@0.9") && !offers.has("wasi:keyvalue@0.2"));
+        let bytes: usize = offers.iter().map(|name| name.len() + 3).sum();
+        assert!(bytes < 1024, "each renewal of each session carries them: {bytes} bytes");
     }
 
     /// Names of interfaces that the program contains, in their versions. wasmtime's linkers tell nobody what is in them,

@@ -21,9 +21,11 @@ use crate::{
 };
 use bytes::Bytes;
 use lattice::{
+    account::Login,
     host::Role,
     id::{ComponentName, Digest, WorkloadName},
     mesh::Mesh,
+    record::Compiled,
     spec::Optimize,
     trace::Tracer,
 };
@@ -167,11 +169,14 @@ impl Runtime {
     /// Make the engines and open the cache. Blocks for some milliseconds.
     pub fn new(options: RuntimeOptions) -> Result<Self, RuntimeError> {
         let processors = Processors::new();
+        let lanes = Lanes::new(options.clone(), processors.clone())?;
+        let cache = CodeCache::open(&options.cache_dir, options.cache_bytes_max)?;
+        cache.recall(lanes.engines());
         Ok(Self(Arc::new(RuntimeInner {
-            lanes: Lanes::new(options.clone(), processors.clone())?,
+            lanes,
             processors,
             shares: Mutex::default(),
-            cache: CodeCache::open(&options.cache_dir, options.cache_bytes_max)?,
+            cache,
             loaded: Mutex::default(),
             compiling: Arc::new(Semaphore::new(1)),
             component_bytes_max: options.component_bytes_max,
@@ -250,6 +255,11 @@ impl Runtime {
         .await
     }
 
+    /// Components whose compiled code is here: those that were used last.
+    pub fn compiled(&self) -> Compiled {
+        Compiled::new(self.0.cache.recent())
+    }
+
     /// Where guests' requests to other workloads go; until then there are no others. Only the first one counts.
     pub fn join(&self, mesh: Arc<dyn Mesh>) {
         self.0.network.join(mesh);
@@ -305,8 +315,9 @@ impl Runtime {
 
     /// What the guests of one unit reach outside.
     pub(crate) fn network(&self, config: &UnitConfig) -> Arc<Network> {
-        let replica = (&config.workload, config.replica);
-        Network::new(self.0.network.clone(), config.grants.clone(), replica, config.logs.clone())
+        let UnitConfig { workload, replica, grants, account, logs, .. } = config;
+        let login = Login { workload: workload.clone(), account: account.clone() };
+        Network::new(self.0.network.clone(), grants.clone(), (login, *replica), logs.clone())
     }
 
     /// What the node offers to this component.

@@ -7,7 +7,11 @@ use crate::{
 };
 use bytes::Bytes;
 use http::HeaderValue;
-use lattice::trace::TraceContext;
+use lattice::{
+    ctl::LogLevel,
+    limits::{clip, one_line},
+    trace::TraceContext,
+};
 use std::{
     fmt, io,
     pin::Pin,
@@ -23,6 +27,8 @@ use wasmtime_wasi::{
 
 /// Longest line that is passed on; what follows it is cut off, and the line says so.
 pub(crate) const LINE_BYTES_MAX: usize = lattice::limits::LOG_LINE_BYTES_MAX;
+/// Longest context of a line that is passed on; the rest is cut off.
+const CONTEXT_BYTES_MAX: usize = 256;
 /// Lines of one unit that are passed on in one second; more are dropped, and their number is told.
 pub(crate) const LINES_PER_SECOND_MAX: u32 = 1000;
 
@@ -31,6 +37,20 @@ pub trait LogSink: Send + Sync + 'static {
     /// One line, without its end. `instance` counts the unit's instances from 1; lines about the unit have none. `trace`:
     /// of the request that the instance was at, as its guest saw it.
     fn line(&self, instance: Option<u64>, stream: LogStream, trace: Option<TraceContext>, line: &str);
+
+    /// The same of a line that an instance logged with a level and a context (`wasi:logging`).
+    fn logged(&self, instance: u64, log: Logged<'_>, trace: Option<TraceContext>, line: &str) {
+        let Logged { level: _, context: _ } = log;
+        self.line(Some(instance), LogStream::Stderr, trace, line);
+    }
+}
+
+/// What a guest says of a line that it logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Logged<'a> {
+    pub level: LogLevel,
+    /// One line, possibly empty.
+    pub context: &'a str,
 }
 
 /// Where a guest printed a line.
@@ -68,25 +88,25 @@ impl LogGate {
     }
 
     fn line(&self, instance: u64, stream: LogStream, trace: Option<TraceContext>, line: &str) {
-        self.tell_dropped(Instant::now());
-        let admitted = {
-            let mut window = lock(&self.window);
-            let admitted = window.lines < LINES_PER_SECOND_MAX;
-            match admitted {
-                true => window.lines += 1,
-                false => {
-                    // A flood counts once a window.
-                    if window.dropped == 0 {
-                        self.tally.hit(Limit::LogLines);
-                    }
-                    window.dropped += 1;
-                }
-            }
-            admitted
-        };
-        if admitted {
+        if self.admit() {
             self.sink.line(Some(instance), stream, trace, line);
         }
+    }
+
+    /// Whether one more line is passed on now.
+    fn admit(&self) -> bool {
+        self.tell_dropped(Instant::now());
+        let mut window = lock(&self.window);
+        if window.lines < LINES_PER_SECOND_MAX {
+            window.lines += 1;
+            return true;
+        }
+        // A flood counts once a window.
+        if window.dropped == 0 {
+            self.tally.hit(Limit::LogLines);
+        }
+        window.dropped += 1;
+        false
     }
 
     /// Opens the next window where this one is over, and says what was dropped in it. Called now and then as well, so
@@ -156,6 +176,34 @@ pub(crate) struct Beside {
 impl Drop for Beside {
     fn drop(&mut self) {
         lock(&self.at.0).traces.retain(|(number, _)| *number != self.number);
+    }
+}
+
+/// What one instance logs by itself, with a level.
+pub(crate) struct GuestLogger {
+    gate: Arc<LogGate>,
+    at: Arc<At>,
+    instance: u64,
+}
+
+impl GuestLogger {
+    pub(crate) fn new(gate: &Arc<LogGate>, at: &Arc<At>, instance: u64) -> Self {
+        Self { gate: gate.clone(), at: at.clone(), instance }
+    }
+
+    /// A message may be several lines: each of them is one, with the same level and context.
+    pub(crate) fn print(&self, level: LogLevel, context: &str, message: &str) {
+        let context = one_line(context, CONTEXT_BYTES_MAX);
+        for line in message.strip_suffix('\n').unwrap_or(message).split('\n') {
+            if !self.gate.admit() {
+                continue; // counted
+            }
+            let line = line.strip_suffix('\r').unwrap_or(line);
+            let clipped = clip(line, LINE_BYTES_MAX);
+            let cut = if clipped.len() < line.len() { " …[cut]" } else { "" };
+            let log = Logged { level, context: &context };
+            self.gate.sink.logged(self.instance, log, self.at.trace(), &format!("{clipped}{cut}"));
+        }
     }
 }
 
@@ -327,6 +375,48 @@ mod tests {
         assert_eq!(told(), Some(4));
         drop(second);
         assert_eq!(told(), None);
+    }
+
+    #[derive(Default)]
+    struct Levels(Mutex<Vec<(LogLevel, String, String)>>);
+
+    impl LogSink for Levels {
+        fn line(&self, _: Option<u64>, _: LogStream, _: Option<TraceContext>, line: &str) {
+            self.0.lock().unwrap().push((LogLevel::Critical, "printed".to_owned(), line.to_owned()));
+        }
+        fn logged(&self, _: u64, log: Logged<'_>, _: Option<TraceContext>, line: &str) {
+            self.0.lock().unwrap().push((log.level, log.context.to_owned(), line.to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_is_logged_has_its_level_and_is_bounded_with_what_is_printed() {
+        let kept = Arc::new(Levels::default());
+        let gate = LogGate::new(kept.clone(), Arc::default());
+        let logger = GuestLogger::new(&gate, &Arc::default(), 1);
+        lock(&gate.window).start = Instant::now() + Duration::from_secs(3600);
+        logger.print(LogLevel::Warn, "db\nfake", "one\r\n\ntwo\n");
+        logger.print(LogLevel::Info, &"c".repeat(999), &"é".repeat(LINE_BYTES_MAX));
+        logger.print(LogLevel::Trace, "", "");
+        let told = std::mem::take(&mut *kept.0.lock().unwrap());
+        let lines: Vec<(LogLevel, &str, &str)> =
+            told.iter().map(|(level, context, line)| (*level, context.as_str(), line.as_str())).collect();
+        let [first, empty, second, long, last] = lines.as_slice() else { panic!("{lines:?}") };
+        let warn = |line| (LogLevel::Warn, "db fake", line);
+        assert_eq!([first, empty, second], [&warn("one"), &warn(""), &warn("two")]);
+        assert_eq!(
+            (long.1.len(), long.2.strip_suffix(" …[cut]").map(str::len)),
+            (CONTEXT_BYTES_MAX, Some(LINE_BYTES_MAX))
+        );
+        assert_eq!(*last, (LogLevel::Trace, "", ""));
+        let out = GuestLog::new(&gate, &Arc::default(), 1, LogStream::Stdout);
+        for _ in 0..LINES_PER_SECOND_MAX {
+            out.print(b"printed\n");
+            logger.print(LogLevel::Info, "", "logged");
+        }
+        assert_eq!(kept.0.lock().unwrap().len(), LINES_PER_SECOND_MAX as usize - 5, "one bound for both");
+        gate.tell_dropped(Instant::now() + Duration::from_secs(3602));
+        assert!(kept.0.lock().unwrap().last().unwrap().2.starts_with("[1005 lines dropped"));
     }
 
     #[test]

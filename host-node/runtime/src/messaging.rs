@@ -20,7 +20,10 @@ use bindings::wasmcloud::messaging::types::BrokerMessage;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use lattice::{http::Request, store::Message};
 use std::{sync::Arc, time::Duration};
-use wasmtime::{AsContextMut as _, Store, StoreContextMut, component::Linker};
+use wasmtime::{
+    AsContextMut as _, Store, StoreContextMut,
+    component::{Instance, Linker},
+};
 use wasmtime_wasi_http::{p2, p3};
 
 mod bindings {
@@ -88,8 +91,13 @@ impl Incoming {
     }
 }
 
-/// An instance of a component that takes messages, and perhaps requests.
-pub(crate) async fn instantiate(pre: &Pre, store: &mut Store<Host>) -> wasmtime::Result<(Guest, Option<MessageGuest>)> {
+/// An instance of a component of which more is called than what takes requests: its handler of messages, where it has one,
+/// or functions by their names.
+pub(crate) async fn instantiate(
+    pre: &Pre,
+    store: &mut Store<Host>,
+    has_handler: bool,
+) -> wasmtime::Result<(Guest, Option<MessageGuest>, Option<Instance>)> {
     let of_any = match pre {
         Pre::Http02(pre) => pre.instance_pre(),
         Pre::Http03(pre) => pre.instance_pre(),
@@ -101,7 +109,8 @@ pub(crate) async fn instantiate(pre: &Pre, store: &mut Store<Host>) -> wasmtime:
         Pre::Http03(_) => Guest::Http03(p3::bindings::Service::new(&mut *store, &instance)?),
         Pre::Messages(_) => Guest::NoHttp,
     };
-    Ok((guest, Some(MessageGuest::new(&mut *store, &instance)?)))
+    let handler = has_handler.then(|| MessageGuest::new(&mut *store, &instance)).transpose()?;
+    Ok((guest, handler, Some(instance)))
 }
 
 /// One message to `wasmcloud:messaging/handler@0.2`: a plain call.

@@ -1,12 +1,15 @@
 //! `lattice:nats`: NATS as NATS, for concurrent components. What is granted, and what is under way, is in `network/nats.rs`; what
 //! is promised in `wit/nats`. Here are core NATS and the limits; `nats/kv.rs` has the buckets, `nats/jetstream.rs`
-//! the streams that store, `nats/deliveries.rs` their consumers, `nats/streams.rs` what comes in streams of the component model.
+//! the streams that store, `nats/deliveries.rs` their consumers, `nats/objects.rs` the object stores, `nats/streams.rs` and
+//! `nats/content.rs` what comes in streams of the component model.
 //!
 //! Before the first wait of a call it is found out whose work it is: its trace and its time are that request's.
 
+mod content;
 mod deliveries;
 mod jetstream;
 mod kv;
+mod objects;
 mod streams;
 
 pub(crate) use bindings::lattice::nats::types;
@@ -19,7 +22,9 @@ use crate::{
         nats::{DELIVERIES_MAX, OPERATIONS_MAX, STREAMS_MAX, Told, WAITING_BYTES_MAX, WAITING_MAX},
     },
 };
-use bindings::lattice::nats::{core, jetstream as jetstream_interface, kv as kv_interface, limits};
+use bindings::lattice::nats::{
+    core, jetstream as jetstream_interface, kv as kv_interface, limits, objects as objects_interface,
+};
 use lattice::nats as driver;
 use std::{sync::Arc, time::Duration};
 use wasmtime::{
@@ -38,6 +43,8 @@ mod bindings {
             "lattice:nats/jetstream.stream": crate::network::nats_streams::OpenStream,
             "lattice:nats/jetstream.consumer": crate::network::nats_streams::OpenConsumer,
             "lattice:nats/jetstream.delivery": crate::network::nats_streams::OpenDelivery,
+            "lattice:nats/objects.store": crate::network::nats_objects::OpenObjects,
+            "lattice:nats/objects.upload": super::content::OpenUpload,
         },
     });
 }
@@ -60,6 +67,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     core::add_to_linker::<_, Has>(linker, view)?;
     jetstream_interface::add_to_linker::<_, Has>(linker, view)?;
     kv_interface::add_to_linker::<_, Has>(linker, view)?;
+    objects_interface::add_to_linker::<_, Has>(linker, view)?;
     limits::add_to_linker::<_, Has>(linker, view)
 }
 

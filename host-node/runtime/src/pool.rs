@@ -107,6 +107,8 @@ pub(crate) struct Instance {
     pub(crate) guest: Guest,
     /// Where it takes messages.
     pub(crate) handler: Option<MessageGuest>,
+    /// Where functions of it are called by their names.
+    pub(crate) whole: Option<wasmtime::component::Instance>,
     /// Requests that it has served, its warm-up not among them.
     pub(crate) uses: u32,
     /// It has answered its warm-up, so the next request is not its first.

@@ -27,8 +27,10 @@ use crate::{
 use http::HeaderValue;
 use http_body::Body as _;
 use lattice::{
+    account::Account,
     http::{BodyError, CallError, Request, Response},
     id::{ComponentName, Digest, Generation, WorkloadName},
+    secret::Secrets,
     served::{HEADER_SERVED, Served},
     spec::Grants,
     store::Message,
@@ -57,12 +59,18 @@ pub struct UnitConfig {
     pub env: BTreeMap<String, String>,
     /// What the guest reads through `wasi:config/store`.
     pub config: BTreeMap<String, String>,
+    /// What the guest reads through `wasmcloud:secrets/store`, and the keys that there are for it.
+    pub secrets: Arc<Secrets>,
     pub reuse: Reuse,
     pub limits: Limits,
     /// What the guest may reach outside. Default nothing.
     pub grants: Grants,
+    /// The NATS account that the grants name. Default the node's.
+    pub account: Option<Arc<Account>>,
     /// Directories that the guest sees, and those parts that name them. Default none.
     pub volumes: Vec<Volume>,
+    /// Probes call functions of the component ([`Prober::call`](crate::Prober::call)), beside what answers requests. Default no.
+    pub by_function: bool,
     /// Where the guest's stdout and stderr go.
     pub logs: Arc<dyn LogSink>,
 }
@@ -386,7 +394,7 @@ pub(crate) struct Inner {
     /// What answers say of who gave them: a fresh instance, a kept one.
     served: [HeaderValue; 2],
     assembly: Assembly,
-    parts: Arc<Parts>,
+    pub(crate) parts: Arc<Parts>,
     /// Its ticker must go on for as long as there are guests to interrupt.
     runtime: Runtime,
 }
@@ -521,22 +529,23 @@ impl Inner {
         let place = self.runtime.place(&self.blueprint).map_err(Failure::NoRoom)?;
         let store = host::store(&self.blueprint, meter);
         let mut store = store.map_err(|error| Failure::Trap(format!("has lost a volume: {error:#}")))?;
+        let handles_messages = self.blueprint.component.inspection().handles_messages();
         let guest = match self.assembly.pre() {
-            pre if self.blueprint.component.inspection().handles_messages() => {
-                messaging::instantiate(pre, &mut store).await
+            pre if handles_messages || self.blueprint.config.by_function => {
+                messaging::instantiate(pre, &mut store, handles_messages).await
             }
-            Pre::Http02(pre) => pre.instantiate_async(&mut store).await.map(|guest| (Guest::Http02(guest), None)),
-            Pre::Http03(pre) => pre.instantiate_async(&mut store).await.map(|guest| (Guest::Http03(guest), None)),
-            Pre::Messages(pre) => pre.instantiate_async(&mut store).await.map(|_| (Guest::NoHttp, None)),
+            Pre::Http02(pre) => pre.instantiate_async(&mut store).await.map(|guest| (Guest::Http02(guest), None, None)),
+            Pre::Http03(pre) => pre.instantiate_async(&mut store).await.map(|guest| (Guest::Http03(guest), None, None)),
+            Pre::Messages(pre) => pre.instantiate_async(&mut store).await.map(|_| (Guest::NoHttp, None, None)),
         };
-        let (guest, handler) = guest.map_err(|error| match Failure::of(&error, store.data()) {
+        let (guest, handler, whole) = guest.map_err(|error| match Failure::of(&error, store.data()) {
             Failure::NodeMemory => Failure::NoRoom(NoRoom::Memory), // no request had begun
             failure => failure,
         })?;
         store.data_mut().memory.started();
         let alive = self.pool.created();
         let (uses, warmed, idle_since) = (0, false, Instant::now());
-        Ok(Instance { store, guest, handler, uses, warmed, idle_since, _alive: alive, _place: place })
+        Ok(Instance { store, guest, handler, whole, uses, warmed, idle_since, _alive: alive, _place: place })
     }
 
     fn start_error(&self, failure: &Failure) -> StartError {

@@ -4,11 +4,12 @@ use crate::{
     artifacts::ObjectStore,
     bus::NatsBus,
     clock::{SystemClock, SystemRng},
-    guests::NodeBuckets,
+    guests::{GuestBuckets, NodeBuckets, Shown},
     layout,
     store::NatsStore,
+    vault::NatsVault,
 };
-use async_nats::jetstream;
+use async_nats::{jetstream, rustls};
 use lattice::{
     id::LatticeId,
     store::{Bus, Connection, Platform},
@@ -28,7 +29,7 @@ const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(4);
 /// How to reach NATS. At most one way of authenticating is meant to be set.
 #[derive(Clone, Default)]
 pub struct ConnectOptions {
-    /// `nats://host:4222`, `tls://…`; user and password or a token may stand before the `@`.
+    /// `nats://host:4222`, `tls://…`. What stands before an `@` is not shown to servers.
     pub servers: Vec<String>,
     /// A credentials file (JWT and seed).
     pub credentials: Option<PathBuf>,
@@ -103,10 +104,38 @@ pub struct Nats {
     pub(crate) epochs: watch::Receiver<u64>,
     /// Counts messages that the client dropped since a subscription of this connection was full.
     pub(crate) drops: watch::Receiver<u64>,
+    /// Who connects to accounts of workloads.
+    pub(crate) accounts: Option<GuestBuckets>,
 }
 
 /// Connect.
 pub async fn connect(options: ConnectOptions) -> Result<Nats, ConnectError> {
+    establish(options, async_nats::ConnectOptions::new()).await
+}
+
+/// Connect with what is to be shown to servers at each time. To another cluster that has servers of the spec's choice: those
+/// that it tells of are nobody's choice.
+pub(crate) async fn connect_showing(
+    options: ConnectOptions,
+    shown: Arc<Shown>,
+    trusts: Option<rustls::ClientConfig>,
+    is_other_cluster: bool,
+) -> Result<Nats, ConnectError> {
+    let answer = move |nonce: Vec<u8>| {
+        let answer = shown.answer(&nonce);
+        async move { answer }
+    };
+    let mut nats = async_nats::ConnectOptions::with_auth_callback(answer);
+    if let Some(trusts) = trusts {
+        nats = nats.tls_client_config(trusts);
+    }
+    if is_other_cluster {
+        nats = nats.ignore_discovered_servers();
+    }
+    establish(options, nats).await
+}
+
+async fn establish(options: ConnectOptions, nats: async_nats::ConnectOptions) -> Result<Nats, ConnectError> {
     let servers = options.servers.join(", ");
     let bad = |why: &dyn std::fmt::Display| ConnectError::Option(why.to_string());
     let addresses = options
@@ -118,7 +147,7 @@ pub async fn connect(options: ConnectOptions) -> Result<Nats, ConnectError> {
 
     let (epoch, epochs) = watch::channel(0);
     let (drop, drops) = watch::channel(0);
-    let mut nats = async_nats::ConnectOptions::new()
+    let mut nats = nats
         .name(&options.name)
         .connection_timeout(CONNECT_TIMEOUT)
         .request_timeout(Some(Duration::from_secs(5)))
@@ -186,7 +215,7 @@ pub async fn connect(options: ConnectOptions) -> Result<Nats, ConnectError> {
         }
     })?;
     let jetstream = jetstream::context::ContextBuilder::new().timeout(Duration::from_secs(5)).build(client.clone());
-    Ok(Nats { client, jetstream, epochs, drops })
+    Ok(Nats { client, jetstream, epochs, drops, accounts: None })
 }
 
 #[derive(Deserialize)]
@@ -204,6 +233,11 @@ struct ApiError {
 }
 
 impl Nats {
+    /// For a node that looks at what is in accounts of workloads: it does so over the connections of their guests.
+    pub fn with_accounts(self, guests: GuestBuckets) -> Self {
+        Self { accounts: Some(guests), ..self }
+    }
+
     /// The bus of this connection. Must be called within a tokio runtime.
     pub fn bus(&self) -> Arc<dyn Bus> {
         Arc::new(NatsBus::new(self.clone()))
@@ -270,6 +304,7 @@ impl Nats {
         Ok(Platform {
             store: Arc::new(NatsStore::new(self.clone(), lattice.clone(), create)),
             artifacts: Arc::new(ObjectStore::new(layout.artifacts)),
+            vault: Arc::new(NatsVault::new(self.clone(), lattice.clone())),
             bus: self.bus(),
             buckets: Arc::new(NodeBuckets(self.clone())),
             nats: Arc::new(NodeBuckets(self.clone())),

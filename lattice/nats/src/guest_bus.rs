@@ -8,7 +8,7 @@ use async_nats::jetstream::{self, ErrorCode, response::Response};
 use futures_util::StreamExt as _;
 use lattice::{
     Fut,
-    id::WorkloadName,
+    account::Login,
     messaging::{BacklogError, Messaging, Subscription},
     spec::PendingTarget,
     store::{Bus, BusError, Message},
@@ -19,26 +19,21 @@ use std::{sync::Arc, time::Duration};
 const INFO_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Messaging for GuestBuckets {
-    fn open(&self, workload: &WorkloadName) -> Fut<'_, Result<Arc<dyn Bus>, BusError>> {
-        let (line, workload) = (self.line(workload), workload.clone());
+    fn open(&self, login: &Login) -> Fut<'_, Result<Arc<dyn Bus>, BusError>> {
+        let (line, login) = (self.line(login), login.clone());
         Box::pin(async move {
-            let nats = self.connected(&line, &workload).await;
+            let nats = self.connected(&line, &login).await;
             let nats = nats.map_err(|error| BusError::Disconnected(error.to_string()))?;
             let bus: Arc<dyn Bus> = Arc::new(NatsBus::of_guests(nats, line));
             Ok(bus)
         })
     }
 
-    fn subscribe(
-        &self,
-        workload: &WorkloadName,
-        subject: &str,
-        group: &str,
-    ) -> Fut<'_, Result<Box<dyn Subscription>, BusError>> {
-        let (line, workload) = (self.line(workload), workload.clone());
+    fn subscribe(&self, login: &Login, subject: &str, group: &str) -> Fut<'_, Result<Box<dyn Subscription>, BusError>> {
+        let (line, login) = (self.line(login), login.clone());
         let (subject, group) = (subject.to_owned(), group.to_owned());
         Box::pin(async move {
-            let nats = self.connected(&line, &workload).await;
+            let nats = self.connected(&line, &login).await;
             let nats = nats.map_err(|error| BusError::Disconnected(error.to_string()))?;
             let messages = nats.client.queue_subscribe(subject, group).await.map_err(disconnected)?;
             let subscription: Box<dyn Subscription> = Box::new(NatsSubscription { messages, _line: line });
@@ -46,13 +41,13 @@ impl Messaging for GuestBuckets {
         })
     }
 
-    fn pending(&self, workload: &WorkloadName, of: &PendingTarget) -> Fut<'_, Result<u64, BacklogError>> {
-        let (line, workload) = (self.line(workload), workload.clone());
+    fn pending(&self, login: &Login, of: &PendingTarget) -> Fut<'_, Result<u64, BacklogError>> {
+        let (line, login) = (self.line(login), login.clone());
         let PendingTarget { stream, consumer, .. } = of.clone();
         Box::pin(async move {
             let unknown =
                 |why: String| BacklogError::Unknown { stream: stream.clone(), consumer: consumer.clone(), why };
-            let nats = self.connected(&line, &workload).await.map_err(|error| unknown(error.to_string()))?;
+            let nats = self.connected(&line, &login).await.map_err(|error| unknown(error.to_string()))?;
             // The server takes no other payload than nothing, or this.
             let nothing = serde_json::json!({});
             let asked = nats.jetstream.request(format!("CONSUMER.INFO.{stream}.{consumer}"), &nothing);

@@ -1,7 +1,8 @@
 //! [`lattice::bucket`] over JetStream KV and object stores. Guests have connections apart from the lattice's own, one for each workload on a
-//! node: their traffic waits for itself alone, shows under the workload's name in the server's list of connections, and gets
-//! replies under a prefix that no other connection listens on.
+//! node and account: their traffic waits for itself alone, shows under the workload's name in the server's list of connections, and
+//! gets replies under a prefix that no other connection listens on. Accounts of their own are in `account.rs`.
 
+mod account;
 mod api;
 mod away;
 mod changes;
@@ -9,6 +10,7 @@ mod consumers;
 mod direct;
 mod list;
 mod native;
+mod node;
 mod objects;
 mod passing;
 mod pull;
@@ -19,6 +21,8 @@ use crate::{
     connect::{ConnectOptions, Nats, connect},
     store::is_deletion,
 };
+pub(crate) use account::Shown;
+use account::{Place, Tries};
 use async_nats::{
     HeaderMap,
     jetstream::{
@@ -30,14 +34,17 @@ use away::Away;
 use bytes::Bytes;
 use lattice::{
     Fut,
+    account::{Account, Login},
+    address::AddressPolicy,
     bucket::{BucketError, Buckets, KeyValue, Keys, Value, encode_key},
     id::{Revision, WorkloadName},
     limits::NATS_PAYLOAD_BYTES_DEFAULT,
-    nats::{BucketInfo, Failure},
+    nats::{BucketInfo, Failure, LoginError},
     objects::Objects,
     spec::BucketName,
     store::Connection,
 };
+pub(crate) use node::NodeBuckets;
 use objects::NatsObjects;
 use std::{
     collections::BTreeMap,
@@ -63,60 +70,97 @@ pub struct GuestBuckets(Arc<Guests>);
 
 struct Guests {
     options: ConnectOptions,
-    workloads: Mutex<BTreeMap<WorkloadName, Weak<Line>>>,
-    /// Of all workloads: they are connected in the same way.
+    lines: Mutex<BTreeMap<Login, Weak<Line>>>,
+    /// What was given last for each account, whichever connection it was given for.
+    shown: Mutex<BTreeMap<Place, Weak<Shown>>>,
+    /// Of all workloads without an account: they are connected in the same way.
     away: Away,
+    /// Of each account by itself, for as long as there is something to remember.
+    tries: Mutex<BTreeMap<Login, Arc<Tries>>>,
+    /// Where servers of other clusters may be.
+    addresses: AddressPolicy,
 }
 
-/// What the guests of one workload have on this node.
+/// What the guests of one workload have on this node, in one account.
 pub(crate) struct Line {
     nats: OnceCell<Nats>,
     lists: Arc<Semaphore>,
+    /// Of an account of its own.
+    own: Option<OwnAccount>,
+}
+
+/// An account that is the workload's own.
+struct OwnAccount {
+    account: Arc<Account>,
+    shown: Arc<Shown>,
+    tries: Arc<Tries>,
 }
 
 impl Line {
-    fn new() -> Self {
-        Self { nats: OnceCell::new(), lists: Arc::new(Semaphore::new(LISTS_MAX)) }
+    fn new(own: Option<OwnAccount>) -> Self {
+        Self { nats: OnceCell::new(), lists: Arc::new(Semaphore::new(LISTS_MAX)), own }
     }
 }
 
 impl GuestBuckets {
     /// Connect in this way when a guest first opens something. The name is the front of the connections' names.
     pub fn new(options: ConnectOptions) -> Self {
-        Self(Arc::new(Guests { options, workloads: Mutex::default(), away: Away::default() }))
+        Self::reaching(options, AddressPolicy::default())
+    }
+
+    /// The same, and servers that workloads name may be at these addresses.
+    pub fn reaching(options: ConnectOptions, addresses: AddressPolicy) -> Self {
+        let (lines, shown, tries) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self(Arc::new(Guests { options, lines, shown, away: Away::default(), tries, addresses }))
     }
 
     /// The connection of a workload's guests, kept as long as one of them has something open.
-    pub(crate) fn line(&self, workload: &WorkloadName) -> Arc<Line> {
-        let mut workloads = self.0.workloads.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(line) = workloads.get(workload).and_then(Weak::upgrade) {
+    pub(crate) fn line(&self, login: &Login) -> Arc<Line> {
+        let mut lines = self.0.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(line) = lines.get(login).and_then(Weak::upgrade) {
             return line;
         }
-        workloads.retain(|_, line| line.strong_count() > 0);
-        let line = Arc::new(Line::new());
-        workloads.insert(workload.clone(), Arc::downgrade(&line));
+        lines.retain(|_, line| line.strong_count() > 0);
+        let line = Arc::new(Line::new(login.account.as_ref().map(|account| OwnAccount {
+            account: account.clone(),
+            shown: self.shown(&login.workload, account),
+            tries: self.tries(login),
+        })));
+        lines.insert(login.clone(), Arc::downgrade(&line));
         line
     }
 
-    async fn connect(&self, workload: &WorkloadName) -> Result<Nats, BucketError> {
-        // The error names servers, and what is in their URLs: nothing for a guest.
-        let unreachable = || BucketError::Unreachable("not connected to NATS".into());
+    async fn connect(&self, line: &Line, workload: &WorkloadName) -> Result<Nats, LoginError> {
+        let away = line.own.as_ref().map_or(&self.0.away, |own| &own.tries.away);
         // Those who waited for the try that failed find it here.
-        if self.0.away.is_known(Instant::now()) {
-            return Err(unreachable());
+        if away.is_known(Instant::now()) {
+            let told = line.own.as_ref().and_then(|own| own.tries.error());
+            return Err(told.unwrap_or_else(|| LoginError::Unreachable("a try a moment ago was in vain".into())));
         }
         let name = format!("{} guests of {workload}", self.0.options.name);
         let options = ConnectOptions { name, retry_first: false, own_inbox: true, ..self.0.options.clone() };
-        connect(options).await.map_err(|error| {
-            if let Some(suppressed) = self.0.away.note(Instant::now()) {
+        let connected = match &line.own {
+            None => connect(options).await.map_err(|error| LoginError::Unreachable(error.to_string())),
+            Some(own) => account::connect(options, own, &self.0.addresses).await,
+        };
+        connected.inspect_err(|error| {
+            if let Some(own) = &line.own {
+                own.tries.note(error);
+            }
+            if let Some(suppressed) = away.note(Instant::now()) {
                 tracing::warn!(%workload, %error, suppressed, "no connection for the guests of a workload");
             }
-            unreachable()
         })
     }
 
-    pub(crate) async fn connected(&self, line: &Line, workload: &WorkloadName) -> Result<Nats, BucketError> {
-        line.nats.get_or_try_init(|| self.connect(workload)).await.cloned()
+    /// The error of a login names servers, and what is in their URLs: nothing for a guest.
+    pub(crate) async fn connected(&self, line: &Line, login: &Login) -> Result<Nats, BucketError> {
+        let connected = self.entered(line, login).await;
+        connected.map_err(|_| BucketError::Unreachable("not connected to NATS".into()))
+    }
+
+    pub(crate) async fn entered(&self, line: &Line, login: &Login) -> Result<Nats, LoginError> {
+        line.nats.get_or_try_init(|| self.connect(line, &login.workload)).await.cloned()
     }
 }
 
@@ -127,63 +171,28 @@ impl fmt::Debug for GuestBuckets {
 }
 
 impl Buckets for GuestBuckets {
-    fn open(&self, workload: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn KeyValue>, BucketError>> {
-        let (line, workload, bucket) = (self.line(workload), workload.clone(), bucket.clone());
+    fn open(&self, login: &Login, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn KeyValue>, BucketError>> {
+        let (line, login, bucket) = (self.line(login), login.clone(), bucket.clone());
         Box::pin(async move {
-            let nats = self.connected(&line, &workload).await?;
+            let nats = self.connected(&line, &login).await?;
             let opened: Arc<dyn KeyValue> = Arc::new(NatsBucket::open(nats, &bucket, line).await?);
             Ok(opened)
         })
     }
 
-    fn info(&self, workload: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<BucketInfo, BucketError>> {
-        let (line, workload, bucket) = (self.line(workload), workload.clone(), bucket.clone());
+    fn info(&self, login: &Login, bucket: &BucketName) -> Fut<'_, Result<BucketInfo, BucketError>> {
+        let (line, login, bucket) = (self.line(login), login.clone(), bucket.clone());
         Box::pin(async move {
-            let nats = self.connected(&line, &workload).await?;
+            let nats = self.connected(&line, &login).await?;
             Ok(NatsBucket::open(nats, &bucket, line).await?.opened_as())
         })
     }
 
-    fn open_objects(&self, workload: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn Objects>, Failure>> {
-        let (line, workload, bucket) = (self.line(workload), workload.clone(), bucket.clone());
+    fn open_objects(&self, login: &Login, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn Objects>, Failure>> {
+        let (line, login, bucket) = (self.line(login), login.clone(), bucket.clone());
         Box::pin(async move {
-            let nats = self.connected(&line, &workload).await.map_err(|_| Failure::away())?;
+            let nats = self.connected(&line, &login).await.map_err(|_| Failure::away())?;
             let opened: Arc<dyn Objects> = Arc::new(NatsObjects::open(nats, &bucket, line).await?);
-            Ok(opened)
-        })
-    }
-}
-
-/// Opens buckets and streams over the connection of a node, for nobody's guests: to see whether they are there.
-#[derive(Clone)]
-pub(crate) struct NodeBuckets(pub(crate) Nats);
-
-impl fmt::Debug for NodeBuckets {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NodeBuckets").finish_non_exhaustive()
-    }
-}
-
-impl Buckets for NodeBuckets {
-    fn open(&self, _: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn KeyValue>, BucketError>> {
-        let bucket = bucket.clone();
-        Box::pin(async move {
-            let opened: Arc<dyn KeyValue> =
-                Arc::new(NatsBucket::open(self.0.clone(), &bucket, Arc::new(Line::new())).await?);
-            Ok(opened)
-        })
-    }
-
-    fn info(&self, _: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<BucketInfo, BucketError>> {
-        let bucket = bucket.clone();
-        Box::pin(async move { Ok(NatsBucket::open(self.0.clone(), &bucket, Arc::new(Line::new())).await?.opened_as()) })
-    }
-
-    fn open_objects(&self, _: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn Objects>, Failure>> {
-        let bucket = bucket.clone();
-        Box::pin(async move {
-            let opened: Arc<dyn Objects> =
-                Arc::new(NatsObjects::open(self.0.clone(), &bucket, Arc::new(Line::new())).await?);
             Ok(opened)
         })
     }

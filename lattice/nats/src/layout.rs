@@ -28,6 +28,7 @@ impl Layout {
         }
         let artifacts = ensure_artifacts(nats, lattice, create).await?;
         if create {
+            ensure_secrets(nats, lattice, true).await?;
             ensure_events(nats, lattice).await?;
         }
         Ok(Layout { artifacts })
@@ -123,6 +124,36 @@ pub(crate) async fn ensure_bucket(
 pub(crate) async fn ensure_streams(nats: &Nats, lattice: &LatticeId) -> Result<(), ConnectError> {
     ensure_artifacts(nats, lattice, true).await?;
     ensure_events(nats, lattice).await
+}
+
+/// The bucket of the values of secrets. Nothing watches it, and nothing is republished.
+pub(crate) async fn ensure_secrets(
+    nats: &Nats,
+    lattice: &LatticeId,
+    create: bool,
+) -> Result<stream::Stream, ConnectError> {
+    let name = subject::secrets_name(lattice);
+    let store = match nats.jetstream.get_key_value(&name).await {
+        Ok(store) => store,
+        Err(error) if !create => return Err(failed(&format!("bucket {name}"), error)),
+        Err(_) => with_replicas(nats, |num_replicas| {
+            nats.jetstream.create_key_value(kv::Config {
+                bucket: name.clone(),
+                description: format!("lattice {lattice}: values of secrets"),
+                history: 1,
+                storage: stream::StorageType::File,
+                num_replicas,
+                ..Default::default()
+            })
+        })
+        .await
+        .map_err(|error| failed(&format!("bucket {name}"), error))?,
+    };
+    let config = &store.stream.cached_info().config;
+    if config.republish.is_some() || config.sources.as_ref().is_some_and(|sources| !sources.is_empty()) {
+        return Err(failed(&format!("bucket {name}"), "it republishes what is put there, or takes in other streams"));
+    }
+    Ok(store.stream)
 }
 
 async fn ensure_artifacts(

@@ -13,6 +13,7 @@ mod guests;
 mod layout;
 mod outbox;
 mod store;
+mod vault;
 
 pub use clock::{SystemClock, SystemRng};
 pub use connect::{ConnectError, ConnectOptions, Nats, ServerFacts, connect};

@@ -28,7 +28,11 @@ const MARKER_REASON: &str = "Nats-Marker-Reason";
 const SEQUENCE: &str = "Nats-Sequence";
 const ORIGINAL_SUBJECT: &str = "Nats-Subject";
 
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(10);
+/// For one step of a snapshot: an answer, or the next record.
+const SNAPSHOT_STEP: Duration = Duration::from_secs(10);
+/// For all of it. As long as it goes on it is not given up: many nodes that ask at once, as after a restart of all, have to wait for
+/// each other, and who asks anew makes it longer for all.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(120);
 
 #[derive(Clone)]
 pub(crate) struct NatsStore {
@@ -124,7 +128,7 @@ impl NatsStore {
     }
 
     async fn snapshot_now(&self, bucket: Bucket) -> Result<Snapshot, StoreError> {
-        let store = self.bucket(bucket).await?;
+        let store = in_time(bucket, Box::pin(self.bucket(bucket))).await??;
         let refused = |error: &dyn std::fmt::Display| StoreError::Refused(error.to_string());
         let info = store.stream.cached_info();
         let identity = info.created.unix_timestamp_nanos().to_string();
@@ -134,10 +138,11 @@ impl NatsStore {
         }
         // The values below may come from a replica that is behind the leader. Once the leader's last message has passed,
         // everything up to it has. (If it expired meanwhile, there is nothing to wait for.)
-        let tail = store.stream.get_raw_message(head.0).await.map(|message| Revision(message.sequence)).ok();
+        let tail = in_time(bucket, store.stream.get_raw_message(head.0)).await?;
+        let tail = tail.map(|message| Revision(message.sequence)).ok();
         let mut last = BTreeMap::new();
-        let mut values = store.watch_with_history(">").await.map_err(|error| refused(&error))?;
-        while let Some(item) = values.next().await {
+        let mut values = in_time(bucket, store.watch_with_history(">")).await?.map_err(|error| refused(&error))?;
+        while let Some(item) = in_time(bucket, values.next()).await? {
             let entry = item.map_err(|error| refused(&error))?;
             let revision = Revision(entry.revision);
             head = head.max(revision);
@@ -156,6 +161,12 @@ impl NatsStore {
         }
         Err(StoreError::Unreachable("the snapshot ended early".into()))
     }
+}
+
+/// One step of a snapshot.
+async fn in_time<T>(bucket: Bucket, step: impl Future<Output = T>) -> Result<T, StoreError> {
+    let late = |_| StoreError::Unreachable(format!("no snapshot of {bucket} in time"));
+    tokio::time::timeout(SNAPSHOT_STEP, step).await.map_err(late)
 }
 
 /// A deletion by a client, or the server's marker for a key that expired.
@@ -210,12 +221,12 @@ impl Store for NatsStore {
         Box::pin(async move {
             // With each resync: nobody reads the stream of events, so nobody would notice that it is gone.
             if self.create && bucket == Bucket::State {
-                let ensured = tokio::time::timeout(SNAPSHOT_TIMEOUT, ensure_streams(&self.nats, &self.lattice));
+                let ensured = tokio::time::timeout(SNAPSHOT_STEP, ensure_streams(&self.nats, &self.lattice));
                 if let Ok(Err(error)) = ensured.await {
                     tracing::warn!(%error, "what the lattice needs beside its buckets is not there");
                 }
             }
-            tokio::time::timeout(SNAPSHOT_TIMEOUT, self.snapshot_now(bucket))
+            tokio::time::timeout(SNAPSHOT_TIMEOUT, Box::pin(self.snapshot_now(bucket)))
                 .await
                 .unwrap_or_else(|_| Err(StoreError::Unreachable(format!("no snapshot of {bucket} in time"))))
         })

@@ -87,6 +87,8 @@ pub enum Reason {
     RoutesTaken,
     /// A bucket is no longer as the spec requires. Replicas go on with it as it is.
     BucketUnfit,
+    /// A stream is no longer as the spec requires. Replicas go on with it as it is.
+    StreamUnfit,
     /// Every replica answers, at the newest generation.
     AllReady,
     /// Nothing stands in the way.
@@ -116,6 +118,7 @@ impl Reason {
             Reason::ConfigConflict => "ConfigConflict",
             Reason::RoutesTaken => "RoutesTaken",
             Reason::BucketUnfit => "BucketUnfit",
+            Reason::StreamUnfit => "StreamUnfit",
             Reason::AllReady => "AllReady",
             Reason::AsAsked => "AsAsked",
             Reason::Other => "Other",
@@ -171,7 +174,7 @@ enum Matter {
 pub fn conditions(standing: Standing<'_>) -> Vec<Condition> {
     let Standing { template, corrupt, slots, .. } = standing;
     let blocked = standing.config.map(|error| match error {
-        ConfigError::Missing(_) => Reason::ConfigMissing,
+        ConfigError::Missing(_) | ConfigError::MissingSecret(_) => Reason::ConfigMissing,
         ConfigError::Conflict { .. } => Reason::ConfigConflict,
     });
     let state = standing.rollout.map(|rollout| rollout.state);
@@ -316,7 +319,7 @@ fn message(standing: Standing<'_>, matters: &[(&SlotStatus, Matter)], reason: Re
             )
         }
         // Said by whoever asked the server.
-        Reason::BucketUnfit | Reason::Other => String::new(),
+        Reason::BucketUnfit | Reason::StreamUnfit | Reason::Other => String::new(),
     }
 }
 
@@ -350,6 +353,7 @@ fn since(standing: Standing<'_>, matters: &[(&SlotStatus, Matter)], reason: Reas
         | Reason::ConfigConflict
         | Reason::RoutesTaken
         | Reason::BucketUnfit
+        | Reason::StreamUnfit
         | Reason::AsAsked
         | Reason::Other => None,
     }

@@ -75,6 +75,9 @@ pub struct NodeScore {
     pub gpu: Option<NodeGpu>,
     /// How full it is, in eighths.
     pub fullness: u8,
+    /// Whether the components would have to be fetched and compiled there. A node of an older version does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cold: Option<bool>,
 }
 
 /// What a node's GPU is worth to a replica; less is better.

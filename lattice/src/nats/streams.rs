@@ -2,8 +2,16 @@
 //! `wit/nats/jetstream.wit`.
 
 use super::{Consistency, Failure, Feed, Message};
-use crate::{Fut, spec::ConsumerName};
-use std::{fmt, sync::Arc, time::Duration};
+use crate::{
+    Fut,
+    spec::{ConsumerName, SubjectPattern, stream_profile::Retention},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 /// What must be so for a message to be stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +29,29 @@ pub struct PublishOptions {
     pub precondition: Precondition,
     pub message_id: Option<String>,
     pub ttl: Option<Duration>,
+}
+
+/// Whether a precondition stands before each message: its own, or that of one before it which takes in its subject as well.
+pub fn is_conditional(batch: &[(Message, PublishOptions)]) -> bool {
+    let (mut any, mut subjects, mut patterns) = (false, BTreeSet::new(), BTreeMap::<&str, SubjectPattern>::new());
+    batch.iter().all(|(message, options)| {
+        let subject = message.subject.as_str();
+        match &options.precondition {
+            Precondition::None => {
+                let parsed = subject.parse();
+                let is_taken_in = || parsed.is_ok_and(|subject| patterns.values().any(|it| it.matches(&subject)));
+                return any || subjects.contains(subject) || is_taken_in();
+            }
+            Precondition::LastSequence(_) => any = true,
+            Precondition::LastOnSubject(_) => drop(subjects.insert(subject)),
+            Precondition::LastOnFilter(filter, _) => {
+                if let Ok(pattern) = filter.parse() {
+                    patterns.insert(filter, pattern);
+                }
+            }
+        }
+        true
+    })
 }
 
 /// What the stream has stored.
@@ -63,6 +94,34 @@ pub struct StreamInfo {
     pub messages: u64,
     pub first_sequence: u64,
     pub last_sequence: u64,
+    pub retention: Retention,
+    /// Where it is full it takes no more, in place of removing what is older; on each subject too where that is `PerSubject`.
+    pub discard: Discard,
+    /// 0 where there is no limit.
+    pub messages_max: u64,
+    pub bytes_max: u64,
+    pub messages_per_subject_max: u64,
+    /// For how long a marker says that the last message on a subject expired. Zero where there are none.
+    pub marker_ttl: Duration,
+    /// By the interface of the server.
+    pub denies_delete: bool,
+    pub denies_purge: bool,
+    /// It acknowledges what it stores.
+    pub acknowledges: bool,
+    /// Tags of the servers that it is placed on.
+    pub tags: Vec<String>,
+    /// The cluster that it is placed in, if that was asked for.
+    pub cluster: Option<String>,
+}
+
+/// What goes where a stream is full.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Discard {
+    #[default]
+    Old,
+    New,
+    /// What is new, also on a subject that has as many as it may.
+    NewPerSubject,
 }
 
 /// Bytes of the messages of one snapshot, and how many there may be.
@@ -170,5 +229,31 @@ impl Stored {
     /// What it takes in memory, about.
     pub fn bytes(&self) -> usize {
         self.message.bytes() + self.message.subject.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_holds_for_what_it_takes_in() {
+        use Precondition as When;
+        let on = |filter: &str| When::LastOnFilter(filter.to_owned(), 0);
+        for (batch, expect) in [
+            (vec![], true),
+            (vec![("a", When::None)], false),
+            (vec![("a", When::LastOnSubject(0)), ("a", When::None)], true),
+            (vec![("a", When::LastOnSubject(0)), ("b", When::None)], false),
+            (vec![("b", When::None), ("a", When::LastSequence(0))], false),
+            (vec![("a", When::LastSequence(0)), ("b", When::None), ("c", When::None)], true),
+            (vec![("a.b", on("a.*")), ("a.c", When::None)], true),
+            (vec![("a.b", on("a.*")), ("b.c", When::None)], false),
+        ] {
+            let options = |precondition| PublishOptions { precondition, message_id: None, ttl: None };
+            let message = |subject: &str| Message { subject: subject.to_owned(), ..Message::default() };
+            let batch: Vec<_> = batch.into_iter().map(|(subject, when)| (message(subject), options(when))).collect();
+            assert_eq!(is_conditional(&batch), expect, "{batch:?}");
+        }
     }
 }

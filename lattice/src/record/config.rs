@@ -4,6 +4,7 @@ use super::Record;
 use crate::{
     id::{ConfigName, Generation},
     limits::{CONFIG_BYTES_MAX, CONFIG_KEY_BYTES_MAX, CONFIG_VALUE_BYTES_MAX, ENTRIES_MAX, NATS_PAYLOAD_BYTES_DEFAULT},
+    spec::SecretRef,
     store::Bucket,
 };
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,9 @@ pub struct ConfigRecord {
     #[serde(flatten)]
     pub stamp: ConfigStamp,
     pub entries: BTreeMap<String, String>,
+    /// It is a secret: it has no entries, and this is where its value is kept. See [`crate::secret::Vault`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<uuid::Uuid>,
     /// What it said before, as far as some generation of a workload was made for it. The newest first, three at
     /// most.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -34,6 +38,11 @@ pub struct ConfigRecord {
 }
 impl Record for ConfigRecord {
     const BUCKET: Bucket = Bucket::Specs;
+
+    /// Whoever knows nothing of secrets would write one again as configuration without entries.
+    fn schema(&self) -> u32 {
+        if self.secret.is_some() { 6 } else { 1 }
+    }
 }
 
 /// A version before the one that is in force, in the same life.
@@ -42,6 +51,8 @@ impl Record for ConfigRecord {
 pub struct EarlierConfig {
     pub version: Generation,
     pub entries: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<uuid::Uuid>,
 }
 
 /// Versions that a record keeps beside the one in force.
@@ -59,6 +70,31 @@ impl ConfigRecord {
         earlier.find(|earlier| earlier.version == stamp.version).map(|earlier| &earlier.entries)
     }
 
+    /// Which of its lives and versions a spec means by the name of a secret. Of what is named without a number the version in
+    /// `made_for`, as long as that is kept, or the one in force.
+    pub fn stamp_of(&self, asked: &SecretRef, made_for: Option<&ConfigStamp>) -> Option<ConfigStamp> {
+        self.secret?;
+        let version = asked.version.map(|version| ConfigStamp { version, ..self.stamp });
+        match version {
+            Some(stamp) => self.value_at(&stamp).map(|_| stamp),
+            None => made_for.filter(|stamp| self.value_at(stamp).is_some()).copied().or(Some(self.stamp)),
+        }
+    }
+
+    /// Where the value of a version is kept, if it is.
+    pub fn value_at(&self, stamp: &ConfigStamp) -> Option<uuid::Uuid> {
+        if self.stamp == *stamp {
+            return self.secret;
+        }
+        let mut earlier = self.earlier.iter().filter(|_| self.stamp.uid == stamp.uid);
+        earlier.find(|earlier| earlier.version == stamp.version)?.secret
+    }
+
+    /// Where all values are kept that it speaks of.
+    pub fn values(&self) -> Vec<uuid::Uuid> {
+        self.secret.into_iter().chain(self.earlier.iter().filter_map(|earlier| earlier.secret)).collect()
+    }
+
     /// The version after this one. `is_asked_for` says which of those before somebody may still run with.
     pub fn next(
         &self,
@@ -66,12 +102,12 @@ impl ConfigRecord {
         changed_at: u64,
         is_asked_for: impl Fn(&ConfigStamp) -> bool,
     ) -> Self {
-        let this = EarlierConfig { version: self.stamp.version, entries: self.entries.clone() };
+        let this = EarlierConfig { version: self.stamp.version, entries: self.entries.clone(), secret: self.secret };
         let is_kept = |earlier: &EarlierConfig| is_asked_for(&ConfigStamp { version: earlier.version, ..self.stamp });
         let all = std::iter::once(this).chain(self.earlier.iter().cloned());
         let earlier = all.filter(is_kept).take(EARLIER_MAX).collect();
         let stamp = ConfigStamp { version: self.stamp.version.next(), ..self.stamp };
-        let mut next = Self { name: self.name.clone(), stamp, entries, earlier, changed_at };
+        let mut next = Self { name: self.name.clone(), stamp, entries, secret: None, earlier, changed_at };
         while !next.earlier.is_empty() && next.encode().len() > RECORD_BYTES_MAX {
             next.earlier.pop();
         }
@@ -121,6 +157,7 @@ mod tests {
             name: "c".parse().unwrap(),
             stamp: stamp(1),
             entries: entries("1"),
+            secret: None,
             earlier: Vec::new(),
             changed_at: 0,
         };

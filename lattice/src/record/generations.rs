@@ -69,7 +69,7 @@ impl SpecRecord {
 
     /// Whether both ask replicas to run the same, whatever configuration each was made for.
     pub fn asks_like(&self, other: &SpecRecord) -> bool {
-        self.recipe == other.recipe && self.spec.runs_like(&other.spec)
+        self.recipe.runs_like(&other.recipe) && self.spec.runs_like(&other.spec)
     }
 
     /// What a template reserves that is neither this one nor the stable one.

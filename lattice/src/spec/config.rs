@@ -1,6 +1,6 @@
 //! Configuration by reference: what a spec names, and what becomes of it with the values of the moment.
 
-use super::{Class, SpecError, WorkloadSpec};
+use super::{Class, SecretRef, SpecError, WorkloadSpec};
 use crate::{id::ConfigName, limits::CONFIGS_NAMED_MAX, record::ConfigStamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,8 @@ pub struct Resolved {
 pub enum ConfigError {
     #[error("there is no config {}", .0.iter().map(ConfigName::as_str).collect::<Vec<_>>().join(", "))]
     Missing(BTreeSet<ConfigName>),
+    #[error("there is no secret {}", in_words(.0))]
+    MissingSecret(BTreeSet<SecretRef>),
     /// Components that are composed share one instance, and so one configuration.
     #[error("components {one} and {other} are composed, and what they name gives {key} two values")]
     Conflict { one: String, other: String, key: String },
@@ -40,11 +42,15 @@ pub enum ConfigError {
 pub type Found<'a> = (ConfigStamp, &'a BTreeMap<String, String>);
 
 impl WorkloadSpec {
-    /// All configuration that it names.
+    /// All configuration and all secrets that it names.
     pub fn configs(&self) -> BTreeSet<&ConfigName> {
+        self.config_names().chain(self.secrets().map(|secret| &secret.name)).collect()
+    }
+
+    fn config_names(&self) -> impl Iterator<Item = &ConfigName> {
         let components = self.components.iter().flat_map(|part| part.config_from.iter().chain(&part.env_from));
         let services = self.services.iter().flat_map(|part| part.config_from.iter().chain(&part.env_from));
-        components.chain(services).collect()
+        components.chain(services)
     }
 
     /// How a change of it reaches replicas.
@@ -71,21 +77,29 @@ impl WorkloadSpec {
         let none = |config: &[ConfigName], env: &[ConfigName]| config.is_empty() && env.is_empty();
         !self.components.iter().all(|part| none(&part.config_from, &part.env_from))
             || !self.services.iter().all(|part| none(&part.config_from, &part.env_from))
+            || self.secrets().next().is_some()
     }
 
     /// The spec with the values that `find` has for what it names: later names win over earlier ones, and what is written
-    /// in the spec itself over all.
-    pub fn resolve<'a>(&self, find: impl Fn(&ConfigName) -> Option<Found<'a>>) -> Result<Resolved, ConfigError> {
-        let mut versions = BTreeMap::new();
-        let mut missing = BTreeSet::new();
-        for name in self.configs() {
-            match find(name) {
-                Some((stamp, _)) => drop(versions.insert(name.clone(), stamp)),
-                None => drop(missing.insert(name.clone())),
-            }
-        }
+    /// in the spec itself over all. Of secrets there are the versions that `secret` says, and no values.
+    pub fn resolve<'a>(
+        &self,
+        find: impl Fn(&ConfigName) -> Option<Found<'a>>,
+        secret: impl Fn(&SecretRef) -> Option<ConfigStamp>,
+    ) -> Result<Resolved, ConfigError> {
+        let (mut missing, mut secrets) = (BTreeSet::new(), BTreeSet::new());
+        let versions = self.versions(
+            |name| {
+                let found = find(name).map(|(stamp, _)| stamp);
+                found.or_else(|| (missing.insert(name.clone()), None).1)
+            },
+            |asked| secret(asked).or_else(|| (secrets.insert(asked.clone()), None).1),
+        );
         if !missing.is_empty() {
             return Err(ConfigError::Missing(missing));
+        }
+        if !secrets.is_empty() {
+            return Err(ConfigError::MissingSecret(secrets));
         }
         let fill = |names: &mut Vec<ConfigName>, entries: &mut BTreeMap<String, String>| {
             let named = names.drain(..).filter_map(|name| find(&name)).flat_map(|(_, entries)| entries.clone());
@@ -104,6 +118,28 @@ impl WorkloadSpec {
         agree(&spec)?;
         Ok(Resolved { spec, versions })
     }
+
+    /// The versions of what it names, as far as they are found. Of a secret that it names with and without a number, the one that
+    /// is followed.
+    pub fn versions(
+        &self,
+        mut find: impl FnMut(&ConfigName) -> Option<ConfigStamp>,
+        mut secret: impl FnMut(&SecretRef) -> Option<ConfigStamp>,
+    ) -> BTreeMap<ConfigName, ConfigStamp> {
+        let mut versions = BTreeMap::new();
+        for name in self.config_names() {
+            versions.extend(find(name).map(|stamp| (name.clone(), stamp)));
+        }
+        let (followed, pinned): (Vec<_>, Vec<_>) = self.secrets().partition(|secret| secret.version.is_none());
+        for asked in pinned.into_iter().chain(followed) {
+            versions.extend(secret(asked).map(|stamp| (asked.name.clone(), stamp)));
+        }
+        versions
+    }
+}
+
+fn in_words(secrets: &BTreeSet<SecretRef>) -> String {
+    secrets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Admission sees to it that what is written agrees; this is about what is named.
@@ -167,6 +203,7 @@ mod tests {
             name: name.parse().unwrap(),
             stamp: ConfigStamp { uid: uuid::Uuid::nil(), version: Generation(version) },
             entries: entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            secret: None,
             earlier: Vec::new(),
             changed_at: 0,
         }
@@ -178,7 +215,7 @@ mod tests {
 
     fn resolve(spec: &WorkloadSpec, configs: &[ConfigRecord]) -> Result<Resolved, ConfigError> {
         let found = |name: &ConfigName| configs.iter().find(|config| config.name == *name);
-        spec.resolve(|name| found(name).map(|config| (config.stamp, &config.entries)))
+        spec.resolve(|name| found(name).map(|config| (config.stamp, &config.entries)), |_| None)
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What a workload's guests may do with NATS through `lattice:nats`.
 
 use super::{
-    BucketName, SpecError, StoreName, StreamGrant, StreamGrants, Subject, SubjectPattern, is_default,
+    BucketName, NatsAccount, ObjectsGrant, SpecError, StoreName, StreamGrant, StreamGrants, Subject, SubjectPattern,
+    account, is_default,
     profile::{self, BucketGrant, CoreNeeds, CoreOperation, CoreProfile},
     streams,
 };
@@ -17,6 +18,9 @@ const RESERVED_GROUPS: &str = "lattice-";
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct NatsGrants {
+    /// As whom its guests are connected. Default as all that name no account: in the one of the lattice, apart from its own traffic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<NatsAccount>,
     /// Subjects on which it may publish and send requests: `orders.new`, `orders.*` (one token), `orders.>` (one or more).
     /// Subjects that begin with `$`, `_INBOX`, `_R_` or `lattice` are refused whatever is granted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -45,6 +49,10 @@ pub struct NatsGrants {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 256))]
     pub streams: StreamGrants,
+    /// Object stores, by the names that it opens them by: `{files: {bucket: shop-files, access: read-only}}`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 256))]
+    pub objects: BTreeMap<StoreName, ObjectsGrant>,
 }
 
 impl NatsGrants {
@@ -79,6 +87,12 @@ impl NatsGrants {
         Some((name, grant))
     }
 
+    pub fn objects(&self, name: &str) -> Option<(StoreName, &ObjectsGrant)> {
+        let name: StoreName = name.parse().ok()?;
+        let grant = self.objects.get(&name)?;
+        Some((name, grant))
+    }
+
     /// The buckets behind the names.
     pub fn buckets(&self) -> impl Iterator<Item = (&StoreName, &BucketName)> {
         self.buckets.iter().map(|(name, grant)| (name, &grant.bucket))
@@ -91,12 +105,19 @@ pub fn is_joinable(group: &str) -> bool {
 }
 
 pub(super) fn check(field: &str, grants: &NatsGrants) -> Result<(), SpecError> {
-    let counts =
-        [("publish", grants.publish.len()), ("subscribe", grants.subscribe.len()), ("buckets", grants.buckets.len())];
+    let counts = [
+        ("publish", grants.publish.len()),
+        ("subscribe", grants.subscribe.len()),
+        ("buckets", grants.buckets.len()),
+        ("objects", grants.objects.len()),
+    ];
     for (name, count) in counts {
         if count > GRANTS_MAX {
             return Err(SpecError::new(format!("{field}.{name}"), format!("at most {GRANTS_MAX} grants are allowed")));
         }
+    }
+    if let Some(account) = &grants.account {
+        account::check(&format!("{field}.account"), account)?;
     }
     check_profiles(field, grants)?;
     streams::check(&format!("{field}.streams"), &grants.streams)?;

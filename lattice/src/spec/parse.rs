@@ -3,7 +3,7 @@
 
 use super::{
     Reuse, Script, Source, WorkloadSpec, autoscale, blobstore, callers, canary, config, gpu, grants, http, messaging,
-    parts, placement, preview, probes, rollout, schedule, strategy, volumes, wording,
+    parts, placement, preview, probes, rollout, schedule, secrets, strategy, volumes, wording,
 };
 use crate::limits::{
     CONCURRENCY_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, MESSAGE_BYTES_MAX,
@@ -155,7 +155,7 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
     schedule::check(&spec.schedule)?;
     volumes::check(&spec.volumes)?;
     gpu::check(spec)?;
-    probes::check(&spec.probes)?;
+    probes::check(spec)?;
     if let Reuse::On(reuse) = &spec.reuse {
         if reuse.requests == 0 {
             return Err(
@@ -224,6 +224,7 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
     preview::check(spec)?;
     strategy::check(spec)?;
     config::check(spec)?;
+    secrets::check(spec)?;
     Ok(())
 }
 
@@ -493,6 +494,11 @@ mod tests {
             let field = format!("grants.nats.streams.s.{field}");
             refuse(&with(&format!("{{nats: {{streams: {{s: {stream}}}}}}}")), &field, wording);
         }
+        let objects = "{nats: {objects: {files: {bucket: shop-files, access: read-only}}}}";
+        let spec = parse(with(objects).as_bytes()).unwrap();
+        assert_eq!((spec.schema(), spec.grants.nats.objects("files").is_some()), (6, true));
+        let bucket = "grants.nats.objects.files.bucket";
+        refuse(&with("{nats: {objects: {files: {bucket: lattice-default-components}}}}"), bucket, "lattice's own");
         let blobstore = "{blobstore: {files: {bucket: shop-files, access: read-only}}}";
         let spec = parse(with(blobstore).as_bytes()).unwrap();
         assert_eq!(parse(&serde_json::to_vec(&spec).unwrap()).unwrap(), spec);

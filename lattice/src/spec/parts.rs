@@ -1,7 +1,7 @@
 //! Parts of a workload that are not composed into the whole: services, and components that are lazy or isolated. Each
 //! has instances, an environment and a fate of its own; the node links them to the whole.
 
-use super::{ComponentSpec, Grants, Source, SpecError, VolumeSpec, WorkloadSpec, grants, is_default};
+use super::{ComponentSpec, Grants, SecretRefs, Source, SpecError, VolumeSpec, WorkloadSpec, grants, is_default};
 use crate::{
     id::{ComponentName, ConfigName},
     limits::{COMPONENTS_MAX, ENTRIES_MAX, INSTANCE_MEMORY_BYTES_MAX, QUEUE_MAX, WALL_MAX},
@@ -37,6 +37,11 @@ pub struct ServiceSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub env_from: Vec<ConfigName>,
+    /// Secrets of the lattice that the service gets through `wasmcloud:secrets/store`, by these keys, as for a component. Its own,
+    /// like `env`. At most 64.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub secrets: SecretRefs,
     /// What it may reach outside, in place of the workload's `grants`; `{}` is nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grants: Option<Grants>,
@@ -58,8 +63,20 @@ impl ServiceSpec {
     pub fn new(name: ComponentName, source: Source) -> Self {
         let (env, config) = (BTreeMap::new(), BTreeMap::new());
         let (limits, restart) = (ServiceLimits::default(), RestartSpec::default());
-        let (config_from, env_from) = (Vec::new(), Vec::new());
-        Self { name, source, env, config, config_from, env_from, grants: None, volumes: Vec::new(), limits, restart }
+        let (config_from, env_from, secrets) = (Vec::new(), Vec::new(), BTreeMap::new());
+        Self {
+            name,
+            source,
+            env,
+            config,
+            config_from,
+            env_from,
+            secrets,
+            grants: None,
+            volumes: Vec::new(),
+            limits,
+            restart,
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! `probes`: how a node finds out whether a replica can take requests, and whether it is alive.
 
-use super::{HostPattern, RequestPath, SpecError, WorkloadSpec, is_default};
-use crate::units::Millis;
+use super::{FunctionName, HostPattern, RequestPath, SpecError, WorkloadSpec, is_default};
+use crate::{id::ComponentName, units::Millis};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// Between two probes, at least. Each is work for the guest.
 const EVERY_MIN: Millis = Millis(100);
@@ -33,8 +34,16 @@ pub struct ProbesSpec {
 pub struct ProbeSpec {
     /// Path, perhaps with a query, of a `GET` to the component that answers HTTP: `/healthz`. Its host is that of the first
     /// route without a wildcard, or else the workload's name. A status of 2xx or 3xx passes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(example = "/healthz")]
-    pub http: RequestPath,
+    pub http: Option<RequestPath>,
+    /// In place of `http`: an exported function that is called, `acme:shop/health#ready`. It takes no parameters, and answers
+    /// with a `bool` or with a `result` that has nothing in it but perhaps a `string` for the error. True and ok pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function: Option<FunctionName>,
+    /// With `function`: the name of the service that exports it. Default: the component that answers requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<ComponentName>,
     /// Between the end of one probe and the next. `100ms` to `1h`, default `5s`. Until a replica is ready for the first
     /// time it is asked more often, where that is longer than a moment.
     #[serde(default = "every", skip_serializing_if = "is_every")]
@@ -89,13 +98,64 @@ fn is_none(value: &Millis) -> bool {
 impl ProbeSpec {
     /// With the default of everything else.
     pub fn new(http: RequestPath) -> Self {
-        Self { http, every: every(), timeout: timeout(), failures: three(), successes: one(), delay: none() }
+        let http = Some(http);
+        let (every, timeout, failures, successes, delay) = (every(), timeout(), three(), one(), none());
+        Self { http, function: None, of: None, every, timeout, failures, successes, delay }
+    }
+
+    /// What it asks. Nothing of a spec that was not admitted.
+    pub fn asks(&self) -> Option<Asks<'_>> {
+        match (&self.http, &self.function) {
+            (Some(path), None) => Some(Asks::Http(path)),
+            (None, Some(function)) => Some(Asks::Function { function, of: self.of.as_ref() }),
+            _ => None,
+        }
+    }
+}
+
+/// One question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asks<'a> {
+    /// A `GET`.
+    Http(&'a RequestPath),
+    /// A call; of a service, where one is named.
+    Function { function: &'a FunctionName, of: Option<&'a ComponentName> },
+}
+
+impl fmt::Display for Asks<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Asks::Http(path) => write!(f, "GET {path}"),
+            Asks::Function { function, of: None } => write!(f, "{function}"),
+            Asks::Function { function, of: Some(of) } => write!(f, "{function} of {of}"),
+        }
     }
 }
 
 impl ProbesSpec {
     pub fn is_empty(&self) -> bool {
         is_default(self)
+    }
+
+    fn asks(&self) -> impl Iterator<Item = Asks<'_>> {
+        [&self.ready, &self.live].into_iter().flatten().filter_map(ProbeSpec::asks)
+    }
+
+    /// Whether something is asked over HTTP.
+    pub fn ask_http(&self) -> bool {
+        self.asks().any(|asks| matches!(asks, Asks::Http(_)))
+    }
+
+    /// The functions that are called of a service, or of what answers requests.
+    pub fn functions(&self, of: Option<&ComponentName>) -> impl Iterator<Item = &FunctionName> {
+        self.asks().filter_map(move |asks| match asks {
+            Asks::Function { function, of: it } if it == of => Some(function),
+            _ => None,
+        })
+    }
+
+    pub(super) fn call_functions(&self) -> bool {
+        self.asks().any(|asks| matches!(asks, Asks::Function { .. }))
     }
 }
 
@@ -110,10 +170,31 @@ impl WorkloadSpec {
     }
 }
 
-pub(super) fn check(probes: &ProbesSpec) -> Result<(), SpecError> {
-    for (name, probe) in [("ready", &probes.ready), ("live", &probes.live)] {
+pub(super) fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
+    let ProbesSpec { ready, live } = &spec.probes;
+    for (name, probe) in [("ready", ready), ("live", live)] {
         let Some(probe) = probe else { continue };
         let field = |field: &str| format!("probes.{name}.{field}");
+        match (&probe.http, &probe.function, &probe.of) {
+            (Some(_), None, None) | (None, Some(_), None) => {}
+            (Some(_), Some(_), _) => {
+                return Err(SpecError::new(field("function"), "a probe asks one thing: `http` is written as well")
+                    .hint("leave one of both out"));
+            }
+            (None, None, _) => {
+                return Err(SpecError::new(format!("probes.{name}"), "it says nothing of what is asked")
+                    .hint("write {http: /healthz}, or {function: 'acme:shop/health#ready'}"));
+            }
+            (Some(_), None, Some(_)) => {
+                return Err(SpecError::new(field("of"), "what answers over HTTP is no service")
+                    .hint("leave it out, or ask the service by `function`"));
+            }
+            (None, Some(_), Some(of)) if !spec.services.iter().any(|service| service.name == *of) => {
+                return Err(SpecError::new(field("of"), format!("no service is named {of}"))
+                    .hint("name one of `services`; without `of` the component that answers requests is asked"));
+            }
+            (None, Some(_), Some(_)) => {}
+        }
         let times = [
             ("every", probe.every, EVERY_MIN, EVERY_MAX),
             ("timeout", probe.timeout, Millis(1), TIMEOUT_MAX),
@@ -163,13 +244,39 @@ mod tests {
     }
 
     #[test]
+    fn a_function_may_be_asked_in_place_of_a_path() {
+        let pool = "name: a\ncomponents: [{name: a, source: 'file:a'}]\nservices: [{name: pool, source: 'file:p'}]\n";
+        let parse = |probes: &str| {
+            let spec = crate::spec::parse(format!("{pool}probes: {probes}\n").as_bytes());
+            spec.map_err(|error| error.field)
+        };
+        let spec = parse("{ready: {function: 'a:b/c#ready'}, live: {function: alive, of: pool}}").unwrap();
+        assert_eq!((spec.schema(), spec.probes.ask_http()), (7, false));
+        let pool = "pool".parse().unwrap();
+        let names = |of| spec.probes.functions(of).map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!((names(None), names(Some(&pool))), (vec!["a:b/c#ready".into()], vec!["alive".into()]));
+        let told =
+            [&spec.probes.ready, &spec.probes.live].map(|probe| probe.as_ref().unwrap().asks().unwrap().to_string());
+        assert_eq!(told, ["a:b/c#ready", "alive of pool"]);
+        for (probes, field) in [
+            ("{ready: {function: ''}}", "probes.ready.function"),
+            ("{ready: {function: x, http: /}}", "probes.ready.function"),
+            ("{live: {http: /, of: pool}}", "probes.live.of"),
+            ("{live: {function: x, of: a}}", "probes.live.of"),
+            ("{live: {of: pool}}", "probes.live"),
+        ] {
+            assert_eq!(parse(probes).err().as_deref(), Some(field), "{probes}");
+        }
+    }
+
+    #[test]
     fn hints_speak_of_probes() {
         let hint = |probes: &str| {
             let text = format!("name: a\ncomponents: [{{name: a, source: 'file:a'}}]\nprobes: {probes}\n");
             crate::spec::parse(text.as_bytes()).unwrap_err().hint.unwrap()
         };
-        assert_eq!(hint("{ready: /healthz}"), "write {http: /healthz}");
-        assert_eq!(hint("{ready: {every: 5s}}"), "write `http`: text such as /healthz");
+        assert!(hint("{ready: /healthz}").contains("`function`, `http`"));
+        assert_eq!(hint("{ready: {every: 5s}}"), "write {http: /healthz}, or {function: 'acme:shop/health#ready'}");
         assert!(hint("{ready: {http: /, every: 99ms}}").starts_with("Between the end of one probe and the next."));
     }
 

@@ -308,9 +308,7 @@ pub(super) fn check(field: &str, grant: &BucketGrant) -> Result<(), SpecError> {
         return error("access", "profiles say what is allowed".into())
             .map_err(|error| error.hint("leave `access` out; the profile kv-reader changes nothing"));
     }
-    if replicas.is_some_and(|replicas| !(1..=REPLICAS_MAX).contains(&replicas)) {
-        return error("require.replicas", format!("not from 1 to {REPLICAS_MAX}"));
-    }
+    check_replicas(field, *replicas)?;
     if history.is_some_and(|history| !(1..=HISTORY_MAX).contains(&history)) {
         return error("require.history", format!("not from 1 to {HISTORY_MAX}"));
     }
@@ -322,6 +320,20 @@ pub(super) fn check(field: &str, grant: &BucketGrant) -> Result<(), SpecError> {
     if marker_ttl.is_some_and(|ttl| ttl < Millis::from_secs(1)) {
         return error("require.marker-ttl", "at least 1s".into());
     }
+    check_placement(field, tags, cluster.as_ref())
+}
+
+/// `require.replicas` of the grant at this field.
+pub(super) fn check_replicas(field: &str, replicas: Option<u8>) -> Result<(), SpecError> {
+    if replicas.is_some_and(|replicas| !(1..=REPLICAS_MAX).contains(&replicas)) {
+        return Err(SpecError::new(format!("{field}.require.replicas"), format!("not from 1 to {REPLICAS_MAX}")));
+    }
+    Ok(())
+}
+
+/// `require.tags` and `require.cluster`.
+pub(super) fn check_placement(field: &str, tags: &[String], cluster: Option<&String>) -> Result<(), SpecError> {
+    let error = |name: &str, text: String| Err(SpecError::new(format!("{field}.{name}"), text));
     if tags.len() > TAGS_MAX {
         return error("require.tags", format!("at most {TAGS_MAX} tags are allowed"));
     }
@@ -331,7 +343,7 @@ pub(super) fn check(field: &str, grant: &BucketGrant) -> Result<(), SpecError> {
             && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'/'))
     };
     let names = tags.iter().map(|tag| ("require.tags", tag));
-    for (name, text) in names.chain(cluster.iter().map(|cluster| ("require.cluster", cluster))) {
+    for (name, text) in names.chain(cluster.into_iter().map(|cluster| ("require.cluster", cluster))) {
         if !is_name(text) {
             return error(name, "1 to 128 of a-z, A-Z, 0-9 and '-_.:/' are a name".into());
         }

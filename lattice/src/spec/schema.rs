@@ -28,9 +28,12 @@ impl WorkloadSpec {
             self.rollout.strategy != Strategy::default(),
             self.all_grants().any(|grants| !grants.nats.is_empty() || !grants.blobstore.is_empty()),
             self.gpu.is_some(),
+            self.secrets().next().is_some(),
             self.autoscale.as_ref().is_some_and(|autoscale| autoscale.target.is_of_schema_6()),
         ];
-        if is_of_schema_6.contains(&true) {
+        if self.probes.call_functions() {
+            7
+        } else if is_of_schema_6.contains(&true) {
             6
         } else if self.rollout.analysis.is_some() || self.rollout.steps.iter().any(RolloutStep::is_of_schema_5) {
             5
@@ -114,6 +117,7 @@ impl ComponentSpec {
             config: _,
             config_from: _,
             env_from: _,
+            secrets: _,
             lazy,
             idle,
             isolate,

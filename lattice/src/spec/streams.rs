@@ -1,10 +1,16 @@
 //! Streams of JetStream in a spec: which ones a workload's guests open through `lattice:nats`, and what they do with them.
 
-use super::{SpecError, StoreName, Subject, SubjectPattern};
+use super::{
+    SpecError, StoreName, Subject, SubjectPattern, is_default,
+    stream_profile::{self, StreamNeeds, StreamProfile},
+};
 use crate::limits::{GRANTS_MAX, clip};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 /// A stream behind one name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -27,6 +33,14 @@ pub struct StreamGrant {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub consumers: Vec<ConsumerName>,
+    /// How it behaves with it: the worlds of `wit/nats` by these names say what each one promises. Operations that none of them has are
+    /// refused when the spec is put, where the component imports them, and denied when they are called; so is a message without a
+    /// precondition, of `event-store`. A stream that cannot keep the promise of one of them is refused as well. Default: every operation.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub profiles: BTreeSet<StreamProfile>,
+    /// What the stream must be like when the spec is put.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub require: StreamNeeds,
 }
 
 impl StreamGrant {
@@ -71,6 +85,7 @@ pub(super) fn check(field: &str, grants: &StreamGrants) -> Result<(), SpecError>
                 return too_many(format!("{field}.{name}.{of}"));
             }
         }
+        stream_profile::check(&format!("{field}.{name}"), grant)?;
     }
     Ok(())
 }
@@ -175,6 +190,8 @@ mod tests {
                 publish: patterns(publish),
                 read: patterns(read),
                 consumers: vec![],
+                profiles: BTreeSet::new(),
+                require: StreamNeeds::default(),
             }
         };
         for (read, filter, expect) in [

@@ -2,8 +2,9 @@
 
 use crate::{
     Fut,
+    account::Login,
     bucket::{BucketError, Buckets, KeyValue, Keys, Value, decode_key, encode_key, no_objects},
-    id::{Revision, WorkloadName},
+    id::Revision,
     limits::NATS_PAYLOAD_BYTES_DEFAULT,
     nats::{BucketInfo, Failure},
     objects::Objects,
@@ -38,14 +39,14 @@ impl MemoryBuckets {
 }
 
 impl Buckets for MemoryBuckets {
-    fn open(&self, _: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn KeyValue>, BucketError>> {
+    fn open(&self, _: &Login, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn KeyValue>, BucketError>> {
         let found = lock(&self.0).get(bucket).cloned();
         let absent = || BucketError::Absent(bucket.to_string());
         let opened = found.map(|bucket| Arc::new(bucket) as Arc<dyn KeyValue>).ok_or_else(absent);
         Box::pin(std::future::ready(opened))
     }
 
-    fn info(&self, _: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<BucketInfo, BucketError>> {
+    fn info(&self, _: &Login, bucket: &BucketName) -> Fut<'_, Result<BucketInfo, BucketError>> {
         let is_there = lock(&self.0).contains_key(bucket);
         let info = BucketInfo { replicas: 1, in_memory: true, history: 1, ..BucketInfo::default() };
         let found = is_there.then_some(info).ok_or_else(|| BucketError::Absent(bucket.to_string()));
@@ -53,7 +54,7 @@ impl Buckets for MemoryBuckets {
     }
 
     /// There are none.
-    fn open_objects(&self, _: &WorkloadName, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn Objects>, Failure>> {
+    fn open_objects(&self, _: &Login, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn Objects>, Failure>> {
         Box::pin(std::future::ready(Err(no_objects(bucket))))
     }
 }

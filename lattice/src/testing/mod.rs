@@ -14,6 +14,7 @@ pub mod parsers;
 mod poll;
 mod sessions;
 mod store;
+mod vault;
 
 pub use artifacts::MemoryArtifacts;
 pub use buckets::{MemoryBucket, MemoryBuckets};
@@ -21,6 +22,7 @@ pub use bus::MemoryBus;
 pub use mutate::Mutations;
 pub use sessions::session;
 pub use store::{Checkpoint, MemoryStore};
+pub use vault::MemoryVault;
 
 use crate::store::{Clock, Platform, Rng};
 use std::sync::Arc;
@@ -30,6 +32,7 @@ use std::sync::Arc;
 pub struct MemoryLattice {
     store: MemoryStore,
     artifacts: MemoryArtifacts,
+    vault: MemoryVault,
     exchange: bus::Exchange,
     buckets: MemoryBuckets,
 }
@@ -44,6 +47,7 @@ impl MemoryLattice {
         Platform {
             store: Arc::new(self.store.clone()),
             artifacts: Arc::new(self.artifacts.clone()),
+            vault: Arc::new(self.vault.clone()),
             bus: Arc::new(MemoryBus::new(self.exchange.clone(), clock.clone())),
             buckets: Arc::new(self.buckets.clone()),
             nats: Arc::new(crate::nats::NoLinks),

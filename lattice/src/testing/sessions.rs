@@ -19,6 +19,8 @@ pub fn session(node: NodeId, incarnation: Incarnation) -> Session {
         draining: false,
         taints: Vec::new(),
         gpus: Vec::new(),
+        offers: None,
+        compiled: Default::default(),
         started_at: 0,
         renewals: 0,
     }

@@ -6,7 +6,7 @@ use crate::{
     settings::Logs,
 };
 use lattice::{
-    ctl::{LogLine, LogStream},
+    ctl::{LogLevel, LogLine, LogStream},
     host::GuestLines,
     trace::TraceContext,
 };
@@ -173,13 +173,18 @@ impl GuestLines for Writer {
             record.set_timestamp(SystemTime::now());
             record.set_target(GUEST);
             record.set_body(line.line.clone().into());
-            // What a guest means by a line only its people know.
-            record.set_severity_number(Severity::Info);
-            let stream = match line.stream {
-                LogStream::Stdout => "stdout",
-                LogStream::Stderr => "stderr",
-            };
-            record.add_attribute("log.iostream", stream);
+            match (line.level, line.stream) {
+                (Some(level), _) => {
+                    record.set_severity_number(severity(level));
+                    record.set_severity_text(level.as_str());
+                }
+                // What a guest means by a line that it prints only its people know.
+                (None, LogStream::Stdout) => printed(record, "stdout"),
+                (None, LogStream::Stderr) => printed(record, "stderr"),
+            }
+            if let Some(context) = &line.context {
+                record.add_attribute("lattice.log.context", context.clone());
+            }
             record.add_attribute("lattice.workload", line.workload.to_string());
             record.add_attribute("lattice.replica", i64::from(line.replica));
             let trace = line.trace_id.as_deref().and_then(|id| TraceId::from_hex(id).ok());
@@ -192,6 +197,22 @@ impl GuestLines for Writer {
                 record.add_attribute("lattice.instance", i64::try_from(instance).unwrap_or(i64::MAX));
             }
         });
+    }
+}
+
+fn printed(record: &mut SdkLogRecord, stream: &'static str) {
+    record.set_severity_number(Severity::Info);
+    record.add_attribute("log.iostream", stream);
+}
+
+fn severity(level: LogLevel) -> Severity {
+    match level {
+        LogLevel::Trace => Severity::Trace,
+        LogLevel::Debug => Severity::Debug,
+        LogLevel::Info => Severity::Info,
+        LogLevel::Warn => Severity::Warn,
+        LogLevel::Error => Severity::Error,
+        LogLevel::Critical => Severity::Fatal,
     }
 }
 

@@ -7,6 +7,9 @@
 mod conditions;
 mod ewma;
 mod host;
+mod hosts;
+mod index;
+mod inputs;
 mod outlier;
 mod paths;
 mod pick;
@@ -19,12 +22,15 @@ mod zone;
 
 pub use conditions::Asked;
 pub use host::normalize_host;
+pub use inputs::reads_alike;
 pub use pick::{Ask, Balancer, Change, Here, Outcome};
 pub use split::Share;
 pub use sticky::hash;
 pub use weights::Weights;
 
 use conditions::Query;
+use hosts::Hosts;
+use index::Index;
 use lattice::{
     id::{NodeId, WorkloadName},
     record::{Among, Slot, SpecRecord},
@@ -41,12 +47,9 @@ use std::{
 /// All routes of a lattice, as one node sees them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RouteTable {
-    exact: BTreeMap<String, Paths>,
-    /// By the labels behind `*.`.
-    under: BTreeMap<String, Paths>,
-    any: Paths,
-    /// All, with routes or without: what the lattice's own requests ask for.
-    named: BTreeMap<WorkloadName, Arc<RouteEntry>>,
+    hosts: Hosts,
+    /// All workloads, with routes or without: what the lattice's own requests ask for.
+    named: Index<Arc<RouteEntry>>,
     conflicts: Vec<Conflict>,
 }
 
@@ -131,22 +134,23 @@ impl RouteTable {
     pub fn build(view: &LatticeView, me: &NodeId) -> Self {
         let mut specs: Vec<&Versioned<SpecRecord>> = view.specs.values().map(|spec| &**spec).collect();
         specs.sort_by_key(|spec| (spec.revision, &spec.record.spec.name));
-        let mut table = RouteTable::default();
+        let mut hosts = hosts::Draft::default();
+        let (mut named, mut conflicts) = (Vec::with_capacity(specs.len()), Vec::new());
         for Versioned { record, .. } in specs {
             let spec = &record.spec;
             let entry = Arc::new(RouteEntry::of_workload(view, record, me));
             for (number, route) in spec.http.routes.iter().enumerate() {
                 let entry = entry.with_route(view, me, route, number);
-                if let Err(holder) = table.paths_of(&route.host).insert(route, entry)
+                if let Err(holder) = hosts.of(&route.host).insert(route, entry)
                     && holder != spec.name
                 {
                     let (host, path, refused) = (route.host.clone(), route.path.clone(), spec.name.clone());
-                    table.conflicts.push(Conflict { host, path, holder, refused });
+                    conflicts.push(Conflict { host, path, holder, refused });
                 }
             }
-            table.named.insert(spec.name.clone(), entry);
+            named.push((spec.name.as_str().into(), entry));
         }
-        table
+        Self { hosts: hosts.finish(), named: named.into_iter().collect(), conflicts }
     }
 
     /// The route of a request.
@@ -160,21 +164,17 @@ impl RouteTable {
     /// So a workload that takes `a.example.org/api` leaves the rest of that host to whoever has `*.example.org`.
     pub fn find(&self, asked: &Asked<'_>) -> Option<&Arc<RouteEntry>> {
         let query = Query::new(asked.query);
-        let exact = self.exact.get(asked.host);
-        let suffixes = std::iter::successors(parent(asked.host), |suffix| parent(suffix));
-        let under = suffixes.filter_map(|suffix| self.under.get(suffix));
-        exact.into_iter().chain(under).chain([&self.any]).find_map(|paths| paths.find(asked, &query))
+        self.hosts.of(asked.host).find_map(|paths| paths.find(asked, &query))
     }
 
     /// Where requests by a workload's name go: ticks of its schedules, calls of other workloads. It need not have a route.
     pub fn workload(&self, name: &WorkloadName) -> Option<&Arc<RouteEntry>> {
-        self.named.get(name)
+        self.named.get(name.as_str())
     }
 
     /// Every workload, and those that a route leaves a share to though there are none, with the label of each of its routes.
     pub fn routes(&self) -> BTreeSet<(&WorkloadName, &str)> {
-        let paths = self.exact.values().chain(self.under.values()).chain([&self.any]);
-        let entries = paths.flat_map(Paths::entries).chain(self.named.values());
+        let entries = self.hosts.all().flat_map(Paths::entries).chain(self.named.values());
         let with_shares =
             entries.flat_map(|entry| entry.shares.iter().map(|share| &*share.entry).chain([entry.as_ref()]));
         with_shares.map(|entry| (&entry.workload, &*entry.label)).collect()
@@ -183,14 +183,6 @@ impl RouteTable {
     /// Routes that were refused because another workload has them.
     pub fn conflicts(&self) -> &[Conflict] {
         &self.conflicts
-    }
-
-    fn paths_of(&mut self, host: &HostPattern) -> &mut Paths {
-        match host {
-            HostPattern::Exact(name) => self.exact.entry(name.clone()).or_default(),
-            HostPattern::Under(name) => self.under.entry(name.clone()).or_default(),
-            HostPattern::Any => &mut self.any,
-        }
     }
 }
 
@@ -268,11 +260,6 @@ fn label(route: &Route, number: usize) -> Arc<str> {
         return full.into();
     }
     format!("{}{}{{routes[{number}]}}", route.host, route.path.as_str()).into()
-}
-
-/// The host behind its first label.
-fn parent(host: &str) -> Option<&str> {
-    host.split_once('.').map(|(_, parent)| parent)
 }
 
 /// Who serves a workload: how many slots here, and the other nodes.

@@ -3,19 +3,27 @@
 use crate::{
     RouteEntry,
     conditions::{Asked, Query, hold},
+    index::Index,
 };
 use lattice::{
     id::WorkloadName,
     spec::{PathMatch, Route},
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Paths {
-    prefixes: BTreeMap<String, Rules>,
-    exact: BTreeMap<String, Rules>,
-    /// Bytes of the longest prefix: what lies behind in a request's path can't matter, however long it is.
-    longest: usize,
+    /// Of all prefixes but `/`.
+    prefixes: Index<Rules>,
+    /// How long these are, in bytes; each length once, the longest first. A prefix of another length is not looked for, and
+    /// what lies behind the longest one in a request's path can't matter, however long it is.
+    lengths: Box<[u16]>,
+    /// The prefix `/`.
+    root: Rules,
+    exact: Index<Rules>,
 }
 
 /// The routes of one path.
@@ -28,20 +36,8 @@ struct Rules {
 }
 
 impl Paths {
-    /// Fails with the workload that has a route which the same request could take with equal right.
-    pub(crate) fn insert(&mut self, route: &Route, entry: Arc<RouteEntry>) -> Result<(), WorkloadName> {
-        let (paths, path) = match &route.path {
-            PathMatch::Prefix(prefix) => (&mut self.prefixes, prefix.as_str()),
-            PathMatch::Exact(path) => (&mut self.exact, path.as_str()),
-        };
-        paths.entry(path.to_owned()).or_default().insert(route, entry)?;
-        if matches!(route.path, PathMatch::Prefix(_)) {
-            self.longest = self.longest.max(path.len());
-        }
-        Ok(())
-    }
-
-    /// The exact path first, then one look-up for each segment of the path, longest prefix first.
+    /// The exact path first, then one look-up for each prefix of the path that ends with a segment and could be there,
+    /// longest first.
     pub(crate) fn find(&self, asked: &Asked<'_>, query: &Query<'_>) -> Option<&Arc<RouteEntry>> {
         let path = asked.path;
         if !self.exact.is_empty()
@@ -49,25 +45,54 @@ impl Paths {
         {
             return Some(entry);
         }
-        let bytes = path.as_bytes();
-        let mut end = bytes.len();
-        if end > self.longest {
-            // The longest prefix may end where the path goes on with a slash; else only a shorter one can match.
-            let head = bytes.get(..=self.longest)?;
-            end = head.iter().rposition(|byte| *byte == b'/')?;
-        }
-        while end > 0 {
-            if let Some(entry) = self.prefixes.get(path.get(..end)?).and_then(|rules| rules.find(asked, query)) {
+        for length in &self.lengths {
+            let Some((prefix, rest)) = path.split_at_checked(usize::from(*length)) else { continue };
+            if (rest.is_empty() || rest.starts_with('/'))
+                && let Some(entry) = self.prefixes.get(prefix).and_then(|rules| rules.find(asked, query))
+            {
                 return Some(entry);
             }
-            end = path.get(..end)?.rfind('/')?;
         }
-        self.prefixes.get("/").filter(|_| path.starts_with('/'))?.find(asked, query)
+        if path.starts_with('/') { self.root.find(asked, query) } else { None }
     }
 
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Arc<RouteEntry>> {
-        let rules = self.prefixes.values().chain(self.exact.values());
+        let rules = self.prefixes.values().chain(self.exact.values()).chain([&self.root]);
         rules.flat_map(|rules| rules.conditional.iter().chain(&rules.plain))
+    }
+}
+
+/// While routes come in.
+#[derive(Default)]
+pub(crate) struct Draft<'a> {
+    prefixes: BTreeMap<&'a str, Rules>,
+    exact: BTreeMap<&'a str, Rules>,
+}
+
+impl<'a> Draft<'a> {
+    /// Fails with the workload that has a route which the same request could take with equal right.
+    pub(crate) fn insert(&mut self, route: &'a Route, entry: Arc<RouteEntry>) -> Result<(), WorkloadName> {
+        let (paths, path) = match &route.path {
+            PathMatch::Prefix(prefix) => (&mut self.prefixes, prefix.as_str()),
+            PathMatch::Exact(path) => (&mut self.exact, path.as_str()),
+        };
+        paths.entry(path).or_default().insert(route, entry)
+    }
+
+    pub(crate) fn finish(mut self) -> Paths {
+        let root = self.prefixes.remove("/").unwrap_or_default();
+        // Paths of specs have at most 1024 bytes.
+        let lengths = self.prefixes.keys().filter_map(|prefix| u16::try_from(prefix.len()).ok());
+        let lengths: BTreeSet<u16> = lengths.collect();
+        let index = |rules: BTreeMap<&str, Rules>| -> Index<Rules> {
+            rules.into_iter().map(|(path, rules)| (path.into(), rules)).collect()
+        };
+        Paths {
+            prefixes: index(self.prefixes),
+            lengths: lengths.into_iter().rev().collect(),
+            root,
+            exact: index(self.exact),
+        }
     }
 }
 

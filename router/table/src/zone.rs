@@ -2,13 +2,17 @@
 //! zone can carry its share; what it can't goes to the others (as Envoy's zone-aware routing has it).
 
 use crate::Endpoint;
-use lattice::{id::NodeId, view::LatticeView};
+use lattice::{id::NodeId, record::Session, view::LatticeView};
 
 /// The label of a node that names its zone.
 const LABEL: &str = "zone";
 
 pub(crate) fn of<'a>(view: &'a LatticeView, node: &NodeId) -> Option<&'a str> {
-    view.sessions.get(node)?.record.labels.get(LABEL).map(String::as_str)
+    of_session(&view.sessions.get(node)?.record)
+}
+
+pub(crate) fn of_session(session: &Session) -> Option<&str> {
+    session.labels.get(LABEL).map(String::as_str)
 }
 
 /// Of a thousand requests that leave this node, how many stay in its zone: all where the zone has as large a share of the

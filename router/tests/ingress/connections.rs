@@ -51,3 +51,51 @@ async fn who_can_take_no_connection_tries_again_and_not_in_a_hot_loop() {
     stop.cancel();
     timeout(SOON, serving).await.unwrap().unwrap();
 }
+
+/// Says to the test's own program that it runs with few files.
+const FEW_FILES: &str = "LATTICE_TEST_FEW_FILES";
+
+/// In a process of its own, as the limit is one of a process.
+#[test]
+fn who_has_no_file_left_goes_on_accepting_once_there_is_one() {
+    if std::env::var_os(FEW_FILES).is_some() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        return runtime.block_on(accepts_once_there_is_a_file());
+    }
+    // The path of this module without the name of the program.
+    let (_, module) = module_path!().split_once("::").unwrap();
+    let name = format!("{module}::who_has_no_file_left_goes_on_accepting_once_there_is_one");
+    let child = std::process::Command::new("sh")
+        .args(["-c", "ulimit -n 64 && exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", &name, "--nocapture"])
+        .env(FEW_FILES, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&child.stderr));
+}
+
+async fn accepts_once_there_is_a_file() {
+    let (_world, a, _b) = counting(|_| ()).await;
+    let port = Port::open(&a, Duration::ZERO).await;
+    let mut before = port.connect().await;
+    before.write_all(GET).await.unwrap();
+    assert_eq!(status(&response(&mut before).await), 200);
+
+    let mut files: Vec<std::fs::File> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+    assert!((1..64).contains(&files.len()), "{} files: the limit is not in force", files.len());
+    // The client's own; the one that the router needs is not there.
+    files.pop();
+    let mut waits = port.connect().await;
+    waits.write_all(GET).await.unwrap();
+    assert!(timeout(Duration::from_millis(300), waits.read_u8()).await.is_err(), "it was taken without a file");
+    before.write_all(GET).await.unwrap();
+    assert_eq!(status(&response(&mut before).await), 200, "who is connected is answered");
+
+    files.clear();
+    assert_eq!(status(&timeout(SOON, response(&mut waits)).await.expect("it is taken")), 200);
+    let mut after = port.connect().await;
+    after.write_all(GET).await.unwrap();
+    assert_eq!(status(&timeout(SOON, response(&mut after)).await.expect("and others are")), 200);
+}

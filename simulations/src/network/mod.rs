@@ -232,6 +232,25 @@ impl Wire {
         }
     }
 
+    /// Returns once the client knows that it is disconnected.
+    pub(crate) async fn is_down(&self) {
+        self.until(|state| state.link == Link::Down).await;
+    }
+
+    pub(crate) async fn is_up(&self) {
+        self.until(|state| state.link == Link::Up).await;
+    }
+
+    /// Returns once what is sent to the node arrives, or the client knows that nothing does.
+    pub(crate) async fn hears_again(&self) {
+        self.until(|state| state.link.hears() || state.link == Link::Down).await;
+    }
+
+    /// How late a message comes that comes once, if it does.
+    pub(crate) fn arrival(&self) -> Option<Duration> {
+        self.copies().into_iter().next()
+    }
+
     /// The lattice as a node sees it through this wire.
     pub(crate) fn platform(&self, lattice: &MemoryLattice, clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Platform {
         let direct = lattice.platform(clock, rng);

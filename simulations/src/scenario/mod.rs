@@ -120,6 +120,7 @@ impl Stage {
                 let moves = reply.get("moves").and_then(serde_json::Value::as_array).map_or(0, Vec::len);
                 self.say(format!("to move: {moves}"));
             }
+            Command::Send { workload, number } => self.world.send(workload, *number).await,
             Command::Sour(workload) => {
                 if !self.world.sour(workload) {
                     return Err("there is no such workload".into());
@@ -239,6 +240,10 @@ impl Stage {
                     }
                 }
                 Ok(())
+            }
+            Promise::Messages { workload, end, number } => {
+                let found = self.world.letters.count(workload, *end);
+                if found == *number { Ok(()) } else { Err(format!("there are {found}")) }
             }
             Promise::Fired { at_least } => {
                 let fired = self.world.facts().fired;

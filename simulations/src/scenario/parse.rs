@@ -25,12 +25,15 @@
 //! keep W N                                from now on at least N replicas answer at every moment
 //! kept W                                  up to here; says how few did
 //! steer W pause|resume|promote|abort      a rollout
+//! send W N                                N messages to W, on tasks.W
 //! sour W                                  what the newest spec of W runs answers half of its requests with errors
 //! expect share W N                        of a hundred requests at each node, those that go to what the newest spec runs
+//! expect messages W handled|refused|unheard|unconfirmed|lost N      what became of messages to W so far
 //! expect answering W N    expect runs ID SLOT…    expect generation W N    expect fired N
 //! ```
 
 use crate::{
+    messages::End,
     network::{Link, Weather},
     world::Fault,
 };
@@ -87,6 +90,10 @@ pub(super) enum Command {
         at_once: u32,
     },
     Sour(WorkloadName),
+    Send {
+        workload: WorkloadName,
+        number: u64,
+    },
     Cordon {
         node: NodeId,
         is_cordoned: bool,
@@ -124,11 +131,31 @@ pub(super) enum Befalls {
 
 pub(super) enum Promise {
     Kept(WorkloadName),
-    Answering { workload: WorkloadName, replicas: usize },
-    Runs { node: NodeId, slots: Vec<String> },
-    Generation { workload: WorkloadName, generation: u64 },
-    Fired { at_least: u64 },
-    Share { workload: WorkloadName, percent: u32 },
+    Answering {
+        workload: WorkloadName,
+        replicas: usize,
+    },
+    Runs {
+        node: NodeId,
+        slots: Vec<String>,
+    },
+    Generation {
+        workload: WorkloadName,
+        generation: u64,
+    },
+    Fired {
+        at_least: u64,
+    },
+    Share {
+        workload: WorkloadName,
+        percent: u32,
+    },
+    /// None for those that were handled.
+    Messages {
+        workload: WorkloadName,
+        end: Option<End>,
+        number: usize,
+    },
 }
 
 pub(super) fn parse(text: &str) -> Result<Scenario, String> {
@@ -236,6 +263,7 @@ fn command(text: &str, words: &[&str]) -> Result<Command, String> {
         ["steer", workload, action] => Ok(Command::Steer { workload: read(workload)?, action: (*action).to_owned() }),
         ["rebalance"] => Ok(Command::Rebalance { at_once: 1 }),
         ["rebalance", at_once] => Ok(Command::Rebalance { at_once: read(at_once)? }),
+        ["send", workload, number] => Ok(Command::Send { workload: read(workload)?, number: read(number)? }),
         ["sour", workload] => Ok(Command::Sour(read(workload)?)),
         ["cordon", node] => Ok(Command::Cordon { node: read(node)?, is_cordoned: true }),
         ["uncordon", node] => Ok(Command::Cordon { node: read(node)?, is_cordoned: false }),
@@ -283,6 +311,17 @@ fn command(text: &str, words: &[&str]) -> Result<Command, String> {
         }
         ["expect", "share", workload, number] => {
             Ok(Command::Expect(Promise::Share { workload: read(workload)?, percent: read(number)? }))
+        }
+        ["expect", "messages", workload, became, number] => {
+            let end = match *became {
+                "handled" => None,
+                "refused" => Some(End::Refused),
+                "unheard" => Some(End::Unheard),
+                "unconfirmed" => Some(End::Unconfirmed),
+                "lost" => Some(End::Lost),
+                _ => return Err(format!("messages are not {became:?}")),
+            };
+            Ok(Command::Expect(Promise::Messages { workload: read(workload)?, end, number: read(number)? }))
         }
         ["expect", "fired", number] => Ok(Command::Expect(Promise::Fired { at_least: read(number)? })),
         _ => Err("no such command; they are listed in simulations/src/scenario/parse.rs".into()),

@@ -71,6 +71,7 @@ fn needed(lattice: &LatticeId) -> [(&'static str, Vec<String>, Vec<String>); 2] 
     let client = vec![subject::ctl_all(lattice), artifacts.clone(), "$JS.API.>".into()];
     let mut node = vec![format!("lattice.{lattice}.>"), artifacts, "$JS.API.>".into(), inbox()];
     node.extend(Bucket::ALL.map(|bucket| format!("$KV.{}.>", subject::bucket_name(lattice, bucket))));
+    node.push(format!("$KV.{}.>", subject::secrets_name(lattice)));
     [
         ("this program", client, vec![inbox()]),
         ("a node", node, vec![format!("lattice.{lattice}.>"), "$SRV.>".into(), inbox()]),

@@ -194,7 +194,10 @@ fn environment(tree: &Tree, made: &mut Value, notes: &mut Notes) {
                 }
                 put(made, "env-from", names);
             }
-            "secretFrom" => notes.lost(entry.line, "secretFrom: there are no secrets here yet"),
+            "secretFrom" => notes.lost(
+                entry.line,
+                "secretFrom: put each one with `lattice secret put NAME`, and name it under `secrets` of the component",
+            ),
             _ => notes.lost(entry.line, format!("{}: not known here", entry.key)),
         }
     }

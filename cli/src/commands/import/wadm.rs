@@ -149,7 +149,10 @@ fn component(part: &Part<'_>, draft: &mut Draft, notes: &mut Notes) {
         match entry.key.as_str() {
             "image" => put(&mut made, "source", source(&part.image, &name, line, notes)),
             "config" => configure(&entry.value, &mut made, notes),
-            "secrets" => notes.lost(line, "secrets: there are none here yet"),
+            "secrets" => notes.lost(
+                line,
+                "secrets: put each one with `lattice secret put NAME`, and name it under `secrets` of the component",
+            ),
             "id" => notes.lost(line, "id: a component is known by its name and the digest of its bytes"),
             other => notes.lost(line, format!("properties.{other}: not known here")),
         }

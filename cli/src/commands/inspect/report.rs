@@ -392,8 +392,15 @@ fn behind(spec: &WorkloadSpec, capability: Capability) -> (BoundTo, String) {
                     format!("{name} (bucket {}, {profiles})", grant.bucket)
                 }
             });
-            let streams = nats.streams.iter().map(|(name, grant)| format!("{name} (stream {})", grant.stream));
-            ("grants.nats", publish.chain(subscribe).chain(buckets).chain(streams).collect())
+            let streams = nats.streams.iter().map(|(name, grant)| match grant.profiles.is_empty() {
+                true => format!("{name} (stream {})", grant.stream),
+                false => {
+                    let profiles = listed(grant.profiles.iter().map(|profile| profile.as_str()));
+                    format!("{name} (stream {}, {profiles})", grant.stream)
+                }
+            });
+            let objects = nats.objects.iter().map(|(name, grant)| format!("{name} (object store {})", grant.bucket));
+            ("grants.nats", publish.chain(subscribe).chain(buckets).chain(streams).chain(objects).collect())
         }
         Source::Volumes => ("volumes", list(spec.volumes.iter().map(|volume| &volume.mount))),
     };

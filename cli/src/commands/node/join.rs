@@ -4,7 +4,7 @@
 use crate::client::explain_connect;
 use crate::connection::Settings;
 use lattice::{id::LatticeId, store::Platform};
-use lattice_nats::{ConnectError, Nats};
+use lattice_nats::{ConnectError, GuestBuckets, Nats};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -14,7 +14,12 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 const LAYOUT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Connect and make what the lattice's store lacks. Cancel-safe: what was made stays and is found again.
-pub(super) async fn join(settings: Settings, lattice: LatticeId, name: String) -> anyhow::Result<(Nats, Platform)> {
+pub(super) async fn join(
+    settings: Settings,
+    lattice: LatticeId,
+    name: String,
+    guests: GuestBuckets,
+) -> anyhow::Result<(Nats, Platform)> {
     let summary = settings.summary();
     let options = settings.into_options(&name)?;
     let mut wait = RETRY_FIRST;
@@ -22,6 +27,7 @@ pub(super) async fn join(settings: Settings, lattice: LatticeId, name: String) -
     loop {
         let error = match lattice_nats::connect(options.clone()).await {
             Ok(nats) => {
+                let nats = nats.with_accounts(guests.clone());
                 let since = *connected.get_or_insert_with(Instant::now);
                 match nats.open(&lattice, true).await {
                     Ok(platform) => return Ok((nats, platform)),

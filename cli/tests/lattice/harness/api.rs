@@ -169,9 +169,15 @@ impl Api {
     }
 }
 
+/// To servers with commas between them, or as the user whose name and password stand before the `@` of one.
 pub async fn connect(url: &str) -> Nats {
+    let (login, url) = match url.strip_prefix("nats://").and_then(|rest| rest.split_once('@')) {
+        Some((login, address)) => (login.split_once(':'), format!("nats://{address}")),
+        None => (None, url.to_owned()),
+    };
     let servers = url.split(',').map(str::to_owned).collect();
-    let options = ConnectOptions { servers, name: "lattice tests".into(), ..Default::default() };
+    let (user, password) = login.map(|(user, password)| (user.to_owned(), password.to_owned())).unzip();
+    let options = ConnectOptions { servers, user, password, name: "lattice tests".into(), ..Default::default() };
     lattice_nats::connect(options).await.unwrap()
 }
 

@@ -10,7 +10,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::mpsc};
 
 /// Longer than any limit that a test sets for a workload.
 const TIMEOUT: Duration = Duration::from_secs(45);
@@ -66,6 +66,15 @@ pub fn full(bytes: Vec<u8>) -> Body {
 pub fn chunked(bytes: Vec<u8>) -> Body {
     let frame = Frame::data(Bytes::from(bytes));
     StreamBody::new(stream::once(std::future::ready(Ok::<_, Error>(frame)))).boxed_unsync()
+}
+
+/// A body of what is sent, until nothing more is.
+pub fn fed(chunks: mpsc::Receiver<Bytes>) -> Body {
+    let frames = stream::unfold(chunks, async |mut chunks| {
+        let chunk = chunks.recv().await?;
+        Some((Ok::<_, Error>(Frame::data(chunk)), chunks))
+    });
+    StreamBody::new(frames).boxed_unsync()
 }
 
 /// Send a request; the response's body is still to be read.

@@ -6,12 +6,14 @@ pub mod cluster;
 pub mod http;
 pub mod load;
 pub mod otlp;
+pub mod peer;
 pub mod process;
 pub mod server;
 pub mod wire;
 
 pub use api::Api;
 pub use cluster::{Lattice, Node, SharedLattice, shared};
+pub use peer::Peer;
 pub use server::Server;
 
 use std::{

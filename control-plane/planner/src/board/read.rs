@@ -158,7 +158,7 @@ impl Board {
                 Occupancy::Live => {
                     // A node that drains keeps its replica as long as it is there.
                     let expelled = self.nodes.session(place).is_some_and(|session| {
-                        rules::expels(&Session { draining: false, ..session.clone() }, &spec.spec).is_some()
+                        rules::expels(&Session { draining: false, ..session.clone() }, spec).is_some()
                     });
                     if !expelled && served.insert(place) {
                         wanted.insert(slot.index);
@@ -172,7 +172,7 @@ impl Board {
         }
         for (slot, Versioned { record, .. }) in records().filter(|(slot, _)| !self.is_corrupt(slot)) {
             if let Some(place) = self.incumbent(spec, record)
-                && self.nodes.session(place).is_some_and(|session| rules::expels(session, &spec.spec).is_none())
+                && self.nodes.session(place).is_some_and(|session| rules::expels(session, spec).is_none())
                 && served.insert(place)
             {
                 wanted.insert(slot.index);
@@ -192,7 +192,7 @@ impl Board {
         };
         let mut free = (0..REPLICAS_MAX).filter(|index| !is_taken(index));
         for (place, account, session) in self.nodes.live() {
-            if served.contains(&place) || rules::refuses(account, session, &spec.spec).is_some() {
+            if served.contains(&place) || rules::refuses(account, session, spec).is_some() {
                 continue;
             }
             let Some(index) = free.next() else { break };

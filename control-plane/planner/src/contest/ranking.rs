@@ -12,8 +12,8 @@ use lattice::id::WorkloadName;
 use std::{cell::OnceCell, cmp::Ordering};
 
 /// What decides among the nodes of a group, less is better: it failed there, which of the claims it is, replicas there, what
-/// its GPU is worth, how full the node is.
-type Standing = (bool, u8, u32, GpuFit, u8);
+/// its GPU is worth, how full the node is, whether it has to compile.
+type Standing = (bool, u8, u32, GpuFit, u8, bool);
 
 /// Ranks up to this one are exact. All that matters further behind is that each node has one of its own.
 pub(crate) const EXACT_RANKS: u32 = 32;
@@ -35,6 +35,8 @@ pub struct Score {
     pub gpu: GpuFit,
     /// In eighths of what it has least of.
     pub fullness: u8,
+    /// What is to run has to be fetched and compiled there.
+    pub cold: bool,
     /// The rendezvous hash.
     pub chance: u64,
 }
@@ -111,9 +113,9 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
             let least = if failed { 0 } else { contest.least.get() };
             for replicas in least..=contest.most {
                 for level in self.ledger.levels() {
-                    let (mut least, mut best) = (u64::MAX, None);
+                    let (mut least, mut best) = ((true, u64::MAX), None);
                     for seat in level {
-                        let hash = meet(self.slot, seat.weight);
+                        let hash = (contest.is_cold(seat.place), meet(self.slot, seat.weight));
                         if hash <= least
                             && Some(seat.place) != self.barred
                             && contest.entrants.is_in.get(seat.place) == Some(&true)
@@ -156,7 +158,8 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
                 let load = self.ledger.load(*place);
                 let Some(gpu) = self.room(*place, load).filter(|_| Some(*place) != self.barred) else { continue };
                 let replicas = contest.replicas.get(*place).copied().unwrap_or(0);
-                let so_far: Standing = (contest.failed.contains(place), gpu.choice, replicas, gpu.fit, load.fullness());
+                let (failed, cold) = (contest.failed.contains(place), contest.is_cold(*place));
+                let so_far: Standing = (failed, gpu.choice, replicas, gpu.fit, load.fullness(), cold);
                 if best.is_some_and(|best| best.0 < so_far) {
                     continue;
                 }
@@ -215,6 +218,7 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
             replicas: contest.replicas.get(place).copied().unwrap_or(0),
             gpu: gpu.fit,
             fullness: load.fullness(),
+            cold: contest.is_cold(place),
             chance: meet(self.slot, load.weight),
         })
     }
@@ -287,7 +291,7 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
         if self.incumbent == Some(place) {
             return None;
         }
-        if let Some(reason) = rules::refuses(account, session, contest.spec).or_else(|| contest.estranged(place)) {
+        if let Some(reason) = rules::refuses(account, session, contest.record).or_else(|| contest.estranged(place)) {
             return Some(reason);
         }
         if self.barred == Some(place) {
@@ -300,7 +304,7 @@ impl<'l, 'n, 'a> Ranking<'l, 'n, 'a> {
         let group = grouping.group_of.get(place).and_then(|group| grouping.groups.get(*group));
         if let Some(Err(barred)) = group.map(|group| contest.cost(group, self.extremes())) {
             let moving = contest.moving.get(barred.moving)?;
-            let (over, workload) = (moving.over.clone(), contest.spec.name.clone());
+            let (over, workload) = (moving.over.clone(), contest.spec().name.clone());
             let value = session.label(&over).map(str::to_owned);
             return Some(match moving.rule {
                 OwnRule::Spread { .. } => {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{Planner, Standing, claimable, wanted};
 use lattice::{
-    record::NodeOrder,
+    record::{Compiled, NodeOrder},
     spec::{DisruptionSpec, Placement, Portion},
 };
 
@@ -425,6 +425,8 @@ enum Event {
     Drain(usize, bool),
     Taint(usize, bool),
     Rack(usize, bool),
+    /// A node has compiled what workloads run, or has it no more.
+    Compile(usize, bool),
     Corrupt(usize, bool),
     /// All nodes act once.
     Act,
@@ -464,6 +466,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (node.clone(), any::<bool>()).prop_map(|(node, on)| Event::Drain(node, on)),
         1 => (node.clone(), any::<bool>()).prop_map(|(node, on)| Event::Taint(node, on)),
         1 => (node.clone(), any::<bool>()).prop_map(|(node, on)| Event::Rack(node, on)),
+        1 => (node.clone(), any::<bool>()).prop_map(|(node, on)| Event::Compile(node, on)),
         1 => (node, any::<bool>()).prop_map(|(node, on)| Event::Corrupt(node, on)),
         4 => Just(Event::Act),
     ]
@@ -496,6 +499,10 @@ impl World {
             Event::Rack(node, on) => {
                 let zone = if *on { "c" } else { "a" };
                 self.rewrite(NODES[*node], |session| drop(session.labels.insert("zone".into(), zone.into())));
+            }
+            Event::Compile(node, on) => {
+                let marks = on.then(|| lattice::id::Digest::of(b"").mark());
+                self.rewrite(NODES[*node], |session| session.compiled = Compiled::new(marks));
             }
             Event::Corrupt(node, on) => {
                 let key = format!("session.{}", NODES[*node]);

@@ -1,18 +1,21 @@
 //! The bytes of objects as `wasi:io` has them. Neither side gets ahead of the other by more than a few chunks.
 
-use crate::{lock, network::CHUNKS_WAITING_MAX};
+use crate::{
+    lock,
+    network::{CHUNKS_WAITING_MAX, ReadAhead, Transfer},
+};
 use bytes::{Bytes, BytesMut};
 use lattice::{
     Fut,
     nats::{Code, Failure, Feed},
-    objects::{CHUNK_BYTES, Object, Objects, Piece, TryFeed},
+    objects::{CHUNK_BYTES, Object, Objects, Piece, Put, TryFeed},
 };
 use std::{
     mem,
     sync::{Arc, Mutex},
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc, watch},
+    sync::{mpsc, watch},
     task::JoinHandle,
 };
 use wasmtime_wasi::{
@@ -20,40 +23,16 @@ use wasmtime_wasi::{
     p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult},
 };
 
-/// What is read of an object before the guest asks for it, beside what comes of the server at a time.
-pub(super) const READ_AHEAD_BYTES: usize = 2 * CHUNK_BYTES;
-
-type Room = [OwnedSemaphorePermit; 2];
-
 /// An object that is read.
 pub(super) struct Download {
-    coming: mpsc::Receiver<Result<Bytes, Failure>>,
+    ahead: ReadAhead,
     /// What came and was not read yet.
     held: Option<Result<Bytes, Failure>>,
-    _room: Arc<Room>,
 }
 
 impl Download {
-    pub(super) fn new(mut chunks: TryFeed<Bytes>, room: Room) -> Self {
-        let (tell, coming) = mpsc::channel(1);
-        // As long as either has something.
-        let room = Arc::new(room);
-        let held = room.clone();
-        tokio::spawn(async move {
-            let _held = held;
-            let pass_on = async {
-                while let Some(chunk) = chunks.next().await {
-                    if tell.send(chunk).await.is_err() {
-                        return;
-                    }
-                }
-            };
-            tokio::select! {
-                () = pass_on => {}
-                () = tell.closed() => {}
-            }
-        });
-        Self { coming, held: None, _room: room }
+    pub(super) fn new(chunks: TryFeed<Bytes>, room: Transfer) -> Self {
+        Self { ahead: ReadAhead::new(chunks, room), held: None }
     }
 }
 
@@ -61,7 +40,7 @@ impl Download {
 impl Pollable for Download {
     async fn ready(&mut self) {
         if self.held.is_none() {
-            self.held = self.coming.recv().await;
+            self.held = self.ahead.coming.recv().await;
         }
     }
 }
@@ -70,7 +49,7 @@ impl Pollable for Download {
 impl InputStream for Download {
     fn read(&mut self, size: usize) -> StreamResult<Bytes> {
         if self.held.is_none() {
-            self.held = match self.coming.try_recv() {
+            self.held = match self.ahead.coming.try_recv() {
                 Ok(chunk) => Some(chunk),
                 Err(mpsc::error::TryRecvError::Empty) => return Ok(Bytes::new()),
                 Err(mpsc::error::TryRecvError::Disconnected) => return Err(StreamError::Closed),
@@ -111,7 +90,7 @@ struct State {
     has_container: bool,
     /// Why no more is taken there.
     failure: watch::Receiver<Option<String>>,
-    room: Option<Room>,
+    room: Option<Transfer>,
 }
 
 struct Coming(mpsc::Receiver<Piece>);
@@ -142,7 +121,7 @@ impl Outgoing {
         self.is_taken
     }
 
-    pub(super) fn take_body(&mut self, room: Room) -> Upload {
+    pub(super) fn take_body(&mut self, room: Transfer) -> Upload {
         self.is_taken = true;
         lock(&self.body.0).room = Some(room);
         Upload(self.body.clone())
@@ -154,7 +133,7 @@ impl Outgoing {
             return Err(Failure::not(Code::Other, "the value is written to another object already"));
         };
         self.writing = Some(tokio::spawn(async move {
-            let written = objects.write(&name, Box::new(Coming(pieces))).await;
+            let written = objects.write(&name, Put::default(), Box::new(Coming(pieces))).await;
             if let Err(failure) = &written {
                 fail.send_replace(Some(super::told(failure.clone())));
             }

@@ -77,6 +77,16 @@ fn back<V: Values>(values: Box<dyn Values>) -> wasmtime::Result<Box<V>> {
     values.downcast().map_err(|_| wasmtime::Error::msg("a call came back as another one"))
 }
 
+/// A call without parameters, of a function that has one result.
+pub(crate) fn question() -> Box<dyn Values> {
+    Box::new(Dynamic { values: Vec::new(), results: 1 })
+}
+
+/// What came of [`question`].
+pub(crate) fn answer(values: Box<dyn Values>) -> wasmtime::Result<Option<Val>> {
+    Ok(back::<Dynamic>(values)?.values.into_iter().next())
+}
+
 /// Values of any type that can cross.
 struct Dynamic {
     values: Vec<Val>,

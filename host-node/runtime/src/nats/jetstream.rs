@@ -12,6 +12,7 @@ use crate::{
     },
 };
 use lattice::nats::{self as driver, Code, Precondition, PublishOptions, ReadEvent, SNAPSHOT_BYTES_MAX, Start};
+use lattice::spec::stream_profile::{Storing, StreamOperation};
 use std::{sync::Arc, time::Duration};
 use wasmtime::component::{Resource, StreamReader};
 
@@ -35,6 +36,21 @@ impl Call {
         Ok(Self { network, inherited, open })
     }
 
+    /// Whether the guest's profiles of the stream have it.
+    fn judge(&self, operation: StreamOperation) -> Result<(), driver::Failure> {
+        self.network.judge_operation(&self.open.name, operation, Storing::default())
+    }
+
+    fn judge_storing(
+        &self,
+        operation: StreamOperation,
+        batch: &[(driver::Message, PublishOptions)],
+    ) -> Result<(), driver::Failure> {
+        let has_ttl = batch.iter().any(|(_, options)| options.ttl.is_some());
+        let storing = Storing { is_conditional: driver::is_conditional(batch), has_ttl };
+        self.network.judge_operation(&self.open.name, operation, storing)
+    }
+
     /// Something that changes nothing, and brings at most so many bytes.
     async fn read<T>(
         &self,
@@ -51,6 +67,7 @@ impl Call {
         consistency: driver::Consistency,
     ) -> Result<Option<driver::Stored>, driver::Failure> {
         let (network, name, stream) = (&self.network, &self.open.name, &self.open.stream);
+        self.judge(StreamOperation::Get)?;
         network.judge_any_reading(name)?;
         let found = self.read(stream.message_bytes_max(), stream.get(sequence, consistency)).await?;
         found.map(|stored| network.judge_read(name, &stored).map(|()| stored)).transpose()
@@ -61,6 +78,7 @@ impl Call {
         filter: &str,
         consistency: driver::Consistency,
     ) -> Result<Option<driver::Stored>, driver::Failure> {
+        self.judge(StreamOperation::GetLast)?;
         self.network.judge_reading(&self.open.name, filter)?;
         let stream = &self.open.stream;
         self.read(stream.message_bytes_max(), stream.get_last(filter, consistency)).await
@@ -71,6 +89,7 @@ impl Call {
         filters: Vec<String>,
         consistency: driver::Consistency,
     ) -> Result<driver::Snapshot, driver::Failure> {
+        self.judge(StreamOperation::GetManyLast)?;
         if !(1..=FILTERS_MAX).contains(&filters.len()) {
             let text = format!("{} filters; 1 to {FILTERS_MAX} are allowed", filters.len());
             return Err(driver::Failure::not(Code::Invalid("filters".into()), text));
@@ -87,6 +106,7 @@ impl Call {
         filters: Vec<String>,
         start: Start,
     ) -> Result<tokio::sync::mpsc::Receiver<crate::network::nats::Waiting<ReadEvent>>, driver::Failure> {
+        self.judge(StreamOperation::Read)?;
         if filters.len() > FILTERS_MAX {
             let text = format!("{} filters; at most {FILTERS_MAX} are allowed", filters.len());
             return Err(driver::Failure::not(Code::Invalid("filters".into()), text));
@@ -123,6 +143,9 @@ impl Call {
         options: jetstream::PublishOptions,
     ) -> Result<driver::Acknowledgement, driver::Failure> {
         let (message, options) = self.outgoing(message, options)?;
+        let stored = (message, options);
+        self.judge_storing(StreamOperation::Publish, std::slice::from_ref(&stored))?;
+        let (message, options) = stored;
         let turn = self.network.nats_turn(None, (message.bytes(), false), &self.inherited).await?;
         turn.run(self.open.stream.publish(message, options)).await
     }
@@ -163,6 +186,7 @@ impl Call {
         if bytes > BATCH_BYTES_MAX {
             return too_large(bytes, BATCH_BYTES_MAX, "batch");
         }
+        self.judge_storing(StreamOperation::PublishAtomic, &outgoing)?;
         let turn = self.network.nats_turn(None, (bytes, false), &self.inherited).await?;
         turn.run(self.open.stream.publish_atomic(outgoing)).await
     }

@@ -40,7 +40,7 @@ impl Network {
         let place = self.requests.clone().try_acquire_owned().map_err(|_| Error::ConnectionLimitReached)?;
         let limit = inherited.left(times.first_byte);
         let request = request.map(|body| Body::new(body.map_err(|error| BodyError::Aborted(error.to_string()))));
-        let call = Call { caller: self.workload.clone(), callee: callee.clone(), hops, limit, request };
+        let call = Call { caller: self.login.workload.clone(), callee: callee.clone(), hops, limit, request };
         let calling = mesh.call(call);
         let answered = match polled {
             Polled::Alone => calling.await,
@@ -52,7 +52,7 @@ impl Network {
         let response = answered.map_err(|error| {
             if error == MeshError::Refused {
                 self.denials.note(|| {
-                    let caller = &self.workload;
+                    let caller = &self.login.workload;
                     format!(
                         "a request to http://{callee}.lattice was refused: http.callers of {callee} has no {caller}"
                     )

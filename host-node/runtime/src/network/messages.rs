@@ -157,7 +157,7 @@ impl Network {
     }
 
     async fn bus(&self) -> Result<&Arc<dyn Bus>, MessageError> {
-        let opened = self.messages.bus.get_or_try_init(|| self.node.messaging.open(&self.workload)).await;
+        let opened = self.messages.bus.get_or_try_init(|| self.node.messaging.open(&self.login)).await;
         opened.map_err(|_| MessageError::Unreachable("not connected".into()))
     }
 }

@@ -21,6 +21,7 @@ mod loopback;
 mod mesh;
 mod messages;
 pub(crate) mod nats;
+pub(crate) mod nats_objects;
 pub(crate) mod nats_streams;
 mod objects;
 mod resolve;
@@ -33,7 +34,7 @@ mod tls;
 
 pub(crate) use mesh::Polled;
 pub(crate) use messages::Outgoing;
-pub(crate) use objects::{CHUNKS_WAITING_MAX, Container};
+pub(crate) use objects::{CHUNKS_WAITING_MAX, Container, READ_AHEAD_BYTES, ReadAhead, Transfer};
 pub(crate) use sockets::Sockets;
 pub(crate) use stores::{Store, VALUES_BYTES_MAX};
 
@@ -43,9 +44,9 @@ use crate::{host::Host, logs::LogSink, network::denial::Denials};
 use connect::Connector;
 use hyper_util::client::legacy::Client;
 use lattice::{
+    account::{Account, Login},
     address::AddressPolicy,
     bucket::{Buckets, NoBuckets},
-    id::WorkloadName,
     mesh::Mesh,
     messaging::{Messaging, NoMessaging},
     nats::{Links, NoLinks},
@@ -169,7 +170,8 @@ struct Counters {
 /// What the guests of one replica reach, by one set of grants. Parts of a replica with other grants have another one,
 /// which shares the private loopback: [`Network::with_grants`].
 pub(crate) struct Network {
-    workload: WorkloadName,
+    /// As whom its guests are connected to NATS.
+    login: Login,
     grants: Grants,
     node: Arc<NodeNetwork>,
     loopback: Arc<Loopback>,
@@ -190,21 +192,22 @@ impl Network {
     pub(crate) fn new(
         node: Arc<NodeNetwork>,
         grants: Grants,
-        (workload, replica): (&WorkloadName, u32),
+        (login, replica): (Login, u32),
         logs: Arc<dyn LogSink>,
     ) -> Arc<Self> {
-        let denials = Denials::new(format!("{workload}.{replica}"), logs);
-        Self::assemble(workload.clone(), node, grants, Arc::default(), Arc::default(), Arc::new(denials))
+        let denials = Denials::new(format!("{}.{replica}", login.workload), logs);
+        Self::assemble(login, node, grants, Arc::default(), Arc::default(), Arc::new(denials))
     }
 
-    /// For a part of the same replica.
-    pub(crate) fn with_grants(&self, grants: Grants) -> Arc<Self> {
+    /// For a part of the same replica, with the account of its grants.
+    pub(crate) fn with_grants(&self, grants: Grants, account: Option<Arc<Account>>) -> Arc<Self> {
+        let login = Login { workload: self.login.workload.clone(), account };
         let (loopback, counters) = (self.loopback.clone(), self.counters.clone());
-        Self::assemble(self.workload.clone(), self.node.clone(), grants, loopback, counters, self.denials.clone())
+        Self::assemble(login, self.node.clone(), grants, loopback, counters, self.denials.clone())
     }
 
     fn assemble(
-        workload: WorkloadName,
+        login: Login,
         node: Arc<NodeNetwork>,
         grants: Grants,
         loopback: Arc<Loopback>,
@@ -220,7 +223,7 @@ impl Network {
         let containers = objects::Containers::new(&grants.blobstore, &node.objects);
         let (messages, nats) = (messages::Messages::new(), nats::Nats::new(&grants.nats, &node.values));
         Arc::new(Self {
-            workload,
+            login,
             grants,
             node,
             loopback,

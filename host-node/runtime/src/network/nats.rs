@@ -1,5 +1,6 @@
 //! What the guests of one replica do through `lattice:nats`: whether it is granted, and how much of it is under way. What is
-//! denied is sent nowhere. A text that a guest gets names no server. Streams of JetStream are in `nats_streams.rs`.
+//! denied is sent nowhere. A text that a guest gets names no server. Streams of JetStream are in `nats_streams.rs`, object stores in
+//! `nats_objects.rs`.
 
 use super::{
     Network,
@@ -9,6 +10,7 @@ use crate::inherited::Inherited;
 use lattice::{
     limits::one_line,
     nats::{Arrival, Bucket, Code, Failure, Feed, Link, Message, Server, Stream},
+    objects::Objects,
     spec::{
         BucketGrant, NatsGrants, QueueGroup, StoreName, Subject, SubjectPattern, is_joinable,
         profile::{Breach, CoreOperation, Given, KvOperation, listed},
@@ -48,6 +50,7 @@ pub(crate) struct Nats {
     link: OnceCell<Arc<dyn Link>>,
     buckets: BTreeMap<StoreName, OnceCell<Arc<dyn Bucket>>>,
     pub(super) opened: BTreeMap<StoreName, OnceCell<Arc<dyn Stream>>>,
+    pub(super) stores: BTreeMap<StoreName, OnceCell<Arc<dyn Objects>>>,
     turns: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     pub(super) deliveries: Arc<Semaphore>,
@@ -62,6 +65,7 @@ impl Nats {
             link: OnceCell::new(),
             buckets: grants.buckets().map(|(name, _)| (name.clone(), OnceCell::new())).collect(),
             opened: grants.streams.keys().map(|name| (name.clone(), OnceCell::new())).collect(),
+            stores: grants.objects.keys().map(|name| (name.clone(), OnceCell::new())).collect(),
             turns: semaphore(OPERATIONS_MAX),
             streams: semaphore(STREAMS_MAX),
             deliveries: semaphore(DELIVERIES_MAX),
@@ -139,7 +143,7 @@ impl Network {
         }
         let until = Instant::now() + within;
         let prepare = async {
-            let link = self.nats.link.get_or_try_init(|| self.node.nats.link(&self.workload)).await?.clone();
+            let link = self.nats.link.get_or_try_init(|| self.node.nats.link(&self.login)).await?.clone();
             let answer = if answered { link.payload_bytes_max() } else { 0 };
             let ends = || Failure::not(Code::Other, "the replica ends");
             let room = self.nats.room.take(bytes.saturating_add(answer)).await.ok_or_else(ends)?;

@@ -11,7 +11,11 @@ use lattice::{
         Code, Consumer, Delivered, Failure, Feed, Message, Precondition, PublishOptions, ReadEvent, Settlement, Stored,
         Stream,
     },
-    spec::{ConsumerName, StoreName, StreamGrant, Subject, SubjectError, SubjectPattern},
+    spec::{
+        ConsumerName, StoreName, StreamGrant, Subject, SubjectError, SubjectPattern,
+        profile::listed,
+        stream_profile::{Storing, StreamBreach, StreamOperation},
+    },
 };
 use std::{
     sync::{
@@ -65,6 +69,7 @@ impl Network {
         name: &str,
         inherited: &Inherited,
     ) -> Result<OpenConsumer, Failure> {
+        self.judge_operation(&open.name, StreamOperation::Consumer, Storing::default())?;
         let name = self.judge_consumer(&open.name, name)?;
         let turn = self.nats_turn(None, (0, false), inherited).await?;
         let consumer = turn.run(open.stream.consumer(name)).await.map_err(Failure::of_read)?;
@@ -173,6 +178,32 @@ impl Network {
     fn stream_grant(&self, name: &StoreName) -> Result<&StreamGrant, Failure> {
         let grant = self.grants.nats.streams.get(name);
         grant.ok_or_else(|| Failure::not(Code::Denied, format!("no grant of this workload names a stream {name}")))
+    }
+
+    /// Whether an operation belongs to how the guest behaves with the stream.
+    pub(crate) fn judge_operation(
+        &self,
+        name: &StoreName,
+        operation: StreamOperation,
+        storing: Storing,
+    ) -> Result<(), Failure> {
+        let grant = self.stream_grant(name)?;
+        let Err(breach) = grant.judge(operation, storing) else { return Ok(()) };
+        let operation = operation.as_str();
+        let profiles = listed(grant.profiles.iter().map(|profile| profile.as_str()));
+        let (code, text) = match breach {
+            StreamBreach::NotInProfile => (Code::Denied, format!("{profiles} has no such operation")),
+            StreamBreach::NoPrecondition => {
+                (Code::Invalid("options.precondition".into()), format!("{profiles} asks for a precondition"))
+            }
+            StreamBreach::HasTtl => (Code::Invalid("options.ttl".into()), format!("{profiles} keeps every event")),
+        };
+        self.denials.note(|| {
+            format!(
+                "{operation} in the stream {name} was denied: {text} (grants.nats.streams.{name}.profiles of the spec)"
+            )
+        });
+        Err(Failure::not(code, format!("{operation} in the stream {name}: {text}")))
     }
 
     /// Whether the guest may read all that a filter matches.

@@ -6,14 +6,15 @@ use super::{
     Network,
     stores::{NodeRoom, Room},
 };
+use bytes::Bytes;
 use lattice::{
     limits::one_line,
     nats::{Code, Failure},
-    objects::{CHUNK_BYTES, CHUNKS_ON_THEIR_WAY_MAX, Objects},
+    objects::{CHUNK_BYTES, CHUNKS_ON_THEIR_WAY_MAX, Objects, TryFeed},
     spec::{Access, ObjectsGrant, StoreName},
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc};
 
 /// Operations of one replica's guests under way at a time; those that move an object's bytes not counted. One more waits.
 const OPERATIONS_MAX: usize = 256;
@@ -22,6 +23,8 @@ pub(crate) const CHUNKS_WAITING_MAX: usize = 4;
 /// What one object that is written has in memory: what waits, what is on its way, and what is being put together on
 /// either side.
 const WRITING_BYTES: usize = (CHUNKS_WAITING_MAX + CHUNKS_ON_THEIR_WAY_MAX + 2) * CHUNK_BYTES;
+/// What is read of an object before the guest asks for it, beside what comes of the server at a time.
+pub(crate) const READ_AHEAD_BYTES: usize = 2 * CHUNK_BYTES;
 /// How long one more object waits for the end of another.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -64,11 +67,45 @@ impl Containers {
     }
 }
 
+/// Room in memory for one object that is written or read, until it is dropped.
+pub(crate) type Transfer = [OwnedSemaphorePermit; 2];
+
+/// An object that is read, a little ahead of its reader.
+pub(crate) struct ReadAhead {
+    /// Its end is the end of all, and a failure the last that comes.
+    pub(crate) coming: mpsc::Receiver<Result<Bytes, Failure>>,
+    _room: Arc<Transfer>,
+}
+
+impl ReadAhead {
+    pub(crate) fn new(mut chunks: TryFeed<Bytes>, room: Transfer) -> Self {
+        let (tell, coming) = mpsc::channel(1);
+        // As long as either has something.
+        let room = Arc::new(room);
+        let held = room.clone();
+        tokio::spawn(async move {
+            let _held = held;
+            let pass_on = async {
+                while let Some(chunk) = chunks.next().await {
+                    if tell.send(chunk).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                () = pass_on => {}
+                () = tell.closed() => {}
+            }
+        });
+        Self { coming, _room: room }
+    }
+}
+
 fn ends() -> Failure {
     Failure::not(Code::Other, "the replica ends")
 }
 
-async fn take(room: &Room, bytes: usize) -> Result<[OwnedSemaphorePermit; 2], Failure> {
+async fn take(room: &Room, bytes: usize) -> Result<Transfer, Failure> {
     let full =
         |_| Failure::not(Code::Timeout, "too many objects are read or written at a time on this node: try again");
     tokio::time::timeout(WAIT_MAX, room.take(bytes)).await.map_err(full)?.ok_or_else(ends)
@@ -97,7 +134,7 @@ impl Network {
             });
             return Err(Failure::not(Code::Denied, format!("no grant of this workload names a container {name:?}")));
         };
-        let open = || self.node.buckets.open_objects(&self.workload, &grant.bucket);
+        let open = || self.node.buckets.open_objects(&self.login, &grant.bucket);
         let objects = cell.get_or_try_init(open).await?.clone();
         Ok(Container { name, objects, access: grant.access })
     }
@@ -122,16 +159,12 @@ impl Network {
     }
 
     /// For one object that is written, as long as it is.
-    pub(crate) async fn room_to_write(&self) -> Result<[OwnedSemaphorePermit; 2], Failure> {
+    pub(crate) async fn room_to_write(&self) -> Result<Transfer, Failure> {
         take(&self.containers.written, WRITING_BYTES).await
     }
 
     /// For one object that is read, as long as it is; `kept`: of what is brought.
-    pub(crate) async fn room_to_read(
-        &self,
-        objects: &dyn Objects,
-        kept: usize,
-    ) -> Result<[OwnedSemaphorePermit; 2], Failure> {
+    pub(crate) async fn room_to_read(&self, objects: &dyn Objects, kept: usize) -> Result<Transfer, Failure> {
         take(&self.containers.read, objects.reading_bytes_max() + kept).await
     }
 }

@@ -126,7 +126,7 @@ impl Network {
             });
             return None;
         };
-        let opened = opening.open(|| self.node.buckets.open(&self.workload, &grant.bucket)).await;
+        let opened = opening.open(|| self.node.buckets.open(&self.login, &grant.bucket)).await;
         Some(opened.map(|bucket| Store {
             bucket,
             access: grant.access,

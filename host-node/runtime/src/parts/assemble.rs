@@ -13,8 +13,9 @@ use crate::{
     inspect::Inspection,
     linker,
     load::{Component, LoadError, Pre, Runtime, runnable},
+    probe,
 };
-use lattice::id::ComponentName;
+use lattice::{id::ComponentName, spec::FunctionName};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -42,6 +43,8 @@ pub(crate) struct AssembledPart {
     pub(crate) pre: InstancePre<Host>,
     /// What others call. [`Target::function`] counts them.
     pub(crate) functions: Vec<ComponentExportIndex>,
+    /// Those of them that probes call, by [`Target::function`].
+    pub(crate) probes: BTreeMap<FunctionName, usize>,
     /// The function of `wasi:cli/run`, of a service that has one.
     pub(crate) run: Option<ComponentExportIndex>,
 }
@@ -75,6 +78,10 @@ pub enum EdgeError {
     CannotCross { from: String, import: String, to: ComponentName, source: CannotCross },
     #[error("{from} imports {import} with a function {function} that {to} does not export with the same type")]
     Mismatch { from: String, import: String, to: ComponentName, function: String },
+    #[error(
+        "{to} does not export {function} as a `func() -> bool` or `func() -> result<_, string>`, which a probe calls"
+    )]
+    NotAProbe { to: ComponentName, function: FunctionName },
     #[error("parts call each other in a circle, so a call may wait for itself: {}", circle(.0))]
     Circle(Vec<ComponentName>),
     #[error("the service {0} has nothing to do: it does not export wasi:cli/run, and nobody calls it")]
@@ -125,11 +132,13 @@ impl Runtime {
             let pre = linker.instantiate_pre(part.component.code());
             linked.push(pre.map_err(|error| in_part(LoadError::Link(format!("{error:#}"))))?);
         }
-        let mut functions = plan.functions.into_iter();
+        let probes = parts.iter().enumerate().map(|(at, part)| plan.probes(at, part));
+        let probes = probes.collect::<Result<Vec<_>, EdgeError>>()?;
+        let mut called = plan.functions.into_iter().zip(probes);
         let parts = parts.into_iter().zip(linked).map(|(part, pre)| {
-            let functions = functions.next().unwrap_or_default();
+            let (functions, probes) = called.next().unwrap_or_default();
             let run = run_of(&part, !functions.is_empty())?;
-            Ok(AssembledPart { part, pre, functions, run })
+            Ok(AssembledPart { part, pre, functions, probes, run })
         });
         let parts = parts.collect::<Result<Vec<_>, EdgeError>>()?;
         Ok(Assembly(Arc::new(Assembled { main, pre, parts, start_order })))
@@ -205,6 +214,19 @@ impl<'a> Plan<'a> {
             }
         }
         Ok(linker)
+    }
+
+    /// The functions of a part that probes call, in addition to those that others do.
+    fn probes(&mut self, at: usize, part: &Part) -> Result<BTreeMap<FunctionName, usize>, EdgeError> {
+        let mut probes = BTreeMap::new();
+        for function in &part.probes {
+            let not_a_probe = || EdgeError::NotAProbe { to: part.name.clone(), function: function.clone() };
+            let index = probe::find(part.component.code(), function).ok_or_else(not_a_probe)?;
+            let functions = self.functions.get_mut(at).ok_or_else(not_a_probe)?;
+            functions.push(index);
+            probes.insert(function.clone(), functions.len() - 1);
+        }
+        Ok(probes)
     }
 
     /// Define what the edge's import asks for.

@@ -20,8 +20,13 @@ pub(crate) use running::{Counterpart, PartCall, PartError, PartFault, Parts, Run
 pub use supervision::Restart;
 
 use crate::load::Component;
-use lattice::{id::ComponentName, spec::Grants};
-use std::{collections::BTreeMap, time::Duration};
+use lattice::{
+    account::Account,
+    id::ComponentName,
+    secret::Secrets,
+    spec::{FunctionName, Grants},
+};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// A component beside the main one of a unit.
 #[derive(Debug, Clone)]
@@ -34,14 +39,20 @@ pub struct Part {
     pub env: BTreeMap<String, String>,
     /// What it reads through `wasi:config/store`.
     pub config: BTreeMap<String, String>,
+    /// What it reads through `wasmcloud:secrets/store`.
+    pub secrets: Arc<Secrets>,
     /// What it may reach outside. By default what the unit may, with what it counts and caches in common.
     pub grants: Option<Grants>,
+    /// With grants of its own: the account that these name. Without, it is in the unit's.
+    pub account: Option<Arc<Account>>,
     /// Names of the unit's volumes that it sees as well: the same directories, at the same places. Default none.
     pub volumes: Vec<String>,
     /// Linear memory of one instance. By default what the unit's instances have.
     pub memory_bytes: Option<u64>,
     /// Instances at a time, so calls at a time, of a part that is no service. Default 16.
     pub instances_max: u32,
+    /// Functions that the host itself calls, by [`Prober::call_service`](crate::Prober::call_service). Default none.
+    pub probes: Vec<FunctionName>,
     /// Calls that wait for their turn; one more fails at once. Default 256.
     pub queue_max: u32,
 }
@@ -54,10 +65,13 @@ impl Part {
             role,
             env: BTreeMap::new(),
             config: BTreeMap::new(),
+            secrets: Arc::default(),
             grants: None,
+            account: None,
             volumes: Vec::new(),
             memory_bytes: None,
             instances_max: 16,
+            probes: Vec::new(),
             queue_max: 256,
         }
     }

@@ -90,12 +90,17 @@ impl Maker {
         parts: Weak<Parts>,
     ) -> Option<Self> {
         let part = &assembly.parts().get(at)?.part;
-        let mut config = UnitConfig { env: part.env.clone(), config: part.config.clone(), ..unit.clone() };
+        let mut config = UnitConfig {
+            env: part.env.clone(),
+            config: part.config.clone(),
+            secrets: part.secrets.clone(),
+            ..unit.clone()
+        };
         let network = match &part.grants {
             None => network.clone(),
             Some(grants) => {
-                config.grants = grants.clone();
-                network.with_grants(grants.clone())
+                (config.grants, config.account) = (grants.clone(), part.account.clone());
+                network.with_grants(grants.clone(), part.account.clone())
             }
         };
         let mut limits = Limits {

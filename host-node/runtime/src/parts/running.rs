@@ -27,8 +27,9 @@ use crate::{
     volumes::Volumes,
 };
 use futures_util::future::{join_all, select_all};
-use lattice::{http::CallError, id::ComponentName};
+use lattice::{http::CallError, id::ComponentName, spec::FunctionName};
 use std::{
+    collections::BTreeMap,
     fmt,
     future::pending,
     sync::{
@@ -176,6 +177,13 @@ impl Parts {
         (name, why)
     }
 
+    /// A call of the host's own: nobody's request pays for it.
+    pub(crate) fn call(&self, part: &ComponentName, function: &FunctionName) -> Option<PartCall> {
+        let part = self.parts.iter().find(|running| running.name == *part)?;
+        let function = *part.probes.get(function)?;
+        Some(PartCall { part: part.clone(), function, meter: None, inherited: Inherited::default(), may_drive: false })
+    }
+
     /// A place for one more stream or future between two stores, if there is one.
     pub(crate) fn pipe(&self) -> Option<OwnedSemaphorePermit> {
         self.pipes.clone().try_acquire_owned().ok()
@@ -275,7 +283,11 @@ pub(crate) struct Running {
     given_up: watch::Sender<Option<ComponentName>>,
     door: Admission,
     kind: Kind,
+    /// Functions that probes call.
+    probes: BTreeMap<FunctionName, usize>,
     calls: AtomicU64,
+    /// Calls that ended well.
+    answered: AtomicU64,
     failures: AtomicU64,
     refused: AtomicU64,
     last_error: Mutex<Option<String>>,
@@ -331,7 +343,9 @@ impl Running {
             given_up,
             door: Admission::new(turns, *queue_max),
             kind,
+            probes: assembled.probes.clone(),
             calls: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             last_error: Mutex::default(),
@@ -442,7 +456,16 @@ impl PartCall {
         if let (Some(mut span), Err(fault)) = (span, &result) {
             span.fail(fault.kind());
         }
+        if result.is_ok() {
+            part.answered.fetch_add(1, Relaxed);
+        }
         part.outcome(result)
+    }
+
+    /// Counts the calls of its part that ended well.
+    pub(crate) fn answered(&self) -> impl Fn() -> u64 + use<> {
+        let part = self.part.clone();
+        move || part.answered.load(Relaxed)
     }
 
     /// The same from a caller that goes on meanwhile: the callee's loop must not run within the caller's.

@@ -9,8 +9,7 @@ use super::{
 use crate::{
     body::{RequestBody, poll_unbudgeted},
     computing::Claim,
-    exchange::GRACE_POLLS,
-    exchange03,
+    exchange::{GRACE_POLLS, p3},
     failure::Failure,
     host::Host,
     limits::CpuMeter,
@@ -254,7 +253,7 @@ async fn one(
         let host = store.data_mut();
         (host.inherited(request.headers(), exchange), host.at_beside(request.headers()))
     });
-    let (request, sent) = exchange03::take_in(accessor, request)?;
+    let (request, sent) = p3::take_in(accessor, request)?;
     let handle = guest.wasi_http_handler().func_handle();
     let call = accessor.with(|store| handle.start_call_concurrent(store, (request,)))?;
     accessor.with(|mut store| store.data_mut().answering_beside(call.task(), inherited));
@@ -268,7 +267,7 @@ async fn one(
         .await
     };
     let Some(answer) = answer else { return Ok(()) }; // too late, and the instance is on its way out
-    match exchange03::take_out(accessor, answer?.0, sent)? {
+    match p3::take_out(accessor, answer?.0, sent)? {
         Ok(response) if ticket.has_no_body(response.status()) => {
             let (head, mut body) = response.into_parts();
             exchange.answer_bodiless(head);

@@ -31,7 +31,11 @@ async fn runtime() -> Option<&'static Runtime> {
 }
 
 async fn start_gpu(runtime: &Runtime, quota: GpuQuota) -> Unit {
-    let bytes = guest("gpu-double");
+    start_guest(runtime, "gpu-double", quota).await
+}
+
+async fn start_guest(runtime: &Runtime, name: &str, quota: GpuQuota) -> Unit {
+    let bytes = guest(name);
     let component = runtime.load(Digest::of(&bytes), bytes).await.unwrap();
     let mut config = config();
     config.limits.gpu = quota;
@@ -246,10 +250,10 @@ async fn flooded(unit: &Unit, times: u32) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guest_that_floods_the_gpu_leaves_others_their_part_of_its_time() {
     let Some(runtime) = runtime().await else { return };
-    let (one, flood) = beside_a_flood(runtime, 1).await;
+    let (one, flood) = Box::pin(beside_a_flood(runtime, 1)).await;
     // Three devices of four would be three quarters. The first ones come while the guest compiles its shader.
     assert!((one / 3..one * 2).contains(&flood), "{one} submits, and {flood} of the flood");
-    let (one, flood) = beside_a_flood(runtime, 4).await;
+    let (one, flood) = Box::pin(beside_a_flood(runtime, 4)).await;
     assert!(flood < one * 3 / 4, "{one} submits with four times the weight, and {flood} of the flood");
 }
 
@@ -262,4 +266,44 @@ async fn without_a_gpu_it_does_not_start_and_says_why() {
     assert!(text.contains("wasi:webgpu/webgpu@0.3.0-rc.2") && text.contains("--gpu"), "{text}");
     let nobody = Gpus::detect(GpuSelector::Named("no such card".into())).await;
     assert!(std::env::var_os("LATTICE_WITHOUT_GPU").is_some() || nobody.is_err());
+}
+
+/// Code that knows `wgpu` and nothing of components. Callbacks come by `poll` and by awaiting, errors reach who asked for
+/// them, and what WebGPU does not have is an error as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ordinary_wgpu_code_works_in_a_component() {
+    let Some(runtime) = runtime().await else { return };
+    let unit = start_guest(runtime, "gpu-matmul", GpuQuota::default()).await;
+    for (path, expected) in [
+        ("/1", "1 by 1: right"),
+        ("/100", "100 by 100: right"),
+        ("/check/await", "[2, 4, 6] [2, 4, 6]"),
+        ("/check/begun", "true 64"),
+        ("/check/glance", "[8, 10] true"),
+        ("/check/timeout", "Err(Timeout) false Ok(QueueEmpty) true"),
+        ("/check/kept", "[0]"),
+        ("/check/kept", "[2]"),
+        ("/check/indirect", "[48]"),
+        ("/check/timestamp", "in order"),
+        ("/check/map-write", "[1, 2, 0, 0, 5, 0, 0, 0] [1, 2, 3, 4, 5, 0, 0, 0]"),
+        ("/check/large", "5242880 true"),
+        ("/check/storage-texture", "256 texels"),
+        ("/check/render", "half of it"),
+        ("/check/info", "line 2 at 49: nothing; validation"),
+        ("/check/scopes", "validation none validation none none; WebGPU has no address mode that clamps to a border"),
+        ("/check/uncaptured", "3 true"),
+        ("/check/lost", "Some(Destroyed) Some(Destroyed) Some(false) true"),
+        ("/check/absent", "validation validation validation [7]"),
+        (
+            "/check/refused",
+            "true true the adapter has no EXPERIMENTAL_RAY_QUERY; the limit max_bind_groups of 1000 is beyond the \
+             adapter's 8",
+        ),
+        ("/check/unmapped", "true true false Some(false) true none"),
+    ] {
+        let (status, answer) = text(&unit, get(path)).await.unwrap();
+        assert_eq!((status, answer.trim()), (200, expected), "{path}");
+    }
+    let stats = unit.stats();
+    assert_eq!((stats.failures, stats.gpu.unwrap().losses), (0, 0), "nobody trapped and nothing was lost");
 }

@@ -98,10 +98,13 @@ fn config() -> UnitConfig {
         generation: lattice::id::Generation::FIRST,
         env: [("GREETING".to_owned(), "moin".to_owned())].into(),
         config: [("currency".to_owned(), "eur".to_owned())].into(),
+        secrets: Arc::default(),
         reuse: Reuse::default(),
         limits: Limits { wall: Duration::from_secs(60), cpu: Duration::from_secs(30), ..Limits::default() },
         grants: Grants::default(),
+        account: None,
         volumes: Vec::new(),
+        by_function: false,
         logs: Arc::new(Kept::default()),
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 use futures_util::StreamExt as _;
 use lattice::http::BodyError;
-use lattice_runtime::Probed;
+use lattice_runtime::{Edge, Part, PartRole, PartState, Probed, Restart};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -116,4 +116,71 @@ async fn what_survives_one_request_only_is_alive() {
     for _ in 0..3 {
         assert_eq!(answered(&prober.probe(|| get("/"), LIMIT).await), Some(200));
     }
+}
+
+fn name(text: &str) -> lattice::spec::FunctionName {
+    format!("example:checkup/health#{text}").parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_function_says_how_it_does() {
+    let unit = start("checkup", |config| {
+        config.by_function = true;
+        config.limits.cpu = Duration::from_millis(300);
+        config.env.insert("READY".into(), "no".into());
+    })
+    .await;
+    let prober = unit.prober();
+    let ask = async |function: &str| prober.call(&name(function), LIMIT).await;
+    assert_eq!(ask("ready").await, Probed::Returned(Err("the error the pool is cold".into())));
+    assert_eq!(ask("alive").await, Probed::Returned(Ok(())));
+    assert_eq!(ask("sick").await, Probed::Returned(Err("false".into())));
+    for (function, why) in [("broken", "unreachable"), ("stuck", "computed for more than")] {
+        let failed = ask(function).await;
+        assert!(matches!(&failed, Probed::Failed(said) if said.contains(why)), "{function}: {failed:?}");
+    }
+    let unknown = ask("unheard-of").await;
+    assert!(matches!(&unknown, Probed::Returned(Err(why)) if why.contains("is not exported as")), "{unknown:?}");
+    let late = prober.call(&name("stuck"), Duration::from_millis(50)).await;
+    assert_eq!(late, Probed::Late { busy: false });
+    // It is nobody's request, and requests go on as ever.
+    let stats = unit.stats();
+    assert_eq!((stats.requests, stats.failures, stats.tally.last_failure), (0, 0, None));
+    assert_eq!(text(&unit, get("/")).await.unwrap(), (200, "well".into()));
+    drop(unit);
+    assert_eq!(prober.call(&name("alive"), LIMIT).await, Probed::Stopped);
+}
+
+#[tokio::test]
+async fn a_service_says_how_it_does() {
+    let tally = || "tally".parse().unwrap();
+    let function = |text: &str| -> lattice::spec::FunctionName { format!("example:tally/{text}").parse().unwrap() };
+    let interface = "example:tally/tally@0.1.0".to_owned();
+    let edge = Edge { from: None, import: interface.clone(), to: tally(), export: interface };
+    let (main, service) = (component("visits").await, component("tally").await);
+    let assemble = |probes| {
+        let role = PartRole::Service { restart: Restart::default() };
+        let part = Part { probes, ..Part::new(tally(), service.clone(), role) };
+        RUNTIME.assemble(main.clone(), vec![part], vec![edge.clone()])
+    };
+    let refused = assemble(vec![function("tally#names")]).unwrap_err().to_string();
+    assert!(refused.contains("tally does not export example:tally/tally#names as a `func() -> bool`"), "{refused}");
+
+    let (alive, ready) = (function("health#alive"), function("health#ready"));
+    let assembly = assemble(vec![alive.clone(), ready.clone()]).unwrap();
+    let unit = Unit::start(&RUNTIME, assembly, config()).await.unwrap();
+    let prober = unit.prober();
+    let ask = async |function| prober.call_service(&tally(), function, LIMIT).await;
+    assert_eq!((ask(&alive).await, ask(&ready).await), (Probed::Returned(Ok(())), Probed::Returned(Ok(()))));
+    assert_eq!(text(&unit, get("/poison")).await.unwrap().0, 200);
+    assert_eq!(ask(&alive).await, Probed::Returned(Err("false".into())));
+    let other = function("tally#names");
+    assert!(matches!(ask(&other).await, Probed::Failed(_)), "it is not one that is asked");
+    assert_eq!(unit.stats().requests, 1);
+    // It traps, and another life knows nothing of the poison.
+    assert!(text(&unit, get("/-/reset")).await.is_err());
+    until("it is there again", || unit.stats().parts[0].state == PartState::Ready).await;
+    assert_eq!(ask(&alive).await, Probed::Returned(Ok(())));
+    drop(unit);
+    assert_eq!(ask(&alive).await, Probed::Stopped);
 }

@@ -28,6 +28,12 @@ impl Away {
         state.failed.is_some_and(|failed| now.saturating_duration_since(failed) < TRY_AGAIN_AFTER)
     }
 
+    /// There is something to remember: a try that failed, or a warning after which no other is due.
+    pub(super) fn is_fresh(&self, now: Instant) -> bool {
+        let said = self.0.lock().unwrap_or_else(PoisonError::into_inner).said;
+        self.is_known(now) || said.is_some_and(|said| now.saturating_duration_since(said) < SAY_AGAIN_AFTER)
+    }
+
     /// A try came to nothing. Where that is to be said now, how many before were not.
     pub(super) fn note(&self, now: Instant) -> Option<u64> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -55,5 +61,6 @@ mod tests {
         assert_eq!((away.note(at(1_000)), away.note(at(29_999))), (None, None));
         assert!(away.is_known(at(30_000)));
         assert_eq!(away.note(at(30_000)), Some(2));
+        assert!(away.is_fresh(at(59_999)) && !away.is_fresh(at(60_000)));
     }
 }

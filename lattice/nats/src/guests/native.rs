@@ -1,9 +1,10 @@
 //! [`lattice::nats`] on the connection that a workload's guests have for all they do.
 
 use super::{
-    EXPECTED_SEQUENCE, GuestBuckets, Line, NatsBucket, NodeBuckets, OPERATION, TTL,
+    EXPECTED_SEQUENCE, GuestBuckets, Line, NatsBucket, OPERATION, TTL,
     api::{TIMEOUT, of_jetstream, of_open, of_request, store, to_headers, too_large},
     changes::{NatsChanges, entry},
+    objects::NatsObjects,
     reachable, seconds,
     streams::NatsStream,
 };
@@ -22,12 +23,14 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use lattice::{
     Fut,
-    id::{Revision, WorkloadName},
+    account::Login,
+    id::Revision,
     limits::NATS_PAYLOAD_BYTES_DEFAULT,
     nats::{
-        Arrival, Bucket, BucketInfo, ChangeEvent, Code, Consistency, Entry, Failure, Feed, Link, Links, Message,
-        Reading, Server, Stream, Write, Writing, check_key, check_key_filter,
+        Arrival, Bucket, BucketInfo, ChangeEvent, Code, Consistency, Entry, Failure, Feed, Link, Links, LoginError,
+        Message, Reading, Server, Stream, Write, Writing, check_key, check_key_filter,
     },
+    objects::Objects,
     spec::{BucketName, StreamName},
 };
 use std::{sync::Arc, time::Duration};
@@ -38,22 +41,25 @@ const FILTERS_MAX: usize = 16;
 const ROLLUP: &str = "Nats-Rollup";
 
 impl Links for GuestBuckets {
-    fn link(&self, workload: &WorkloadName) -> Fut<'_, Result<Arc<dyn Link>, Failure>> {
-        let (line, workload) = (self.line(workload), workload.clone());
+    fn link(&self, login: &Login) -> Fut<'_, Result<Arc<dyn Link>, Failure>> {
+        let (line, login) = (self.line(login), login.clone());
         Box::pin(async move {
-            let nats = self.connected(&line, &workload).await.map_err(|_| Failure::away())?;
-            let link: Arc<dyn Link> = Arc::new(NatsLink { outbox: Outbox::new(nats.client.clone()), nats, line });
-            Ok(link)
+            let nats = self.connected(&line, &login).await.map_err(|_| Failure::away())?;
+            Ok(link(nats, line))
+        })
+    }
+
+    fn enter(&self, login: &Login) -> Fut<'_, Result<Arc<dyn Link>, LoginError>> {
+        let (line, login) = (self.line(login), login.clone());
+        Box::pin(async move {
+            let nats = self.entered(&line, &login).await?;
+            Ok(link(nats, line))
         })
     }
 }
 
-impl Links for NodeBuckets {
-    fn link(&self, _: &WorkloadName) -> Fut<'_, Result<Arc<dyn Link>, Failure>> {
-        let outbox = Outbox::new(self.0.client.clone());
-        let link: Arc<dyn Link> = Arc::new(NatsLink { outbox, nats: self.0.clone(), line: Arc::new(Line::new()) });
-        Box::pin(std::future::ready(Ok(link)))
-    }
+pub(super) fn link(nats: Nats, line: Arc<Line>) -> Arc<dyn Link> {
+    Arc::new(NatsLink { outbox: Outbox::new(nats.client.clone()), nats, line })
 }
 
 struct NatsLink {
@@ -177,6 +183,15 @@ impl Link for NatsLink {
             let stream: Arc<dyn Stream> =
                 Arc::new(NatsStream::open(self.nats.clone(), &stream, self.line.clone()).await?);
             Ok(stream)
+        })
+    }
+
+    fn objects(&self, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn Objects>, Failure>> {
+        let bucket = bucket.clone();
+        Box::pin(async move {
+            let objects: Arc<dyn Objects> =
+                Arc::new(NatsObjects::open(self.nats.clone(), &bucket, self.line.clone()).await?);
+            Ok(objects)
         })
     }
 }

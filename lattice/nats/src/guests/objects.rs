@@ -6,6 +6,7 @@
 //! What makes an object be seen is its description alone, written where the one before is still what it was. So each
 //! writer knows whose bytes it has to remove: those of the one that it took the place of.
 
+mod feeds;
 mod read;
 mod write;
 
@@ -13,26 +14,27 @@ use super::{
     EXPECTED_SEQUENCE, Line, NatsBucket,
     api::{of_jetstream, store},
     changes::NatsChanges,
-    reachable,
+    reachable, streams,
 };
 use crate::connect::Nats;
 use async_nats::{
     HeaderMap,
     jetstream::{
         context::GetStreamErrorKind,
-        object_store::ObjectInfo,
-        stream::{LastRawMessageErrorKind, Stream},
+        object_store::{ObjectInfo, ObjectLink, ObjectOptions},
+        stream::{LastRawMessageErrorKind, StorageType, Stream},
     },
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 use bytes::Bytes;
+use feeds::{NatsList, NatsWatch};
 use lattice::{
     Fut,
     bucket::no_objects,
     id::Revision,
     limits::NATS_PAYLOAD_BYTES_DEFAULT,
-    nats::{ChangeEvent, Code, Entry, Failure, Feed, Reading},
-    objects::{CHUNK_BYTES, Object, Objects, Piece, TryFeed, check_name},
+    nats::{Code, Failure, Feed, Reading},
+    objects::{About, CHUNK_BYTES, Expect, Object, ObjectEvent, Objects, Piece, Put, StoreInfo, TryFeed, check_name},
     spec::BucketName,
 };
 use read::NatsChunks;
@@ -135,20 +137,28 @@ impl NatsObjects {
         }
     }
 
+    /// Whether what is expected of an object is so now; answers with its last change.
+    async fn expected(&self, name: &str, expect: Expect) -> Result<Option<Described>, Failure> {
+        let last = self.last(name).await.map_err(Failure::of_read)?;
+        expect.check(last.as_ref().map(|last| (last.revision, !last.info.deleted)))?;
+        Ok(last)
+    }
+
     /// Have this describe an object, in the place of what is there at that time; answers with that.
-    async fn describe(&self, info: &ObjectInfo) -> Result<(Revision, Option<ObjectInfo>), Failure> {
+    async fn describe(&self, info: &ObjectInfo, expect: Expect) -> Result<(Revision, Option<ObjectInfo>), Failure> {
         let subject = self.subject(&info.name)?;
         let text = serde_json::to_vec(info).map_err(|error| Failure::not(Code::Other, error.to_string()))?;
         let payload = Bytes::from(text);
         for _ in 0..TRIES_MAX {
-            let before = self.last(&info.name).await.map_err(Failure::of_read)?;
+            // Where another writer was quicker, what is expected decides whether to try again.
+            let before = self.expected(&info.name, expect).await?;
             if info.deleted && before.as_ref().is_none_or(|before| before.info.deleted) {
                 return Ok((before.map_or(Revision(0), |before| before.revision), None));
             }
-            let expect = before.as_ref().map_or(0, |before| before.revision.0);
+            let at = before.as_ref().map_or(0, |before| before.revision.0);
             let mut headers = HeaderMap::new();
             headers.insert("Nats-Rollup", "sub");
-            headers.insert(EXPECTED_SEQUENCE, expect.to_string().as_str());
+            headers.insert(EXPECTED_SEQUENCE, at.to_string().as_str());
             match store(&self.nats.client, subject.clone(), headers, payload.clone()).await {
                 Ok(revision) => return Ok((revision, before.map(|before| before.info))),
                 Err(failure) if failure.code == Code::WrongRevision => {}
@@ -164,6 +174,17 @@ impl NatsObjects {
         if let Err(error) = self.stream.purge().filter(subject).await {
             tracing::warn!(bucket = self.bucket, content, %error, "bytes that no object has were left in an object store");
         }
+    }
+
+    /// Changes of descriptions, as of the keys of a bucket.
+    async fn changes(&self, reading: Reading) -> Result<NatsChanges, Failure> {
+        let bucket = NatsBucket {
+            nats: self.nats.clone(),
+            stream: self.stream.clone(),
+            prefix: format!("$O.{}.M.", self.bucket),
+            line: self.line.clone(),
+        };
+        NatsChanges::open(bucket, Vec::new(), reading).await.map_err(Failure::of_read)
     }
 
     fn payload_bytes_max(&self) -> usize {
@@ -184,7 +205,12 @@ impl NatsObjects {
 
 impl From<Described> for Object {
     fn from(Described { info, revision, modified }: Described) -> Self {
-        Self { name: info.name, size: info.size as u64, digest: info.digest, modified, revision, content: info.nuid }
+        let mut metadata: Vec<(String, String)> = info.metadata.into_iter().collect();
+        metadata.sort();
+        let about = About { description: info.description.filter(|text| !text.is_empty()), metadata };
+        let link = info.options.and_then(|options| options.link).map(|link| link.name.unwrap_or_default());
+        let (size, digest, content) = (info.size as u64, info.digest, info.nuid);
+        Self { name: info.name, size, digest, modified, revision, content, about, link }
     }
 }
 
@@ -211,17 +237,17 @@ impl Objects for NatsObjects {
         })
     }
 
-    fn write(&self, name: &str, pieces: Box<dyn Feed<Piece>>) -> Fut<'_, Result<Object, Failure>> {
+    fn write(&self, name: &str, put: Put, pieces: Box<dyn Feed<Piece>>) -> Fut<'_, Result<Object, Failure>> {
         let name = name.to_owned();
-        Box::pin(async move { write::write(self, &name, pieces).await })
+        Box::pin(async move { write::write(self, &name, put, pieces).await })
     }
 
-    fn delete(&self, name: &str) -> Fut<'_, Result<bool, Failure>> {
+    fn delete(&self, name: &str, expect: Expect) -> Fut<'_, Result<bool, Failure>> {
         let name = name.to_owned();
         Box::pin(async move {
-            let Some(found) = self.last(&name).await.map_err(Failure::of_read)? else { return Ok(false) };
+            let Some(found) = self.expected(&name, expect).await? else { return Ok(false) };
             let gone = ObjectInfo { deleted: true, size: 0, chunks: 0, digest: None, ..found.info };
-            let (_, before) = self.describe(&ObjectInfo { name, ..gone }).await?;
+            let (_, before) = self.describe(&ObjectInfo { name, ..gone }, expect).await?;
             if let Some(before) = &before {
                 self.discard(&before.nuid).await;
             }
@@ -229,47 +255,80 @@ impl Objects for NatsObjects {
         })
     }
 
+    fn link(&self, name: &str, to: &str) -> Fut<'_, Result<(), Failure>> {
+        let (name, to) = (name.to_owned(), to.to_owned());
+        Box::pin(async move {
+            let target = self.last(&to).await.map_err(Failure::of_read)?.filter(|target| !target.info.deleted);
+            let Some(target) = target else {
+                return Err(Failure::not(Code::NotFound, "there is no object that the name could stand for"));
+            };
+            // It would stand for itself, or for what stands for another.
+            if name == to || target.info.options.is_some_and(|options| options.link.is_some()) {
+                return Err(Failure::not(Code::Invalid("to".into()), "a link leads to an object, not to a link"));
+            }
+            let link = Some(ObjectLink { name: Some(to), bucket: self.bucket.clone() });
+            let info = ObjectInfo {
+                name,
+                description: None,
+                metadata: Default::default(),
+                headers: None,
+                options: Some(ObjectOptions { link, max_chunk_size: None }),
+                bucket: self.bucket.clone(),
+                nuid: uuid::Uuid::new_v4().simple().to_string(),
+                size: 0,
+                chunks: 0,
+                modified: Some(async_nats::datetime::now()),
+                digest: None,
+                deleted: false,
+            };
+            if let (_, Some(before)) = self.describe(&info, Expect::Anything).await?
+                && before.chunks > 0
+            {
+                self.discard(&before.nuid).await;
+            }
+            Ok(())
+        })
+    }
+
     fn list(&self) -> Fut<'_, Result<TryFeed<Object>, Failure>> {
         Box::pin(async move {
-            let bucket = NatsBucket {
-                nats: self.nats.clone(),
-                stream: self.stream.clone(),
-                prefix: format!("$O.{}.M.", self.bucket),
-                line: self.line.clone(),
-            };
             // Of each there is one message only.
-            let changes = NatsChanges::open(bucket, Vec::new(), Reading::History).await.map_err(Failure::of_read)?;
-            let list: Box<dyn Feed<_>> = Box::new(NatsList(changes));
+            let list: TryFeed<Object> = Box::new(NatsList(self.changes(Reading::History).await?));
             Ok(list)
         })
     }
-}
 
-struct NatsList(NatsChanges);
+    fn watch(&self, state_first: bool) -> Fut<'_, Result<Box<dyn Feed<ObjectEvent>>, Failure>> {
+        Box::pin(async move {
+            let reading = Reading::Watch { state_first, metadata_only: false };
+            let watch: Box<dyn Feed<ObjectEvent>> = Box::new(NatsWatch(self.changes(reading).await?));
+            Ok(watch)
+        })
+    }
 
-impl Feed<Result<Object, Failure>> for NatsList {
-    fn next(&mut self) -> Fut<'_, Option<Result<Object, Failure>>> {
-        Box::pin(async {
-            loop {
-                match self.0.next().await? {
-                    ChangeEvent::Changed(entry) => {
-                        if let Some(object) = described(entry) {
-                            return Some(Ok(object));
-                        }
-                    }
-                    ChangeEvent::CaughtUp => return None,
-                    ChangeEvent::Resynchronised => {}
-                    ChangeEvent::Failed(failure) => return Some(Err(failure)),
-                }
+    fn info(&self) -> Fut<'_, Result<StoreInfo, Failure>> {
+        Box::pin(async move {
+            reachable(&self.nats).map_err(|_| Failure::away())?;
+            let stream = streams::stream(&self.nats, &self.stream.cached_info().config.name).await?;
+            let (config, state) = (&stream.cached_info().config, &stream.cached_info().state);
+            Ok(StoreInfo {
+                replicas: u32::try_from(config.num_replicas).unwrap_or(1),
+                in_memory: config.storage == StorageType::Memory,
+                max_age: config.max_age,
+                bytes_max: u64::try_from(config.max_bytes).unwrap_or(0),
+                bytes: state.bytes,
+            })
+        })
+    }
+
+    fn check(&self, name: &str, expect: Expect) -> Fut<'_, Result<(), Failure>> {
+        let name = name.to_owned();
+        Box::pin(async move {
+            self.subject(&name)?;
+            match expect {
+                Expect::Anything => Ok(()),
+                expect => self.expected(&name, expect).await.map(drop),
             }
         })
     }
-}
-
-/// None where it was deleted, or is no object's.
-fn described(entry: Entry) -> Option<Object> {
-    let info: ObjectInfo = serde_json::from_slice(&entry.value).ok()?;
-    let is_its_own = entry.key == URL_SAFE.encode(&info.name);
-    let described = Described { info, revision: entry.revision, modified: entry.created };
-    (is_its_own && !described.info.deleted).then(|| described.into())
 }

@@ -17,7 +17,7 @@ use async_nats::{
         context::GetStreamErrorKind,
         message::StreamMessage,
         response::Response,
-        stream::{Config, RawMessage, StorageType, Stream},
+        stream::{Config, DiscardPolicy, RawMessage, RetentionPolicy, State, StorageType, Stream},
     },
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -26,10 +26,10 @@ use lattice::{
     Fut,
     limits::NATS_PAYLOAD_BYTES_DEFAULT,
     nats::{
-        Acknowledgement, Code, Consistency, Consumer, Failure, Feed, Message, Precondition, PublishOptions, ReadEvent,
-        Snapshot, Start, Stored, StreamInfo,
+        Acknowledgement, Code, Consistency, Consumer, Discard, Failure, Feed, Message, Precondition, PublishOptions,
+        ReadEvent, Snapshot, Start, Stored, StreamInfo,
     },
-    spec::{ConsumerName, StreamName, SubjectError, SubjectPattern},
+    spec::{ConsumerName, StreamName, SubjectError, SubjectPattern, stream_profile::Retention},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -229,6 +229,43 @@ fn raw(message: RawMessage) -> Result<Stored, Failure> {
     Ok(Stored { message, sequence, time })
 }
 
+fn stream_info(config: &Config, state: &State) -> StreamInfo {
+    let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
+    let placement = config.placement.clone().unwrap_or_default();
+    StreamInfo {
+        replicas: u32::try_from(config.num_replicas).unwrap_or(1),
+        in_memory: config.storage == StorageType::Memory,
+        duplicate_window: config.duplicate_window,
+        message_bytes_max: unsigned(config.max_message_size.into()),
+        max_age: config.max_age,
+        message_ttl: config.allow_message_ttl,
+        atomic: config.allow_atomic_publish,
+        direct: config.allow_direct,
+        messages: state.messages,
+        first_sequence: state.first_sequence,
+        last_sequence: state.last_sequence,
+        retention: match config.retention {
+            RetentionPolicy::Limits => Retention::Limits,
+            RetentionPolicy::Interest => Retention::Interest,
+            RetentionPolicy::WorkQueue => Retention::Work,
+        },
+        discard: match config.discard {
+            DiscardPolicy::Old => Discard::Old,
+            DiscardPolicy::New if config.discard_new_per_subject => Discard::NewPerSubject,
+            DiscardPolicy::New => Discard::New,
+        },
+        messages_max: unsigned(config.max_messages),
+        bytes_max: unsigned(config.max_bytes),
+        messages_per_subject_max: unsigned(config.max_messages_per_subject),
+        marker_ttl: config.subject_delete_marker_ttl.unwrap_or_default(),
+        denies_delete: config.deny_delete,
+        denies_purge: config.deny_purge,
+        acknowledges: !config.no_ack,
+        tags: placement.tags,
+        cluster: placement.cluster.filter(|cluster| !cluster.is_empty()),
+    }
+}
+
 impl lattice::nats::Stream for NatsStream {
     fn message_bytes_max(&self) -> usize {
         match self.nats.client.max_payload() {
@@ -242,20 +279,7 @@ impl lattice::nats::Stream for NatsStream {
             self.up()?;
             let stream = stream(&self.nats, self.name()).await?;
             let info = stream.cached_info();
-            let (config, state) = (&info.config, &info.state);
-            Ok(StreamInfo {
-                replicas: u32::try_from(config.num_replicas).unwrap_or(1),
-                in_memory: config.storage == StorageType::Memory,
-                duplicate_window: config.duplicate_window,
-                message_bytes_max: u64::try_from(config.max_message_size).unwrap_or(0),
-                max_age: config.max_age,
-                message_ttl: config.allow_message_ttl,
-                atomic: config.allow_atomic_publish,
-                direct: config.allow_direct,
-                messages: state.messages,
-                first_sequence: state.first_sequence,
-                last_sequence: state.last_sequence,
-            })
+            Ok(stream_info(&info.config, &info.state))
         })
     }
 

@@ -1,5 +1,6 @@
 //! Buckets of guests on a real server: what is left of lists, and what a change of the bucket means for them.
 
+mod accounts;
 mod deliveries;
 mod streams;
 
@@ -7,6 +8,7 @@ use crate::support::{SOON, Server, newest, options};
 use async_nats::jetstream::{self, kv};
 use futures_util::future::join_all;
 use lattice::{
+    account::Login,
     bucket::{BucketError, Buckets as _, KeyValue},
     id::WorkloadName,
 };
@@ -24,7 +26,7 @@ async fn bucket(server: &Server, keys: usize) -> (jetstream::Context, Arc<dyn Ke
     for n in 0..keys {
         made.put(format!("k{n}"), "x".into()).await.unwrap();
     }
-    let workload = WorkloadName::new("w").unwrap();
+    let workload = Login::from(WorkloadName::new("w").unwrap());
     let opened = GuestBuckets::new(options(server.url())).open(&workload, &"b".parse().unwrap()).await.unwrap();
     (jetstream, opened)
 }
@@ -98,7 +100,7 @@ async fn a_bucket_that_gets_a_history_while_it_is_open_is_listed_as_it_is() {
 async fn where_no_server_answers_one_try_is_waited_for_and_not_each() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let buckets = GuestBuckets::new(options(format!("nats://{}", silent.local_addr().unwrap())));
-    let names: Vec<WorkloadName> = (0..5).map(|n| WorkloadName::new(format!("w{n}")).unwrap()).collect();
+    let names: Vec<Login> = (0..5).map(|n| WorkloadName::new(format!("w{n}")).unwrap().into()).collect();
     let bucket = "b".parse().unwrap();
     let all = join_all((0..100).map(|n| buckets.open(&names[n % names.len()], &bucket)));
     let all = tokio::time::timeout(SOON, all).await.expect("one try for all");

@@ -32,7 +32,7 @@ async fn jetstream_of(urls: Vec<String>) -> jetstream::Context {
 }
 
 pub(super) async fn open(guests: &GuestBuckets) -> Result<Arc<dyn Stream>, Failure> {
-    let link = guests.link(&WorkloadName::new("w").unwrap()).await?;
+    let link = guests.link(&WorkloadName::new("w").unwrap().into()).await?;
     link.stream(&"ORDERS".to_owned().try_into().unwrap()).await
 }
 

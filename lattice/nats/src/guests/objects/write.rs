@@ -12,12 +12,18 @@ use futures_util::StreamExt as _;
 use lattice::{
     id::Revision,
     nats::{Code, Failure, Feed, Outcome},
-    objects::{CHUNKS_ON_THEIR_WAY_MAX, Object, Piece},
+    objects::{CHUNKS_ON_THEIR_WAY_MAX, Object, Piece, Put},
 };
 use sha2::{Digest as _, Sha256};
 
-pub(super) async fn write(objects: &NatsObjects, name: &str, pieces: Box<dyn Feed<Piece>>) -> Result<Object, Failure> {
+pub(super) async fn write(
+    objects: &NatsObjects,
+    name: &str,
+    Put { about, expect }: Put,
+    pieces: Box<dyn Feed<Piece>>,
+) -> Result<Object, Failure> {
     objects.subject(name)?;
+    about.check()?;
     let content = uuid::Uuid::new_v4().simple().to_string();
     let mut upload = match Upload::new(objects, &content).await {
         Ok(upload) => upload,
@@ -32,8 +38,8 @@ pub(super) async fn write(objects: &NatsObjects, name: &str, pieces: Box<dyn Fee
     let digest = format!("SHA-256={}", URL_SAFE.encode(upload.digest.finalize()));
     let info = ObjectInfo {
         name: name.to_owned(),
-        description: None,
-        metadata: Default::default(),
+        description: about.description.clone(),
+        metadata: about.metadata.iter().cloned().collect(),
         headers: None,
         options: Some(ObjectOptions { link: None, max_chunk_size: Some(upload.chunk_bytes) }),
         bucket: objects.bucket.clone(),
@@ -44,13 +50,13 @@ pub(super) async fn write(objects: &NatsObjects, name: &str, pieces: Box<dyn Fee
         digest: Some(digest.clone()),
         deleted: false,
     };
-    match objects.describe(&info).await {
+    match objects.describe(&info, expect).await {
         Ok((revision, before)) => {
             if let Some(before) = before.filter(|before| before.chunks > 0) {
                 objects.discard(&before.nuid).await;
             }
             let (size, modified) = (info.size as u64, now());
-            Ok(Object { name: info.name, size, digest: Some(digest), modified, revision, content })
+            Ok(Object { name: info.name, size, digest: Some(digest), modified, revision, content, about, link: None })
         }
         Err(failure) => {
             // It may be there, and then these are its bytes.

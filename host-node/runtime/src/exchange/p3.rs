@@ -1,7 +1,8 @@
 //! One request to a `wasi:http/handler@0.3`: an asynchronous call. The store's loop is entered once for each request
 //! and left when the guest has no work left and its answer is through, so that the instance is idle when it is kept.
 
-use crate::{body::RequestBody, exchange::Shared, host::Host};
+use super::Shared;
+use crate::{body::RequestBody, host::Host};
 use http::{header, uri};
 use std::{future::poll_fn, pin::Pin, sync::Arc, task::ready};
 use wasmtime::{

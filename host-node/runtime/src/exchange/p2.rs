@@ -1,6 +1,7 @@
 //! One request to a `wasi:http/incoming-handler@0.2`: a plain call, with a place for the answer as its argument.
 
-use crate::{body::RequestBody, exchange::Shared, host::Host};
+use super::Shared;
+use crate::{body::RequestBody, host::Host};
 use http::{HeaderValue, header, uri};
 use std::sync::Arc;
 use wasmtime::Store;
