@@ -17,7 +17,6 @@ mod checkers;
 mod fleet;
 mod host;
 mod messages;
-pub mod model;
 mod network;
 mod node;
 pub mod scaling;

@@ -1,16 +1,25 @@
 //! The protocol of sessions and claims of `strict` replicas, small enough to look at everything that can happen: three
 //! nodes, two slots, room for one on each, messages that are late or lost, nodes that die, and a store that forgets. The
-//! services are not in it (`chaos.rs` plays them); it says why the protocol is as it is: take one [`Protocol`] away, and
-//! `search` finds how it breaks.
+//! services are not in it (`simulations/src/chaos.rs` plays them); it says why the protocol is as it is: take one [`Protocol`] away, and
+//! the search finds how it breaks.
 //!
 //! Time passes in ticks for all at once. A decision on an old view is one whose message is late, so views are only as old
 //! as what a node believes of itself and of others.
 //!
 //! Start at [`Lease`].
 
-pub mod search;
+use stateright::{Model, Property};
 
-use search::Model;
+/// What holds in every state. While the store has not gone back.
+pub const RUNS_ONCE: &str = "what is strict runs once";
+pub const ENDED_STAYS_ENDED: &str = "a life that ended does not come back";
+pub const HELD_IS_NOT_TAKEN: &str = "nobody takes what a living node holds";
+pub const HAS_ROOM: &str = "no node holds more than it has room for";
+pub const FORGOTTEN_RUNS_ON: &str = "what runs is not stopped because the store forgot it";
+/// What some state shows: a model in which nothing happens proves nothing.
+pub const THIRD_TAKES_OVER: &str = "the third node takes over";
+pub const SECOND_LIFE_HOLDS: &str = "a second life holds a slot";
+pub const FORGETFUL_IS_WRITTEN: &str = "a store that forgot is written to";
 
 const NODES: usize = 3;
 const SLOTS: usize = 2;
@@ -267,7 +276,7 @@ impl Lease {
             let (holder, life, revision) = store.slots[s];
             let is_mine = (holder, life) == (n as u8, node.life);
             if node.believes[s] && !is_mine && !store.is_live(holder, life) && state.has_forgotten {
-                state.broken = Some("what runs is not stopped because the store forgot it");
+                state.broken = Some(FORGOTTEN_RUNS_ON);
             }
             node.believes[s] = is_mine;
             let under_way = |message: &Message| matches!(message, Message::Claim { node, slot, .. } if (*node, *slot) == (n as u8, s as u8));
@@ -298,7 +307,7 @@ impl Lease {
                     return Some(());
                 }
                 if live == 0 && last != expect && life < state.nodes[n].life {
-                    state.broken = Some("a life that ended does not come back");
+                    state.broken = Some(ENDED_STAYS_ENDED);
                 }
                 store.sessions[n] = (life, next);
                 state.messages.push(Message::Renewed { node, life, revision: next, age });
@@ -320,12 +329,12 @@ impl Lease {
                 }
                 // What was sent before the store forgot may fit again.
                 if holder != node && store.is_live(holder, held_in) && !state.has_forgotten {
-                    state.broken = Some("nobody takes what a living node holds");
+                    state.broken = Some(HELD_IS_NOT_TAKEN);
                 }
                 store.slots[s] = (node, life, next);
                 let held = |(holder, in_life, _): &&(u8, u8, u8)| (*holder, *in_life) == (node, life);
                 if store.slots.iter().filter(held).count() > ROOM {
-                    state.broken = Some("no node holds more than it has room for");
+                    state.broken = Some(HAS_ROOM);
                 }
             }
             Message::Remove { node, expect } => {
@@ -350,7 +359,7 @@ impl Model for Lease {
     type State = State;
     type Action = Action;
 
-    fn start(&self) -> State {
+    fn init_states(&self) -> Vec<State> {
         let store = Store::begin();
         let node = |n: usize| Node {
             is_up: true,
@@ -367,7 +376,7 @@ impl Model for Lease {
             slots: if self.forgets.is_some() { [4, 5] } else { [0; SLOTS] },
         };
         let nodes = [node(0), node(1), node(2)];
-        State { store, nodes, messages: Vec::new(), deaths: 0, has_forgotten: false, broken: None }
+        vec![State { store, nodes, messages: Vec::new(), deaths: 0, has_forgotten: false, broken: None }]
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
@@ -405,7 +414,7 @@ impl Model for Lease {
         }
     }
 
-    fn after(&self, state: &State, action: Action) -> Option<State> {
+    fn next_state(&self, state: &State, action: Action) -> Option<State> {
         let mut state = state.clone();
         match action {
             Action::Tick => {
@@ -480,22 +489,33 @@ impl Model for Lease {
         Some(state)
     }
 
-    fn violation(&self, state: &State) -> Option<&'static str> {
-        let runs = |s: usize| state.nodes.iter().filter(|node| node.believes[s] && self.is_current(node)).count();
-        if !state.has_forgotten && (0..SLOTS).any(|s| runs(s) > 1) {
-            return Some("what is strict runs once");
-        }
-        state.broken
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always(RUNS_ONCE, |lease, state: &State| {
+                let runs = |s: usize| state.nodes.iter().filter(|node| lease.runs(node, s)).count();
+                state.has_forgotten || (0..SLOTS).all(|s| runs(s) <= 1)
+            }),
+            Property::always(ENDED_STAYS_ENDED, |_, state| state.broken != Some(ENDED_STAYS_ENDED)),
+            Property::always(HELD_IS_NOT_TAKEN, |_, state| state.broken != Some(HELD_IS_NOT_TAKEN)),
+            Property::always(HAS_ROOM, |_, state| state.broken != Some(HAS_ROOM)),
+            Property::always(FORGOTTEN_RUNS_ON, |_, state| state.broken != Some(FORGOTTEN_RUNS_ON)),
+            Property::sometimes(THIRD_TAKES_OVER, |lease, state| {
+                (0..SLOTS).any(|s| lease.runs(&state.nodes[NODES - 1], s))
+            }),
+            Property::sometimes(SECOND_LIFE_HOLDS, |_, state| {
+                state.nodes.iter().any(|node| node.life == 2 && node.believes.contains(&true))
+            }),
+            Property::sometimes(FORGETFUL_IS_WRITTEN, |_, state| {
+                state.has_forgotten && state.store.head > Store::begin().head
+            }),
+        ]
     }
+}
 
-    fn witnesses(&self, state: &State) -> Option<&'static str> {
-        let third = &state.nodes[2];
-        if state.has_forgotten && state.store.head > Store::begin().head {
-            return Some("a store that forgot is written to");
-        }
-        if state.nodes.iter().any(|node| node.life == 2 && node.believes.contains(&true)) {
-            return Some("a second life holds a slot");
-        }
-        (third.believes.contains(&true) && self.is_current(third)).then_some("the third node takes over")
+impl Lease {
+    /// Whether a node runs what a slot is for.
+    #[allow(clippy::indexing_slicing, reason = "slots are counted to the length")]
+    fn runs(&self, node: &Node, slot: usize) -> bool {
+        node.believes[slot] && self.is_current(node)
     }
 }
