@@ -495,17 +495,17 @@ impl Model for Lease {
                 let runs = |s: usize| state.nodes.iter().filter(|node| lease.runs(node, s)).count();
                 state.has_forgotten || (0..SLOTS).all(|s| runs(s) <= 1)
             }),
-            Property::always(ENDED_STAYS_ENDED, |_, state| state.broken != Some(ENDED_STAYS_ENDED)),
-            Property::always(HELD_IS_NOT_TAKEN, |_, state| state.broken != Some(HELD_IS_NOT_TAKEN)),
-            Property::always(HAS_ROOM, |_, state| state.broken != Some(HAS_ROOM)),
-            Property::always(FORGOTTEN_RUNS_ON, |_, state| state.broken != Some(FORGOTTEN_RUNS_ON)),
-            Property::sometimes(THIRD_TAKES_OVER, |lease, state| {
+            Property::always(ENDED_STAYS_ENDED, |_, state: &State| state.broken != Some(ENDED_STAYS_ENDED)),
+            Property::always(HELD_IS_NOT_TAKEN, |_, state: &State| state.broken != Some(HELD_IS_NOT_TAKEN)),
+            Property::always(HAS_ROOM, |_, state: &State| state.broken != Some(HAS_ROOM)),
+            Property::always(FORGOTTEN_RUNS_ON, |_, state: &State| state.broken != Some(FORGOTTEN_RUNS_ON)),
+            Property::sometimes(THIRD_TAKES_OVER, |lease, state: &State| {
                 (0..SLOTS).any(|s| lease.runs(&state.nodes[NODES - 1], s))
             }),
-            Property::sometimes(SECOND_LIFE_HOLDS, |_, state| {
+            Property::sometimes(SECOND_LIFE_HOLDS, |_, state: &State| {
                 state.nodes.iter().any(|node| node.life == 2 && node.believes.contains(&true))
             }),
-            Property::sometimes(FORGETFUL_IS_WRITTEN, |_, state| {
+            Property::sometimes(FORGETFUL_IS_WRITTEN, |_, state: &State| {
                 state.has_forgotten && state.store.head > Store::begin().head
             }),
         ]

@@ -6,8 +6,8 @@
 mod lease;
 
 use lease::{
-    ENDED_STAYS_ENDED, FORGETFUL_IS_WRITTEN, FORGOTTEN_RUNS_ON, HAS_ROOM, HELD_IS_NOT_TAKEN, Lease, Protocol, RUNS_ONCE,
-    SECOND_LIFE_HOLDS, THIRD_TAKES_OVER,
+    ENDED_STAYS_ENDED, FORGETFUL_IS_WRITTEN, FORGOTTEN_RUNS_ON, HAS_ROOM, HELD_IS_NOT_TAKEN, Lease, Protocol,
+    RUNS_ONCE, SECOND_LIFE_HOLDS, THIRD_TAKES_OVER,
 };
 use stateright::{Checker, HasDiscoveries, Model, Path};
 use std::{collections::BTreeMap, time::Instant};
@@ -56,8 +56,6 @@ fn each_protection_is_needed() {
         ("no look at the store's history", forgetful(Protocol { compares_history: false, ..whole }), FORGOTTEN_RUNS_ON),
     ] {
         let found = look(name, lease, HasDiscoveries::AnyFailures);
-        let seen = [THIRD_TAKES_OVER, SECOND_LIFE_HOLDS, FORGETFUL_IS_WRITTEN];
-        let violated: Vec<_> = found.keys().filter(|what| !seen.contains(what)).collect();
-        assert_eq!(violated, [&broken], "{name}");
+        assert!(found.contains_key(broken), "{name}: {found:?}");
     }
 }
