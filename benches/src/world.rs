@@ -33,7 +33,7 @@ pub fn nodes(count: u32) -> LatticeView {
         let Holder { node, incarnation } = holder(number);
         let session = Session {
             labels: BTreeMap::from([("zone".to_owned(), format!("zone-{}", number % 3))]),
-            capacity: Capacity { memory: 256 << 30, slots: 256 },
+            capacity: Capacity { memory: 256 << 30, slots: 256, millicores: 0 },
             ..lattice::testing::session(node.clone(), incarnation)
         };
         view.sessions.insert(node, Versioned { record: session, revision: Revision(1) });

@@ -494,6 +494,9 @@ pub struct NodeReply {
     pub slots_omitted: u32,
     /// Memory that they reserve, in bytes.
     pub memory_reserved: u64,
+    /// Processors that they reserve, in thousandths.
+    #[serde(default, skip_serializing_if = "crate::record::is_zero")]
+    pub millicores_reserved: u64,
     /// What replicas hold of its GPUs, by slot; of one that it hands over as well.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub gpus_held: BTreeMap<String, GpuGrant>,

@@ -37,7 +37,7 @@ use std::collections::BTreeMap;
 
 /// The newest schema that this version reads, with all before. Nodes of several versions share a store while they are
 /// upgraded, so a record says the least schema that reads it, not the newest that its writer knows.
-pub const SCHEMA: u32 = 7;
+pub const SCHEMA: u32 = 8;
 
 /// Why bytes are not a record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -234,6 +234,14 @@ pub struct Capacity {
     pub memory: u64,
     /// Replicas at a time.
     pub slots: u32,
+    /// Processors that replicas may reserve, in thousandths ([`ReserveSpec::cpu`](crate::spec::ReserveSpec) each). None from
+    /// a node of an older version, which then has none to give.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub millicores: u64,
+}
+
+pub(crate) fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What a node offers to volumes.

@@ -26,6 +26,7 @@ mod placement;
 mod preview;
 mod probes;
 pub mod profile;
+mod reserve;
 mod rollout;
 mod schedule;
 mod schema;
@@ -69,6 +70,7 @@ pub use placement::{
 pub use preview::PreviewSpec;
 pub use probes::{Asks, ProbeSpec, ProbesSpec};
 pub use profile::{BucketGrant, BucketNeeds, CoreProfile, Profile};
+pub use reserve::ReserveSpec;
 pub use rollout::{Portion, Rollback, RolloutSpec, RolloutStep};
 pub use schedule::{RequestPath, ScheduleSpec};
 pub use script::Script;
@@ -132,6 +134,9 @@ pub struct WorkloadSpec {
     /// Bounds on what one replica may use.
     #[serde(default, skip_serializing_if = "is_default")]
     pub limits: Limits,
+    /// What each replica reserves of its node, beside the memory that its limits name.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub reserve: ReserveSpec,
     /// What it may reach outside: nothing, unless it is listed. Services, and components that are lazy or isolated, may have
     /// grants of their own instead.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -188,6 +193,7 @@ impl WorkloadSpec {
             messages: Vec::new(),
             reuse: Reuse::default(),
             limits: Limits::default(),
+            reserve: ReserveSpec::default(),
             grants: Grants::default(),
             volumes: Vec::new(),
             gpu: None,
@@ -573,7 +579,7 @@ pub struct Limits {
     /// Linear memory of one instance; what a replica reserves of its node's capacity. Lazy and isolated components
     /// reserve as much again each, services what their own limits say. Default `128MiB`.
     pub memory: Bytes,
-    /// CPU time of one request. Default `10s`.
+    /// CPU time of one request. Default `10s`. Of a node's processors it reserves nothing: that is `reserve.cpu`.
     pub cpu: Millis,
     /// Time of one request from its start to the head of the response; after it, the longest silence in the bodies.
     /// Default `30s`.

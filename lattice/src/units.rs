@@ -1,10 +1,11 @@
-//! Durations and sizes as people write them: `150ms`, `30s`, `5m`, `1h`; `64KiB`, `128MiB`, `1GiB`.
+//! Durations, sizes and processors as people write them: `150ms`, `30s`, `5m`, `1h`; `64KiB`, `128MiB`, `1GiB`; `2`, `0.5`,
+//! `500m`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
 
-/// Why a text is not a duration or a size.
+/// Why a text is not a duration, a size or a number of processors.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a {what}; write {example}")]
 pub struct UnitError {
@@ -111,6 +112,96 @@ impl Bytes {
     }
 }
 
+/// Processors in thousandths, written `2`, `0.5` or `500m`.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Millicores(pub u64);
+
+impl Millicores {
+    pub const fn cores(cores: u64) -> Self {
+        Self(cores.saturating_mul(1_000))
+    }
+}
+
+impl FromStr for Millicores {
+    type Err = UnitError;
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<u64>().ok())?;
+        let read = |text: &str| match (text.strip_suffix('m'), text.split_once('.')) {
+            (Some(thousandths), _) => digits(thousandths),
+            (None, None) => digits(text)?.checked_mul(1_000),
+            (None, Some((whole, part))) if (1..=3).contains(&part.len()) => {
+                let part = digits(&format!("{part:0<3}"))?;
+                digits(whole)?.checked_mul(1_000)?.checked_add(part)
+            }
+            (None, Some(_)) => None,
+        };
+        let error = || UnitError {
+            text: text.into(),
+            what: "number of processors",
+            example: "2, 0.5 or 500m, in thousandths at the finest",
+        };
+        read(text.trim()).map(Self).ok_or_else(error)
+    }
+}
+
+impl fmt::Display for Millicores {
+    /// In processors, as short as it is exact.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, part) = (self.0 / 1_000, self.0 % 1_000);
+        let text = if part == 0 { whole.to_string() } else { format!("{whole}.{part:03}") };
+        f.pad(if part == 0 { &text } else { text.trim_end_matches('0') })
+    }
+}
+
+impl fmt::Debug for Millicores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Millicores {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Millicores {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Millicores;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of processors such as 2, 0.5 or 500m")
+            }
+            fn visit_u64<E: serde::de::Error>(self, cores: u64) -> Result<Millicores, E> {
+                self.visit_str(&cores.to_string())
+            }
+            fn visit_f64<E: serde::de::Error>(self, cores: f64) -> Result<Millicores, E> {
+                // The shortest text that is read as this number is what was written.
+                self.visit_str(&cores.to_string())
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Millicores, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl JsonSchema for Millicores {
+    fn schema_name() -> Cow<'static, str> {
+        "Millicores".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "anyOf": [
+                { "type": "number", "minimum": 0 },
+                { "type": "string", "pattern": "^([0-9]+(\\.[0-9]{1,3})?|[0-9]+m)$", "examples": ["500m"] },
+            ],
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,6 +221,36 @@ mod tests {
         }
         for bad in ["1MB", "1", "1k", "MiB"] {
             assert!(bad.parse::<Bytes>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn processors_are_read_as_text_and_as_numbers() {
+        for (text, millicores, told) in [
+            ("2", 2_000, "2"),
+            ("0.5", 500, "0.5"),
+            ("500m", 500, "0.5"),
+            ("1500m", 1_500, "1.5"),
+            ("1.05", 1_050, "1.05"),
+            ("0.001", 1, "0.001"),
+            ("10", 10_000, "10"),
+            ("0", 0, "0"),
+        ] {
+            assert_eq!(text.parse::<Millicores>().unwrap(), Millicores(millicores), "{text}");
+            assert_eq!(Millicores(millicores).to_string(), told);
+            assert_eq!(told.parse::<Millicores>().unwrap(), Millicores(millicores));
+            for json in [format!("{text:?}"), text.trim_end_matches('m').to_owned()] {
+                let thousandths = text.ends_with('m') && !json.starts_with('"');
+                let read: Millicores = serde_json::from_str(&json).unwrap();
+                assert_eq!(read, Millicores(if thousandths { millicores * 1_000 } else { millicores }), "{json}");
+            }
+        }
+        assert_eq!(serde_json::to_string(&Millicores(500)).unwrap(), r#""0.5""#);
+        for bad in ["", "m", ".", ".5", "1.", "0.0005", "-1", "+1", "1e3", "1.5m", "half", "99999999999999999999"] {
+            assert!(bad.parse::<Millicores>().is_err(), "{bad}");
+        }
+        for bad in ["-1", "0.0005", "1e300", "true", "null", "18446744073709551615"] {
+            assert!(serde_json::from_str::<Millicores>(bad).is_err(), "{bad}");
         }
     }
 }

@@ -350,7 +350,7 @@ mod tests {
             incarnation: uuid::Uuid::nil(),
             labels: BTreeMap::new(),
             version: String::new(),
-            capacity: crate::record::Capacity { memory: 0, slots: 0 },
+            capacity: crate::record::Capacity { memory: 0, slots: 0, millicores: 0 },
             volumes: Default::default(),
             http: None,
             draining: false,

@@ -14,8 +14,8 @@ use lattice::{
     id::{NodeId, WorkloadName},
     record::Capacity,
     spec::{
-        AnalysisSpec, Class, ComponentSpec, GpuSpec, HttpSpec, Limits, PathPrefix, Placement, RequestPath, RolloutSpec,
-        RolloutStep, Route, ScheduleSpec, Source, Strategy, WorkloadSpec, Zone,
+        AnalysisSpec, Class, ComponentSpec, GpuSpec, HttpSpec, Limits, PathPrefix, Placement, RequestPath, ReserveSpec,
+        RolloutSpec, RolloutStep, Route, ScheduleSpec, Source, Strategy, WorkloadSpec, Zone,
     },
     store::Bucket,
     subject::{Topic, WorkloadVerb},
@@ -64,6 +64,7 @@ struct Workload {
     name: WorkloadName,
     class: Class,
     memory: units::Bytes,
+    cpu: units::Millicores,
 }
 
 pub(crate) async fn play(seed: u64, options: Options) -> Outcome {
@@ -89,9 +90,13 @@ impl Chaos {
         let is_stale = world.rng.happens(300);
         // In every other seed some nodes have GPUs, and some workloads ask for them.
         let has_gpus = seed.is_multiple_of(2);
+        // In every fourth one processors are reserved, and some nodes' are fewer than their slots.
+        let has_cpus = seed % 4 == 1;
         for number in 1..=world.rng.between(3, 5) {
             let slots = u32::try_from(world.rng.between(2, 5)).unwrap_or(2);
-            let capacity = Capacity { slots, memory: (world.rng.between(2, 8) * 64) << 20 };
+            let memory = (world.rng.between(2, 8) * 64) << 20;
+            let millicores = if has_cpus { 400 * u64::from(slots) } else { 0 };
+            let capacity = Capacity { slots, memory, millicores };
             let id = NodeId::new(format!("n{number}")).expect("it is a name");
             let zone = if number.is_multiple_of(2) { "a" } else { "b" }.to_owned();
             // Of every third seed, one node takes only what tolerates it.
@@ -104,6 +109,7 @@ impl Chaos {
             name: WorkloadName::new(format!("w{i}")).expect("it is a name"),
             class: if i == 0 && calamity == Calamity::None { Class::Strict } else { Class::Available },
             memory: units::Bytes::mib(world.rng.between(1, 3) * 32),
+            cpu: units::Millicores(if has_cpus { 300 * i } else { 0 }),
         });
         let workloads = workloads.collect();
         Chaos { world, workloads, calamity, is_stale, has_gpus }
@@ -220,7 +226,7 @@ impl Chaos {
     }
 
     fn put(&mut self, i: usize) {
-        let Some(Workload { name, class, memory }) = self.workloads.get(i) else { return };
+        let Some(Workload { name, class, memory, cpu }) = self.workloads.get(i) else { return };
         let rng = &self.world.rng;
         let source = Source::Stored(self.world.component);
         let env = BTreeMap::from([("VERSION".to_owned(), rng.between(0, 9).to_string())]);
@@ -238,6 +244,7 @@ impl Chaos {
             replicas,
             class: *class,
             limits: Limits { memory: *memory, ..Limits::default() },
+            reserve: ReserveSpec { cpu: *cpu },
             placement,
             gpu: self.gpu(),
             http: self.http(i),

@@ -66,7 +66,7 @@ impl Fleet {
         let nodes = (1..=size).map(|number| {
             let setup = NodeSetup {
                 id: NodeId::new(format!("n{number}")).expect("it is a name"),
-                capacity: Capacity { slots: 8, memory: 1 << 30 },
+                capacity: Capacity { slots: 8, memory: 1 << 30, millicores: 0 },
                 zone: "a".to_owned(),
                 taints: Vec::new(),
                 gpus: Vec::new(),

@@ -93,7 +93,7 @@ pub(crate) async fn run(args: &NodeArgs) -> Result<()> {
         node: NodeId::new(format!("n{}", args.number))?,
         labels: BTreeMap::from([("zone".to_owned(), zone.to_owned())]),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        capacity: Capacity { memory: 1 << 42, slots: args.slots },
+        capacity: Capacity { memory: 1 << 42, slots: args.slots, millicores: 0 },
         volumes: Default::default(),
         taints: Vec::new(),
         offers: None,

@@ -25,14 +25,14 @@ use lattice::{
     limits::{LABELS_MAX, TAINTS_MAX},
     record::{Capacity, VolumeOffer},
     spec::{MountPath, Taint, is_label_key, is_label_value},
-    units::{Bytes, Millis},
+    units::{Bytes, Millicores, Millis},
 };
 use lattice_control_plane::{ControlPlane, ControlPlaneError, NodeOptions, Timing};
 use lattice_host_node::{GpuSelector, Gpus, HostNode, HostOptions, NetworkOptions, VolumeOptions};
 use lattice_nats::GuestBuckets;
 use lattice_router::{Network, Router, RouterOptions, Tls};
 use lattice_telemetry::Telemetry;
-pub use machine::memory;
+pub use machine::{cpus, memory};
 use prometheus_client::registry::Registry;
 use std::{
     collections::BTreeMap,
@@ -101,6 +101,9 @@ pub struct Args {
     /// Memory that replicas may reserve, such as 4GiB [default: three quarters of the machine's]
     #[arg(long, value_name = "SIZE")]
     memory: Option<Bytes>,
+    /// Processors that replicas may reserve, such as 4, 0.5 or 500m [default: those that this process may use]
+    #[arg(long, value_name = "N")]
+    cpus: Option<Millicores>,
     /// Replicas that it takes at a time
     #[arg(long, default_value_t = 256, value_name = "N")]
     slots: u32,
@@ -354,7 +357,11 @@ async fn serve(
         node: node.clone(),
         labels,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        capacity: Capacity { memory: args.memory.map_or_else(memory, |memory| memory.0), slots: args.slots },
+        capacity: Capacity {
+            memory: args.memory.map_or_else(memory, |memory| memory.0),
+            slots: args.slots,
+            millicores: args.cpus.unwrap_or_else(cpus).0,
+        },
         volumes: VolumeOffer {
             bytes: args.volume_space.0,
             host_paths: args.allow_host_paths.iter().map(MountPath::to_string).collect(),

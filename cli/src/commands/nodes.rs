@@ -6,7 +6,7 @@ use crate::{
     lists,
     output::{Cell, Table, Tone, age, size},
 };
-use lattice::{ctl::NodeReply, id::NodeId, report::NodeUsage, subject::Topic};
+use lattice::{ctl::NodeReply, id::NodeId, report::NodeUsage, subject::Topic, units::Millicores};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// List the nodes, or show one
@@ -45,6 +45,7 @@ fn table(nodes: &[NodeReply], now: Duration) -> Table {
         "HTTP",
         "REPLICAS",
         "RESERVED",
+        "CPU",
         "IN USE",
         "INSTANCES",
         "IN FLIGHT",
@@ -53,7 +54,7 @@ fn table(nodes: &[NodeReply], now: Duration) -> Table {
         "VERSION",
         "LABELS",
     ]);
-    for NodeReply { session, cordoned, drain, slots, slots_omitted, memory_reserved, usage, .. } in nodes {
+    for NodeReply { session, cordoned, drain, slots, slots_omitted, memory_reserved, millicores_reserved, usage, .. } in nodes {
         let labels = session.labels.iter().map(|(key, value)| format!("{key}={value}"));
         let taints = session.taints.iter().map(|taint| format!("!{taint}"));
         let labels: Vec<String> = labels.chain(taints).collect();
@@ -69,6 +70,7 @@ fn table(nodes: &[NodeReply], now: Duration) -> Table {
             session.http.as_deref().unwrap_or("-").into(),
             format!("{}/{}", slots.len() + *slots_omitted as usize, session.capacity.slots).into(),
             format!("{}/{}", size(*memory_reserved), size(session.capacity.memory)).into(),
+            format!("{}/{}", Millicores(*millicores_reserved), Millicores(session.capacity.millicores)).into(),
             used(*usage, |usage| format!("{}/{}", size(usage.memory), size(usage.memory_limit))),
             used(*usage, |usage| format!("{}/{}", usage.instances, usage.instances_limit)),
             used(*usage, |usage| usage.in_flight.saturating_add(usage.waiting).to_string()),
@@ -81,7 +83,15 @@ fn table(nodes: &[NodeReply], now: Duration) -> Table {
             labels.join(",").into(),
         ]);
     }
-    if nodes.iter().all(|node| node.session.gpus.is_empty()) { table.without(&["GPUS"]) } else { table }
+    let mut hidden = Vec::new();
+    // Nodes of older versions offer none.
+    if nodes.iter().all(|node| (node.millicores_reserved, node.session.capacity.millicores) == (0, 0)) {
+        hidden.push("CPU");
+    }
+    if nodes.iter().all(|node| node.session.gpus.is_empty()) {
+        hidden.push("GPUS");
+    }
+    table.without(&hidden)
 }
 
 /// Nothing is known of a node of an older version, or of one that has just come.
@@ -100,7 +110,7 @@ mod tests {
         let node = NodeReply {
             session: Session {
                 labels: [("zone".to_owned(), "z1".to_owned())].into(),
-                capacity: Capacity { memory: 1 << 30, slots: 256 },
+                capacity: Capacity { memory: 1 << 30, slots: 256, millicores: 4000 },
                 http: Some("127.0.0.1:8001".into()),
                 started_at: 1_000,
                 renewals: 7,
@@ -111,6 +121,7 @@ mod tests {
             slots: vec!["hello.0".into()],
             slots_omitted: 0,
             memory_reserved: 128 << 20,
+            millicores_reserved: 500,
             gpus_held: Default::default(),
             usage: Some(NodeUsage {
                 memory: 3 << 20,
@@ -127,9 +138,9 @@ mod tests {
         silent.session.taints = vec!["gpu:no-place".parse().unwrap()];
         assert_eq!(
             table(&[node, silent], Duration::from_secs(31)).render(Paint::off()),
-            "NODE  STATE     HTTP            REPLICAS  RESERVED       IN USE       INSTANCES  IN FLIGHT  AGE  VERSION  LABELS\n\
-             n1    alive     127.0.0.1:8001  1/256     128 MiB/1 GiB  3 MiB/1 GiB  2/1000     5          30s  0.1.0    zone=z1\n\
-             n1    cordoned  127.0.0.1:8001  1/256     128 MiB/1 GiB  -            -          -          30s  0.1.0    \
+            "NODE  STATE     HTTP            REPLICAS  RESERVED       CPU    IN USE       INSTANCES  IN FLIGHT  AGE  VERSION  LABELS\n\
+             n1    alive     127.0.0.1:8001  1/256     128 MiB/1 GiB  0.5/4  3 MiB/1 GiB  2/1000     5          30s  0.1.0    zone=z1\n\
+             n1    cordoned  127.0.0.1:8001  1/256     128 MiB/1 GiB  0.5/4  -            -          -          30s  0.1.0    \
              zone=z1,!gpu:no-place\n"
         );
     }

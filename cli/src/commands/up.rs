@@ -19,7 +19,7 @@ use lattice::{
     id::LatticeId,
     spec::{HostPattern, WorkloadSpec},
     store::Headers,
-    units::Bytes,
+    units::{Bytes, Millicores},
 };
 use lattice_host_node::GpuSelector;
 use serde::Serialize;
@@ -273,6 +273,7 @@ fn start_nodes(
     let own = std::env::current_exe().context("can't find this program's own file")?;
     let Ports { http, https, admin: admins } = ports(args)?;
     let memory = Bytes(super::node::memory() / u64::from(args.nodes));
+    let cpus = Millicores(super::node::cpus().0 / u64::from(args.nodes));
     let mut nodes = Vec::new();
     for (index, (http, admin)) in http.into_iter().zip(admins).enumerate() {
         let number = index + 1;
@@ -281,6 +282,7 @@ fn start_nodes(
         command.args(["node", "--timing", "dev", "--log", &args.log, "--drain-timeout", NODE_DRAIN]);
         command.args(["--lattice", context.lattice.as_str(), "--id", &name, "--label", &format!("zone=z{number}")]);
         command.args(["--http", &http.to_string(), "--admin", &admin.to_string(), "--memory", &memory.to_string()]);
+        command.args(["--cpus", &cpus.to_string()]);
         command.arg("--data").arg(home.path().join(&name));
         command.args(["--gpu", &if index == 0 { args.gpu.to_string() } else { "off".to_owned() }]);
         let https = https.get(index).copied();

@@ -105,3 +105,45 @@ async fn replicas_follow_the_rules_and_explain_says_which() {
     assert_eq!(names(&holders(&api.ready("big").await)), ["n2"]);
     assert_eq!(lattice.cli(&["cordon", "nobody"]).await.status.code(), Some(3));
 }
+
+#[tokio::test]
+async fn replicas_are_placed_where_processors_are_left() {
+    let mut lattice = Lattice::start_on(Server::start().await, "default", 0).await;
+    for (id, cpus) in [("n1", "1.5"), ("n2", "700m")] {
+        lattice.launch_node("default", id, &["--cpus", cpus]);
+    }
+    lattice.all_ready().await;
+    lattice.listed(2).await;
+    let api = lattice.api().await;
+    let digest = api.upload("hello-http02").await;
+
+    let mut asked = spec("solver", digest, 4);
+    asked["reserve"] = json!({"cpu": "half"});
+    let refused = api.put(&asked).await.unwrap_err();
+    assert_eq!(refused.field.as_deref(), Some("reserve.cpu"), "{refused:?}");
+    asked["reserve"] = json!({"cpu": 0.7});
+    api.put(&asked).await.unwrap();
+    let status = eventually("three replicas have found processors", PATIENCE, async || {
+        let status = api.status("solver").await.map_err(|error| error.to_string())?;
+        if status.ready == 3 { Ok(status) } else { Err(format!("{status:?}")) }
+    })
+    .await;
+    let placed: Vec<&str> = status.slots.iter().filter_map(|slot| Some(slot.node.as_ref()?.as_str())).collect();
+    assert_eq!(placed.iter().filter(|node| **node == "n1").count(), 2, "{status:?}");
+    assert_eq!(placed.iter().filter(|node| **node == "n2").count(), 1, "{status:?}");
+
+    let text = lattice.cli_ok(&["explain", "solver"]).await;
+    for part in [
+        "and no node can take it",
+        "has too few processors left: 1.4 of 1.5 are reserved, 0.7 are needed",
+        "has too few processors left: 0.7 of 0.7 are reserved, 0.7 are needed",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    let nodes = lattice.cli_ok(&["nodes"]).await;
+    assert!(nodes.contains("1.4/1.5") && nodes.contains("0.7/0.7"), "{nodes}");
+    // What reserves none has room all the same.
+    deploy(&api, &spec("plain", digest, 2)).await;
+    lattice.launch_node("default", "n3", &["--cpus", "1"]);
+    assert_eq!(names(&holders(&api.ready("solver").await)), ["n1", "n1", "n2", "n3"]);
+}

@@ -2,7 +2,7 @@
 
 use crate::{gpus::Gpus, nodes::Place};
 use lattice::{
-    record::Session,
+    record::{Capacity, Session},
     spec::{WorkloadSpec, empty_bytes},
 };
 
@@ -27,29 +27,41 @@ pub(crate) struct Need {
     pub(crate) memory: u64,
     /// Bytes that its empty volumes may have.
     pub(crate) disk: u64,
+    /// Thousandths of processors.
+    pub(crate) cpu: u64,
 }
 
 impl Need {
     pub(crate) fn of(spec: &WorkloadSpec) -> Self {
-        Self { memory: spec.memory_reserved(), disk: empty_bytes(&spec.volumes) }
+        Self { memory: spec.memory_reserved(), disk: empty_bytes(&spec.volumes), cpu: spec.reserve.cpu.0 }
     }
 
     pub(crate) fn plus(self, other: Self) -> Self {
-        Self { memory: self.memory.saturating_add(other.memory), disk: self.disk.saturating_add(other.disk) }
+        self.with(other, u64::saturating_add)
     }
 
     /// Of each the larger one.
     pub(crate) fn or_more(self, other: Self) -> Self {
-        Self { memory: self.memory.max(other.memory), disk: self.disk.max(other.disk) }
+        self.with(other, u64::max)
     }
 
-    /// Whether this is enough for that. What has no volumes does not ask for room on the disk, however little is left.
+    /// Whether this is enough for that. What has no volumes does not ask for room on the disk, nor what reserves no processor
+    /// for one, however little is left.
     pub(crate) fn covers(self, needed: Self) -> bool {
-        needed.memory <= self.memory && (needed.disk == 0 || needed.disk <= self.disk)
+        let has = |needed: u64, left: u64| needed == 0 || needed <= left;
+        needed.memory <= self.memory && has(needed.disk, self.disk) && has(needed.cpu, self.cpu)
     }
 
     pub(crate) fn minus(self, other: Self) -> Self {
-        Self { memory: self.memory.saturating_sub(other.memory), disk: self.disk.saturating_sub(other.disk) }
+        self.with(other, u64::saturating_sub)
+    }
+
+    fn with(self, other: Self, of_both: impl Fn(u64, u64) -> u64) -> Self {
+        Self {
+            memory: of_both(self.memory, other.memory),
+            disk: of_both(self.disk, other.disk),
+            cpu: of_both(self.cpu, other.cpu),
+        }
     }
 }
 
@@ -76,8 +88,8 @@ pub(crate) struct Room {
 
 impl Room {
     pub(crate) fn of(session: &Session) -> Self {
-        let most = Need { memory: session.capacity.memory, disk: session.volumes.bytes };
-        Self { slots: session.capacity.slots, most }
+        let Capacity { memory, slots, millicores } = session.capacity;
+        Self { slots, most: Need { memory, disk: session.volumes.bytes, cpu: millicores } }
     }
 
     /// Whether there is room for one more beside so many that reserve so much.
@@ -103,7 +115,7 @@ impl Load {
         self.capacity.map_or(Need::default(), |room| room.most.minus(self.reserved))
     }
 
-    /// In eighths of slots or memory, whichever it has less of. Of a dead node it says nothing.
+    /// In eighths of slots, memory or processors, whichever it has least of. Of a dead node it says nothing.
     pub(crate) fn fullness(&self) -> u8 {
         self.level
     }
@@ -114,7 +126,9 @@ impl Load {
             _ => used.saturating_mul(STEPS) / capacity,
         };
         let Some(Room { slots, most }) = self.capacity else { return 0 };
-        let fullest = step(self.slots.into(), slots.into()).max(step(self.reserved.memory, most.memory));
+        // A node that offers no processors is not full of what nobody asks for.
+        let cpu = if self.reserved.cpu == 0 { 0 } else { step(self.reserved.cpu, most.cpu) };
+        let fullest = step(self.slots.into(), slots.into()).max(step(self.reserved.memory, most.memory)).max(cpu);
         u8::try_from(fullest).unwrap_or(u8::MAX).min(LEVELS as u8 - 1)
     }
 }

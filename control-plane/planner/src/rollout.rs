@@ -528,7 +528,11 @@ fn why(view: &LatticeView, spec: &SpecRecord, index: u32) -> String {
     }
     if templates::can_wait(view, &id, held).is_some() {
         let over = Board::of(view).overdraft(node);
-        let short = if over.memory > 0 { "memory" } else { "room for volumes" };
+        let short = match over {
+            Need { memory: 1.., .. } => "memory",
+            Need { cpu: 1.., .. } => "processors",
+            Need { .. } => "room for volumes",
+        };
         if over != Need::default() {
             return format!(
                 "replica {index} on {node}: the node has no {short} left to reserve for the old and the new one at a time; \

@@ -6,7 +6,7 @@ use lattice::{
     id::{GpuId, NodeId, WorkloadName},
     record::{Session, SpecRecord},
     spec::{Effect, GpuMiss, LABEL_NODE, Requirement, Taint, WorkloadSpec},
-    units::Bytes,
+    units::{Bytes, Millicores},
 };
 use std::fmt;
 
@@ -71,6 +71,12 @@ pub enum Reason {
         reserved: u64,
         capacity: u64,
     },
+    /// Its processors are given away.
+    Cpu {
+        needed: Millicores,
+        reserved: Millicores,
+        capacity: Millicores,
+    },
     /// It offers no GPU, or none that fulfils the claim as things are: what keeps the claim from each.
     Gpu {
         misses: Vec<(GpuId, GpuMiss)>,
@@ -100,6 +106,7 @@ impl Reason {
             Reason::Unspread { .. } | Reason::Spread { .. } => "spread",
             Reason::Slots { .. } => "slots",
             Reason::Memory { .. } => "memory",
+            Reason::Cpu { .. } => "cpu",
             Reason::Gpu { misses } => nearest(misses).map_or("gpu", |(_, miss)| miss.rule()),
         }
     }
@@ -162,6 +169,12 @@ impl fmt::Display for Reason {
                 let mib = |bytes: &u64| Bytes::mib(bytes >> 20);
                 let (needed, reserved, capacity) = (mib(needed), mib(reserved), mib(capacity));
                 write!(f, "has too little memory left: {reserved} of {capacity} are reserved, {needed} are needed")
+            }
+            Reason::Cpu { needed, reserved: _, capacity: Millicores(0) } => {
+                write!(f, "offers no processors to reserve: {needed} are needed; it is of an older version, or has --cpus 0")
+            }
+            Reason::Cpu { needed, reserved, capacity } => {
+                write!(f, "has too few processors left: {reserved} of {capacity} are reserved, {needed} are needed")
             }
             Reason::Gpu { misses } if misses.is_empty() => f.write_str("offers no GPU"),
             Reason::Gpu { misses } => {

@@ -3,7 +3,7 @@
 use crate::{ledger::Need, retreat::Way};
 use lattice::{
     id::SlotId,
-    record::{Phase, Rollout, Slot, SpecRecord},
+    record::{Left, Phase, Rollout, Slot, SpecRecord},
     spec::Class,
     view::LatticeView,
 };
@@ -21,7 +21,10 @@ pub(crate) fn reserved(
     let needed = Need::of(&wanted.spec);
     let runs = match spec.of_template(record.generation) {
         Some(runs) => Some(Need::of(&runs.spec)).filter(|_| runs.template() != wanted.template()),
-        None => spec.left(record.generation).map(|left| Need { memory: left.memory, disk: left.volumes }),
+        None => spec.left(record.generation).map(|left| {
+            let Left { template: _, memory, volumes, millicores } = *left;
+            Need { memory, disk: volumes, cpu: millicores }
+        }),
     };
     match runs {
         Some(runs) if matches!(way, Some(Way::Waits | Way::StopFirst)) => needed.or_more(runs),

@@ -1,5 +1,6 @@
 //! Rules one by one in [`check`], and properties of many nodes that plan and act on one store.
 
+mod cpu;
 mod drain;
 mod gpus;
 mod imports;
@@ -13,9 +14,9 @@ use lattice::{
     id::{Generation, Incarnation, NodeId, Revision, SlotId, WorkloadName},
     recipe::Recipe,
     record::{Capacity, Holder, Key, Phase, Record as _, Session, Slot, SpecRecord},
-    spec::{Class, ComponentSpec, EmptyVolume, Limits, Source, VolumeSpec, WorkloadSpec, empty_bytes},
+    spec::{Class, ComponentSpec, EmptyVolume, Limits, ReserveSpec, Source, VolumeSpec, WorkloadSpec, empty_bytes},
     store::{Bucket, Entry, Precondition, Snapshot},
-    units::Bytes,
+    units::{Bytes, Millicores},
     view::{LatticeView, Seen, Versioned},
 };
 use proptest::prelude::*;
@@ -73,7 +74,7 @@ impl World {
         let revision = self.next();
         let record = Session {
             labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
-            capacity: Capacity { memory: 1000 << 20, slots: 4 },
+            capacity: Capacity { memory: 1000 << 20, slots: 4, millicores: 0 },
             ..lattice::testing::session(id(node), life(incarnation))
         };
         self.view.sessions.insert(id(node), Versioned { record, revision });
@@ -249,17 +250,19 @@ impl World {
                 .slots
                 .iter()
                 .filter(|(_, slot)| self.view.live(&slot.record.holder).is_some_and(|s| s.node == *node));
-            let (mut slots, mut memory, mut disk) = (0, 0, 0);
+            let (mut slots, mut memory, mut disk, mut cpu) = (0, 0, 0, 0);
             for (slot, _) in held {
                 slots += 1;
                 let spec = self.view.specs.get(&slot.workload).map(|spec| &spec.record.spec);
                 memory += spec.map_or(0, |spec| spec.memory_reserved());
                 disk += spec.map_or(0, |spec| empty_bytes(&spec.volumes));
+                cpu += spec.map_or(0, |spec| spec.reserve.cpu.0);
             }
-            let Capacity { slots: slots_max, memory: memory_max } = session.record.capacity;
+            let Capacity { slots: slots_max, memory: memory_max, millicores: cpu_max } = session.record.capacity;
             let disk_max = session.record.volumes.bytes;
             assert!(slots <= slots_max && memory <= memory_max, "{node}: {slots}/{slots_max}, {memory}/{memory_max}");
             assert!(disk <= disk_max, "{node}: {disk}/{disk_max} of volumes");
+            assert!(cpu <= cpu_max, "{node}: {cpu}/{cpu_max} millicores");
         }
         self.check_gpus();
     }
@@ -270,17 +273,18 @@ impl World {
         let fits = |session: &Session, spec: &WorkloadSpec| {
             let held = self.view.slots.iter().filter(|(_, slot)| slot.record.holder.node == session.node);
             let held = held.filter(|(_, slot)| self.view.live(&slot.record.holder).is_some());
-            let own = |spec: &WorkloadSpec| (spec.memory_reserved(), empty_bytes(&spec.volumes));
+            let own = |spec: &WorkloadSpec| (spec.memory_reserved(), empty_bytes(&spec.volumes), spec.reserve.cpu.0);
             let reserved = |slot: &SlotId| own(&self.view.specs.get(&slot.workload).unwrap().record.spec);
-            let ((memory, disk), slots) = held.fold((own(spec), 1), |((m, d), n), (slot, _)| {
-                let (memory, disk) = reserved(slot);
-                ((m + memory, d + disk), n + 1)
+            let ((memory, disk, cpu), slots) = held.fold((own(spec), 1), |((m, d, c), n), (slot, _)| {
+                let (memory, disk, cpu) = reserved(slot);
+                ((m + memory, d + disk, c + cpu), n + 1)
             });
             !session.draining
                 && spec.placement.require.iter().all(|requirement| requirement.holds(&session.labels))
                 && slots <= session.capacity.slots
                 && memory <= session.capacity.memory
                 && (spec.volumes.is_empty() || disk <= session.volumes.bytes)
+                && (spec.reserve == ReserveSpec::default() || cpu <= session.capacity.millicores)
         };
         for spec in self.view.specs.values() {
             let spec = &spec.record;
@@ -640,8 +644,13 @@ fn volumes(workload: usize) -> Vec<VolumeSpec> {
     (workload == 2).then_some(volume).into_iter().collect()
 }
 
+/// The second one reserves processors.
+fn reserve(workload: usize) -> ReserveSpec {
+    ReserveSpec { cpu: Millicores(if workload == 1 { 700 } else { 0 }) }
+}
+
 fn drawn(workload: usize, replicas: u32) -> WorkloadSpec {
-    WorkloadSpec { volumes: volumes(workload), ..spec(WORKLOADS[workload], replicas) }
+    WorkloadSpec { volumes: volumes(workload), reserve: reserve(workload), ..spec(WORKLOADS[workload], replicas) }
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -667,7 +676,9 @@ impl World {
                 // A node that is there already keeps what it declared: it can't shrink below what it holds.
                 if !self.view.sessions.contains_key(&id(NODES[*node])) {
                     let session = self.node(NODES[*node], incarnation);
-                    session.capacity = Capacity { slots: *slots, memory: memory << 20 };
+                    // With none it is of an older version.
+                    let millicores = (memory % 4) * 800;
+                    session.capacity = Capacity { slots: *slots, memory: memory << 20, millicores };
                     session.volumes.bytes = (memory % 5) * VOLUME;
                     session.labels.insert("zone".into(), if *zone { "b" } else { "a" }.into());
                 }
@@ -710,7 +721,7 @@ impl World {
     fn uniform(nodes: usize, replicas: u32) -> World {
         let mut world = World::new();
         for (node, incarnation) in NODES[..nodes].iter().zip(1..) {
-            let capacity = Capacity { slots: 50, memory: 10_000 << 20 };
+            let capacity = Capacity { slots: 50, memory: 10_000 << 20, millicores: 0 };
             world.node(node, incarnation).capacity = capacity;
         }
         world.put(spec("a", replicas));

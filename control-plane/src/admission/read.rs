@@ -222,12 +222,16 @@ fn of_slot<'a>(reported: &'a Reported, slot: &SlotId, record: &Slot) -> Option<(
 fn node_reply(view: &LatticeView, node: &NodeId, reported: &Reported) -> Option<NodeReply> {
     let session = view.sessions.get(node)?.record.clone();
     let held = view.slots.iter().filter(|(_, slot)| slot.record.holder.node == *node);
-    let (mut slots, memory): (Vec<String>, Vec<u64>) = held
+    let (mut memory_reserved, mut millicores_reserved) = (0_u64, 0_u64);
+    let mut slots: Vec<String> = held
         .map(|(slot, _)| {
-            let spec = view.specs.get(&slot.workload);
-            (slot.to_string(), spec.map_or(0, |spec| spec.record.spec.memory_reserved()))
+            if let Some(spec) = view.specs.get(&slot.workload).map(|spec| &spec.record.spec) {
+                memory_reserved = memory_reserved.saturating_add(spec.memory_reserved());
+                millicores_reserved = millicores_reserved.saturating_add(spec.reserve.cpu.0);
+            }
+            slot.to_string()
         })
-        .unzip();
+        .collect();
     let gpus_held = view.slots.iter().filter_map(|(slot, held)| {
         let is_here = |holder: &Holder| holder.node == *node && holder.incarnation == session.incarnation;
         let Slot { holder, gpu, handover_from, handover_gpu, .. } = &held.record;
@@ -241,8 +245,18 @@ fn node_reply(view: &LatticeView, node: &NodeId, reported: &Reported) -> Option<
     let said = reported.get(node).filter(|(report, _)| report.incarnation == session.incarnation);
     let (usage, usage_age) = said.map(|(report, age)| (report.host.usage, *age)).unzip();
     let (cordoned, drain) = (view.is_cordoned(node), super::maintenance::drain_status(view, node));
-    let (slots_omitted, memory_reserved) = (count(cut(&mut slots, SLOTS_NAMED_MAX)), memory.iter().sum());
-    Some(NodeReply { session, cordoned, drain, slots, slots_omitted, memory_reserved, gpus_held, usage, usage_age })
+    Some(NodeReply {
+        session,
+        cordoned,
+        drain,
+        slots_omitted: count(cut(&mut slots, SLOTS_NAMED_MAX)),
+        slots,
+        memory_reserved,
+        millicores_reserved,
+        gpus_held,
+        usage,
+        usage_age,
+    })
 }
 
 /// What nodes said of their replicas.

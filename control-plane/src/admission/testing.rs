@@ -50,7 +50,7 @@ pub(crate) fn options() -> NodeOptions {
         node: NodeId::new("n1").unwrap(),
         labels: BTreeMap::new(),
         version: String::new(),
-        capacity: Capacity { memory: 1 << 30, slots: 4 },
+        capacity: Capacity { memory: 1 << 30, slots: 4, millicores: 0 },
         volumes: Default::default(),
         taints: Vec::new(),
         offers: None,

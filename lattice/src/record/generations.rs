@@ -1,7 +1,7 @@
 //! How one generation of a spec follows another: what is put next, what is put back for what was given up, and what each
 //! remembers of those before it.
 
-use super::{ConfigStamp, Rollout, SpecRecord};
+use super::{ConfigStamp, Rollout, SpecRecord, is_zero};
 use crate::{
     id::{ConfigName, Generation, WorkloadName},
     limits::{MESSAGE_BYTES_MAX, one_line},
@@ -59,6 +59,9 @@ pub struct Left {
     pub memory: u64,
     /// Bytes that each one's empty volumes may have.
     pub volumes: u64,
+    /// Thousandths of processors that each reserves.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub millicores: u64,
 }
 
 impl SpecRecord {
@@ -209,7 +212,7 @@ impl SpecRecord {
 
     fn as_left(&self) -> Left {
         let (memory, volumes) = (self.spec.memory_reserved(), empty_bytes(&self.spec.volumes));
-        Left { template: self.template(), memory, volumes }
+        Left { template: self.template(), memory, volumes, millicores: self.spec.reserve.cpu.0 }
     }
 
     /// What a spec that is put back for this one is not made for again: else it would be rolled out again and again.
@@ -232,6 +235,7 @@ fn within(left: impl Iterator<Item = Left>) -> Vec<Left> {
         if let Some(second) = left.first_mut() {
             second.memory = second.memory.max(first.memory);
             second.volumes = second.volumes.max(first.volumes);
+            second.millicores = second.millicores.max(first.millicores);
         }
     }
     left

@@ -3,7 +3,7 @@
 
 use super::{
     Reuse, Script, Source, WorkloadSpec, autoscale, blobstore, callers, canary, config, gpu, grants, http, messaging,
-    parts, placement, preview, probes, rollout, schedule, secrets, strategy, volumes, wording,
+    parts, placement, preview, probes, reserve, rollout, schedule, secrets, strategy, volumes, wording,
 };
 use crate::limits::{
     CONCURRENCY_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, MESSAGE_BYTES_MAX,
@@ -213,6 +213,7 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
         let most = crate::units::Bytes(INSTANCE_MEMORY_BYTES_MAX);
         return Err(SpecError::new("limits.memory", format!("{} is more than {most}", limits.memory)));
     }
+    reserve::check(&spec.reserve)?;
     grants::check("grants", &spec.grants)?;
     blobstore::check_concurrency(spec)?;
     messaging::check_concurrency(spec)?;

@@ -1,7 +1,7 @@
 //! Which schema of the record reads a spec. Each pattern names every field, so that a new one has to be decided about.
 
 use super::{
-    ComponentSpec, ComposeSpec, DisruptionSpec, HttpSpec, Limits, Optimize, Reuse, RolloutSpec, RolloutStep, Route,
+    ComponentSpec, ComposeSpec, DisruptionSpec, HttpSpec, Limits, Optimize, ReserveSpec, Reuse, RolloutSpec, RolloutStep, Route,
     ScaleTarget, Strategy, WorkloadSpec,
 };
 use crate::spec::Grants;
@@ -31,7 +31,9 @@ impl WorkloadSpec {
             self.secrets().next().is_some(),
             self.autoscale.as_ref().is_some_and(|autoscale| autoscale.target.is_of_schema_6()),
         ];
-        if self.probes.call_functions() {
+        if self.reserve != ReserveSpec::default() {
+            8
+        } else if self.probes.call_functions() {
             7
         } else if is_of_schema_6.contains(&true) {
             6
@@ -70,6 +72,7 @@ impl WorkloadSpec {
             messages: _,
             reuse,
             limits: Limits { memory: _, cpu: _, wall: _, concurrency: _, queue: _, body: _ },
+            reserve: _,
             grants,
             volumes,
             gpu: _,

@@ -18,7 +18,7 @@ use crate::{
     store::Bucket,
     subject::{self, Topic},
     trace::TraceContext,
-    units::{Bytes, Millis},
+    units::{Bytes, Millicores, Millis},
 };
 use http::HeaderMap;
 use serde::{Serialize, de::DeserializeOwned};
@@ -178,6 +178,7 @@ fn check_value(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     again::<Millis>(text);
     again::<Bytes>(text);
+    again::<Millicores>(text);
     again::<crate::address::Cidr>(text);
 }
 
@@ -210,6 +211,7 @@ schedule:
   - {cron: "30 6 * * mon-fri", zone: Europe/Berlin, path: /report}
 reuse: {requests: 10000, idle: 30s, min-warm: 1, max-instances: 64}
 limits: {memory: 128MiB, cpu: 10s, wall: 30s, concurrency: 256, queue: 1024, body: 1GiB}
+reserve: {cpu: 500m}
 grants:
   http-out: ["https://api.stripe.com", "https://*.example.org"]
   connect: ["tcp://db.example.org:5432"]
@@ -221,7 +223,7 @@ gpu: {any: [{memory: 8GiB, exclusive: true, class: [discrete], min-speed: {gemm-
 ];
 const RECORDS: &[&str] = &[
     r#"{"v":1,"holder":{"node":"n1","incarnation":"6f1d7b52-5d0e-4a53-8c2e-5f2f0e6d1a11"},"uid":"0b0f1b2e-7c7e-4d57-9f53-0a4bb1f3c9a1","generation":3,"phase":"ready","nonce":"0b0f1b2e-7c7e-4d57-9f53-0a4bb1f3c9a1","claimed-at":1795345100000,"since":1795345100000}"#,
-    r#"{"v":1,"node":"n1","incarnation":"6f1d7b52-5d0e-4a53-8c2e-5f2f0e6d1a11","labels":{"arch":"x86_64"},"version":"0.1.0","capacity":{"memory":6442450944,"slots":256},"http":"127.0.0.1:8001","draining":false,"taints":["gpu=a100:no-place"],"started-at":1795345100000,"renewals":41}"#,
+    r#"{"v":1,"node":"n1","incarnation":"6f1d7b52-5d0e-4a53-8c2e-5f2f0e6d1a11","labels":{"arch":"x86_64"},"version":"0.1.0","capacity":{"memory":6442450944,"slots":256,"millicores":4000},"http":"127.0.0.1:8001","draining":false,"taints":["gpu=a100:no-place"],"started-at":1795345100000,"renewals":41}"#,
     r#"{"v":1,"node":"n1","incarnation":"6f1d7b52-5d0e-4a53-8c2e-5f2f0e6d1a11","labels":{},"version":"0.1.0","capacity":{"memory":6442450944,"slots":256},"http":null,"draining":false,"gpus":[{"id":"vk-0","name":"A GPU","class":"discrete","backend":"vulkan","driver":"x","pci":"0000:01:00.0","memory":{"total":2147483648,"free":1},"slots":4,"features":["shader-f16"],"limits":{"max-buffer-size":2147483647},"quirks":["loop-cap-65535"],"speed":{"gemm-gflops":7,"copy-mbps":2000,"dispatch-us":150},"failing":"lost","losses":3}],"started-at":1795345100000,"renewals":41}"#,
     r#"{"v":1,"holder":{"node":"n1","incarnation":"6f1d7b52-5d0e-4a53-8c2e-5f2f0e6d1a11"},"uid":"0b0f1b2e-7c7e-4d57-9f53-0a4bb1f3c9a1","generation":3,"phase":"starting","gpu":{"offer":"vk-0","memory":268435456,"slots":1},"handover-gpu":{"offer":"vk-1","memory":1,"slots":2},"nonce":"0b0f1b2e-7c7e-4d57-9f53-0a4bb1f3c9a1"}"#,
     r#"{"v":1,"node":"n1","cordoned":true,"drain":{"deadline":"5m"}}"#,
@@ -275,6 +277,8 @@ const VALUES: &[&str] = &[
     "64KiB",
     "1GiB",
     "18446744073709551615ms",
+    "500m",
+    "0.125",
     "10.0.0.0/8",
     "fd00:1::/32",
     "192.0.2.7",

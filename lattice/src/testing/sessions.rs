@@ -13,7 +13,7 @@ pub fn session(node: NodeId, incarnation: Incarnation) -> Session {
         incarnation,
         labels: Default::default(),
         version: "0.1.0".to_owned(),
-        capacity: Capacity { memory: 0, slots: 0 },
+        capacity: Capacity { memory: 0, slots: 0, millicores: 0 },
         volumes: Default::default(),
         http: None,
         draining: false,

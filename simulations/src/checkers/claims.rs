@@ -4,7 +4,7 @@ use super::Verdict;
 use lattice::{
     gpu::GpuUse,
     id::{GpuId, NodeId, SlotId, WorkloadName},
-    record::{Phase, Session, Slot},
+    record::{Capacity, Phase, Session, Slot},
     spec::{Class, GpuSpec, Requirement, WorkloadSpec},
     view::LatticeView,
 };
@@ -112,24 +112,41 @@ fn apart_is_kept(slot: &SlotId, node: &NodeId, view: &LatticeView) -> Verdict {
     Ok(())
 }
 
-/// Invariant 4: at no revision does a node hold more than it declared. `memory` is what a replica of each workload reserves.
-pub(super) fn capacity_is_kept(view: &LatticeView, memory: &BTreeMap<WorkloadName, u64>) -> Verdict {
-    let mut held: BTreeMap<&NodeId, (u32, u64)> = BTreeMap::new();
+/// What a replica reserves of its node, beside a slot.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reserved {
+    pub(super) memory: u64,
+    pub(super) millicores: u64,
+}
+
+impl Reserved {
+    pub(super) fn by(spec: &WorkloadSpec) -> Self {
+        Self { memory: spec.memory_reserved(), millicores: spec.reserve.cpu.0 }
+    }
+
+    pub(super) fn or_less(self, other: Self) -> Self {
+        Self { memory: self.memory.min(other.memory), millicores: self.millicores.min(other.millicores) }
+    }
+}
+
+/// Invariant 4: at no revision does a node hold more than it declared. `each` is what a replica of each workload reserves.
+pub(super) fn capacity_is_kept(view: &LatticeView, each: &BTreeMap<WorkloadName, Reserved>) -> Verdict {
+    let mut held: BTreeMap<&NodeId, Capacity> = BTreeMap::new();
     for (slot, record) in &view.slots {
         let holder = &record.record.holder;
         if view.live(holder).is_some() {
-            let (slots, bytes) = held.entry(&holder.node).or_default();
-            *slots += 1;
-            *bytes += memory.get(&slot.workload).copied().unwrap_or_default();
+            let all = held.entry(&holder.node).or_insert(Capacity { slots: 0, memory: 0, millicores: 0 });
+            all.slots += 1;
+            if let Some(Reserved { memory, millicores }) = each.get(&slot.workload) {
+                all.memory += memory;
+                all.millicores += millicores;
+            }
         }
     }
-    for (node, (slots, bytes)) in held {
-        let Some(capacity) = view.sessions.get(node).map(|session| session.record.capacity) else { continue };
-        if slots > capacity.slots || bytes > capacity.memory {
-            return Err(format!(
-                "capacity: {node} holds {slots} slots of {} and {bytes} bytes of {}",
-                capacity.slots, capacity.memory
-            ));
+    for (node, all) in held {
+        let Some(most) = view.sessions.get(node).map(|session| session.record.capacity) else { continue };
+        if all.slots > most.slots || all.memory > most.memory || all.millicores > most.millicores {
+            return Err(format!("capacity: {node} holds {all:?} of {most:?}"));
         }
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use super::{
     Verdict,
-    claims::{self, SlotWrite},
+    claims::{self, Reserved, SlotWrite},
     rollouts::rollout_goes_on,
 };
 use crate::{network::Sky, trace::Trace};
@@ -30,8 +30,8 @@ pub(crate) struct History {
     feed: Items<FeedItem>,
     sky: Sky,
     pub(crate) view: LatticeView,
-    /// Least memory that a replica of each workload ever reserved: the order of writes to two buckets is not known.
-    memory: BTreeMap<WorkloadName, u64>,
+    /// The least that a replica of each workload ever reserved: the order of writes to two buckets is not known.
+    reserved: BTreeMap<WorkloadName, Reserved>,
     /// What each workload ever asked of nodes: a claim can be made on a view of specs that is older than the claim.
     requirements: BTreeMap<WorkloadName, Vec<Requirement>>,
     /// The same of GPUs.
@@ -54,7 +54,7 @@ impl History {
             feed,
             sky,
             view: LatticeView::default(),
-            memory: BTreeMap::new(),
+            reserved: BTreeMap::new(),
             requirements: BTreeMap::new(),
             gpus: BTreeMap::new(),
             moved: BTreeSet::new(),
@@ -119,8 +119,9 @@ impl History {
             Some(Key::Spec(name)) => {
                 trace.note(spec_line(&self.view, change));
                 if let Some(spec) = self.view.specs.get(&name).map(|spec| &spec.record.spec) {
-                    let memory = self.memory.entry(name.clone()).or_insert(u64::MAX);
-                    *memory = (*memory).min(spec.memory_reserved());
+                    let reserved = Reserved::by(spec);
+                    let least = self.reserved.entry(name.clone()).or_insert(reserved);
+                    *least = least.or_less(reserved);
                     self.gpus.entry(name.clone()).or_default().extend(spec.gpu.clone());
                     let asked = self.requirements.entry(name).or_default();
                     asked.extend(spec.placement.require.iter().cloned());
@@ -156,7 +157,7 @@ impl History {
         if !self.is_settled() {
             return Ok(());
         }
-        claims::capacity_is_kept(&self.view, &self.memory)?;
+        claims::capacity_is_kept(&self.view, &self.reserved)?;
         claims::gpus_are_kept(&self.view)
     }
 

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! seed N                                  of everything that is left to chance [default: 1]
-//! node ID [slots=N] [memory=SIZE] [zone=Z] [taint=T]…
-//! nodes N [slots=N] [memory=SIZE]         n1 to nN; odd ones in zone b, even ones in zone a
+//! node ID [slots=N] [memory=SIZE] [cpus=N] [zone=Z] [taint=T]…
+//! nodes N [slots=N] [memory=SIZE] [cpus=N]  n1 to nN; odd ones in zone b, even ones in zone a
 //! put W {FIELDS}                          a spec, without its name and component
 //! refused put W {FIELDS}                  one that must be refused
 //! scale W N      delete W      cordon ID      uncordon ID
@@ -206,12 +206,13 @@ fn time(word: &str) -> Result<Duration, String> {
 }
 
 fn node(id: &str, zone: &str, settings: &[&str]) -> Result<Command, String> {
-    let mut capacity = Capacity { slots: 4, memory: 256 << 20 };
+    let mut capacity = Capacity { slots: 4, memory: 256 << 20, millicores: 0 };
     let (mut zone, mut taints, mut gpus) = (zone.to_owned(), Vec::new(), Vec::new());
     for setting in settings {
         match setting.split_once('=') {
             Some(("slots", slots)) => capacity.slots = read(slots)?,
             Some(("memory", memory)) => capacity.memory = read::<units::Bytes>(memory)?.0,
+            Some(("cpus", cpus)) => capacity.millicores = read::<units::Millicores>(cpus)?.0,
             Some(("zone", name)) => zone = name.to_owned(),
             Some(("taint", taint)) => taints.push(read(taint)?),
             Some(("gpu", gpu)) => gpus.push(offer(gpus.len(), gpu)?),

@@ -158,7 +158,7 @@ fn resources(tree: &Tree, volumes: Option<&Tree>, made: &mut Value, draft: &mut 
                     None => notes.lost(line, "memoryLimitMb: limits.memory takes up to 1GiB"),
                 }
             }
-            "cpuLimit" => notes.lost(line, "cpuLimit: processor time is limited by the request: limits.cpu"),
+            "cpuLimit" => notes.lost(line, "cpuLimit: processor time is limited by the request: limits.cpu; what a node is to have left for a replica is reserve.cpu"),
             "config" => put(made, "config", texts(&entry.value, "config", notes)),
             "environment" => environment(&entry.value, made, notes),
             "allowedHosts" => entry.value.items().iter().for_each(|item| allowed_host(item, draft, notes)),

@@ -1,6 +1,6 @@
 //! What this machine is and has.
 
-use lattice::spec::is_label_value;
+use lattice::{spec::is_label_value, units::Millicores};
 use std::collections::BTreeMap;
 
 /// Assumed where the system does not tell.
@@ -26,6 +26,13 @@ pub fn memory() -> u64 {
     total / 4 * 3
 }
 
+/// Processors that replicas may reserve by default: those that this process may use, by its affinity and its container's
+/// quota. The node's own work is not set apart: what is reserved bounds nobody.
+pub fn cpus() -> Millicores {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    Millicores::cores(u64::try_from(processors).unwrap_or(u64::MAX))
+}
+
 fn total_of_meminfo(text: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
@@ -40,5 +47,6 @@ mod tests {
         assert_eq!(total_of_meminfo("MemTotal:       16384 kB\nMemFree: 1 kB\n"), Some(16 << 20));
         assert_eq!(total_of_meminfo("MemFree: 1 kB\n"), None);
         assert!(memory() > 1 << 20);
+        assert!(cpus() >= Millicores::cores(1));
     }
 }

@@ -22,7 +22,7 @@ impl Peer {
         let node = NodeId::new(id).unwrap();
         let holder = Holder { node: node.clone(), incarnation: uuid::Uuid::from_u128(9) };
         let mut session = Session {
-            capacity: Capacity { memory: 1 << 30, slots: 8 },
+            capacity: Capacity { memory: 1 << 30, slots: 8, millicores: 0 },
             started_at: 1,
             ..lattice::testing::session(node.clone(), holder.incarnation)
         };

@@ -8,7 +8,7 @@ use crate::{
     nodes::Place,
     rules::{self, Reason},
 };
-use lattice::id::WorkloadName;
+use lattice::{id::WorkloadName, units::Millicores};
 use std::{cell::OnceCell, cmp::Ordering};
 
 /// What decides among the nodes of a group, less is better: it failed there, which of the claims it is, replicas there, what
@@ -334,6 +334,9 @@ pub(crate) fn full(load: &Load, needed: Need) -> Option<Reason> {
     } else if load.reserved.memory.saturating_add(needed.memory) > room.most.memory {
         let (reserved, capacity) = (load.reserved.memory, room.most.memory);
         Some(Reason::Memory { needed: needed.memory, reserved, capacity })
+    } else if needed.cpu > 0 && load.reserved.cpu.saturating_add(needed.cpu) > room.most.cpu {
+        let [needed, reserved, capacity] = [needed.cpu, load.reserved.cpu, room.most.cpu].map(Millicores);
+        Some(Reason::Cpu { needed, reserved, capacity })
     } else {
         Some(Reason::Disk { needed: needed.disk, reserved: load.reserved.disk, capacity: room.most.disk })
     }

@@ -29,7 +29,7 @@ fn placed(world: &mut World, spec: WorkloadSpec, on: &[u32]) {
 fn nodes(count: u128, slots: u32) -> World {
     let mut world = World::new();
     for number in 1..=count {
-        world.node(&format!("n{number}"), number).capacity = Capacity { slots, memory: 10_000 << 20 };
+        world.node(&format!("n{number}"), number).capacity = Capacity { slots, memory: 10_000 << 20, millicores: 0 };
     }
     world
 }

@@ -46,7 +46,7 @@ impl Rolling {
     fn new(replicas: u32, room: u64, rollout: &RolloutSpec) -> Self {
         let mut world = World::new();
         for number in 1..=3 {
-            world.node(&format!("n{number}"), number).capacity = Capacity { slots: 100, memory: (room * 100) << 20 };
+            world.node(&format!("n{number}"), number).capacity = Capacity { slots: 100, memory: (room * 100) << 20, millicores: 0 };
         }
         world.put(asked(replicas, "1", rollout.clone()));
         for index in 0..replicas {
@@ -192,8 +192,9 @@ impl Rolling {
                 1 + u64::from(is_doubled && !assignment.stop_first)
             };
             let reserved: u64 = plan(&self.world.view, &me, SETTLED).assignments.iter().map(doubled).sum();
-            let room = self.world.view.sessions.get(&me.node).unwrap().record.capacity.memory;
-            assert!((reserved * 100) << 20 <= room, "{} reserves {reserved}", me.node);
+            let room = self.world.view.sessions.get(&me.node).unwrap().record.capacity;
+            assert!((reserved * 100) << 20 <= room.memory, "{} reserves {reserved}", me.node);
+            assert!(reserved * self.spec().spec.reserve.cpu.0 <= room.millicores, "{} reserves {reserved}", me.node);
         }
     }
 
@@ -509,6 +510,24 @@ fn without_room_for_both_it_waits_or_stops_first() {
         },
     );
     assert_eq!((reason, rolling.runs()), (None, vec![2; 6]));
+}
+
+#[test]
+fn without_processors_for_both_it_waits_or_stops_first() {
+    for (rollout, runs) in [(RolloutSpec::default(), 1), (budgets(1, 1), 2)] {
+        let reserving = |version: &str| {
+            let reserve = ReserveSpec { cpu: Millicores(1000) };
+            WorkloadSpec { reserve, ..asked(6, version, rollout.clone()) }
+        };
+        // One node has memory for ten replicas and processors for two, and two replicas.
+        let mut rolling = Rolling::new(6, 10, &rollout);
+        (1..=3).for_each(|number| rolling.world.session(&format!("n{number}")).capacity.millicores = 2000);
+        rolling.world.put_record(SpecRecord::new(reserving("1"), life(7), Generation::FIRST));
+        rolling.put(reserving("2"));
+        let reason = rolling.run(|| true, Rolling::check_room);
+        assert_eq!(reason.is_some_and(|reason| reason.contains("no processors left")), runs == 1);
+        assert_eq!(rolling.runs(), [runs; 6]);
+    }
 }
 
 #[test]

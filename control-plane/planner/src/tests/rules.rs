@@ -8,7 +8,7 @@ use lattice::{
 };
 
 /// A spec with a placement in YAML.
-fn placed(workload: &str, replicas: u32, placement: &str) -> WorkloadSpec {
+pub(super) fn placed(workload: &str, replicas: u32, placement: &str) -> WorkloadSpec {
     let replicas_line =
         if placement.contains("daemon: true") { String::new() } else { format!("replicas: {replicas}") };
     let text = format!(
@@ -25,7 +25,7 @@ fn zones() -> World {
         let session = world.node(&format!("n{number}"), number);
         session.labels.insert("zone".into(), zone.into());
         session.labels.insert("cores".into(), (4 * number).to_string());
-        session.capacity = Capacity { slots: 10, memory: 10_000 << 20 };
+        session.capacity = Capacity { slots: 10, memory: 10_000 << 20, millicores: 0 };
     }
     world
 }
@@ -234,7 +234,7 @@ fn a_daemon_is_on_each_node_once() {
     let expected: BTreeMap<SlotId, NodeId> = before.iter().filter(|(_, node)| **node != id("n2")).map(own).collect();
     assert_eq!(world.holders(), expected);
     assert_eq!(wanted(&world.view, &name("agent")).len(), 5);
-    world.node("n2", 77).capacity = Capacity { slots: 1, memory: 1000 << 20 };
+    world.node("n2", 77).capacity = Capacity { slots: 1, memory: 1000 << 20, millicores: 0 };
     world.settle(None);
     assert_eq!(world.holders(), before, "its old number is free");
     world.step(&Step::Restart(2));
@@ -255,7 +255,7 @@ fn own((slot, node): (&SlotId, &NodeId)) -> (SlotId, NodeId) {
 #[test]
 fn what_is_more_important_displaces_as_little_as_it_can() {
     let mut world = World::new();
-    world.node("n1", 1).capacity = Capacity { slots: 10, memory: 500 << 20 };
+    world.node("n1", 1).capacity = Capacity { slots: 10, memory: 500 << 20, millicores: 0 };
     world.put(placed("low", 2, "{priority: -5}"));
     world.put(placed("mid", 3, "{}"));
     world.settle(None);
@@ -372,7 +372,7 @@ fn hopeless_vacancies_do_not_keep_others_from_displacing() {
     let mut world = zones();
     for number in 1..=6 {
         world.session(&format!("n{number}")).capacity =
-            Capacity { slots: 1, memory: if number == 2 { 500 << 20 } else { 50 << 20 } };
+            Capacity { slots: 1, memory: if number == 2 { 500 << 20 } else { 50 << 20 }, millicores: 0 };
     }
     world.put(placed("low", 1, "{}"));
     world.settle(None);
@@ -478,9 +478,9 @@ impl World {
             Event::Step(step) => self.step(step),
             Event::Place { workload, replicas, strict, placement, claim } => {
                 let class = if *strict { Class::Strict } else { Class::Available };
-                let volumes = volumes(*workload);
+                let (volumes, reserve) = (volumes(*workload), reserve(*workload));
                 let spec = placed(WORKLOADS[*workload], *replicas, PLACEMENTS[*placement]);
-                self.put(WorkloadSpec { class, volumes, gpu: gpus::claim(*claim), ..spec });
+                self.put(WorkloadSpec { class, volumes, reserve, gpu: gpus::claim(*claim), ..spec });
             }
             Event::Gpus(node, kind, fails) => self.rewrite(NODES[*node], |session| {
                 if session.gpus.is_empty() {

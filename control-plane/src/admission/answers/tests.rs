@@ -50,7 +50,7 @@ fn crowded() -> LatticeView {
     for number in 0..NODES {
         let session = Session {
             labels: [("zone".to_owned(), "z".repeat(200))].into(),
-            capacity: Capacity { memory: 1 << 40, slots: 1 },
+            capacity: Capacity { memory: 1 << 40, slots: 1, millicores: 0 },
             ..lattice::testing::session(node(number), Incarnation::from_u128(1))
         };
         view.sessions.insert(session.node.clone(), of(session, 1));
