@@ -54,7 +54,10 @@ fn table(nodes: &[NodeReply], now: Duration) -> Table {
         "VERSION",
         "LABELS",
     ]);
-    for NodeReply { session, cordoned, drain, slots, slots_omitted, memory_reserved, millicores_reserved, usage, .. } in nodes {
+    for NodeReply {
+        session, cordoned, drain, slots, slots_omitted, memory_reserved, millicores_reserved, usage, ..
+    } in nodes
+    {
         let labels = session.labels.iter().map(|(key, value)| format!("{key}={value}"));
         let taints = session.taints.iter().map(|taint| format!("!{taint}"));
         let labels: Vec<String> = labels.chain(taints).collect();

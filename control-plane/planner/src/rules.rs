@@ -171,7 +171,10 @@ impl fmt::Display for Reason {
                 write!(f, "has too little memory left: {reserved} of {capacity} are reserved, {needed} are needed")
             }
             Reason::Cpu { needed, reserved: _, capacity: Millicores(0) } => {
-                write!(f, "offers no processors to reserve: {needed} are needed; it is of an older version, or has --cpus 0")
+                write!(
+                    f,
+                    "offers no processors to reserve: {needed} are needed; it is of an older version, or has --cpus 0"
+                )
             }
             Reason::Cpu { needed, reserved, capacity } => {
                 write!(f, "has too few processors left: {reserved} of {capacity} are reserved, {needed} are needed")

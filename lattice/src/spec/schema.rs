@@ -1,8 +1,8 @@
 //! Which schema of the record reads a spec. Each pattern names every field, so that a new one has to be decided about.
 
 use super::{
-    ComponentSpec, ComposeSpec, DisruptionSpec, HttpSpec, Limits, Optimize, ReserveSpec, Reuse, RolloutSpec, RolloutStep, Route,
-    ScaleTarget, Strategy, WorkloadSpec,
+    ComponentSpec, ComposeSpec, DisruptionSpec, HttpSpec, Limits, Optimize, ReserveSpec, Reuse, RolloutSpec,
+    RolloutStep, Route, ScaleTarget, Strategy, WorkloadSpec,
 };
 use crate::spec::Grants;
 

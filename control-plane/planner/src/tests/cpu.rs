@@ -52,7 +52,11 @@ fn a_node_gives_away_what_it_offers_and_no_more() {
 #[test]
 fn a_session_of_an_older_node_offers_none() {
     let mut session: serde_json::Value = serde_json::from_slice(
-        &Session { capacity: Capacity { slots: 4, memory: 1 << 30, millicores: 0 }, ..lattice::testing::session(id("n1"), life(1)) }.encode(),
+        &Session {
+            capacity: Capacity { slots: 4, memory: 1 << 30, millicores: 0 },
+            ..lattice::testing::session(id("n1"), life(1))
+        }
+        .encode(),
     )
     .unwrap();
     let capacity = session["capacity"].as_object_mut().unwrap();
@@ -101,10 +105,7 @@ fn what_is_more_important_takes_the_processors_of_what_is_less() {
 #[test]
 fn the_fuller_one_of_two_nodes_comes_second() {
     let mut world = nodes(&[4000, 4000]);
-    world.put(WorkloadSpec {
-        placement: placed("big", 1, "{node: n1}").placement,
-        ..reserving("big", 1, 3000)
-    });
+    world.put(WorkloadSpec { placement: placed("big", 1, "{node: n1}").placement, ..reserving("big", 1, 3000) });
     world.settle(None);
     world.put(spec("w", 1));
     let explanation = explain(&world.view, &slot("w.0"));

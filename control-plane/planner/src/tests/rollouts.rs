@@ -46,7 +46,8 @@ impl Rolling {
     fn new(replicas: u32, room: u64, rollout: &RolloutSpec) -> Self {
         let mut world = World::new();
         for number in 1..=3 {
-            world.node(&format!("n{number}"), number).capacity = Capacity { slots: 100, memory: (room * 100) << 20, millicores: 0 };
+            world.node(&format!("n{number}"), number).capacity =
+                Capacity { slots: 100, memory: (room * 100) << 20, millicores: 0 };
         }
         world.put(asked(replicas, "1", rollout.clone()));
         for index in 0..replicas {

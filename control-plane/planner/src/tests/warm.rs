@@ -8,7 +8,8 @@ use lattice::{id::Digest, record::Compiled};
 fn world() -> World {
     let mut world = World::new();
     for number in 0..10 {
-        world.node(&format!("n{number}"), number).capacity = Capacity { slots: 10, memory: 10_000 << 20, millicores: 0 };
+        world.node(&format!("n{number}"), number).capacity =
+            Capacity { slots: 10, memory: 10_000 << 20, millicores: 0 };
     }
     world
 }
