@@ -13,6 +13,7 @@ mod abort;
 mod admission;
 mod autoscaler;
 mod backlogs;
+mod cut_off;
 mod demand;
 mod events;
 mod feed;

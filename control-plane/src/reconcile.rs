@@ -1,7 +1,7 @@
 //! Makes this node's part of the lattice match the specs. Each pass reads the whole view, so why it began is of no
 //! interest to it; a compare-and-set that lost is not a failure, the next pass starts from its result.
 
-use crate::{NodeOptions, events::Events, given::Given, gpus::Gate, session::Member};
+use crate::{NodeOptions, cut_off, events::Events, given::Given, gpus::Gate, session::Member};
 use futures_util::{StreamExt as _, stream};
 use lattice::{
     event::EventKind,
@@ -43,6 +43,8 @@ pub(crate) struct Reconciler {
     given: Given,
     /// What runs here on GPUs.
     gpus: Gate,
+    /// What the host was told last.
+    applied: BTreeMap<SlotId, Assignment>,
     /// Since when this node has been connected without a break; dead holders are left alone for the kill time after it.
     connected_since: Option<Duration>,
     /// When an action was first planned.
@@ -191,6 +193,7 @@ impl Reconciler {
             cautious: Planner::default(),
             given: Given::default(),
             gpus: Gate::default(),
+            applied: BTreeMap::new(),
             connected_since: None,
             planned: BTreeMap::new(),
             unsettled: BTreeMap::new(),
@@ -299,9 +302,14 @@ impl Reconciler {
         let mut wanted = self.wanted(&view, &plan, now);
         self.given.fill(&view, &mut wanted, &self.host.observed(), plan.spare_memory);
         self.given.hold_back(&view, &mut plan.actions, plan.spare_memory);
-        self.gpus.admit(&mut wanted, &self.host.observed(), || self.host.gpus());
+        let observed = self.host.observed();
+        let (holder, is_current) = (me.holder(), self.member.is_current(now));
+        for (slot, assignment) in cut_off::kept(&view, &holder, is_current, &self.applied, &observed) {
+            wanted.entry(slot.clone()).or_insert_with(|| assignment.clone());
+        }
+        self.gpus.admit(&mut wanted, &observed, || self.host.gpus());
         if self.connected_since.is_none() || !self.member.is_current(now) {
-            self.host.apply(wanted);
+            self.apply(wanted);
             return TICK; // nothing can be written now
         }
 
@@ -317,7 +325,7 @@ impl Reconciler {
                 wanted.remove(slot);
             }
         }
-        self.host.apply(wanted.clone());
+        self.apply(wanted.clone());
         let observed = self.host.observed();
         for event in self.given.news(&observed) {
             self.events.tell(event).await;
@@ -335,6 +343,11 @@ impl Reconciler {
         }
         self.tell_when_empty(&view).await;
         wait
+    }
+
+    fn apply(&mut self, wanted: BTreeMap<SlotId, Assignment>) {
+        self.applied.clone_from(&wanted);
+        self.host.apply(wanted);
     }
 
     async fn carry_out(&mut self, writes: Vec<Write>, view: &LatticeView, now: Duration) {

@@ -6,6 +6,7 @@ pub(crate) mod local;
 pub(crate) mod peers;
 mod pulse;
 pub(crate) mod remote;
+pub(crate) mod way;
 pub(crate) mod windows;
 
 use lattice::store::Clock;

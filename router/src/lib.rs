@@ -21,6 +21,7 @@ pub mod parsers;
 mod redirect;
 mod retry;
 mod rewrite;
+mod round_trip;
 mod seldom;
 mod serve_peers;
 mod split;
@@ -31,6 +32,7 @@ mod target;
 mod tls;
 mod trace;
 
+pub use dispatch::way::Reach;
 pub use error::HEADER_ERROR;
 pub use headers::{HEADER_DISCONNECTED, HEADER_NODE, HEADER_ROUTER, Network, NetworkError};
 pub use tls::{Tls, TlsError, TlsOptions};
@@ -224,8 +226,8 @@ struct Outbound {
 }
 
 impl Router {
-    /// Starts three tasks of its own, which end with the last handle: one follows `view`, one receives replies of other
-    /// nodes, one looks at the connection and at their reports. Must be called within a tokio runtime.
+    /// Starts some tasks of its own, which end with the last handle: they follow `view`, receive replies of other nodes, ask after
+    /// nodes that owe one, look at the connection and at reports. Must be called within a tokio runtime.
     pub fn new(
         options: RouterOptions,
         bus: Arc<dyn Bus>,
@@ -277,6 +279,11 @@ impl Router {
         self.0.surroundings.tell(demand);
     }
 
+    /// Whether what is sent to other nodes gets there.
+    pub fn reach(&self) -> Reach {
+        self.0.remote.reach().clone()
+    }
+
     /// Take HTTP/1.1 and HTTP/2 (prior knowledge) from clients until `stop`. Then nothing more is accepted, what is
     /// under way may end within `drain`, and what is left is cut. Returns when all connections are closed.
     pub async fn serve(&self, listener: TcpListener, stop: CancellationToken, drain: Duration) {
@@ -322,6 +329,10 @@ impl Router {
             Err(error) => {
                 account.failed(error.code());
                 account.is_refused();
+                if error == RouteError::Unreachable {
+                    // The next look may be half a second away, and who reads this is to be told why.
+                    inner.surroundings.look(inner.remote.connection(), inner.clock.now());
+                }
                 let mut response = error.into_response(bodiless);
                 response.headers_mut().insert(headers::ROUTER, inner.me.clone());
                 inner.surroundings.say(response.headers_mut(), || inner.clock.now());
@@ -456,7 +467,8 @@ impl Inner {
         let mut maybe_ran = 0;
         // Since when nobody could be asked for want of NATS.
         let mut unreachable = None;
-        // One of them did not merely lose its node: waiting for another would change nothing.
+        // One of them did not merely lose its node: waiting for another would change nothing. Nor would it for one that was given
+        // up for want of NATS, which was waited for already.
         let mut failed = false;
         // Workloads that share the route and whose endpoints were all asked in vain.
         let mut in_vain = Vec::new();
@@ -487,7 +499,7 @@ impl Inner {
             {
                 let is_here = *endpoint == self.options.node;
                 // Before its body is read, so that nobody is asked for one in vain. Nothing is sent, and so nothing repeated.
-                if !is_here && self.bus.connection() == Connection::Down {
+                if !is_here && self.remote.connection() == Connection::Down {
                     last = RouteError::Unreachable;
                     tried.push(endpoint.clone());
                     match request.body.is_intact() {

@@ -120,6 +120,11 @@ impl Acceptor {
             let reset = Reset::new(ResetCode::ShuttingDown, "the node is going away").with_nothing_ran();
             return self.refuse(reply, refuse(reset));
         }
+        // A guest would work for nobody. Should the way be mended soon, this lets the router ask another node.
+        if !self.router.reach().is_open() {
+            let reset = Reset::new(ResetCode::ShuttingDown, "the node's answers do not reach NATS").with_nothing_ran();
+            return self.refuse(reply, refuse(reset));
+        }
         let Some(place) = self.places.try_take() else {
             let code = ResetCode::Overloaded { retry_after_ms: 1000 };
             let reset = Reset::new(code, "the node answers too many requests").with_nothing_ran();
@@ -177,7 +182,7 @@ async fn answer(router: &Router, mut drive: Box<Drive<Responder>>, mut head: Req
             turn = drive.turn() => match turn {
                 Turn::Progress | Turn::Response(_) => {}
                 // The router gave up, or is gone. Dropping the call stops the guest.
-                Turn::Over | Turn::Reset(_) | Turn::SourceBroke(_) => return,
+                Turn::Over | Turn::Reset(_) | Turn::SourceBroke(_) | Turn::CutOff => return,
             },
         }
     };

@@ -56,7 +56,7 @@ impl Surroundings {
         }
     }
 
-    fn look(&self, connection: Connection, now: Duration) {
+    pub(crate) fn look(&self, connection: Connection, now: Duration) {
         match connection {
             Connection::Up => self.lost_at.store(0, Relaxed),
             Connection::Down => {
@@ -75,7 +75,7 @@ pub(crate) async fn watch(router: Weak<Inner>) {
         sleep.await;
         let Some(router) = router.upgrade() else { return };
         let now = router.clock.now();
-        router.surroundings.look(router.bus.connection(), now);
+        router.surroundings.look(router.remote.connection(), now);
         if let Some(reports) = router.surroundings.reports.get() {
             let latest = reports.latest().into_iter().map(|report| (report.node.clone(), report));
             let latest: BTreeMap<_, _> = latest.filter(|(node, _)| *node != router.options.node).collect();

@@ -12,6 +12,7 @@
 mod calls;
 mod choice;
 mod failing;
+mod half_cut;
 mod heads;
 mod ingress;
 mod lost;

@@ -410,7 +410,7 @@ async fn serve(
     host.join(router.mesh());
     router.heed(control.reports());
     router.tell(control.demand());
-    admin.joined(Parts { health: control.health(), view: control.view(), metrics });
+    admin.joined(Parts { health: control.health(), reach: router.reach(), view: control.view(), metrics });
     telemetry.export_metrics(admin.clone().source());
 
     let limit = Duration::from(args.drain_timeout) + Duration::from_secs(2);

@@ -5,7 +5,10 @@ use super::{
     exchanges::{Inbound, Open},
     windows::Window,
 };
-use crate::body::{Piece, Whole, channel};
+use crate::{
+    body::{Piece, Whole, channel},
+    round_trip,
+};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http_body::{Body as _, Frame};
@@ -103,8 +106,10 @@ pub(crate) struct Drive<S: Side> {
     timer: Option<(Duration, Fut<'static, ()>)>,
     /// Made, and not yet taken by the bus.
     unsent: Option<Bytes>,
-    /// A frame has left.
-    sent: bool,
+    /// When the first frame left.
+    sent: Option<Duration>,
+    /// What is asked may be asked again, so it need not be waited for while nothing gets through.
+    is_repeatable: bool,
 }
 
 /// What one turn came to.
@@ -120,6 +125,8 @@ pub(crate) enum Turn {
     SourceBroke(BodyError),
     /// All is sent and delivered.
     Over,
+    /// Nothing came in, what was sent is not known to have left this node, and nothing gets through: it is given up.
+    CutOff,
 }
 
 /// The body that this side sends.
@@ -153,8 +160,14 @@ impl<S: Side> Drive<S> {
             reader: Reader::default(),
             timer: None,
             unsent: None,
-            sent: false,
+            sent: None,
+            is_repeatable: false,
         })
+    }
+
+    /// What is asked may be asked again.
+    pub(crate) fn is_repeatable(&mut self, is_repeatable: bool) {
+        self.is_repeatable = is_repeatable;
     }
 
     /// Send this body from now on.
@@ -217,6 +230,10 @@ impl<S: Side> Drive<S> {
             let (error, reset) = match self.turn().await {
                 Turn::Progress | Turn::Response(_) => continue,
                 Turn::Over => return Ok(()),
+                Turn::CutOff => {
+                    let reset = Reset::new(ResetCode::Cancelled, "nothing that this node sends gets through");
+                    (reset.to_body_error(), reset)
+                }
                 Turn::Reset(reset) => (reset.to_body_error(), reset),
                 Turn::SourceBroke(error) => {
                     let reset = S::source_broke(&error);
@@ -239,6 +256,13 @@ impl<S: Side> Drive<S> {
             Next::Message(Some(Inbound::Frame(payload))) => self.exchange.on_frame(self.wire.clock.now(), payload),
             Next::Message(Some(Inbound::NoResponders)) => S::on_no_responders(&mut self.exchange),
             Next::Message(Some(Inbound::PeerGone)) => S::on_peer_gone(&mut self.exchange),
+            // Dropped, it tells the peer: that comes behind the request, should both arrive.
+            Next::Message(Some(Inbound::CutOff(came_back))) => {
+                let is_given_up = |sent| round_trip::is_given_up(self.is_repeatable, sent, came_back);
+                if self.sent.is_some_and(is_given_up) {
+                    return Turn::CutOff;
+                }
+            }
             Next::Message(None) => {
                 let reset = Reset::new(ResetCode::SequenceGap, "frames were lost on this side");
                 self.exchange.reset(reset.clone());
@@ -359,7 +383,7 @@ impl<S: Side> Drive<S> {
             let Some(payload) = self.unsent.clone() else { return Ok(()) };
             self.publish(payload).await?;
             self.unsent = None;
-            self.sent = true;
+            self.sent.get_or_insert_with(|| self.wire.clock.now());
         }
     }
 
@@ -391,7 +415,7 @@ impl<S: Side> Drive<S> {
             _ => None,
         };
         let reset = own.unwrap_or_else(|| Reset::new(ResetCode::SequenceGap, error.to_string()));
-        let reset = if self.sent { reset } else { reset.with_nothing_ran() };
+        let reset = if self.sent.is_some() { reset } else { reset.with_nothing_ran() };
         self.exchange.reset(reset.clone());
         self.unsent = None;
         while self.exchange.poll_transmit(self.wire.clock.now()).is_some() {}

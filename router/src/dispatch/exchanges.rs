@@ -16,6 +16,7 @@ use std::{
     future::poll_fn,
     sync::{Arc, Mutex},
     task::Poll,
+    time::Duration,
 };
 
 /// Messages that wait for one exchange: twice the window in the smallest chunks that a full sender makes, which leaves room
@@ -30,6 +31,8 @@ pub(crate) enum Inbound {
     NoResponders,
     /// The node that answers is gone. It may have seen all that was sent.
     PeerGone,
+    /// Nothing that this node sends gets through. What was sent before this moment on the router's clock is known to have left.
+    CutOff(Option<Duration>),
 }
 
 pub(crate) struct Exchanges<S: Side>(Arc<Mutex<Table<S>>>);
@@ -39,6 +42,8 @@ type Table<S> = BTreeMap<<S as Side>::Name, Entry<S>>;
 struct Entry<S: Side> {
     peer: S::Peer,
     to: Arc<Queue>,
+    /// Something came in.
+    is_answered: bool,
     /// Since the last [`Exchanges::silent_peers`]: something came in; it was open then.
     heard: bool,
     looked_at: bool,
@@ -89,7 +94,7 @@ impl<S: Side> Exchanges<S> {
     /// Open an exchange under a name that none has.
     pub(crate) fn open(&self, name: S::Name, peer: S::Peer) -> Open<S> {
         let inbound = Arc::new(Queue::default());
-        let entry = Entry { peer, to: inbound.clone(), heard: false, looked_at: false };
+        let entry = Entry { peer, to: inbound.clone(), is_answered: false, heard: false, looked_at: false };
         lock(&self.0).insert(name.clone(), entry);
         Open { exchanges: self.clone(), name, inbound }
     }
@@ -99,7 +104,7 @@ impl<S: Side> Exchanges<S> {
     pub(crate) fn deliver(&self, name: &S::Name, message: Inbound) -> Result<(), Inbound> {
         let mut table = lock(&self.0);
         let Some(entry) = table.get_mut(name) else { return Err(message) };
-        entry.heard = true;
+        (entry.is_answered, entry.heard) = (true, true);
         let too_large = matches!(&message, Inbound::Frame(payload) if payload.len() > FRAME_BYTES_MAX);
         if too_large || !entry.to.push(message) {
             entry.to.close();
@@ -132,6 +137,18 @@ impl Exchanges<Requester> {
             (entry.heard, entry.looked_at) = (false, true);
         }
         silent
+    }
+
+    /// Whether nothing is waited for.
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.0).is_empty()
+    }
+
+    /// Tell all exchanges of which nothing came in that nothing gets through. `came_back`: what was sent before has left.
+    pub(crate) fn cut_off(&self, came_back: Option<Duration>) {
+        for entry in lock(&self.0).values().filter(|entry| !entry.is_answered) {
+            entry.to.push(Inbound::CutOff(came_back));
+        }
     }
 
     /// End all exchanges with a node that is gone.
@@ -230,6 +247,21 @@ mod tests {
         let _later = exchanges.open(4, node("c"));
         assert_eq!(exchanges.silent_peers(), [node("b")]);
         assert_eq!(exchanges.silent_peers(), ["a", "b", "c"].map(node));
+    }
+
+    #[test]
+    fn what_was_answered_is_not_told_that_nothing_gets_through() {
+        let exchanges = Exchanges::<Requester>::default();
+        assert!(exchanges.is_empty());
+        let (mut answered, mut other) = (exchanges.open(1, node("a")), exchanges.open(2, node("a")));
+        assert!(!exchanges.is_empty());
+        exchanges.deliver(&1, Inbound::Frame(Bytes::new())).unwrap();
+        answered.receive().now_or_never().unwrap().unwrap();
+        exchanges.silent_peers();
+        exchanges.cut_off(Some(Duration::from_secs(1)));
+        assert!(answered.receive().now_or_never().is_none());
+        let told = other.receive().now_or_never();
+        assert!(matches!(told, Some(Some(Inbound::CutOff(Some(at)))) if at == Duration::from_secs(1)));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::{
     peers::Peers,
     remote::Inbox,
     until,
+    way::Reach,
 };
 use futures_util::future::join_all;
 use lattice::{
@@ -36,6 +37,7 @@ pub(crate) struct Pulse {
     pub(crate) exchanges: Exchanges<Requester>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) peers: Peers,
+    pub(crate) reach: Reach,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +56,7 @@ impl Pulse {
         let mut give_up_from = Duration::ZERO;
         loop {
             self.clock.sleep(LOOK_EVERY).await;
-            if self.bus.connection() == Connection::Down {
+            if self.reach.connection(&*self.bus) == Connection::Down {
                 give_up_from = self.clock.now().saturating_add(RECONNECT_GRACE);
                 continue;
             }
@@ -72,7 +74,7 @@ impl Pulse {
             Sign::None => return self.peers.suspect(node, self.clock.now()),
             Sign::Gone => self.clock.sleep(ASK_AGAIN_AFTER).await,
         }
-        if self.ask(node).await == Sign::Gone && self.bus.connection() == Connection::Up {
+        if self.ask(node).await == Sign::Gone && self.reach.connection(&*self.bus) == Connection::Up {
             tracing::warn!(%node, "a node that owes answers is gone");
             self.exchanges.give_up(node);
         }
@@ -94,7 +96,7 @@ impl Pulse {
         match until(&*self.clock, self.clock.now().saturating_add(ANSWER_WITHIN), answer).await {
             Ok(Some(Inbound::Frame(_))) => Sign::Life,
             Ok(Some(Inbound::NoResponders)) => Sign::Gone,
-            Ok(Some(Inbound::PeerGone) | None) | Err(_) => Sign::None,
+            Ok(Some(Inbound::PeerGone | Inbound::CutOff(_)) | None) | Err(_) => Sign::None,
         }
     }
 }

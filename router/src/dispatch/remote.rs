@@ -8,6 +8,7 @@ use super::{
     peers::Peers,
     pulse::Pulse,
     until,
+    way::{Echoes, Reach},
     windows::Windows,
 };
 use crate::{
@@ -24,6 +25,7 @@ use lattice::{
     frame::{EncodeError, RequestHead, Reset, ResetCode, ResponseHead},
     http::Response,
     id::{LatticeId, NodeId, WorkloadName},
+    spec::is_idempotent,
     store::{Bus, Clock, Connection, STATUS_NO_RESPONDERS},
     subject,
 };
@@ -39,6 +41,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// Pause before the inbox is subscribed again.
 const RESUBSCRIBE_AFTER: Duration = Duration::from_millis(500);
+/// Last token of the subject of echoes.
+const ECHO: &str = "echo";
 
 pub(crate) struct Remote {
     lattice: LatticeId,
@@ -49,12 +53,14 @@ pub(crate) struct Remote {
     exchanges: Exchanges<Requester>,
     windows: Arc<Windows>,
     inbox: Arc<Inbox>,
+    reach: Reach,
     failures: Seldom,
     unsendable: Seldom,
     /// The inbox is subscribed.
     listening: watch::Receiver<bool>,
     _listener: AbortOnDropHandle<()>,
     _pulse: AbortOnDropHandle<()>,
+    _echoes: AbortOnDropHandle<()>,
 }
 
 /// Where all replies to this router come: each exchange has a subject of its own under one prefix.
@@ -78,6 +84,15 @@ impl Inbox {
         format!("{}{name}", self.prefix)
     }
 
+    /// What this router sends to itself. No exchange has such a name.
+    pub(crate) fn echo(&self) -> String {
+        format!("{}{ECHO}", self.prefix)
+    }
+
+    fn is_echo(&self, subject: &str) -> bool {
+        subject.strip_prefix(&self.prefix) == Some(ECHO)
+    }
+
     fn name(&self, subject: &str) -> Option<u64> {
         subject.strip_prefix(&self.prefix)?.parse().ok()
     }
@@ -93,8 +108,10 @@ impl Remote {
     ) -> Self {
         let exchanges = Exchanges::default();
         let inbox = Arc::new(Inbox::new(&*bus));
+        let reach = Reach::default();
         let (is_listening, listening) = watch::channel(false);
-        let listener = listen(bus.clone(), clock.clone(), inbox.clone(), exchanges.clone(), is_listening);
+        let listener =
+            listen(bus.clone(), clock.clone(), (inbox.clone(), reach.clone()), exchanges.clone(), is_listening);
         let pulse = Pulse {
             lattice: lattice.clone(),
             bus: bus.clone(),
@@ -102,6 +119,15 @@ impl Remote {
             exchanges: exchanges.clone(),
             inbox: inbox.clone(),
             peers: peers.clone(),
+            reach: reach.clone(),
+        };
+        let echoes = Echoes {
+            bus: bus.clone(),
+            clock: clock.clone(),
+            exchanges: exchanges.clone(),
+            inbox: inbox.clone(),
+            reach: reach.clone(),
+            listening: listening.clone(),
         };
         Self {
             lattice,
@@ -112,12 +138,23 @@ impl Remote {
             exchanges,
             windows: Arc::default(),
             inbox,
+            reach,
             failures: Seldom::default(),
             unsendable: Seldom::default(),
             listening,
             _listener: AbortOnDropHandle::new(tokio::spawn(listener)),
             _pulse: AbortOnDropHandle::new(tokio::spawn(pulse.watch())),
+            _echoes: AbortOnDropHandle::new(tokio::spawn(echoes.watch())),
         }
+    }
+
+    /// Up where what is sent to other nodes gets there.
+    pub(crate) fn connection(&self) -> Connection {
+        self.reach.connection(&*self.bus)
+    }
+
+    pub(crate) fn reach(&self) -> &Reach {
+        &self.reach
     }
 
     /// `deadline` is for the response's head.
@@ -130,7 +167,7 @@ impl Remote {
     ) -> Result<Response, Unanswered> {
         let unreachable = || Unanswered::nothing_ran(RouteError::Unreachable);
         // A message would wait in the client's buffer until the connection is back: too late for a request.
-        if self.bus.connection() == Connection::Down {
+        if self.connection() == Connection::Down {
             return Err(unreachable());
         }
         let mut listening = self.listening.clone();
@@ -148,7 +185,7 @@ impl Remote {
         })?;
         let window = self.windows.open();
         let config = config.window_bytes(window.bytes());
-        let workload = head.workload.clone();
+        let (workload, is_repeatable) = (head.workload.clone(), is_idempotent(&head.method));
         let exchange =
             Exchange::request(self.clock.now(), config, head, Some(deadline)).map_err(|error| match error {
                 EncodeError::HeadTooLarge { .. } | EncodeError::TooManyHeaders { .. } => {
@@ -164,6 +201,7 @@ impl Remote {
             reply: Some(self.inbox.subject(name)),
         };
         let mut drive = Drive::new(exchange, wire, self.exchanges.open(name, node.clone()), window);
+        drive.is_repeatable(is_repeatable);
         match body {
             Source::Whole(whole) => give_whole(&mut drive, whole)?,
             // Not read before the node has taken the request: until then it can be sent elsewhere.
@@ -179,6 +217,7 @@ impl Remote {
                 Turn::SourceBroke(error) => return Err(Unanswered::maybe_ran((&error).into())),
                 Turn::Reset(reset) => return Err(self.on_reset(node, &workload, &reset)),
                 Turn::Over => return Err(Unanswered::maybe_ran(RouteError::PeerLost)),
+                Turn::CutOff => return Err(Unanswered::maybe_ran(RouteError::Unreachable)),
             }
         }
     }
@@ -250,7 +289,7 @@ fn give_whole(drive: &mut Drive<Requester>, whole: &Whole) -> Result<(), Unanswe
 async fn listen(
     bus: Arc<dyn Bus>,
     clock: Arc<dyn Clock>,
-    inbox: Arc<Inbox>,
+    (inbox, reach): (Arc<Inbox>, Reach),
     exchanges: Exchanges<Requester>,
     is_listening: watch::Sender<bool>,
 ) {
@@ -259,7 +298,12 @@ async fn listen(
             Ok(mut messages) => {
                 is_listening.send_replace(true);
                 while let Some(message) = messages.next().await {
-                    let Some(name) = inbox.name(&message.subject) else { continue };
+                    let Some(name) = inbox.name(&message.subject) else {
+                        if inbox.is_echo(&message.subject) {
+                            reach.heard(&message.payload);
+                        }
+                        continue;
+                    };
                     let inbound = match message.status {
                         None => Inbound::Frame(message.payload),
                         Some(STATUS_NO_RESPONDERS) => Inbound::NoResponders,

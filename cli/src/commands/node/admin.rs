@@ -10,6 +10,7 @@ use lattice::{
     view::LatticeView,
 };
 use lattice_control_plane::Health;
+use lattice_router::Reach;
 use prometheus_client::{
     encoding::{
         EncodeLabelSet,
@@ -43,6 +44,8 @@ pub(super) struct Admin {
 /// What is there once the node has found its NATS.
 pub(super) struct Parts {
     pub(super) health: watch::Receiver<Health>,
+    /// Whether what it sends to other nodes gets there.
+    pub(super) reach: Reach,
     pub(super) view: watch::Receiver<Arc<LatticeView>>,
     /// What router and host count.
     pub(super) metrics: Registry,
@@ -103,17 +106,19 @@ impl Admin {
         Arc::new(move || self.metrics().unwrap_or_default())
     }
 
-    fn health(&self) -> Health {
-        self.parts.get().map(|parts| *parts.health.borrow()).unwrap_or_default()
+    fn health(&self) -> (Health, Heard) {
+        let Some(parts) = self.parts.get() else { return (Health::default(), Heard(true)) };
+        (*parts.health.borrow(), Heard(parts.reach.is_open()))
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         match request.uri().path() {
             "/livez" => text(StatusCode::OK, "alive\n".to_owned()),
             "/readyz" => {
-                let health = self.health();
-                let status = if health.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-                text(status, readiness(health))
+                let (health, heard) = self.health();
+                let is_ready = health.is_ready() && heard.0;
+                let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                text(status, readiness(health, heard))
             }
             "/metrics" => match self.metrics() {
                 Ok(body) => {
@@ -146,9 +151,10 @@ impl Admin {
             ("lattice", self.lattice.to_string()),
         ];
         registry.register("build", "What runs here", Info::new(build));
-        let health = self.health();
-        gauge(&mut registry, "ready", "1 if /readyz answers 200", i64::from(health.is_ready()));
-        gauge(&mut registry, "nats_connected", "1 if connected to NATS", i64::from(health.connected));
+        let (health, Heard(is_heard)) = self.health();
+        gauge(&mut registry, "ready", "1 if /readyz answers 200", i64::from(health.is_ready() && is_heard));
+        let help = "1 if connected to NATS, and what is sent to it comes back";
+        gauge(&mut registry, "nats_connected", help, i64::from(health.connected && is_heard));
         gauge(&mut registry, "draining", "1 if this node is leaving", i64::from(health.draining));
         let view = self.parts.get().map(|parts| parts.view.borrow().clone()).unwrap_or_default();
         let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
@@ -177,12 +183,19 @@ impl Admin {
     }
 }
 
+/// Whether what this node sends over its connection to NATS comes back.
+#[derive(Debug, Clone, Copy)]
+struct Heard(bool);
+
 /// One line for each thing that must hold.
-fn readiness(health: Health) -> String {
-    let mut lines = vec![if health.is_ready() { "ready" } else { "not ready" }];
+fn readiness(health: Health, Heard(is_heard): Heard) -> String {
+    let mut lines = vec![if health.is_ready() && is_heard { "ready" } else { "not ready" }];
     let Health { connected, loaded, member, draining } = health;
     if !connected {
         lines.push("not connected to NATS; what runs here goes on serving");
+    }
+    if connected && !is_heard {
+        lines.push("connected to NATS, but nothing that is sent to it comes back; what runs here goes on serving");
     }
     if !loaded {
         lines.push("the routing table is not loaded yet");
@@ -217,11 +230,14 @@ mod tests {
     #[test]
     fn readiness_says_what_is_missing() {
         let ready = Health { connected: true, loaded: true, member: true, draining: false };
-        assert_eq!(readiness(ready), "ready\n");
-        let lost = readiness(Health { connected: false, ..ready });
-        assert!(lost.starts_with("not ready\n") && lost.contains("goes on serving"), "{lost}");
-        assert!(readiness(Health { draining: true, ..ready }).contains("draining"));
-        assert!(readiness(Health { loaded: false, ..ready }).contains("table"));
+        let heard = Heard(true);
+        assert_eq!(readiness(ready, heard), "ready\n");
+        for lost in [readiness(Health { connected: false, ..ready }, heard), readiness(ready, Heard(false))] {
+            assert!(lost.starts_with("not ready\n") && lost.contains("goes on serving"), "{lost}");
+        }
+        assert!(readiness(ready, Heard(false)).contains("nothing that is sent to it comes back"));
+        assert!(readiness(Health { draining: true, ..ready }, heard).contains("draining"));
+        assert!(readiness(Health { loaded: false, ..ready }, heard).contains("table"));
     }
 
     #[test]
@@ -231,7 +247,8 @@ mod tests {
         let mut metrics = Registry::default();
         metrics.register("of_the_router", "A count", Gauge::<i64>::default());
         let health = Health { connected: true, ..Health::default() };
-        admin.joined(Parts { health: watch::channel(health).1, view: watch::channel(Arc::default()).1, metrics });
+        let (health, view) = (watch::channel(health).1, watch::channel(Arc::default()).1);
+        admin.joined(Parts { health, reach: Reach::default(), view, metrics });
         let text = admin.metrics().unwrap();
         assert!(text.contains("lattice_ready 0\n"), "{text}");
         assert!(text.contains("lattice_nats_connected 1\n") && text.contains("of_the_router 0\n"), "{text}");
