@@ -17,7 +17,7 @@
 //! | 502 | `component-failed` | the component trapped or ended without a response |
 //! | 502 | `peer-lost` | the node that ran the component went away, or frames were lost |
 //! | 503 | `not-ready` | no instance was ready in time; `retry-after` says when to come again |
-//! | 503 | `unreachable` | other nodes have instances, but NATS is out of reach; `retry-after` as above |
+//! | 503 | `unreachable` | other nodes have instances, but NATS is out of reach, and the request was not sent or may be sent again; `retry-after` as above |
 //! | 503 | `overloaded` | too many requests, here or in the workload's queue; `retry-after` as above |
 //! | 504 | `timeout` | no response head within the route's or the workload's limit |
 
