@@ -3,6 +3,7 @@
 use super::{
     Notes,
     draft::{Draft, grant_bucket, id, put, requirements, source, texts},
+    secrets::{self, Secrets},
     tree::{Entry, Tree},
 };
 use serde_json::{Value, json};
@@ -21,7 +22,7 @@ const OFFERED: [&str; 8] = [
 /// Room of a volume whose size the manifest leaves open.
 const EMPTY_SIZE: &str = "1GiB";
 
-pub fn map(document: &Tree, notes: &mut Notes) -> Option<Draft> {
+pub fn map(document: &Tree, secrets: &mut Secrets, notes: &mut Notes) -> Option<Draft> {
     notes.unknown(document, &["apiVersion", "kind", "metadata", "spec", "status"]);
     let Some(name) = document.at(&["metadata", "name"]) else {
         notes.lost(document.line, "a workload without metadata.name");
@@ -51,9 +52,11 @@ pub fn map(document: &Tree, notes: &mut Notes) -> Option<Draft> {
     for entry in inner.entries() {
         let line = entry.line;
         match entry.key.as_str() {
-            "components" => entry.value.items().iter().for_each(|item| component(item, volumes, &mut draft, notes)),
-            "service" => service(&entry.value, line, &mut draft, notes),
-            "hostInterfaces" => entry.value.items().iter().for_each(|item| interface(item, &called, &mut draft, notes)),
+            "components" => {
+                entry.value.items().iter().for_each(|item| component(item, volumes, secrets, &mut draft, notes));
+            }
+            "service" => service(&entry.value, line, secrets, &mut draft, notes),
+            "hostInterfaces" => {} // below: components come first
             "hostSelector" => {
                 for label in &entry.value.entries().iter().collect::<Vec<_>>() {
                     if let Some(value) = label.value.text() {
@@ -76,6 +79,9 @@ pub fn map(document: &Tree, notes: &mut Notes) -> Option<Draft> {
             "kubernetes" => notes.lost(line, "kubernetes: there is none; any node takes the requests"),
             other => notes.lost(line, format!("{other}: not known here")),
         }
+    }
+    for item in inner.get("hostInterfaces").map(Tree::items).unwrap_or_default() {
+        interface(item, &called, secrets, &mut draft, notes);
     }
     Some(draft)
 }
@@ -102,7 +108,7 @@ fn outer(spec: &Tree, draft: &mut Draft, notes: &mut Notes) {
     }
 }
 
-fn component(tree: &Tree, volumes: Option<&Tree>, draft: &mut Draft, notes: &mut Notes) {
+fn component(tree: &Tree, volumes: Option<&Tree>, secrets: &mut Secrets, draft: &mut Draft, notes: &mut Notes) {
     let name = tree.text_of("name").unwrap_or_else(|| "main".into());
     let name = id(&name, tree.line, notes);
     let mut made = json!({"name": name});
@@ -114,7 +120,7 @@ fn component(tree: &Tree, volumes: Option<&Tree>, draft: &mut Draft, notes: &mut
             ("image", _) => {
                 put(&mut made, "source", source(&entry.value.text().unwrap_or_default(), &name, line, notes))
             }
-            ("localResources", _) => resources(&entry.value, volumes, &mut made, draft, notes),
+            ("localResources", _) => resources(&entry.value, volumes, secrets, (&mut made, draft), notes),
             ("poolSize", Some(number)) => {
                 notes.changed(
                     line,
@@ -141,7 +147,13 @@ fn component(tree: &Tree, volumes: Option<&Tree>, draft: &mut Draft, notes: &mut
 }
 
 /// What one component may use. Components that are composed share their limits and grants.
-fn resources(tree: &Tree, volumes: Option<&Tree>, made: &mut Value, draft: &mut Draft, notes: &mut Notes) {
+fn resources(
+    tree: &Tree,
+    volumes: Option<&Tree>,
+    secrets: &mut Secrets,
+    (made, draft): (&mut Value, &mut Draft),
+    notes: &mut Notes,
+) {
     for entry in tree.entries() {
         let line = entry.line;
         match entry.key.as_str() {
@@ -160,7 +172,7 @@ fn resources(tree: &Tree, volumes: Option<&Tree>, made: &mut Value, draft: &mut 
             }
             "cpuLimit" => notes.lost(line, "cpuLimit: processor time is limited by the request: limits.cpu; what a node is to have left for a replica is reserve.cpu"),
             "config" => put(made, "config", texts(&entry.value, "config", notes)),
-            "environment" => environment(&entry.value, made, notes),
+            "environment" => environment(&entry.value, secrets, (made, Some(draft)), notes),
             "allowedHosts" => entry.value.items().iter().for_each(|item| allowed_host(item, draft, notes)),
             "volumeMounts" => entry.value.items().iter().for_each(|item| mount(item, volumes, draft, notes)),
             "allowedIpNameLookups" | "allowedHostLoopbackPorts" => {
@@ -172,7 +184,13 @@ fn resources(tree: &Tree, volumes: Option<&Tree>, made: &mut Value, draft: &mut 
 }
 
 /// Either the variables themselves, or `config`, `configFrom` and `secretFrom`.
-fn environment(tree: &Tree, made: &mut Value, notes: &mut Notes) {
+/// Components of `draft` share their secrets.
+fn environment(
+    tree: &Tree,
+    secrets: &mut Secrets,
+    (made, draft): (&mut Value, Option<&Draft>),
+    notes: &mut Notes,
+) {
     let is_outer = |entry: &Entry| matches!(entry.key.as_str(), "config" | "configFrom" | "secretFrom");
     if !tree.entries().iter().any(is_outer) {
         put(made, "env", texts(tree, "env", notes));
@@ -194,10 +212,7 @@ fn environment(tree: &Tree, made: &mut Value, notes: &mut Notes) {
                 }
                 put(made, "env-from", names);
             }
-            "secretFrom" => notes.lost(
-                entry.line,
-                "secretFrom: put each one with `lattice secret put NAME`, and name it under `secrets` of the component",
-            ),
+            "secretFrom" => secrets::of_environment(entry, secrets, (made, draft), notes),
             _ => notes.lost(entry.line, format!("{}: not known here", entry.key)),
         }
     }
@@ -225,7 +240,8 @@ fn mount(item: &Tree, volumes: Option<&Tree>, draft: &mut Draft, notes: &mut Not
         return notes.lost(item.line, format!("there is no volume {name}"));
     };
     let called = id(&name, item.line, notes);
-    let content = match (volume.get("hostPath"), volume.get("emptyDir")) {
+    let empty = volume.get("emptyDir").or_else(|| volume.get("ephemeral"));
+    let content = match (volume.get("hostPath"), empty) {
         (Some(host), _) => {
             let at = host.text_of("path").or_else(|| host.text_of("localPath")).unwrap_or_default();
             let read_only = item.get("readOnly").and_then(Tree::text).as_deref() == Some("true");
@@ -239,13 +255,13 @@ fn mount(item: &Tree, volumes: Option<&Tree>, draft: &mut Draft, notes: &mut Not
             );
             ("empty", json!({"size": EMPTY_SIZE}))
         }
-        (None, None) => return notes.lost(volume.line, format!("volume {name}: neither hostPath nor emptyDir")),
+        (None, None) => return notes.lost(volume.line, format!("volume {name}: neither hostPath nor ephemeral nor emptyDir")),
     };
     notes.mapped(item.line, format!("volumes: {called} at {path}"));
     draft.push("volumes", json!({"name": called, "mount": path, content.0: content.1}));
 }
 
-fn service(tree: &Tree, line: u64, draft: &mut Draft, notes: &mut Notes) {
+fn service(tree: &Tree, line: u64, secrets: &mut Secrets, draft: &mut Draft, notes: &mut Notes) {
     let mut made = json!({"name": "service"});
     notes.mapped(line, "services: service");
     for entry in tree.entries() {
@@ -265,7 +281,7 @@ fn service(tree: &Tree, line: u64, draft: &mut Draft, notes: &mut Notes) {
             "localResources" => {
                 for entry in entry.value.entries() {
                     match entry.key.as_str() {
-                        "environment" => environment(&entry.value, &mut made, notes),
+                        "environment" => environment(&entry.value, secrets, (&mut made, None), notes),
                         "config" => put(&mut made, "config", texts(&entry.value, "config", notes)),
                         "memoryLimitMb" if entry.value.number().is_some_and(|number| (1..=1024).contains(&number)) => {
                             let megabytes = entry.value.number().unwrap_or_default();
@@ -293,10 +309,19 @@ fn service(tree: &Tree, line: u64, draft: &mut Draft, notes: &mut Notes) {
     draft.push("services", made);
 }
 
-fn interface(tree: &Tree, workload: &str, draft: &mut Draft, notes: &mut Notes) {
+fn interface(tree: &Tree, workload: &str, secrets: &mut Secrets, draft: &mut Draft, notes: &mut Notes) {
     let line = tree.line;
     let package =
         format!("{}:{}", tree.text_of("namespace").unwrap_or_default(), tree.text_of("package").unwrap_or_default());
+    if package == "wasmcloud:secrets" {
+        return secrets_interface(tree, secrets, draft, notes);
+    }
+    for key in ["configFrom", "secretFrom"] {
+        if let Some(entry) = tree.entry(key) {
+            let why = "nodes reach what is behind it by settings of their own";
+            notes.lost(entry.line, format!("{key} of {package}: {why}; what components read themselves is under config and secrets"));
+        }
+    }
     let interfaces: Vec<String> =
         tree.get("interfaces").map(|list| list.items().iter().filter_map(Tree::text).collect()).unwrap_or_default();
     let incoming =
@@ -340,6 +365,26 @@ fn interface(tree: &Tree, workload: &str, draft: &mut Draft, notes: &mut Notes) 
         true => notes.mapped(line, format!("{package}: every node offers it")),
         false => {
             notes.lost(line, format!("{package}: nodes don't offer it; a component that exports it can be composed in"))
+        }
+    }
+}
+
+/// Secrets of all components, by keys.
+fn secrets_interface(tree: &Tree, secrets: &mut Secrets, draft: &mut Draft, notes: &mut Notes) {
+    match tree.get("version").and_then(|version| Some((version.line, version.text()?))) {
+        Some((line, version)) if version != "0.1.0-draft" && !version.starts_with("1.") => notes.lost(
+            line,
+            format!("wasmcloud:secrets@{version}: nodes offer 0.1.0-draft and 1.0.0: build the components against one of these"),
+        ),
+        _ => notes.mapped(tree.line, "wasmcloud:secrets: every node offers it"),
+    }
+    for entry in tree.entries() {
+        match entry.key.as_str() {
+            "secretFrom" => secrets::of_interface(entry, secrets, draft, notes),
+            "config" | "configFrom" => {
+                notes.lost(entry.line, format!("{} of wasmcloud:secrets: what is no secret is under config", entry.key));
+            }
+            _ => {}
         }
     }
 }

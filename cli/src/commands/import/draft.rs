@@ -51,6 +51,26 @@ impl Draft {
         self.fields.get(outer)?.get(field)
     }
 
+    /// The secret that components which are composed get by this key.
+    pub fn secret(&self, key: &str) -> Option<&str> {
+        let components = self.fields.get("components")?.as_array()?;
+        components.iter().find_map(|component| component.get("secrets")?.get(key)?.as_str())
+    }
+
+    /// Let the components have more secrets, which they share. False if there is none.
+    pub fn give_secrets(&mut self, secrets: Map<String, Value>) -> bool {
+        let components = self.fields.get_mut("components").and_then(Value::as_array_mut);
+        let Some(first) = components.and_then(|components| components.first_mut()).and_then(Value::as_object_mut) else {
+            return secrets.is_empty();
+        };
+        if !secrets.is_empty()
+            && let Some(had) = first.entry("secrets").or_insert_with(|| json!({})).as_object_mut()
+        {
+            had.extend(secrets);
+        }
+        true
+    }
+
     /// The spec, if it is one.
     pub fn finish(self, notes: &mut Notes) -> Option<WorkloadSpec> {
         match lattice::spec::parse_value(&Value::Object(self.fields)) {
@@ -63,17 +83,23 @@ impl Draft {
     }
 }
 
-/// The nearest name that is allowed here. A note where it is another one.
-pub fn id(text: &str, line: u64, notes: &mut Notes) -> String {
+/// The nearest name that is allowed here.
+pub fn near(text: &str) -> String {
     let allowed = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
-    let made: String = text.chars().map(allowed).take(ID_BYTES_MAX).collect();
-    let made = made.trim_matches('-');
+    let made: String = text.chars().map(allowed).skip_while(|c| *c == '-').take(ID_BYTES_MAX).collect();
+    let made = made.trim_end_matches('-');
     let made = if made.is_empty() { "unnamed" } else { made };
+    debug_assert!(ComponentName::new(made).is_ok() && ConfigName::new(made).is_ok());
+    made.to_owned()
+}
+
+/// The same. A note where it is another one.
+pub fn id(text: &str, line: u64, notes: &mut Notes) -> String {
+    let made = near(text);
     if made != text {
         notes.changed(line, format!("{text} is called {made}: names have a-z, 0-9 and '-'"));
     }
-    debug_assert!(ComponentName::new(made).is_ok() && ConfigName::new(made).is_ok());
-    made.to_owned()
+    made
 }
 
 /// Where a component's bytes are to be: nothing is fetched from registries.

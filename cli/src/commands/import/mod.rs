@@ -2,6 +2,7 @@
 
 mod deployment;
 mod draft;
+mod secrets;
 mod tree;
 mod wadm;
 
@@ -16,6 +17,7 @@ use lattice::{
     limits::{SPEC_BYTES_MAX, one_line},
     spec::WorkloadSpec,
 };
+use secrets::Secrets;
 use serde::Serialize;
 use std::{
     io::Read as _,
@@ -142,21 +144,31 @@ fn read(path: &Path) -> anyhow::Result<String> {
 
 /// Every document of a file.
 pub fn import(text: &str) -> anyhow::Result<Imported> {
-    let documents: Vec<Tree> = serde_saphyr::from_multiple(text).map_err(|error| anyhow::anyhow!("{error}"))?;
+    // An error shows where it is, and nothing of what is there: that may be a secret's value.
+    let options = serde_saphyr::options! { with_snippet: false };
+    let documents: Vec<Tree> =
+        serde_saphyr::from_multiple_with_options(text, options).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let mut secrets = Secrets::of(&documents);
     let mut notes = Notes::default();
     let mut drafts: Vec<Draft> = Vec::new();
     let (mut known, mut native) = (0, Vec::new());
     for document in &documents {
         let kind = document.text_of("kind").unwrap_or_default();
         match (document.text_of("apiVersion").unwrap_or_default().split('/').next(), kind.as_str()) {
-            (Some("core.oam.dev"), "Application") => drafts.extend(wadm::map(document, &mut notes)),
+            (Some("core.oam.dev"), "Application") => {
+                drafts.extend(wadm::map(document, &mut secrets, &mut notes));
+            }
             (Some("runtime.wasmcloud.dev"), "WorkloadDeployment" | "Workload") => {
-                drafts.extend(deployment::map(document, &mut notes));
+                drafts.extend(deployment::map(document, &mut secrets, &mut notes));
             }
             _ if kind.is_empty() && document.get("name").is_some() && document.get("components").is_some() => {
                 let name = document.text_of("name").unwrap_or_default();
                 notes.changed(document.line, format!("{name} is a spec already: deploy it as it is"));
                 native.push(name);
+                continue;
+            }
+            _ if secrets::is_secret(document) => {
+                secrets::note_kept(document, &mut notes);
                 continue;
             }
             _ => {
@@ -228,6 +240,28 @@ mod tests {
     #[test]
     fn stores_and_scalers() {
         golden("wadm-agents");
+    }
+
+    #[test]
+    fn secrets_of_wadm() {
+        golden("wadm-secrets");
+    }
+
+    #[test]
+    fn secrets_of_a_workload_deployment() {
+        golden("deployment-secrets");
+    }
+
+    #[test]
+    fn values_of_secrets_are_shown_nowhere() {
+        let manifest = include_str!("../../../tests/import/deployment-secrets.yaml");
+        let shown = format!("{:?}", import(manifest).unwrap());
+        for value in ["aHVudGVyMg==", "hunter2", "correct horse"] {
+            assert!(manifest.contains(value) && !shown.contains(value), "{value}");
+        }
+        let broken = manifest.replace("correct horse", "'correct horse");
+        let error = import(&broken).unwrap_err().to_string();
+        assert!(!error.contains("horse") && !error.contains("hunter2"), "{error}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod scalers;
 use super::{
     Notes,
     draft::{Draft, grant_bucket, id, put, source, texts},
+    secrets::{self, Policies, Secrets},
     tree::Tree,
 };
 use serde_json::{Value, json};
@@ -52,7 +53,7 @@ impl Part<'_> {
     }
 }
 
-pub fn map(document: &Tree, notes: &mut Notes) -> Vec<Draft> {
+pub fn map(document: &Tree, secrets: &mut Secrets, notes: &mut Notes) -> Vec<Draft> {
     notes.unknown(document, &["apiVersion", "kind", "metadata", "spec"]);
     let app = document.at(&["metadata", "name"]);
     let called = app.map_or_else(|| "app".to_owned(), |name| id(&name.text().unwrap_or_default(), name.line, notes));
@@ -62,9 +63,8 @@ pub fn map(document: &Tree, notes: &mut Notes) -> Vec<Draft> {
         }
     }
     let Some(spec) = document.get("spec") else { return Vec::new() };
-    for entry in spec.entries().iter().filter(|entry| entry.key != "components") {
-        notes.lost(entry.line, format!("spec.{}: not known here", entry.key));
-    }
+    notes.unknown(spec, &["components", "policies"]);
+    let policies = spec.get("policies").map(|list| secrets::policies(list, notes)).unwrap_or_default();
     let trees = spec.get("components").map(Tree::items).unwrap_or_default();
     let parts: Vec<Part<'_>> = trees.iter().map(|tree| part(tree, notes)).collect();
     let groups = groups(&parts);
@@ -79,7 +79,7 @@ pub fn map(document: &Tree, notes: &mut Notes) -> Vec<Draft> {
         let mut draft = Draft::new(&name, first.tree.line);
         let members: Vec<&Part<'_>> = group.iter().filter_map(|at| parts.get(*at)).collect();
         for part in &members {
-            component(part, &mut draft, notes);
+            component(part, &policies, secrets, &mut draft, notes);
         }
         scalers::scale(&members, &mut draft, notes);
         for part in &members {
@@ -140,7 +140,7 @@ fn groups(parts: &[Part<'_>]) -> Vec<Vec<usize>> {
     groups.into_iter().map(|group| group.into_iter().collect()).collect()
 }
 
-fn component(part: &Part<'_>, draft: &mut Draft, notes: &mut Notes) {
+fn component(part: &Part<'_>, policies: &Policies, secrets: &mut Secrets, draft: &mut Draft, notes: &mut Notes) {
     let name = id(&part.name, part.tree.line, notes);
     notes.mapped(part.tree.line, format!("components: {name}"));
     let mut made = json!({"name": name});
@@ -149,10 +149,7 @@ fn component(part: &Part<'_>, draft: &mut Draft, notes: &mut Notes) {
         match entry.key.as_str() {
             "image" => put(&mut made, "source", source(&part.image, &name, line, notes)),
             "config" => configure(&entry.value, &mut made, notes),
-            "secrets" => notes.lost(
-                line,
-                "secrets: put each one with `lattice secret put NAME`, and name it under `secrets` of the component",
-            ),
+            "secrets" => secrets::of_component(&entry.value, policies, secrets, (&mut made, draft), notes),
             "id" => notes.lost(line, "id: a component is known by its name and the digest of its bytes"),
             other => notes.lost(line, format!("properties.{other}: not known here")),
         }
@@ -268,7 +265,7 @@ fn configured(link: &Link<'_>, notes: &mut Notes) {
     for end in ["source", "target"] {
         for key in ["config", "secrets"] {
             if let Some(entry) = link.properties.get(end).and_then(|end| end.entry(key)) {
-                notes.lost(entry.line, format!("{end}.{key}: of a provider, which is not there"));
+                notes.lost(entry.line, format!("{end}.{key}: {}", of_provider(key)));
             }
         }
     }
@@ -319,13 +316,24 @@ fn routes(
     }
 }
 
+/// What nobody reads any more.
+fn of_provider(key: &str) -> &'static str {
+    match key {
+        "secrets" => {
+            "of a provider, which is not there. A component in its place gets them: `lattice secret put NAME`, and `KEY: NAME` under \
+             its secrets"
+        }
+        _ => "of a provider, which is not there",
+    }
+}
+
 /// What is left of a provider.
 fn leave(provider: &Part<'_>, parts: &[Part<'_>], notes: &mut Notes) {
     let line = provider.tree.line;
     let name = &provider.name;
     for entry in provider.tree.get("properties").map(Tree::entries).unwrap_or_default() {
         if entry.key != "image" {
-            notes.lost(entry.line, format!("properties.{}: of a provider, which is not there", entry.key));
+            notes.lost(entry.line, format!("properties.{}: {}", entry.key, of_provider(&entry.key)));
         }
     }
     for one in provider.tree.get("traits").map(Tree::items).unwrap_or_default() {
