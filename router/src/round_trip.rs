@@ -10,17 +10,20 @@ use std::{collections::VecDeque, time::Duration};
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// An echo was sent, and nothing came back for so long: nothing gets through.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Most that one look counts for. A process that was stopped, or a machine that is too busy, looks at the clock before it has read
-/// what came meanwhile.
-const LOOK_COUNTS_MAX: Duration = Duration::from_millis(500);
-/// From one echo to the next where no request waits for an answer, and where none came back lately: what waits in the
-/// connection comes back once it is mended, and need not be much.
-const ECHO_EVERY: Duration = Duration::from_secs(1);
+/// Most that one look counts for. A process that was stopped, or that gets its turn too rarely, looks at the clock before it has
+/// read what came meanwhile: it takes as many looks as any other.
+const LOOK_COUNTS_MAX: Duration = LOOK_EVERY;
+/// From one echo to the next where no request waits for an answer.
+const AT_REST_EVERY: Duration = Duration::from_secs(1);
+/// The same where none came back lately. What waits in the connection comes back once that is mended, and need not be much.
+const CLOSED_EVERY: Duration = Duration::from_millis(500);
 /// Echoes that are remembered until they come back. Where more are under way, the oldest ones are forgotten.
 const UNDER_WAY_MAX: usize = 64;
 
-const _: () = assert!(LOOK_COUNTS_MAX.as_millis() * 2 <= PATIENCE.as_millis());
-const _: () = assert!(LOOK_EVERY.as_millis() < LOOK_COUNTS_MAX.as_millis());
+// Else one look could decide it.
+const _: () = assert!(LOOK_COUNTS_MAX.as_millis() * 4 <= PATIENCE.as_millis());
+// Else a way that is slow, and carries one echo after the other, would close again and again.
+const _: () = assert!(CLOSED_EVERY.as_millis() * 2 <= PATIENCE.as_millis());
 
 /// What echoes tell. All times are on one monotonic clock.
 #[derive(Debug, Default)]
@@ -46,8 +49,12 @@ impl RoundTrip {
             true => Duration::ZERO,
             false => self.silence.saturating_add(now.saturating_sub(looked_at).min(LOOK_COUNTS_MAX)),
         };
-        let is_due = waits && self.is_open();
-        if !is_due && self.sent_at.is_some_and(|sent| now.saturating_sub(sent) < ECHO_EVERY) {
+        let every = match (self.is_open(), waits) {
+            (true, true) => Duration::ZERO,
+            (true, false) => AT_REST_EVERY,
+            (false, _) => CLOSED_EVERY,
+        };
+        if self.sent_at.is_some_and(|sent| now.saturating_sub(sent) < every) {
             return None;
         }
         if self.under_way.len() >= UNDER_WAY_MAX {
@@ -130,22 +137,19 @@ mod tests {
         trip.heard(1);
         assert_eq!(look(&mut trip, 250, 2250, false), [(1000, 2), (2000, 3)]);
         assert!(!trip.is_open(), "nothing came back of the second one");
-        assert_eq!(look(&mut trip, 2500, 4250, true), [(3000, 4), (4000, 5)]);
+        assert_eq!(look(&mut trip, 2500, 3750, true), [(2500, 4), (3000, 5), (3500, 6)]);
         assert!(!trip.is_open());
     }
 
     #[test]
     fn a_way_that_is_slow_is_open() {
         let mut trip = RoundTrip::default();
-        let mut numbers = Vec::new();
+        let mut under_way = Vec::new();
         for at in (0..10_000).step_by(250) {
-            numbers.extend(trip.look(ms(at), true));
-            // Two and a half seconds late, each of them.
-            if at == 750 || at >= 1000 && numbers.len() > 10 {
-                trip.heard(numbers.remove(0));
-            }
-            let is_beginning = (1500..=2500).contains(&at);
-            assert!(trip.is_open() || is_beginning, "{at}");
+            under_way.extend(trip.look(ms(at), true).map(|number| (at + 2500, number)));
+            let back = under_way.iter().filter(|(due, _)| *due == at);
+            back.for_each(|(_, number)| trip.heard(*number));
+            assert_eq!(trip.is_open(), !(1000..2500).contains(&at), "{at}");
         }
     }
 

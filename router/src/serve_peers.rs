@@ -121,7 +121,7 @@ impl Acceptor {
             return self.refuse(reply, refuse(reset));
         }
         // A guest would work for nobody. Should the way be mended soon, this lets the router ask another node.
-        if !self.router.reach().is_open() {
+        if !self.router.0.remote.reach().is_open() {
             let reset = Reset::new(ResetCode::ShuttingDown, "the node's answers do not reach NATS").with_nothing_ran();
             return self.refuse(reply, refuse(reset));
         }
