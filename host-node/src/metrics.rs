@@ -2,14 +2,14 @@
 
 use crate::instances::ReadyUnits;
 use lattice::id::SlotId;
-use lattice_runtime::{GpuStats, Runtime, Unit, UnitStats, WAIT_BUCKETS, WaitStats};
+use lattice_runtime::{GpuStats, OPERATION_BUCKETS, OperationStats, Runtime, Unit, UnitStats, WAIT_BUCKETS, WaitStats};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric as _, NoLabelSet},
-    metrics::{counter::ConstCounter, exemplar::Exemplar, gauge::ConstGauge},
+    metrics::{MetricType, counter::ConstCounter, exemplar::Exemplar, gauge::ConstGauge},
     registry::Registry,
 };
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 pub(crate) fn register(registry: &mut Registry, units: Arc<ReadyUnits>, runtime: Runtime) {
     registry.register_collector(Box::new(Units { units, runtime }));
@@ -103,10 +103,15 @@ const GPU_LEVELS: [GpuSum; 3] = [
     ("lattice_unit_gpu_devices", "Devices that are open", |gpu| gpu.devices as f64),
 ];
 
+const NO_EXEMPLARS: Option<&HashMap<usize, Exemplar<NoLabelSet, f64>>> = None;
+
+/// Its workload and replica, and what it counts.
+type OfUnit = ([(&'static str, String); 2], UnitStats);
+
 impl Collector for Units {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let units: Vec<(SlotId, Arc<Unit>)> = self.units.all();
-        let stats: Vec<([(&str, String); 2], UnitStats)> = units
+        let stats: Vec<OfUnit> = units
             .iter()
             .map(|(slot, unit)| {
                 let labels = [("workload", slot.workload.to_string()), ("replica", slot.index.to_string())];
@@ -114,14 +119,14 @@ impl Collector for Units {
             })
             .collect();
         for (name, help, value) in SUMS {
-            let kind = prometheus_client::metrics::MetricType::Counter;
+            let kind = MetricType::Counter;
             let mut family = encoder.encode_descriptor(name, help, None, kind)?;
             for (labels, stats) in &stats {
                 ConstCounter::new(value(stats)).encode(family.encode_family(labels)?)?;
             }
         }
         for (name, help, label, values) in SUMS_BY {
-            let kind = prometheus_client::metrics::MetricType::Counter;
+            let kind = MetricType::Counter;
             let mut family = encoder.encode_descriptor(name, help, None, kind)?;
             for ([workload, replica], stats) in &stats {
                 for (value, count) in values(stats) {
@@ -131,21 +136,21 @@ impl Collector for Units {
             }
         }
         for (name, help, value) in LEVELS {
-            let kind = prometheus_client::metrics::MetricType::Gauge;
+            let kind = MetricType::Gauge;
             let mut family = encoder.encode_descriptor(name, help, None, kind)?;
             for (labels, stats) in &stats {
                 ConstGauge::new(value(stats)).encode(family.encode_family(labels)?)?;
             }
         }
         for (name, help, value) in GPU_SUMS {
-            let kind = prometheus_client::metrics::MetricType::Counter;
+            let kind = MetricType::Counter;
             let mut family = encoder.encode_descriptor(name, help, None, kind)?;
             for (labels, gpu) in stats.iter().filter_map(|(labels, stats)| Some((labels, stats.gpu.as_ref()?))) {
                 ConstCounter::new(value(gpu)).encode(family.encode_family(labels)?)?;
             }
         }
         for (name, help, value) in GPU_LEVELS {
-            let kind = prometheus_client::metrics::MetricType::Gauge;
+            let kind = MetricType::Gauge;
             let mut family = encoder.encode_descriptor(name, help, None, kind)?;
             for (labels, gpu) in stats.iter().filter_map(|(labels, stats)| Some((labels, stats.gpu.as_ref()?))) {
                 ConstGauge::new(value(gpu)).encode(family.encode_family(labels)?)?;
@@ -153,16 +158,15 @@ impl Collector for Units {
         }
         let (name, help) =
             ("lattice_unit_queue_seconds", "Time that calls waited for their turn; those that did not are not in it");
-        let mut family =
-            encoder.encode_descriptor(name, help, None, prometheus_client::metrics::MetricType::Histogram)?;
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for (labels, stats) in &stats {
             let WaitStats { buckets, sum } = stats.waits;
             let bounds = WAIT_BUCKETS.into_iter().chain([f64::MAX]);
             let buckets: Vec<(f64, u64)> = bounds.zip(buckets).collect();
             let count = buckets.iter().map(|(_, count)| count).sum();
-            let no_exemplars = None::<&std::collections::HashMap<usize, Exemplar<NoLabelSet, f64>>>;
-            family.encode_family(labels)?.encode_histogram(sum.as_secs_f64(), count, &buckets, no_exemplars)?;
+            family.encode_family(labels)?.encode_histogram(sum.as_secs_f64(), count, &buckets, NO_EXEMPLARS)?;
         }
+        encode_operations(&mut encoder, &stats)?;
         let loads = self.runtime.load_stats();
         for (name, help, value) in [
             ("lattice_components_compiled", "Components compiled", loads.compiled),
@@ -190,5 +194,78 @@ impl Collector for Units {
             level.encode(encoder.encode_descriptor(name, help, None, level.metric_type())?)?;
         }
         Ok(())
+    }
+}
+
+/// What guests did with NATS. What a replica's guests never did has no series.
+fn encode_operations(encoder: &mut DescriptorEncoder<'_>, units: &[OfUnit]) -> Result<(), std::fmt::Error> {
+    let operations = || {
+        units.iter().flat_map(|([workload, replica], stats)| {
+            stats.operations.iter().map(move |stats| {
+                let OperationStats { interface, operation, outcome, .. } = stats;
+                let words = [("interface", *interface), ("operation", *operation), ("outcome", *outcome)];
+                let [interface, operation, outcome] = words.map(|(name, word)| (name, word.to_owned()));
+                ([workload.clone(), replica.clone(), interface, operation, outcome], stats)
+            })
+        })
+    };
+    let (name, help) = ("lattice_unit_nats_operations", "What guests asked of NATS, by how it ended");
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, stats) in operations() {
+        ConstCounter::new(stats.count()).encode(family.encode_family(&labels)?)?;
+    }
+    let (name, help) = ("lattice_unit_nats_operation_seconds", "How long that took");
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+    for (labels, stats) in operations() {
+        let bounds = OPERATION_BUCKETS.into_iter().chain([f64::MAX]);
+        let buckets: Vec<(f64, u64)> = bounds.zip(stats.buckets).collect();
+        family.encode_family(&labels)?.encode_histogram(
+            stats.sum.as_secs_f64(),
+            stats.count(),
+            &buckets,
+            NO_EXEMPLARS,
+        )?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus_client::encoding::text::encode;
+
+    /// One replica that did something.
+    #[derive(Debug)]
+    struct One(OperationStats);
+
+    impl Collector for One {
+        fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+            let stats = UnitStats { operations: vec![self.0.clone()], ..UnitStats::default() };
+            encode_operations(&mut encoder, &[([("workload", "shop".into()), ("replica", "0".into())], stats)])
+        }
+    }
+
+    #[test]
+    fn operations_are_a_counter_and_a_histogram_of_the_same_labels() {
+        let mut buckets = [0; OPERATION_BUCKETS.len() + 1];
+        (buckets[0], buckets[11]) = (2, 1);
+        let sum = std::time::Duration::from_millis(12_500);
+        let stats =
+            OperationStats { interface: "lattice:nats/kv", operation: "write", outcome: "timeout-maybe", buckets, sum };
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(One(stats)));
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        let labels = "workload=\"shop\",replica=\"0\",interface=\"lattice:nats/kv\",operation=\"write\",outcome=\"timeout-maybe\"";
+        for line in [
+            format!("lattice_unit_nats_operations_total{{{labels}}} 3\n"),
+            format!("lattice_unit_nats_operation_seconds_sum{{{labels}}} 12.5\n"),
+            format!("lattice_unit_nats_operation_seconds_count{{{labels}}} 3\n"),
+            format!("lattice_unit_nats_operation_seconds_bucket{{le=\"0.0001\",{labels}}} 2\n"),
+            format!("lattice_unit_nats_operation_seconds_bucket{{le=\"10.0\",{labels}}} 2\n"),
+            format!("lattice_unit_nats_operation_seconds_bucket{{le=\"+Inf\",{labels}}} 3\n"),
+        ] {
+            assert!(text.contains(&line), "{line}{text}");
+        }
     }
 }

@@ -58,6 +58,32 @@ pub enum Code {
     Other,
 }
 
+impl Code {
+    /// The case's name in `wit/nats/types.wit`, without what it holds.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Code::Denied => "denied",
+            Code::Invalid(_) => "invalid",
+            Code::TooLarge(_) => "too-large",
+            Code::TooMany(_) => "too-many",
+            Code::QuotaExceeded(_) => "quota-exceeded",
+            Code::NoResponders => "no-responders",
+            Code::Timeout => "timeout",
+            Code::Disconnected => "disconnected",
+            Code::NotFound => "not-found",
+            Code::AlreadyExists(_) => "already-exists",
+            Code::WrongRevision => "wrong-revision",
+            Code::WrongSequence => "wrong-sequence",
+            Code::AlreadySettled => "already-settled",
+            Code::BatchAbandoned => "batch-abandoned",
+            Code::StorageFull => "storage-full",
+            Code::Unsupported => "unsupported",
+            Code::Jetstream(_) => "jetstream",
+            Code::Other => "other",
+        }
+    }
+}
+
 /// An operation that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]

@@ -113,6 +113,8 @@ fn hex_word(number: u32) -> [u8; 8] {
 pub enum SpanKind {
     Server,
     Client,
+    /// Of a message that is sent in its context, and handled by whoever gets it, at some time.
+    Producer,
     Internal,
 }
 

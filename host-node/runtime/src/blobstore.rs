@@ -6,7 +6,9 @@ mod streams;
 
 use crate::{
     host::Host,
+    inherited::Inherited,
     network::{Container, Network, READ_AHEAD_BYTES},
+    operations::{Interface, Kind, Operation},
 };
 use bindings::wasi::blobstore::{
     blobstore, container,
@@ -76,6 +78,7 @@ pub struct ObjectNames {
 pub(crate) struct View<'a> {
     table: &'a mut ResourceTable,
     network: &'a Arc<Network>,
+    inherited: Option<&'a Inherited>,
 }
 
 struct Has;
@@ -86,8 +89,8 @@ impl HasData for Has {
 
 pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     fn view(host: &mut Host) -> View<'_> {
-        let (table, network) = host.table_and_network();
-        View { table, network }
+        let (table, network, inherited) = host.table_and_network();
+        View { table, network, inherited }
     }
     types::add_to_linker::<_, Has>(linker, view)?;
     container::add_to_linker::<_, Has>(linker, view)?;
@@ -104,8 +107,9 @@ fn told(failure: Failure) -> String {
     }
 }
 
-fn of<T>(result: Result<T, Failure>) -> Outcome<T> {
-    Ok(result.map_err(told))
+/// The end of an operation.
+fn of<T>(operation: Operation, result: Result<T, Failure>) -> Outcome<T> {
+    Ok(operation.end(result).map_err(told))
 }
 
 fn seconds(nanos: u64) -> u64 {
@@ -119,6 +123,22 @@ fn absent(name: &str) -> Failure {
 impl View<'_> {
     fn container(&self, open: &Resource<OpenContainer>) -> wasmtime::Result<Container> {
         Ok(self.table.get(open)?.0.clone())
+    }
+
+    fn operation(&self, kind: Kind, name: &'static str) -> Operation {
+        let mut inherited = self.inherited.cloned().unwrap_or_default();
+        self.network.operation((Interface::Blobstore, kind, name), &mut inherited)
+    }
+
+    /// In a container.
+    fn within(
+        &self,
+        open: &Resource<OpenContainer>,
+        (kind, name): (Kind, &'static str),
+    ) -> wasmtime::Result<(Container, Operation)> {
+        let container = self.container(open)?;
+        let operation = self.operation(kind, name).on(container.name.as_str());
+        Ok((container, operation))
     }
 }
 
@@ -204,8 +224,9 @@ impl types::HostOutgoingValue for View<'_> {
     }
 
     async fn finish(&mut self, value: Resource<OutgoingValue>) -> Outcome<()> {
+        let operation = self.operation(Kind::Write, "finish");
         let OutgoingValue(value) = self.table.delete(value)?;
-        of(value.finish().await)
+        of(operation, value.finish().await)
     }
 
     async fn drop(&mut self, value: Resource<OutgoingValue>) -> wasmtime::Result<()> {
@@ -217,6 +238,7 @@ impl types::HostOutgoingValue for View<'_> {
 impl types::HostIncomingValue for View<'_> {
     async fn incoming_value_consume_sync(&mut self, value: Resource<IncomingValue>) -> Outcome<Vec<u8>> {
         let IncomingValue { container, object, from, to } = self.table.delete(value)?;
+        let operation = self.operation(Kind::Read, "incoming-value-consume-sync").on(container.name.as_str());
         let network = self.network;
         let read = async {
             let size = to - from;
@@ -234,7 +256,7 @@ impl types::HostIncomingValue for View<'_> {
             }
             Ok(bytes)
         };
-        of(read.await)
+        of(operation, read.await)
     }
 
     async fn incoming_value_consume_async(
@@ -242,13 +264,14 @@ impl types::HostIncomingValue for View<'_> {
         value: Resource<IncomingValue>,
     ) -> Outcome<Resource<DynInputStream>> {
         let IncomingValue { container, object, from, to } = self.table.delete(value)?;
+        let operation = self.operation(Kind::Read, "incoming-value-consume-async").on(container.name.as_str());
         let network = self.network;
         let begin = async {
             let room = network.room_to_read(&*container.objects, READ_AHEAD_BYTES).await?;
             let chunks = container.objects.read(&object, from, to).await?;
             Ok(Download::new(chunks, room))
         };
-        match begin.await {
+        match operation.end(begin.await) {
             Ok(download) => {
                 let stream: DynInputStream = Box::new(download);
                 Ok(Ok(self.table.push(stream)?))
@@ -286,13 +309,16 @@ impl container::HostContainer for View<'_> {
         start: u64,
         end: u64,
     ) -> Outcome<Resource<IncomingValue>> {
-        let container = self.container(&open)?;
-        if start > end {
-            return Ok(Err(format!("the range ends at {end}, before it begins, at {start}")));
-        }
-        let object = match find(self.network, &container, &name).await {
-            Ok(Some(object)) => object,
-            Ok(None) => return Ok(Err(told(absent(&name)))),
+        let (container, operation) = self.within(&open, (Kind::Read, "get-data"))?;
+        let find = async {
+            if start > end {
+                let text = format!("the range ends at {end}, before it begins, at {start}");
+                return Err(Failure::not(Code::Invalid("end".into()), text));
+            }
+            find(self.network, &container, &name).await?.ok_or_else(|| absent(&name))
+        };
+        let object = match operation.end(find.await) {
+            Ok(object) => object,
             Err(failure) => return Ok(Err(told(failure))),
         };
         // The end is the last byte's offset, and may lie behind the last one that there is.
@@ -306,34 +332,37 @@ impl container::HostContainer for View<'_> {
         name: String,
         value: Resource<OutgoingValue>,
     ) -> Outcome<()> {
-        let container = self.container(&open)?;
+        let (container, operation) = self.within(&open, (Kind::Write, "write-data"))?;
         let may_begin = self.network.judge_change(&container).and_then(|()| lattice::objects::check_name(&name));
         let OutgoingValue(value) = self.table.get_mut(&value)?;
-        of(may_begin.and_then(|()| value.write_to(container.objects, name)))
+        of(operation, may_begin.and_then(|()| value.write_to(container.objects, name)))
     }
 
     async fn list_objects(&mut self, open: Resource<OpenContainer>) -> Outcome<Resource<ObjectNames>> {
-        let (container, network) = (self.container(&open)?, self.network);
+        let (container, operation) = self.within(&open, (Kind::List, "list-objects"))?;
+        let network = self.network;
         let list = async {
             let _turn = network.container_turn().await?;
             container.objects.list().await
         };
-        match list.await {
+        match operation.end(list.await) {
             Ok(list) => Ok(Ok(self.table.push(ObjectNames { list, is_over: false })?)),
             Err(failure) => Ok(Err(told(failure))),
         }
     }
 
     async fn delete_object(&mut self, open: Resource<OpenContainer>, name: String) -> Outcome<()> {
-        let container = self.container(&open)?;
-        of(match self.network.judge_change(&container) {
+        let (container, operation) = self.within(&open, (Kind::Write, "delete-object"))?;
+        let deleted = match self.network.judge_change(&container) {
             Ok(()) => delete(self.network, &container, &name).await,
             Err(failure) => Err(failure),
-        })
+        };
+        of(operation, deleted)
     }
 
     async fn delete_objects(&mut self, open: Resource<OpenContainer>, names: Vec<String>) -> Outcome<()> {
-        let (container, network) = (self.container(&open)?, self.network);
+        let (container, operation) = self.within(&open, (Kind::Write, "delete-objects"))?;
+        let network = self.network;
         let delete_all = async {
             network.judge_change(&container)?;
             if names.len() > DELETE_MAX {
@@ -344,27 +373,29 @@ impl container::HostContainer for View<'_> {
             let deletes = names.into_iter().map(|name| async move { delete(network, container, &name).await });
             stream::iter(deletes).buffer_unordered(DELETES_AT_A_TIME).try_collect::<()>().await
         };
-        of(delete_all.await)
+        of(operation, delete_all.await)
     }
 
     async fn has_object(&mut self, open: Resource<OpenContainer>, name: String) -> Outcome<bool> {
-        let container = self.container(&open)?;
-        of(find(self.network, &container, &name).await.map(|object| object.is_some()))
+        let (container, operation) = self.within(&open, (Kind::Read, "has-object"))?;
+        of(operation, find(self.network, &container, &name).await.map(|object| object.is_some()))
     }
 
     async fn object_info(&mut self, open: Resource<OpenContainer>, name: String) -> Outcome<ObjectMetadata> {
-        let container = self.container(&open)?;
+        let (container, operation) = self.within(&open, (Kind::Read, "object-info"))?;
         let found = find(self.network, &container, &name).await;
-        of(found.and_then(|object| object.ok_or_else(|| absent(&name))).map(|object| ObjectMetadata {
+        let info = found.and_then(|object| object.ok_or_else(|| absent(&name))).map(|object| ObjectMetadata {
             name,
             container: container.name.to_string(),
             created_at: seconds(object.modified),
             size: object.size,
-        }))
+        });
+        of(operation, info)
     }
 
     async fn clear(&mut self, open: Resource<OpenContainer>) -> Outcome<()> {
-        let (container, network) = (self.container(&open)?, self.network);
+        let (container, operation) = self.within(&open, (Kind::Write, "clear"))?;
+        let network = self.network;
         let clear = async {
             network.judge_change(&container)?;
             let mut list = container.objects.list().await?;
@@ -373,7 +404,7 @@ impl container::HostContainer for View<'_> {
             }
             Ok(())
         };
-        of(clear.await)
+        of(operation, clear.await)
     }
 
     async fn drop(&mut self, open: Resource<OpenContainer>) -> wasmtime::Result<()> {
@@ -405,7 +436,7 @@ impl container::HostStreamObjectNames for View<'_> {
         let names = self.table.get_mut(&names)?;
         let most = usize::try_from(len).unwrap_or(usize::MAX).min(NAMES_MAX);
         let taken = names.take(most).await;
-        of(taken.map(|taken| (taken, names.is_over)))
+        Ok(taken.map(|taken| (taken, names.is_over)).map_err(told))
     }
 
     async fn skip_stream_object_names(&mut self, names: Resource<ObjectNames>, num: u64) -> Outcome<(u64, bool)> {
@@ -429,47 +460,58 @@ impl container::HostStreamObjectNames for View<'_> {
 
 impl blobstore::Host for View<'_> {
     async fn create_container(&mut self, name: String) -> Outcome<Resource<OpenContainer>> {
-        of(match self.network.open_container(&name).await {
+        let operation = self.operation(Kind::Open, "create-container").on(&name);
+        let refused = match self.network.open_container(&name).await {
             Ok(container) => {
                 let text = format!("the container {} is there already: it is made by whoever owns it", container.name);
                 Err(Failure::not(Code::Other, text))
             }
             Err(failure) => Err(failure),
-        })
+        };
+        of(operation, refused)
     }
 
     async fn get_container(&mut self, name: String) -> Outcome<Resource<OpenContainer>> {
-        match self.network.open_container(&name).await {
+        let operation = self.operation(Kind::Open, "get-container").on(&name);
+        match operation.end(self.network.open_container(&name).await) {
             Ok(container) => Ok(Ok(self.table.push(OpenContainer(container))?)),
             Err(failure) => Ok(Err(told(failure))),
         }
     }
 
     async fn delete_container(&mut self, name: String) -> Outcome<()> {
-        of(match self.network.open_container(&name).await {
+        let operation = self.operation(Kind::Open, "delete-container").on(&name);
+        let refused = match self.network.open_container(&name).await {
             Ok(container) => {
                 let text = format!("the container {} is deleted by whoever owns it, not by guests", container.name);
                 Err(Failure::not(Code::Denied, text))
             }
             Err(failure) => Err(failure),
-        })
+        };
+        of(operation, refused)
     }
 
     async fn container_exists(&mut self, name: String) -> Outcome<bool> {
-        if !self.network.has_container(&name) {
-            return Ok(Ok(false));
-        }
-        match self.network.open_container(&name).await {
-            Err(failure) if failure.code == Code::NotFound => Ok(Ok(false)),
-            opened => of(opened.map(|_| true)),
-        }
+        let operation = self.operation(Kind::Open, "container-exists").on(&name);
+        let is_there = match self.network.has_container(&name) {
+            false => Ok(false),
+            true => match self.network.open_container(&name).await {
+                Err(failure) if failure.code == Code::NotFound => Ok(false),
+                opened => opened.map(|_| true),
+            },
+        };
+        of(operation, is_there)
     }
 
     async fn copy_object(&mut self, src: ObjectId, dest: ObjectId) -> Outcome<()> {
-        of(copy(self.network, &src, &dest).await)
+        let operation = self.operation(Kind::Write, "copy-object");
+        let operation = operation.with("db.collection.name", || dest.container.clone());
+        of(operation, copy(self.network, &src, &dest).await)
     }
 
     async fn move_object(&mut self, src: ObjectId, dest: ObjectId) -> Outcome<()> {
+        let operation = self.operation(Kind::Write, "move-object");
+        let operation = operation.with("db.collection.name", || dest.container.clone());
         let network = self.network;
         let moved = async {
             let source = network.open_container(&src.container).await?;
@@ -480,6 +522,6 @@ impl blobstore::Host for View<'_> {
             copy(network, &src, &dest).await?;
             delete(network, &source, &src.object).await
         };
-        of(moved.await)
+        of(operation, moved.await)
     }
 }

@@ -130,9 +130,10 @@ pub(crate) fn store(blueprint: &Blueprint, meter: Arc<CpuMeter>) -> wasmtime::Re
 }
 
 impl Host {
-    /// What stores are opened with.
-    pub(crate) fn table_and_network(&mut self) -> (&mut ResourceTable, &Arc<Network>) {
-        (&mut self.table, &self.hooks.network)
+    /// What stores are opened with, and whose work it is: nobody's, where the instance may be at several.
+    pub(crate) fn table_and_network(&mut self) -> (&mut ResourceTable, &Arc<Network>, Option<&Inherited>) {
+        let Hooks { network, answering, .. } = &self.hooks;
+        (&mut self.table, network, (!answering.is_at_several()).then(|| answering.current()))
     }
 
     /// What GPUs are used with.

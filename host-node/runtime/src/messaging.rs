@@ -12,6 +12,7 @@ use crate::{
     host::{Host, handed_on},
     load::Pre,
     network::Outgoing,
+    operations::{Interface, Kind},
     pool::Guest,
 };
 pub(crate) use bindings::MessageGuest;
@@ -42,22 +43,27 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     let mut consumer = linker.instance(CONSUMER)?;
     consumer.func_wrap_async("publish", |mut store: StoreContextMut<'_, Host>, (message,): (BrokerMessage,)| {
         Box::new(async move {
-            let inherited = handed_on(store.as_context_mut())?;
+            let mut inherited = handed_on(store.as_context_mut())?;
             let network = store.data().network().clone();
             let BrokerMessage { subject, body, reply_to } = message;
+            let operation = network.operation((Interface::Messaging, Kind::Publish, "publish"), &mut inherited);
+            let operation = operation.on(&subject).with("messaging.message.body.size", || body.len() as u64);
             let published = network.publish(Outgoing { subject, reply_to, body: body.into() }, &inherited).await;
-            Ok((published.map_err(|error| error.to_string()),))
+            Ok((operation.end(published).map_err(|error| error.to_string()),))
         })
     })?;
     type Ask = (String, Vec<u8>, u32);
     consumer.func_wrap_async("request", |mut store: StoreContextMut<'_, Host>, (subject, body, millis): Ask| {
         Box::new(async move {
-            let inherited = handed_on(store.as_context_mut())?;
+            let mut inherited = handed_on(store.as_context_mut())?;
             let network = store.data().network().clone();
+            let operation = network.operation((Interface::Messaging, Kind::Request, "request"), &mut inherited);
+            let operation = operation.on(&subject).with("messaging.message.body.size", || body.len() as u64);
             let wall = store.data().limits.wall;
             let timeout = inherited.left(Duration::from_millis(u64::from(millis)).min(wall));
             let outgoing = Outgoing { subject, reply_to: None, body: body.into() };
-            let reply = network.request(outgoing, timeout, &inherited).await.map(|reply| BrokerMessage {
+            let answered = operation.end(network.request(outgoing, timeout, &inherited).await);
+            let reply = answered.map(|reply| BrokerMessage {
                 subject: reply.subject,
                 body: reply.payload.into(),
                 reply_to: reply.reply,

@@ -3,7 +3,8 @@
 //! the streams that store, `nats/deliveries.rs` their consumers, `nats/objects.rs` the object stores, `nats/streams.rs` and
 //! `nats/content.rs` what comes in streams of the component model.
 //!
-//! Before the first wait of a call it is found out whose work it is: its trace and its time are that request's.
+//! Before the first wait of a call it is found out whose work it is: its trace and its time are that request's. With that begins
+//! what is counted and traced of it (`operations.rs`), which ends with what the guest is told.
 
 mod content;
 mod deliveries;
@@ -21,6 +22,7 @@ use crate::{
         Network,
         nats::{DELIVERIES_MAX, OPERATIONS_MAX, STREAMS_MAX, Told, WAITING_BYTES_MAX, WAITING_MAX},
     },
+    operations::{Interface, Kind, Named, Operation},
 };
 use bindings::lattice::nats::{
     core, jetstream as jetstream_interface, kv as kv_interface, limits, objects as objects_interface,
@@ -75,11 +77,18 @@ type Store<T> = Accessor<T, Has>;
 type Outcome<T> = wasmtime::Result<Result<T, types::Failure>>;
 
 /// Whose work the call is, which has just been made.
-fn called(store: &Store<Host>) -> wasmtime::Result<(Arc<Network>, Inherited)> {
+fn caller(store: &Store<Host>) -> wasmtime::Result<(Arc<Network>, Inherited)> {
     store.with(|mut access| {
         let inherited = handed_on(access.as_context_mut())?;
         Ok((access.data_mut().network().clone(), inherited))
     })
+}
+
+/// The same of an operation, which begins.
+fn called(store: &Store<Host>, named: Named) -> wasmtime::Result<(Arc<Network>, Inherited, Operation)> {
+    let (network, mut inherited) = caller(store)?;
+    let operation = network.operation(named, &mut inherited);
+    Ok((network, inherited, operation))
 }
 
 fn consistency(from: types::Consistency) -> driver::Consistency {
@@ -93,8 +102,14 @@ fn nanos(duration: Duration) -> types::Duration {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn told<T>(result: Result<T, driver::Failure>) -> Outcome<T> {
-    Ok(result.map_err(Into::into))
+/// The end of an operation.
+fn told<T>(operation: Operation, result: Result<T, driver::Failure>) -> Outcome<T> {
+    Ok(operation.end(result).map_err(Into::into))
+}
+
+/// With what is told of a message that is sent.
+fn outgoing(operation: Operation, message: &types::Message) -> Operation {
+    operation.on(&message.subject).with("messaging.message.body.size", || message.payload.len() as u64)
 }
 
 impl From<driver::Failure> for types::Failure {
@@ -160,13 +175,14 @@ impl core::Host for View<'_> {}
 
 impl core::HostWithStore<Host> for Has {
     async fn publish(store: &Store<Host>, message: types::Message) -> Outcome<()> {
-        let (network, inherited) = called(store)?;
-        told(network.nats_publish(message.into(), &inherited).await)
+        let (network, inherited, operation) = called(store, (Interface::Core, Kind::Publish, "publish"))?;
+        let operation = outgoing(operation, &message);
+        told(operation, network.nats_publish(message.into(), &inherited).await)
     }
 
     async fn flush(store: &Store<Host>, timeout: types::Duration) -> Outcome<()> {
-        let (network, inherited) = called(store)?;
-        told(network.nats_flush(Duration::from_nanos(timeout), &inherited).await)
+        let (network, inherited, operation) = called(store, (Interface::Core, Kind::Flush, "flush"))?;
+        told(operation, network.nats_flush(Duration::from_nanos(timeout), &inherited).await)
     }
 
     async fn request(
@@ -174,9 +190,10 @@ impl core::HostWithStore<Host> for Has {
         message: types::Message,
         timeout: types::Duration,
     ) -> Outcome<types::Message> {
-        let (network, inherited) = called(store)?;
+        let (network, inherited, operation) = called(store, (Interface::Core, Kind::Request, "request"))?;
+        let operation = outgoing(operation, &message);
         let answer = network.nats_request(message.into(), Duration::from_nanos(timeout), &inherited).await;
-        told(answer.map(Into::into))
+        told(operation, answer.map(Into::into))
     }
 
     async fn subscribe(
@@ -184,8 +201,9 @@ impl core::HostWithStore<Host> for Has {
         filter: String,
         queue_group: Option<String>,
     ) -> Outcome<StreamReader<core::Arrival>> {
-        let (network, inherited) = called(store)?;
-        match network.nats_subscribe(&filter, queue_group, &inherited).await {
+        let (network, inherited, operation) = called(store, (Interface::Core, Kind::Subscribe, "subscribe"))?;
+        let operation = operation.on(&filter);
+        match operation.end(network.nats_subscribe(&filter, queue_group, &inherited).await) {
             Ok(waiting) => Ok(Ok(streams::reader(store, waiting, core::Arrival::from)?)),
             Err(failure) => Ok(Err(failure.into())),
         }
@@ -207,9 +225,9 @@ impl limits::Host for View<'_> {
 
 impl limits::HostWithStore<Host> for Has {
     async fn server(store: &Store<Host>) -> Outcome<limits::ServerLimits> {
-        let (network, inherited) = called(store)?;
+        let (network, inherited) = caller(store)?;
         let server = network.nats_server(&inherited).await;
-        told(server.map(|server| limits::ServerLimits {
+        Ok(server.map_err(Into::into).map(|server| limits::ServerLimits {
             version: server.version,
             max_payload: server.payload_bytes_max as u64,
         }))

@@ -13,6 +13,7 @@ use crate::{
     logs::{LogGate, LogSink},
     messaging::{self, Incoming},
     network::{Network, NetworkStats},
+    operations::OperationStats,
     parts::{Assembly, PartStats, Parts, StopNotice},
     pool::{Guest, Instance, Pool, Retirement, Reuse},
     probe::PROBES_AT_ONCE,
@@ -135,6 +136,8 @@ pub struct UnitStats {
     pub reuse_disabled: Option<String>,
     /// What guests did outside.
     pub network: NetworkStats,
+    /// What they did with NATS.
+    pub operations: Vec<OperationStats>,
     /// Its parts, in the order in which they were given.
     pub parts: Vec<PartStats>,
     /// When that was found, by the system's clock.
@@ -319,6 +322,7 @@ impl Unit {
             strikes: counters.strikes.load(Relaxed),
             reuse_disabled,
             network: self.0.blueprint.network.stats(),
+            operations: self.0.blueprint.network.operations(),
             parts: parts.stats(),
             reuse_disabled_at,
             gpu: blueprint.node.gpu.as_ref().map(|gpu| gpu.stats()),

@@ -122,6 +122,7 @@ impl Recorder for Spans {
             span_kind: match span.kind {
                 SpanKind::Server => opentelemetry::trace::SpanKind::Server,
                 SpanKind::Client => opentelemetry::trace::SpanKind::Client,
+                SpanKind::Producer => opentelemetry::trace::SpanKind::Producer,
                 SpanKind::Internal => opentelemetry::trace::SpanKind::Internal,
             },
             name: span.name,

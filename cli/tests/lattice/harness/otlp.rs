@@ -33,7 +33,7 @@ pub struct Span {
     /// Empty for the first of a trace.
     pub parent: String,
     pub name: String,
-    /// 1 internal, 2 server, 3 client.
+    /// 1 internal, 2 server, 3 client, 4 producer.
     pub kind: i32,
     pub start: u64,
     pub end: u64,

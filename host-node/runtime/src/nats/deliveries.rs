@@ -4,6 +4,7 @@ use super::{Has, Outcome, Store, View, bindings::lattice::nats::jetstream, calle
 use crate::{
     host::Host,
     network::nats_streams::{OpenConsumer, OpenDelivery},
+    operations::{Interface, Kind, Operation},
 };
 use lattice::nats::{self as driver, Code, Settlement};
 use std::time::Duration;
@@ -25,9 +26,14 @@ impl jetstream::HostConsumerWithStore<Host> for Has {
         max: u32,
         wait: types::Duration,
     ) -> Outcome<Vec<Resource<OpenDelivery>>> {
-        let (network, inherited) = called(store)?;
+        let (network, inherited, operation) = called(store, (Interface::Jetstream, Kind::Receive, "fetch"))?;
         let open = store.with(|mut access| access.get().table.get(&this).cloned())?;
-        match network.nats_fetch(&open, (max, Duration::from_nanos(wait)), &inherited).await {
+        let mut operation = of_consumer(operation, &open);
+        let fetched = network.nats_fetch(&open, (max, Duration::from_nanos(wait)), &inherited).await;
+        if let Ok(fetched) = &fetched {
+            operation = operation.with("messaging.batch.message_count", || fetched.len() as u64);
+        }
+        match operation.end(fetched) {
             Ok(fetched) => store.with(|mut access| {
                 let table = access.get().table;
                 let put = fetched.into_iter().map(|delivery| table.push(delivery));
@@ -38,14 +44,17 @@ impl jetstream::HostConsumerWithStore<Host> for Has {
     }
 
     async fn backlog(store: &Store<Host>, this: Resource<OpenConsumer>) -> Outcome<jetstream::Backlog> {
-        let (network, inherited) = called(store)?;
+        let (network, inherited, operation) = called(store, (Interface::Jetstream, Kind::Read, "backlog"))?;
         let open = store.with(|mut access| access.get().table.get(&this).cloned())?;
+        let operation = of_consumer(operation, &open);
         let asked = async {
             let turn = network.nats_turn(None, (0, false), &inherited).await?;
             turn.run(open.consumer.backlog()).await.map_err(driver::Failure::of_read)
         };
+        let backlog = asked.await;
         told(
-            asked.await.map(|driver::Backlog { undelivered, unsettled }| jetstream::Backlog { undelivered, unsettled }),
+            operation,
+            backlog.map(|driver::Backlog { undelivered, unsettled }| jetstream::Backlog { undelivered, unsettled }),
         )
     }
 }
@@ -69,10 +78,29 @@ impl jetstream::HostDelivery for View<'_> {
     }
 }
 
+fn of_consumer(operation: Operation, open: &OpenConsumer) -> Operation {
+    let (stream, consumer) = &*open.name;
+    operation.on(stream.as_str()).with("messaging.consumer.group.name", || consumer.to_string())
+}
+
 async fn settle(store: &Store<Host>, this: Resource<OpenDelivery>, settlement: Settlement) -> Outcome<()> {
-    let (network, inherited) = called(store)?;
+    let name = match &settlement {
+        Settlement::Ack => "ack",
+        Settlement::AckSync => "ack-sync",
+        Settlement::Nak(_) => "nak",
+        Settlement::Terminate(_) => "terminate",
+        Settlement::InProgress => "in-progress",
+    };
+    let (network, inherited, operation) = called(store, (Interface::Jetstream, Kind::Settle, name))?;
     let open = store.with(|mut access| access.get().table.get(&this).cloned())?;
-    told(network.nats_settle(&open, settlement, &inherited).await)
+    let operation = operation.on(&open.delivered.stored.message.subject);
+    if let Settlement::Terminate(reason) = &settlement
+        && (reason.len() > REASON_BYTES_MAX || reason.contains(char::is_control))
+    {
+        let text = format!("a reason is one line of at most {REASON_BYTES_MAX} bytes");
+        return told(operation, Err(driver::Failure::not(Code::Invalid("reason".into()), text)));
+    }
+    told(operation, network.nats_settle(&open, settlement, &inherited).await)
 }
 
 impl jetstream::HostDeliveryWithStore<Host> for Has {
@@ -89,10 +117,6 @@ impl jetstream::HostDeliveryWithStore<Host> for Has {
     }
 
     async fn terminate(store: &Store<Host>, this: Resource<OpenDelivery>, reason: String) -> Outcome<()> {
-        if reason.len() > REASON_BYTES_MAX || reason.contains(char::is_control) {
-            let text = format!("a reason is one line of at most {REASON_BYTES_MAX} bytes");
-            return told(Err(driver::Failure::not(Code::Invalid("reason".into()), text)));
-        }
         settle(store, this, Settlement::Terminate(reason)).await
     }
 

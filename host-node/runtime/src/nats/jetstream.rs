@@ -1,7 +1,8 @@
 //! `lattice:nats/jetstream`. Consumers and what they deliver are in `deliveries.rs`.
 
 use super::{
-    Has, Outcome, Store, View, bindings::lattice::nats::jetstream, called, consistency, kv, nanos, streams, told, types,
+    Has, Outcome, Store, View, bindings::lattice::nats::jetstream, called, consistency, kv, nanos, outgoing, streams,
+    told, types,
 };
 use crate::{
     host::Host,
@@ -10,6 +11,7 @@ use crate::{
         Network,
         nats_streams::{OpenConsumer, OpenStream},
     },
+    operations::{Interface, Kind, Operation},
 };
 use lattice::nats::{self as driver, Code, Precondition, PublishOptions, ReadEvent, SNAPSHOT_BYTES_MAX, Start};
 use lattice::spec::stream_profile::{Storing, StreamOperation};
@@ -30,10 +32,16 @@ struct Call {
 }
 
 impl Call {
-    fn of(store: &Store<Host>, stream: &Resource<OpenStream>) -> wasmtime::Result<Self> {
-        let (network, inherited) = called(store)?;
+    /// Messages that are stored say themselves where they go; all else is about the stream.
+    fn of(
+        store: &Store<Host>,
+        stream: &Resource<OpenStream>,
+        (kind, name): (Kind, &'static str),
+    ) -> wasmtime::Result<(Self, Operation)> {
         let open = store.with(|mut access| access.get().table.get(stream).cloned())?;
-        Ok(Self { network, inherited, open })
+        let (network, inherited, operation) = called(store, (Interface::Jetstream, kind, name))?;
+        let operation = operation.on(open.name.as_str());
+        Ok((Self { network, inherited, open }, operation))
     }
 
     /// Whether the guest's profiles of the stream have it.
@@ -226,8 +234,8 @@ impl jetstream::Host for View<'_> {}
 
 impl jetstream::HostWithStore<Host> for Has {
     async fn open(store: &Store<Host>, name: String) -> Outcome<Resource<OpenStream>> {
-        let (network, inherited) = called(store)?;
-        match network.nats_stream(&name, &inherited).await {
+        let (network, inherited, operation) = called(store, (Interface::Jetstream, Kind::Open, "open"))?;
+        match operation.on(&name).end(network.nats_stream(&name, &inherited).await) {
             Ok(open) => Ok(Ok(store.with(|mut access| access.get().table.push(open))?)),
             Err(failure) => Ok(Err(failure.into())),
         }
@@ -245,21 +253,24 @@ type This = Resource<OpenStream>;
 
 impl jetstream::HostStreamWithStore<Host> for Has {
     async fn info(store: &Store<Host>, this: This) -> Outcome<jetstream::StreamInfo> {
-        let call = Call::of(store, &this)?;
+        let (call, operation) = Call::of(store, &this, (Kind::Read, "info"))?;
         let info = call.read(0, call.open.stream.info()).await;
-        told(info.map(|info| jetstream::StreamInfo {
-            replicas: info.replicas,
-            in_memory: info.in_memory,
-            duplicate_window: nanos(info.duplicate_window),
-            max_message: info.message_bytes_max,
-            max_age: nanos(info.max_age),
-            message_ttl: info.message_ttl,
-            atomic: info.atomic,
-            direct: info.direct,
-            messages: info.messages,
-            first_sequence: info.first_sequence,
-            last_sequence: info.last_sequence,
-        }))
+        told(
+            operation,
+            info.map(|info| jetstream::StreamInfo {
+                replicas: info.replicas,
+                in_memory: info.in_memory,
+                duplicate_window: nanos(info.duplicate_window),
+                max_message: info.message_bytes_max,
+                max_age: nanos(info.max_age),
+                message_ttl: info.message_ttl,
+                atomic: info.atomic,
+                direct: info.direct,
+                messages: info.messages,
+                first_sequence: info.first_sequence,
+                last_sequence: info.last_sequence,
+            }),
+        )
     }
 
     async fn publish(
@@ -268,8 +279,9 @@ impl jetstream::HostStreamWithStore<Host> for Has {
         message: types::Message,
         options: jetstream::PublishOptions,
     ) -> Outcome<jetstream::Acknowledgement> {
-        let call = Call::of(store, &this)?;
-        told(call.publish(message, options).await.map(Into::into))
+        let (call, operation) = Call::of(store, &this, (Kind::Publish, "publish"))?;
+        let operation = outgoing(operation, &message);
+        told(operation, call.publish(message, options).await.map(Into::into))
     }
 
     async fn publish_atomic(
@@ -277,8 +289,9 @@ impl jetstream::HostStreamWithStore<Host> for Has {
         this: This,
         batch: Vec<(types::Message, jetstream::PublishOptions)>,
     ) -> Outcome<jetstream::Acknowledgement> {
-        let call = Call::of(store, &this)?;
-        told(call.publish_atomic(batch).await.map(Into::into))
+        let (call, operation) = Call::of(store, &this, (Kind::Publish, "publish-atomic"))?;
+        let operation = operation.with("messaging.batch.message_count", || batch.len() as u64);
+        told(operation, call.publish_atomic(batch).await.map(Into::into))
     }
 
     async fn get(
@@ -287,8 +300,8 @@ impl jetstream::HostStreamWithStore<Host> for Has {
         sequence: u64,
         from: types::Consistency,
     ) -> Outcome<Option<jetstream::Stored>> {
-        let call = Call::of(store, &this)?;
-        told(call.get(sequence, consistency(from)).await.map(|stored| stored.map(Into::into)))
+        let (call, operation) = Call::of(store, &this, (Kind::Read, "get"))?;
+        told(operation, call.get(sequence, consistency(from)).await.map(|stored| stored.map(Into::into)))
     }
 
     async fn get_last(
@@ -297,8 +310,8 @@ impl jetstream::HostStreamWithStore<Host> for Has {
         filter: String,
         from: types::Consistency,
     ) -> Outcome<Option<jetstream::Stored>> {
-        let call = Call::of(store, &this)?;
-        told(call.get_last(&filter, consistency(from)).await.map(|stored| stored.map(Into::into)))
+        let (call, operation) = Call::of(store, &this, (Kind::Read, "get-last"))?;
+        told(operation, call.get_last(&filter, consistency(from)).await.map(|stored| stored.map(Into::into)))
     }
 
     async fn get_many_last(
@@ -307,8 +320,8 @@ impl jetstream::HostStreamWithStore<Host> for Has {
         filters: Vec<String>,
         from: types::Consistency,
     ) -> Outcome<jetstream::Snapshot> {
-        let call = Call::of(store, &this)?;
-        told(call.get_many_last(filters, consistency(from)).await.map(Into::into))
+        let (call, operation) = Call::of(store, &this, (Kind::Read, "get-many-last"))?;
+        told(operation, call.get_many_last(filters, consistency(from)).await.map(Into::into))
     }
 
     async fn read(
@@ -317,7 +330,7 @@ impl jetstream::HostStreamWithStore<Host> for Has {
         filters: Vec<String>,
         start: jetstream::Start,
     ) -> Outcome<StreamReader<jetstream::ReadEvent>> {
-        let call = Call::of(store, &this)?;
+        let (call, operation) = Call::of(store, &this, (Kind::Subscribe, "read"))?;
         let start = match start {
             jetstream::Start::First => Start::First,
             jetstream::Start::LastPerSubject => Start::LastPerSubject,
@@ -325,15 +338,16 @@ impl jetstream::HostStreamWithStore<Host> for Has {
             jetstream::Start::At(sequence) => Start::At(sequence),
             jetstream::Start::Since(time) => Start::Since(time),
         };
-        match call.reader(filters, start).await {
+        match operation.end(call.reader(filters, start).await) {
             Ok(waiting) => Ok(Ok(streams::reader(store, waiting, told_to_reader)?)),
             Err(failure) => Ok(Err(failure.into())),
         }
     }
 
     async fn consumer(store: &Store<Host>, this: This, name: String) -> Outcome<Resource<OpenConsumer>> {
-        let call = Call::of(store, &this)?;
-        match call.network.nats_consumer(&call.open, &name, &call.inherited).await {
+        let (call, operation) = Call::of(store, &this, (Kind::Open, "consumer"))?;
+        let operation = operation.with("messaging.consumer.group.name", || name.clone());
+        match operation.end(call.network.nats_consumer(&call.open, &name, &call.inherited).await) {
             Ok(open) => Ok(Ok(store.with(|mut access| access.get().table.push(open))?)),
             Err(failure) => Ok(Err(failure.into())),
         }

@@ -6,6 +6,7 @@ use crate::{
     increment::{self, AddError, Cell},
     inherited::Inherited,
     network::{Network, nats::OpenBucket},
+    operations::{Interface, Kind, Operation},
 };
 use bytes::Bytes;
 use lattice::{
@@ -29,10 +30,15 @@ struct Call {
 }
 
 impl Call {
-    fn of(store: &Store<Host>, bucket: &Resource<OpenBucket>) -> wasmtime::Result<Self> {
-        let (network, inherited) = called(store)?;
+    fn of(
+        store: &Store<Host>,
+        bucket: &Resource<OpenBucket>,
+        (kind, name): (Kind, &'static str),
+    ) -> wasmtime::Result<(Self, Operation)> {
         let open = store.with(|mut access| access.get().table.get(bucket).cloned())?;
-        Ok(Self { network, inherited, open })
+        let (network, inherited, operation) = called(store, (Interface::Kv, kind, name))?;
+        let operation = operation.on(open.name.as_str());
+        Ok((Self { network, inherited, open }, operation))
     }
 
     /// Something that changes nothing, and brings at most one value.
@@ -175,7 +181,7 @@ impl Call {
     /// What is read of the bucket, as a stream.
     async fn stream<I>(
         &self,
-        store: &Store<Host>,
+        (store, operation): (&Store<Host>, Operation),
         filters: Vec<String>,
         (reading, puts_only): (Reading, bool),
         convert: fn(ChangeEvent) -> I,
@@ -190,7 +196,7 @@ impl Call {
             _ => true,
         };
         let opening = self.open.bucket.read(filters, reading);
-        match self.network.nats_feed(opening, (ChangeEvent::bytes, wanted), &self.inherited).await {
+        match operation.end(self.network.nats_feed(opening, (ChangeEvent::bytes, wanted), &self.inherited).await) {
             Ok(waiting) => Ok(Ok(streams::reader(store, waiting, convert)?)),
             Err(failure) => Ok(Err(failure.into())),
         }
@@ -201,8 +207,8 @@ impl kv::Host for View<'_> {}
 
 impl kv::HostWithStore<Host> for Has {
     async fn open(store: &Store<Host>, name: String) -> Outcome<Resource<OpenBucket>> {
-        let (network, inherited) = called(store)?;
-        match network.nats_bucket(&name, &inherited).await {
+        let (network, inherited, operation) = called(store, (Interface::Kv, Kind::Open, "open"))?;
+        match operation.on(&name).end(network.nats_bucket(&name, &inherited).await) {
             Ok(open) => Ok(Ok(store.with(|mut access| access.get().table.push(open))?)),
             Err(failure) => Ok(Err(failure.into())),
         }
@@ -220,24 +226,27 @@ type This = Resource<OpenBucket>;
 
 impl kv::HostBucketWithStore<Host> for Has {
     async fn info(store: &Store<Host>, this: This) -> Outcome<kv::BucketInfo> {
-        let call = Call::of(store, &this)?;
+        let (call, operation) = Call::of(store, &this, (Kind::Read, "info"))?;
         let info = call.read(call.open.bucket.info()).await;
-        told(info.map(|info| kv::BucketInfo {
-            replicas: info.replicas,
-            in_memory: info.in_memory,
-            history: info.history,
-            max_age: nanos(info.max_age),
-            key_ttl: info.key_ttl,
-            direct: info.direct,
-            max_value: info.value_bytes_max,
-            max_bytes: info.bytes_max,
-        }))
+        told(
+            operation,
+            info.map(|info| kv::BucketInfo {
+                replicas: info.replicas,
+                in_memory: info.in_memory,
+                history: info.history,
+                max_age: nanos(info.max_age),
+                key_ttl: info.key_ttl,
+                direct: info.direct,
+                max_value: info.value_bytes_max,
+                max_bytes: info.bytes_max,
+            }),
+        )
     }
 
     async fn get(store: &Store<Host>, this: This, key: String, from: types::Consistency) -> Outcome<Option<kv::Entry>> {
-        let call = Call::of(store, &this)?;
+        let (call, operation) = Call::of(store, &this, (Kind::Read, "get"))?;
         let last = call.read(call.open.bucket.get(&key, consistency(from))).await;
-        told(last.map(|last| last.filter(|entry| entry.change == driver::Change::Put).map(Into::into)))
+        told(operation, last.map(|last| last.filter(|entry| entry.change == driver::Change::Put).map(Into::into)))
     }
 
     async fn get_revision(
@@ -246,9 +255,9 @@ impl kv::HostBucketWithStore<Host> for Has {
         key: String,
         revision: kv::Revision,
     ) -> Outcome<Option<kv::Entry>> {
-        let call = Call::of(store, &this)?;
+        let (call, operation) = Call::of(store, &this, (Kind::Read, "get-revision"))?;
         let entry = call.read(call.open.bucket.get_revision(&key, Revision(revision))).await;
-        told(entry.map(|entry| entry.map(Into::into)))
+        told(operation, entry.map(|entry| entry.map(Into::into)))
     }
 
     async fn put(
@@ -258,8 +267,8 @@ impl kv::HostBucketWithStore<Host> for Has {
         value: Vec<u8>,
         ttl: Option<types::Duration>,
     ) -> Outcome<kv::Revision> {
-        let call = Call::of(store, &this)?;
-        told(call.write(KvOperation::Put, &key, Writing::Put(value.into()), None, ttl).await)
+        let (call, operation) = Call::of(store, &this, (Kind::Write, "put"))?;
+        told(operation, call.write(KvOperation::Put, &key, Writing::Put(value.into()), None, ttl).await)
     }
 
     async fn create(
@@ -269,15 +278,15 @@ impl kv::HostBucketWithStore<Host> for Has {
         value: Vec<u8>,
         ttl: Option<types::Duration>,
     ) -> Outcome<kv::Revision> {
-        let call = Call::of(store, &this)?;
+        let (call, operation) = Call::of(store, &this, (Kind::Write, "create"))?;
         let ttl = ttl.map(Duration::from_nanos);
         if let Err(failure) = check_ttl(ttl) {
-            return Ok(Err(failure.into()));
+            return told(operation, Err(failure));
         }
         let bytes = value.len().max(call.open.bucket.value_bytes_max());
         let what = (KvOperation::Create, Given { revision: true, ttl: ttl.is_some() });
         let created = call.change(what, bytes, create(&*call.open.bucket, &key, value.into(), ttl)).await;
-        told(created.map(|revision| revision.0))
+        told(operation, created.map(|revision| revision.0))
     }
 
     async fn update(
@@ -288,8 +297,8 @@ impl kv::HostBucketWithStore<Host> for Has {
         revision: kv::Revision,
         ttl: Option<types::Duration>,
     ) -> Outcome<kv::Revision> {
-        let call = Call::of(store, &this)?;
-        told(call.write(KvOperation::Update, &key, Writing::Put(value.into()), Some(revision), ttl).await)
+        let (call, operation) = Call::of(store, &this, (Kind::Write, "update"))?;
+        told(operation, call.write(KvOperation::Update, &key, Writing::Put(value.into()), Some(revision), ttl).await)
     }
 
     async fn delete(
@@ -298,8 +307,8 @@ impl kv::HostBucketWithStore<Host> for Has {
         key: String,
         revision: Option<kv::Revision>,
     ) -> Outcome<kv::Revision> {
-        let call = Call::of(store, &this)?;
-        told(call.write(KvOperation::Delete, &key, Writing::Delete, revision, None).await)
+        let (call, operation) = Call::of(store, &this, (Kind::Write, "delete"))?;
+        told(operation, call.write(KvOperation::Delete, &key, Writing::Delete, revision, None).await)
     }
 
     async fn purge(
@@ -309,12 +318,12 @@ impl kv::HostBucketWithStore<Host> for Has {
         revision: Option<kv::Revision>,
         marker_ttl: Option<types::Duration>,
     ) -> Outcome<kv::Revision> {
-        let call = Call::of(store, &this)?;
-        told(call.write(KvOperation::Purge, &key, Writing::Purge, revision, marker_ttl).await)
+        let (call, operation) = Call::of(store, &this, (Kind::Write, "purge"))?;
+        told(operation, call.write(KvOperation::Purge, &key, Writing::Purge, revision, marker_ttl).await)
     }
 
     async fn increment(store: &Store<Host>, this: This, key: String, delta: u64) -> Outcome<u64> {
-        let call = Call::of(store, &this)?;
+        let (call, operation) = Call::of(store, &this, (Kind::Write, "increment"))?;
         let number = Number { bucket: &*call.open.bucket, key: &key };
         let add = async {
             increment::add(&number, delta).await.map_err(|error| match error {
@@ -325,7 +334,7 @@ impl kv::HostBucketWithStore<Host> for Has {
             })
         };
         let what = (KvOperation::Increment, Given::default());
-        told(call.change(what, call.open.bucket.value_bytes_max(), add).await)
+        told(operation, call.change(what, call.open.bucket.value_bytes_max(), add).await)
     }
 
     async fn keys(
@@ -333,8 +342,8 @@ impl kv::HostBucketWithStore<Host> for Has {
         this: This,
         filters: Vec<String>,
     ) -> Outcome<StreamReader<Result<String, types::Failure>>> {
-        let call = Call::of(store, &this)?;
-        call.stream(store, filters, (Reading::Keys, true), |event| listed(event, |entry| entry.key)).await
+        let (call, operation) = Call::of(store, &this, (Kind::List, "keys"))?;
+        call.stream((store, operation), filters, (Reading::Keys, true), |event| listed(event, |entry| entry.key)).await
     }
 
     async fn history(
@@ -342,11 +351,11 @@ impl kv::HostBucketWithStore<Host> for Has {
         this: This,
         key: String,
     ) -> Outcome<StreamReader<Result<kv::Entry, types::Failure>>> {
-        let call = Call::of(store, &this)?;
+        let (call, operation) = Call::of(store, &this, (Kind::List, "history"))?;
         if let Err(failure) = check_key(&key) {
-            return Ok(Err(failure.into()));
+            return told(operation, Err(failure));
         }
-        call.stream(store, vec![key], (Reading::History, false), |event| listed(event, Into::into)).await
+        call.stream((store, operation), vec![key], (Reading::History, false), |event| listed(event, Into::into)).await
     }
 
     async fn watch(
@@ -355,12 +364,12 @@ impl kv::HostBucketWithStore<Host> for Has {
         filters: Vec<String>,
         options: kv::WatchOptions,
     ) -> Outcome<StreamReader<kv::WatchEvent>> {
-        let call = Call::of(store, &this)?;
+        let (call, operation) = Call::of(store, &this, (Kind::Subscribe, "watch"))?;
         if let Err(failure) = call.network.judge_kv(&call.open, KvOperation::Watch, Given::default()) {
-            return Ok(Err(failure.into()));
+            return told(operation, Err(failure));
         }
         let kv::WatchOptions { state_first, metadata_only, puts_only } = options;
         let reading = Reading::Watch { state_first, metadata_only };
-        call.stream(store, filters, (reading, puts_only), watched).await
+        call.stream((store, operation), filters, (reading, puts_only), watched).await
     }
 }

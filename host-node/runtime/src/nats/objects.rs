@@ -8,6 +8,7 @@ use crate::{
     host::Host,
     inherited::Inherited,
     network::{Network, READ_AHEAD_BYTES, nats_objects::OpenObjects},
+    operations::{Interface, Kind, Operation},
 };
 use content::OpenUpload;
 use lattice::{
@@ -31,10 +32,15 @@ struct Call {
 }
 
 impl Call {
-    fn of(store: &Store<Host>, this: &Resource<OpenObjects>) -> wasmtime::Result<Self> {
-        let (network, inherited) = called(store)?;
+    fn of(
+        store: &Store<Host>,
+        this: &Resource<OpenObjects>,
+        (kind, name): (Kind, &'static str),
+    ) -> wasmtime::Result<(Self, Operation)> {
         let open = store.with(|mut access| access.get().table.get(this).cloned())?;
-        Ok(Self { network, inherited, open })
+        let (network, inherited, operation) = called(store, (Interface::Objects, kind, name))?;
+        let operation = operation.on(open.name.as_str());
+        Ok((Self { network, inherited, open }, operation))
     }
 
     /// Something that changes nothing.
@@ -99,8 +105,8 @@ impl objects::Host for View<'_> {}
 
 impl objects::HostWithStore<Host> for Has {
     async fn open(store: &Store<Host>, name: String) -> Outcome<Resource<OpenObjects>> {
-        let (network, inherited) = called(store)?;
-        match network.nats_objects(&name, &inherited).await {
+        let (network, inherited, operation) = called(store, (Interface::Objects, Kind::Open, "open"))?;
+        match operation.on(&name).end(network.nats_objects(&name, &inherited).await) {
             Ok(open) => Ok(Ok(store.with(|mut access| access.get().table.push(open))?)),
             Err(failure) => Ok(Err(failure.into())),
         }
@@ -117,15 +123,16 @@ impl objects::HostUpload for View<'_> {
 
 impl objects::HostUploadWithStore<Host> for Has {
     async fn write(store: &Store<Host>, this: Resource<OpenUpload>, content: StreamReader<u8>) -> Outcome<u64> {
+        let (_, _, operation) = called(store, (Interface::Objects, Kind::Write, "write"))?;
         let writing = store.with(|mut access| access.get().table.get(&this).map(OpenUpload::writing))?;
         let coming = content::take(store, content)?;
-        told(writing.write(coming).await)
+        told(operation, writing.write(coming).await)
     }
 
     async fn finish(store: &Store<Host>, this: Resource<OpenUpload>) -> Outcome<objects::Object> {
-        let (_, inherited) = called(store)?;
+        let (_, inherited, operation) = called(store, (Interface::Objects, Kind::Write, "finish"))?;
         let upload = store.with(|mut access| access.get().table.delete(this))?;
-        told(upload.finish(inherited.left(FINISHING)).await.map(Into::into))
+        told(operation, upload.finish(inherited.left(FINISHING)).await.map(Into::into))
     }
 }
 
@@ -142,22 +149,25 @@ type Content = (objects::Object, StreamReader<u8>, FutureReader<Result<(), types
 
 impl objects::HostStoreWithStore<Host> for Has {
     async fn stat(store: &Store<Host>, this: This) -> Outcome<objects::StoreInfo> {
-        let call = Call::of(store, &this)?;
+        let (call, operation) = Call::of(store, &this, (Kind::Read, "stat"))?;
         let info = call.read(None, call.open.objects.info()).await;
-        told(info.map(|StoreInfo { replicas, in_memory, max_age, bytes_max, bytes }| objects::StoreInfo {
-            replicas,
-            in_memory,
-            max_age: nanos(max_age),
-            max_bytes: bytes_max,
-            bytes,
-            created: call.open.objects.created(),
-        }))
+        told(
+            operation,
+            info.map(|StoreInfo { replicas, in_memory, max_age, bytes_max, bytes }| objects::StoreInfo {
+                replicas,
+                in_memory,
+                max_age: nanos(max_age),
+                max_bytes: bytes_max,
+                bytes,
+                created: call.open.objects.created(),
+            }),
+        )
     }
 
     async fn info(store: &Store<Host>, this: This, name: String) -> Outcome<Option<objects::Object>> {
-        let call = Call::of(store, &this)?;
+        let (call, operation) = Call::of(store, &this, (Kind::Read, "info"))?;
         let found = call.read(None, call.open.objects.object(&name)).await;
-        told(found.map(|found| found.map(Into::into)))
+        told(operation, found.map(|found| found.map(Into::into)))
     }
 
     async fn get(
@@ -166,7 +176,7 @@ impl objects::HostStoreWithStore<Host> for Has {
         name: String,
         part: Option<objects::Part>,
     ) -> Outcome<Option<Content>> {
-        let call = Call::of(store, &this)?;
+        let (call, operation) = Call::of(store, &this, (Kind::Read, "get"))?;
         let (network, objects) = (&call.network, &*call.open.objects);
         let begin = async {
             let Some(object) = call.read(None, objects.object(&name)).await? else { return Ok(None) };
@@ -179,13 +189,13 @@ impl objects::HostStoreWithStore<Host> for Has {
             let chunks = call.read(Some(BEGINNING), objects.read(&object, from, to)).await?;
             Ok(Some((object, chunks, room)))
         };
-        match begin.await {
+        match operation.end(begin.await) {
             Ok(Some((object, chunks, room))) => {
                 let (bytes, end) = content::reader(store, chunks, room)?;
                 Ok(Ok(Some((object.into(), bytes, end))))
             }
             Ok(None) => Ok(Ok(None)),
-            Err(failure) => told(Err::<Option<Content>, Failure>(failure)),
+            Err(failure) => Ok(Err(failure.into())),
         }
     }
 
@@ -195,10 +205,10 @@ impl objects::HostStoreWithStore<Host> for Has {
         name: String,
         options: objects::PutOptions,
     ) -> Outcome<Resource<OpenUpload>> {
-        let call = Call::of(store, &this)?;
+        let (call, operation) = Call::of(store, &this, (Kind::Write, "put"))?;
         let objects::PutOptions { precondition, description, metadata } = options;
         let put = Put { about: About { description, metadata }, expect: precondition.into() };
-        match call.put(name, put).await {
+        match operation.end(call.put(name, put).await) {
             Ok(upload) => Ok(Ok(store.with(|mut access| access.get().table.push(upload))?)),
             Err(failure) => Ok(Err(failure.into())),
         }
@@ -210,31 +220,31 @@ impl objects::HostStoreWithStore<Host> for Has {
         name: String,
         revision: Option<objects::Revision>,
     ) -> Outcome<bool> {
-        let call = Call::of(store, &this)?;
+        let (call, operation) = Call::of(store, &this, (Kind::Write, "delete"))?;
         let expect = revision.map_or(Expect::Anything, |revision| Expect::At(Revision(revision)));
-        told(call.change(call.open.objects.delete(&name, expect)).await)
+        told(operation, call.change(call.open.objects.delete(&name, expect)).await)
     }
 
     async fn link(store: &Store<Host>, this: This, name: String, to: String) -> Outcome<()> {
-        let call = Call::of(store, &this)?;
-        told(call.change(call.open.objects.link(&name, &to)).await)
+        let (call, operation) = Call::of(store, &this, (Kind::Write, "link"))?;
+        told(operation, call.change(call.open.objects.link(&name, &to)).await)
     }
 
     async fn list(store: &Store<Host>, this: This) -> Outcome<StreamReader<Result<objects::Object, types::Failure>>> {
-        let call = Call::of(store, &this)?;
+        let (call, operation) = Call::of(store, &this, (Kind::List, "list"))?;
         let bytes = |item: &Result<Object, Failure>| item.as_ref().map_or(0, Object::bytes);
         let all = |_: &Result<Object, Failure>| true;
-        match call.network.nats_feed(call.open.objects.list(), (bytes, all), &call.inherited).await {
+        match operation.end(call.network.nats_feed(call.open.objects.list(), (bytes, all), &call.inherited).await) {
             Ok(waiting) => Ok(Ok(streams::reader(store, waiting, listed)?)),
             Err(failure) => Ok(Err(failure.into())),
         }
     }
 
     async fn watch(store: &Store<Host>, this: This, state_first: bool) -> Outcome<StreamReader<objects::WatchEvent>> {
-        let call = Call::of(store, &this)?;
+        let (call, operation) = Call::of(store, &this, (Kind::Subscribe, "watch"))?;
         let opening = call.open.objects.watch(state_first);
         let all = |_: &ObjectEvent| true;
-        match call.network.nats_feed(opening, (ObjectEvent::bytes, all), &call.inherited).await {
+        match operation.end(call.network.nats_feed(opening, (ObjectEvent::bytes, all), &call.inherited).await) {
             Ok(waiting) => Ok(Ok(streams::reader(store, waiting, watched)?)),
             Err(failure) => Ok(Err(failure.into())),
         }

@@ -33,14 +33,20 @@ mod stream;
 mod tls;
 
 pub(crate) use mesh::Polled;
-pub(crate) use messages::Outgoing;
+pub(crate) use messages::{MessageError, Outgoing};
 pub(crate) use objects::{CHUNKS_WAITING_MAX, Container, READ_AHEAD_BYTES, ReadAhead, Transfer};
 pub(crate) use sockets::Sockets;
 pub(crate) use stores::{Store, VALUES_BYTES_MAX};
 
 pub use resolve::{Lookup, LookupError, Resolver, SystemResolver};
 
-use crate::{host::Host, logs::LogSink, network::denial::Denials};
+use crate::{
+    host::Host,
+    inherited::Inherited,
+    logs::LogSink,
+    network::denial::Denials,
+    operations::{Counts, Named, Operation, OperationStats},
+};
 use connect::Connector;
 use hyper_util::client::legacy::Client;
 use lattice::{
@@ -165,6 +171,7 @@ struct Counters {
     requests: AtomicU64,
     failures: AtomicU64,
     connections: AtomicU64,
+    operations: Arc<Counts>,
 }
 
 /// What the guests of one replica reach, by one set of grants. Parts of a replica with other grants have another one,
@@ -240,13 +247,25 @@ impl Network {
         })
     }
 
-    /// Whether any request or message may leave.
+    /// Whether any request, message or operation on a store may leave.
     pub(crate) fn sends(&self) -> bool {
-        !self.grants.http_out.is_empty() || !self.grants.messaging.is_empty() || !self.grants.nats.is_empty()
+        let Grants { http_out, messaging, nats, keyvalue, blobstore, .. } = &self.grants;
+        let sends_none = http_out.is_empty() && messaging.is_empty() && nats.is_empty();
+        !(sends_none && keyvalue.is_empty() && blobstore.is_empty())
+    }
+
+    /// Something that a guest does with NATS, from here on. What it sends on that account is a part of it.
+    pub(crate) fn operation(&self, named: Named, inherited: &mut Inherited) -> Operation {
+        Operation::begin(&self.node.tracer, self.counters.operations.clone(), named, inherited)
+    }
+
+    /// What became of those.
+    pub(crate) fn operations(&self) -> Vec<OperationStats> {
+        self.counters.operations.read()
     }
 
     pub(crate) fn stats(&self) -> NetworkStats {
-        let Counters { requests, failures, connections } = &*self.counters;
+        let Counters { requests, failures, connections, .. } = &*self.counters;
         NetworkStats {
             requests: requests.load(Relaxed),
             failures: failures.load(Relaxed),

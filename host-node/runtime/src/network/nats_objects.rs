@@ -15,7 +15,7 @@ use std::sync::Arc;
 #[derive(Clone)]
 #[expect(unreachable_pub, reason = "the generated bindings pass it on as theirs")]
 pub struct OpenObjects {
-    name: StoreName,
+    pub(crate) name: StoreName,
     access: Access,
     pub(crate) objects: Arc<dyn Objects>,
 }

@@ -47,6 +47,8 @@ pub struct OpenStream {
 #[derive(Clone)]
 #[expect(unreachable_pub, reason = "the generated bindings pass it on as theirs")]
 pub struct OpenConsumer {
+    /// The stream's, as it is granted, and its own.
+    pub(crate) name: Arc<(StoreName, ConsumerName)>,
     pub(crate) consumer: Arc<dyn Consumer>,
     /// Bytes of the longest message that there can be.
     most: usize,
@@ -73,7 +75,8 @@ impl Network {
         let name = self.judge_consumer(&open.name, name)?;
         let turn = self.nats_turn(None, (0, false), inherited).await?;
         let consumer = turn.run(open.stream.consumer(name)).await.map_err(Failure::of_read)?;
-        Ok(OpenConsumer { consumer, most: open.stream.message_bytes_max() })
+        let name = Arc::new((open.name.clone(), name.clone()));
+        Ok(OpenConsumer { name, consumer, most: open.stream.message_bytes_max() })
     }
 
     fn judge_consumer(&self, name: &StoreName, consumer: &str) -> Result<&ConsumerName, Failure> {
