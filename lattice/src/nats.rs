@@ -375,6 +375,39 @@ mod tests {
         }
     }
 
+    #[test]
+    fn codes_are_called_as_guests_know_them() {
+        let cases = include_str!("../../wit/nats/types.wit").split("variant error-code {").nth(1).unwrap();
+        let cases: Vec<&str> = cases
+            .lines()
+            .map(str::trim)
+            .filter(|line| line.ends_with(','))
+            .map(|line| line.split(['(', ',']).next().unwrap())
+            .collect();
+        let none = Revision(0);
+        let codes = [
+            Code::Denied,
+            Code::Invalid(String::new()),
+            Code::TooLarge(0),
+            Code::TooMany(0),
+            Code::QuotaExceeded(0),
+            Code::NoResponders,
+            Code::Timeout,
+            Code::Disconnected,
+            Code::NotFound,
+            Code::AlreadyExists(none),
+            Code::WrongRevision,
+            Code::WrongSequence,
+            Code::AlreadySettled,
+            Code::BatchAbandoned,
+            Code::StorageFull,
+            Code::Unsupported,
+            Code::Jetstream(0),
+            Code::Other,
+        ];
+        assert_eq!(codes.iter().map(Code::as_str).collect::<Vec<_>>(), cases);
+    }
+
     proptest! {
         #[test]
         fn no_key_leaves_its_bucket(key in ".{0,40}|[a.*>$ ]{0,8}") {

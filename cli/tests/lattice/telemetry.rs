@@ -1,6 +1,7 @@
 //! What nodes tell of themselves and of requests: traces, metrics and logs to a receiver of OTLP, and the access log.
 
 mod counts;
+mod nats;
 mod spans;
 
 use crate::harness::{

@@ -17,15 +17,15 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 /// Metrics of a node at one moment.
-struct Metrics(String);
+pub(super) struct Metrics(pub(super) String);
 
 impl Metrics {
-    async fn of(node: &Node) -> Self {
+    pub(super) async fn of(node: &Node) -> Self {
         Self(http::get(&node.admin(), "localhost", "/metrics").await.ok().text())
     }
 
     /// The sum of all series of this name that have these labels; 0 where there is none.
-    fn get(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub(super) fn get(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
         let of_these = self.0.lines().filter(|line| {
             let rest = line.strip_prefix(name).filter(|rest| rest.starts_with(['{', ' ']));

@@ -17,7 +17,7 @@ use tokio::{net::TcpListener, sync::mpsc};
 
 /// Each is a child of the one before it, the first one of `parent`.
 #[track_caller]
-fn chain<'a>(spans: &'a [Span], parent: &Span, names: &[&str]) -> Vec<&'a Span> {
+pub(super) fn chain<'a>(spans: &'a [Span], parent: &Span, names: &[&str]) -> Vec<&'a Span> {
     let mut above = parent.id.clone();
     let mut found = Vec::new();
     for name in names {
@@ -31,7 +31,7 @@ fn chain<'a>(spans: &'a [Span], parent: &Span, names: &[&str]) -> Vec<&'a Span> 
 }
 
 /// All spans of a trace, once there are so many. Fails on one too many only where that is there at once.
-async fn complete(receiver: &Receiver, trace: &str, count: usize) -> Vec<Span> {
+pub(super) async fn complete(receiver: &Receiver, trace: &str, count: usize) -> Vec<Span> {
     eventually("all spans of the trace are there", PATIENCE, async || {
         let spans = receiver.spans(trace);
         if spans.len() >= count { Ok(spans) } else { Err(format!("{spans:#?}")) }
