@@ -187,7 +187,7 @@ impl objects::HostStoreWithStore<Host> for Has {
             let (from, to) = (from.min(object.size), to.min(object.size));
             let room = network.room_to_read(objects, READ_AHEAD_BYTES).await?;
             let chunks = call.read(Some(BEGINNING), objects.read(&object, from, to)).await?;
-            Ok(Some((object, chunks, room)))
+            Ok::<_, Failure>(Some((object, chunks, room)))
         };
         match operation.end(begin.await) {
             Ok(Some((object, chunks, room))) => {
