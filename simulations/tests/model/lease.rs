@@ -11,15 +11,15 @@
 use stateright::{Model, Property};
 
 /// What holds in every state. While the store has not gone back.
-pub const RUNS_ONCE: &str = "what is strict runs once";
-pub const ENDED_STAYS_ENDED: &str = "a life that ended does not come back";
-pub const HELD_IS_NOT_TAKEN: &str = "nobody takes what a living node holds";
-pub const HAS_ROOM: &str = "no node holds more than it has room for";
-pub const FORGOTTEN_RUNS_ON: &str = "what runs is not stopped because the store forgot it";
+pub(crate) const RUNS_ONCE: &str = "what is strict runs once";
+pub(crate) const ENDED_STAYS_ENDED: &str = "a life that ended does not come back";
+pub(crate) const HELD_IS_NOT_TAKEN: &str = "nobody takes what a living node holds";
+pub(crate) const HAS_ROOM: &str = "no node holds more than it has room for";
+pub(crate) const FORGOTTEN_RUNS_ON: &str = "what runs is not stopped because the store forgot it";
 /// What some state shows: a model in which nothing happens proves nothing.
-pub const THIRD_TAKES_OVER: &str = "the third node takes over";
-pub const SECOND_LIFE_HOLDS: &str = "a second life holds a slot";
-pub const FORGETFUL_IS_WRITTEN: &str = "a store that forgot is written to";
+pub(crate) const THIRD_TAKES_OVER: &str = "the third node takes over";
+pub(crate) const SECOND_LIFE_HOLDS: &str = "a second life holds a slot";
+pub(crate) const FORGETFUL_IS_WRITTEN: &str = "a store that forgot is written to";
 
 const NODES: usize = 3;
 const SLOTS: usize = 2;
@@ -38,32 +38,32 @@ const LIVES_MAX: u8 = 2;
 
 /// The protections, each of which can be taken away.
 #[derive(Debug, Clone, Copy)]
-pub struct Protocol {
+pub(crate) struct Protocol {
     /// A renewal is written over the revision that its writer knows.
-    pub renews_what_it_knows: bool,
+    pub(crate) renews_what_it_knows: bool,
     /// So is a claim.
-    pub claims_what_it_knows: bool,
+    pub(crate) claims_what_it_knows: bool,
     /// An observer removes a session at the revision that it saw.
-    pub removes_what_it_saw: bool,
+    pub(crate) removes_what_it_saw: bool,
     /// A node without an acknowledged renewal stops what is strict.
-    pub fences: bool,
+    pub(crate) fences: bool,
     /// The fence counts from when the renewal was sent, not from when its answer came.
-    pub counts_from_sending: bool,
+    pub(crate) counts_from_sending: bool,
     /// The fence falls before others may take over.
-    pub fences_before_kill: bool,
+    pub(crate) fences_before_kill: bool,
     /// Who finds its session gone begins another life.
-    pub begins_new_lives: bool,
+    pub(crate) begins_new_lives: bool,
     /// A claim without an answer takes up room.
-    pub counts_unsettled: bool,
+    pub(crate) counts_unsettled: bool,
     /// A store whose head went back is noticed.
-    pub compares_heads: bool,
+    pub(crate) compares_heads: bool,
     /// So is one that says something else of what was seen already.
-    pub compares_history: bool,
+    pub(crate) compares_history: bool,
 }
 
 impl Protocol {
     /// Ours.
-    pub const WHOLE: Protocol = Protocol {
+    pub(crate) const WHOLE: Protocol = Protocol {
         renews_what_it_knows: true,
         claims_what_it_knows: true,
         removes_what_it_saw: true,
@@ -79,13 +79,13 @@ impl Protocol {
 
 /// A run of the protocol.
 #[derive(Debug, Clone, Copy)]
-pub struct Lease {
-    pub protocol: Protocol,
+pub(crate) struct Lease {
+    pub(crate) protocol: Protocol,
     /// Nodes that may die.
-    pub deaths: u8,
+    pub(crate) deaths: u8,
     /// The store may go back to how it began, and takes so many writes before and after. What is strict may run twice then,
     /// so that is not asked of it. Else revisions count only by which are the same, and there is no end to writes.
-    pub forgets: Option<u8>,
+    pub(crate) forgets: Option<u8>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -143,7 +143,7 @@ enum Message {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct State {
+pub(crate) struct State {
     store: Store,
     nodes: [Node; NODES],
     messages: Vec<Message>,
@@ -153,7 +153,7 @@ pub struct State {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     Tick,
     /// A node sends a renewal, or the first write of a life.
     Renew(usize),
