@@ -43,10 +43,8 @@ fn a_node_gives_away_what_it_offers_and_no_more() {
     );
     // Who reserves none goes anywhere, also where more is given away than there is.
     world.session("n1").capacity.millicores = 100;
-    world.put(spec("plain", 3));
-    world.settle(None);
-    let plain: BTreeSet<NodeId> = on(&world, "plain").into_iter().collect();
-    assert_eq!(plain, [id("n1"), id("n2"), id("n3")].into());
+    world.put(spec("plain", 1));
+    assert_eq!(refused(&explain(&world.view, &slot("plain.0"))), []);
 }
 
 #[test]
