@@ -11,11 +11,9 @@ use lattice::{
     exchange::Requester,
     store::{Bus, BusError, Clock, Connection, Message},
 };
-use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering::Relaxed},
 };
 use tokio::sync::watch;
 

@@ -61,7 +61,8 @@ async fn a_node_whose_messages_get_nowhere_finds_out_says_so_and_recovers() {
     }
     eventually("it says so no more", || {
         let mut said = Box::pin(a.get("http://here.test/"));
-        futures_util::FutureExt::now_or_never(&mut said).is_some_and(|here| !here.headers().contains_key("lattice-disconnected"))
+        futures_util::FutureExt::now_or_never(&mut said)
+            .is_some_and(|here| !here.headers().contains_key("lattice-disconnected"))
     })
     .await;
 }

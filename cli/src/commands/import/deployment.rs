@@ -185,12 +185,7 @@ fn resources(
 
 /// Either the variables themselves, or `config`, `configFrom` and `secretFrom`.
 /// Components of `draft` share their secrets.
-fn environment(
-    tree: &Tree,
-    secrets: &mut Secrets,
-    (made, draft): (&mut Value, Option<&Draft>),
-    notes: &mut Notes,
-) {
+fn environment(tree: &Tree, secrets: &mut Secrets, (made, draft): (&mut Value, Option<&Draft>), notes: &mut Notes) {
     let is_outer = |entry: &Entry| matches!(entry.key.as_str(), "config" | "configFrom" | "secretFrom");
     if !tree.entries().iter().any(is_outer) {
         put(made, "env", texts(tree, "env", notes));
@@ -255,7 +250,9 @@ fn mount(item: &Tree, volumes: Option<&Tree>, draft: &mut Draft, notes: &mut Not
             );
             ("empty", json!({"size": EMPTY_SIZE}))
         }
-        (None, None) => return notes.lost(volume.line, format!("volume {name}: neither hostPath nor ephemeral nor emptyDir")),
+        (None, None) => {
+            return notes.lost(volume.line, format!("volume {name}: neither hostPath nor ephemeral nor emptyDir"));
+        }
     };
     notes.mapped(item.line, format!("volumes: {called} at {path}"));
     draft.push("volumes", json!({"name": called, "mount": path, content.0: content.1}));
@@ -319,7 +316,10 @@ fn interface(tree: &Tree, workload: &str, secrets: &mut Secrets, draft: &mut Dra
     for key in ["configFrom", "secretFrom"] {
         if let Some(entry) = tree.entry(key) {
             let why = "nodes reach what is behind it by settings of their own";
-            notes.lost(entry.line, format!("{key} of {package}: {why}; what components read themselves is under config and secrets"));
+            notes.lost(
+                entry.line,
+                format!("{key} of {package}: {why}; what components read themselves is under config and secrets"),
+            );
         }
     }
     let interfaces: Vec<String> =
@@ -382,7 +382,8 @@ fn secrets_interface(tree: &Tree, secrets: &mut Secrets, draft: &mut Draft, note
         match entry.key.as_str() {
             "secretFrom" => secrets::of_interface(entry, secrets, draft, notes),
             "config" | "configFrom" => {
-                notes.lost(entry.line, format!("{} of wasmcloud:secrets: what is no secret is under config", entry.key));
+                notes
+                    .lost(entry.line, format!("{} of wasmcloud:secrets: what is no secret is under config", entry.key));
             }
             _ => {}
         }

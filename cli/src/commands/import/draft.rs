@@ -60,7 +60,8 @@ impl Draft {
     /// Let the components have more secrets, which they share. False if there is none.
     pub fn give_secrets(&mut self, secrets: Map<String, Value>) -> bool {
         let components = self.fields.get_mut("components").and_then(Value::as_array_mut);
-        let Some(first) = components.and_then(|components| components.first_mut()).and_then(Value::as_object_mut) else {
+        let Some(first) = components.and_then(|components| components.first_mut()).and_then(Value::as_object_mut)
+        else {
             return secrets.is_empty();
         };
         if !secrets.is_empty()

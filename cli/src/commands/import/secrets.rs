@@ -110,7 +110,8 @@ pub fn policies(tree: &Tree, notes: &mut Notes) -> Policies {
             notes.lost(item.line, format!("policy {name}, {kind}: not known here"));
             continue;
         }
-        notes.changed(item.line, format!("policy {name}: the lattice keeps secrets itself; put those that refer to it"));
+        notes
+            .changed(item.line, format!("policy {name}: the lattice keeps secrets itself; put those that refer to it"));
         let properties = item.get("properties").map(Tree::entries).unwrap_or_default();
         for entry in properties.iter().filter(|entry| entry.key != "backend") {
             notes.lost(entry.line, format!("properties.{}: of a backend that nodes do not ask", entry.key));
@@ -149,7 +150,7 @@ pub fn of_component(
         let of_version = version.as_ref().map(|version| format!(", version {version}")).unwrap_or_default();
         let backend = policies.get(&policy).unwrap_or(&policy).clone();
         let name = secrets.name(Origin { backend, path: path.clone(), field, version });
-        let unknown = if policies.contains_key(&policy) { "" } else { ", which is no policy of this file" };
+        let unknown = if policies.contains_key(&policy) { "" } else { " (no policy of this file)" };
         // Versions are counted by whoever keeps the value, so that a number there says nothing here.
         let text = format!("`lattice secret put {name}` what {policy}{unknown} has as {path}{of_field}{of_version}");
         named.add(&key, &name, item.line, text, draft, notes);
@@ -169,7 +170,8 @@ pub fn of_environment(
     let empty = Draft::new("", 0);
     for Kept { line, key, secret } in kept(from, &owner, secrets, notes) {
         let (name, text) = to_put(secrets, &key, &secret);
-        let text = format!("no environment variable here: the component asks wasmcloud:secrets/store for {key}; {text}");
+        let text =
+            format!("no environment variable here: the component asks wasmcloud:secrets/store for {key}; {text}");
         named.add(&key, &name, line, text, draft.unwrap_or(&empty), notes);
     }
     named.put_into(made);
@@ -220,7 +222,8 @@ fn kept(from: &Entry, owner: &str, secrets: &Secrets, notes: &mut Notes) -> Vec<
         for key in keys {
             if let Some(at) = found.iter().position(|other| other.key == *key) {
                 let other = found.remove(at);
-                notes.lost(other.line, format!("secretFrom: {}: its {key} gives way to that of {secret}", other.secret));
+                notes
+                    .lost(other.line, format!("secretFrom: {}: its {key} gives way to that of {secret}", other.secret));
             }
             found.push(Kept { line, key: key.clone(), secret: secret.clone() });
         }
@@ -251,7 +254,8 @@ impl Named {
         let other = self.0.get(key).and_then(Value::as_str).or_else(|| draft.secret(key));
         if let Some(other) = other.filter(|other| *other != name) {
             let why = "components that are composed share their secrets";
-            return notes.lost(line, format!("secrets.{key}: {why}, and {key} is {other}: let one ask for another key"));
+            return notes
+                .lost(line, format!("secrets.{key}: {why}, and {key} is {other}: let one ask for another key"));
         }
         if self.0.len() >= SECRETS_NAMED_MAX {
             return notes.lost(line, format!("secrets.{key}: a component has at most {SECRETS_NAMED_MAX} secrets"));
@@ -278,8 +282,10 @@ mod tests {
 
     #[test]
     fn what_is_at_one_place_has_one_name_and_no_other_has_it() {
-        let documents: Vec<Tree> =
-            serde_saphyr::from_multiple("a: {config: [{name: Flags}, {name: own, properties: {a: b}}], configFrom: [Env]}").unwrap();
+        let documents: Vec<Tree> = serde_saphyr::from_multiple(
+            "a: {config: [{name: Flags}, {name: own, properties: {a: b}}], configFrom: [Env]}",
+        )
+        .unwrap();
         let mut secrets = Secrets::of(&documents);
         for (asked, expect) in [
             (origin("vault", "db/Shop", None, None), "db-shop"),
