@@ -263,7 +263,7 @@ mod tests {
             format!("lattice_unit_nats_operation_seconds_count{{{labels}}} 3\n"),
             format!("lattice_unit_nats_operation_seconds_bucket{{le=\"0.0001\",{labels}}} 2\n"),
             format!("lattice_unit_nats_operation_seconds_bucket{{le=\"10.0\",{labels}}} 2\n"),
-            format!("lattice_unit_nats_operation_seconds_bucket{{le=\"+Inf\",{labels}}} 3\n"),
+            format!("lattice_unit_nats_operation_seconds_bucket{{le=\"1.7976931348623157e308\",{labels}}} 3\n"),
         ] {
             assert!(text.contains(&line), "{line}{text}");
         }

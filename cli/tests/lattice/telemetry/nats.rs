@@ -15,6 +15,7 @@ use crate::{
     },
     nats::{Arguments, ask, courier, done, make_bucket},
 };
+use futures_util::StreamExt as _;
 use hyper::Method;
 use serde_json::json;
 
