@@ -161,7 +161,7 @@ impl Collector for Units {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for (labels, stats) in &stats {
             let WaitStats { buckets, sum } = stats.waits;
-            let bounds = WAIT_BUCKETS.into_iter().chain([f64::MAX]);
+            let bounds = WAIT_BUCKETS.into_iter().chain([f64::INFINITY]);
             let buckets: Vec<(f64, u64)> = bounds.zip(buckets).collect();
             let count = buckets.iter().map(|(_, count)| count).sum();
             family.encode_family(labels)?.encode_histogram(sum.as_secs_f64(), count, &buckets, NO_EXEMPLARS)?;
@@ -217,7 +217,7 @@ fn encode_operations(encoder: &mut DescriptorEncoder<'_>, units: &[OfUnit]) -> R
     let (name, help) = ("lattice_unit_nats_operation_seconds", "How long that took");
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
     for (labels, stats) in operations() {
-        let bounds = OPERATION_BUCKETS.into_iter().chain([f64::MAX]);
+        let bounds = OPERATION_BUCKETS.into_iter().chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds.zip(stats.buckets).collect();
         family.encode_family(&labels)?.encode_histogram(
             stats.sum.as_secs_f64(),
@@ -263,7 +263,7 @@ mod tests {
             format!("lattice_unit_nats_operation_seconds_count{{{labels}}} 3\n"),
             format!("lattice_unit_nats_operation_seconds_bucket{{le=\"0.0001\",{labels}}} 2\n"),
             format!("lattice_unit_nats_operation_seconds_bucket{{le=\"10.0\",{labels}}} 2\n"),
-            format!("lattice_unit_nats_operation_seconds_bucket{{le=\"1.7976931348623157e308\",{labels}}} 3\n"),
+            format!("lattice_unit_nats_operation_seconds_bucket{{le=\"+Inf\",{labels}}} 3\n"),
         ] {
             assert!(text.contains(&line), "{line}{text}");
         }
