@@ -58,7 +58,11 @@ async fn a_server_that_is_killed_in_the_midst_of_a_change_costs_no_request() {
     for (version, server) in [&mut lattice.server, &mut second, &mut third].into_iter().enumerate() {
         let version = (version + 1).to_string();
         asked["components"][0]["env"] = json!({ "VERSION": version });
-        api.put(&asked).await.unwrap();
+        // What was lost with the server before may be without a leader for a moment still. A put once more is harmless.
+        eventually("the change is taken", PATIENCE, async || {
+            api.put(&asked).await.map(drop).map_err(|error| error.to_string())
+        })
+        .await;
         let killed = Instant::now();
         server.kill9().await;
         let status = api.ready("web").await;
