@@ -31,6 +31,49 @@ pub(super) struct Current {
     pub(super) record: Option<ConfigRecord>,
 }
 
+/// What a name is of. Names of both are in one place: a name is one or the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Config,
+    Secret,
+}
+
+impl Kind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Kind::Config => "config",
+            Kind::Secret => "secret",
+        }
+    }
+
+    fn deleted(self) -> EventKind {
+        match self {
+            Kind::Config => EventKind::ConfigDeleted,
+            Kind::Secret => EventKind::SecretDeleted,
+        }
+    }
+
+    pub(super) fn refuse_other(self, current: &Current) -> Result<(), CtlError> {
+        let Some(ConfigRecord { name, secret, .. }) = &current.record else { return Ok(()) };
+        let (text, hint) = match (self, secret.is_some()) {
+            (Kind::Config, true) => (
+                format!("{name} is a secret: its value is shown to nobody"),
+                "choose another name; see `lattice secret --help`",
+            ),
+            (Kind::Secret, false) => {
+                (format!("{name} is configuration"), "choose another name; see `lattice config list`")
+            }
+            (Kind::Config, false) | (Kind::Secret, true) => return Ok(()),
+        };
+        Err(CtlError::new(ErrorCode::Conflict, text).hint(hint))
+    }
+
+    pub(super) fn busy(self, name: &ConfigName) -> CtlError {
+        let text = format!("{} {name} is being changed by others all the time", self.as_str());
+        CtlError::new(ErrorCode::Conflict, text).hint("try again")
+    }
+}
+
 impl Admission {
     pub(super) async fn put_config(&self, name: &ConfigName, message: &Message) -> Result<ConfigItem, CtlError> {
         let ConfigPutRequest { entries } = body(&message.payload, r#"{"entries": {"currency": "eur"}}"#)?;
@@ -46,7 +89,7 @@ impl Admission {
                 return Ok(self.config_changed(sent, revision, &view).await); // it landed
             }
             expect(&current, name, expected)?;
-            refuse_secret(&current)?;
+            Kind::Config.refuse_other(&current)?;
             if let (Some(record), Some(revision)) = (&current.record, current.revision)
                 && record.entries == entries
             {
@@ -75,13 +118,13 @@ impl Admission {
                 Err(error) => return Err(unavailable(&error)),
             }
         }
-        Err(busy(name))
+        Err(Kind::Config.busy(name))
     }
 
     pub(super) async fn get_config(&self, name: &ConfigName) -> Result<ConfigReply, CtlError> {
         let view = self.view()?;
         let current = self.current_config(name).await?;
-        refuse_secret(&current)?;
+        Kind::Config.refuse_other(&current)?;
         match current {
             Current { record: Some(record), revision: Some(revision) } => {
                 Ok(ConfigReply { item: item(&record, revision, &view), entries: record.entries })
@@ -100,19 +143,29 @@ impl Admission {
         message: &Message,
     ) -> Result<ConfigDeleteReply, CtlError> {
         let ConfigDeleteRequest { force } = body(&message.payload, r#"{"force": true}, or nothing"#)?;
+        let deleted = self.delete_name(Kind::Config, name, force, message).await?;
+        Ok(ConfigDeleteReply { name: name.clone(), deleted })
+    }
+
+    /// Whether it was there.
+    pub(super) async fn delete_name(
+        &self,
+        kind: Kind,
+        name: &ConfigName,
+        force: bool,
+        message: &Message,
+    ) -> Result<bool, CtlError> {
         let expected = expected_revision(message)?;
         let mut deleted = false;
         for _ in 0..ATTEMPTS {
             let view = self.view()?;
             let current = self.current_config(name).await?;
-            let Some(revision) = current.revision else {
-                return Ok(ConfigDeleteReply { name: name.clone(), deleted });
-            };
+            let Some(revision) = current.revision else { return Ok(deleted) };
             expect(&current, name, expected)?;
-            refuse_secret(&current)?;
+            kind.refuse_other(&current)?;
             let users = users(&view, name);
             if !force && !users.is_empty() {
-                let text = format!("config {name} is named by {}", in_words(&users, 0));
+                let text = format!("{} {name} is named by {}", kind.as_str(), in_words(&users, 0));
                 return Err(CtlError::new(ErrorCode::Conflict, text).hint(
                     "deploy them without it first, or delete it by force: what runs keeps its values, and nothing new starts",
                 ));
@@ -120,8 +173,8 @@ impl Admission {
             let key = Key::Config(name.clone()).to_string();
             match self.platform.store.delete(Bucket::Specs, &key, revision).await {
                 Ok(_) => {
-                    self.events.send(EventKind::ConfigDeleted, name, "deleted").await;
-                    return Ok(ConfigDeleteReply { name: name.clone(), deleted: true });
+                    self.events.send(kind.deleted(), name, "deleted").await;
+                    return Ok(true);
                 }
                 Err(StoreError::Conflict { .. }) => {}
                 // If it landed, the next look finds nothing and the answer is that it was deleted.
@@ -129,7 +182,7 @@ impl Admission {
                 Err(error) => return Err(unavailable(&error)),
             }
         }
-        Err(busy(name))
+        Err(kind.busy(name))
     }
 
     pub(super) async fn current_config(&self, name: &ConfigName) -> Result<Current, CtlError> {
@@ -219,24 +272,8 @@ pub(super) fn expect(current: &Current, name: &ConfigName, expected: Option<Revi
     }
 }
 
-/// Names of configuration and of secrets are of one kind: a name is one or the other.
-fn refuse_secret(current: &Current) -> Result<(), CtlError> {
-    match &current.record {
-        Some(ConfigRecord { name, secret: Some(_), .. }) => {
-            Err(CtlError::new(ErrorCode::Conflict, format!("{name} is a secret: its value is shown to nobody"))
-                .hint("choose another name; see `lattice secret --help`"))
-        }
-        _ => Ok(()),
-    }
-}
-
 fn no_config(name: &ConfigName) -> CtlError {
     CtlError::new(ErrorCode::NotFound, format!("there is no config {name}")).hint("see `lattice config list`")
-}
-
-fn busy(name: &ConfigName) -> CtlError {
-    CtlError::new(ErrorCode::Conflict, format!("config {name} is being changed by others all the time"))
-        .hint("try again")
 }
 
 #[cfg(test)]

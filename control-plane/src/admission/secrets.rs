@@ -6,7 +6,7 @@ use super::{
     Admission,
     answers::{NAMES_MAX, cut, cut_to_fit},
     body,
-    config::{ATTEMPTS, Current, expect, in_words, is_asked_for, users},
+    config::{ATTEMPTS, Current, Kind, expect, in_words, is_asked_for, users},
     expected_revision, unavailable,
 };
 use lattice::{
@@ -38,7 +38,7 @@ impl Admission {
                 return Ok(self.secret_changed(record, *revision, &view).await); // it landed
             }
             expect(&current, name, expected)?;
-            refuse_config(&current)?;
+            Kind::Secret.refuse_other(&current)?;
             if let Current { record: Some(record), revision: Some(revision) } = &current
                 && let Some(there) = record.secret
                 && self.platform.vault.get(name, there).await.map_err(|error| unavailable(&error))?
@@ -66,7 +66,7 @@ impl Admission {
                 Err(error) => return Err(unavailable(&error)),
             }
         }
-        Err(busy(name))
+        Err(Kind::Secret.busy(name))
     }
 
     pub(super) fn list_secrets(&self) -> Result<SecretList, CtlError> {
@@ -83,38 +83,9 @@ impl Admission {
         message: &Message,
     ) -> Result<SecretDeleteReply, CtlError> {
         let SecretDeleteRequest { force } = body(&message.payload, r#"{"force": true}, or nothing"#)?;
-        let expected = expected_revision(message)?;
-        let mut deleted = false;
-        for _ in 0..ATTEMPTS {
-            let view = self.view()?;
-            let current = self.current_config(name).await?;
-            let Some(revision) = current.revision else {
-                self.forget_values(name, &[]).await;
-                return Ok(SecretDeleteReply { name: name.clone(), deleted });
-            };
-            expect(&current, name, expected)?;
-            refuse_config(&current)?;
-            let users = users(&view, name);
-            if !force && !users.is_empty() {
-                let text = format!("secret {name} is named by {}", in_words(&users, 0));
-                return Err(CtlError::new(ErrorCode::Conflict, text).hint(
-                    "deploy them without it first, or delete it by force: what runs keeps its values, and nothing new starts",
-                ));
-            }
-            let key = Key::Config(name.clone()).to_string();
-            match self.platform.store.delete(Bucket::Specs, &key, revision).await {
-                Ok(_) => {
-                    self.forget_values(name, &[]).await;
-                    self.events.send(EventKind::SecretDeleted, name, "deleted").await;
-                    return Ok(SecretDeleteReply { name: name.clone(), deleted: true });
-                }
-                Err(StoreError::Conflict { .. }) => {}
-                // If it landed, the next look finds nothing and the answer is that it was deleted.
-                Err(StoreError::OutcomeUnknown { .. }) => deleted = true,
-                Err(error) => return Err(unavailable(&error)),
-            }
-        }
-        Err(busy(name))
+        let deleted = self.delete_name(Kind::Secret, name, force, message).await?;
+        self.forget_values(name, &[]).await;
+        Ok(SecretDeleteReply { name: name.clone(), deleted })
     }
 
     async fn secret_changed(&self, record: &ConfigRecord, revision: Revision, view: &LatticeView) -> SecretItem {
@@ -191,17 +162,6 @@ fn check_value(value: &Secret) -> Result<(), CtlError> {
     Ok(())
 }
 
-/// Names of configuration and of secrets are of one kind: a name is one or the other.
-fn refuse_config(current: &Current) -> Result<(), CtlError> {
-    match &current.record {
-        Some(ConfigRecord { name, secret: None, .. }) => {
-            Err(CtlError::new(ErrorCode::Conflict, format!("{name} is configuration"))
-                .hint("choose another name; see `lattice config list`"))
-        }
-        _ => Ok(()),
-    }
-}
-
 fn item(record: &ConfigRecord, revision: Revision, view: &LatticeView) -> SecretItem {
     let mut used_by = users(view, &record.name);
     let used_by_omitted = cut(&mut used_by, NAMES_MAX);
@@ -215,11 +175,6 @@ fn item(record: &ConfigRecord, revision: Revision, view: &LatticeView) -> Secret
         used_by_omitted,
         changed: None,
     }
-}
-
-fn busy(name: &ConfigName) -> CtlError {
-    CtlError::new(ErrorCode::Conflict, format!("secret {name} is being changed by others all the time"))
-        .hint("try again")
 }
 
 #[cfg(test)]
