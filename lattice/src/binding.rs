@@ -6,6 +6,7 @@ mod streams;
 pub use streams::{make_stream, mend_stream, stream_shortfalls};
 
 use crate::{
+    interface::split,
     nats::BucketInfo,
     spec::{
         BucketGrant, BucketName, NatsGrants, Profile,
@@ -19,7 +20,8 @@ use std::{collections::BTreeSet, time::Duration};
 /// Interfaces of `lattice:nats` whose operations profiles are about, without their version.
 const CORE: &str = "lattice:nats/core@";
 const KV: &str = "lattice:nats/kv@";
-const JETSTREAM: &str = "lattice:nats/jetstream@";
+/// Those that are about streams.
+const STREAMS: [&str; 2] = ["lattice:nats/jetstream@", "lattice:nats/counters@"];
 /// For how long a marker stays where nobody asks for more.
 const MARKER_TTL: Millis = Millis::from_secs(3600);
 
@@ -39,6 +41,8 @@ enum Mend {
     Edit(Vec<String>),
     /// No command changes it in a bucket that is there.
     Remake,
+    /// The same where what is in it is of no use to another one: the command that makes that.
+    Anew(String),
     /// The limit is the server's.
     Server(&'static str),
 }
@@ -204,6 +208,11 @@ fn advice(what: &str, stream: &str, shortfalls: &[Shortfall]) -> String {
                     "no command changes that in a {what} that is there: make another one, copy what is in it, and name that one"
                 );
             }
+            Mend::Anew(make) => {
+                return format!(
+                    "no command changes that in a {what} that is there: name another one, which is made like this: {make}"
+                );
+            }
             Mend::Edit(more) => {
                 let new = |argument: &&&String| !arguments.contains(&argument.as_str());
                 let more: Vec<&str> = more.iter().filter(|argument| new(&argument)).map(String::as_str).collect();
@@ -261,7 +270,7 @@ pub struct Called {
 
 /// Whether profiles are about this interface.
 pub fn is_bound(interface: &str) -> bool {
-    [CORE, KV, JETSTREAM].iter().any(|bound| interface.starts_with(bound))
+    [CORE, KV].iter().chain(&STREAMS).any(|bound| interface.starts_with(bound))
 }
 
 /// What a component would be denied whatever it does.
@@ -283,7 +292,7 @@ pub fn misfit<'a>(grants: &NatsGrants, called: impl IntoIterator<Item = &'a Call
                 misfit_of("profiles".to_owned(), interface, operation.as_str(), &profiles)
             });
         }
-        if interface.starts_with(JETSTREAM) {
+        if STREAMS.iter().any(|streams| interface.starts_with(streams)) {
             return misfit_of_streams(grants, interface, function);
         }
         let operation = KvOperation::ALL.into_iter().find(|operation| operation.import() == *function)?;
@@ -306,7 +315,7 @@ pub fn misfit<'a>(grants: &NatsGrants, called: impl IntoIterator<Item = &'a Call
 
 /// The same of streams: where no grant has profiles, everything is allowed.
 fn misfit_of_streams(grants: &NatsGrants, interface: &str, function: &str) -> Option<Misfit> {
-    let operation = StreamOperation::ALL.into_iter().find(|operation| operation.import() == *function)?;
+    let operation = StreamOperation::imported(split(interface).0, function)?;
     if grants.streams.is_empty() || grants.streams.values().any(|grant| grant.has(operation)) {
         return None;
     }
@@ -461,6 +470,7 @@ mod tests {
         let put = called("lattice:nats/kv@0.1.0", "[method]bucket.put");
         let request = called("lattice:nats/core@0.1.0", "request");
         let read = called("lattice:nats/jetstream@0.1.0", "[method]stream.read");
+        let add = called("lattice:nats/counters@0.1.0", "[method]counters.add");
         for (grants, called, field) in [
             ("{}", &put, None),
             ("{buckets: {a: {bucket: a}}}", &put, None),
@@ -484,6 +494,9 @@ mod tests {
             ("{}", &request, None),
             ("{streams: {s: {stream: S, profiles: [work-queue], consumers: [c]}}}", &read, Some("streams.s.profiles")),
             ("{streams: {s: {stream: S, profiles: [event-store]}}}", &read, None),
+            ("{streams: {s: {stream: S, profiles: [event-store]}}}", &add, Some("streams.s.profiles")),
+            ("{streams: {s: {stream: S, profiles: [counter], publish: [a]}}}", &add, None),
+            ("{streams: {s: {stream: S, profiles: [counter], publish: [a]}}}", &read, Some("streams.s.profiles")),
             ("{streams: {s: {stream: S}}}", &read, None),
             ("{}", &read, None),
             ("{publish: [a], profiles: [publisher]}", &request, Some("profiles")),

@@ -2,8 +2,10 @@
 //! operation that failed. What is promised is in `wit/nats`, word for word the contract of these traits; what is granted is
 //! in [`crate::spec`]. Not the lattice's own bus and store, which are in [`crate::store`].
 
+mod counters;
 mod streams;
 
+pub use counters::{Addition, Count, INTEGER_DIGITS_MAX, Integer, is_total};
 pub use streams::{
     Acknowledgement, Backlog, Consumer, Delivered, Discard, Precondition, PublishOptions, ReadEvent,
     SNAPSHOT_BYTES_MAX, SNAPSHOT_MAX, Settle, Settlement, Snapshot, Start, Stored, Stream, StreamInfo, is_conditional,

@@ -37,7 +37,7 @@ use std::collections::BTreeMap;
 
 /// The newest schema that this version reads, with all before. Nodes of several versions share a store while they are
 /// upgraded, so a record says the least schema that reads it, not the newest that its writer knows.
-pub const SCHEMA: u32 = 8;
+pub const SCHEMA: u32 = 9;
 
 /// Why bytes are not a record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 49] = [
+const RUST: [&str; 50] = [
     "account",
     "asker",
     "asker03",
@@ -88,6 +88,7 @@ const RUST: [&str; 49] = [
     "tally",
     "tasks",
     "ticker",
+    "turnstile",
     "visits",
     "whoami",
 ];

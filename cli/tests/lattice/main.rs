@@ -38,6 +38,7 @@ mod maintenance;
 mod messaging;
 mod models;
 mod nats;
+mod nats_counters;
 mod nats_deliveries;
 mod nats_objects;
 mod nats_streams;

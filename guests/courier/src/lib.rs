@@ -24,6 +24,9 @@
 //! | `/backlog`                             | `stream`, `consumer`                         | what is said                        |
 //! | `/load`                                | `what`, `times`, and those of what           | nothing: for benchmarks             |
 //! | `/stream`                              | `stream`                                     | what is said                        |
+//! | `/add`                                 | `stream`, `subject`, `by`, `id`              | `TOTAL SEQUENCE`, and `duplicate` where it is one |
+//! | `/count`, `/count-any`                 | `stream`, `subject`                          | `SUBJECT TOTAL SEQUENCE`, or 404    |
+//! | `/counts`, `/counts-any`               | `stream`, `filter`                           | a line for each, then `as of SEQUENCE` |
 //! | `/hoard`                               | `filter`, `count`                            | how many subscriptions it got, and why no more |
 //!
 //! What must be so of a stream (`when`) is `none`, `last N`, `subject N` or `filter N FILTER`.
@@ -46,6 +49,8 @@ use crate::bindings::lattice::nats::{
     limits,
     types::{Consistency, Failure, Header, Message, Outcome},
 };
+
+mod counters;
 
 mod bindings {
     wasip3::wit_bindgen::generate!({
@@ -289,6 +294,7 @@ async fn answer(asked: &Asked) -> Result<Answer, Failure> {
             }
             text(lines)
         }
+        "add" | "count" | "count-any" | "counts" | "counts-any" => counters::answer(asked).await?,
         "backlog" => {
             text(format!("{:?}", asked.stream().await?.consumer(asked.text("consumer")).await?.backlog().await?))
         }

@@ -11,6 +11,7 @@ use wasmtime_wasi_config::WasiConfig;
 /// types alone (`wasi:cli/types@0.3`) are not asked of anybody.
 pub(crate) const OFFERED: &[(&str, &str)] = &[
     ("lattice:nats/core", "0.1"),
+    ("lattice:nats/counters", "0.1"),
     ("lattice:nats/jetstream", "0.1"),
     ("lattice:nats/kv", "0.1"),
     ("lattice:nats/limits", "0.1"),

@@ -1,12 +1,13 @@
 //! `lattice:nats`: NATS as NATS, for concurrent components. What is granted, and what is under way, is in `network/nats.rs`; what
 //! is promised in `wit/nats`. Here are core NATS and the limits; `nats/kv.rs` has the buckets, `nats/jetstream.rs`
-//! the streams that store, `nats/deliveries.rs` their consumers, `nats/objects.rs` the object stores, `nats/streams.rs` and
+//! the streams that store, `nats/counters.rs` their counters, `nats/deliveries.rs` their consumers, `nats/objects.rs` the object stores, `nats/streams.rs` and
 //! `nats/content.rs` what comes in streams of the component model.
 //!
 //! Before the first wait of a call it is found out whose work it is: its trace and its time are that request's. With that begins
 //! what is counted and traced of it (`operations.rs`), which ends with what the guest is told.
 
 mod content;
+mod counters;
 mod deliveries;
 mod jetstream;
 mod kv;
@@ -25,7 +26,7 @@ use crate::{
     operations::{Interface, Kind, Named, Operation},
 };
 use bindings::lattice::nats::{
-    core, jetstream as jetstream_interface, kv as kv_interface, limits, objects as objects_interface,
+    core, counters as counters_interface, jetstream as jetstream_interface, kv as kv_interface, limits, objects as objects_interface,
 };
 use lattice::nats as driver;
 use std::{sync::Arc, time::Duration};
@@ -42,6 +43,7 @@ mod bindings {
         imports: { default: trappable },
         with: {
             "lattice:nats/kv.bucket": crate::network::nats::OpenBucket,
+            "lattice:nats/counters.counters": crate::network::nats_counters::OpenCounters,
             "lattice:nats/jetstream.stream": crate::network::nats_streams::OpenStream,
             "lattice:nats/jetstream.consumer": crate::network::nats_streams::OpenConsumer,
             "lattice:nats/jetstream.delivery": crate::network::nats_streams::OpenDelivery,
@@ -67,6 +69,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         View { table: &mut host.table }
     }
     core::add_to_linker::<_, Has>(linker, view)?;
+    counters_interface::add_to_linker::<_, Has>(linker, view)?;
     jetstream_interface::add_to_linker::<_, Has>(linker, view)?;
     kv_interface::add_to_linker::<_, Has>(linker, view)?;
     objects_interface::add_to_linker::<_, Has>(linker, view)?;

@@ -22,6 +22,7 @@ pub(crate) enum Interface {
     Core,
     Kv,
     Jetstream,
+    Counters,
     Objects,
     Keyvalue,
     Blobstore,
@@ -29,14 +30,23 @@ pub(crate) enum Interface {
 }
 
 impl Interface {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Core, Self::Kv, Self::Jetstream, Self::Objects, Self::Keyvalue, Self::Blobstore, Self::Messaging];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Core,
+        Self::Kv,
+        Self::Jetstream,
+        Self::Counters,
+        Self::Objects,
+        Self::Keyvalue,
+        Self::Blobstore,
+        Self::Messaging,
+    ];
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Core => "lattice:nats/core",
             Self::Kv => "lattice:nats/kv",
             Self::Jetstream => "lattice:nats/jetstream",
+            Self::Counters => "lattice:nats/counters",
             Self::Objects => "lattice:nats/objects",
             Self::Keyvalue => "wasi:keyvalue",
             Self::Blobstore => "wasi:blobstore",

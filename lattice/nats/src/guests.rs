@@ -7,6 +7,7 @@ mod api;
 mod away;
 mod changes;
 mod consumers;
+mod counters;
 mod direct;
 mod list;
 mod native;

@@ -146,6 +146,10 @@ fn of_profiles(grant: &StreamGrant, found: &StreamInfo, add: &mut impl FnMut(&'s
         let text = format!("the profile {profile} knows what is stored, and it acknowledges nothing");
         add("profiles", text, Mend::Edit(vec!["--ack".to_owned()]));
     }
+    if has(StreamProfile::Counter) && !found.counters {
+        let text = "the profile counter adds to counters, and it holds none (allow_msg_counter, nats-server 2.12)";
+        add("profiles", text.to_owned(), Mend::Anew(make_stream(grant)));
+    }
     let logs = [StreamProfile::EventLog, StreamProfile::EventStore].into_iter().find(|profile| has(*profile));
     if let Some(profile) = logs
         && found.retention != Retention::Limits
@@ -154,12 +158,22 @@ fn of_profiles(grant: &StreamGrant, found: &StreamInfo, add: &mut impl FnMut(&'s
         let text = format!("the profile {profile} keeps what was read, and its retention is {retention}");
         add("profiles", text, Mend::Remake);
     }
-    let keeps = [StreamProfile::EventStore, StreamProfile::WorkQueue].into_iter().find(|profile| has(*profile));
-    let Some(profile) = keeps else { return };
+    let keeps = [StreamProfile::EventStore, StreamProfile::WorkQueue, StreamProfile::Counter];
+    let Some(profile) = keeps.into_iter().find(|profile| has(*profile)) else { return };
     if !found.max_age.is_zero() {
         let age = shown(found.max_age);
         let text = format!("the profile {profile} asks that nothing expires, and its messages do after {age}");
         add("profiles", text, Mend::Edit(vec!["--max-age=0s".to_owned()]));
+    }
+    // Of a counter its last message is enough, and what is full cannot refuse what is new.
+    if profile == StreamProfile::Counter {
+        let limits = [("--max-msgs=-1", found.messages_max), ("--max-bytes=-1", found.bytes_max)];
+        let limits: Vec<String> = limits.iter().filter(|(_, most)| *most > 0).map(|(none, _)| (*none).to_owned()).collect();
+        if !limits.is_empty() {
+            let text = "the profile counter forgets none, and when the stream is full it discards what is old".to_owned();
+            add("profiles", text, Mend::Edit(limits));
+        }
+        return;
     }
     if found.discard == Discard::Old && (found.messages_max > 0 || found.bytes_max > 0) {
         let text = format!(
@@ -219,6 +233,7 @@ pub fn make_stream(grant: &StreamGrant) -> String {
         max_bytes.map(|bytes| format!("--max-bytes={}", bytes.0)),
         max_message.map(|bytes| format!("--max-msg-size={}", bytes.0)),
         atomic.then(|| "--allow-batch".to_owned()),
+        grant.profiles.contains(&StreamProfile::Counter).then(|| "--allow-counter".to_owned()),
         has_ttl.then(|| "--allow-msg-ttl".to_owned()),
         markers,
         append_only.then(|| "--deny-delete --deny-purge".to_owned()),
@@ -306,6 +321,17 @@ mod tests {
         for log in ["profiles: [event-log]", "profiles: [event-store]"] {
             check(log, work.clone(), found(), "profiles", "");
         }
+        let counter = "profiles: [counter], publish: ['hits.*']";
+        let counters = StreamInfo { counters: true, ..found() };
+        let anew = stream_shortfalls(&grant(counter), &found(), 0);
+        let mend = mend_stream(&grant(counter).stream, &anew);
+        assert!(mend.ends_with(": nats stream add S --subjects='hits.*' --allow-counter --defaults"), "{mend}");
+        check(counter, StreamInfo { counters: true, ..aged.clone() }, counters.clone(), "profiles", "--max-age=0s");
+        let both = StreamInfo { messages_max: 9, bytes_max: 9, ..counters.clone() };
+        check(counter, both, counters.clone(), "profiles", "--max-msgs=-1 --max-bytes=-1");
+        // One message of each counter is enough.
+        let last = StreamInfo { messages_per_subject_max: 1, ..counters };
+        assert_eq!(stream_shortfalls(&grant(counter), &last, 0), []);
         // A log may forget what is old.
         assert_eq!(stream_shortfalls(&grant("profiles: [event-log]"), &aged, 0), []);
         assert_eq!(stream_shortfalls(&grant(""), &StreamInfo::default(), 0), []);
@@ -319,5 +345,7 @@ mod tests {
                       --subject-del-markers-ttl=1h --deny-delete --deny-purge --tag=eu --defaults";
         assert_eq!(make_stream(&grant(text)), expect);
         assert_eq!(make_stream(&grant("")), "nats stream add S --subjects='a.>' --defaults");
+        let counters = "nats stream add S --subjects='hits.*' --allow-counter --defaults";
+        assert_eq!(make_stream(&grant("publish: ['hits.*'], profiles: [counter]")), counters);
     }
 }

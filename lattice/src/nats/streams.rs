@@ -1,7 +1,7 @@
 //! Streams of JetStream as guests use them: the traits behind which they stand. What is promised is in
 //! `wit/nats/jetstream.wit`.
 
-use super::{Consistency, Failure, Feed, Message};
+use super::{Addition, Consistency, Failure, Feed, Integer, Message};
 use crate::{
     Fut,
     spec::{ConsumerName, SubjectPattern, stream_profile::Retention},
@@ -91,6 +91,8 @@ pub struct StreamInfo {
     pub message_ttl: bool,
     pub atomic: bool,
     pub direct: bool,
+    /// It holds counters, and nothing else.
+    pub counters: bool,
     pub messages: u64,
     pub first_sequence: u64,
     pub last_sequence: u64,
@@ -143,6 +145,10 @@ pub trait Stream: Send + Sync + 'static {
     /// In order, without an end. Where there is no filter, everything.
     fn read(&self, filters: Vec<String>, start: Start) -> Fut<'_, Result<Box<dyn Feed<ReadEvent>>, Failure>>;
     fn consumer(&self, name: &ConsumerName) -> Fut<'_, Result<Arc<dyn Consumer>, Failure>>;
+    /// Whether it holds counters: `unsupported` where it does not.
+    fn counts(&self) -> Fut<'_, Result<(), Failure>>;
+    /// Add to the counter on the subject of the message, of which besides the headers alone are sent.
+    fn add(&self, message: Message, by: Integer, message_id: Option<String>) -> Fut<'_, Result<Addition, Failure>>;
 }
 
 /// Where reading begins.

@@ -93,6 +93,11 @@ impl NatsGrants {
         Some((name, grant))
     }
 
+    /// Whether nodes that know the eighth schema would not read it.
+    pub(super) fn is_of_schema_9(&self) -> bool {
+        self.streams.values().any(StreamGrant::is_of_schema_9)
+    }
+
     /// The buckets behind the names.
     pub fn buckets(&self) -> impl Iterator<Item = (&StoreName, &BucketName)> {
         self.buckets.iter().map(|(name, grant)| (name, &grant.bucket))

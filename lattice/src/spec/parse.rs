@@ -483,6 +483,9 @@ mod tests {
         let spec = parse(with(streams).as_bytes()).unwrap();
         assert_eq!(parse(&serde_json::to_vec(&spec).unwrap()).unwrap(), spec);
         assert_eq!((spec.schema(), spec.grants.nats.stream("orders").is_some()), (6, true));
+        // A node that does not know the profile would take the record for corrupt.
+        let counter = "{nats: {streams: {hits: {stream: HITS, publish: ['hits.*'], profiles: [counter]}}}}";
+        assert_eq!(parse(with(counter).as_bytes()).unwrap().schema(), 9);
         for (stream, field, wording) in [
             ("{stream: KV_carts}", "stream", "grant of its own"),
             ("{stream: lattice-default-events}", "stream", "reserved"),

@@ -31,7 +31,9 @@ impl WorkloadSpec {
             self.secrets().next().is_some(),
             self.autoscale.as_ref().is_some_and(|autoscale| autoscale.target.is_of_schema_6()),
         ];
-        if self.reserve != ReserveSpec::default() {
+        if self.all_grants().any(|grants| grants.nats.is_of_schema_9()) {
+            9
+        } else if self.reserve != ReserveSpec::default() {
             8
         } else if self.probes.call_functions() {
             7

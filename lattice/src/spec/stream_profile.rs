@@ -24,6 +24,8 @@ pub enum StreamProfile {
     /// Adds events to what it has seen, and to nothing else: the operations of `event-log`, each message with a precondition and without a
     /// `ttl`. The stream keeps every event.
     EventStore,
+    /// Counts, with others, and exactly: `add`, `get` and `get-many` of counters. The stream holds counters, and forgets none.
+    Counter,
 }
 
 impl StreamProfile {
@@ -32,6 +34,7 @@ impl StreamProfile {
             StreamProfile::WorkQueue => "work-queue",
             StreamProfile::EventLog => "event-log",
             StreamProfile::EventStore => "event-store",
+            StreamProfile::Counter => "counter",
         }
     }
 }
@@ -118,7 +121,7 @@ impl Retention {
     }
 }
 
-/// Operations of a stream of `lattice:nats/jetstream` that some profile lacks.
+/// Operations of a stream, by the interface of `lattice:nats` that has them, that some profile lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StreamOperation {
     Publish,
@@ -128,11 +131,25 @@ pub enum StreamOperation {
     GetManyLast,
     Read,
     Consumer,
+    /// Of counters, as are those that follow.
+    Add,
+    Count,
+    Counts,
 }
 
 impl StreamOperation {
-    pub const ALL: [Self; 7] =
-        [Self::Publish, Self::PublishAtomic, Self::Get, Self::GetLast, Self::GetManyLast, Self::Read, Self::Consumer];
+    pub const ALL: [Self; 10] = [
+        Self::Publish,
+        Self::PublishAtomic,
+        Self::Get,
+        Self::GetLast,
+        Self::GetManyLast,
+        Self::Read,
+        Self::Consumer,
+        Self::Add,
+        Self::Count,
+        Self::Counts,
+    ];
 
     /// As the WIT has it.
     pub fn as_str(self) -> &'static str {
@@ -144,12 +161,28 @@ impl StreamOperation {
             StreamOperation::GetManyLast => "get-many-last",
             StreamOperation::Read => "read",
             StreamOperation::Consumer => "consumer",
+            StreamOperation::Add => "add",
+            StreamOperation::Count => "get",
+            StreamOperation::Counts => "get-many",
         }
     }
 
-    /// As a component imports it.
-    pub fn import(self) -> String {
-        format!("[method]stream.{}", self.as_str())
+    /// The one that a component imports: a function of an interface without its version.
+    pub fn imported(interface: &str, function: &str) -> Option<Self> {
+        let is_it = |operation: &Self| {
+            let (of, resource) = operation.place();
+            let method = function.strip_prefix("[method]").and_then(|method| method.strip_prefix(resource));
+            of == interface && method.and_then(|method| method.strip_prefix('.')) == Some(operation.as_str())
+        };
+        Self::ALL.into_iter().find(is_it)
+    }
+
+    /// The interface, and the resource in it.
+    fn place(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Add | Self::Count | Self::Counts => ("lattice:nats/counters", "counters"),
+            _ => ("lattice:nats/jetstream", "stream"),
+        }
     }
 
     fn of(profile: StreamProfile) -> &'static [Self] {
@@ -158,6 +191,7 @@ impl StreamOperation {
             StreamProfile::EventLog | StreamProfile::EventStore => {
                 &[Self::Publish, Self::PublishAtomic, Self::Get, Self::GetLast, Self::GetManyLast, Self::Read]
             }
+            StreamProfile::Counter => &[Self::Add, Self::Count, Self::Counts],
         }
     }
 }
@@ -203,6 +237,11 @@ impl StreamGrant {
         self.profiles.is_empty() || profiles.any(|profile| StreamOperation::of(*profile).contains(&operation))
     }
 
+    /// Whether nodes that know the eighth schema would not read it.
+    pub(super) fn is_of_schema_9(&self) -> bool {
+        self.profiles.contains(&StreamProfile::Counter)
+    }
+
     /// Whether there is something that the stream must be like.
     pub fn is_bound(&self) -> bool {
         !self.profiles.is_empty() || !is_default(&self.require)
@@ -210,7 +249,7 @@ impl StreamGrant {
 }
 
 pub(super) fn check(field: &str, grant: &StreamGrant) -> Result<(), SpecError> {
-    let StreamNeeds { replicas, marker_ttl, max_age, tags, cluster, .. } = &grant.require;
+    let StreamNeeds { replicas, marker_ttl, max_age, message_ttl, tags, cluster, .. } = &grant.require;
     let error = |name: &str, text: String| SpecError::new(format!("{field}.{name}"), text);
     check_replicas(field, *replicas)?;
     check_placement(field, tags, cluster.as_ref())?;
@@ -218,18 +257,29 @@ pub(super) fn check(field: &str, grant: &StreamGrant) -> Result<(), SpecError> {
         return Err(error("require.marker-ttl", "at least 1s".into()));
     }
     let has = |profile: StreamProfile| grant.profiles.contains(&profile);
-    if has(StreamProfile::EventStore) && grant.profiles.len() > 1 {
-        let text = "the profile event-store stands alone: beside it another one would store without a precondition";
-        return Err(error("profiles", text.into())
-            .hint("grant the same stream a second time, under another name, with the other profile"));
+    for (profile, why) in [
+        (StreamProfile::EventStore, "beside it another one would store without a precondition"),
+        (StreamProfile::Counter, "its stream takes nothing but counters"),
+    ] {
+        if has(profile) && grant.profiles.len() > 1 {
+            let text = format!("the profile {profile} stands alone: {why}");
+            return Err(error("profiles", text)
+                .hint("grant the same stream a second time, under another name, with the other profile"));
+        }
     }
-    for (profile, retention) in [(StreamProfile::EventLog, "limits"), (StreamProfile::EventStore, "limits")] {
+    for profile in [StreamProfile::EventLog, StreamProfile::EventStore, StreamProfile::Counter] {
         if has(profile) && grant.require.retention.is_some_and(|retention| retention != Retention::Limits) {
-            let text = format!("the profile {profile} has the retention {retention}");
+            let text = format!("the profile {profile} has the retention limits");
             return Err(error("require.retention", text).hint("leave one of the two out"));
         }
     }
-    if let Some(profile) = [StreamProfile::WorkQueue, StreamProfile::EventStore].into_iter().find(|it| has(*it))
+    let times = [("require.message-ttl", *message_ttl), ("require.marker-ttl", marker_ttl.is_some())];
+    if let Some((name, _)) = times.into_iter().find(|(_, is_asked)| *is_asked && has(StreamProfile::Counter)) {
+        let text = "a stream of counters has no times to live".to_owned();
+        return Err(error(name, text).hint("leave it out"));
+    }
+    let keeps = [StreamProfile::WorkQueue, StreamProfile::EventStore, StreamProfile::Counter];
+    if let Some(profile) = keeps.into_iter().find(|it| has(*it))
         && max_age.is_some()
     {
         let text = format!("the profile {profile} asks that nothing expires");
@@ -242,13 +292,17 @@ pub(super) fn check(field: &str, grant: &StreamGrant) -> Result<(), SpecError> {
         let text = format!("{names} takes no deliveries of consumers");
         return Err(error("consumers", text).hint("add to profiles: work-queue"));
     }
-    if !grant.read.is_empty() && !uses(StreamOperation::Read) {
+    if !grant.read.is_empty() && !uses(StreamOperation::Read) && !uses(StreamOperation::Count) {
         let text = format!("{names} reads nothing but what a consumer delivers");
         return Err(error("read", text).hint("add to profiles: event-log"));
     }
     if has(StreamProfile::WorkQueue) && grant.consumers.is_empty() && grant.publish.is_empty() {
         let text = "the profile work-queue puts tasks in, or takes the deliveries of a consumer";
         return Err(error("consumers", text.into()).hint("write consumers: [packers], or publish: [\"tasks.*\"]"));
+    }
+    if has(StreamProfile::Counter) && grant.publish.is_empty() && grant.read.is_empty() {
+        let text = "the profile counter adds to counters, or reads them";
+        return Err(error("publish", text.into()).hint("write publish: [\"hits.*\"], or read: [\"hits.*\"]"));
     }
     Ok(())
 }
@@ -270,13 +324,15 @@ mod tests {
             ("profiles: [work-queue]", vec![Do::Publish, Do::PublishAtomic, Do::Consumer]),
             ("profiles: [event-log]", events.to_vec()),
             ("profiles: [event-store]", events.to_vec()),
-            ("profiles: [event-log, work-queue]", Do::ALL.to_vec()),
+            ("profiles: [event-log, work-queue]", [&events[..], &[Do::Consumer]].concat()),
+            ("profiles: [counter]", vec![Do::Add, Do::Count, Do::Counts]),
         ] {
             let grant = grant(profiles);
             let all: Vec<Do> = Do::ALL.into_iter().filter(|operation| grant.has(*operation)).collect();
             assert_eq!(all, expect, "{profiles}");
             let bare = grant.judge(Do::Publish, Storing::default());
-            assert_eq!(bare.is_err(), profiles.contains("event-store"), "{profiles}");
+            let lacks = ["event-store", "counter"].iter().any(|name| profiles.contains(name));
+            assert_eq!(bare.is_err(), lacks, "{profiles}");
         }
         let store = grant("profiles: [event-store]");
         let storing = |is_conditional, has_ttl| Storing { is_conditional, has_ttl };
@@ -290,6 +346,19 @@ mod tests {
     }
 
     #[test]
+    fn what_a_component_imports_is_the_operation_of_its_interface() {
+        for operation in Do::ALL {
+            let (interface, resource) = operation.place();
+            let function = format!("[method]{resource}.{}", operation.as_str());
+            assert_eq!(Do::imported(interface, &function), Some(operation));
+            assert_eq!(Do::imported("lattice:nats/kv", &function), None);
+        }
+        assert_eq!(Do::imported("lattice:nats/jetstream", "[method]stream.info"), None);
+        assert_eq!(Do::imported("lattice:nats/counters", "[method]stream.get"), None);
+        assert_eq!(Do::imported("lattice:nats/jetstream", "open"), None);
+    }
+
+    #[test]
     fn what_contradicts_itself_is_refused_where_it_stands() {
         for (text, field) in [
             ("profiles: [event-store, event-log]", "profiles"),
@@ -299,6 +368,13 @@ mod tests {
             ("profiles: [event-log], consumers: [c]", "consumers"),
             ("profiles: [work-queue], publish: [a], read: [a]", "read"),
             ("profiles: [work-queue]", "consumers"),
+            ("profiles: [counter, event-log], publish: [a]", "profiles"),
+            ("profiles: [counter], publish: [a], require: {retention: work}", "require.retention"),
+            ("profiles: [counter], publish: [a], require: {message-ttl: true}", "require.message-ttl"),
+            ("profiles: [counter], publish: [a], require: {marker-ttl: 1h}", "require.marker-ttl"),
+            ("profiles: [counter], publish: [a], require: {max-age: 1h}", "require.max-age"),
+            ("profiles: [counter], publish: [a], consumers: [c]", "consumers"),
+            ("profiles: [counter]", "publish"),
             ("require: {replicas: 6}", "require.replicas"),
             ("require: {marker-ttl: 10ms}", "require.marker-ttl"),
             ("require: {tags: ['a b']}", "require.tags"),
@@ -310,6 +386,8 @@ mod tests {
             "consumers: [c], read: [a], require: {max-age: 1h}",
             "profiles: [event-log, work-queue], consumers: [c], read: [a], require: {retention: limits}",
             "profiles: [work-queue], consumers: [c], require: {retention: work}",
+            "profiles: [counter], publish: [a], read: [a], require: {retention: limits, direct: true}",
+            "profiles: [counter], read: [a]",
             "profiles: [event-store], publish: [a], read: [a], require: {append-only: true, duplicate-window: 2m}",
         ] {
             assert!(check("s", &grant(text)).is_ok(), "{text}");

@@ -21,6 +21,7 @@ mod loopback;
 mod mesh;
 mod messages;
 pub(crate) mod nats;
+pub(crate) mod nats_counters;
 pub(crate) mod nats_objects;
 pub(crate) mod nats_streams;
 mod objects;

@@ -354,7 +354,7 @@ pub(super) fn in_trace(mut message: Message, inherited: &Inherited) -> Message {
 }
 
 /// Reserved subjects are denied: there can be no grant of them.
-pub(super) fn not_a_subject(argument: &str, error: &lattice::spec::SubjectError) -> Failure {
+pub(crate) fn not_a_subject(argument: &str, error: &lattice::spec::SubjectError) -> Failure {
     let text = one_line(&error.to_string(), 512);
     match error {
         lattice::spec::SubjectError::Reserved(_) => Failure::not(Code::Denied, text),

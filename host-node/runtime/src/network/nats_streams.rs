@@ -240,6 +240,22 @@ impl Network {
         Failure::not(Code::Denied, format!("no grant to read the stream {name} covers it"))
     }
 
+    /// Whether the guest may have something stored on a subject, which this argument names.
+    pub(super) fn judge_storing(&self, name: &StoreName, (argument, text): (&str, &str)) -> Result<Subject, Failure> {
+        let subject: Subject = text.parse().map_err(|error| not_a_subject(argument, &error))?;
+        if self.stream_grant(name)?.allow_publish(&subject) {
+            return Ok(subject);
+        }
+        let subject = one_line(subject.as_str(), 128);
+        self.denials.note(|| {
+            format!(
+                "a message on {subject} for the stream {name} was denied; to allow it add the subject to the spec: \
+                 grants.nats.streams.{name}.publish"
+            )
+        });
+        Err(Failure::not(Code::Denied, format!("no grant of the stream {name} covers {subject}")))
+    }
+
     /// A message as it may be stored, in the trace that it belongs to.
     pub(crate) fn judge_stored(
         &self,
@@ -248,17 +264,7 @@ impl Network {
         inherited: &Inherited,
     ) -> Result<Message, Failure> {
         let grant = self.stream_grant(name)?;
-        let subject: Subject = message.subject.parse().map_err(|error| not_a_subject("message.subject", &error))?;
-        if !grant.allow_publish(&subject) {
-            let subject = one_line(subject.as_str(), 128);
-            self.denials.note(|| {
-                format!(
-                    "a message on {subject} for the stream {name} was denied; to allow it add the subject to the spec: \
-                     grants.nats.streams.{name}.publish"
-                )
-            });
-            return Err(Failure::not(Code::Denied, format!("no grant of the stream {name} covers {subject}")));
-        }
+        let subject = self.judge_storing(name, ("message.subject", &message.subject))?;
         if message.reply.is_some() {
             return Err(invalid("message.reply-to", "a message that is stored has no reply-to"));
         }
@@ -302,7 +308,7 @@ fn invalid(argument: &str, text: &str) -> Failure {
     Failure::not(Code::Invalid(argument.to_owned()), text)
 }
 
-fn check_id(argument: &str, id: &str) -> Result<(), Failure> {
+pub(super) fn check_id(argument: &str, id: &str) -> Result<(), Failure> {
     let is_good = (1..=MESSAGE_ID_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
     if is_good { Ok(()) } else { Err(invalid(argument, "a message id is 1 to 256 printable characters of ASCII")) }
 }

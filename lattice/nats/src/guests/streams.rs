@@ -4,7 +4,7 @@ use super::{
     Line, TTL,
     api::{ApiError, TIMEOUT, of_request, of_stream, to_headers, too_large},
     consumers::NatsConsumer,
-    direct, reachable,
+    counters, direct, reachable,
     readers::NatsReader,
     seconds,
 };
@@ -26,8 +26,8 @@ use lattice::{
     Fut,
     limits::NATS_PAYLOAD_BYTES_DEFAULT,
     nats::{
-        Acknowledgement, Code, Consistency, Consumer, Discard, Failure, Feed, Message, Precondition, PublishOptions,
-        ReadEvent, Snapshot, Start, Stored, StreamInfo,
+        Acknowledgement, Addition, Code, Consistency, Consumer, Discard, Failure, Feed, Integer, Message, Precondition,
+        PublishOptions, ReadEvent, Snapshot, Start, Stored, StreamInfo,
     },
     spec::{ConsumerName, StreamName, SubjectError, SubjectPattern, stream_profile::Retention},
 };
@@ -40,7 +40,7 @@ const EXPECTED_STREAM: &str = "Nats-Expected-Stream";
 const EXPECTED_LAST: &str = "Nats-Expected-Last-Sequence";
 const EXPECTED_LAST_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence";
 const EXPECTED_LAST_SUBJECT_FILTER: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
-const MESSAGE_ID: &str = "Nats-Msg-Id";
+pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
 const BATCH_ID: &str = "Nats-Batch-Id";
 const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
 const BATCH_COMMIT: &str = "Nats-Batch-Commit";
@@ -75,13 +75,15 @@ impl NatsStream {
         reachable(&self.nats).map_err(|_| Failure::away())
     }
 
-    /// Its configuration allows it: when it was opened, or now.
-    async fn has(&self, what: impl Fn(&Config) -> bool, else_say: &str) -> Result<(), Failure> {
-        if what(&self.stream.cached_info().config) || what(&stream(&self.nats, self.name()).await?.cached_info().config)
-        {
-            return Ok(());
-        }
-        Err(Failure::not(Code::Unsupported, else_say))
+    /// It is configured so: when it was opened, or now.
+    pub(super) async fn is(&self, what: impl Fn(&Config) -> bool) -> Result<bool, Failure> {
+        Ok(what(&self.stream.cached_info().config)
+            || what(&stream(&self.nats, self.name()).await?.cached_info().config))
+    }
+
+    /// Its configuration allows it.
+    pub(super) async fn has(&self, what: impl Fn(&Config) -> bool, else_say: &str) -> Result<(), Failure> {
+        if self.is(what).await? { Ok(()) } else { Err(Failure::not(Code::Unsupported, else_say)) }
     }
 
     async fn direct(&self) -> Result<(), Failure> {
@@ -104,7 +106,7 @@ impl NatsStream {
         }
     }
 
-    async fn send(&self, subject: String, headers: HeaderMap, payload: Bytes) -> Result<Answer, Failure> {
+    pub(super) async fn send(&self, subject: String, headers: HeaderMap, payload: Bytes) -> Result<Answer, Failure> {
         let request = Request::new().payload(payload).headers(headers).timeout(Some(TIMEOUT));
         // The client waits for its connection to take a request without a limit.
         let answer = timeout(TIMEOUT, self.nats.client.send_request(subject, request)).await;
@@ -186,15 +188,21 @@ fn headers(stream: &str, message: &Message, options: &PublishOptions) -> Result<
     Ok(map)
 }
 
+/// What a stream says of a message that it was to store.
 #[derive(Deserialize, Default)]
-struct Answer {
-    seq: Option<u64>,
+pub(super) struct Answer {
+    /// Its own name.
     #[serde(default)]
-    duplicate: bool,
+    pub(super) stream: String,
+    pub(super) seq: Option<u64>,
+    #[serde(default)]
+    pub(super) duplicate: bool,
+    /// Of a counter, after the addition.
+    pub(super) val: Option<String>,
     error: Option<ApiError>,
 }
 
-fn strange() -> Failure {
+pub(super) fn strange() -> Failure {
     Failure::maybe(Code::Other, "what answered was no stream")
 }
 
@@ -241,6 +249,7 @@ fn stream_info(config: &Config, state: &State) -> StreamInfo {
         message_ttl: config.allow_message_ttl,
         atomic: config.allow_atomic_publish,
         direct: config.allow_direct,
+        counters: config.allow_message_counter,
         messages: state.messages,
         first_sequence: state.first_sequence,
         last_sequence: state.last_sequence,
@@ -397,6 +406,14 @@ impl lattice::nats::Stream for NatsStream {
             let consumer: Arc<dyn Consumer> = Arc::new(NatsConsumer::open(self.clone(), name).await?);
             Ok(consumer)
         })
+    }
+
+    fn counts(&self) -> Fut<'_, Result<(), Failure>> {
+        Box::pin(counters::check(self))
+    }
+
+    fn add(&self, message: Message, by: Integer, message_id: Option<String>) -> Fut<'_, Result<Addition, Failure>> {
+        Box::pin(counters::add(self, message, by, message_id))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Buckets of guests on a real server: what is left of lists, and what a change of the bucket means for them.
 
 mod accounts;
+mod counters;
 mod deliveries;
 mod streams;
 
