@@ -21,7 +21,7 @@ use std::{collections::BTreeSet, time::Duration};
 const CORE: &str = "lattice:nats/core@";
 const KV: &str = "lattice:nats/kv@";
 /// Those that are about streams.
-const STREAMS: [&str; 2] = ["lattice:nats/jetstream@", "lattice:nats/counters@"];
+const STREAMS: [&str; 3] = ["lattice:nats/jetstream@", "lattice:nats/counters@", "lattice:nats/schedules@"];
 /// For how long a marker stays where nobody asks for more.
 const MARKER_TTL: Millis = Millis::from_secs(3600);
 

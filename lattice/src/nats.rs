@@ -3,9 +3,11 @@
 //! in [`crate::spec`]. Not the lattice's own bus and store, which are in [`crate::store`].
 
 mod counters;
+mod schedules;
 mod streams;
 
 pub use counters::{Addition, Count, INTEGER_DIGITS_MAX, Integer, is_total};
+pub use schedules::{SCHEDULE, SCHEDULE_TARGET, SCHEDULE_TTL, SCHEDULE_ZONE, Scheduled, Scheduling, Timing};
 pub use streams::{
     Acknowledgement, Backlog, Consumer, Delivered, Discard, Precondition, PublishOptions, ReadEvent,
     SNAPSHOT_BYTES_MAX, SNAPSHOT_MAX, Settle, Settlement, Snapshot, Start, Stored, Stream, StreamInfo, is_conditional,

@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 50] = [
+const RUST: [&str; 51] = [
     "account",
     "asker",
     "asker03",
@@ -80,6 +80,7 @@ const RUST: [&str; 50] = [
     "part-caller03",
     "part03",
     "pong",
+    "reminder",
     "sender",
     "shelf",
     "sockets",

@@ -41,6 +41,7 @@ mod nats;
 mod nats_counters;
 mod nats_deliveries;
 mod nats_objects;
+mod nats_schedules;
 mod nats_streams;
 mod observe;
 mod outages;

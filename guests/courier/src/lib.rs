@@ -27,6 +27,9 @@
 //! | `/add`                                 | `stream`, `subject`, `by`, `id`              | `TOTAL SEQUENCE`, and `duplicate` where it is one |
 //! | `/count`, `/count-any`                 | `stream`, `subject`                          | `SUBJECT TOTAL SEQUENCE`, or 404    |
 //! | `/counts`, `/counts-any`               | `stream`, `filter`                           | a line for each, then `as of SEQUENCE` |
+//! | `/schedule`                            | `stream`, `subject`, `target`, `line`, `id`, `ttl`, `expect`, and `at` or `every` (ms) or `cron`, `zone` | `SEQUENCE`, and `duplicate` where it is one |
+//! | `/cancel`                              | `stream`, `subject`                          | `cancelled` or `nothing`            |
+//! | `/scheduled`, `/scheduled-any`         | `stream`, `subject`                          | `SEQUENCE WHEN TARGET PAYLOAD`, or 404 |
 //! | `/hoard`                               | `filter`, `count`                            | how many subscriptions it got, and why no more |
 //!
 //! What must be so of a stream (`when`) is `none`, `last N`, `subject N` or `filter N FILTER`.
@@ -51,6 +54,7 @@ use crate::bindings::lattice::nats::{
 };
 
 mod counters;
+mod schedules;
 
 mod bindings {
     wasip3::wit_bindgen::generate!({
@@ -295,6 +299,7 @@ async fn answer(asked: &Asked) -> Result<Answer, Failure> {
             text(lines)
         }
         "add" | "count" | "count-any" | "counts" | "counts-any" => counters::answer(asked).await?,
+        "schedule" | "cancel" | "scheduled" | "scheduled-any" => schedules::answer(asked).await?,
         "backlog" => {
             text(format!("{:?}", asked.stream().await?.consumer(asked.text("consumer")).await?.backlog().await?))
         }

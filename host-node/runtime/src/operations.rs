@@ -23,6 +23,7 @@ pub(crate) enum Interface {
     Kv,
     Jetstream,
     Counters,
+    Schedules,
     Objects,
     Keyvalue,
     Blobstore,
@@ -30,11 +31,12 @@ pub(crate) enum Interface {
 }
 
 impl Interface {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Core,
         Self::Kv,
         Self::Jetstream,
         Self::Counters,
+        Self::Schedules,
         Self::Objects,
         Self::Keyvalue,
         Self::Blobstore,
@@ -47,6 +49,7 @@ impl Interface {
             Self::Kv => "lattice:nats/kv",
             Self::Jetstream => "lattice:nats/jetstream",
             Self::Counters => "lattice:nats/counters",
+            Self::Schedules => "lattice:nats/schedules",
             Self::Objects => "lattice:nats/objects",
             Self::Keyvalue => "wasi:keyvalue",
             Self::Blobstore => "wasi:blobstore",

@@ -16,6 +16,7 @@ mod objects;
 mod passing;
 mod pull;
 mod readers;
+mod schedules;
 mod streams;
 
 use crate::{

@@ -158,24 +158,41 @@ fn of_profiles(grant: &StreamGrant, found: &StreamInfo, add: &mut impl FnMut(&'s
         let text = format!("the profile {profile} keeps what was read, and its retention is {retention}");
         add("profiles", text, Mend::Remake);
     }
-    let keeps = [StreamProfile::EventStore, StreamProfile::WorkQueue, StreamProfile::Counter];
-    let Some(profile) = keeps.into_iter().find(|profile| has(*profile)) else { return };
-    if !found.max_age.is_zero() {
+    if has(StreamProfile::Scheduler) {
+        if !found.schedules {
+            let text = "the profile scheduler keeps schedules, and it takes none (allow_msg_schedules, nats-server 2.12)";
+            add("profiles", text.to_owned(), Mend::Edit(vec!["--allow-schedules".to_owned()]));
+        }
+        if found.retention == Retention::Interest {
+            let text = "the profile scheduler keeps schedules, and its retention is interest: they interest nobody else";
+            add("profiles", text.to_owned(), Mend::Remake);
+        }
+        if found.discard != Discard::Old {
+            let text = "the profile scheduler keeps schedules, which a stream that refuses what is new does not take";
+            add("profiles", text.to_owned(), Mend::Edit(vec!["--discard=old".to_owned()]));
+        }
+    }
+    // What is full cannot refuse what is new, and of a counter its last message is enough.
+    let unlimited = [StreamProfile::Counter, StreamProfile::Scheduler].into_iter().find(|profile| has(*profile));
+    let keeps = [StreamProfile::EventStore, StreamProfile::WorkQueue].into_iter().find(|profile| has(*profile));
+    if let Some(profile) = unlimited.or(keeps)
+        && !found.max_age.is_zero()
+    {
         let age = shown(found.max_age);
         let text = format!("the profile {profile} asks that nothing expires, and its messages do after {age}");
         add("profiles", text, Mend::Edit(vec!["--max-age=0s".to_owned()]));
     }
-    // Of a counter its last message is enough, and what is full cannot refuse what is new.
-    if profile == StreamProfile::Counter {
+    if let Some(profile) = unlimited {
         let limits = [("--max-msgs=-1", found.messages_max), ("--max-bytes=-1", found.bytes_max)];
-        let limits: Vec<String> = limits.iter().filter(|(_, most)| *most > 0).map(|(none, _)| (*none).to_owned()).collect();
+        let limits: Vec<String> =
+            limits.iter().filter(|(_, most)| *most > 0).map(|(none, _)| (*none).to_owned()).collect();
         if !limits.is_empty() {
-            let text = "the profile counter forgets none, and when the stream is full it discards what is old".to_owned();
+            let text = format!("the profile {profile} forgets none, and when it is full it discards what is old");
             add("profiles", text, Mend::Edit(limits));
         }
-        return;
     }
-    if found.discard == Discard::Old && (found.messages_max > 0 || found.bytes_max > 0) {
+    let Some(profile) = keeps else { return };
+    if unlimited.is_none() && found.discard == Discard::Old && (found.messages_max > 0 || found.bytes_max > 0) {
         let text = format!(
             "the profile {profile} loses nothing to what is newer, and when it is full it discards what is old"
         );
@@ -215,7 +232,7 @@ pub fn make_stream(grant: &StreamGrant) -> String {
     } = &grant.require;
     let subjects: Vec<&str> = match grant.publish.as_slice() {
         [] => vec!["a.>"],
-        subjects => subjects.iter().map(|subject| subject.as_str()).collect(),
+        subjects => subjects.iter().chain(&grant.schedule).map(|subject| subject.as_str()).collect(),
     };
     let keeps = [StreamProfile::EventStore, StreamProfile::WorkQueue].iter().any(|it| grant.profiles.contains(it));
     let is_limited = max_messages.is_some() || max_bytes.is_some();
@@ -234,6 +251,7 @@ pub fn make_stream(grant: &StreamGrant) -> String {
         max_message.map(|bytes| format!("--max-msg-size={}", bytes.0)),
         atomic.then(|| "--allow-batch".to_owned()),
         grant.profiles.contains(&StreamProfile::Counter).then(|| "--allow-counter".to_owned()),
+        (!grant.schedule.is_empty()).then(|| "--allow-schedules".to_owned()),
         has_ttl.then(|| "--allow-msg-ttl".to_owned()),
         markers,
         append_only.then(|| "--deny-delete --deny-purge".to_owned()),
@@ -332,6 +350,17 @@ mod tests {
         // One message of each counter is enough.
         let last = StreamInfo { messages_per_subject_max: 1, ..counters };
         assert_eq!(stream_shortfalls(&grant(counter), &last, 0), []);
+        let scheduler = "profiles: [scheduler], publish: [a], schedule: [b]";
+        let scheduling = StreamInfo { schedules: true, ..found() };
+        check(scheduler, found(), scheduling.clone(), "profiles", "--allow-schedules");
+        check(scheduler, StreamInfo { schedules: true, ..aged.clone() }, scheduling.clone(), "profiles", "--max-age=0s");
+        let fixed = StreamInfo { discard: Discard::New, ..scheduling.clone() };
+        check(scheduler, fixed, scheduling.clone(), "profiles", "--discard=old");
+        let interest = StreamInfo { retention: Retention::Interest, ..scheduling.clone() };
+        check(scheduler, interest, scheduling.clone(), "profiles", "");
+        let both = "profiles: [scheduler, work-queue], publish: [a], schedule: [b]";
+        let limited = StreamInfo { messages_max: 9, ..scheduling.clone() };
+        check(both, limited, scheduling, "profiles", "--max-msgs=-1");
         // A log may forget what is old.
         assert_eq!(stream_shortfalls(&grant("profiles: [event-log]"), &aged, 0), []);
         assert_eq!(stream_shortfalls(&grant(""), &StreamInfo::default(), 0), []);
@@ -347,5 +376,7 @@ mod tests {
         assert_eq!(make_stream(&grant("")), "nats stream add S --subjects='a.>' --defaults");
         let counters = "nats stream add S --subjects='hits.*' --allow-counter --defaults";
         assert_eq!(make_stream(&grant("publish: ['hits.*'], profiles: [counter]")), counters);
+        let later = "nats stream add S --subjects='tasks.*,later.*' --allow-schedules --defaults";
+        assert_eq!(make_stream(&grant("publish: ['tasks.*'], schedule: ['later.*']")), later);
     }
 }

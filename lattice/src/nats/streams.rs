@@ -1,7 +1,7 @@
 //! Streams of JetStream as guests use them: the traits behind which they stand. What is promised is in
 //! `wit/nats/jetstream.wit`.
 
-use super::{Addition, Consistency, Failure, Feed, Integer, Message};
+use super::{Addition, Consistency, Failure, Feed, Integer, Message, Scheduling};
 use crate::{
     Fut,
     spec::{ConsumerName, SubjectPattern, stream_profile::Retention},
@@ -93,6 +93,8 @@ pub struct StreamInfo {
     pub direct: bool,
     /// It holds counters, and nothing else.
     pub counters: bool,
+    /// It takes schedules, and stores what they say.
+    pub schedules: bool,
     pub messages: u64,
     pub first_sequence: u64,
     pub last_sequence: u64,
@@ -149,6 +151,11 @@ pub trait Stream: Send + Sync + 'static {
     fn counts(&self) -> Fut<'_, Result<(), Failure>>;
     /// Add to the counter on the subject of the message, of which besides the headers alone are sent.
     fn add(&self, message: Message, by: Integer, message_id: Option<String>) -> Fut<'_, Result<Addition, Failure>>;
+    /// Whether it takes schedules: `unsupported` where it does not.
+    fn schedules(&self) -> Fut<'_, Result<(), Failure>>;
+    fn schedule(&self, scheduling: Scheduling) -> Fut<'_, Result<Acknowledgement, Failure>>;
+    /// Remove what is on the subject: whether there was something.
+    fn cancel(&self, subject: &str) -> Fut<'_, Result<bool, Failure>>;
 }
 
 /// Where reading begins.

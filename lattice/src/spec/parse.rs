@@ -486,6 +486,9 @@ mod tests {
         // A node that does not know the profile would take the record for corrupt.
         let counter = "{nats: {streams: {hits: {stream: HITS, publish: ['hits.*'], profiles: [counter]}}}}";
         assert_eq!(parse(with(counter).as_bytes()).unwrap().schema(), 9);
+        let later = "{nats: {streams: {s: {stream: S, publish: [a], schedule: ['later.*']}}}}";
+        let spec = parse(with(later).as_bytes()).unwrap();
+        assert_eq!((spec.schema(), parse(&serde_json::to_vec(&spec).unwrap()).unwrap()), (9, spec));
         for (stream, field, wording) in [
             ("{stream: KV_carts}", "stream", "grant of its own"),
             ("{stream: lattice-default-events}", "stream", "reserved"),
@@ -493,6 +496,7 @@ mod tests {
             ("{stream: S, read: [a, '_INBOX.>']}", "read[1]", "reserved"),
             ("{stream: S, consumers: [a, b.c]}", "consumers[1]", "not a consumer"),
             ("{stream: S, write: [a]}", "write", "unknown field"),
+            ("{stream: S, publish: [a], schedule: [a, '$JS.>']}", "schedule[1]", "reserved"),
             (&format!("{{stream: S, read: [{many}]}}"), "read", "at most"),
         ] {
             let field = format!("grants.nats.streams.s.{field}");

@@ -26,6 +26,8 @@ pub enum StreamProfile {
     EventStore,
     /// Counts, with others, and exactly: `add`, `get` and `get-many` of counters. The stream holds counters, and forgets none.
     Counter,
+    /// Has messages stored later: `put`, `cancel` and `get` of schedules. The stream takes schedules, and forgets none.
+    Scheduler,
 }
 
 impl StreamProfile {
@@ -35,6 +37,7 @@ impl StreamProfile {
             StreamProfile::EventLog => "event-log",
             StreamProfile::EventStore => "event-store",
             StreamProfile::Counter => "counter",
+            StreamProfile::Scheduler => "scheduler",
         }
     }
 }
@@ -135,10 +138,14 @@ pub enum StreamOperation {
     Add,
     Count,
     Counts,
+    /// Of schedules, as are those that follow.
+    Schedule,
+    Cancel,
+    Scheduled,
 }
 
 impl StreamOperation {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Publish,
         Self::PublishAtomic,
         Self::Get,
@@ -149,6 +156,9 @@ impl StreamOperation {
         Self::Add,
         Self::Count,
         Self::Counts,
+        Self::Schedule,
+        Self::Cancel,
+        Self::Scheduled,
     ];
 
     /// As the WIT has it.
@@ -156,14 +166,15 @@ impl StreamOperation {
         match self {
             StreamOperation::Publish => "publish",
             StreamOperation::PublishAtomic => "publish-atomic",
-            StreamOperation::Get => "get",
+            StreamOperation::Get | StreamOperation::Count | StreamOperation::Scheduled => "get",
             StreamOperation::GetLast => "get-last",
             StreamOperation::GetManyLast => "get-many-last",
             StreamOperation::Read => "read",
             StreamOperation::Consumer => "consumer",
             StreamOperation::Add => "add",
-            StreamOperation::Count => "get",
             StreamOperation::Counts => "get-many",
+            StreamOperation::Schedule => "put",
+            StreamOperation::Cancel => "cancel",
         }
     }
 
@@ -181,6 +192,7 @@ impl StreamOperation {
     fn place(self) -> (&'static str, &'static str) {
         match self {
             Self::Add | Self::Count | Self::Counts => ("lattice:nats/counters", "counters"),
+            Self::Schedule | Self::Cancel | Self::Scheduled => ("lattice:nats/schedules", "schedules"),
             _ => ("lattice:nats/jetstream", "stream"),
         }
     }
@@ -192,6 +204,7 @@ impl StreamOperation {
                 &[Self::Publish, Self::PublishAtomic, Self::Get, Self::GetLast, Self::GetManyLast, Self::Read]
             }
             StreamProfile::Counter => &[Self::Add, Self::Count, Self::Counts],
+            StreamProfile::Scheduler => &[Self::Schedule, Self::Cancel, Self::Scheduled],
         }
     }
 }
@@ -239,7 +252,8 @@ impl StreamGrant {
 
     /// Whether nodes that know the eighth schema would not read it.
     pub(super) fn is_of_schema_9(&self) -> bool {
-        self.profiles.contains(&StreamProfile::Counter)
+        let later = [StreamProfile::Counter, StreamProfile::Scheduler];
+        !self.schedule.is_empty() || later.iter().any(|profile| self.profiles.contains(profile))
     }
 
     /// Whether there is something that the stream must be like.
@@ -249,7 +263,7 @@ impl StreamGrant {
 }
 
 pub(super) fn check(field: &str, grant: &StreamGrant) -> Result<(), SpecError> {
-    let StreamNeeds { replicas, marker_ttl, max_age, message_ttl, tags, cluster, .. } = &grant.require;
+    let StreamNeeds { replicas, marker_ttl, max_age, message_ttl, max_messages, max_bytes, tags, cluster, .. } = &grant.require;
     let error = |name: &str, text: String| SpecError::new(format!("{field}.{name}"), text);
     check_replicas(field, *replicas)?;
     check_placement(field, tags, cluster.as_ref())?;
@@ -278,7 +292,18 @@ pub(super) fn check(field: &str, grant: &StreamGrant) -> Result<(), SpecError> {
         let text = "a stream of counters has no times to live".to_owned();
         return Err(error(name, text).hint("leave it out"));
     }
-    let keeps = [StreamProfile::WorkQueue, StreamProfile::EventStore, StreamProfile::Counter];
+    let unlimited = [StreamProfile::Counter, StreamProfile::Scheduler].into_iter().find(|it| has(*it));
+    let limits = [("require.max-messages", max_messages.is_some()), ("require.max-bytes", max_bytes.is_some())];
+    if let (Some(profile), Some((name, _))) = (unlimited, limits.into_iter().find(|(_, is_asked)| *is_asked)) {
+        let text = format!("the profile {profile} asks for a stream without such a limit");
+        return Err(error(name, text).hint("leave it out"));
+    }
+    if has(StreamProfile::Scheduler) && grant.require.retention == Some(Retention::Interest) {
+        let text = "the profile scheduler has the retention limits or work: schedules interest nobody else";
+        return Err(error("require.retention", text.into()).hint("leave one of the two out"));
+    }
+    let keeps =
+        [StreamProfile::WorkQueue, StreamProfile::EventStore, StreamProfile::Counter, StreamProfile::Scheduler];
     if let Some(profile) = keeps.into_iter().find(|it| has(*it))
         && max_age.is_some()
     {
@@ -299,6 +324,18 @@ pub(super) fn check(field: &str, grant: &StreamGrant) -> Result<(), SpecError> {
     if has(StreamProfile::WorkQueue) && grant.consumers.is_empty() && grant.publish.is_empty() {
         let text = "the profile work-queue puts tasks in, or takes the deliveries of a consumer";
         return Err(error("consumers", text.into()).hint("write consumers: [packers], or publish: [\"tasks.*\"]"));
+    }
+    if !grant.schedule.is_empty() && !uses(StreamOperation::Schedule) {
+        let text = format!("{names} has no schedules");
+        return Err(error("schedule", text).hint("add to profiles: scheduler"));
+    }
+    if has(StreamProfile::Scheduler) && grant.schedule.is_empty() {
+        let text = "the profile scheduler keeps schedules on some subjects";
+        return Err(error("schedule", text.into()).hint("write schedule: [\"later.*\"]"));
+    }
+    if !grant.schedule.is_empty() && grant.publish.is_empty() {
+        let text = "a schedule stores on a subject that it may publish on";
+        return Err(error("publish", text.into()).hint("write publish: [\"tasks.*\"]"));
     }
     if has(StreamProfile::Counter) && grant.publish.is_empty() && grant.read.is_empty() {
         let text = "the profile counter adds to counters, or reads them";
@@ -326,12 +363,13 @@ mod tests {
             ("profiles: [event-store]", events.to_vec()),
             ("profiles: [event-log, work-queue]", [&events[..], &[Do::Consumer]].concat()),
             ("profiles: [counter]", vec![Do::Add, Do::Count, Do::Counts]),
+            ("profiles: [scheduler]", vec![Do::Schedule, Do::Cancel, Do::Scheduled]),
         ] {
             let grant = grant(profiles);
             let all: Vec<Do> = Do::ALL.into_iter().filter(|operation| grant.has(*operation)).collect();
             assert_eq!(all, expect, "{profiles}");
             let bare = grant.judge(Do::Publish, Storing::default());
-            let lacks = ["event-store", "counter"].iter().any(|name| profiles.contains(name));
+            let lacks = ["event-store", "counter", "scheduler"].iter().any(|name| profiles.contains(name));
             assert_eq!(bare.is_err(), lacks, "{profiles}");
         }
         let store = grant("profiles: [event-store]");
@@ -375,6 +413,17 @@ mod tests {
             ("profiles: [counter], publish: [a], require: {max-age: 1h}", "require.max-age"),
             ("profiles: [counter], publish: [a], consumers: [c]", "consumers"),
             ("profiles: [counter]", "publish"),
+            ("profiles: [counter], publish: [a], require: {max-messages: 9}", "require.max-messages"),
+            ("profiles: [counter], publish: [a], schedule: [b]", "schedule"),
+            ("profiles: [event-log], publish: [a], schedule: [b]", "schedule"),
+            ("profiles: [scheduler], publish: [a]", "schedule"),
+            ("profiles: [scheduler], schedule: [b]", "publish"),
+            ("schedule: [b]", "publish"),
+            ("profiles: [scheduler, event-store], publish: [a], schedule: [b]", "profiles"),
+            ("profiles: [scheduler], publish: [a], schedule: [b], read: [a]", "read"),
+            ("profiles: [scheduler], publish: [a], schedule: [b], require: {max-age: 1h}", "require.max-age"),
+            ("profiles: [scheduler], publish: [a], schedule: [b], require: {max-bytes: 1KiB}", "require.max-bytes"),
+            ("profiles: [scheduler], publish: [a], schedule: [b], require: {retention: interest}", "require.retention"),
             ("require: {replicas: 6}", "require.replicas"),
             ("require: {marker-ttl: 10ms}", "require.marker-ttl"),
             ("require: {tags: ['a b']}", "require.tags"),
@@ -388,6 +437,9 @@ mod tests {
             "profiles: [work-queue], consumers: [c], require: {retention: work}",
             "profiles: [counter], publish: [a], read: [a], require: {retention: limits, direct: true}",
             "profiles: [counter], read: [a]",
+            "schedule: [b], publish: [a]",
+            "profiles: [scheduler, work-queue], publish: [a], schedule: [b], consumers: [c], require: {retention: work}",
+            "profiles: [scheduler, event-log], publish: [a], schedule: [b], read: [a], require: {message-ttl: true}",
             "profiles: [event-store], publish: [a], read: [a], require: {append-only: true, duplicate-window: 2m}",
         ] {
             assert!(check("s", &grant(text)).is_ok(), "{text}");

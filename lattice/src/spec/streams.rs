@@ -33,6 +33,11 @@ pub struct StreamGrant {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub consumers: Vec<ConsumerName>,
+    /// Subjects on which it may keep schedules, one on each, which store on subjects of `publish` later: `later.*`. What else is on such a
+    /// subject is lost. The stream must allow them, for which it needs nats-server 2.12. Default none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub schedule: Vec<SubjectPattern>,
     /// How it behaves with it: the worlds of `wit/nats` by these names say what each one promises. Operations that none of them has are
     /// refused when the spec is put, where the component imports them, and denied when they are called; so is a message without a
     /// precondition, of `event-store`. A stream that cannot keep the promise of one of them is refused as well. Default: every operation.
@@ -46,6 +51,11 @@ pub struct StreamGrant {
 impl StreamGrant {
     pub fn allow_publish(&self, subject: &Subject) -> bool {
         self.publish.iter().any(|granted| granted.matches(subject))
+    }
+
+    /// Whether there may be a schedule on this subject.
+    pub fn allow_schedule(&self, subject: &Subject) -> bool {
+        self.schedule.iter().any(|granted| granted.matches(subject))
     }
 
     /// Whether everything may be read that the filter matches.
@@ -78,8 +88,12 @@ pub(super) fn check(field: &str, grants: &StreamGrants) -> Result<(), SpecError>
         return too_many(field.to_owned());
     }
     for (name, grant) in grants {
-        let counts =
-            [("publish", grant.publish.len()), ("read", grant.read.len()), ("consumers", grant.consumers.len())];
+        let counts = [
+            ("publish", grant.publish.len()),
+            ("read", grant.read.len()),
+            ("consumers", grant.consumers.len()),
+            ("schedule", grant.schedule.len()),
+        ];
         for (of, count) in counts {
             if count > GRANTS_MAX {
                 return too_many(format!("{field}.{name}.{of}"));
@@ -190,6 +204,7 @@ mod tests {
                 publish: patterns(publish),
                 read: patterns(read),
                 consumers: vec![],
+                schedule: vec![],
                 profiles: BTreeSet::new(),
                 require: StreamNeeds::default(),
             }

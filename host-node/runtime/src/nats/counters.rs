@@ -35,7 +35,6 @@ impl Call {
     ) -> wasmtime::Result<(Self, Operation)> {
         let open = store.with(|mut access| access.get().table.get(this).cloned())?;
         let (network, inherited, operation) = called(store, (Interface::Counters, kind, name))?;
-        let operation = operation.on(open.0.name.as_str());
         Ok((Self { network, inherited, open }, operation))
     }
 
@@ -133,7 +132,7 @@ impl counters::HostCountersWithStore<Host> for Has {
         from: types::Consistency,
     ) -> Outcome<Option<counters::Count>> {
         let (call, operation) = Call::of(store, &this, (Kind::Read, "get"))?;
-        told(operation, call.get(&subject, consistency(from)).await.map(|found| found.map(Into::into)))
+        told(operation.on(&subject), call.get(&subject, consistency(from)).await.map(|found| found.map(Into::into)))
     }
 
     async fn get_many(
@@ -143,6 +142,7 @@ impl counters::HostCountersWithStore<Host> for Has {
         from: types::Consistency,
     ) -> Outcome<counters::Counts> {
         let (call, operation) = Call::of(store, &this, (Kind::Read, "get-many"))?;
+        let operation = operation.on(call.open.0.name.as_str());
         told(operation, call.get_many(filters, consistency(from)).await)
     }
 }

@@ -23,6 +23,7 @@ mod messages;
 pub(crate) mod nats;
 pub(crate) mod nats_counters;
 pub(crate) mod nats_objects;
+pub(crate) mod nats_schedules;
 pub(crate) mod nats_streams;
 mod objects;
 mod resolve;

@@ -178,7 +178,7 @@ impl Network {
         Ok(OpenStream { name, stream })
     }
 
-    fn stream_grant(&self, name: &StoreName) -> Result<&StreamGrant, Failure> {
+    pub(super) fn stream_grant(&self, name: &StoreName) -> Result<&StreamGrant, Failure> {
         let grant = self.grants.nats.streams.get(name);
         grant.ok_or_else(|| Failure::not(Code::Denied, format!("no grant of this workload names a stream {name}")))
     }

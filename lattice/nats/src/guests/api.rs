@@ -40,8 +40,10 @@ pub(super) fn of_stream(err_code: u64, description: &str) -> Failure {
         10071 | 10164 => Code::WrongSequence,
         // Another stream holds the subject: it is told which one was meant.
         10060 => Code::Invalid("message.subject".into()),
-        // No batches here, or no counters; or nothing but counters.
-        10174 | 10168..=10170 => Code::Unsupported,
+        // No batches here, no counters, no schedules or no removing; or nothing but counters.
+        10174 | 10168..=10170 | 10188 | 10110 => Code::Unsupported,
+        10189 | 10223 => Code::Invalid("timing".into()),
+        10190 => Code::Invalid("message.subject".into()),
         10176 | 10211 | 10212 => Code::BatchAbandoned,
         10199 => Code::TooMany(1_000),
         // Another message with this id is on its way into the stream.

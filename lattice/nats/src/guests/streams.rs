@@ -6,7 +6,7 @@ use super::{
     consumers::NatsConsumer,
     counters, direct, reachable,
     readers::NatsReader,
-    seconds,
+    schedules, seconds,
 };
 use crate::connect::Nats;
 use async_nats::{
@@ -27,7 +27,7 @@ use lattice::{
     limits::NATS_PAYLOAD_BYTES_DEFAULT,
     nats::{
         Acknowledgement, Addition, Code, Consistency, Consumer, Discard, Failure, Feed, Integer, Message, Precondition,
-        PublishOptions, ReadEvent, Snapshot, Start, Stored, StreamInfo,
+        PublishOptions, ReadEvent, Scheduling, Snapshot, Start, Stored, StreamInfo,
     },
     spec::{ConsumerName, StreamName, SubjectError, SubjectPattern, stream_profile::Retention},
 };
@@ -124,7 +124,7 @@ impl NatsStream {
     }
 
     /// The server says that a message is too large, but not for what.
-    fn limit(&self, failure: Failure) -> Failure {
+    pub(super) fn limit(&self, failure: Failure) -> Failure {
         let limit = u64::try_from(self.stream.cached_info().config.max_message_size).unwrap_or(0);
         if failure.code == Code::TooLarge(0) { Failure { code: Code::TooLarge(limit), ..failure } } else { failure }
     }
@@ -167,7 +167,7 @@ fn check(config: &Config) -> Result<(), Failure> {
 }
 
 /// Of a message that is to be stored in this stream and no other.
-fn headers(stream: &str, message: &Message, options: &PublishOptions) -> Result<HeaderMap, Failure> {
+pub(super) fn headers(stream: &str, message: &Message, options: &PublishOptions) -> Result<HeaderMap, Failure> {
     let mut map = to_headers(&message.headers)?.unwrap_or_default();
     map.insert(EXPECTED_STREAM, stream);
     match &options.precondition {
@@ -206,7 +206,7 @@ pub(super) fn strange() -> Failure {
     Failure::maybe(Code::Other, "what answered was no stream")
 }
 
-fn acknowledged(answer: &Answer) -> Result<Acknowledgement, Failure> {
+pub(super) fn acknowledged(answer: &Answer) -> Result<Acknowledgement, Failure> {
     Ok(Acknowledgement { sequence: answer.seq.ok_or_else(strange)?, duplicate: answer.duplicate })
 }
 
@@ -250,6 +250,7 @@ fn stream_info(config: &Config, state: &State) -> StreamInfo {
         atomic: config.allow_atomic_publish,
         direct: config.allow_direct,
         counters: config.allow_message_counter,
+        schedules: config.allow_message_schedules,
         messages: state.messages,
         first_sequence: state.first_sequence,
         last_sequence: state.last_sequence,
@@ -414,6 +415,19 @@ impl lattice::nats::Stream for NatsStream {
 
     fn add(&self, message: Message, by: Integer, message_id: Option<String>) -> Fut<'_, Result<Addition, Failure>> {
         Box::pin(counters::add(self, message, by, message_id))
+    }
+
+    fn schedules(&self) -> Fut<'_, Result<(), Failure>> {
+        Box::pin(schedules::check(self))
+    }
+
+    fn schedule(&self, scheduling: Scheduling) -> Fut<'_, Result<Acknowledgement, Failure>> {
+        Box::pin(schedules::put(self, scheduling))
+    }
+
+    fn cancel(&self, subject: &str) -> Fut<'_, Result<bool, Failure>> {
+        let subject = subject.to_owned();
+        Box::pin(async move { schedules::cancel(self, &subject).await })
     }
 }
 

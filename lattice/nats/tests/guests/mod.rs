@@ -3,6 +3,7 @@
 mod accounts;
 mod counters;
 mod deliveries;
+mod schedules;
 mod streams;
 
 use crate::support::{SOON, Server, newest, options};
