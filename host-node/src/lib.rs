@@ -17,6 +17,7 @@ mod load;
 mod logs;
 mod messages;
 mod metrics;
+mod micro;
 mod report;
 mod revealed;
 

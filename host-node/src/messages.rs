@@ -4,7 +4,10 @@
 //! Core NATS knows no backpressure: what a server sends must be taken. So what comes beyond a replica's concurrency waits
 //! here, within bounds, and what is beyond these is dropped, counted and told; who waits for an answer hears of it.
 
-use crate::handed::Handed;
+use crate::{
+    handed::Handed,
+    micro::{EndpointCounts, Micro},
+};
 use lattice::{
     account::{Account, Login},
     http::CallError,
@@ -56,13 +59,18 @@ impl Receivers {
         lines: Arc<dyn LogSink>,
     ) -> Option<Receiving> {
         let stop = CancellationToken::new();
-        let receiver = |of: &MessageSpec| Receiver {
+        let login = Login { workload: spec.name.clone(), account };
+        let micro = Micro::of((&self.lattice, slot), spec, &self.clock);
+        let endpoints: Vec<_> = micro.iter().flat_map(Micro::endpoints).collect();
+        let mut endpoints = endpoints.into_iter();
+        let mut receiver = |of: &MessageSpec| Receiver {
+            counts: of.endpoint.as_ref().and_then(|_| endpoints.next()),
             of: of.clone(),
             group: of.group_of(&self.lattice, &spec.name),
             concurrency: of.concurrency.unwrap_or(spec.limits.concurrency).max(1) as usize,
             waiting_max: spec.limits.queue as usize,
             slot: slot.clone(),
-            login: Login { workload: spec.name.clone(), account: account.clone() },
+            login: login.clone(),
             unit: unit.clone(),
             messaging: self.messaging.clone(),
             clock: self.clock.clone(),
@@ -75,7 +83,11 @@ impl Receivers {
             let handed = self.handed.open(&spec.name, of.subject.as_str(), &receiver.group);
             tokio::spawn(receive(Arc::new(receiver), handed))
         };
-        let work: Vec<JoinHandle<()>> = spec.messages.iter().map(start).collect();
+        let mut work: Vec<JoinHandle<()>> = spec.messages.iter().map(start).collect();
+        if let Some(micro) = micro {
+            let served = micro.serve(self.messaging.clone(), login, self.clock.clone(), stop.clone());
+            work.push(tokio::spawn(served));
+        }
         let rests = spec.autoscale.as_ref().is_some_and(|autoscale| autoscale.min == 0);
         let linger = if rests && spec.class == Class::Available { LINGER } else { Duration::ZERO };
         (!work.is_empty()).then_some(Receiving { stop, work, linger })
@@ -124,6 +136,8 @@ impl Drop for Receiving {
 /// One subscription of one unit.
 struct Receiver {
     of: MessageSpec,
+    /// Of the endpoint that it is.
+    counts: Option<Arc<EndpointCounts>>,
     group: String,
     concurrency: usize,
     waiting_max: usize,
@@ -220,7 +234,10 @@ impl Receiver {
 
     async fn handle(self: Arc<Self>, bus: Arc<dyn Bus>, message: Message) {
         let (subject, reply) = (message.subject.clone(), message.reply.clone());
-        let Err(error) = self.unit.handle(message).await else { return };
+        let began = self.clock.now();
+        let handled = self.unit.handle(message).await;
+        let took = self.clock.now().saturating_sub(began);
+        let Err(error) = handled else { return self.count(took, None) };
         self.tell(format_args!("failed on a message on {}: {error}", one_line(&subject, 128)));
         let (code, text) = match error.nothing_ran() {
             true => ("503", "overloaded"),
@@ -228,6 +245,7 @@ impl Receiver {
             false if matches!(error, CallError::Timeout { .. }) => ("500", "no answer in time"),
             false => ("500", "the message was not handled"),
         };
+        self.count(took, Some((code, text)));
         answer(&bus, reply, code, text).await;
     }
 
@@ -235,7 +253,15 @@ impl Receiver {
         self.unit.note_dropped_message();
         let subject = one_line(&message.subject, 128);
         self.tell(format_args!("dropped a message on {subject}: too many wait for it"));
+        self.count(Duration::ZERO, Some(("503", "overloaded")));
         answer(bus, message.reply, "503", "overloaded").await;
+    }
+
+    /// Where it is an endpoint.
+    fn count(&self, took: Duration, error: Option<(&str, &str)>) {
+        if let Some(counts) = &self.counts {
+            counts.observe(took, error.map(|(code, text)| format!("{code}: {text}")).as_deref());
+        }
     }
 
     /// In the node's log and in the workload's, seldom however often it happens.

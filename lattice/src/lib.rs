@@ -23,6 +23,7 @@ pub mod interface;
 pub mod limits;
 pub mod mesh;
 pub mod messaging;
+pub mod micro;
 pub mod nats;
 pub mod objects;
 pub mod recipe;

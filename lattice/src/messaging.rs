@@ -38,9 +38,13 @@ pub trait Subscription: Send {
     fn drain(&mut self) -> Fut<'_, ()>;
 }
 
-/// Headers of an answer that says that there is none, as NATS micro services have them (ADR-32).
+/// What micro services say where there is no answer (ADR-32).
+pub const SERVICE_ERROR: &str = "Nats-Service-Error";
+pub const SERVICE_ERROR_CODE: &str = "Nats-Service-Error-Code";
+
+/// Headers of an answer that says that there is none, as NATS micro services have them.
 pub fn refusal(code: &str, text: &str) -> Headers {
-    [("Nats-Service-Error", text), ("Nats-Service-Error-Code", code)]
+    [(SERVICE_ERROR, text), (SERVICE_ERROR_CODE, code)]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into()
 }

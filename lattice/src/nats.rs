@@ -179,6 +179,9 @@ pub trait Link: Send + Sync + 'static {
     fn flush(&self, within: Duration) -> Fut<'_, Result<(), Failure>>;
     /// The first answer.
     fn request(&self, message: Message, within: Duration) -> Fut<'_, Result<Message, Failure>>;
+    /// Payloads of what those say who are asked with an empty message, in the order in which they come: of the first one alone, or of all by
+    /// then; the first 256, and the first MiB.
+    fn ask_all(&self, subject: String, first_alone: bool, within: Duration) -> Fut<'_, Result<Vec<Bytes>, Failure>>;
     /// Messages from the moment on when this answers.
     fn subscribe(&self, filter: String, group: Option<String>) -> Fut<'_, Result<Box<dyn Feed<Arrival>>, Failure>>;
     fn bucket(&self, bucket: &BucketName) -> Fut<'_, Result<Arc<dyn Bucket>, Failure>>;

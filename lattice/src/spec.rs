@@ -18,6 +18,7 @@ pub mod grants;
 mod http;
 mod keyvalue;
 mod messaging;
+mod micro;
 mod nats;
 mod optimize;
 mod parse;
@@ -59,6 +60,7 @@ pub use keyvalue::{Access, BucketName, KeyvalueGrant, StoreName};
 pub use messaging::{
     MessageSpec, MessagingGrants, QueueGroup, SUBJECT_BYTES_MAX, Subject, SubjectError, SubjectPattern, is_answerable,
 };
+pub use micro::{MicroName, MicroSpec, MicroVersion};
 pub use nats::{NatsGrants, is_joinable};
 pub use optimize::Optimize;
 pub use parse::{SpecError, parse, parse_value, unresolved};
@@ -128,6 +130,9 @@ pub struct WorkloadSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub messages: Vec<MessageSpec>,
+    /// What tools such as `nats micro` are told of it, as a micro service of NATS whose endpoints are among `messages`. Default: it is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro: Option<MicroSpec>,
     /// Reuse of instances over requests. `off` gives each request a fresh instance.
     #[serde(default, skip_serializing_if = "is_default")]
     pub reuse: Reuse,
@@ -191,6 +196,7 @@ impl WorkloadSpec {
             http: HttpSpec::default(),
             schedule: Vec::new(),
             messages: Vec::new(),
+            micro: None,
             reuse: Reuse::default(),
             limits: Limits::default(),
             reserve: ReserveSpec::default(),

@@ -62,7 +62,7 @@ impl World {
         let idle = Some(Millis::from_secs(if name.as_str() == "sleeps" { 1 } else { 4 }));
         let autoscale = AutoscaleSpec { down_after: Millis::from_secs(2), idle, ..AutoscaleSpec::new(0, 3) };
         let subject = subject(name).parse().expect("it is a subject");
-        let messages = vec![MessageSpec { subject, group: None, concurrency }];
+        let messages = vec![MessageSpec { subject, group: None, concurrency, endpoint: None }];
         self.fleet.spec(name, |spec| WorkloadSpec { autoscale: Some(autoscale), messages, ..spec })
     }
 

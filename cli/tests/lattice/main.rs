@@ -36,6 +36,7 @@ mod joining;
 mod logging;
 mod maintenance;
 mod messaging;
+mod micro;
 mod models;
 mod nats;
 mod nats_counters;

@@ -29,6 +29,8 @@
 //! | `/counts`, `/counts-any`               | `stream`, `filter`                           | a line for each, then `as of SEQUENCE` |
 //! | `/schedule`                            | `stream`, `subject`, `target`, `line`, `id`, `ttl`, `expect`, and `at` or `every` (ms) or `cron`, `zone` | `SEQUENCE`, and `duplicate` where it is one |
 //! | `/cancel`                              | `stream`, `subject`                          | `cancelled` or `nothing`            |
+//! | `/service-ping`, `/service-info`, `/service-stats` | `name`, `id`, `ms`                | a line for each instance            |
+//! | `/service-request`                     | `subject`, `line`, `ms`                      | the answer, or `error CODE: TEXT`   |
 //! | `/scheduled`, `/scheduled-any`         | `stream`, `subject`                          | `SEQUENCE WHEN TARGET PAYLOAD`, or 404 |
 //! | `/hoard`                               | `filter`, `count`                            | how many subscriptions it got, and why no more |
 //!
@@ -55,6 +57,7 @@ use crate::bindings::lattice::nats::{
 
 mod counters;
 mod schedules;
+mod services;
 
 mod bindings {
     wasip3::wit_bindgen::generate!({
@@ -300,6 +303,7 @@ async fn answer(asked: &Asked) -> Result<Answer, Failure> {
         }
         "add" | "count" | "count-any" | "counts" | "counts-any" => counters::answer(asked).await?,
         "schedule" | "cancel" | "scheduled" | "scheduled-any" => schedules::answer(asked).await?,
+        "service-ping" | "service-info" | "service-stats" | "service-request" => services::answer(asked).await?,
         "backlog" => {
             text(format!("{:?}", asked.stream().await?.consumer(asked.text("consumer")).await?.backlog().await?))
         }

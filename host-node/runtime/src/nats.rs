@@ -1,6 +1,6 @@
 //! `lattice:nats`: NATS as NATS, for concurrent components. What is granted, and what is under way, is in `network/nats.rs`; what
 //! is promised in `wit/nats`. Here are core NATS and the limits; `nats/kv.rs` has the buckets, `nats/jetstream.rs`
-//! the streams that store, `nats/counters.rs` their counters and `nats/schedules.rs` their schedules, `nats/deliveries.rs` their consumers, `nats/objects.rs` the object stores, `nats/streams.rs` and
+//! the streams that store, `nats/counters.rs` their counters and `nats/schedules.rs` their schedules, `nats/services.rs` micro services, `nats/deliveries.rs` their consumers, `nats/objects.rs` the object stores, `nats/streams.rs` and
 //! `nats/content.rs` what comes in streams of the component model.
 //!
 //! Before the first wait of a call it is found out whose work it is: its trace and its time are that request's. With that begins
@@ -13,6 +13,7 @@ mod jetstream;
 mod kv;
 mod objects;
 mod schedules;
+mod services;
 mod streams;
 
 pub(crate) use bindings::lattice::nats::types;
@@ -28,7 +29,7 @@ use crate::{
 };
 use bindings::lattice::nats::{
     core, counters as counters_interface, jetstream as jetstream_interface, kv as kv_interface, limits, objects as objects_interface,
-    schedules as schedules_interface,
+    schedules as schedules_interface, services as services_interface,
 };
 use lattice::nats as driver;
 use std::{sync::Arc, time::Duration};
@@ -77,6 +78,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     kv_interface::add_to_linker::<_, Has>(linker, view)?;
     objects_interface::add_to_linker::<_, Has>(linker, view)?;
     schedules_interface::add_to_linker::<_, Has>(linker, view)?;
+    services_interface::add_to_linker::<_, Has>(linker, view)?;
     limits::add_to_linker::<_, Has>(linker, view)
 }
 

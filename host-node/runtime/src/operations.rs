@@ -24,6 +24,7 @@ pub(crate) enum Interface {
     Jetstream,
     Counters,
     Schedules,
+    Services,
     Objects,
     Keyvalue,
     Blobstore,
@@ -31,12 +32,13 @@ pub(crate) enum Interface {
 }
 
 impl Interface {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Core,
         Self::Kv,
         Self::Jetstream,
         Self::Counters,
         Self::Schedules,
+        Self::Services,
         Self::Objects,
         Self::Keyvalue,
         Self::Blobstore,
@@ -50,6 +52,7 @@ impl Interface {
             Self::Jetstream => "lattice:nats/jetstream",
             Self::Counters => "lattice:nats/counters",
             Self::Schedules => "lattice:nats/schedules",
+            Self::Services => "lattice:nats/services",
             Self::Objects => "lattice:nats/objects",
             Self::Keyvalue => "wasi:keyvalue",
             Self::Blobstore => "wasi:blobstore",

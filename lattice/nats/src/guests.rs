@@ -10,6 +10,7 @@ mod consumers;
 mod counters;
 mod direct;
 mod list;
+mod many;
 mod native;
 mod node;
 mod objects;

@@ -91,6 +91,7 @@ mod tests {
     #[test]
     fn what_is_added_is_a_whole_number_with_its_sign() {
         let long = "9".repeat(INTEGER_DIGITS_MAX);
+        let with_sign = format!("+{long}");
         for (text, expect) in [
             ("1", "+1"),
             ("+17", "+17"),
@@ -99,7 +100,7 @@ mod tests {
             ("-0", "+0"),
             ("007", "+7"),
             ("-010", "-10"),
-            (&long, &format!("+{long}")),
+            (long.as_str(), with_sign.as_str()),
         ] {
             assert_eq!(Integer::parse(text).unwrap().as_str(), expect, "{text}");
         }

@@ -1,6 +1,6 @@
 //! Subjects of core NATS in a spec: what they may look like, which of them are nobody's to have, and whether one covers
 //! another. Pure, and the only place where subjects of guests are compared.
-use super::{SpecError, WorkloadSpec, is_default};
+use super::{MicroName, SpecError, WorkloadSpec, is_default};
 use crate::{
     id::{LatticeId, WorkloadName},
     limits::{GRANTS_MAX, MESSAGES_MAX, clip},
@@ -61,6 +61,10 @@ pub struct MessageSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub concurrency: Option<u32>,
+    /// What it is called as an endpoint of the micro service that the workload is: 1 to 64 of a-z, A-Z, 0-9, `-` and `_`. Default: it is no
+    /// endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<MicroName>,
 }
 
 impl MessageSpec {

@@ -1,7 +1,7 @@
 //! What a workload's guests may do with NATS through `lattice:nats`.
 
 use super::{
-    BucketName, NatsAccount, ObjectsGrant, SpecError, StoreName, StreamGrant, StreamGrants, Subject, SubjectPattern,
+    BucketName, MicroName, NatsAccount, ObjectsGrant, SpecError, StoreName, StreamGrant, StreamGrants, Subject, SubjectPattern,
     account, is_default,
     profile::{self, BucketGrant, CoreNeeds, CoreOperation, CoreProfile},
     streams,
@@ -31,6 +31,11 @@ pub struct NatsGrants {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub subscribe: Vec<SubjectPattern>,
+    /// Micro services that it may ask which instances they have, and what these have done. To send them requests, `publish` covers
+    /// their subjects. Names that begin with `lattice` are those of nodes, and refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub services: Vec<MicroName>,
     /// How it behaves with core NATS: the worlds of `wit/nats` by these names say what each one promises. Operations that none of
     /// them has are refused when the spec is put, where the component imports them, and denied when they are called. Default:
     /// every operation.
@@ -95,7 +100,7 @@ impl NatsGrants {
 
     /// Whether nodes that know the eighth schema would not read it.
     pub(super) fn is_of_schema_9(&self) -> bool {
-        self.streams.values().any(StreamGrant::is_of_schema_9)
+        !self.services.is_empty() || self.streams.values().any(StreamGrant::is_of_schema_9)
     }
 
     /// The buckets behind the names.
@@ -113,6 +118,7 @@ pub(super) fn check(field: &str, grants: &NatsGrants) -> Result<(), SpecError> {
     let counts = [
         ("publish", grants.publish.len()),
         ("subscribe", grants.subscribe.len()),
+        ("services", grants.services.len()),
         ("buckets", grants.buckets.len()),
         ("objects", grants.objects.len()),
     ];
@@ -123,6 +129,10 @@ pub(super) fn check(field: &str, grants: &NatsGrants) -> Result<(), SpecError> {
     }
     if let Some(account) = &grants.account {
         account::check(&format!("{field}.account"), account)?;
+    }
+    if let Some(index) = grants.services.iter().position(MicroName::is_reserved) {
+        let text = "is none of a guest's to ask: services whose names begin with lattice are nodes";
+        return Err(SpecError::new(format!("{field}.services[{index}]"), text));
     }
     check_profiles(field, grants)?;
     streams::check(&format!("{field}.streams"), &grants.streams)?;

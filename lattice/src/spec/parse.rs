@@ -3,7 +3,7 @@
 
 use super::{
     Reuse, Script, Source, WorkloadSpec, autoscale, blobstore, callers, canary, config, gpu, grants, http, messaging,
-    parts, placement, preview, probes, reserve, rollout, schedule, secrets, strategy, volumes, wording,
+    micro, parts, placement, preview, probes, reserve, rollout, schedule, secrets, strategy, volumes, wording,
 };
 use crate::limits::{
     CONCURRENCY_MAX, INSTANCE_MEMORY_BYTES_MAX, INSTANCES_MAX, INTERFACE_BYTES_MAX, LINKS_MAX, MESSAGE_BYTES_MAX,
@@ -218,6 +218,7 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
     blobstore::check_concurrency(spec)?;
     messaging::check_concurrency(spec)?;
     messaging::check_messages(spec)?;
+    micro::check(spec)?;
     autoscale::check(spec)?;
     placement::check(&spec.placement, spec.replicas)?;
     rollout::check(&spec.rollout)?;
@@ -478,6 +479,9 @@ mod tests {
         refuse(&with(&format!("{{nats: {{subscribe: [{many}]}}}}")), "grants.nats.subscribe", "at most");
         refuse(&with("{nats: {buckets: {a: {bucket: lattice-x}}}}"), "grants.nats.buckets.a.bucket", "lattice's own");
         refuse(&with("{nats: {topics: {}}}"), "grants.nats.topics", "unknown field");
+        assert_eq!(parse(with("{nats: {services: [shop]}}").as_bytes()).unwrap().schema(), 9);
+        refuse(&with("{nats: {services: [shop, lattice-ctl]}}"), "grants.nats.services[1]", "are nodes");
+        refuse(&with("{nats: {services: ['a.b']}}"), "grants.nats.services[0]", "no name of a service");
         let streams =
             "{nats: {streams: {orders: {stream: ORDERS, publish: ['o.*'], read: ['>'], consumers: [packers]}}}}";
         let spec = parse(with(streams).as_bytes()).unwrap();

@@ -31,7 +31,8 @@ impl WorkloadSpec {
             self.secrets().next().is_some(),
             self.autoscale.as_ref().is_some_and(|autoscale| autoscale.target.is_of_schema_6()),
         ];
-        if self.all_grants().any(|grants| grants.nats.is_of_schema_9()) {
+        // A subscription is an endpoint only where the workload is a micro service.
+        if self.micro.is_some() || self.all_grants().any(|grants| grants.nats.is_of_schema_9()) {
             9
         } else if self.reserve != ReserveSpec::default() {
             8
@@ -72,6 +73,7 @@ impl WorkloadSpec {
             http: HttpSpec { routes: _, callers: _ },
             schedule,
             messages: _,
+            micro: _,
             reuse,
             limits: Limits { memory: _, cpu: _, wall: _, concurrency: _, queue: _, body: _ },
             reserve: _,

@@ -24,6 +24,7 @@ pub(crate) mod nats;
 pub(crate) mod nats_counters;
 pub(crate) mod nats_objects;
 pub(crate) mod nats_schedules;
+mod nats_services;
 pub(crate) mod nats_streams;
 mod objects;
 mod resolve;

@@ -142,6 +142,16 @@ impl Link for NatsLink {
         })
     }
 
+    fn ask_all(&self, subject: String, first_alone: bool, within: Duration) -> Fut<'_, Result<Vec<Bytes>, Failure>> {
+        Box::pin(async move {
+            self.up()?;
+            match first_alone {
+                true => many::one(&self.nats, subject, within).await,
+                false => many::all(&self.nats, subject, within).await,
+            }
+        })
+    }
+
     fn subscribe(&self, filter: String, group: Option<String>) -> Fut<'_, Result<Box<dyn Feed<Arrival>>, Failure>> {
         Box::pin(async move {
             self.up()?;

@@ -49,8 +49,9 @@ async fn each_addition_counts_once() {
         assert_eq!(add(&stream, "orders.a", "-8", Some("x")).await, addition(None, 2, true));
         assert_eq!(add(&stream, "orders.b", "0", None).await, addition(Some("0"), 3, false));
         let large = "9".repeat(256);
-        assert_eq!(add(&stream, "orders.c", &large, None).await, addition(Some(&large), 4, false));
-        assert_eq!(add(&stream, "orders.c", "1", None).await, addition(Some(&format!("1{}", "0".repeat(256))), 5, false));
+        assert_eq!(add(&stream, "orders.c", &large, None).await, addition(Some(large.as_str()), 4, false));
+        let larger = format!("1{}", "0".repeat(256));
+        assert_eq!(add(&stream, "orders.c", "1", None).await, addition(Some(larger.as_str()), 5, false));
         let stored = stream.get(2, Consistency::Leader).await.unwrap().unwrap();
         assert!(stored.message.headers.contains(&("a".into(), "1".into())), "{stored:?}");
 
@@ -81,7 +82,7 @@ async fn each_addition_counts_once() {
 /// How many were added, and of how many that is not known, while something happens.
 async fn add_while(stream: &Arc<dyn Stream>, subject: &str, count: usize, happens: impl Future<Output = ()>) -> (u64, u64) {
     let adding = (0..count).map(|n| async move {
-        tokio::time::sleep(Duration::from_millis((n % 300) as u64)).await;
+        tokio::time::sleep(Duration::from_millis(u64::try_from(n % 300).unwrap())).await;
         add(stream, subject, "1", None).await
     });
     let (outcomes, ()) = tokio::join!(join_all(adding), happens);
