@@ -19,7 +19,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 /// Interfaces of `lattice:nats` whose operations profiles are about, without their version.
 const CORE: &str = "lattice:nats/core@";
-const KV: &str = "lattice:nats/kv@";
+/// Those that are about buckets.
+const BUCKETS: [&str; 2] = ["lattice:nats/kv@", "lattice:nats/transactions@"];
 /// Those that are about streams.
 const STREAMS: [&str; 3] = ["lattice:nats/jetstream@", "lattice:nats/counters@", "lattice:nats/schedules@"];
 /// For how long a marker stays where nobody asks for more.
@@ -130,6 +131,10 @@ pub fn shortfalls(grant: &BucketGrant, found: &BucketInfo, payload_bytes_max: u6
     if grant.profiles.contains(&Profile::KvWatcher) && expires && found.marker_ttl.is_zero() && marker_ttl.is_none() {
         let text = "the profile kv-watcher is told of every change, and what expires here leaves no marker".to_owned();
         add("profiles", text, Mend::Edit(with_markers(marker)));
+    }
+    if grant.profiles.contains(&Profile::KvTransact) && !found.atomic {
+        let text = "the profile kv-transact changes several keys together, and it takes no atomic batches (nats-server 2.12)";
+        add("profiles", text.to_owned(), edit("--allow-batch".to_owned()));
     }
     if *direct && !found.direct {
         let text = "any replica must answer reads, and only the leader does".to_owned();
@@ -256,7 +261,12 @@ pub fn make(grant: &BucketGrant) -> String {
     ];
     let tags = tags.iter().map(|tag| format!("--tags={tag}"));
     let words = ["nats kv add".to_owned(), grant.bucket.to_string()].into_iter();
-    words.chain(arguments.into_iter().flatten()).chain(tags).collect::<Vec<_>>().join(" ")
+    let made = words.chain(arguments.into_iter().flatten()).chain(tags).collect::<Vec<_>>().join(" ");
+    // There is no argument for it.
+    match grant.profiles.contains(&Profile::KvTransact) {
+        true => format!("{made} && nats stream edit KV_{} --allow-batch", grant.bucket),
+        false => made,
+    }
 }
 
 /// A function of an interface that a component imports.
@@ -270,7 +280,7 @@ pub struct Called {
 
 /// Whether profiles are about this interface.
 pub fn is_bound(interface: &str) -> bool {
-    [CORE, KV].iter().chain(&STREAMS).any(|bound| interface.starts_with(bound))
+    [CORE].iter().chain(&BUCKETS).chain(&STREAMS).any(|bound| interface.starts_with(bound))
 }
 
 /// What a component would be denied whatever it does.
@@ -295,11 +305,8 @@ pub fn misfit<'a>(grants: &NatsGrants, called: impl IntoIterator<Item = &'a Call
         if STREAMS.iter().any(|streams| interface.starts_with(streams)) {
             return misfit_of_streams(grants, interface, function);
         }
-        let operation = KvOperation::ALL.into_iter().find(|operation| operation.import() == *function)?;
-        if !interface.starts_with(KV)
-            || grants.buckets.is_empty()
-            || grants.buckets.values().any(|grant| grant.has(operation))
-        {
+        let operation = KvOperation::imported(split(interface).0, function)?;
+        if grants.buckets.is_empty() || grants.buckets.values().any(|grant| grant.has(operation)) {
             return None;
         }
         // Which of them it is meant for nobody knows; where there is one, it is that one.
@@ -408,6 +415,10 @@ mod tests {
         for expiring in [BucketInfo { key_ttl: true, ..found() }, BucketInfo { max_age: hour, ..found() }] {
             check("profiles: [kv-watcher]", expiring, with_markers.clone(), "profiles", &markers);
         }
+        let atomic = BucketInfo { atomic: true, ..found() };
+        check("profiles: [kv-transact]", found(), atomic, "profiles", &edit("--allow-batch"));
+        let made = make(&grant("{bucket: b, profiles: [kv-transact], require: {replicas: 3}}"));
+        assert_eq!(made, "nats kv add b --replicas=3 && nats stream edit KV_b --allow-batch");
         check(
             "require: {direct: true}",
             BucketInfo { direct: false, ..found() },
@@ -469,6 +480,7 @@ mod tests {
         };
         let put = called("lattice:nats/kv@0.1.0", "[method]bucket.put");
         let request = called("lattice:nats/core@0.1.0", "request");
+        let transact = called("lattice:nats/transactions@0.1.0", "transact");
         let read = called("lattice:nats/jetstream@0.1.0", "[method]stream.read");
         let add = called("lattice:nats/counters@0.1.0", "[method]counters.add");
         for (grants, called, field) in [
@@ -491,6 +503,8 @@ mod tests {
                 &called("other:nats/kv@0.1.0", "[method]bucket.put"),
                 None,
             ),
+            ("{buckets: {a: {bucket: a, profiles: [kv-cas]}}}", &transact, Some("buckets.a.profiles")),
+            ("{buckets: {a: {bucket: a, profiles: [kv-cas, kv-transact]}}}", &transact, None),
             ("{}", &request, None),
             ("{streams: {s: {stream: S, profiles: [work-queue], consumers: [c]}}}", &read, Some("streams.s.profiles")),
             ("{streams: {s: {stream: S, profiles: [event-store]}}}", &read, None),

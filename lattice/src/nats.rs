@@ -270,6 +270,8 @@ pub struct BucketInfo {
     pub max_age: Duration,
     pub key_ttl: bool,
     pub direct: bool,
+    /// It takes several changes together.
+    pub atomic: bool,
     /// 0 where there is no limit but the server's.
     pub value_bytes_max: u64,
     /// 0 where there is no limit.
@@ -292,6 +294,8 @@ pub trait Bucket: Send + Sync + 'static {
     /// The change with this revision, if it is this key's.
     fn get_revision(&self, key: &str, revision: Revision) -> Fut<'_, Result<Option<Entry>, Failure>>;
     fn write(&self, key: &str, write: Write) -> Fut<'_, Result<Revision, Failure>>;
+    /// All or none, and not none at all; each key once. The revision of the last one.
+    fn transact(&self, writes: Vec<(String, Write)>) -> Fut<'_, Result<Revision, Failure>>;
     fn read(&self, filters: Vec<String>, reading: Reading) -> Fut<'_, Result<Box<dyn Feed<ChangeEvent>>, Failure>>;
 }
 

@@ -8,8 +8,9 @@ use anyhow::{Context as _, Result};
 use crate::workspace;
 
 /// In the order in which they are told.
-const FILES: [&str; 11] = [
-    "package", "types", "core", "services", "jetstream", "counters", "schedules", "kv", "objects", "limits", "worlds",
+const FILES: [&str; 12] = [
+    "package", "types", "core", "services", "jetstream", "counters", "schedules", "kv", "transactions",
+    "objects", "limits", "worlds",
 ];
 
 /// What is written to `docs/nats-interfaces.md`.

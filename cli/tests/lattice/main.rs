@@ -44,6 +44,7 @@ mod nats_deliveries;
 mod nats_objects;
 mod nats_schedules;
 mod nats_streams;
+mod nats_transactions;
 mod observe;
 mod outages;
 mod partitions;

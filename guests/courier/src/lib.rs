@@ -29,6 +29,7 @@
 //! | `/counts`, `/counts-any`               | `stream`, `filter`                           | a line for each, then `as of SEQUENCE` |
 //! | `/schedule`                            | `stream`, `subject`, `target`, `line`, `id`, `ttl`, `expect`, and `at` or `every` (ms) or `cron`, `zone` | `SEQUENCE`, and `duplicate` where it is one |
 //! | `/cancel`                              | `stream`, `subject`                          | `cancelled` or `nothing`            |
+//! | `/transact`                            | `bucket`, `write` (`KEY REVISION VALUE`), `count`, `ttl` | the last revision       |
 //! | `/service-ping`, `/service-info`, `/service-stats` | `name`, `id`, `ms`                | a line for each instance            |
 //! | `/service-request`                     | `subject`, `line`, `ms`                      | the answer, or `error CODE: TEXT`   |
 //! | `/scheduled`, `/scheduled-any`         | `stream`, `subject`                          | `SEQUENCE WHEN TARGET PAYLOAD`, or 404 |
@@ -58,6 +59,7 @@ use crate::bindings::lattice::nats::{
 mod counters;
 mod schedules;
 mod services;
+mod transactions;
 
 mod bindings {
     wasip3::wit_bindgen::generate!({
@@ -304,6 +306,7 @@ async fn answer(asked: &Asked) -> Result<Answer, Failure> {
         "add" | "count" | "count-any" | "counts" | "counts-any" => counters::answer(asked).await?,
         "schedule" | "cancel" | "scheduled" | "scheduled-any" => schedules::answer(asked).await?,
         "service-ping" | "service-info" | "service-stats" | "service-request" => services::answer(asked).await?,
+        "transact" => transactions::answer(asked).await?,
         "backlog" => {
             text(format!("{:?}", asked.stream().await?.consumer(asked.text("consumer")).await?.backlog().await?))
         }

@@ -18,6 +18,7 @@ pub(crate) const OFFERED: &[(&str, &str)] = &[
     ("lattice:nats/objects", "0.1"),
     ("lattice:nats/schedules", "0.1"),
     ("lattice:nats/services", "0.1"),
+    ("lattice:nats/transactions", "0.1"),
     ("lattice:node/identity", "0.1"),
     ("wasi:blobstore/blobstore", "0.2.0-draft"),
     ("wasi:blobstore/container", "0.2.0-draft"),

@@ -1,5 +1,5 @@
 //! `lattice:nats`: NATS as NATS, for concurrent components. What is granted, and what is under way, is in `network/nats.rs`; what
-//! is promised in `wit/nats`. Here are core NATS and the limits; `nats/kv.rs` has the buckets, `nats/jetstream.rs`
+//! is promised in `wit/nats`. Here are core NATS and the limits; `nats/kv.rs` has the buckets, `nats/transactions.rs` changes several keys of one, `nats/jetstream.rs`
 //! the streams that store, `nats/counters.rs` their counters and `nats/schedules.rs` their schedules, `nats/services.rs` micro services, `nats/deliveries.rs` their consumers, `nats/objects.rs` the object stores, `nats/streams.rs` and
 //! `nats/content.rs` what comes in streams of the component model.
 //!
@@ -15,6 +15,7 @@ mod objects;
 mod schedules;
 mod services;
 mod streams;
+mod transactions;
 
 pub(crate) use bindings::lattice::nats::types;
 
@@ -29,7 +30,7 @@ use crate::{
 };
 use bindings::lattice::nats::{
     core, counters as counters_interface, jetstream as jetstream_interface, kv as kv_interface, limits, objects as objects_interface,
-    schedules as schedules_interface, services as services_interface,
+    schedules as schedules_interface, services as services_interface, transactions as transactions_interface,
 };
 use lattice::nats as driver;
 use std::{sync::Arc, time::Duration};
@@ -79,6 +80,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     objects_interface::add_to_linker::<_, Has>(linker, view)?;
     schedules_interface::add_to_linker::<_, Has>(linker, view)?;
     services_interface::add_to_linker::<_, Has>(linker, view)?;
+    transactions_interface::add_to_linker::<_, Has>(linker, view)?;
     limits::add_to_linker::<_, Has>(linker, view)
 }
 

@@ -25,6 +25,7 @@ pub(crate) enum Interface {
     Counters,
     Schedules,
     Services,
+    Transactions,
     Objects,
     Keyvalue,
     Blobstore,
@@ -32,13 +33,14 @@ pub(crate) enum Interface {
 }
 
 impl Interface {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Core,
         Self::Kv,
         Self::Jetstream,
         Self::Counters,
         Self::Schedules,
         Self::Services,
+        Self::Transactions,
         Self::Objects,
         Self::Keyvalue,
         Self::Blobstore,
@@ -53,6 +55,7 @@ impl Interface {
             Self::Counters => "lattice:nats/counters",
             Self::Schedules => "lattice:nats/schedules",
             Self::Services => "lattice:nats/services",
+            Self::Transactions => "lattice:nats/transactions",
             Self::Objects => "lattice:nats/objects",
             Self::Keyvalue => "wasi:keyvalue",
             Self::Blobstore => "wasi:blobstore",
@@ -62,7 +65,7 @@ impl Interface {
 
     /// Buckets are named, read and written, as those of a database are; nobody is sent a message.
     fn is_database(self) -> bool {
-        matches!(self, Self::Kv | Self::Objects | Self::Keyvalue | Self::Blobstore)
+        matches!(self, Self::Kv | Self::Transactions | Self::Objects | Self::Keyvalue | Self::Blobstore)
     }
 }
 

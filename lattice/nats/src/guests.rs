@@ -5,6 +5,7 @@
 mod account;
 mod api;
 mod away;
+mod batches;
 mod changes;
 mod consumers;
 mod counters;

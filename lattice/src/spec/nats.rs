@@ -3,7 +3,7 @@
 use super::{
     BucketName, MicroName, NatsAccount, ObjectsGrant, SpecError, StoreName, StreamGrant, StreamGrants, Subject, SubjectPattern,
     account, is_default,
-    profile::{self, BucketGrant, CoreNeeds, CoreOperation, CoreProfile},
+    profile::{self, BucketGrant, CoreNeeds, CoreOperation, CoreProfile, Profile},
     streams,
 };
 use crate::limits::GRANTS_MAX;
@@ -100,7 +100,9 @@ impl NatsGrants {
 
     /// Whether nodes that know the eighth schema would not read it.
     pub(super) fn is_of_schema_9(&self) -> bool {
-        !self.services.is_empty() || self.streams.values().any(StreamGrant::is_of_schema_9)
+        !self.services.is_empty()
+            || self.buckets.values().any(|grant| grant.profiles.contains(&Profile::KvTransact))
+            || self.streams.values().any(StreamGrant::is_of_schema_9)
     }
 
     /// The buckets behind the names.

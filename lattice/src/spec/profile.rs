@@ -48,6 +48,8 @@ pub enum Profile {
     KvCache,
     /// Is told of every change: `watch`. Where something expires in the bucket, it keeps markers that say so.
     KvWatcher,
+    /// Changes several keys together, or none of them, each with the revision that it expects: `transact`. The bucket takes atomic batches.
+    KvTransact,
 }
 
 impl Profile {
@@ -57,6 +59,7 @@ impl Profile {
             Profile::KvCas => "kv-cas",
             Profile::KvCache => "kv-cache",
             Profile::KvWatcher => "kv-watcher",
+            Profile::KvTransact => "kv-transact",
         }
     }
 }
@@ -188,7 +191,7 @@ impl CoreOperation {
     }
 }
 
-/// Operations of a bucket of `lattice:nats/kv` that some profile lacks.
+/// Operations of a bucket, by the interface of `lattice:nats` that has them, that some profile lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KvOperation {
     Put,
@@ -198,11 +201,20 @@ pub enum KvOperation {
     Purge,
     Increment,
     Watch,
+    Transact,
 }
 
 impl KvOperation {
-    pub const ALL: [Self; 7] =
-        [Self::Put, Self::Create, Self::Update, Self::Delete, Self::Purge, Self::Increment, Self::Watch];
+    pub const ALL: [Self; 8] = [
+        Self::Put,
+        Self::Create,
+        Self::Update,
+        Self::Delete,
+        Self::Purge,
+        Self::Increment,
+        Self::Watch,
+        Self::Transact,
+    ];
 
     /// As the WIT has it.
     pub fn as_str(self) -> &'static str {
@@ -214,12 +226,18 @@ impl KvOperation {
             KvOperation::Purge => "purge",
             KvOperation::Increment => "increment",
             KvOperation::Watch => "watch",
+            KvOperation::Transact => "transact",
         }
     }
 
-    /// As a component imports it.
-    pub fn import(self) -> String {
-        format!("[method]bucket.{}", self.as_str())
+    /// The one that a component imports: a function of an interface without its version.
+    pub fn imported(interface: &str, function: &str) -> Option<Self> {
+        let name = match interface {
+            "lattice:nats/kv" => function.strip_prefix("[method]bucket.").filter(|name| *name != "transact")?,
+            "lattice:nats/transactions" => Some(function).filter(|name| *name == "transact")?,
+            _ => return None,
+        };
+        Self::ALL.into_iter().find(|operation| operation.as_str() == name)
     }
 
     fn changes(self) -> bool {
@@ -284,7 +302,7 @@ fn judge(profile: Profile, operation: KvOperation, given: Given) -> Result<(), B
     use KvOperation as Do;
     match (profile, operation) {
         (Profile::KvWatcher, Do::Watch) | (Profile::KvCache, Do::Delete | Do::Purge) => Ok(()),
-        (Profile::KvCas, Do::Create | Do::Update) => Ok(()),
+        (Profile::KvCas, Do::Create | Do::Update) | (Profile::KvTransact, Do::Transact) => Ok(()),
         (Profile::KvCas, Do::Delete | Do::Purge) => given.revision.then_some(()).ok_or(Breach::NoRevision),
         (Profile::KvCache, Do::Put | Do::Create | Do::Update) => given.ttl.then_some(()).ok_or(Breach::NoTtl),
         _ => Err(Breach::NotInProfile),
@@ -372,6 +390,7 @@ mod tests {
             (&[][..], all.clone(), all.clone(), all.clone()),
             (&[Profile::KvReader], vec![], vec![], vec![]),
             (&[Profile::KvWatcher], vec![Do::Watch], vec![Do::Watch], vec![Do::Watch]),
+            (&[Profile::KvTransact], vec![Do::Transact], vec![Do::Transact], vec![Do::Transact]),
             (
                 &[Profile::KvCas],
                 vec![Do::Create, Do::Update],

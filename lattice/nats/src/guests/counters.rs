@@ -2,7 +2,7 @@
 
 use super::{
     api::{to_headers, too_large},
-    streams::{Answer, MESSAGE_ID, NatsStream, strange},
+    streams::{Answer, MESSAGE_ID, NatsStream, send, strange},
 };
 use async_nats::jetstream::stream::Config;
 use bytes::Bytes;
@@ -41,7 +41,7 @@ pub(super) async fn add(
     if let Some(id) = &message_id {
         headers.insert(MESSAGE_ID, id.as_str());
     }
-    added(stream.name(), stream.send(message.subject, headers, Bytes::new()).await?)
+    added(stream.name(), send(&stream.nats, message.subject, headers, Bytes::new()).await?)
 }
 
 /// Whether messages on this subject come to the stream.

@@ -3,10 +3,12 @@
 use super::{
     EXPECTED_SEQUENCE, GuestBuckets, Line, NatsBucket, OPERATION, TTL,
     api::{TIMEOUT, of_jetstream, of_open, of_request, store, to_headers, too_large},
+    batches,
     changes::{NatsChanges, entry},
+    many,
     objects::NatsObjects,
     reachable, seconds,
-    streams::NatsStream,
+    streams::{NatsStream, strange},
 };
 use crate::{connect::Nats, outbox::Outbox};
 use async_nats::{
@@ -229,6 +231,7 @@ pub(super) fn bucket_info(config: &Config) -> BucketInfo {
         max_age: config.max_age,
         key_ttl: config.allow_message_ttl,
         direct: config.allow_direct,
+        atomic: config.allow_atomic_publish,
         value_bytes_max: unsigned(config.max_message_size.into()),
         bytes_max: unsigned(config.max_bytes),
         marker_ttl: config.subject_delete_marker_ttl.unwrap_or_default(),
@@ -256,6 +259,31 @@ impl Feed<Arrival> for NatsArrivals {
             }
         })
     }
+}
+
+/// A change of a key as a message.
+fn written(write: Write) -> (HeaderMap, Bytes) {
+    let Write { what, expect, ttl } = write;
+    let mut headers = HeaderMap::new();
+    let payload = match what {
+        Writing::Put(value) => value,
+        Writing::Delete => {
+            headers.insert(OPERATION, "DEL");
+            Bytes::new()
+        }
+        Writing::Purge => {
+            headers.insert(OPERATION, "PURGE");
+            headers.insert(ROLLUP, "sub");
+            Bytes::new()
+        }
+    };
+    if let Some(revision) = expect {
+        headers.insert(EXPECTED_SEQUENCE, revision.0.to_string().as_str());
+    }
+    if let Some(ttl) = ttl {
+        headers.insert(TTL, seconds(ttl).as_str());
+    }
+    (headers, payload)
 }
 
 impl NatsBucket {
@@ -349,27 +377,29 @@ impl Bucket for NatsBucket {
         let subject = self.subject(key);
         Box::pin(async move {
             let subject = subject?;
-            let Write { what, expect, ttl } = write;
-            let mut headers = HeaderMap::new();
-            let payload = match what {
-                Writing::Put(value) => value,
-                Writing::Delete => {
-                    headers.insert(OPERATION, "DEL");
-                    Bytes::new()
-                }
-                Writing::Purge => {
-                    headers.insert(OPERATION, "PURGE");
-                    headers.insert(ROLLUP, "sub");
-                    Bytes::new()
-                }
-            };
-            if let Some(revision) = expect {
-                headers.insert(EXPECTED_SEQUENCE, revision.0.to_string().as_str());
-            }
-            if let Some(ttl) = ttl {
-                headers.insert(TTL, seconds(ttl).as_str());
-            }
+            let (headers, payload) = written(write);
             store(&self.nats.client, subject, headers, payload).await
+        })
+    }
+
+    fn transact(&self, writes: Vec<(String, Write)>) -> Fut<'_, Result<Revision, Failure>> {
+        Box::pin(async move {
+            reachable(&self.nats).map_err(|_| Failure::away())?;
+            let is_allowed = |config: &Config| config.allow_atomic_publish;
+            if !is_allowed(&self.stream.cached_info().config) && !is_allowed(&self.config().await?) {
+                let text = "the bucket takes no transactions (allow_atomic of its stream, nats-server 2.12)";
+                return Err(Failure::not(Code::Unsupported, text));
+            }
+            let part = |(key, write): (String, Write)| {
+                let (headers, payload) = written(write);
+                Ok((self.subject(&key)?, headers, payload))
+            };
+            let batch: Result<Vec<_>, Failure> = writes.into_iter().map(part).collect();
+            let answer = batches::publish(&self.nats, batch?).await.map_err(|failure| match failure.code {
+                Code::WrongSequence => Failure { code: Code::WrongRevision, ..failure },
+                _ => failure,
+            })?;
+            answer.seq.map(Revision).ok_or_else(strange)
         })
     }
 

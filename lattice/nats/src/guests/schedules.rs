@@ -3,7 +3,7 @@
 use super::{
     api::{ApiError, TIMEOUT, of_request, of_stream, too_large},
     seconds,
-    streams::{NatsStream, acknowledged, headers, strange},
+    streams::{NatsStream, acknowledged, headers, send, strange},
 };
 use async_nats::{Request, client::RequestErrorKind};
 use bytes::Bytes;
@@ -37,7 +37,7 @@ pub(super) async fn put(stream: &NatsStream, scheduling: Scheduling) -> Result<A
     if let Some(ttl) = ttl {
         headers.insert(SCHEDULE_TTL, seconds(ttl).as_str());
     }
-    let stored = stream.send(subject, headers, message.payload).await.map_err(|failure| stream.limit(failure));
+    let stored = send(&stream.nats, subject, headers, message.payload).await.map_err(|failure| stream.limit(failure));
     let of_timing = |failure: Failure| {
         // A server that knows no such times calls them malformed.
         let is_unknown = failure.code == Code::Invalid("timing".into()) && !timing.is_once();

@@ -3,6 +3,7 @@
 use super::{
     Line, TTL,
     api::{ApiError, TIMEOUT, of_request, of_stream, to_headers, too_large},
+    batches,
     consumers::NatsConsumer,
     counters, direct, reachable,
     readers::NatsReader,
@@ -41,9 +42,6 @@ const EXPECTED_LAST: &str = "Nats-Expected-Last-Sequence";
 const EXPECTED_LAST_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence";
 const EXPECTED_LAST_SUBJECT_FILTER: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
-const BATCH_ID: &str = "Nats-Batch-Id";
-const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
-const BATCH_COMMIT: &str = "Nats-Batch-Commit";
 /// With which a server wraps what it answers to direct reads: they are not the message's.
 const OF_ANSWER: [&str; 6] =
     ["Nats-Stream", "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp", "Nats-Num-Pending", "Nats-Last-Sequence"];
@@ -106,23 +104,6 @@ impl NatsStream {
         }
     }
 
-    pub(super) async fn send(&self, subject: String, headers: HeaderMap, payload: Bytes) -> Result<Answer, Failure> {
-        let request = Request::new().payload(payload).headers(headers).timeout(Some(TIMEOUT));
-        // The client waits for its connection to take a request without a limit.
-        let answer = timeout(TIMEOUT, self.nats.client.send_request(subject, request)).await;
-        let answer = answer.unwrap_or_else(|_| Err(RequestErrorKind::TimedOut.into()));
-        let answer = answer.map_err(|error| of_request(&error, self.nats.client.max_payload()))?;
-        // The first message of a batch is answered with nothing.
-        if answer.payload.is_empty() {
-            return Ok(Answer::default());
-        }
-        let answer: Answer = serde_json::from_slice(&answer.payload).map_err(|_| strange())?;
-        match answer.error {
-            Some(error) => Err(of_stream(error.err_code, &error.description)),
-            None => Ok(answer),
-        }
-    }
-
     /// The server says that a message is too large, but not for what.
     pub(super) fn limit(&self, failure: Failure) -> Failure {
         let limit = u64::try_from(self.stream.cached_info().config.max_message_size).unwrap_or(0);
@@ -132,6 +113,29 @@ impl NatsStream {
     /// Asked of the leader.
     async fn last_sequence(&self) -> Result<u64, Failure> {
         Ok(stream(&self.nats, self.name()).await?.cached_info().state.last_sequence)
+    }
+}
+
+/// Have a stream store a message, and hear what it says.
+pub(super) async fn send(
+    nats: &Nats,
+    subject: String,
+    headers: HeaderMap,
+    payload: Bytes,
+) -> Result<Answer, Failure> {
+    let request = Request::new().payload(payload).headers(headers).timeout(Some(TIMEOUT));
+    // The client waits for its connection to take a request without a limit.
+    let answer = timeout(TIMEOUT, nats.client.send_request(subject, request)).await;
+    let answer = answer.unwrap_or_else(|_| Err(RequestErrorKind::TimedOut.into()));
+    let answer = answer.map_err(|error| of_request(&error, nats.client.max_payload()))?;
+    // The first message of a batch is answered with nothing.
+    if answer.payload.is_empty() {
+        return Ok(Answer::default());
+    }
+    let answer: Answer = serde_json::from_slice(&answer.payload).map_err(|_| strange())?;
+    match answer.error {
+        Some(error) => Err(of_stream(error.err_code, &error.description)),
+        None => Ok(answer),
     }
 }
 
@@ -304,9 +308,8 @@ impl lattice::nats::Stream for NatsStream {
             if message.bytes() > limit {
                 return Err(too_large(limit));
             }
-            let stored =
-                self.send(message.subject, headers, message.payload).await.map_err(|failure| self.limit(failure));
-            acknowledged(&stored?)
+            let stored = send(&self.nats, message.subject, headers, message.payload).await;
+            acknowledged(&stored.map_err(|failure| self.limit(failure))?)
         })
     }
 
@@ -315,31 +318,12 @@ impl lattice::nats::Stream for NatsStream {
             self.up()?;
             let allowed = "the stream takes no atomic batches (allow_atomic, nats-server 2.12)";
             self.has(|config| config.allow_atomic_publish, allowed).await?;
-            let id = uuid::Uuid::new_v4().simple().to_string();
-            let count = batch.len();
-            let mut answer = Answer::default();
-            for (index, (message, options)) in batch.into_iter().enumerate() {
-                let mut headers = headers(self.name(), &message, &options)?;
-                headers.insert(BATCH_ID, id.as_str());
-                headers.insert(BATCH_SEQUENCE, (index + 1).to_string().as_str());
-                let is_last = index + 1 == count;
-                if is_last {
-                    headers.insert(BATCH_COMMIT, "1");
-                }
-                // The first one is answered, so that a stream that takes no batches says so before it has all; the last
-                // one with what became of them. Nothing is stored before that.
-                if is_last {
-                    answer = self.send(message.subject, headers, message.payload).await?;
-                } else if index == 0 {
-                    self.send(message.subject, headers, message.payload).await.map_err(Failure::of_read)?;
-                } else {
-                    let sent = self.nats.client.publish_with_headers(message.subject, headers, message.payload);
-                    let full = |_| Failure::not(Code::Timeout, "the connection takes no more messages now");
-                    let lost = |_| Failure::not(Code::Disconnected, "the connection to NATS was lost");
-                    timeout(TIMEOUT, sent).await.map_err(full)?.map_err(lost)?;
-                }
-            }
-            acknowledged(&answer)
+            let part = |(message, options): (Message, PublishOptions)| {
+                let headers = headers(self.name(), &message, &options)?;
+                Ok((message.subject, headers, message.payload))
+            };
+            let batch: Result<Vec<_>, Failure> = batch.into_iter().map(part).collect();
+            acknowledged(&batches::publish(&self.nats, batch?).await?)
         })
     }
 

@@ -5,6 +5,7 @@ mod counters;
 mod deliveries;
 mod schedules;
 mod streams;
+mod transactions;
 
 use crate::support::{SOON, Server, newest, options};
 use async_nats::jetstream::{self, kv};
