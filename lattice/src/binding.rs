@@ -133,7 +133,8 @@ pub fn shortfalls(grant: &BucketGrant, found: &BucketInfo, payload_bytes_max: u6
         add("profiles", text, Mend::Edit(with_markers(marker)));
     }
     if grant.profiles.contains(&Profile::KvTransact) && !found.atomic {
-        let text = "the profile kv-transact changes several keys together, and it takes no atomic batches (nats-server 2.12)";
+        let text =
+            "the profile kv-transact changes several keys together, and it takes no atomic batches (nats-server 2.12)";
         add("profiles", text.to_owned(), edit("--allow-batch".to_owned()));
     }
     if *direct && !found.direct {

@@ -44,9 +44,7 @@ pub const SERVICE_ERROR_CODE: &str = "Nats-Service-Error-Code";
 
 /// Headers of an answer that says that there is none, as NATS micro services have them.
 pub fn refusal(code: &str, text: &str) -> Headers {
-    [(SERVICE_ERROR, text), (SERVICE_ERROR_CODE, code)]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into()
+    [(SERVICE_ERROR, text), (SERVICE_ERROR_CODE, code)].map(|(name, value)| (name.to_owned(), value.to_owned())).into()
 }
 
 /// Where there is no NATS for guests.

@@ -94,7 +94,11 @@ impl Instance {
                 group: of.group_of(lattice, &spec.name),
             })
         });
-        let own = [("lattice", lattice.to_string()), ("workload", spec.name.to_string()), ("replica", slot.index.to_string())];
+        let own = [
+            ("lattice", lattice.to_string()),
+            ("workload", spec.name.to_string()),
+            ("replica", slot.index.to_string()),
+        ];
         let own = own.map(|(key, value)| (key.to_owned(), value));
         Some(Self {
             name: micro.name.as_ref().map_or_else(|| spec.name.to_string(), ToString::to_string),
@@ -210,10 +214,12 @@ mod tests {
 
     #[test]
     fn it_says_what_it_is_and_what_became_of_requests() {
-        let instance = instance("micro: {version: 1.2.0, description: d, metadata: {team: shop, replica: x}}\n").unwrap();
+        let instance =
+            instance("micro: {version: 1.2.0, description: d, metadata: {team: shop, replica: x}}\n").unwrap();
         let metadata = json!({ "team": "shop", "lattice": "default", "workload": "tasks", "replica": "2" });
         let kind = |kind: &str| format!("io.nats.micro.v1.{kind}_response");
-        let ping = json!({ "type": kind("ping"), "name": "tasks", "id": "i7", "version": "1.2.0", "metadata": metadata });
+        let ping =
+            json!({ "type": kind("ping"), "name": "tasks", "id": "i7", "version": "1.2.0", "metadata": metadata });
         assert_eq!(answer(&instance, Verb::Ping, &[]), ping);
         let mut info = ping.clone();
         info["type"] = kind("info").into();

@@ -9,8 +9,18 @@ use crate::workspace;
 
 /// In the order in which they are told.
 const FILES: [&str; 12] = [
-    "package", "types", "core", "services", "jetstream", "counters", "schedules", "kv", "transactions",
-    "objects", "limits", "worlds",
+    "package",
+    "types",
+    "core",
+    "services",
+    "jetstream",
+    "counters",
+    "schedules",
+    "kv",
+    "transactions",
+    "objects",
+    "limits",
+    "worlds",
 ];
 
 /// What is written to `docs/nats-interfaces.md`.

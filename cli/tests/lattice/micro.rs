@@ -54,7 +54,8 @@ async fn deployed(api: &Api, replicas: u32, micro: Value) -> Value {
 async fn replicas_are_instances_of_a_service_that_any_client_finds() {
     let lattice = Lattice::start(2).await;
     let api = lattice.api().await;
-    let micro = json!({ "version": "1.2.0", "name": "Shouter", "description": "Shouts", "metadata": { "team": "shop" } });
+    let micro =
+        json!({ "version": "1.2.0", "name": "Shouter", "description": "Shouts", "metadata": { "team": "shop" } });
     let mut asked = deployed(&api, 2, micro).await;
 
     let pings = instances(&api, "$SRV.PING.Shouter", 2).await;
@@ -76,9 +77,7 @@ async fn replicas_are_instances_of_a_service_that_any_client_finds() {
     for id in &ids {
         let one = instances(&api, &format!("$SRV.INFO.Shouter.{id}"), 1).await;
         assert_eq!(one[0]["id"], id.as_str());
-        let endpoint = |name: &str, subject: &str, group: &str| {
-            json!({ "name": name, "subject": subject, "queue_group": group, "metadata": {} })
-        };
+        let endpoint = |name: &str, subject: &str, group: &str| json!({ "name": name, "subject": subject, "queue_group": group, "metadata": {} });
         let expect = json!([endpoint("shout", "tasks.*", "lattice-default-tasks"), endpoint("jobs", "jobs", "q")]);
         assert_eq!((&one[0]["endpoints"], &one[0]["description"]), (&expect, &json!("Shouts")));
     }
@@ -108,7 +107,8 @@ async fn replicas_are_instances_of_a_service_that_any_client_finds() {
         }
         assert!(sum(0, "processing_time") > 0);
         for endpoint in endpoints(0).chain(endpoints(1)) {
-            let (requests, total) = (endpoint["num_requests"].as_u64().unwrap(), endpoint["processing_time"].as_u64().unwrap());
+            let (requests, total) =
+                (endpoint["num_requests"].as_u64().unwrap(), endpoint["processing_time"].as_u64().unwrap());
             assert_eq!(endpoint["average_processing_time"], total.checked_div(requests).unwrap_or(0));
         }
         assert!(endpoints(1).any(|endpoint| endpoint["last_error"] == "500: the message was not handled"));

@@ -53,7 +53,7 @@ async fn what_guests_add_counts_once() {
     // Many at a time, on both nodes: each is told a total of its own, and the sum is exact.
     let adding = (0..200).map(|n: usize| {
         let node = nodes[n % 2].clone();
-        async move { done(&node, "/add", &by("hits.race", if n % 4 == 0 { "-1" } else { "3" }), "").await }
+        async move { done(&node, "/add", &by("hits.race", if n.is_multiple_of(4) { "-1" } else { "3" }), "").await }
     });
     let told = join_all(adding).await;
     assert_eq!(done(node, "/count", &of("hits.race"), "").await, "hits.race 400 205");
@@ -76,7 +76,11 @@ async fn what_guests_add_counts_once() {
     assert_eq!(done(node, "/count", &of("hits.a"), "").await, "hits.a 1 5");
     // A subject that is granted with this stream, and held by another.
     refused(node, "/add", &by("orders.a", "1"), "invalid(\"subject\") definitely-not").await;
-    assert_eq!(ask(node, "/find", &[("stream", "orders"), ("filter", "orders.a")], "").await.0, 404, "nothing was sent");
+    assert_eq!(
+        ask(node, "/find", &[("stream", "orders"), ("filter", "orders.a")], "").await.0,
+        404,
+        "nothing was sent"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

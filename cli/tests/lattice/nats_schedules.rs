@@ -22,7 +22,8 @@ fn from_now(ms: i64) -> String {
 async fn what_guests_schedule_is_stored_when_it_is_due() {
     let mut lattice = Lattice::start(1).await;
     let api = lattice.api().await;
-    make_stream(&api, "TASKS", &["tasks.*", "later.*"], json!({ "allow_msg_schedules": true, "allow_msg_ttl": true })).await;
+    make_stream(&api, "TASKS", &["tasks.*", "later.*"], json!({ "allow_msg_schedules": true, "allow_msg_ttl": true }))
+        .await;
     make_stream(&api, "PLAIN", &["plain.*"], json!({})).await;
     courier(
         &api,
@@ -144,9 +145,14 @@ async fn schedules_that_are_not_granted_are_neither_put_nor_removed() {
         [("stream", stream), ("subject", subject), ("target", target), ("at", late.as_str())]
     };
     // What it may store it may not replace by a schedule, nor remove.
-    for (stream, subject) in
-        [("t", "tasks.a"), ("t", "later.a.b"), ("t", "later"), ("t", "$KV.a.b"), ("none", "tasks.a"), ("TASKS", "later.a")]
-    {
+    for (stream, subject) in [
+        ("t", "tasks.a"),
+        ("t", "later.a.b"),
+        ("t", "later"),
+        ("t", "$KV.a.b"),
+        ("none", "tasks.a"),
+        ("TASKS", "later.a"),
+    ] {
         for path in ["/schedule", "/cancel", "/scheduled"] {
             refused(&node, path, &put(stream, subject, "tasks.b"), "denied definitely-not").await;
         }
@@ -154,7 +160,10 @@ async fn schedules_that_are_not_granted_are_neither_put_nor_removed() {
     for subject in ["later.*", "later.>", ">", "", "a b"] {
         for path in ["/schedule", "/cancel", "/scheduled"] {
             let (status, text) = ask(&node, path, &put("t", subject, "tasks.b"), "").await;
-            assert!(status == 502 && text.starts_with("invalid(\"subject\") definitely-not"), "{path} {subject}: {text}");
+            assert!(
+                status == 502 && text.starts_with("invalid(\"subject\") definitely-not"),
+                "{path} {subject}: {text}"
+            );
         }
     }
     // Nor store what it may not publish.

@@ -29,8 +29,9 @@ use crate::{
     operations::{Interface, Kind, Named, Operation},
 };
 use bindings::lattice::nats::{
-    core, counters as counters_interface, jetstream as jetstream_interface, kv as kv_interface, limits, objects as objects_interface,
-    schedules as schedules_interface, services as services_interface, transactions as transactions_interface,
+    core, counters as counters_interface, jetstream as jetstream_interface, kv as kv_interface, limits,
+    objects as objects_interface, schedules as schedules_interface, services as services_interface,
+    transactions as transactions_interface,
 };
 use lattice::nats as driver;
 use std::{sync::Arc, time::Duration};

@@ -160,11 +160,13 @@ fn of_profiles(grant: &StreamGrant, found: &StreamInfo, add: &mut impl FnMut(&'s
     }
     if has(StreamProfile::Scheduler) {
         if !found.schedules {
-            let text = "the profile scheduler keeps schedules, and it takes none (allow_msg_schedules, nats-server 2.12)";
+            let text =
+                "the profile scheduler keeps schedules, and it takes none (allow_msg_schedules, nats-server 2.12)";
             add("profiles", text.to_owned(), Mend::Edit(vec!["--allow-schedules".to_owned()]));
         }
         if found.retention == Retention::Interest {
-            let text = "the profile scheduler keeps schedules, and its retention is interest: they interest nobody else";
+            let text =
+                "the profile scheduler keeps schedules, and its retention is interest: they interest nobody else";
             add("profiles", text.to_owned(), Mend::Remake);
         }
         if found.discard != Discard::Old {
@@ -353,7 +355,13 @@ mod tests {
         let scheduler = "profiles: [scheduler], publish: [a], schedule: [b]";
         let scheduling = StreamInfo { schedules: true, ..found() };
         check(scheduler, found(), scheduling.clone(), "profiles", "--allow-schedules");
-        check(scheduler, StreamInfo { schedules: true, ..aged.clone() }, scheduling.clone(), "profiles", "--max-age=0s");
+        check(
+            scheduler,
+            StreamInfo { schedules: true, ..aged.clone() },
+            scheduling.clone(),
+            "profiles",
+            "--max-age=0s",
+        );
         let fixed = StreamInfo { discard: Discard::New, ..scheduling.clone() };
         check(scheduler, fixed, scheduling.clone(), "profiles", "--discard=old");
         let interest = StreamInfo { retention: Retention::Interest, ..scheduling.clone() };

@@ -69,7 +69,9 @@ impl TryFrom<Stored> for Count {
         let body = serde_json::from_slice(&message.payload).ok();
         match body {
             Some(Body { val }) if is_total(&val) => Ok(Self { subject: message.subject, total: val, sequence, time }),
-            _ => Err(Failure::not(Code::Other, format!("what is on {} is no counter", one_line(&message.subject, 128)))),
+            _ => {
+                Err(Failure::not(Code::Other, format!("what is on {} is no counter", one_line(&message.subject, 128))))
+            }
         }
     }
 }
@@ -104,7 +106,21 @@ mod tests {
         ] {
             assert_eq!(Integer::parse(text).unwrap().as_str(), expect, "{text}");
         }
-        for bad in ["", "+", "-", "--1", "+-1", "1.5", "1e3", " 1", "1 ", "٣", "0x1", "1\r\nNats-Rollup: all", &format!("{long}9")] {
+        for bad in [
+            "",
+            "+",
+            "-",
+            "--1",
+            "+-1",
+            "1.5",
+            "1e3",
+            " 1",
+            "1 ",
+            "٣",
+            "0x1",
+            "1\r\nNats-Rollup: all",
+            &format!("{long}9"),
+        ] {
             assert_eq!(Integer::parse(bad).unwrap_err().code, Code::Invalid("by".into()), "{bad}");
         }
     }
@@ -120,7 +136,9 @@ mod tests {
         assert_eq!(stored(r#"{"val":"100"}"#), Ok(count("100")));
         assert_eq!(stored(r#"{"val":"-5","more":1}"#), Ok(count("-5")));
         assert!(is_total(&long));
-        for bad in ["", "100", r#"{"val":100}"#, r#"{"val":""}"#, r#"{"val":"-"}"#, r#"{"val":"1e3"}"#, r#"{"value":"1"}"#] {
+        for bad in
+            ["", "100", r#"{"val":100}"#, r#"{"val":""}"#, r#"{"val":"-"}"#, r#"{"val":"1e3"}"#, r#"{"value":"1"}"#]
+        {
             assert_eq!(stored(bad).unwrap_err().code, Code::Other, "{bad}");
         }
     }

@@ -116,7 +116,8 @@ impl TryFrom<Stored> for Scheduled {
             let text = format!("what is on {} is no schedule", one_line(&message.subject, 128));
             return Err(Failure::not(Code::Other, text));
         };
-        let is_of_server = |name: &str| name.get(..OF_SERVER.len()).is_some_and(|it| it.eq_ignore_ascii_case(OF_SERVER));
+        let is_of_server =
+            |name: &str| name.get(..OF_SERVER.len()).is_some_and(|it| it.eq_ignore_ascii_case(OF_SERVER));
         message.headers.retain(|(name, _)| !is_of_server(name));
         message.subject = target;
         Ok(Self { timing, message, sequence, time })
@@ -161,7 +162,16 @@ mod tests {
             assert_eq!(lines(&Timing::cron(good, None).unwrap()), [(SCHEDULE, good)]);
         }
         let long = format!("{} * * * * *", "1,".repeat(200));
-        for bad in ["", "30 9 * * *", "* * * * * * *", "@every 1s", "@at 2026-11-23T09:30:00Z", "0 0 0\r\n1 * *", "ü * * * * *", &long] {
+        for bad in [
+            "",
+            "30 9 * * *",
+            "* * * * * * *",
+            "@every 1s",
+            "@at 2026-11-23T09:30:00Z",
+            "0 0 0\r\n1 * *",
+            "ü * * * * *",
+            &long,
+        ] {
             assert_eq!(Timing::cron(bad, None).unwrap_err().code, Code::Invalid("timing".into()), "{bad:?}");
         }
         for bad in ["", "Europe Berlin", "a\r\nb", "ü", &"x".repeat(65)] {

@@ -80,8 +80,7 @@ fn is_version(text: &str) -> bool {
     };
     let is_word =
         |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    let is_before =
-        |part: &str| is_word(part) && (is_number(part) || !part.bytes().all(|byte| byte.is_ascii_digit()));
+    let is_before = |part: &str| is_word(part) && (is_number(part) || !part.bytes().all(|byte| byte.is_ascii_digit()));
     core.split('.').count() == 3
         && core.split('.').all(is_number)
         && before.is_none_or(|before| before.split('.').all(is_before))
@@ -126,8 +125,9 @@ pub(super) fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
     let Some(MicroSpec { name, version: _, description, metadata }) = &spec.micro else {
         let Some(index) = endpoint else { return Ok(()) };
         let text = "is an endpoint of a micro service, and the workload is none";
-        return Err(SpecError::new(format!("messages[{index}].endpoint"), text.to_owned())
-            .hint("add micro: {version: 1.0.0}"));
+        return Err(
+            SpecError::new(format!("messages[{index}].endpoint"), text.to_owned()).hint("add micro: {version: 1.0.0}")
+        );
     };
     if endpoint.is_none() {
         return Err(SpecError::new("micro", "has no endpoint".to_owned())
@@ -174,7 +174,9 @@ mod tests {
         for good in ["0.0.0", "1.2.0", "10.20.30", "1.2.0-rc.1", "1.0.0-alpha", "1.0.0+b.01", "1.0.0-0a.x-y+z"] {
             assert!(MicroVersion::try_from(good.to_owned()).is_ok(), "{good}");
         }
-        for bad in ["", "1", "1.2", "1.2.3.4", "01.2.0", "1.2.0-", "1.2.0-01", "1.2.0-a..b", "1.2.0+", "v1.2.0", "1.2.x"] {
+        for bad in
+            ["", "1", "1.2", "1.2.3.4", "01.2.0", "1.2.0-", "1.2.0-01", "1.2.0-a..b", "1.2.0+", "v1.2.0", "1.2.x"]
+        {
             assert!(MicroVersion::try_from(bad.to_owned()).is_err(), "{bad}");
         }
     }

@@ -1,8 +1,8 @@
 //! What a workload's guests may do with NATS through `lattice:nats`.
 
 use super::{
-    BucketName, MicroName, NatsAccount, ObjectsGrant, SpecError, StoreName, StreamGrant, StreamGrants, Subject, SubjectPattern,
-    account, is_default,
+    BucketName, MicroName, NatsAccount, ObjectsGrant, SpecError, StoreName, StreamGrant, StreamGrants, Subject,
+    SubjectPattern, account, is_default,
     profile::{self, BucketGrant, CoreNeeds, CoreOperation, CoreProfile, Profile},
     streams,
 };

@@ -263,7 +263,8 @@ impl StreamGrant {
 }
 
 pub(super) fn check(field: &str, grant: &StreamGrant) -> Result<(), SpecError> {
-    let StreamNeeds { replicas, marker_ttl, max_age, message_ttl, max_messages, max_bytes, tags, cluster, .. } = &grant.require;
+    let StreamNeeds { replicas, marker_ttl, max_age, message_ttl, max_messages, max_bytes, tags, cluster, .. } =
+        &grant.require;
     let error = |name: &str, text: String| SpecError::new(format!("{field}.{name}"), text);
     check_replicas(field, *replicas)?;
     check_placement(field, tags, cluster.as_ref())?;
@@ -302,8 +303,7 @@ pub(super) fn check(field: &str, grant: &StreamGrant) -> Result<(), SpecError> {
         let text = "the profile scheduler has the retention limits or work: schedules interest nobody else";
         return Err(error("require.retention", text.into()).hint("leave one of the two out"));
     }
-    let keeps =
-        [StreamProfile::WorkQueue, StreamProfile::EventStore, StreamProfile::Counter, StreamProfile::Scheduler];
+    let keeps = [StreamProfile::WorkQueue, StreamProfile::EventStore, StreamProfile::Counter, StreamProfile::Scheduler];
     if let Some(profile) = keeps.into_iter().find(|it| has(*it))
         && max_age.is_some()
     {

@@ -399,8 +399,12 @@ fn behind(spec: &WorkloadSpec, capability: Capability) -> (BoundTo, String) {
                     format!("{name} (stream {}, {profiles})", grant.stream)
                 }
             });
+            let services = nats.services.iter().map(|name| format!("micro service {name}"));
             let objects = nats.objects.iter().map(|(name, grant)| format!("{name} (object store {})", grant.bucket));
-            ("grants.nats", publish.chain(subscribe).chain(buckets).chain(streams).chain(objects).collect())
+            (
+                "grants.nats",
+                publish.chain(subscribe).chain(buckets).chain(streams).chain(objects).chain(services).collect(),
+            )
         }
         Source::Volumes => ("volumes", list(spec.volumes.iter().map(|volume| &volume.mount))),
     };

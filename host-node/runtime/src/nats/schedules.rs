@@ -1,6 +1,8 @@
 //! `lattice:nats/schedules`. What is granted of them is in `network/nats_schedules.rs`.
 
-use super::{Has, Outcome, Store, View, bindings::lattice::nats::schedules, called, consistency, kv, outgoing, told, types};
+use super::{
+    Has, Outcome, Store, View, bindings::lattice::nats::schedules, called, consistency, kv, outgoing, told, types,
+};
 use crate::{
     host::Host,
     inherited::Inherited,
@@ -8,9 +10,7 @@ use crate::{
     operations::{Interface, Kind, Operation},
 };
 use lattice::{
-    nats::{
-        Acknowledgement, Consistency, Failure, Precondition, PublishOptions, Scheduled, Scheduling, Timing,
-    },
+    nats::{Acknowledgement, Consistency, Failure, Precondition, PublishOptions, Scheduled, Scheduling, Timing},
     spec::stream_profile::StreamOperation,
 };
 use std::{sync::Arc, time::Duration};

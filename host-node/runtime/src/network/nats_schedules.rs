@@ -1,11 +1,7 @@
 //! Schedules in streams as the guests of one replica have them: one grant of a stream covers the subjects of schedules, another what they
 //! store.
 
-use super::{
-    Network,
-    nats::not_a_subject,
-    nats_streams::OpenStream,
-};
+use super::{Network, nats::not_a_subject, nats_streams::OpenStream};
 use crate::inherited::Inherited;
 use lattice::{
     limits::one_line,

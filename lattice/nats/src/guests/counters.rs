@@ -46,9 +46,8 @@ pub(super) async fn add(
 
 /// Whether messages on this subject come to the stream.
 fn holds(config: &Config, subject: &str) -> bool {
-    let subject = subject.parse::<Subject>();
-    let holds = |pattern: &String, subject| pattern.parse::<SubjectPattern>().is_ok_and(|it| it.matches(subject));
-    subject.is_ok_and(|subject| config.subjects.iter().any(|pattern| holds(pattern, &subject)))
+    let Ok(subject) = subject.parse::<Subject>() else { return false };
+    config.subjects.iter().any(|pattern| pattern.parse::<SubjectPattern>().is_ok_and(|it| it.matches(&subject)))
 }
 
 fn added(name: &str, answer: Answer) -> Result<Addition, Failure> {
@@ -90,7 +89,8 @@ mod tests {
     #[test]
     fn what_answered_is_the_stream_and_says_the_total() {
         let answer = |text: &str| added("HITS", serde_json::from_str(text).unwrap());
-        let addition = |total: Option<&str>, duplicate| Addition { total: total.map(Into::into), sequence: 7, duplicate };
+        let addition =
+            |total: Option<&str>, duplicate| Addition { total: total.map(Into::into), sequence: 7, duplicate };
         assert_eq!(answer(r#"{"stream":"HITS","seq":7,"val":"-12"}"#), Ok(addition(Some("-12"), false)));
         assert_eq!(answer(r#"{"stream":"HITS","seq":7,"duplicate":true}"#), Ok(addition(None, true)));
         // It may have been counted somewhere.

@@ -7,9 +7,7 @@ use super::{
 };
 use async_nats::{Request, client::RequestErrorKind};
 use bytes::Bytes;
-use lattice::nats::{
-    Acknowledgement, Code, Failure, SCHEDULE_TARGET, SCHEDULE_TTL, Scheduling, Stream as _,
-};
+use lattice::nats::{Acknowledgement, Code, Failure, SCHEDULE_TARGET, SCHEDULE_TTL, Scheduling, Stream as _};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::timeout;
@@ -106,7 +104,8 @@ mod tests {
     fn what_was_removed_is_what_the_stream_says() {
         assert_eq!(purged(br#"{"type":"x","success":true,"purged":1}"#), Ok(true));
         assert_eq!(purged(br#"{"success":true,"purged":0}"#), Ok(false));
-        let failure = purged(br#"{"error":{"code":404,"err_code":10059,"description":"stream not found"}}"#).unwrap_err();
+        let failure =
+            purged(br#"{"error":{"code":404,"err_code":10059,"description":"stream not found"}}"#).unwrap_err();
         assert_eq!((failure.code, failure.outcome), (Code::NotFound, Outcome::DefinitelyNot));
         assert_eq!(purged(b"no").unwrap_err().outcome, Outcome::Maybe);
     }

@@ -117,12 +117,7 @@ impl NatsStream {
 }
 
 /// Have a stream store a message, and hear what it says.
-pub(super) async fn send(
-    nats: &Nats,
-    subject: String,
-    headers: HeaderMap,
-    payload: Bytes,
-) -> Result<Answer, Failure> {
+pub(super) async fn send(nats: &Nats, subject: String, headers: HeaderMap, payload: Bytes) -> Result<Answer, Failure> {
     let request = Request::new().payload(payload).headers(headers).timeout(Some(TIMEOUT));
     // The client waits for its connection to take a request without a limit.
     let answer = timeout(TIMEOUT, nats.client.send_request(subject, request)).await;

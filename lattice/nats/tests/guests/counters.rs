@@ -5,9 +5,7 @@ use super::streams::{config, message, not, open, plain, reachable_again, stream}
 use crate::support::{Server, all_supported, cluster::Cluster, newest, options};
 use async_nats::jetstream::{self, stream};
 use futures_util::future::join_all;
-use lattice::nats::{
-    Addition, Code, Consistency, Count, Failure, Integer, Message, Outcome, Precondition, Stream,
-};
+use lattice::nats::{Addition, Code, Consistency, Count, Failure, Integer, Message, Outcome, Precondition, Stream};
 use lattice_nats::{ConnectOptions, GuestBuckets};
 use std::{sync::Arc, time::Duration};
 
@@ -80,13 +78,19 @@ async fn each_addition_counts_once() {
 }
 
 /// How many were added, and of how many that is not known, while something happens.
-async fn add_while(stream: &Arc<dyn Stream>, subject: &str, count: usize, happens: impl Future<Output = ()>) -> (u64, u64) {
+async fn add_while(
+    stream: &Arc<dyn Stream>,
+    subject: &str,
+    count: usize,
+    happens: impl Future<Output = ()>,
+) -> (u64, u64) {
     let adding = (0..count).map(|n| async move {
         tokio::time::sleep(Duration::from_millis(u64::try_from(n % 300).unwrap())).await;
         add(stream, subject, "1", None).await
     });
     let (outcomes, ()) = tokio::join!(join_all(adding), happens);
-    let count = |is: fn(&Result<Addition, Failure>) -> bool| outcomes.iter().filter(|outcome| is(outcome)).count() as u64;
+    let count =
+        |is: fn(&Result<Addition, Failure>) -> bool| outcomes.iter().filter(|outcome| is(outcome)).count() as u64;
     let maybe = count(|outcome| outcome.as_ref().is_err_and(|failure| failure.outcome == Outcome::Maybe));
     (count(Result::is_ok), maybe)
 }

@@ -160,8 +160,7 @@ async fn what_is_due_while_its_server_is_away_follows() {
 async fn what_is_due_is_stored_where_the_leader_of_three_is_killed() {
     let mut cluster = Cluster::start(&newest()).await;
     let jetstream = jetstream::new(async_nats::connect(cluster.urls()).await.unwrap());
-    let mut made =
-        jetstream.create_stream(stream::Config { num_replicas: 3, ..scheduling() }).await.unwrap();
+    let mut made = jetstream.create_stream(stream::Config { num_replicas: 3, ..scheduling() }).await.unwrap();
     let guests = GuestBuckets::new(ConnectOptions { servers: cluster.urls(), ..options(String::new()) });
     let stream = open(&guests).await.unwrap();
     for n in 0..50 {
