@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 51] = [
+const RUST: [&str; 52] = [
     "account",
     "asker",
     "asker03",
@@ -74,6 +74,7 @@ const RUST: [&str; 51] = [
     "keyring",
     "logger",
     "onnx",
+    "onnx-gpu",
     "packer",
     "part",
     "part-caller",

@@ -3,6 +3,8 @@
 #![cfg(target_os = "linux")] // as the module that makes object stores
 
 use crate::blobs::make_store;
+#[cfg(feature = "webgpu")]
+use crate::harness::Server;
 use crate::harness::{
     Api, Lattice,
     api::spec,
@@ -10,6 +12,8 @@ use crate::harness::{
 };
 use hyper::Method;
 use serde_json::{Value, json};
+#[cfg(feature = "webgpu")]
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Of the sum of 1 and an output.
@@ -102,6 +106,94 @@ async fn a_model_in_an_object_store_is_run_and_bad_ones_are_refused() {
     let put = send(&address, Method::PUT, "shelf.test", "/models/unet", "", b"no model".to_vec()).await;
     assert_eq!(put.status, 201);
     assert_eq!(post("/unet", golden("unet.inputs.npy")).await.status, 422);
+}
+
+/// What is in a pack of `golden.py`: folders, and in each the files by their names.
+#[cfg(feature = "webgpu")]
+fn packed(file: &str) -> BTreeMap<String, BTreeMap<String, Vec<u8>>> {
+    let bytes = golden(file);
+    let mut rest = bytes.as_slice();
+    let mut take = |length: usize| {
+        let (taken, left) = rest.split_at(length);
+        rest = left;
+        taken
+    };
+    let mut folders: BTreeMap<String, BTreeMap<String, Vec<u8>>> = BTreeMap::new();
+    let mut left = bytes.len();
+    while left > 0 {
+        let name = usize::from(u16::from_le_bytes(take(2).try_into().unwrap()));
+        let name = std::str::from_utf8(take(name)).unwrap();
+        let content = take(4);
+        let content = take(u32::from_le_bytes(content.try_into().unwrap()) as usize);
+        left -= 6 + name.len() + content.len();
+        let (folder, file) = name.split_once('/').unwrap();
+        folders.entry(folder.to_owned()).or_default().insert(file.to_owned(), content.to_vec());
+    }
+    folders
+}
+
+/// A node whose GPU is a driver that computes on the processor, or nothing where these tests are not wanted.
+#[cfg(feature = "webgpu")]
+async fn lattice_with_gpu() -> Option<Lattice> {
+    if std::env::var_os("LATTICE_WITHOUT_GPU").is_some() {
+        eprintln!("SKIPPED: LATTICE_WITHOUT_GPU is set, so nothing is known of GPUs");
+        return None;
+    }
+    let mut lattice = Lattice::start_on(Server::start().await, "default", 0).await;
+    lattice.launch_node("default", "n1", &["--gpu", "cpu"]);
+    lattice.all_ready().await;
+    Some(lattice)
+}
+
+#[cfg(feature = "webgpu")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gpu_computes_what_onnx_says_and_the_processor_does() {
+    let Some(lattice) = lattice_with_gpu().await else { return };
+    let api = lattice.api().await;
+    let address = deploy(&lattice, &api, "onnx-gpu", &[("unet", golden("unet.onnx"))]).await;
+    let post = async |path: &str, body: Vec<u8>| send(&address, Method::POST, "onnx-gpu.test", path, "", body).await;
+    for (path, executor) in [("/unet", "gpu"), ("/unet?on=cpu", "cpu"), ("/unet", "gpu")] {
+        let answer = post(path, golden("unet.inputs.npy")).await.ok();
+        assert_eq!(answer.header("x-executor"), executor);
+        assert_near(&floats(&answer.body), &floats(&golden("unet.output.npy")));
+    }
+    // Each operator, where its inputs are values and not parameters.
+    let (mut faults, mut passed) = (Vec::new(), 0);
+    for (name, case) in packed("operators.pack") {
+        let files =
+            |kind: &str| case.iter().filter(move |(file, _)| file.starts_with(kind)).map(|(_, content)| content);
+        let [expected] = files("output").collect::<Vec<_>>()[..] else { continue };
+        let is_float = expected.windows(3).take(64).any(|window| window == b"<f4");
+        let inputs = files("input").flatten().copied().collect::<Vec<u8>>();
+        if !is_float || inputs.is_empty() {
+            continue;
+        }
+        let put = send(&address, Method::PUT, "shelf.test", "/models/case", "", case["model"].clone()).await;
+        assert_eq!(put.status, 201);
+        let on_cpu = post("/case?on=cpu", inputs.clone()).await;
+        if on_cpu.status != 200 {
+            continue;
+        }
+        let on_gpu = post("/case", inputs).await;
+        let differs = || {
+            let (actual, expected) = (floats(&on_gpu.body), floats(expected));
+            let is_near =
+                |a: f32, b: f32| a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= 1e-3 * (1.0 + b.abs());
+            let far = actual.iter().zip(&expected).find(|(a, b)| !is_near(**a, **b));
+            if actual.len() == expected.len() {
+                far.map(|far| format!("{far:?}"))
+            } else {
+                Some("another length".into())
+            }
+        };
+        let fault = if on_gpu.status == 200 { differs() } else { Some(on_gpu.text()) };
+        match fault {
+            Some(fault) => faults.push(format!("{name}: {fault}")),
+            None => passed += 1,
+        }
+    }
+    assert!(faults.is_empty(), "{passed} passed, these did not:\n{}", faults.join("\n"));
+    assert!(passed > 200, "only {passed} cases");
 }
 
 /// A model of `cargo xtask models`.

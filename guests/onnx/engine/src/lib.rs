@@ -20,6 +20,7 @@ pub mod npy;
 pub mod plan;
 pub mod program;
 pub mod tensor;
+pub mod wgsl;
 pub mod wire;
 
 pub use error::{Error, Fault};

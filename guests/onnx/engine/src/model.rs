@@ -91,11 +91,6 @@ fn opset_of_onnx(bytes: &[u8]) -> Result<Option<i64>, Error> {
     Ok(version.filter(|_| matches!(domain.as_str(), "" | "ai.onnx")))
 }
 
-/// A `TensorProto` alone, as ONNX keeps test data.
-pub fn tensor(bytes: &[u8]) -> Result<Tensor, Error> {
-    Ok(Reader { constant_bytes: 0 }.tensor(bytes)?.1)
-}
-
 struct Reader {
     /// What was read so far takes about so much.
     constant_bytes: usize,

@@ -10,10 +10,11 @@
     venv/bin/python golden.py classifier rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx
 
 A pack is a list of files: the length of the name (u16, little-endian), the name, the length of the content (u32), the content. In a
-folder of a pack are `model` and the tensors `input-N` and `output-N`, as ONNX writes them.
+folder of a pack are `model` and the tensors `input-N` and `output-N`, as NumPy saves them.
 """
 
 import argparse
+import io
 import pathlib
 import struct
 
@@ -33,6 +34,12 @@ TYPES = {TensorProto.FLOAT, TensorProto.INT64, TensorProto.INT32, TensorProto.BO
 CASE_BYTES_MAX = 12_000
 
 
+def npy(tensor):
+    file = io.BytesIO()
+    np.save(file, np.asarray(tensor))
+    return file.getvalue()
+
+
 class Pack:
     def __init__(self):
         self.content = bytearray()
@@ -44,7 +51,7 @@ class Pack:
         self.add(f"{name}/model", model.SerializeToString())
         for kind, tensors in (("input", inputs), ("output", outputs)):
             for at, tensor in enumerate(tensors):
-                self.add(f"{name}/{kind}-{at}", numpy_helper.from_array(np.asarray(tensor)).SerializeToString())
+                self.add(f"{name}/{kind}-{at}", npy(tensor))
 
     def write(self, path):
         path.write_bytes(self.content)
@@ -96,7 +103,7 @@ def classifier(path):
         [output] = run(model, {model.graph.input[0].name: picture})
         print(shape, output)
         name = "x".join(map(str, shape))
-        pack.add(f"{name}/output-0", numpy_helper.from_array(output).SerializeToString())
+        pack.add(f"{name}/output-0", npy(output))
     pack.write(HERE / "classifier.pack")
 
 

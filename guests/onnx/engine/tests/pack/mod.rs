@@ -37,8 +37,8 @@ pub fn cases(file: &str) -> BTreeMap<String, Case> {
         let content = take(&mut rest, u32::from_le_bytes(length.try_into().unwrap()) as usize);
         let case = cases.entry(case.to_owned()).or_default();
         match file.split_once('-') {
-            Some(("input", _)) => case.inputs.push(onnx_engine::model::tensor(content).unwrap()),
-            Some(("output", _)) => case.outputs.push(onnx_engine::model::tensor(content).unwrap()),
+            Some(("input", _)) => case.inputs.push(onnx_engine::npy::read(content).unwrap().0),
+            Some(("output", _)) => case.outputs.push(onnx_engine::npy::read(content).unwrap().0),
             _ => case.model = Some(content.to_vec()),
         }
     }
