@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the files beside it that the tests compare with, from packages of PyPI:
+"""Makes the files beside it that the tests compare with, from packages of PyPI (ONNX and its test data: Apache-2.0; ONNX Runtime: MIT):
 
     python3 -m venv venv && venv/bin/pip install onnx==1.23.2 onnxruntime==1.32.0
     pip download --no-deps rapidocr-onnxruntime==1.4.4 && unzip rapidocr_onnxruntime-*.whl

@@ -4,7 +4,7 @@ mod pack;
 
 use std::collections::BTreeMap;
 
-use onnx_engine::{Error, Input, Model, Tensor, cpu, plan};
+use onnx_engine::{Error, Input, Model, Tensor, cpu, plan, wgsl};
 use pack::{Case, numbers};
 
 /// Words of the names of cases that are refused, and of the reasons.
@@ -39,6 +39,10 @@ fn execute(model: &Model, inputs: &[Tensor]) -> Result<Vec<(String, Tensor)>, Er
         given.insert(declared.name.clone(), input);
     }
     let program = plan(model, &given)?;
+    for step in &program.steps {
+        let dispatch = wgsl::dispatch(&program, step).unwrap();
+        assert!(dispatch.groups.iter().all(|groups| *groups > 0), "{dispatch:?}");
+    }
     program.tensors(cpu::run(&program, &values)?).map_err(Error::Graph)
 }
 
