@@ -1,4 +1,4 @@
-//! Models in an object store, run by the guest `onnx` behind a real node. What ONNX Runtime computes of them:
+//! Models in an object store, run by the guests `onnx` and `onnx-gpu` behind a real node. What ONNX Runtime computes of them:
 //! `guests/onnx/engine/tests/golden.py`.
 #![cfg(target_os = "linux")] // as the module that makes object stores
 
@@ -12,12 +12,13 @@ use crate::harness::{
 };
 use hyper::Method;
 use serde_json::{Value, json};
-#[cfg(feature = "webgpu")]
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Of the sum of 1 and an output.
 const TOLERANCE: f32 = 1e-4;
+/// The same where a driver's exponentials are in it.
+#[cfg(feature = "webgpu")]
+const TOLERANCE_GPU: f32 = 1e-3;
 
 fn golden(file: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guests/onnx/engine/tests").join(file);
@@ -57,9 +58,9 @@ fn floats(npy: &[u8]) -> Vec<f32> {
     npy[header..].chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
 }
 
-fn assert_near(actual: &[f32], expected: &[f32]) {
+fn assert_near(actual: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(actual.len(), expected.len());
-    let far = actual.iter().zip(expected).position(|(a, b)| (a - b).abs() > TOLERANCE * (1.0 + b.abs()));
+    let far = actual.iter().zip(expected).position(|(a, b)| (a - b).abs() > tolerance * (1.0 + b.abs()));
     assert_eq!(far.map(|at| (at, actual[at], expected[at])), None);
 }
 
@@ -73,7 +74,7 @@ async fn a_model_in_an_object_store_is_run_and_bad_ones_are_refused() {
     let post = async |path: &str, body: Vec<u8>| send(&address, Method::POST, "onnx.test", path, "", body).await;
 
     let answer = post("/unet", golden("unet.inputs.npy")).await.ok();
-    assert_near(&floats(&answer.body), &floats(&golden("unet.output.npy")));
+    assert_near(&floats(&answer.body), &floats(&golden("unet.output.npy")), TOLERANCE);
     assert_eq!(answer.header("x-executor"), "cpu");
 
     let described = http::get(&address, "onnx.test", "/unet").await.ok();
@@ -108,30 +109,6 @@ async fn a_model_in_an_object_store_is_run_and_bad_ones_are_refused() {
     assert_eq!(post("/unet", golden("unet.inputs.npy")).await.status, 422);
 }
 
-/// What is in a pack of `golden.py`: folders, and in each the files by their names.
-#[cfg(feature = "webgpu")]
-fn packed(file: &str) -> BTreeMap<String, BTreeMap<String, Vec<u8>>> {
-    let bytes = golden(file);
-    let mut rest = bytes.as_slice();
-    let mut take = |length: usize| {
-        let (taken, left) = rest.split_at(length);
-        rest = left;
-        taken
-    };
-    let mut folders: BTreeMap<String, BTreeMap<String, Vec<u8>>> = BTreeMap::new();
-    let mut left = bytes.len();
-    while left > 0 {
-        let name = usize::from(u16::from_le_bytes(take(2).try_into().unwrap()));
-        let name = std::str::from_utf8(take(name)).unwrap();
-        let content = take(4);
-        let content = take(u32::from_le_bytes(content.try_into().unwrap()) as usize);
-        left -= 6 + name.len() + content.len();
-        let (folder, file) = name.split_once('/').unwrap();
-        folders.entry(folder.to_owned()).or_default().insert(file.to_owned(), content.to_vec());
-    }
-    folders
-}
-
 /// A node whose GPU is a driver that computes on the processor, or nothing where these tests are not wanted.
 #[cfg(feature = "webgpu")]
 async fn lattice_with_gpu() -> Option<Lattice> {
@@ -145,55 +122,51 @@ async fn lattice_with_gpu() -> Option<Lattice> {
     Some(lattice)
 }
 
+/// Each operator is compared natively, in `host-node/gpu/src/models.rs`: with the same code, and without a node between.
 #[cfg(feature = "webgpu")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_gpu_computes_what_onnx_says_and_the_processor_does() {
+async fn a_gpu_computes_what_onnx_runtime_and_the_processor_do() {
     let Some(lattice) = lattice_with_gpu().await else { return };
     let api = lattice.api().await;
-    let address = deploy(&lattice, &api, "onnx-gpu", &[("unet", golden("unet.onnx"))]).await;
+    let unet = golden("unet.onnx");
+    let mut models = vec![("unet", unet.clone()), ("cut", unet[..1_000].to_vec())];
+    models.extend(model("ch_ppocr_mobile_v2.0_cls_infer.onnx").map(|model| ("classifier", model)));
+    let has_classifier = models.len() == 3;
+    let address = deploy(&lattice, &api, "onnx-gpu", &models).await;
     let post = async |path: &str, body: Vec<u8>| send(&address, Method::POST, "onnx-gpu.test", path, "", body).await;
-    for (path, executor) in [("/unet", "gpu"), ("/unet?on=cpu", "cpu"), ("/unet", "gpu")] {
+
+    // Twice on the GPU, which then has the weights; and where the GPU is the processor, it is asked itself.
+    for (path, executor) in [("/unet?on=gpu", "gpu"), ("/unet?on=cpu", "cpu"), ("/unet?on=gpu", "gpu"), ("/unet", "cpu")]
+    {
         let answer = post(path, golden("unet.inputs.npy")).await.ok();
-        assert_eq!(answer.header("x-executor"), executor);
-        assert_near(&floats(&answer.body), &floats(&golden("unet.output.npy")));
+        assert_eq!(answer.header("x-executor"), executor, "{path}");
+        assert_near(&floats(&answer.body), &floats(&golden("unet.output.npy")), TOLERANCE_GPU);
+        eprintln!("{path}: {} ms", answer.header("x-milliseconds"));
     }
-    // Each operator, where its inputs are values and not parameters.
-    let (mut faults, mut passed) = (Vec::new(), 0);
-    for (name, case) in packed("operators.pack") {
-        let files =
-            |kind: &str| case.iter().filter(move |(file, _)| file.starts_with(kind)).map(|(_, content)| content);
-        let [expected] = files("output").collect::<Vec<_>>()[..] else { continue };
-        let is_float = expected.windows(3).take(64).any(|window| window == b"<f4");
-        let inputs = files("input").flatten().copied().collect::<Vec<u8>>();
-        if !is_float || inputs.is_empty() {
-            continue;
+    // Another model in between, and pictures.
+    for file in ["text.png", "text-upside-down.jpg"].into_iter().filter(|_| has_classifier) {
+        let kind = if file.ends_with("png") { "image/png" } else { "image/jpeg" };
+        let mut values = Vec::new();
+        for executor in ["gpu", "cpu", "gpu"] {
+            let path = format!("/classifier?size=192x48&fit=left&order=bgr&on={executor}");
+            let answer = send(&address, Method::POST, "onnx-gpu.test", &path, kind, golden(file)).await.ok();
+            assert_eq!(answer.header("x-executor"), executor);
+            eprintln!("{path}: {} ms", answer.header("x-milliseconds"));
+            let answer: Value = serde_json::from_str(&answer.text()).unwrap();
+            let floats = answer["outputs"][0]["values"].as_array().unwrap().iter();
+            values.push(floats.map(|value| value.as_f64().unwrap() as f32).collect::<Vec<_>>());
         }
-        let put = send(&address, Method::PUT, "shelf.test", "/models/case", "", case["model"].clone()).await;
-        assert_eq!(put.status, 201);
-        let on_cpu = post("/case?on=cpu", inputs.clone()).await;
-        if on_cpu.status != 200 {
-            continue;
-        }
-        let on_gpu = post("/case", inputs).await;
-        let differs = || {
-            let (actual, expected) = (floats(&on_gpu.body), floats(expected));
-            let is_near =
-                |a: f32, b: f32| a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= 1e-3 * (1.0 + b.abs());
-            let far = actual.iter().zip(&expected).find(|(a, b)| !is_near(**a, **b));
-            if actual.len() == expected.len() {
-                far.map(|far| format!("{far:?}"))
-            } else {
-                Some("another length".into())
-            }
-        };
-        let fault = if on_gpu.status == 200 { differs() } else { Some(on_gpu.text()) };
-        match fault {
-            Some(fault) => faults.push(format!("{name}: {fault}")),
-            None => passed += 1,
-        }
+        assert_near(&values[0], &values[1], TOLERANCE_GPU);
+        assert_near(&values[2], &values[1], TOLERANCE_GPU);
     }
-    assert!(faults.is_empty(), "{passed} passed, these did not:\n{}", faults.join("\n"));
-    assert!(passed > 200, "only {passed} cases");
+    assert_eq!(post("/unet?on=gpu", golden("unet.inputs.npy")).await.status, 200);
+
+    for (path, status, says) in
+        [("/unet?on=tpu", 500, "there is no executor \"tpu\" here"), ("/cut?on=gpu", 422, "no ONNX model: a cut field")]
+    {
+        let answer = post(path, golden("unet.inputs.npy")).await;
+        assert_eq!((answer.status, answer.text().contains(says)), (status, true), "{path}: {}", answer.text());
+    }
 }
 
 /// A model of `cargo xtask models`.

@@ -1,35 +1,42 @@
-//! The executor that computes with a GPU. Nothing but inputs, outputs and what is used for the first time crosses to and from it:
-//! the device, its pipelines and the weights of the last program stay between requests.
+//! The executor that computes with a GPU, in ordinary `wgpu`: the dispatches of [`onnx_engine::wgsl`], recorded and submitted. Nothing
+//! here knows of components; the same file runs natively in the tests of `host-node/gpu`.
+//!
+//! Nothing but inputs, outputs and what is used for the first time crosses to and from the GPU: the device, its pipelines and
+//! the weights of the last program stay as long as a [`Gpu`] does. Start at its `run`.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::ops::Range;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
 
 use onnx_engine::wgsl::{self, Dispatch, Shader};
 use onnx_engine::{Error, Executor, Program, Tensor};
 
-use crate::bindings::wasi::webgpu::webgpu::*;
+/// Bytes of a tensor at most, where the adapter has as much: what the engine allows.
+const TENSOR_BYTES_MAX: u64 = onnx_engine::limits::ELEMENTS_MAX as u64 * 4;
+/// Floats that are written to a buffer at once.
+const WRITE_FLOATS: usize = 4 << 20;
+/// Where the parameters of a dispatch may begin in their buffer, in words: 256 bytes, which every adapter allows.
+const ALIGNMENT: usize = 64;
+/// Multiplications of a submit, or those of one step where these are more. Others who share the GPU wait for no more, and
+/// one submit ends before its deadline on slow drivers too.
+const SUBMIT_MULTIPLICATIONS: u64 = 1 << 31;
 
-/// Bytes of a buffer that a shader may see, without asking for more.
-const BUFFER_BYTES_MAX: u64 = 128 << 20;
-/// Bytes of one write to, or one read of, a buffer.
-const TRANSFER_BYTES: usize = 16 << 20;
-/// Where parts of a buffer may begin.
-const ALIGNMENT: usize = 256;
-
-pub struct Gpu;
-
-/// What stays between requests.
-struct Session {
-    device: GpuDevice,
-    queue: GpuQueue,
-    pipelines: BTreeMap<Shader, GpuComputePipeline>,
-    /// By where they are in memory, which they keep.
-    weights: BTreeMap<*const Tensor, (Rc<Tensor>, Rc<GpuBuffer>)>,
+pub struct Gpu {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    pipelines: BTreeMap<Shader, Pipeline>,
+    /// Of the last program, by where they are in memory, which they keep.
+    weights: BTreeMap<*const Tensor, (Rc<Tensor>, wgpu::Buffer)>,
+    is_processor: bool,
 }
 
-thread_local! {
-    static SESSION: RefCell<Option<Session>> = const { RefCell::new(None) };
+#[derive(Clone)]
+struct Pipeline {
+    pipeline: wgpu::ComputePipeline,
+    layout: wgpu::BindGroupLayout,
 }
 
 impl Executor for Gpu {
@@ -37,211 +44,306 @@ impl Executor for Gpu {
         "gpu"
     }
 
+    /// After an error the device may be lost: open another one.
     async fn run(&mut self, program: &Program, inputs: &[&[f32]]) -> Result<Vec<Vec<f32>>, Error> {
-        let kept = SESSION.with_borrow_mut(Option::take);
-        let mut session = match kept {
-            Some(session) => session,
-            None => Session::open().await.map_err(Error::Executor)?,
-        };
-        // After an error the device may be lost: the next request begins with another one.
-        let outputs = session.run(program, inputs).await?;
-        SESSION.with_borrow_mut(|place| *place = Some(session));
-        Ok(outputs)
+        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let computed = self.compute(program, inputs).await;
+        // What is out of memory comes before what follows from it.
+        let (memory, validation) = (memory.pop().await, validation.pop().await);
+        match memory.or(validation) {
+            Some(error) => Err(failed(error)),
+            None => computed,
+        }
     }
 }
 
-impl Session {
-    async fn open() -> Result<Self, String> {
-        let adapter = get_gpu().request_adapter(None).await.ok_or("there is no GPU here")?;
-        let device = adapter.request_device(None).await.map_err(|error| format!("no device: {}", error.message))?;
-        let queue = device.queue();
-        Ok(Self { device, queue, pipelines: BTreeMap::new(), weights: BTreeMap::new() })
+fn failed(why: impl ToString) -> Error {
+    Error::Executor(format!("the GPU: {}", why.to_string()))
+}
+
+/// What of a program is at the GPU while it is computed.
+struct Held {
+    /// Of slots that have values.
+    buffers: BTreeMap<usize, wgpu::Buffer>,
+    /// Of slots that nothing looks at any more, by their sizes.
+    free: BTreeMap<u64, Vec<wgpu::Buffer>>,
+}
+
+impl Gpu {
+    pub async fn open(adapter: &wgpu::Adapter) -> Result<Self, String> {
+        let there = adapter.limits();
+        let mut limits = wgpu::Limits::default();
+        // A tensor may take more than every adapter has.
+        let most = |default: u64, there: u64| there.min(TENSOR_BYTES_MAX).max(default);
+        limits.max_storage_buffer_binding_size =
+            most(limits.max_storage_buffer_binding_size, there.max_storage_buffer_binding_size);
+        limits.max_buffer_size = most(limits.max_buffer_size, there.max_buffer_size);
+        let wanted = wgpu::DeviceDescriptor { required_limits: limits, ..Default::default() };
+        let (device, queue) = adapter.request_device(&wanted).await.map_err(|error| error.to_string())?;
+        let is_processor = adapter.get_info().device_type == wgpu::DeviceType::Cpu;
+        Ok(Self { device, queue, pipelines: BTreeMap::new(), weights: BTreeMap::new(), is_processor })
     }
 
-    /// Errors of the device come to light at the end, out of memory before those that follow from it.
-    async fn run(&mut self, program: &Program, inputs: &[&[f32]]) -> Result<Vec<Vec<f32>>, Error> {
-        self.device.push_error_scope(GpuErrorFilter::Validation);
-        self.device.push_error_scope(GpuErrorFilter::OutOfMemory);
-        let computed = self.compute(program, inputs).await;
-        let scopes = [self.device.pop_error_scope().await, self.device.pop_error_scope().await];
-        for scope in scopes {
-            match scope {
-                Ok(None) => {}
-                Ok(Some(error)) => return Err(Error::Executor(format!("the GPU: {}", error.message()))),
-                Err(error) => return Err(Error::Executor(format!("the GPU: {}", error.message))),
-            }
-        }
-        computed
+    /// Whether its driver computes with the processor what a GPU would.
+    pub fn is_processor(&self) -> bool {
+        self.is_processor
     }
 
     async fn compute(&mut self, program: &Program, inputs: &[&[f32]]) -> Result<Vec<Vec<f32>>, Error> {
-        let of_device = |error: String| Error::Executor(format!("the GPU: {error}"));
-        let mut dispatches: Vec<Dispatch> = Vec::with_capacity(program.steps.len());
-        for step in &program.steps {
-            let at = |fault| Error::Node {
-                node: format!("step of node {}", step.node),
-                operator: step.kernel.name().to_owned(),
-                fault,
-            };
-            dispatches.push(wgsl::dispatch(program, step).map_err(at)?);
-        }
-        let mut buffers = self.buffers(program)?;
+        program.check(inputs)?;
+        let dispatches = dispatches(program)?;
+        let mut held = Held { buffers: self.constants(program)?, free: BTreeMap::new() };
         for (slot, values) in program.inputs.iter().zip(inputs) {
             let buffer = self.buffer(values.len())?;
-            self.write(&buffer, &bytes(values)).map_err(of_device)?;
-            buffers.insert(*slot, Rc::new(buffer));
+            self.write(&buffer, values);
+            held.buffers.insert(*slot, buffer);
         }
-        let parameters = self.parameters(&dispatches).map_err(of_device)?;
-        let encoder = self.device.create_command_encoder(None);
-        let pass = encoder.begin_compute_pass(None);
-        let mut free: BTreeMap<u64, Vec<Rc<GpuBuffer>>> = BTreeMap::new();
+        let parameters = self.parameters(&dispatches);
+
+        let mut encoder = self.device.create_command_encoder(&Default::default());
         let mut begin = 0;
-        for (step, dispatch) in program.steps.iter().zip(&dispatches) {
-            if !buffers.contains_key(&step.output) {
-                let length = program.slots.get(step.output).map_or(0, |slot| slot.length);
-                let reused = free.get_mut(&size(length)).and_then(Vec::pop);
-                let buffer = reused.map_or_else(|| self.buffer(length).map(Rc::new), Ok)?;
-                buffers.insert(step.output, buffer);
+        for (number, steps) in submits(program).into_iter().enumerate() {
+            if number > 0 {
+                let full = std::mem::replace(&mut encoder, self.device.create_command_encoder(&Default::default()));
+                self.queue.submit([full.finish()]);
             }
-            let pipeline = self.pipeline(dispatch.shader);
-            let layout = pipeline.get_bind_group_layout(0);
-            let range = GpuBufferBinding {
-                buffer: &parameters,
-                offset: Some(begin),
-                size: Some(dispatch.parameters.len() as u64 * 4),
-            };
-            let mut entries =
-                vec![GpuBindGroupEntry { binding: 0, resource: GpuBindingResource::GpuBufferBinding(range) }];
-            for (binding, slot) in (1..).zip([&step.output].into_iter().chain(&dispatch.inputs)) {
-                let buffer =
-                    buffers.get(slot).ok_or_else(|| of_device("a step reads what no step has written".into()))?;
-                entries.push(GpuBindGroupEntry { binding, resource: GpuBindingResource::GpuBuffer(buffer) });
-            }
-            let descriptor = GpuBindGroupDescriptor { layout: &layout, entries, label: None };
-            let group = self.device.create_bind_group(&descriptor);
-            pass.set_pipeline(pipeline);
-            pass.set_bind_group(0, Some(&group), None, None, None).map_err(|error| of_device(error.message))?;
-            let [x, y] = dispatch.groups;
-            pass.dispatch_workgroups(x, Some(y), None);
-            begin += stride(dispatch) as u64;
-            for slot in &step.frees {
-                if let Some(buffer) = buffers.remove(slot) {
-                    free.entry(buffer.size()).or_default().push(buffer);
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            for (step, dispatch) in program.steps.iter().zip(&dispatches).take(steps.end).skip(steps.start) {
+                let words = wgpu::BufferBinding {
+                    buffer: &parameters,
+                    offset: begin * 4,
+                    size: wgpu::BufferSize::new(dispatch.parameters.len() as u64 * 4),
+                };
+                begin += room_of(dispatch) as u64;
+                let slots: Vec<usize> = [step.output].into_iter().chain(dispatch.inputs.iter().copied()).collect();
+                for slot in &slots {
+                    // What has no elements need not have been written.
+                    let is_due = *slot == step.output || length(program, *slot) == 0;
+                    if is_due && !held.buffers.contains_key(slot) {
+                        let buffer = self.room(program, *slot, &mut held)?;
+                        held.buffers.insert(*slot, buffer);
+                    }
+                }
+                let buffers: Option<Vec<&wgpu::Buffer>> = slots.iter().map(|slot| held.buffers.get(slot)).collect();
+                let buffers = buffers.ok_or_else(|| failed("a step reads what no step has written"))?;
+                self.record(&mut pass, dispatch, words, &buffers);
+                for slot in &step.frees {
+                    if let Some(buffer) = held.buffers.remove(slot) {
+                        held.free.entry(buffer.size()).or_default().push(buffer);
+                    }
                 }
             }
         }
-        pass.end();
-        self.submit(&encoder);
-        let mut outputs = Vec::new();
+
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let mut copies = Vec::new();
         for slot in program.output_slots() {
-            let length = program.slots.get(slot).map_or(0, |slot| slot.length);
-            outputs.push(match buffers.get(&slot) {
-                Some(buffer) => self.read(buffer, length).await.map_err(of_device)?,
-                None => Vec::new(),
+            let length = length(program, slot);
+            let Some(buffer) = held.buffers.get(&slot).filter(|_| length > 0) else {
+                copies.push((None, length));
+                continue;
+            };
+            let copy = self.create(buffer.size(), usage);
+            encoder.copy_buffer_to_buffer(buffer, 0, &copy, 0, buffer.size());
+            copies.push((Some(copy), length));
+        }
+        self.queue.submit([encoder.finish()]);
+        let mut outputs = Vec::new();
+        for (copy, length) in copies {
+            outputs.push(match copy {
+                Some(copy) => self.read(&copy, length).await.map_err(failed)?,
+                None if length == 0 => Vec::new(),
+                None => return Err(failed("an output that no step has written")),
             });
         }
         Ok(outputs)
     }
 
-    /// Those of constants, by their slots: of the last program, or written now.
-    fn buffers(&mut self, program: &Program) -> Result<BTreeMap<usize, Rc<GpuBuffer>>, Error> {
-        let mut kept = BTreeMap::new();
-        let mut buffers = BTreeMap::new();
-        for (slot, tensor) in
-            program.slots.iter().enumerate().filter_map(|(at, slot)| Some((at, slot.constant.as_ref()?)))
-        {
-            let values = tensor.as_floats().unwrap_or_default();
-            if values.is_empty() {
-                continue;
-            }
+    fn record(
+        &mut self,
+        pass: &mut wgpu::ComputePass<'_>,
+        dispatch: &Dispatch,
+        parameters: wgpu::BufferBinding<'_>,
+        buffers: &[&wgpu::Buffer],
+    ) {
+        let [x, y] = dispatch.groups;
+        if x == 0 || y == 0 {
+            return;
+        }
+        let Pipeline { pipeline, layout } = self.pipeline(dispatch.shader);
+        let parameters = wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(parameters) };
+        let bound = (1..).zip(buffers).map(|(binding, buffer)| wgpu::BindGroupEntry {
+            binding,
+            resource: buffer.as_entire_binding(),
+        });
+        let entries: Vec<_> = [parameters].into_iter().chain(bound).collect();
+        let descriptor = wgpu::BindGroupDescriptor { label: None, layout: &layout, entries: &entries };
+        let group = self.device.create_bind_group(&descriptor);
+        pass.set_pipeline(&pipeline);
+        pass.set_bind_group(0, &group, &[]);
+        pass.dispatch_workgroups(x, y, 1);
+    }
+
+    /// Constants by their slots: there since the last program, or written now.
+    fn constants(&mut self, program: &Program) -> Result<BTreeMap<usize, wgpu::Buffer>, Error> {
+        let (mut kept, mut buffers) = (BTreeMap::new(), BTreeMap::new());
+        for (at, slot) in program.slots.iter().enumerate() {
+            let Some(tensor) = &slot.constant else { continue };
             let buffer = match self.weights.get(&Rc::as_ptr(tensor)) {
                 Some((_, buffer)) => buffer.clone(),
                 None => {
+                    let values = tensor.as_floats().unwrap_or_default();
                     let buffer = self.buffer(values.len())?;
-                    self.write(&buffer, &bytes(values)).map_err(Error::Executor)?;
-                    Rc::new(buffer)
+                    self.write(&buffer, values);
+                    buffer
                 }
             };
             kept.insert(Rc::as_ptr(tensor), (tensor.clone(), buffer.clone()));
-            buffers.insert(slot, buffer);
+            buffers.insert(at, buffer);
         }
         self.weights = kept;
         Ok(buffers)
     }
 
     /// Of all dispatches, one after the other.
-    fn parameters(&self, dispatches: &[Dispatch]) -> Result<GpuBuffer, String> {
-        let mut all = Vec::new();
+    fn parameters(&self, dispatches: &[Dispatch]) -> wgpu::Buffer {
+        let words: usize = dispatches.iter().map(room_of).sum();
+        let mut all = Vec::with_capacity(words.max(1) * 4);
         for dispatch in dispatches {
-            let begin = all.len();
+            let end = all.len() + room_of(dispatch) * 4;
             all.extend(dispatch.parameters.iter().flat_map(|parameter| parameter.to_le_bytes()));
-            all.resize(begin + stride(dispatch), 0);
+            all.resize(end, 0);
         }
-        all.resize(all.len().max(ALIGNMENT), 0);
-        let buffer = self.create(all.len() as u64, GpuBufferUsage::STORAGE | GpuBufferUsage::COPY_DST);
-        self.write(&buffer, &all)?;
-        Ok(buffer)
+        let size = all.len().max(4) as u64;
+        let buffer = self.create(size, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST);
+        self.queue.write_buffer(&buffer, 0, &all);
+        buffer
     }
 
-    fn pipeline(&mut self, shader: Shader) -> &GpuComputePipeline {
-        self.pipelines.entry(shader).or_insert_with(|| {
-            let code = shader.source();
-            let label = Some(format!("{shader:?}"));
-            let descriptor = GpuShaderModuleDescriptor { code, compilation_hints: None, label: label.clone() };
-            let module = self.device.create_shader_module(&descriptor);
-            self.device.create_compute_pipeline(GpuComputePipelineDescriptor {
-                compute: GpuProgrammableStage { module: &module, entry_point: None, constants: None },
-                layout: GpuLayoutMode::Auto,
-                label,
-            })
-        })
+    fn pipeline(&mut self, shader: Shader) -> Pipeline {
+        let make = || {
+            let label = format!("{shader:?}");
+            let source = wgpu::ShaderSource::Wgsl(shader.source().into());
+            let descriptor = wgpu::ShaderModuleDescriptor { label: Some(&label), source };
+            let module = self.device.create_shader_module(descriptor);
+            let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(&label),
+                layout: None,
+                module: &module,
+                entry_point: Some("main"),
+                compilation_options: Default::default(),
+                cache: None,
+            });
+            let layout = pipeline.get_bind_group_layout(0);
+            Pipeline { pipeline, layout }
+        };
+        self.pipelines.entry(shader).or_insert_with(make).clone()
     }
 
-    fn create(&self, size: u64, usage: GpuBufferUsage) -> GpuBuffer {
-        self.device.create_buffer(&GpuBufferDescriptor { size, usage, mapped_at_creation: None, label: None })
+    /// For a slot's values: a buffer that nothing needs any more, or another one.
+    fn room(&self, program: &Program, slot: usize, held: &mut Held) -> Result<wgpu::Buffer, Error> {
+        let length = length(program, slot);
+        let reused = held.free.get_mut(&size(length)).and_then(Vec::pop);
+        reused.map_or_else(|| self.buffer(length), Ok)
     }
 
     /// Of a number of floats.
-    fn buffer(&self, length: usize) -> Result<GpuBuffer, Error> {
-        let size = size(length);
-        if size > BUFFER_BYTES_MAX {
-            let what = format!("a tensor of {size} bytes on the GPU, of at most {BUFFER_BYTES_MAX}");
-            return Err(Error::Executor(what));
+    fn buffer(&self, length: usize) -> Result<wgpu::Buffer, Error> {
+        let (size, limits) = (size(length), self.device.limits());
+        let most = limits.max_buffer_size.min(limits.max_storage_buffer_binding_size);
+        if size > most {
+            return Err(failed(format!("a tensor of {size} bytes, of at most {most}")));
         }
-        Ok(self.create(size, GpuBufferUsage::STORAGE | GpuBufferUsage::COPY_SRC | GpuBufferUsage::COPY_DST))
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        Ok(self.create(size, usage))
     }
 
-    fn write(&self, buffer: &GpuBuffer, bytes: &[u8]) -> Result<(), String> {
-        for (part, chunk) in bytes.chunks(TRANSFER_BYTES).enumerate() {
-            let at = (part * TRANSFER_BYTES) as u64;
-            let written = self.queue.write_buffer_with_copy(buffer, at, chunk, None, None);
-            written.map_err(|error| error.message)?;
-        }
-        Ok(())
+    fn create(&self, size: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {
+        self.device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false })
     }
 
-    fn submit(&self, encoder: &GpuCommandEncoder) {
-        let commands = encoder.finish(None);
-        self.queue.submit(&[&commands]);
+    fn write(&self, buffer: &wgpu::Buffer, values: &[f32]) {
+        for (part, values) in values.chunks(WRITE_FLOATS).enumerate() {
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            self.queue.write_buffer(buffer, (part * WRITE_FLOATS * 4) as u64, &bytes);
+        }
     }
 
-    async fn read(&self, buffer: &GpuBuffer, length: usize) -> Result<Vec<f32>, String> {
-        let size = buffer.size();
-        let back = self.create(size, GpuBufferUsage::MAP_READ | GpuBufferUsage::COPY_DST);
-        let encoder = self.device.create_command_encoder(None);
-        encoder.copy_buffer_to_buffer(buffer, None, &back, None, None);
-        self.submit(&encoder);
-        back.map_async(GpuMapMode::READ, None, None).await.map_err(|error| error.message)?;
-        let mut values = Vec::with_capacity(length);
-        for begin in (0..size).step_by(TRANSFER_BYTES) {
-            let part = (size - begin).min(TRANSFER_BYTES as u64);
-            let bytes = back.get_mapped_range_get_with_copy(Some(begin), Some(part)).map_err(|error| error.message)?;
-            values.extend(bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)));
-        }
-        back.unmap().map_err(|error| error.message)?;
-        values.truncate(length);
-        Ok(values)
+    async fn read(&self, copy: &wgpu::Buffer, length: usize) -> Result<Vec<f32>, String> {
+        self.mapped(copy).await?;
+        let view = copy.get_mapped_range(..).map_err(|error| error.to_string())?;
+        Ok(view.as_chunks::<4>().0.iter().take(length).map(|bytes| f32::from_le_bytes(*bytes)).collect())
     }
+
+    /// Maps a buffer to be read.
+    async fn mapped(&self, buffer: &wgpu::Buffer) -> Result<(), String> {
+        let said = Arc::new(Mutex::new(Said::default()));
+        let say = said.clone();
+        buffer.map_async(wgpu::MapMode::Read, .., move |result| {
+            let waker = {
+                let mut said = lock(&say);
+                said.result = Some(result);
+                said.waker.take()
+            };
+            waker.into_iter().for_each(Waker::wake);
+        });
+        // In a component a callback comes while it is awaited, and nobody else waits for it.
+        #[cfg(not(target_family = "wasm"))]
+        self.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|error| error.to_string())?;
+        let result = poll_fn(|context| {
+            let mut said = lock(&said);
+            match said.result.take() {
+                Some(result) => Poll::Ready(result),
+                None => {
+                    said.waker = Some(context.waker().clone());
+                    Poll::Pending
+                }
+            }
+        });
+        result.await.map_err(|error| error.to_string())
+    }
+}
+
+/// What a callback says, and who waits for it.
+#[derive(Default)]
+struct Said {
+    result: Option<Result<(), wgpu::BufferAsyncError>>,
+    waker: Option<Waker>,
+}
+
+fn lock(said: &Mutex<Said>) -> MutexGuard<'_, Said> {
+    said.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn dispatches(program: &Program) -> Result<Vec<Dispatch>, Error> {
+    let dispatch = |step: &onnx_engine::program::Step| {
+        wgsl::dispatch(program, step).map_err(|fault| Error::Node {
+            node: format!("the node {}", step.node),
+            operator: step.kernel.name().to_owned(),
+            fault,
+        })
+    };
+    program.steps.iter().map(dispatch).collect()
+}
+
+/// Which steps go into one submit. The last one takes the copies of the outputs as well.
+fn submits(program: &Program) -> Vec<Range<usize>> {
+    let (mut submits, mut first, mut recorded) = (Vec::new(), 0, 0_u64);
+    for (at, step) in program.steps.iter().enumerate() {
+        let multiplications = step.kernel.multiplications();
+        if at > first && recorded.saturating_add(multiplications) > SUBMIT_MULTIPLICATIONS {
+            submits.push(first..at);
+            (first, recorded) = (at, 0);
+        }
+        recorded = recorded.saturating_add(multiplications);
+    }
+    submits.push(first..program.steps.len());
+    submits
+}
+
+fn length(program: &Program, slot: usize) -> usize {
+    program.slots.get(slot).map_or(0, |slot| slot.length)
 }
 
 /// Bytes of a buffer for so many floats. No buffer is empty.
@@ -249,11 +351,7 @@ fn size(length: usize) -> u64 {
     length.max(1) as u64 * 4
 }
 
-/// Bytes that the parameters of a dispatch take, up to where the next ones may begin.
-fn stride(dispatch: &Dispatch) -> usize {
-    (dispatch.parameters.len() * 4).next_multiple_of(ALIGNMENT)
-}
-
-fn bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+/// Words that the parameters of a dispatch take, up to where the next ones may begin.
+fn room_of(dispatch: &Dispatch) -> usize {
+    dispatch.parameters.len().next_multiple_of(ALIGNMENT)
 }

@@ -29,6 +29,8 @@ mod inventory;
 #[path = "../../../guests/gpu-matmul/src/matmul.rs"]
 #[expect(unreachable_pub, reason = "it is written for a guest")]
 mod matmul;
+#[cfg(test)]
+mod models;
 mod selftest;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -23,15 +23,7 @@ impl Executor for Cpu {
 
 /// As [`Executor::run`], for those who can't wait.
 pub fn run(program: &Program, inputs: &[&[f32]]) -> Result<Vec<Vec<f32>>, Error> {
-    let fits = inputs.len() == program.inputs.len()
-        && program
-            .inputs
-            .iter()
-            .zip(inputs)
-            .all(|(slot, values)| program.slots.get(*slot).is_some_and(|slot| slot.length == values.len()));
-    if !fits {
-        return Err(Error::Executor("these are no inputs for this program".into()));
-    }
+    program.check(inputs)?;
     let given: Vec<_> = program.inputs.iter().copied().zip(inputs.iter().copied()).collect();
     steps(&program.slots, &program.steps, &given, &program.output_slots().collect::<Vec<_>>()).map_err(Error::Graph)
 }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use crate::error::Fault;
+use crate::error::{Error, Fault};
 use crate::kernel::Kernel;
 use crate::limits::LIVE_BYTES_MAX;
 use crate::tensor::Tensor;
@@ -61,6 +61,14 @@ impl Program {
             OutputValue::Slot(slot) => Some(slot),
             OutputValue::Known(_) => None,
         })
+    }
+
+    /// Whether these are values for the inputs: as many, and of their lengths.
+    pub fn check(&self, inputs: &[&[f32]]) -> Result<(), Error> {
+        let length = |slot: &SlotId| self.slots.get(*slot).map(|slot| slot.length);
+        let fits = inputs.len() == self.inputs.len()
+            && self.inputs.iter().zip(inputs).all(|(slot, values)| length(slot) == Some(values.len()));
+        if fits { Ok(()) } else { Err(Error::Executor("these are no inputs for this program".into())) }
     }
 
     /// The outputs, with the values that an executor answered.

@@ -37,7 +37,7 @@ pub enum Shader {
 #[derive(Debug, Clone)]
 pub struct Dispatch {
     pub shader: Shader,
-    /// Workgroups in x and y.
+    /// Workgroups in x and y. Where there are none, nothing is to be done.
     pub groups: [u32; 2],
     pub parameters: Vec<u32>,
     /// For the bindings from 2 on.
@@ -45,6 +45,21 @@ pub struct Dispatch {
 }
 
 impl Shader {
+    pub const ALL: [Self; 12] = [
+        Self::Unary,
+        Self::Binary,
+        Self::Conv,
+        Self::ConvTranspose,
+        Self::Pool,
+        Self::MatMul,
+        Self::BatchNorm,
+        Self::Softmax,
+        Self::Reduce,
+        Self::Copy,
+        Self::Taps,
+        Self::Fill,
+    ];
+
     /// In WGSL, with the entry point `main`.
     pub fn source(self) -> String {
         shaders::source(self)
@@ -60,13 +75,14 @@ pub fn dispatch(program: &Program, step: &Step) -> Result<Dispatch, Fault> {
         Kernel::Binary { function, walk } => plain(Shader::Binary, [vec![binary(*function)], places(walk)?].concat()),
         Kernel::Conv(conv) => self::conv(conv, step),
         Kernel::ConvTranspose(conv) => {
-            let rounds = conv.channels / conv.groups * conv.window.size[0] * conv.window.size[1];
-            bounded(rounds)?;
+            let [height, width] = conv.window.size;
+            bounded(height * (1 + width * (1 + conv.channels / conv.groups)))?;
             let (parameters, inputs) = convolution(conv, step);
             each(Shader::ConvTranspose, count, parameters, &inputs)
         }
         Kernel::Pool(pool) => {
-            bounded(pool.window.size[0] * pool.window.size[1])?;
+            let [height, width] = pool.window.size;
+            bounded(height * (1 + width))?;
             plain(Shader::Pool, self::pool(pool))
         }
         Kernel::MatMul(matmul) => {
@@ -221,7 +237,8 @@ fn convolution(conv: &Conv, step: &Step) -> (Vec<u32>, Vec<SlotId>) {
 
 /// Each invocation computes four channels of one pixel, so that what it reads of the picture serves four times.
 fn conv(conv: &Conv, step: &Step) -> Result<Dispatch, Fault> {
-    bounded(conv.channels / conv.groups * (conv.window.size[0] * conv.window.size[1] + conv.window.size[0] + 1))?;
+    let [height, width] = conv.window.size;
+    bounded(conv.channels / conv.groups * (1 + height * (1 + width)))?;
     let (parameters, inputs) = convolution(conv, step);
     let blocks = (conv.out_channels / conv.groups).div_ceil(4) * conv.groups * conv.batch;
     // A workgroup has one block, for which it reads the same weights.

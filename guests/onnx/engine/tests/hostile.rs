@@ -47,7 +47,7 @@ fn attempt(bytes: &[u8], case: &pack::Case) -> Result<(), Error> {
 fn models_with_changed_bytes_are_errors_or_compute() {
     let mut random = Random(7);
     let (mut computed, mut refused) = (0, 0);
-    for case in pack::cases("operators.pack").into_values().chain([pack::unet()]) {
+    for case in pack::operators().into_values().chain([pack::unet()]) {
         let model = case.model.clone().unwrap();
         // Names, attributes and shapes are at the beginning, and of the large one most is weights.
         let reach = model.len().min(2_000);

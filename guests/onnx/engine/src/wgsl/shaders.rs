@@ -65,9 +65,9 @@ fn all_of(kind: u32, local: u32, value: f32) -> f32 {
         if local < half { shared_values[local] = together(kind, shared_values[local], shared_values[local + half]); }
         workgroupBarrier();
     }
-    let all = shared_values[0];
+    let result = shared_values[0];
     workgroupBarrier();
-    return all;
+    return result;
 }
 ";
 
@@ -122,7 +122,7 @@ fn places(at: u32, index: u32) -> vec2i {
 }
 ";
 
-/// `pow` of WGSL knows no negative bases.
+/// `pow` of WGSL knows no negative bases. What is no number can't be written as a constant.
 const BINARY: &str = "
     let at = places(3u, i);
     let a = x0[at.x];
@@ -136,6 +136,7 @@ const BINARY: &str = "
         case 4u: {
             z = pow(abs(a), b);
             if a < 0.0 && abs(b % 2.0) == 1.0 { z = -z; }
+            if a < 0.0 && floor(b) != b { z = bitcast<f32>(0x7fc00000u | (p[0] & 0u)); }
             if b == 0.0 { z = 1.0; }
         }
         case 5u: { z = min(a, b); }
