@@ -220,6 +220,12 @@ impl Account {
         self.losses_of_adapter.fetch_add(1, Relaxed);
     }
 
+    /// Recorded and not submitted.
+    #[cfg(test)]
+    pub(crate) fn commands_taken(&self) -> u64 {
+        self.commands.used.load(Relaxed)
+    }
+
     pub(crate) fn stats(&self) -> GpuStats {
         GpuStats {
             memory_bytes: self.memory.used.load(Relaxed),

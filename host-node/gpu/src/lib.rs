@@ -32,6 +32,8 @@ mod matmul;
 #[cfg(test)]
 mod models;
 mod selftest;
+#[cfg(test)]
+mod sequences;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod turns;
