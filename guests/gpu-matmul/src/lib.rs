@@ -1,15 +1,19 @@
 //! A program that is written against [`wgpu`], as a component: `wasi-wgpu` brings what is missing. wasi:http 0.3.
 //!
-//! | path          | answer                                                                              |
-//! |---------------|-------------------------------------------------------------------------------------|
-//! | `/64`         | whether the GPU's product of two matrices of 64 × 64 is the processor's              |
-//! | `/check/NAME` | something else that wgpu can do, in `checks.rs`: what came of it                     |
+//! | path                | answer                                                                          |
+//! |---------------------|---------------------------------------------------------------------------------|
+//! | `/64`               | whether the GPU's product of two matrices of 64 × 64 is the processor's          |
+//! | `/check/NAME`       | something else that wgpu can do, in `checks.rs`: what came of it                 |
+//! | `/speed/WHAT/TIMES` | how many nanoseconds something takes so many times, in `speed.rs`                |
 
 mod checks;
 mod matmul;
 mod mistakes;
 mod pictures;
+mod speed;
 
+use speed::Speed;
+use std::cell::RefCell;
 use wasip3::exports::http::handler::Guest;
 use wasip3::http::types::{ErrorCode, Fields, Request, Response};
 use wasip3::{spawn_local, wit_future, wit_stream};
@@ -27,6 +31,7 @@ impl Guest for Matmul {
         let path = target.split('?').next().unwrap_or_default().trim_start_matches('/');
         let answer = match path.split_once('/') {
             Some(("check", name)) => checks::run(name).await,
+            Some(("speed", how)) => time(how).await,
             _ => compare(path).await,
         };
         let (status, text) = match answer {
@@ -43,6 +48,24 @@ impl Guest for Matmul {
         let _ = response.set_status_code(status);
         Ok(response)
     }
+}
+
+async fn time(how: &str) -> Result<String, String> {
+    thread_local! {
+        static KEPT: RefCell<Option<Speed>> = const { RefCell::new(None) };
+    }
+    let (what, times) = how.split_once('/').ok_or("write what, and how many times: /speed/submit/100")?;
+    let times = times.parse().map_err(|_| format!("{times:?} is no number of times"))?;
+    let speed = match KEPT.take() {
+        Some(speed) => speed,
+        None => {
+            let adapter = wasi_wgpu::instance().request_adapter(&wgpu::RequestAdapterOptions::default()).await;
+            Speed::open(&adapter.map_err(|error| error.to_string())?).await?
+        }
+    };
+    let took = speed.time(what, times)?;
+    KEPT.set(Some(speed));
+    Ok(took.as_nanos().to_string())
 }
 
 async fn compare(n: &str) -> Result<String, String> {

@@ -34,7 +34,8 @@ const OWNERS: [(&str, &[&str]); 5] = [
     ("opentelemetry", &["lattice-telemetry", "lattice-cli"]),
     ("wac-", &["lattice-composer"]),
     ("wasmtime", &["lattice-runtime", "lattice-gpu"]),
-    ("wgpu", &["lattice-gpu"]),
+    // The benches measure against it.
+    ("wgpu", &["lattice-gpu", "lattice-benches"]),
 ];
 
 /// Crates that compute and do nothing else: same input, same answer, on every node. With the folders of their sources.
