@@ -16,7 +16,9 @@ pub(super) fn transfer(guest: &mut Guest<'_>, call: &Call) -> Made {
     let queue = || guest.handles.pick::<r::Queue>(Kind::Queue, a);
     let buffer = |choice| guest.handles.pick::<r::Buffer>(Kind::Buffer, choice);
     // Words of at most 4, since indirect dispatches may read them.
-    let data = |length: u64| (0..length.min(WRITTEN_MAX)).map(|at| if at % 4 == 0 { b % 5 } else { 0 }).collect();
+    let data = |length: u64| -> Vec<u8> {
+        (0..length.min(WRITTEN_MAX)).map(|at| if at % 4 == 0 { b % 5 } else { 0 }).collect()
+    };
     Some(match what {
         What::Submit => {
             let queue = queue()?;
