@@ -14,6 +14,8 @@ use crate::program::{Program, SlotId, Step};
 const GROUPS_MAX: usize = 65_535;
 /// Invocations of a workgroup in one dimension: the shaders say the same.
 const GROUP: usize = 64;
+/// Channels of a convolution that an invocation computes.
+const CHANNELS: u32 = 4;
 /// Rounds of all loops of an invocation. Some drivers end each after 65,535, without a word.
 const ROUNDS_MAX: usize = 60_000;
 
@@ -23,6 +25,8 @@ pub enum Shader {
     Unary,
     Binary,
     Conv,
+    /// A convolution with one output in a group.
+    Depthwise,
     ConvTranspose,
     Pool,
     MatMul,
@@ -45,10 +49,11 @@ pub struct Dispatch {
 }
 
 impl Shader {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Unary,
         Self::Binary,
         Self::Conv,
+        Self::Depthwise,
         Self::ConvTranspose,
         Self::Pool,
         Self::MatMul,
@@ -235,17 +240,19 @@ fn convolution(conv: &Conv, step: &Step) -> (Vec<u32>, Vec<SlotId>) {
     (parameters.concat(), inputs)
 }
 
-/// Each invocation computes four channels of one pixel, so that what it reads of the picture serves four times.
+/// Each invocation computes four pixels of a row, of [`CHANNELS`] channels or of one.
 fn conv(conv: &Conv, step: &Step) -> Result<Dispatch, Fault> {
     let [height, width] = conv.window.size;
     bounded(conv.channels / conv.groups * (1 + height * (1 + width)))?;
     let (parameters, inputs) = convolution(conv, step);
-    let blocks = (conv.out_channels / conv.groups).div_ceil(4) * conv.groups * conv.batch;
+    let outputs = conv.out_channels / conv.groups;
+    let (shader, channels) = if outputs == 1 { (Shader::Depthwise, 1) } else { (Shader::Conv, CHANNELS as usize) };
+    let blocks = outputs.div_ceil(channels) * conv.groups * conv.batch;
     // A workgroup has one block, for which it reads the same weights.
-    let area = (conv.out_size[0] * conv.out_size[1]).next_multiple_of(GROUP);
+    let area = (conv.out_size[0] * conv.out_size[1].div_ceil(4)).next_multiple_of(GROUP);
     let count = blocks.checked_mul(area).filter(|count| u32::try_from(*count).is_ok());
     let count = count.ok_or_else(|| Fault::TooLarge("a convolution of more than 2^32 invocations".into()))?;
-    each(Shader::Conv, count, [words(&[area]), parameters].concat(), &inputs)
+    each(shader, count, [words(&[area]), parameters].concat(), &inputs)
 }
 
 #[cfg(test)]

@@ -1,12 +1,17 @@
 //! The shaders. `p` are the parameters, `y` is the output, `x0`, `x1`, … are the inputs.
 
-use super::Shader;
+use super::{CHANNELS, Shader};
 
 pub fn source(shader: Shader) -> String {
+    let convolution = match shader {
+        Shader::Conv => conv(CHANNELS),
+        Shader::Depthwise => conv(1),
+        _ => String::new(),
+    };
     let (inputs, functions, body) = match shader {
         Shader::Unary => (1, UNARY, UNARY_MAIN),
         Shader::Binary => (2, PLACES, BINARY),
-        Shader::Conv => (3, UNARY, CONV),
+        Shader::Conv | Shader::Depthwise => (3, UNARY, convolution.as_str()),
         Shader::ConvTranspose => (3, UNARY, CONV_TRANSPOSE),
         Shader::Pool => (1, "", POOL),
         Shader::MatMul => (2, PLACES, MATMUL),
@@ -17,12 +22,13 @@ pub fn source(shader: Shader) -> String {
         Shader::Taps => (1, "", TAPS),
         Shader::Fill => (0, "", "y[i] = bitcast<f32>(p[2]);"),
     };
+    let put = if convolution.is_empty() { "" } else { CONV_PUT };
     let bindings: String = (0..inputs)
         .map(|at| format!("@group(0) @binding({}) var<storage, read> x{at}: array<f32>;\n", at + 2))
         .collect();
     let is_lines = matches!(shader, Shader::Softmax | Shader::Reduce);
     let begin = if is_lines { LINES } else { EACH };
-    format!("{HEAD}{bindings}{functions}{begin}{body}\n}}\n")
+    format!("{HEAD}{bindings}{functions}{put}{begin}{body}\n}}\n")
 }
 
 const HEAD: &str = "
@@ -212,55 +218,79 @@ const POOL: &str = "
         default: { y[i] = sum / f32(max(count_padded, 1u)); }
     }";
 
+/// Four pixels of each of so many channels, so that what is read of the picture and of the weights serves several times. The pixels
+/// are in one row, a quarter of it apart: neighbours read what lies together.
+///
 /// The padded area at 2; channels, outputs, groups and whether there is a bias from 3 on; sizes from 7 on, the window from 11 on, the
 /// function from 21 on.
+fn conv(channels: u32) -> String {
+    let each = |line: &str| (0..channels).map(|channel| line.replace('#', &channel.to_string())).collect::<String>();
+    let begin = each(CONV_CHANNEL);
+    let add = each("                sum# += x1[weights# + at] * values;\n");
+    let put = each("    if first + #u < outputs { put(plane_out + channel# * out.x * out.y, columns, out.y, sum#); }\n");
+    let text = CONV.replace("CHANNELS", &format!("{channels}u"));
+    text.replace("BEGIN", &begin).replace("ADD", &add).replace("PUT", &put)
+}
+
+/// Of a last block that is not full, some channels are computed twice and not written.
+const CONV_CHANNEL: &str = "
+    let channel# = min(first + #u, outputs - 1u) + group * outputs;
+    let weights# = channel# * inputs * window.x * window.y;
+    var sum# = vec4f(0.0);
+    if p[6] == 1u { sum# = vec4f(x2[channel#]); }
+";
+
 const CONV: &str = "
     let area = p[2];
     let out = vec2u(p[9], p[10]);
+    let quarter = (out.y + 3u) / 4u;
     let pixel = i % area;
-    if pixel >= out.x * out.y { return; }
+    if pixel >= out.x * quarter { return; }
+    let columns = vec4u(pixel % quarter) + vec4u(0u, 1u, 2u, 3u) * quarter;
     let groups = p[5];
     let inputs = p[3] / groups;
     let outputs = p[4] / groups;
-    let blocks = (outputs + 3u) / 4u;
-    let block = i / area % blocks;
+    let blocks = (outputs + CHANNELS - 1u) / CHANNELS;
+    let first = i / area % blocks * CHANNELS;
     let group = i / area / blocks % groups;
     let batch = i / area / blocks / groups;
     let size = vec2u(p[7], p[8]);
     let window = vec2u(p[11], p[12]);
     let dilation = vec2u(p[15], p[16]);
-    let corner = vec2u(pixel / out.y, pixel % out.y) * vec2u(p[13], p[14]);
-    let before = vec2u(p[17], p[18]);
-    let span = inputs * window.x * window.y;
-    let first = block * 4u;
-    // Of a last block that is not full, some channels are computed twice and not written.
-    let channels = min(vec4u(first, first + 1u, first + 2u, first + 3u), vec4u(outputs - 1u)) + group * outputs;
-    let weights = channels * span;
+    // Before the first row or column this wraps to a large number, which is beyond the last one too.
+    let top = pixel / quarter * p[13] - p[17];
+    let left = columns * p[14] - vec4u(p[18]);
     let plane = (batch * p[3] + group * inputs) * size.x * size.y;
-    var sums = vec4f(0.0);
-    if p[6] == 1u { sums = vec4f(x2[channels.x], x2[channels.y], x2[channels.z], x2[channels.w]); }
+    let plane_out = batch * p[4] * out.x * out.y + pixel / quarter * out.y;
+BEGIN
     for (var input = 0u; input < inputs; input++) {
-        let picture = plane + input * size.x * size.y;
         for (var row = 0u; row < window.x; row++) {
-            let above = corner.x + row * dilation.x;
-            // Beyond the first row this wraps to a large number, which is beyond the last one too.
-            let line = above - before.x;
+            let line = top + row * dilation.x;
             if line >= size.x { continue; }
+            let begin = plane + (input * size.x + line) * size.y;
             for (var column = 0u; column < window.y; column++) {
-                let place = corner.y + column * dilation.y - before.y;
-                if place >= size.y { continue; }
-                let value = x0[picture + line * size.y + place];
-                let at = weights + (input * window.x + row) * window.y + column;
-                sums += value * vec4f(x1[at.x], x1[at.y], x1[at.z], x1[at.w]);
+                let places = left + vec4u(column * dilation.y);
+                let near = min(places, vec4u(size.y - 1u)) + vec4u(begin);
+                let found = vec4f(x0[near.x], x0[near.y], x0[near.z], x0[near.w]);
+                let values = select(vec4f(0.0), found, places < vec4u(size.y));
+                let at = (input * window.x + row) * window.y + column;
+ADD
             }
         }
     }
+PUT";
+
+/// To the columns of a line that there are.
+const CONV_PUT: &str = "
+fn put(line: u32, columns: vec4u, width: u32, sums: vec4f) {
     let a = bitcast<f32>(p[22]);
     let b = bitcast<f32>(p[23]);
-    for (var channel = 0u; channel < min(4u, outputs - first); channel++) {
-        let to = (batch * p[4] + group * outputs + first + channel) * out.x * out.y + pixel;
-        y[to] = unary(p[21], sums[channel], a, b);
-    }";
+    y[line + columns.x] = unary(p[21], sums.x, a, b);
+    if columns.y < width { y[line + columns.y] = unary(p[21], sums.y, a, b); }
+    if columns.z < width { y[line + columns.z] = unary(p[21], sums.z, a, b); }
+    if columns.w < width { y[line + columns.w] = unary(p[21], sums.w, a, b); }
+}
+";
 
 /// Channels, outputs, groups and whether there is a bias from 2 on; sizes from 6 on, the window from 10 on, the function from 20 on.
 const CONV_TRANSPOSE: &str = "
