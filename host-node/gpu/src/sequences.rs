@@ -28,7 +28,7 @@ use wasmtime::{
 /// In which each call ends, on a driver that computes with a busy processor.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Less than some sequences want, so that they are told.
-const MEMORY_BYTES: u64 = 32 << 20;
+const MEMORY_BYTES: u64 = 8 << 20;
 
 struct State {
     ctx: GpuCtx,
@@ -210,5 +210,5 @@ fn any_calls_in_any_order_are_borne_and_everything_is_given_back() {
     });
     let stats = workspace.stats();
     eprintln!("{stats:?}");
-    assert!(stats.submits > 50 && stats.bytes_up > 0 && stats.refused > 0, "the calls do something: {stats:?}");
+    assert!(stats.submits > 20 && stats.bytes_up > 0 && stats.refused > 0, "the calls do something: {stats:?}");
 }

@@ -304,6 +304,11 @@ async fn ordinary_wgpu_code_works_in_a_component() {
         let (status, answer) = text(&unit, get(path)).await.unwrap();
         assert_eq!((status, answer.trim()), (200, expected), "{path}");
     }
+    // What the bench `gpu` compares.
+    for what in ["submit", "round-trip", "upload", "readback"] {
+        let (status, answer) = text(&unit, get(&format!("/speed/{what}/20"))).await.unwrap();
+        assert!(status == 200 && answer.trim().parse::<u64>().is_ok_and(|took| took > 0), "{what}: {answer}");
+    }
     let stats = unit.stats();
     assert_eq!((stats.failures, stats.gpu.unwrap().losses), (0, 0), "nobody trapped and nothing was lost");
 }
