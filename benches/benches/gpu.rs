@@ -28,12 +28,8 @@ use std::{sync::Arc, time::Duration};
 
 const MIB: f64 = speed::BYTES as f64 / (1 << 20) as f64;
 /// What is measured, how much of what one of it is.
-const CASES: [(&str, f64, &str); 4] = [
-    ("submit", 1.0, "submits"),
-    ("round-trip", 1.0, "submits"),
-    ("upload", MIB, "MiB"),
-    ("readback", MIB, "MiB"),
-];
+const CASES: [(&str, f64, &str); 4] =
+    [("submit", 1.0, "submits"), ("round-trip", 1.0, "submits"), ("upload", MIB, "MiB"), ("readback", MIB, "MiB")];
 
 /// Of a request that measures.
 const DEADLINE: Duration = Duration::from_secs(600);

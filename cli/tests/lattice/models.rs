@@ -136,7 +136,8 @@ async fn a_gpu_computes_what_onnx_runtime_and_the_processor_do() {
     let post = async |path: &str, body: Vec<u8>| send(&address, Method::POST, "onnx-gpu.test", path, "", body).await;
 
     // Twice on the GPU, which then has the weights; and where the GPU is the processor, it is asked itself.
-    for (path, executor) in [("/unet?on=gpu", "gpu"), ("/unet?on=cpu", "cpu"), ("/unet?on=gpu", "gpu"), ("/unet", "cpu")]
+    for (path, executor) in
+        [("/unet?on=gpu", "gpu"), ("/unet?on=cpu", "cpu"), ("/unet?on=gpu", "gpu"), ("/unet", "cpu")]
     {
         let answer = post(path, golden("unet.inputs.npy")).await.ok();
         assert_eq!(answer.header("x-executor"), executor, "{path}");

@@ -174,10 +174,9 @@ impl Gpu {
         }
         let Pipeline { pipeline, layout } = self.pipeline(dispatch.shader);
         let parameters = wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(parameters) };
-        let bound = (1..).zip(buffers).map(|(binding, buffer)| wgpu::BindGroupEntry {
-            binding,
-            resource: buffer.as_entire_binding(),
-        });
+        let bound = (1..)
+            .zip(buffers)
+            .map(|(binding, buffer)| wgpu::BindGroupEntry { binding, resource: buffer.as_entire_binding() });
         let entries: Vec<_> = [parameters].into_iter().chain(bound).collect();
         let descriptor = wgpu::BindGroupDescriptor { label: None, layout: &layout, entries: &entries };
         let group = self.device.create_bind_group(&descriptor);

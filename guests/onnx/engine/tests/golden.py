@@ -36,7 +36,7 @@ CASE_BYTES_MAX = 12_000
 
 def npy(tensor):
     file = io.BytesIO()
-    np.save(file, np.asarray(tensor))
+    np.save(file, np.asarray(tensor, order="C"))
     return file.getvalue()
 
 

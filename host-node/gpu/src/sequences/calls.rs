@@ -39,6 +39,8 @@ pub(super) enum What {
     Submit,
     /// Several calls that are right together: a shader that is run, and whose result is copied.
     Compute,
+    /// The same: bytes that are written, copied, and read back.
+    Back,
     WriteBuffer,
     WriteTexture,
     Map,
@@ -54,18 +56,53 @@ pub(super) enum What {
     Drop,
 }
 
-/// More often what others need.
-const WHAT: &[What] = {
-    use What::*;
-    &[
-        Device, Buffer, Buffer, Buffer, Texture, Texture, View, View, Sampler, QuerySet, NewLayout, Layout, Layout,
-        PipelineLayout, Module, Pipeline, Group, Group, Group, Encoder, Encoder, Encoder, Pass, Pass, RenderPass,
-        SetPipeline, SetPipeline, SetGroup, SetGroup, Dispatch, Dispatch, Indirect, EndPass, EndPass, EndRenderPass,
-        CopyBuffer, CopyBuffer, ToTexture, FromTexture, Clear, Resolve, Mark, Finish, Finish, Submit, Submit, Submit,
-        Compute, Compute, WriteBuffer, WriteBuffer, WriteTexture, Map, Map, Map, Unmap, Unmap, Read, Set, WorkDone,
-        PushScope, PopScope, Destroy, Destroy, DestroyDevice, Label, Drop, Drop, Drop,
-    ]
-};
+/// How often each is made: more often what others need.
+const WHAT: &[(usize, What)] = &[
+    (1, What::Device),
+    (3, What::Buffer),
+    (2, What::Texture),
+    (2, What::View),
+    (1, What::Sampler),
+    (1, What::QuerySet),
+    (1, What::NewLayout),
+    (2, What::Layout),
+    (1, What::PipelineLayout),
+    (1, What::Module),
+    (1, What::Pipeline),
+    (3, What::Group),
+    (3, What::Encoder),
+    (2, What::Pass),
+    (1, What::RenderPass),
+    (2, What::SetPipeline),
+    (2, What::SetGroup),
+    (2, What::Dispatch),
+    (1, What::Indirect),
+    (2, What::EndPass),
+    (1, What::EndRenderPass),
+    (2, What::CopyBuffer),
+    (1, What::ToTexture),
+    (1, What::FromTexture),
+    (1, What::Clear),
+    (1, What::Resolve),
+    (1, What::Mark),
+    (2, What::Finish),
+    (3, What::Submit),
+    (3, What::Compute),
+    (2, What::Back),
+    (2, What::WriteBuffer),
+    (1, What::WriteTexture),
+    (3, What::Map),
+    (2, What::Unmap),
+    (1, What::Read),
+    (1, What::Set),
+    (1, What::WorkDone),
+    (1, What::PushScope),
+    (1, What::PopScope),
+    (2, What::Destroy),
+    (1, What::DestroyDevice),
+    (1, What::Label),
+    (3, What::Drop),
+];
 
 const NUMBERS: &[u64] =
     &[0, 0, 1, 2, 3, 4, 4, 8, 16, 16, 64, 256, 256, ABSENT, 4_096, 65_535, 65_536, 1 << 20, 1 << 24, 1 << 32, u64::MAX];
@@ -128,7 +165,8 @@ pub(super) struct Call {
 
 pub(super) fn any_call() -> impl Strategy<Value = Call> {
     let number = || select(NUMBERS);
-    let parts = (select(WHAT), any::<[u8; 3]>(), [number(), number(), number()]);
+    let what: Vec<What> = WHAT.iter().flat_map(|(times, what)| std::iter::repeat_n(*what, *times)).collect();
+    let parts = (select(what), any::<[u8; 3]>(), [number(), number(), number()]);
     parts.prop_map(|(what, choices, numbers)| Call { what, choices, numbers })
 }
 
@@ -236,7 +274,10 @@ fn create(guest: &mut Guest<'_>, call: &Call) -> Made {
             use GpuBufferBindingType::{ReadOnlyStorage, Storage, Uniform};
             let entry = |binding: u8| {
                 let buffer = GpuBufferBindingLayout {
-                    type_: one_of(&[None, Some(Storage), Some(ReadOnlyStorage), Some(Uniform)], b.wrapping_add(binding)),
+                    type_: one_of(
+                        &[None, Some(Storage), Some(ReadOnlyStorage), Some(Uniform)],
+                        b.wrapping_add(binding),
+                    ),
                     has_dynamic_offset: Some(c % 2 == 0),
                     min_binding_size: option(y),
                 };
@@ -291,7 +332,8 @@ fn create(guest: &mut Guest<'_>, call: &Call) -> Made {
                 let asked = <HasGpu as Asks<State>>::create_compute_pipeline_async(accessor, device, descriptor);
                 block_on(asked).map(|made| made.into_iter().for_each(|it| guest.handles.put(Kind::Pipeline, it)))
             } else {
-                let made = guest.with(|view| block_on(HostGpuDevice::create_compute_pipeline(view, device, descriptor)));
+                let made =
+                    guest.with(|view| block_on(HostGpuDevice::create_compute_pipeline(view, device, descriptor)));
                 made.map(|it| guest.handles.put(Kind::Pipeline, it))
             }
         }

@@ -97,12 +97,10 @@ pub(super) fn record(guest: &mut Guest<'_>, call: &Call) -> Made {
             let texture = texture_at(guest, c, z)?;
             let (encoder, size) = (encoder()?, extent(z, x));
             match what {
-                What::ToTexture => guest.with(|view| {
-                    HostGpuCommandEncoder::copy_buffer_to_texture(view, encoder, buffer, texture, size)
-                }),
-                _ => guest.with(|view| {
-                    HostGpuCommandEncoder::copy_texture_to_buffer(view, encoder, texture, buffer, size)
-                }),
+                What::ToTexture => guest
+                    .with(|view| HostGpuCommandEncoder::copy_buffer_to_texture(view, encoder, buffer, texture, size)),
+                _ => guest
+                    .with(|view| HostGpuCommandEncoder::copy_texture_to_buffer(view, encoder, texture, buffer, size)),
             }
         }
         What::Clear => {

@@ -7,6 +7,7 @@ use super::{
     record::texture_at,
 };
 use crate::{HasGpu, bindings::webgpu::*};
+use wasmtime::component::Resource;
 
 /// Of what is written at once.
 const WRITTEN_MAX: u64 = 8_192;
@@ -55,11 +56,11 @@ pub(super) fn transfer(guest: &mut Guest<'_>, call: &Call) -> Made {
         }
         What::Set => {
             let (buffer, data, y, z) = (buffer(a)?, data(x), option(y), option(z));
-            let set = guest.with(|view| {
-                block_on(HostGpuBuffer::get_mapped_range_set_with_copy(view, buffer, data, y, z))
-            });
+            let set =
+                guest.with(|view| block_on(HostGpuBuffer::get_mapped_range_set_with_copy(view, buffer, data, y, z)));
             set.map(drop)
         }
+        What::Back => back(guest, call)?,
         What::WorkDone => {
             let done = <HasGpu as HostGpuQueueWithStore<State>>::on_submitted_work_done(accessor, queue()?);
             guest.pending.push(Box::pin(done));
@@ -86,6 +87,45 @@ pub(super) fn transfer(guest: &mut Guest<'_>, call: &Call) -> Made {
         What::Drop => dropped(guest, a, b)?,
         _ => return None,
     })
+}
+
+/// The first two buffers are good, if they are still there; and so is the first queue.
+fn back(guest: &mut Guest<'_>, call: &Call) -> Made {
+    let device = guest.handles.pick::<r::Device>(Kind::Device, 0)?;
+    let queue = guest.handles.pick::<r::Queue>(Kind::Queue, 0)?;
+    let of_encoder = Resource::new_borrow(device.rep());
+    let from = guest.handles.pick::<r::Buffer>(Kind::Buffer, call.choices[0] % 2)?;
+    let usage = GpuBufferUsage::MAP_READ | GpuBufferUsage::COPY_DST;
+    let descriptor = GpuBufferDescriptor { size: 64, usage, mapped_at_creation: None, label: None };
+    let made = guest.with(|view| {
+        let again = || Resource::<r::Queue>::new_borrow(queue.rep());
+        let written = Resource::<r::Buffer>::new_borrow(from.rep());
+        // An error is one of the arguments, and these are good; what is wrong with the buffer comes by another way.
+        let _ = block_on(HostGpuQueue::write_buffer_with_copy(view, again(), written, 0, vec![0; 64], None, None))?;
+        let to = block_on(HostGpuDevice::create_buffer(view, device, descriptor))?;
+        let encoder = HostGpuDevice::create_command_encoder(view, of_encoder, None)?;
+        let it = || Resource::new_borrow(encoder.rep());
+        let target = Resource::new_borrow(to.rep());
+        HostGpuCommandEncoder::copy_buffer_to_buffer(view, it(), from, None, target, None, Some(64))?;
+        let commands = block_on(HostGpuCommandEncoder::finish(view, it(), None))?;
+        block_on(HostGpuQueue::submit(view, again(), vec![Resource::new_borrow(commands.rep())]))?;
+        wasmtime::error::Ok((to, encoder, commands))
+    });
+    Some(made.and_then(|(to, encoder, commands)| {
+        let borrowed = || Resource::<r::Buffer>::new_borrow(to.rep());
+        use HostGpuBufferWithStore as Maps;
+        let (accessor, mode) = (guest.accessor, GpuMapMode::READ);
+        let mapped = <HasGpu as Maps<State>>::map_async(accessor, borrowed(), mode, None, None);
+        // It is told that it can't where the device or the buffer is gone.
+        let is_mapped = block_on(mapped)?.is_ok();
+        let read =
+            guest.with(|view| block_on(HostGpuBuffer::get_mapped_range_get_with_copy(view, borrowed(), None, None)));
+        assert_eq!(read?.is_ok(), is_mapped);
+        guest.handles.put(Kind::Buffer, to);
+        guest.handles.put(Kind::Encoder, encoder);
+        guest.handles.put(Kind::Commands, commands);
+        Ok(())
+    }))
 }
 
 /// A handle of some kind goes.

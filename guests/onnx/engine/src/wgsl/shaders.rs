@@ -227,7 +227,8 @@ fn conv(channels: u32) -> String {
     let each = |line: &str| (0..channels).map(|channel| line.replace('#', &channel.to_string())).collect::<String>();
     let begin = each(CONV_CHANNEL);
     let add = each("                sum# += x1[weights# + at] * values;\n");
-    let put = each("    if first + #u < outputs { put(plane_out + channel# * out.x * out.y, columns, out.y, sum#); }\n");
+    let put =
+        each("    if first + #u < outputs { put(plane_out + channel# * out.x * out.y, columns, out.y, sum#); }\n");
     let text = CONV.replace("CHANNELS", &format!("{channels}u"));
     text.replace("BEGIN", &begin).replace("ADD", &add).replace("PUT", &put)
 }
