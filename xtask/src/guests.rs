@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const RUST_TARGET: &str = "wasm32-wasip2";
 /// The packages of `guests/Cargo.toml`.
-const RUST: [&str; 52] = [
+const RUST: [&str; 53] = [
     "account",
     "asker",
     "asker03",
@@ -92,10 +92,11 @@ const RUST: [&str; 52] = [
     "ticker",
     "turnstile",
     "visits",
+    "watermark",
     "whoami",
 ];
 /// Packages that guests are built with, and that are none themselves.
-const RUST_LIBRARIES: [&str; 3] = ["onnx/engine", "onnx/service", "wasi-wgpu"];
+const RUST_LIBRARIES: [&str; 5] = ["onnx/engine", "onnx/service", "picture", "wasi-wgpu", "watermark/engine"];
 /// Folders of guests in JavaScript; each holds a `hello.js`.
 const JAVASCRIPT: [&str; 2] = ["hello-js", "hello-js-fetch"];
 /// The folder of the guest in Python; it holds a `hello.py`.
@@ -156,9 +157,10 @@ impl Workshop {
         for package in RUST.iter().chain(&RUST_LIBRARIES) {
             inputs.add(&self.guests.join(package).join("Cargo.toml"))?;
             inputs.add(&self.guests.join(package).join("src"))?;
-            let wit = self.guests.join(package).join("wit");
-            if wit.exists() {
-                inputs.add(&wit)?;
+            for folder in ["wit", "models"].map(|name| self.guests.join(package).join(name)) {
+                if folder.exists() {
+                    inputs.add(&folder)?;
+                }
             }
         }
         inputs.add_recipe();

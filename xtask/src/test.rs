@@ -61,6 +61,10 @@ pub(crate) fn run() -> ExitCode {
             "guests/Cargo.toml",
             "--package",
             "onnx-*",
+            "--package",
+            "picture",
+            "--package",
+            "watermark*",
             "--locked",
             "--no-fail-fast",
         ]);

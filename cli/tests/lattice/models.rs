@@ -1,5 +1,6 @@
-//! Models in an object store, run by the guests `onnx` and `onnx-gpu` behind a real node. What ONNX Runtime computes of them:
-//! `guests/onnx/engine/tests/golden.py`.
+//! Models that guests run behind real nodes: in an object store, by `onnx` and `onnx-gpu`, and built into `watermark`. What ONNX
+//! Runtime computes of the former: `guests/onnx/engine/tests/golden.py`; what comes back of pictures:
+//! `guests/watermark/engine/tests/golden.rs`.
 #![cfg(target_os = "linux")] // as the module that makes object stores
 
 use crate::blobs::make_store;
@@ -7,7 +8,7 @@ use crate::blobs::make_store;
 use crate::harness::Server;
 use crate::harness::{
     Api, Lattice,
-    api::spec,
+    api::{holders, spec},
     http::{self, Answer},
 };
 use hyper::Method;
@@ -195,4 +196,62 @@ async fn a_classifier_sees_which_way_up_a_line_of_text_is() {
         assert_eq!(answer["outputs"][0]["best"], expected, "{file}: {answer}");
         assert!(answer["outputs"][0]["values"][expected].as_f64().unwrap() > 0.9, "{file}: {answer}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watermark_survives_jpeg_by_way_of_a_node_that_does_not_run_it() {
+    let lattice = Lattice::start(2).await;
+    let api = lattice.api().await;
+    let mut watermark = spec("watermark", api.upload("watermark").await, 1);
+    // Of a debug build, beside other tests.
+    watermark["limits"] = json!({ "memory": "512MiB", "cpu": "1m", "wall": "2m", "body": "8MiB" });
+    api.put(&watermark).await.unwrap();
+    let status = api.ready("watermark").await;
+    let other = lattice.other_than(holders(&status)[0].as_str());
+    other.answers("watermark.test", "/", (200, "")).await;
+    let address = other.http();
+    let post = async |path: &str, body: Vec<u8>| send(&address, Method::POST, "watermark.test", path, "", body).await;
+    let read = async |picture: &[u8]| {
+        let answer = post("/read", picture.to_vec()).await.ok();
+        serde_json::from_str::<Value>(&answer.text()).unwrap()
+    };
+
+    let picture = http::get(&address, "watermark.test", "/sample").await.ok();
+    assert_ne!(picture.node(), other.id, "another node answers");
+    assert_eq!(picture.header("content-type"), "image/png");
+    assert_eq!(read(&picture.body).await["found"], false);
+    for (path, kind, bits) in [
+        ("/mark?bits=4c415454&format=jpeg&quality=75", "image/jpeg", "4c415454"),
+        ("/mark?bits=00C0FFEE", "image/png", "00c0ffee"),
+    ] {
+        let marked = post(path, picture.body.to_vec()).await.ok();
+        assert_eq!(marked.header("content-type"), kind);
+        assert!(marked.header("x-psnr").parse::<f64>().unwrap() >= 36.0, "{:?}", marked.headers);
+        let found = read(&marked.body).await;
+        assert_eq!((&found["found"], &found["bits"]), (&json!(true), &json!(bits)), "{path}: {found}");
+        assert!(found["confidence"].as_f64().unwrap() > 0.5, "{found}");
+    }
+
+    let page = http::get(&address, "watermark.test", "/").await.ok();
+    assert!(page.header("content-type").starts_with("text/html"), "{:?}", page.headers);
+    assert!(page.header("content-security-policy").contains("default-src 'none'"), "{:?}", page.headers);
+    for outside in ["http://", "https://", " src=", "@import"] {
+        assert!(!page.text().contains(outside), "the page is whole by itself: {outside}");
+    }
+
+    for (path, body, status, says) in [
+        ("/mark", &picture.body[..], 400, "bits: they are missing"),
+        ("/mark?bits=LATT", &picture.body, 400, "8 hexadecimal digits"),
+        ("/mark?bits=00000000&size=9", &picture.body, 400, "there are the parameters"),
+        ("/read?bits=00000000", &picture.body, 400, "no parameters"),
+        ("/read", b"GIF89a", 415, "neither a PNG nor a JPEG"),
+        ("/read", &picture.body[..1_000], 422, "the picture can't be read"),
+        ("/other", &picture.body, 404, "/mark"),
+        ("/sample", &picture.body, 405, "GET /sample"),
+    ] {
+        let answer = post(path, body.to_vec()).await;
+        assert_eq!((answer.status, answer.text().contains(says)), (status, true), "{path}: {}", answer.text());
+    }
+    let small = post("/mark?bits=00000000", golden("text.png")).await;
+    assert_eq!((small.status, small.text().contains("at least 128 by 128")), (422, true), "{}", small.text());
 }
