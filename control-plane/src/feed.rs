@@ -1,5 +1,12 @@
 //! Keeping the view: one feed of changes, and a snapshot on each gap, reconnect and timer. A missed change costs latency,
 //! never correctness.
+//!
+//! Changes are followed while a snapshot is under way, and where none comes: a node that can send nothing still hears.
+//! `repair.rs` mends a store that went back in time, before its snapshot becomes the view.
+
+mod repair;
+#[cfg(test)]
+mod tests;
 
 use crate::{NodeOptions, events::Events, memory::Memory, pace::Backoff, session::Member};
 use futures_util::StreamExt as _;
@@ -8,10 +15,10 @@ use lattice::{
     event::EventKind,
     host::Host,
     id::{Digest, SlotId},
-    record::{ConfigRecord, DecodeError, Holder, Key, Record as _, Rollout, Slot, SpecRecord, Ticks},
+    record::{Key, Slot},
     spec::Source,
-    store::{Bucket, FeedItem, Items, Platform, Precondition, Snapshot, StoreError},
-    view::{Applied, Corrupt, LatticeView},
+    store::{Bucket, FeedItem, Items, Platform, Snapshot, Store, StoreError},
+    view::{Applied, LatticeView},
 };
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::sync::{Notify, watch};
@@ -21,6 +28,8 @@ const CHANGES_AT_ONCE: usize = 512;
 /// How long a slot may speak of a newer spec than the view has. The two buckets' changes come by ways of their own; one that
 /// was missed in a bucket in which seldom something changes would else be missed until the next resync.
 const BEHIND: Duration = Duration::from_secs(1);
+/// Changes that are followed while a snapshot is under way. What comes beyond waits in the feed.
+const CHANGES_SINCE_MAX: usize = 8 * 1024;
 
 pub(crate) struct Feed {
     platform: Platform,
@@ -33,6 +42,24 @@ pub(crate) struct Feed {
     wanted: Arc<Notify>,
     /// Keys whose record is corrupt and was reported so.
     reported: BTreeSet<String>,
+}
+
+/// The view, and where its changes come from.
+struct Following {
+    feed: Items<FeedItem>,
+    view: LatticeView,
+    /// Nothing is missing between the view and what the feed brings next.
+    is_whole: bool,
+    /// What the feed has brought since the snapshots were asked for that are under way.
+    since: Vec<FeedItem>,
+    /// When to look whether a slot still speaks of a newer spec than the view has.
+    behind: Option<Fut<'static, ()>>,
+}
+
+impl Following {
+    fn new(feed: Items<FeedItem>, view: LatticeView) -> Self {
+        Self { feed, view, is_whole: false, since: Vec::new(), behind: None }
+    }
 }
 
 impl Feed {
@@ -76,234 +103,127 @@ impl Feed {
         }
     }
 
-    async fn follow(&mut self, mut feed: Items<FeedItem>, backoff: &mut Backoff) -> StoreError {
-        let mut view = LatticeView::clone(&self.view.borrow());
+    async fn follow(&mut self, feed: Items<FeedItem>, backoff: &mut Backoff) -> StoreError {
+        let view = LatticeView::clone(&self.view.borrow());
+        let mut following = Following::new(feed, view);
         loop {
-            if let Err(error) = self.load(&mut view).await {
-                return error;
-            }
-            backoff.succeeded();
-            let next_resync = self.platform.clock.sleep(self.resync / 2 + self.platform.rng.up_to(self.resync));
-            tokio::pin!(next_resync);
-            let mut behind: Option<Fut<'static, ()>> = None;
-            loop {
-                let still_behind = async {
-                    match &mut behind {
-                        Some(patience) => patience.await,
-                        None => std::future::pending().await,
-                    }
-                };
-                let first = tokio::select! { // cancel-safe: a stream's `next` loses nothing
-                    biased;
-                    () = &mut next_resync => break,
-                    () = still_behind => {
-                        behind = None;
-                        if view.slots.iter().any(|(slot, held)| is_ahead(&view, slot, &held.record)) {
-                            break;
-                        }
-                        continue;
-                    }
-                    () = self.wanted.notified() => break,
-                    item = feed.next() => item,
-                };
-                let Some(first) = first else { return StoreError::Unreachable("the feed ended".into()) };
-                let ready = std::iter::once(first)
-                    .chain(std::iter::from_fn(|| futures_util::FutureExt::now_or_never(feed.next()).flatten()));
-                let mut speaks_of_more = false;
-                let gap = ready.take(CHANGES_AT_ONCE).any(|item| match item {
-                    FeedItem::Gap => true,
-                    FeedItem::Change(bucket, change) => {
-                        let applied = view.apply_change(bucket, &change);
-                        speaks_of_more |= speaks_of_newer_spec(&view, bucket, &change.key);
-                        applied == Applied::Gap
-                    }
-                });
-                if gap {
-                    break;
+            let (wait, is_loaded) = match self.load(&mut following).await {
+                Ok(()) if !following.is_whole => continue,
+                Ok(()) => {
+                    backoff.succeeded();
+                    (self.resync / 2 + self.platform.rng.up_to(self.resync), true)
                 }
-                if speaks_of_more && behind.is_none() {
-                    behind = Some(self.platform.clock.sleep(BEHIND));
+                // Where the network swallows what this node sends, news come all the same; another subscription would not.
+                Err(error) if following.is_whole => {
+                    tracing::debug!(%error, "no snapshot; following changes without one");
+                    (backoff.after_failure(&*self.platform.rng), false)
                 }
-                self.show(&view).await;
+                Err(error) => return error,
+            };
+            let due = self.platform.clock.sleep(wait);
+            if let Err(ended) = self.keep(&mut following, due, is_loaded).await {
+                return ended;
             }
         }
     }
 
-    /// Take a snapshot of every bucket and make the view equal to it.
-    async fn load(&mut self, view: &mut LatticeView) -> Result<(), StoreError> {
-        for bucket in Bucket::ALL {
-            let mut snapshot = self.platform.store.snapshot(bucket).await?;
-            if self.contradicts(view, bucket, &snapshot) {
-                if self.is_another_lattice(view, bucket, &snapshot).await? {
+    /// Follow changes until a snapshot is due, or until there is need of one earlier. Without `is_loaded` that only is a change
+    /// that was missed: a store that could not answer is not asked at once again. An error: the feed has ended.
+    async fn keep(
+        &mut self,
+        following: &mut Following,
+        mut due: Fut<'static, ()>,
+        is_loaded: bool,
+    ) -> Result<(), StoreError> {
+        while following.is_whole {
+            let Following { feed, view, behind, .. } = following;
+            let still_behind = async {
+                match behind {
+                    Some(patience) => patience.await,
+                    None => std::future::pending().await,
+                }
+            };
+            let first = tokio::select! { // cancel-safe: a stream's `next` loses nothing
+                biased;
+                () = &mut due => return Ok(()),
+                () = still_behind, if is_loaded => {
+                    following.behind = None;
+                    if view.slots.iter().any(|(slot, held)| is_ahead(view, slot, &held.record)) {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                () = self.wanted.notified(), if is_loaded => return Ok(()),
+                item = feed.next() => item.ok_or_else(feed_ended)?,
+            };
+            self.fold(following, first, false).await;
+        }
+        Ok(())
+    }
+
+    /// Bring the view up to date with what has come, and show it. A missed change ends that: what comes after one can't be
+    /// applied.
+    async fn fold(&mut self, following: &mut Following, first: FeedItem, is_loading: bool) {
+        let Following { feed, view, since, .. } = following;
+        let ready = std::iter::once(first)
+            .chain(std::iter::from_fn(|| futures_util::FutureExt::now_or_never(feed.next()).flatten()));
+        let mut speaks_of_more = false;
+        for item in ready.take(CHANGES_AT_ONCE) {
+            following.is_whole = is_applied(view, &item);
+            speaks_of_more |= speaks_of_newer_spec(view, &item);
+            if is_loading {
+                since.push(item);
+            }
+            if !following.is_whole {
+                return;
+            }
+        }
+        if speaks_of_more && following.behind.is_none() {
+            following.behind = Some(self.platform.clock.sleep(BEHIND));
+        }
+        self.show(&following.view).await;
+    }
+
+    /// Take a snapshot of every bucket and make the view equal to it. Changes are followed meanwhile, since it may take long
+    /// and never come.
+    async fn load(&mut self, following: &mut Following) -> Result<(), StoreError> {
+        following.behind = None;
+        following.since.clear();
+        // What the snapshots are held against: they may be older than what is shown when they come.
+        let mut view = following.view.clone();
+        let mut under_way = snapshots(self.platform.store.clone());
+        let snapshots = loop {
+            let first = tokio::select! { // cancel-safe: a stream's `next` loses nothing
+                biased;
+                snapshots = &mut under_way => break snapshots?,
+                item = following.feed.next(), if following.is_whole && following.since.len() < CHANGES_SINCE_MAX => item,
+            };
+            let Some(first) = first else {
+                following.is_whole = false;
+                return Err(feed_ended());
+            };
+            self.fold(following, first, true).await;
+        };
+        for (bucket, mut snapshot) in Bucket::ALL.into_iter().zip(snapshots) {
+            if self.contradicts(&view, bucket, &snapshot) {
+                // Nothing is applied to what is known before this is settled.
+                following.is_whole = false;
+                if self.is_another_lattice(&view, bucket, &snapshot).await? {
                     tracing::warn!(%bucket, "what is kept in the data directory is of another lattice; it is forgotten");
                     self.memory.forget();
                 } else {
-                    self.repair(view, bucket, &snapshot).await?;
+                    self.repair(&view, bucket, &snapshot).await?;
                     snapshot = self.platform.store.snapshot(bucket).await?;
                 }
             }
             view.apply_snapshot(bucket, snapshot);
         }
+        following.is_whole = following.since.drain(..).all(|item| is_applied(&mut view, &item));
+        following.view = view;
         // The object store may have lost something at any time, and alone: nothing here would tell.
-        self.host.restore(artifacts(view));
-        self.memory.remember(view).await;
-        self.show(view).await;
-        Ok(())
-    }
-
-    fn contradicts(&self, view: &LatticeView, bucket: Bucket, snapshot: &Snapshot) -> bool {
-        view.contradicts(bucket, snapshot) || self.memory.contradicts(bucket, &snapshot.identity, snapshot.head)
-    }
-
-    /// At the start of a process nothing tells a store that was made anew from another one. One in which others live
-    /// needs nothing from this node's copies; but where the specs are those of before, the lattice is, whatever became of
-    /// its state.
-    async fn is_another_lattice(
-        &self,
-        view: &LatticeView,
-        bucket: Bucket,
-        snapshot: &Snapshot,
-    ) -> Result<bool, StoreError> {
-        let is_other = !view.seen.contains_key(&bucket)
-            && self.memory.is_of_bucket(bucket, &snapshot.identity) == Some(false)
-            && !snapshot.entries.is_empty();
-        if !is_other || bucket == Bucket::Specs {
-            return Ok(is_other);
-        }
-        let specs = self.platform.store.snapshot(Bucket::Specs).await?;
-        Ok(self.memory.is_of_bucket(Bucket::Specs, &specs.identity) != Some(true))
-    }
-
-    /// The store lost acknowledged writes, or was made anew. Before anything is stopped, put back what this node knows
-    /// better: specs by generation, its own slots. Every write has an expectation, so nodes that do this at once agree.
-    async fn repair(&mut self, view: &LatticeView, bucket: Bucket, found: &Snapshot) -> Result<(), StoreError> {
-        let text =
-            format!("bucket {bucket} went back in time or was made anew; repairing it from what this node knows");
-        self.events.send(EventKind::StoreRegressed, bucket.name(), text).await;
-        let entry = |key: &str| found.entries.iter().find(|entry| entry.key == key);
-        let mut writes = Vec::new();
-        match bucket {
-            Bucket::Specs => {
-                for (node, order) in &view.orders {
-                    let key = Key::Node(node.clone()).to_string();
-                    if entry(&key).is_none() {
-                        writes.push((key, order.record.encode(), Precondition::Absent));
-                    }
-                }
-                let live = view.configs.values().map(|config| &config.record);
-                let known = self.memory.configs().filter(|copy| !view.configs.contains_key(&copy.name)).chain(live);
-                for record in known {
-                    let key = Key::Config(record.name.clone()).to_string();
-                    let there = entry(&key).map(|entry| (entry.revision, ConfigRecord::decode(&entry.value)));
-                    let ours = &record.stamp;
-                    match there {
-                        None => writes.push((key, record.encode(), Precondition::Absent)),
-                        Some((revision, Ok(there)))
-                            if there.stamp.uid == ours.uid && there.stamp.version < ours.version =>
-                        {
-                            writes.push((key, record.encode(), Precondition::At(revision)));
-                        }
-                        Some((revision, Err(DecodeError::Malformed(_)))) => {
-                            writes.push((key, record.encode(), Precondition::At(revision)));
-                        }
-                        Some(_) => {}
-                    }
-                }
-                let live = view.specs.values().map(|spec| &spec.record);
-                let known = self.memory.specs().filter(|copy| !view.specs.contains_key(&copy.spec.name)).chain(live);
-                for record in known {
-                    let key = Key::Spec(record.spec.name.clone()).to_string();
-                    let there = entry(&key).map(|entry| (entry.revision, SpecRecord::decode(&entry.value)));
-                    match there {
-                        None => writes.push((key, record.encode(), Precondition::Absent)),
-                        Some((revision, Ok(there)))
-                            if there.uid == record.uid && there.generation < record.generation =>
-                        {
-                            writes.push((key, record.encode(), Precondition::At(revision)));
-                        }
-                        Some((revision, Err(DecodeError::Malformed(_)))) => {
-                            writes.push((key, record.encode(), Precondition::At(revision)));
-                        }
-                        Some(_) => {}
-                    }
-                }
-            }
-            Bucket::State => {
-                let me = self.member.me().holder();
-                self.release_again(view, found, &me).await?;
-                // Everybody's: what a node that is not back yet held would else look free.
-                for (slot, known) in &view.slots {
-                    let key = Key::Slot(slot.clone()).to_string();
-                    match entry(&key) {
-                        None => writes.push((key, known.record.encode(), Precondition::Absent)),
-                        Some(older) if known.record.holder == me && older.revision < known.revision => {
-                            writes.push((key, known.record.encode(), Precondition::At(older.revision)));
-                        }
-                        Some(_) => {}
-                    }
-                }
-                // Whoever knows the most: what is settled must not fire again.
-                for (workload, known) in &view.ticks {
-                    let key = Key::Cron(workload.clone()).to_string();
-                    match entry(&key).map(|entry| (entry.revision, Ticks::decode(&entry.value))) {
-                        None => writes.push((key, known.record.encode(), Precondition::Absent)),
-                        Some((revision, Ok(there))) => {
-                            if let Some(merged) = known.record.ahead_of(&there) {
-                                writes.push((key, merged.encode(), Precondition::At(revision)));
-                            }
-                        }
-                        Some((_, Err(_))) => {}
-                    }
-                }
-                // After a restart, those that were over: else replicas would start with what was stable before. One of a
-                // spec that was changed since stops nobody, and one of what is gone is deleted.
-                let remembered = self.memory.rollouts().filter(|(workload, _)| !view.rollouts.contains_key(*workload));
-                let live = view.rollouts.iter().map(|(workload, rollout)| (workload, &rollout.record));
-                for (workload, known) in live.chain(remembered) {
-                    let key = Key::Rollout(workload.clone()).to_string();
-                    match entry(&key).map(|entry| (entry.revision, Rollout::decode(&entry.value))) {
-                        None => writes.push((key, known.encode(), Precondition::Absent)),
-                        Some((revision, Ok(there))) if known.is_ahead_of(&there) => {
-                            writes.push((key, known.encode(), Precondition::At(revision)));
-                        }
-                        Some(_) => {}
-                    }
-                }
-                for (workload, known) in &view.scales {
-                    let key = Key::Scale(workload.clone()).to_string();
-                    if entry(&key).is_none() {
-                        writes.push((key, known.record.encode(), Precondition::Absent));
-                    }
-                }
-                self.member.reassert(self.platform.clock.now());
-            }
-        }
-        for (key, value, expect) in writes {
-            match self.platform.store.write(bucket, &key, value, expect).await {
-                Ok(_) | Err(StoreError::Conflict { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// What this node had given up and the store says it holds again, it gives up again: with what it put back it could
-    /// else hold more than it has room for.
-    async fn release_again(&self, view: &LatticeView, found: &Snapshot, me: &Holder) -> Result<(), StoreError> {
-        let seen = view.seen.get(&Bucket::State).map_or(0, |seen| seen.head);
-        for entry in found.entries.iter().filter(|entry| entry.revision.0 <= seen) {
-            let Some(Key::Slot(slot)) = Key::parse(Bucket::State, &entry.key) else { continue };
-            let is_mine = |holder: &Holder| holder == me;
-            let is_back = Slot::decode(&entry.value).is_ok_and(|there| is_mine(&there.holder))
-                && !view.slots.get(&slot).is_some_and(|known| is_mine(&known.record.holder))
-                && !view.corrupt.contains_key(&entry.key);
-            if is_back {
-                match self.platform.store.delete(Bucket::State, &entry.key, entry.revision).await {
-                    Ok(_) | Err(StoreError::Conflict { .. }) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-        }
+        self.host.restore(artifacts(&following.view));
+        self.memory.remember(&following.view).await;
+        self.show(&following.view).await;
         Ok(())
     }
 
@@ -319,35 +239,35 @@ impl Feed {
         self.repair_corrupt_specs(view).await;
         self.view.send_replace(Arc::new(view.clone()));
     }
+}
 
-    /// A spec, or configuration, that does not parse is replaced by this node's copy of the last good one.
-    async fn repair_corrupt_specs(&self, view: &LatticeView) {
-        let is_ours_to_mend =
-            |corrupt: &Corrupt| corrupt.bucket == Bucket::Specs && matches!(corrupt.error, DecodeError::Malformed(_));
-        for (key, corrupt) in view.corrupt.iter().filter(|(_, corrupt)| is_ours_to_mend(corrupt)) {
-            let good = match Key::parse(Bucket::Specs, key) {
-                Some(Key::Spec(name)) => {
-                    let live = view.specs.get(&name).map(|spec| &spec.record);
-                    live.or_else(|| self.memory.spec(&name)).map(SpecRecord::encode)
-                }
-                Some(Key::Config(name)) => {
-                    let live = view.configs.get(&name).map(|config| &config.record);
-                    live.or_else(|| self.memory.config(&name)).map(ConfigRecord::encode)
-                }
-                _ => None,
-            };
-            let Some(good) = good else { continue };
-            let expect = Precondition::At(corrupt.revision);
-            if let Err(error) = self.platform.store.write(Bucket::Specs, key, good, expect).await {
-                tracing::debug!(%error, key, "another node repairs it");
-            }
+fn feed_ended() -> StoreError {
+    StoreError::Unreachable("the feed ended".into())
+}
+
+/// One after the other, in the order of [`Bucket::ALL`].
+fn snapshots(store: Arc<dyn Store>) -> Fut<'static, Result<Vec<Snapshot>, StoreError>> {
+    Box::pin(async move {
+        let mut snapshots = Vec::new();
+        for bucket in Bucket::ALL {
+            snapshots.push(store.snapshot(bucket).await?);
         }
+        Ok(snapshots)
+    })
+}
+
+/// False if something before it was missed.
+fn is_applied(view: &mut LatticeView, item: &FeedItem) -> bool {
+    match item {
+        FeedItem::Gap => false,
+        FeedItem::Change(bucket, change) => view.apply_change(*bucket, change) != Applied::Gap,
     }
 }
 
-/// Whether a changed key is a slot that was claimed for a generation which the view does not have.
-fn speaks_of_newer_spec(view: &LatticeView, bucket: Bucket, key: &str) -> bool {
-    let Some(Key::Slot(slot)) = Key::parse(bucket, key) else { return false };
+/// Whether it is a slot that was claimed for a generation which the view does not have.
+fn speaks_of_newer_spec(view: &LatticeView, item: &FeedItem) -> bool {
+    let FeedItem::Change(bucket, change) = item else { return false };
+    let Some(Key::Slot(slot)) = Key::parse(*bucket, &change.key) else { return false };
     view.slots.get(&slot).is_some_and(|held| is_ahead(view, &slot, &held.record))
 }
 
@@ -367,82 +287,4 @@ fn artifacts(view: &LatticeView) -> BTreeSet<Digest> {
         sources.chain(record.runs().digests().collect::<Vec<_>>())
     });
     needed.collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{admission::testing, session};
-    use lattice::{
-        host::{Assignment, Observed},
-        id::Generation,
-        record::RolloutState,
-        spec::WorkloadSpec,
-        testing::MemoryLattice,
-    };
-    use std::{collections::BTreeMap, path::Path};
-
-    struct Idle;
-
-    impl Host for Idle {
-        fn apply(&self, _: BTreeMap<SlotId, Assignment>) {}
-        fn observed(&self) -> BTreeMap<SlotId, Observed> {
-            BTreeMap::new()
-        }
-        fn changed(&self) -> Fut<'_, ()> {
-            Box::pin(std::future::pending())
-        }
-    }
-
-    /// A node begins, and looks once.
-    async fn begin(lattice: &MemoryLattice, data_dir: &Path) -> LatticeView {
-        let platform = testing::platform(lattice);
-        let options = Arc::new(NodeOptions { data_dir: Some(data_dir.to_owned()), ..testing::options() });
-        let events = Events::new(&options, &platform);
-        let memory = Memory::open(options.data_dir.as_deref()).await.unwrap();
-        let (member, _keeper) = session::new(options.clone(), platform.clone(), events.clone(), Arc::new(Idle));
-        let view = watch::Sender::new(Arc::default());
-        let mut feed = Feed::new(&options, &platform, &events, memory, Arc::new(Idle), member, view);
-        let mut view = LatticeView::default();
-        feed.load(&mut view).await.unwrap();
-        view
-    }
-
-    #[tokio::test]
-    async fn a_rollout_that_is_over_stays_so_where_all_nodes_begin_anew_without_the_state() {
-        let spec = |version: u32| -> WorkloadSpec {
-            let source = Digest::of(b"one");
-            let text = format!("name: a\ncomponents: [{{name: api, source: '{source}', env: {{V: '{version}'}}}}]");
-            lattice::spec::parse(text.as_bytes()).unwrap()
-        };
-        let one = SpecRecord::new(spec(1), uuid::Uuid::from_u128(7), Generation::FIRST);
-        let two = one.next(None, spec(2), Default::default(), Default::default(), 0);
-        let done = Rollout { state: RolloutState::Done, ..Rollout::new(&two) };
-        let lattice = MemoryLattice::new();
-        let store = testing::platform(&lattice).store;
-        let write = async |bucket: Bucket, key: &str, value| {
-            store.write(bucket, key, value, Precondition::Absent).await.unwrap();
-        };
-        write(Bucket::Specs, "spec.a", two.encode()).await;
-        write(Bucket::State, "rollout.a", done.encode()).await;
-        let dir = tempfile::tempdir().unwrap();
-        begin(&lattice, dir.path()).await;
-        // Alone, and where another node was first and knew nothing of it.
-        for is_alone in [true, false] {
-            lattice.store().recreate(Bucket::State);
-            if !is_alone {
-                write(Bucket::State, "cron.other", bytes::Bytes::from_static(b"{}")).await;
-            }
-            let view = begin(&lattice, dir.path()).await;
-            assert_eq!(view.rollout(&spec(1).name), Some(&done), "alone: {is_alone}");
-        }
-        // What is not rolled out any more is forgotten.
-        store
-            .delete(Bucket::Specs, "spec.a", store.get(Bucket::Specs, "spec.a").await.unwrap().unwrap().revision)
-            .await
-            .unwrap();
-        begin(&lattice, dir.path()).await;
-        lattice.store().recreate(Bucket::State);
-        assert_eq!(begin(&lattice, dir.path()).await.rollout(&spec(1).name), None);
-    }
 }
