@@ -1,24 +1,15 @@
 //! `WorkloadDeployment` and `Workload` of wasmCloud 2: one workload each.
 
+mod interfaces;
+
 use super::{
     Notes,
-    draft::{Draft, grant_bucket, id, put, requirements, source, texts},
+    draft::{Draft, id, put, requirements, source, texts},
     secrets::{self, Secrets},
     tree::{Entry, Tree},
 };
 use serde_json::{Value, json};
 
-/// Interfaces of the host that nodes here offer to every component.
-const OFFERED: [&str; 8] = [
-    "wasi:cli",
-    "wasi:clocks",
-    "wasi:config",
-    "wasi:filesystem",
-    "wasi:io",
-    "wasi:random",
-    "wasi:sockets",
-    "wasi:http",
-];
 /// Room of a volume whose size the manifest leaves open.
 const EMPTY_SIZE: &str = "1GiB";
 
@@ -81,7 +72,7 @@ pub fn map(document: &Tree, secrets: &mut Secrets, notes: &mut Notes) -> Option<
         }
     }
     for item in inner.get("hostInterfaces").map(Tree::items).unwrap_or_default() {
-        interface(item, &called, secrets, &mut draft, notes);
+        interfaces::map(item, &called, secrets, &mut draft, notes);
     }
     Some(draft)
 }
@@ -304,88 +295,4 @@ fn service(tree: &Tree, line: u64, secrets: &mut Secrets, draft: &mut Draft, not
         }
     }
     draft.push("services", made);
-}
-
-fn interface(tree: &Tree, workload: &str, secrets: &mut Secrets, draft: &mut Draft, notes: &mut Notes) {
-    let line = tree.line;
-    let package =
-        format!("{}:{}", tree.text_of("namespace").unwrap_or_default(), tree.text_of("package").unwrap_or_default());
-    if package == "wasmcloud:secrets" {
-        return secrets_interface(tree, secrets, draft, notes);
-    }
-    for key in ["configFrom", "secretFrom"] {
-        if let Some(entry) = tree.entry(key) {
-            let why = "nodes reach what is behind it by settings of their own";
-            notes.lost(
-                entry.line,
-                format!("{key} of {package}: {why}; what components read themselves is under config and secrets"),
-            );
-        }
-    }
-    let interfaces: Vec<String> =
-        tree.get("interfaces").map(|list| list.items().iter().filter_map(Tree::text).collect()).unwrap_or_default();
-    let incoming =
-        interfaces.is_empty() || interfaces.iter().any(|name| name == "incoming-handler" || name == "handler");
-    if package == "wasi:http" && incoming {
-        let host = tree.at(&["config", "host"]).or_else(|| tree.at(&["config", "hosts"]));
-        match host.and_then(|host| Some((host.line, host.text()?))) {
-            Some((line, hosts)) => {
-                for host in hosts.split(',').map(str::trim) {
-                    // The port is that of the client's view, and no part of a route.
-                    let name = host.split(':').next().unwrap_or(host);
-                    notes.mapped(line, format!("http.routes: {name}"));
-                    draft.push_in("http", "routes", json!({"host": name}));
-                }
-            }
-            None => {
-                notes.changed(
-                    line,
-                    format!("http.routes: {workload}.localhost; the manifest names no host: choose one"),
-                );
-                draft.push_in("http", "routes", json!({"host": format!("{workload}.localhost")}));
-            }
-        }
-        return;
-    }
-    if package == "wasi:http" {
-        return notes.changed(line, "wasi:http outgoing: only to what grants.http-out names");
-    }
-    if package == "wasi:keyvalue" {
-        let bucket = tree.at(&["config", "bucket"]);
-        let bucket = bucket.and_then(|bucket| Some((bucket.line, bucket.text()?)));
-        let opened = tree.text_of("name").unwrap_or_else(|| "default".into());
-        for entry in tree.get("config").map(Tree::entries).unwrap_or_default() {
-            if entry.key != "bucket" {
-                notes.lost(entry.line, format!("{}: buckets are those of the nodes' own NATS", entry.key));
-            }
-        }
-        return grant_bucket(&opened, bucket, (line, workload), draft, notes);
-    }
-    match OFFERED.contains(&package.as_str()) {
-        true => notes.mapped(line, format!("{package}: every node offers it")),
-        false => {
-            notes.lost(line, format!("{package}: nodes don't offer it; a component that exports it can be composed in"))
-        }
-    }
-}
-
-/// Secrets of all components, by keys.
-fn secrets_interface(tree: &Tree, secrets: &mut Secrets, draft: &mut Draft, notes: &mut Notes) {
-    match tree.get("version").and_then(|version| Some((version.line, version.text()?))) {
-        Some((line, version)) if version != "0.1.0-draft" && !version.starts_with("1.") => notes.lost(
-            line,
-            format!("wasmcloud:secrets@{version}: nodes offer 0.1.0-draft and 1.0.0: build the components against one of these"),
-        ),
-        _ => notes.mapped(tree.line, "wasmcloud:secrets: every node offers it"),
-    }
-    for entry in tree.entries() {
-        match entry.key.as_str() {
-            "secretFrom" => secrets::of_interface(entry, secrets, draft, notes),
-            "config" | "configFrom" => {
-                notes
-                    .lost(entry.line, format!("{} of wasmcloud:secrets: what is no secret is under config", entry.key));
-            }
-            _ => {}
-        }
-    }
 }

@@ -3,7 +3,7 @@
 use super::{Notes, tree::Tree};
 use lattice::{
     id::{ComponentName, ConfigName, ID_BYTES_MAX},
-    spec::{BucketName, StoreName, WorkloadSpec},
+    spec::{BucketName, SpecError, StoreName, WorkloadSpec},
 };
 use serde_json::{Map, Value, json};
 
@@ -70,6 +70,20 @@ impl Draft {
             had.extend(secrets);
         }
         true
+    }
+
+    /// Change it, unless a spec becomes none by that: then it stays as it is, and the error says what is wrong.
+    pub fn attempt(&mut self, change: impl FnOnce(&mut Self)) -> Result<(), SpecError> {
+        let read = |draft: &Self| lattice::spec::parse_value(&Value::Object(draft.fields.clone()));
+        let mut changed = self.clone();
+        change(&mut changed);
+        match (read(self), read(&changed)) {
+            (Ok(_), Err(error)) => Err(error),
+            _ => {
+                *self = changed;
+                Ok(())
+            }
+        }
     }
 
     /// The spec, if it is one.

@@ -2,6 +2,7 @@
 
 mod deployment;
 mod draft;
+mod messaging;
 mod secrets;
 mod tree;
 mod wadm;
@@ -240,6 +241,16 @@ mod tests {
     #[test]
     fn stores_and_scalers() {
         golden("wadm-agents");
+    }
+
+    #[test]
+    fn messages_and_objects_of_wadm() {
+        golden("wadm-messages");
+    }
+
+    #[test]
+    fn messages_and_objects_of_a_workload_deployment() {
+        golden("deployment-messages");
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Applications of wadm (`core.oam.dev/v1beta1`): components that links join become one workload, the others one each.
 //! Providers become what nodes do themselves, where they do.
 
+mod incoming;
 mod scalers;
 
 use super::{
     Notes,
     draft::{Draft, grant_bucket, id, put, source, texts},
+    messaging,
     secrets::{self, Policies, Secrets},
     tree::Tree,
 };
@@ -38,6 +40,8 @@ enum Provider {
     HttpServer,
     HttpClient,
     Keyvalue,
+    Blobstore,
+    Messaging,
     Other,
 }
 
@@ -48,6 +52,8 @@ impl Part<'_> {
             "http-server" | "httpserver" => Provider::HttpServer,
             "http-client" | "httpclient" => Provider::HttpClient,
             name if name.contains("keyvalue") || name.starts_with("kv") => Provider::Keyvalue,
+            name if name.contains("blobstore") => Provider::Blobstore,
+            name if name.contains("messaging") => Provider::Messaging,
             _ => Provider::Other,
         }
     }
@@ -85,8 +91,12 @@ pub fn map(document: &Tree, secrets: &mut Secrets, notes: &mut Notes) -> Vec<Dra
         for part in &members {
             links(part, &name, (&members, &parts), &mut draft, notes);
         }
-        for provider in parts.iter().filter(|part| part.provider() == Provider::HttpServer && !part.is_component) {
-            routes(provider, &members, &name, is_one, &mut draft, notes);
+        for provider in parts.iter().filter(|part| !part.is_component) {
+            match provider.provider() {
+                Provider::HttpServer => incoming::routes(provider, &members, &name, is_one, &mut draft, notes),
+                Provider::Messaging => incoming::subscriptions(provider, &members, &mut draft, notes),
+                _ => {}
+            }
         }
         drafts.push(draft);
     }
@@ -205,6 +215,11 @@ fn links(
                 keyvalue(link, workload, draft, notes);
                 continue;
             }
+            _ if link.package == "wasmcloud:messaging" => messaging::publish(link.line, draft, notes),
+            _ if link.package == "wasi:blobstore" => {
+                objects(link, draft, notes);
+                continue;
+            }
             Some(Provider::HttpClient) => {
                 notes.changed(link.line, "grants.http-out: '*': any public host; better name those that it needs");
                 draft.push_in("grants", "http-out", "*".into());
@@ -255,6 +270,25 @@ fn keyvalue(link: &Link<'_>, workload: &str, draft: &mut Draft, notes: &mut Note
     grant_bucket(&opened, bucket, (link.line, workload), draft, notes);
 }
 
+/// Object stores, where the manifest lists them.
+fn objects(link: &Link<'_>, draft: &mut Draft, notes: &mut Notes) {
+    let settings = settings(link.properties, "target");
+    let mut buckets = None;
+    for entry in settings.iter().flat_map(|properties| properties.entries()) {
+        match entry.key.as_str() {
+            "buckets" => buckets = Some((entry.line, entry.value.text().unwrap_or_default())),
+            other => notes.lost(entry.line, format!("{other}: of a provider, which is not there")),
+        }
+    }
+    messaging::containers(buckets, link.line, draft, notes);
+}
+
+/// What is configured for one end of a link, `source` or `target`, as far as it is written there.
+fn settings<'a>(properties: &'a Tree, end: &str) -> Vec<&'a Tree> {
+    let configs = [properties.get(&format!("{end}_config")), properties.at(&[end, "config"])];
+    configs.into_iter().flatten().flat_map(Tree::items).filter_map(|item| item.get("properties")).collect()
+}
+
 /// Configuration of a link belongs to a provider.
 fn configured(link: &Link<'_>, notes: &mut Notes) {
     for key in ["source_config", "target_config"] {
@@ -268,51 +302,6 @@ fn configured(link: &Link<'_>, notes: &mut Notes) {
                 notes.lost(entry.line, format!("{end}.{key}: {}", of_provider(key)));
             }
         }
-    }
-}
-
-/// The links of an HTTP server lead to components: that is a route.
-fn routes(
-    server: &Part<'_>,
-    members: &[&Part<'_>],
-    workload: &str,
-    is_one: bool,
-    draft: &mut Draft,
-    notes: &mut Notes,
-) {
-    for link in server.links.iter().filter(|link| members.iter().any(|member| member.name == link.target)) {
-        let configs = [link.properties.get("source_config"), link.properties.at(&["source", "config"])];
-        let settings: Vec<&Tree> =
-            configs.into_iter().flatten().flat_map(Tree::items).filter_map(|item| item.get("properties")).collect();
-        let setting = |key: &str| settings.iter().find_map(|properties| properties.entry(key));
-        let host = if is_one { "*".to_owned() } else { format!("{workload}.localhost") };
-        let mut route = json!({"host": host});
-        if let Some(entry) = setting("path") {
-            let path = entry.value.text().unwrap_or_default();
-            notes.mapped(entry.line, format!("http.routes: path {path}"));
-            put(&mut route, "path", path);
-        }
-        for entry in settings.iter().flat_map(|properties| properties.entries()) {
-            match entry.key.as_str() {
-                "path" => {}
-                "address" | "default_address" | "port" => {
-                    notes.changed(entry.line, format!("{}: nodes take requests at the address of --http", entry.key));
-                }
-                "timeout_ms" => {
-                    if let Some(milliseconds) = entry.value.number() {
-                        notes.mapped(entry.line, format!("http.routes: timeout {milliseconds}ms"));
-                        put(&mut route, "timeout", format!("{milliseconds}ms"));
-                    }
-                }
-                other => notes.lost(entry.line, format!("{other}: see docs/routes.md for what a route can do")),
-            }
-        }
-        let text = match is_one {
-            true => "http.routes: every host; the manifest names none".to_owned(),
-            false => format!("http.routes: {host}; the manifest names no host: choose one"),
-        };
-        notes.changed(link.line, text);
-        draft.push_in("http", "routes", route);
     }
 }
 
@@ -351,6 +340,20 @@ fn leave(provider: &Part<'_>, parts: &[Part<'_>], notes: &mut Notes) {
                 "{name}: nodes keep stores in KV buckets of NATS; what {} kept does not come along",
                 provider.image
             ),
+        ),
+        Provider::Blobstore => notes.changed(
+            line,
+            format!(
+                "{name}: nodes keep objects in object stores of NATS; what {} kept does not come along",
+                provider.image
+            ),
+        ),
+        Provider::Messaging if provider.image.contains("nats") => {
+            notes.mapped(line, format!("{name}: every node speaks core NATS for its guests"));
+        }
+        Provider::Messaging => notes.changed(
+            line,
+            format!("{name}: nodes speak core NATS; what comes by {} does not come here", provider.image),
         ),
         Provider::Other => {
             notes.lost(line, format!("{name}: nodes have no provider such as {}", provider.image));
