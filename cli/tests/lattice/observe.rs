@@ -257,6 +257,34 @@ async fn logs_and_events_can_be_followed() {
 }
 
 #[tokio::test]
+async fn a_status_is_told_again_when_it_changes() {
+    let lattice = shared().await;
+    let api = lattice.api().await;
+    api.deploy("watched", "hello-http03", 1).await;
+    lattice.serving("watched.test", "/").await;
+    let watch = |arguments: &[&str]| {
+        let url = lattice.server.url();
+        let arguments = arguments.iter().copied().chain(["--watch", "--nats", &url]);
+        Process::start("status", lattice_program(), arguments)
+    };
+    let (one, all) = (watch(&["status", "watched"]), watch(&["status"]));
+    let both_say = async |told: &str| {
+        one.wait_line(told, PATIENCE).await;
+        all.wait_line(told, PATIENCE).await;
+    };
+    both_say("watched  ready  1/1 ready").await;
+    api.scale("watched", 2).await.unwrap();
+    both_say("watched  ready  2/2 ready").await;
+    api.delete("watched").await.unwrap();
+    all.wait_line("watched is deleted", PATIENCE).await;
+    assert!(all.is_running());
+    all.signal(Signal::TERM);
+    all.wait_exit(PATIENCE).await;
+    // Of one that is gone there is nothing more to tell.
+    assert_eq!(one.wait_exit(PATIENCE).await.code(), Some(3));
+}
+
+#[tokio::test]
 async fn the_doctor_finds_a_healthy_lattice_healthy() {
     let lattice = shared().await;
     let out = lattice.cli_ok(&["doctor"]).await;
