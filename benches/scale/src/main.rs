@@ -17,7 +17,7 @@ use clap::{Parser, Subcommand};
 use fleet::Fleet;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use lattice::{
-    ctl::{PutReply, Reply},
+    ctl::{ErrorCode, PutReply, Reply},
     id::{Digest, LatticeId},
     store::{Headers, Platform},
     subject::Topic,
@@ -29,6 +29,7 @@ use std::time::Duration;
 
 /// Puts that one client has under way at a time.
 const PUTS_AT_ONCE: usize = 32;
+const TRIES: u32 = 8;
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// What was just written is still told for so long.
 const SETTLING: Duration = Duration::from_secs(6);
@@ -89,8 +90,9 @@ async fn measure(args: &Args) -> Result<()> {
     let platform = client.open(&lattice_id()?, true).await?;
     let component = platform.artifacts.put(Bytes::from_static(b"a component")).await?;
     let puts = stream::iter(0..args.workloads).map(|number| put(&platform, args, component, number));
-    puts.buffer_unordered(PUTS_AT_ONCE).try_collect::<()>().await?;
+    let again = puts.buffer_unordered(PUTS_AT_ONCE).try_fold(0, |sum, again| async move { Ok(sum + again) }).await?;
     let accepted = report.since().as_secs_f64();
+    println!("({again} puts were sent again, since the store or a node did not answer in time)");
     fleet.until("each node sees all replicas ready", |seen| seen.ready == replicas).await?;
     report.row(&format!("all workloads are ready (accepted after {accepted:.1} s)"))?;
 
@@ -146,18 +148,26 @@ async fn at_rest(args: &Args, report: &mut Report, fleet: &Fleet, what: &str) ->
     Ok(())
 }
 
-async fn put(platform: &Platform, args: &Args, component: Digest, number: u32) -> Result<()> {
+/// How often it had to be sent again: a put is idempotent, and what is unavailable for a moment on a machine that is full is
+/// no refusal.
+async fn put(platform: &Platform, args: &Args, component: Digest, number: u32) -> Result<u32> {
     let spec = format!(
         "name: w{number}\nreplicas: {}\ncomponents: [{{name: main, source: '{component}'}}]\n\
          http: {{routes: [{{host: w{number}.test}}]}}\n",
         args.replicas
     );
     let subject = Topic::WorkloadPut.subject(&lattice_id()?);
-    let reply = platform.bus.request(subject, Headers::new(), spec.into(), TIMEOUT).await?;
-    match serde_json::from_slice::<Reply<PutReply>>(&reply.payload)? {
-        Reply::Ok(_) => Ok(()),
-        Reply::Error(error) => anyhow::bail!("w{number} was refused: {error}"),
+    for again in 0..TRIES {
+        tokio::time::sleep(Duration::from_millis(500) * again).await;
+        let request = platform.bus.request(subject.clone(), Headers::new(), spec.clone().into(), TIMEOUT);
+        let Ok(reply) = request.await else { continue };
+        match serde_json::from_slice::<Reply<PutReply>>(&reply.payload)? {
+            Reply::Ok(_) => return Ok(again),
+            Reply::Error(error) if error.code == ErrorCode::Unavailable => {}
+            Reply::Error(error) => anyhow::bail!("w{number} was refused: {error}"),
+        }
     }
+    anyhow::bail!("w{number} was put {TRIES} times, and nobody could take it")
 }
 
 async fn connect(url: &str) -> Result<Nats> {
