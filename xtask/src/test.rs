@@ -32,7 +32,9 @@ pub(crate) fn run() -> ExitCode {
     report.check("structure", tidy::run);
     report.check("lints", || {
         let mut clippy = workspace::cargo();
-        clippy.args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]);
+        // Else the counts of paths that run guests would be seen by nobody before they are wanted.
+        clippy.args(["clippy", "--workspace", "--all-targets", "--features", "lattice-benches/runtime", "--locked"]);
+        clippy.args(["--", "-D", "warnings"]);
         workspace::run(&mut clippy)
     });
     let guests = report.check("guests", || guests::run(&guests::Options { rust_only: false }));

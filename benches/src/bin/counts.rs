@@ -345,6 +345,8 @@ mod runtime {
             grants: Grants::default(),
             volumes: Vec::new(),
             by_function: false,
+            account: None,
+            secrets: Arc::default(),
             logs: Arc::new(NoLogs),
         };
         Unit::start(runtime, assembly, config).await.expect("the guest starts")
