@@ -135,9 +135,9 @@ pub(super) fn texture_at(guest: &Guest<'_>, choice: u8, number: u64) -> Option<G
     let origin = GpuOrigin3D { x: Some(small(number)), y: None, z: None };
     Some(GpuTexelCopyTextureInfo {
         texture: guest.handles.pick(Kind::Texture, choice)?,
-        mip_level: (choice % 3 == 0).then_some(u32::from(choice)),
-        origin: (choice % 5 == 0).then_some(origin),
-        aspect: (choice % 7 == 0).then_some(GpuTextureAspect::DepthOnly),
+        mip_level: choice.is_multiple_of(3).then_some(u32::from(choice)),
+        origin: choice.is_multiple_of(5).then_some(origin),
+        aspect: choice.is_multiple_of(7).then_some(GpuTextureAspect::DepthOnly),
     })
 }
 
