@@ -40,6 +40,8 @@ async fn deploy(lattice: &Lattice, api: &Api, guest: &str, models: &[(&str, Vec<
     onnx["grants"] = json!({ "blobstore": { "models": { "bucket": "onnx-models", "access": "read-only" } } });
     // Of a debug build, beside other tests.
     onnx["limits"] = json!({ "memory": "1GiB", "cpu": "1m", "wall": "2m" });
+    // Each may open a GPU device of its own, and a workload may have 4.
+    onnx["reuse"] = json!({ "max-instances": 4 });
     for workload in [&shelf, &onnx] {
         api.put(workload).await.unwrap();
     }

@@ -65,10 +65,10 @@ async fn what_guests_schedule_is_stored_when_it_is_due() {
 
     // Only where it is what is expected, and once under one name.
     let mut expecting = at("later.b", "late").to_vec();
-    expecting.push(("expect", "1"));
+    expecting.push(("last", "1"));
     refused(&node, "/schedule", &expecting, "wrong-sequence definitely-not").await;
     expecting.pop();
-    expecting.push(("expect", "0"));
+    expecting.push(("last", "0"));
     done(&node, "/schedule", &expecting, "first").await;
     refused(&node, "/schedule", &expecting, "wrong-sequence definitely-not").await;
     let named: Vec<_> = at("later.c", "soon").into_iter().chain([("id", "c-1")]).collect();

@@ -17,7 +17,7 @@ pub(crate) async fn answer(asked: &Asked) -> Result<Answer, Failure> {
         "schedule" => {
             let message = Message { subject: asked.text("target"), ..asked.message() };
             let options =
-                PutOptions { ttl: asked.nanos("ttl"), message_id: asked.get("id"), expect: asked.number("expect") };
+                PutOptions { ttl: asked.nanos("ttl"), message_id: asked.get("id"), expect: asked.number("last") };
             let stored = open.put(subject, timing(asked), message, options).await?;
             text(format!("{}{}", stored.sequence, if stored.duplicate { " duplicate" } else { "" }))
         }
